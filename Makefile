@@ -1,0 +1,39 @@
+# `make demo` and `make test` set everything up in .venv first. PYTHON picks the interpreter.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-slow check docs bench install clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml sanac/data/constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c sanac/data/constraints.txt -e '.[cpu,dev,docs]'
+	touch $@
+
+demo: $(INSTALLED)  ## install, then the main job on a small model, with the verdict
+	$(BIN)/python examples/demo.py
+
+test: $(INSTALLED)  ## everything that runs in minutes
+	$(BIN)/python -m pytest -q
+
+test-slow: $(INSTALLED)  ## the long tests alone
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(INSTALLED)  ## format, lint, types, layers, docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
+docs: $(INSTALLED)  ## the site, served on localhost
+	$(BIN)/mkdocs serve
+
+bench: $(INSTALLED)  ## the figures of docs/benchmarks.md; takes about 25 GB of disk and some minutes
+	$(BIN)/python benchmarks/checkpoint.py
+
+clean:
+	rm -rf $(VENV) site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,108 @@
+"""The command group and the one place where exceptions become exit codes."""
+
+import difflib
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from sanac import __version__
+from sanac.cli import completion, doctor, inspect, prune
+from sanac.cli.result import Result, emit, emit_error, emit_stop, report_bug
+from sanac.core.errors import BadInput, Lacking, Misuse, SanacError, Terminated
+
+_STATE_SAVED = "what was finished is kept: run the same command again to continue"
+
+
+class Suggesting(click.Group):
+    """A group that guesses which command was meant, and lists commands in the order of the work."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        """In the order they were added, not by the alphabet."""
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command or say which one is close."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            close = difflib.get_close_matches(args[0], self.commands, n=1)
+            raise click.UsageError(
+                f"there is no command {args[0]!r}" + (f": did you mean {close[0]!r}?" if close else ""), ctx
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=Suggesting,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="""\b
+Examples:
+  sanac inspect Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers
+  sanac prune MODEL --keep 0-9,50-59 --dry-run
+  sanac prune MODEL --keep 0-9,50-59 --out small
+
+\b
+Exit codes: 0 done, 1 bug, 2 usage, 3 bad input, 4 something is lacking here,
+5 a check said no, 75 stopped with its state saved, 130 Ctrl-C.""",
+)
+@click.version_option(__version__, prog_name="sanac")
+def app() -> None:
+    """Make SANA text-to-image models smaller and deployable, and keep proof of what was lost."""
+
+
+for _command in (inspect.command, prune.command, doctor.command, completion.command):
+    app.add_command(_command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit code. A bug passes through as the exception it is."""
+    as_json = "--json" in arguments
+    color = "--no-color" not in arguments and sys.stderr.isatty()
+    try:
+        result = app.main(list(arguments), prog_name="sanac", standalone_mode=False)
+        code = emit(result) if isinstance(result, Result) else int(result or 0)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        return emit_error(_usage(error), as_json=as_json, color=color)
+    except SanacError as error:
+        return emit_error(error, as_json=as_json, color=color)
+    except (KeyboardInterrupt, click.Abort):
+        return emit_stop(130, f"interrupted; {_STATE_SAVED}", as_json=as_json)
+    except Terminated:
+        return emit_stop(Terminated.exit_code, f"terminated; {_STATE_SAVED}", as_json=as_json)
+    except BrokenPipeError:  # the reader of our output had enough
+        sys.stdout = None
+        return 0
+    except MemoryError:
+        return emit_error(Lacking("out of memory"), as_json=as_json, color=color)
+    except PermissionError as error:
+        denied = BadInput(f"cannot open {error.filename}", why=error.strerror or "permission denied")
+        return emit_error(denied, as_json=as_json, color=color)
+    except OSError as error:
+        broken = Lacking(f"the system refused: {error.strerror or error}", why=str(error.filename or ""))
+        return emit_error(broken, as_json=as_json, color=color)
+    return code
+
+
+def _usage(error: click.ClickException) -> Misuse:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context else "sanac"
+    return Misuse(error.format_message(), hint=f"{path} --help")
+
+
+def _terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def main() -> NoReturn:
+    """The entry point of the `sanac` command."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.excepthook = report_bug
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,24 @@
+"""Turns the MODEL word into an opened model; asks before it downloads, and only on a terminal."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from sanac.cli.options import Common, interactive
+
+if TYPE_CHECKING:
+    from sanac.core.model import Model
+
+
+def open_word(word: str, common: Common) -> "Model":
+    """The model that `word` names."""
+    from sanac.core.locate import NotDownloaded, download, locate
+    from sanac.core.model import open_model
+
+    try:
+        located = locate(word)
+    except NotDownloaded as missing:
+        if not interactive(common) or not click.confirm(f"{missing.repo} is not here. Download it now?", err=True):
+            raise
+        located = download(missing.repo, missing.revision)
+    return open_model(located)

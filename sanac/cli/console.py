@@ -1,0 +1,77 @@
+"""How a job's talk looks: progress with an ETA on a terminal, a line every few seconds elsewhere. All on stderr."""
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from sanac.core.units import bytes_text, duration_text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_LINE_EVERY = 5.0  # seconds between progress lines where there is no terminal
+
+
+class ConsoleTalk:
+    """A Talk for people. Verbosity: -1 only warnings, 0 normal, 1 and up with details."""
+
+    def __init__(self, verbosity: int, *, color: bool) -> None:
+        self._verbosity = verbosity
+        self._color = color and sys.stderr.isatty()
+        self._bar: Progress | None = None
+        self._label = ""
+        self._total = self._done = 0
+        self._started = self._said = 0.0
+
+    def note(self, text: str) -> None:
+        """Print a line unless -q was given."""
+        if self._verbosity >= 0:
+            click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning, always."""
+        mark = click.style("warning:", fg="yellow") if self._color else "warning:"
+        click.echo(f"{mark} {text}", err=True)
+
+    def begin(self, label: str, total: int) -> None:
+        """Show a bar on a terminal."""
+        self._label, self._total, self._done = label, total, 0
+        self._started = self._said = time.monotonic()
+        if self._verbosity >= 0 and sys.stderr.isatty():
+            self._bar = _bar(color=self._color)
+            self._bar.add_task(label, total=total)
+            self._bar.start()
+
+    def advance(self, amount: int) -> None:
+        """Move the bar, or say a line when it is time."""
+        self._done += amount
+        now = time.monotonic()
+        if self._bar:
+            self._bar.advance(self._bar.task_ids[0], amount)
+        elif self._verbosity >= 0 and now - self._said >= _LINE_EVERY and self._total:
+            self._said = now
+            share = min(1.0, self._done / self._total)
+            left = (now - self._started) * (1 / share - 1) if share else 0
+            self.note(f"{self._label}: {share:.0%} of {bytes_text(self._total)}, {duration_text(left)} left")
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+
+def _bar(*, color: bool) -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True, no_color=not color), transient=True)

@@ -1,0 +1,109 @@
+"""`sanac inspect`: what a checkpoint is, from its headers."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from sanac.cli.choose import open_word
+from sanac.cli.options import Common, common
+from sanac.cli.result import Result
+from sanac.core.units import bytes_text
+
+if TYPE_CHECKING:
+    from sanac.core.model import Model
+    from sanac.core.summary import Summary
+
+
+@click.command(
+    "inspect",
+    short_help="What a checkpoint is: family, blocks, bytes, lineage.",
+    epilog="""\b
+Examples:
+  sanac inspect ./SANA1.5_4.8B_1024px_diffusers
+  sanac inspect Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers --json
+  sanac inspect sanac-out/prune-1a2b3c4d --scan""",
+)
+@click.argument("model", metavar="MODEL")
+@click.option("--scan", is_flag=True, help="Read every byte: look for NaN and Inf, check an artifact's digests.")
+@common("seed", "device")
+def command(model: str, scan: bool, common: Common) -> Result:
+    """Say what MODEL is: family, blocks, parameters, bytes, dtypes, what it needs to run, where it comes from.
+
+    Only headers are read, so a 10 GB checkpoint takes a moment and no memory. MODEL is a diffusers pipeline or
+    transformer folder, a .safetensors file, a hub id in the local cache, or an artifact.
+    """
+    from sanac.core.summary import summarise
+
+    opened = open_word(model, common)
+    summary = summarise(opened)
+    _announce(opened, scan, common)
+    if scan:
+        _scan(opened, common)
+    data = summary.to_json() | {"scanned": scan}
+    return Result("ok", lambda: _show(summary, scanned=scan, color=common.color), data, as_json=common.as_json)
+
+
+def _announce(model: "Model", scan: bool, common: Common) -> None:
+    from sanac.core.model import streaming_memory
+    from sanac.core.resources import Needs, announce
+
+    weights = [part.weights for part in model.components if part.weights]
+    headers = sum(len(header.raw) for found in weights for header in found.headers)
+    traffic = sum(found.size for found in weights) if scan else headers
+    common.talk.note(f"reads {bytes_text(traffic)}, writes nothing")
+    announce(Needs(disk=0, memory=streaming_memory(model), traffic=traffic), model.located.path, common.talk)
+
+
+def _scan(model: "Model", common: Common) -> None:
+    from sanac.core.errors import BadInput
+    from sanac.core.scan import scan
+
+    findings = scan(model, common.talk)
+    if findings:
+        problems = [f"{found.component}: {found.name}: {found.what}" for found in findings]
+        raise BadInput(f"{model.located.path} is damaged", why=problems[0], problems=problems)
+
+
+def _show(summary: "Summary", *, scanned: bool, color: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(no_color=not color, highlight=False)
+    if not console.is_terminal:
+        console = Console(no_color=True, highlight=False, width=110)
+    features = [f"{summary.blocks} blocks", f"width {summary.width}"]
+    features += ["QK norm"] if summary.qk_norm else []
+    features += ["guidance embedding"] if summary.guidance else []
+    console.print(f"[bold]{summary.family}[/]  {summary.name}  ({summary.kind})")
+    console.print(", ".join(features))
+    table = Table(box=None, pad_edge=False)
+    for title in ("component", "class"):
+        table.add_column(title)
+    for title in ("parameters", "on disk", "dtype"):
+        table.add_column(title, justify="right")
+    for part in summary.components:
+        dtypes = ", ".join(part.dtypes) or "-"
+        count = f"{part.amount.parameters:,}" if part.amount.parameters else "-"
+        table.add_row(part.name, part.class_name, count, bytes_text(part.amount.bytes), dtypes)
+    table.add_row("total", "", f"{summary.total.parameters:,}", bytes_text(summary.total.bytes), "")
+    console.print()
+    console.print(table)
+    parts = Table(box=None, pad_edge=False)
+    parts.add_column("part of the transformer")
+    for title in ("parameters", "on disk", "share"):
+        parts.add_column(title, justify="right")
+    weights = summary.components[0].amount.bytes
+    for name, amount in summary.parts.items():
+        parts.add_row(name, f"{amount.parameters:,}", bytes_text(amount.bytes), f"{amount.bytes / weights:.1%}")
+    parts.add_row("one block", f"{summary.block.parameters:,}", bytes_text(summary.block.bytes), "")
+    console.print()
+    console.print(parts)
+    console.print()
+    together, alone = bytes_text(summary.run_bytes), bytes_text(summary.offload_bytes)
+    console.print(f"to run: {together} for all weights in 16 bits, {alone} with model offload; activations not counted")
+    for number, step in enumerate(summary.lineage):
+        console.print(f"{'lineage:' if number == 0 else '    then'} {step}")
+    if summary.left_out:
+        console.print(f"not in this folder: {', '.join(summary.left_out)}")
+    if scanned:
+        console.print("scanned: every value is finite" + (", every digest is right" if summary.lineage else ""))

@@ -1,0 +1,1 @@
+"""Bytes, names and plans of SANA checkpoints. Nothing in here imports torch."""

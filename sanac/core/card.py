@@ -1,0 +1,52 @@
+"""The README.md of an artifact: what it is, how to load it, where it comes from."""
+
+from sanac.core.family import Architecture
+from sanac.core.manifest import Ancestor, Manifest
+from sanac.core.plan import ranges_text
+
+_PIPELINE = """from diffusers import SanaPipeline
+
+pipe = SanaPipeline.from_pretrained("PATH_OF_THIS_FOLDER")
+image = pipe("a red circle").images[0]"""
+
+_TRANSFORMER = """from diffusers import SanaTransformer2DModel
+
+transformer = SanaTransformer2DModel.from_pretrained("PATH_OF_THIS_FOLDER", subfolder="transformer")"""
+
+
+def render(manifest: Manifest, source: Architecture, kind: str) -> str:
+    """The model card, in Markdown with the hub's front matter."""
+    base = manifest.lineage[0].name
+    base_line = f"base_model: {base}\n" if "/" in base else ""
+    whole = kind == "pipeline" and not manifest.left_out
+    steps = "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(manifest.lineage, start=1))
+    origins = manifest.origins
+    kept = f"\nIts blocks are numbers {ranges_text(origins)} of the source.\n" if origins else ""
+    left_out = f"\nNot in this folder: {', '.join(manifest.left_out)}.\n" if manifest.left_out else ""
+    return f"""---
+library_name: diffusers
+pipeline_tag: text-to-image
+{base_line}tags: [sana, sanac]
+---
+
+# {base}, {manifest.stage}
+
+Made by sanac from {source.title}. The content key is `{manifest.key}`.
+{left_out}
+```python
+{_PIPELINE if whole else _TRANSFORMER}
+```
+
+## Where it comes from
+
+{steps}
+{kept}
+`sanac inspect --scan` on this folder checks every byte against `sanac.json`.
+The terms of the source's licence apply to it.
+"""
+
+
+def _step(step: Ancestor) -> str:
+    text = f"**{step.stage}**"
+    text += f" {step.name}" if step.name else ""
+    return f"{text}: {step.plan}" if step.plan else text

@@ -1,0 +1,187 @@
+"""Bytes from one file to another: in the kernel where it can, digests beside the copy, flushed at the end."""
+
+import errno
+import fcntl
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from blake3 import blake3
+
+from sanac.core.errors import BadInput
+from sanac.core.talk import SILENCE, Talk
+
+_CHUNK = 16 << 20
+_BUFFER = 256 << 10  # stays in the core's own cache between the two digests
+_FLUSH_EVERY = 256 << 20
+_AHEAD = 8  # chunks the copy may be ahead of the digests: bounds what must stay in the page cache
+_FICLONE = 0x40049409
+_NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bytes of a source file that go into the target, under the label their digest is kept by."""
+
+    label: str
+    path: Path
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written: the whole file's size and digest, and one digest per label."""
+
+    size: int
+    blake3: str
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def write_ranges(
+    target: Path, head: bytes, ranges: Sequence[Range], *, talk: Talk = SILENCE, digests: bool = True
+) -> Written:
+    """Write `head` and then the ranges to `target`, flushed to disk."""
+    with ExitStack() as stack:
+        out = stack.enter_context(target.open("w+b", buffering=0)).fileno()
+        digester = _Digester(out)
+        hashing = stack.enter_context(_Follower(ahead=_AHEAD))
+        flushing = stack.enter_context(_Follower(ahead=1))
+        sources = {path: stack.enter_context(path.open("rb", buffering=0)).fileno() for path in _paths(ranges)}
+        position = flushed = os.pwrite(out, head, 0)
+        if digests:
+            hashing.do(digester.take, "", 0, position)
+        for part, offset, count in _chunks(ranges):
+            shift, end = offset - position, position + count
+            while position < end:
+                step = _copy(part.path, sources[part.path], out, end - position, position + shift, position)
+                position += step
+                talk.advance(step)
+            if digests:
+                hashing.do(digester.take, part.label, end - count, count)
+            if position - flushed >= _FLUSH_EVERY:
+                flushing.do(os.fdatasync, out)
+                flushed = position
+        hashing.finish()
+        flushing.finish()
+        os.fsync(out)
+        return digester.result(position) if digests else Written(position, "")
+
+
+def _paths(ranges: Sequence[Range]) -> list[Path]:
+    return list(dict.fromkeys(part.path for part in ranges))
+
+
+def _chunks(ranges: Sequence[Range]) -> Iterator[tuple[Range, int, int]]:
+    """(range, offset in its file, bytes); an empty range yields one empty chunk, so that it gets a digest too."""
+    for part in ranges:
+        for done in range(0, max(part.size, 1), _CHUNK):
+            yield part, part.start + done, min(_CHUNK, part.size - done)
+
+
+def _copy(path: Path, source: int, target: int, count: int, offset: int, position: int) -> int:
+    """Copy up to `count` bytes, in the kernel where both file systems allow it; returns how many went over."""
+    copied = 0
+    if hasattr(os, "copy_file_range"):
+        try:
+            copied = os.copy_file_range(source, target, count, offset, position)
+        except OSError as error:
+            if error.errno not in _NO_KERNEL_COPY:
+                raise
+    if copied == 0:  # no kernel copy here, or the source ended
+        data = os.pread(source, count, offset)
+        if not data:
+            raise BadInput(f"{path} ended early", why="it got shorter while it was read")
+        copied = os.pwrite(target, data, position)
+    return copied
+
+
+def clone(source: Path, target: Path) -> bool:
+    """Share the source's blocks with `target` (copy on write); False where the file system can't."""
+    with source.open("rb") as reader, target.open("wb") as writer:
+        try:
+            fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
+        except OSError:
+            return False
+        os.fsync(writer.fileno())
+    return True
+
+
+def digest_file(path: Path, start: int = 0, size: int | None = None, *, talk: Talk = SILENCE) -> str:
+    """The BLAKE3 digest of a file or of a range of it, in constant memory."""
+    left = path.stat().st_size - start if size is None else size
+    digest, buffer = blake3(), memoryview(bytearray(_BUFFER))
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        while left:
+            got = file.readinto(buffer[: min(left, _BUFFER)])
+            if not got:
+                raise BadInput(f"{path} ended early", why=f"{left:,} bytes are missing")
+            digest.update(buffer[:got])
+            left -= got
+            talk.advance(got)
+    return digest.hexdigest()
+
+
+def digest_bytes(data: bytes) -> str:
+    """The BLAKE3 digest of bytes in memory."""
+    return blake3(data).hexdigest()
+
+
+class _Digester:
+    """Digests what has been written, read back through the page cache: what is sealed is what is on disk."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._buffer = memoryview(bytearray(_BUFFER))
+        self._whole = blake3()
+        self._label = ""
+        self._part = blake3()
+        self._labels: dict[str, str] = {}
+
+    def take(self, label: str, position: int, left: int) -> None:
+        if label != self._label:
+            self._close()
+            self._label, self._part = label, blake3()
+        while left:
+            got = os.preadv(self._target, [self._buffer[: min(left, _BUFFER)]], position)
+            self._whole.update(self._buffer[:got])
+            self._part.update(self._buffer[:got])
+            position, left = position + got, left - got
+
+    def _close(self) -> None:
+        if self._label:
+            self._labels[self._label] = self._part.hexdigest()
+
+    def result(self, size: int) -> Written:
+        self._close()
+        return Written(size, self._whole.hexdigest(), self._labels)
+
+
+class _Follower:
+    """One thread that works behind its feeder, never more than `ahead` tasks; its failure surfaces in the feeder."""
+
+    def __init__(self, ahead: int) -> None:
+        self._ahead = ahead
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._pending: deque[Future[None]] = deque()
+
+    def do(self, work: Callable[..., None], *arguments: object) -> None:
+        self._pending.append(self._pool.submit(work, *arguments))
+        while len(self._pending) > self._ahead:
+            self._pending.popleft().result()
+
+    def finish(self) -> None:
+        while self._pending:
+            self._pending.popleft().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,266 @@
+"""The SANA family: tensor names, shapes and couplings. The only place that knows them.
+
+Everything is decided from names and shapes, never from a path.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sanac.core.errors import BadInput
+from sanac.core.header import TensorRef
+
+TRANSFORMER_CLASS = "SanaTransformer2DModel"
+Shape = tuple[int, ...]
+
+_BLOCK = re.compile(r"transformer_blocks\.(0|[1-9]\d{0,5})\.(.+)")
+_NVLABS_BLOCK = re.compile(r"blocks\.\d+\.attn\.qkv\.weight")
+
+# Cross attention's head count can't be read off a shape; these are the released widths.
+_CROSS_HEADS = {1152: 16, 2240: 20}
+_NAMES = {
+    (1152, 28): "0.6B",
+    (2240, 20): "1.6B",
+    (2240, 30): "2.4B",
+    (2240, 40): "3.2B",
+    (2240, 60): "4.8B",
+}
+_PARTS = (
+    ("patch_embed.", "patch embedding"),
+    ("time_embed.", "time embedding"),
+    ("caption_", "caption embedding"),
+    ("attn1.", "self-attention"),
+    ("attn2.", "cross-attention"),
+    ("ff.", "feed-forward"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A SANA transformer's shape, in the words of its diffusers config."""
+
+    blocks: int
+    width: int
+    hidden: int  # of the feed-forward: int(mlp_ratio * width)
+    cross_width: int
+    in_channels: int
+    out_channels: int
+    caption_channels: int
+    patch_size: int
+    qk_norm: bool
+    guidance: bool
+    attention_bias: bool
+
+    @property
+    def title(self) -> str:
+        """'SANA-1.5 4.8B', 'SANA-Sprint 1.6B', 'SANA, 12 blocks of width 96'."""
+        line = "SANA-Sprint" if self.guidance else "SANA-1.5" if self.qk_norm else "SANA-1.0"
+        size = _NAMES.get((self.width, self.blocks))
+        return f"{line} {size}" if size else f"{line} topology, {self.blocks} blocks of width {self.width}"
+
+    def tensors(self) -> dict[str, Shape]:
+        """Every tensor that a model of this architecture has, outside first, then block by block."""
+        table = self._outside()
+        block = self.block_tensors()
+        for index in range(self.blocks):
+            table |= {block_name(index, rest): shape for rest, shape in block.items()}
+        return table
+
+    def block_tensors(self) -> dict[str, Shape]:
+        """The tensors of one block, by their names behind `transformer_blocks.{i}.`."""
+        width, cross, hidden = self.width, self.cross_width, self.hidden
+        table: dict[str, Shape] = {"scale_shift_table": (6, width)}
+        for attention, inner in (("attn1", width), ("attn2", cross)):
+            if self.qk_norm:
+                table |= {f"{attention}.norm_q.weight": (inner,), f"{attention}.norm_k.weight": (inner,)}
+            for name in ("to_q", "to_k", "to_v"):
+                table[f"{attention}.{name}.weight"] = (inner, width)
+                if attention == "attn2" or self.attention_bias:
+                    table[f"{attention}.{name}.bias"] = (inner,)
+            table |= {f"{attention}.to_out.0.weight": (width, inner), f"{attention}.to_out.0.bias": (width,)}
+        return table | {
+            "ff.conv_inverted.weight": (2 * hidden, width, 1, 1),
+            "ff.conv_inverted.bias": (2 * hidden,),
+            "ff.conv_depth.weight": (2 * hidden, 1, 3, 3),
+            "ff.conv_depth.bias": (2 * hidden,),
+            "ff.conv_point.weight": (width, hidden, 1, 1),
+        }
+
+    def _outside(self) -> dict[str, Shape]:
+        width, patch = self.width, self.patch_size
+        table: dict[str, Shape] = {
+            "scale_shift_table": (2, width),
+            "patch_embed.proj.weight": (width, self.in_channels, patch, patch),
+            "patch_embed.proj.bias": (width,),
+            "caption_norm.weight": (width,),
+            "proj_out.weight": (patch * patch * self.out_channels, width),
+            "proj_out.bias": (patch * patch * self.out_channels,),
+        }
+        embedders = {"caption_projection": self.caption_channels}
+        if self.guidance:
+            embedders |= {"time_embed.timestep_embedder": 256, "time_embed.guidance_embedder": 256}
+        else:
+            embedders["time_embed.emb.timestep_embedder"] = 256
+        for name, inputs in embedders.items():
+            table |= _linear(f"{name}.linear_1", inputs, width) | _linear(f"{name}.linear_2", width, width)
+        return table | _linear("time_embed.linear", width, 6 * width)
+
+    def config(self) -> dict[str, Any]:
+        """The diffusers config that builds this architecture, as far as shapes tell."""
+        cross_heads = _CROSS_HEADS.get(self.cross_width)
+        if cross_heads is None or self.width % 32:
+            raise BadInput(
+                f"the config of a SANA of width {self.width} can't be told from its shapes",
+                why="the number of cross-attention heads leaves no trace in them",
+                hint="put the model's config.json beside the weights",
+            )
+        return {
+            "_class_name": TRANSFORMER_CLASS,
+            "attention_bias": self.attention_bias,
+            "attention_head_dim": 32,
+            "caption_channels": self.caption_channels,
+            "cross_attention_dim": self.cross_width,
+            "cross_attention_head_dim": self.cross_width // cross_heads,
+            "dropout": 0.0,
+            "guidance_embeds": self.guidance,
+            "in_channels": self.in_channels,
+            "interpolation_scale": None,
+            "mlp_ratio": self.hidden / self.width,
+            "norm_elementwise_affine": False,
+            "norm_eps": 1e-6,
+            "num_attention_heads": self.width // 32,
+            "num_cross_attention_heads": cross_heads,
+            "num_layers": self.blocks,
+            "out_channels": self.out_channels,
+            "patch_size": self.patch_size,
+            "qk_norm": "rms_norm_across_heads" if self.qk_norm else None,
+            "sample_size": 32,
+        }
+
+
+def _linear(name: str, inputs: int, outputs: int) -> dict[str, Shape]:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def block_name(index: int, rest: str) -> str:
+    """The full name of a block's tensor."""
+    return f"transformer_blocks.{index}.{rest}"
+
+
+def split_block(name: str) -> tuple[int, str] | None:
+    """`transformer_blocks.7.ff.conv_depth.bias` -> (7, 'ff.conv_depth.bias'); None outside the blocks."""
+    match = _BLOCK.fullmatch(name)
+    return (int(match[1]), match[2]) if match else None
+
+
+def part_of(name: str) -> str:
+    """Which part of the model a tensor belongs to, in words for people."""
+    inside = split_block(name)
+    rest = inside[1] if inside else name
+    for prefix, part in _PARTS:
+        if rest.startswith(prefix):
+            return part
+    return "block modulation" if inside else "output layer"
+
+
+def recognise(tensors: Mapping[str, TensorRef], where: str) -> Architecture:
+    """The architecture that these tensors make up, each of them checked; BadInput says what doesn't fit."""
+    try:
+        architecture = _derive({name: ref.shape for name, ref in tensors.items()})
+    except (KeyError, IndexError, ValueError) as error:
+        raise _stranger(tensors, where, str(error).strip("'")) from error
+    problems = _misfits(architecture, tensors)
+    if problems:
+        raise BadInput(
+            f"{where} is not a whole {architecture.title}",
+            why=problems[0],
+            problems=problems,
+            hint="fetch the checkpoint again, or name the tool that wrote it when you report this",
+        )
+    return architecture
+
+
+def _derive(shapes: Mapping[str, Shape]) -> Architecture:
+    indices = {found[0] for name in shapes if (found := split_block(name))}
+    first = block_name(min(indices, default=0), "")
+    width, in_channels, patch, _ = shapes["patch_embed.proj.weight"]
+    return Architecture(
+        blocks=len(indices),
+        width=width,
+        hidden=shapes[first + "ff.conv_point.weight"][1],
+        cross_width=shapes[first + "attn2.to_q.weight"][0],
+        in_channels=in_channels,
+        out_channels=shapes["proj_out.weight"][0] // max(1, patch * patch),
+        caption_channels=shapes["caption_projection.linear_1.weight"][1],
+        patch_size=patch,
+        qk_norm=first + "attn1.norm_q.weight" in shapes,
+        guidance=any(name.startswith("time_embed.guidance_embedder.") for name in shapes),
+        attention_bias=first + "attn1.to_q.bias" in shapes,
+    )
+
+
+def _misfits(architecture: Architecture, tensors: Mapping[str, TensorRef]) -> list[str]:
+    """Missing, extra and misshapen tensors. Counted before names are made: a file can claim a million blocks."""
+    indices = {found[0] for name in tensors if (found := split_block(name))}
+    if indices != set(range(architecture.blocks)):
+        gaps = sorted(set(range(max(indices) + 1 if len(tensors) > max(indices) else 0)) - indices)
+        named = f"blocks {', '.join(map(str, gaps[:8]))} are missing" if gaps else "they don't count up from 0"
+        return [f"the block numbers have gaps: {named}"]
+    expected = architecture.tensors()
+    problems = [f"{name} is missing" for name in expected if name not in tensors]
+    problems += [f"{name} is not a tensor of this family" for name in tensors if name not in expected]
+    problems += [
+        f"{name} has shape {list(tensors[name].shape)}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    floats = {"F32", "F16", "BF16", "F64"}
+    problems += [
+        f"{name} has dtype {ref.dtype}, expected a float" for name, ref in tensors.items() if ref.dtype not in floats
+    ]
+    return problems
+
+
+def _stranger(names: Iterable[str], where: str, missing: str) -> BadInput:
+    names = list(names)
+    found = f"it has {len(names)} tensors, the first is {names[0]}" if names else "it has no tensors"
+    why = f"{missing} is missing; {found}"
+    hint = "point at a SANA transformer: a diffusers folder or its .safetensors file"
+    if any(_NVLABS_BLOCK.search(name) for name in names):
+        why = "its tensors are named as in NVlabs' training code, which this version does not read yet"
+        hint = "use the checkpoint's diffusers edition"
+    elif any(name.startswith(("double_blocks.", "single_transformer_blocks.")) for name in names):
+        why = "its tensors look like Flux"
+    elif any(".adaln_single." in name or name.startswith("adaln_single.") for name in names):
+        why = "its tensors look like PixArt"
+    return BadInput(f"{where} is not a SANA transformer", why=why, hint=hint)
+
+
+def config_problems(config: Mapping[str, Any], architecture: Architecture) -> list[str]:
+    """Where a config.json contradicts the tensors beside it."""
+    checks: dict[str, Any] = {
+        "num_layers": architecture.blocks,
+        "in_channels": architecture.in_channels,
+        "caption_channels": architecture.caption_channels,
+        "patch_size": architecture.patch_size,
+        "cross_attention_dim": architecture.cross_width,
+    }
+    problems = [
+        f"config.json says {key} = {config[key]!r}, the tensors say {value!r}"
+        for key, value in checks.items()
+        if key in config and config[key] != value
+    ]
+    if bool(config.get("qk_norm")) != architecture.qk_norm and "qk_norm" in config:
+        word = "have" if architecture.qk_norm else "lack"
+        problems.append(f"config.json says qk_norm = {config['qk_norm']!r}, the tensors {word} QK norm")
+    return problems
+
+
+def dtype_counts(tensors: Iterable[TensorRef]) -> dict[str, int]:
+    """Parameters per dtype, most common first."""
+    counts: Counter[str] = Counter()
+    for ref in tensors:
+        counts[ref.dtype] += ref.count
+    return dict(counts.most_common())

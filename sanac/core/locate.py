@@ -1,0 +1,125 @@
+"""What the word MODEL points at: a folder, a file, an entry of the hub's local cache, or the embedded model."""
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sanac.core.errors import BadInput, Lacking, Misuse
+
+DEFAULT_MODEL = "Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers"
+TINY = "sanac:tiny"
+_HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*?)(?:@([\w./-]+))?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A place on this disk. No file outside `boundary` is read on its behalf."""
+
+    path: Path
+    boundary: Path
+    name: str  # for people and lineage: a hub id or the last part of a path, never a machine path
+
+
+def locate(text: str) -> Located:
+    """Find MODEL on this machine; never downloads."""
+    if text == TINY:
+        raise Lacking(
+            f"{TINY} is not shipped in this version",
+            why="its weights are still being trained",
+            hint="python -m sanac.tiny.build DIR writes an untrained model of the same kind",
+        )
+    path = Path(text).expanduser()
+    if path.exists():
+        real = path.resolve()
+        return Located(real, _boundary(real), _name_of(real))
+    if path.is_symlink():
+        raise BadInput(f"{text} is a broken link", why=f"it points to {path.readlink()}")
+    hub = _HUB_ID.fullmatch(text)
+    if hub is None or text.count("/") != 1:
+        raise Misuse(f"there is no {text}", hint=_did_you_mean(path))
+    return _in_hub_cache(hub[1], hub[2])
+
+
+def _boundary(real: Path) -> Path:
+    """The folder itself; inside the hub's cache the whole repository, whose snapshots link to its blobs."""
+    for parent in (real, *real.parents):
+        if parent.name.startswith("models--") and (parent / "snapshots").is_dir():
+            return parent
+    return real if real.is_dir() else real.parent
+
+
+def _name_of(real: Path) -> str:
+    boundary = _boundary(real)
+    if boundary.name.startswith("models--"):
+        return boundary.name.removeprefix("models--").replace("--", "/")
+    return real.name
+
+
+def _did_you_mean(path: Path) -> str:
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        names = []
+    close = difflib.get_close_matches(path.name, names, n=1)
+    if close:
+        return f"did you mean {path.parent / close[0]}?"
+    return "MODEL is a folder, a .safetensors file or a hub id such as " + DEFAULT_MODEL
+
+
+def _in_hub_cache(repo: str, revision: str | None) -> Located:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    wanted = f"{repo}@{revision}" if revision else repo
+    try:
+        found = snapshot_download(repo, revision=revision, local_files_only=True)
+    except HFValidationError as error:
+        raise Misuse(f"{repo} is neither a path nor a hub id", why=str(error)) from error
+    except LocalEntryNotFoundError as error:
+        raise NotDownloaded(repo, revision) from error
+    path = Path(found).resolve()
+    return Located(path, _boundary(path), wanted)
+
+
+class NotDownloaded(Lacking):
+    """A hub id whose files are not in the local cache."""
+
+    def __init__(self, repo: str, revision: str | None) -> None:
+        at = f" --revision {revision}" if revision else ""
+        super().__init__(
+            f"{repo} is not on this machine",
+            why="there is no such path, and the hub's local cache doesn't have it; nothing is downloaded unasked",
+            hint=f"hf download {repo}{at}   (or set HF_HOME to the cache that has it)",
+        )
+        self.repo = repo
+        self.revision = revision
+
+
+def download(repo: str, revision: str | None) -> Located:
+    """Fetch a repository into the hub's cache, once the user has agreed to it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        snapshot_download(repo, revision=revision)
+    except (HfHubHTTPError, OSError) as error:
+        raise Lacking(f"could not download {repo}", why=str(error).splitlines()[0]) from error
+    return _in_hub_cache(repo, revision)
+
+
+def inside(boundary: Path, path: Path) -> Path:
+    """`path` with links followed, if that stays inside `boundary` and is a regular file."""
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise BadInput(f"{path} is missing", why="the folder's index or links name it") from error
+    if not real.is_relative_to(boundary):
+        raise BadInput(
+            f"{path} leads out of {boundary}",
+            why=f"it resolves to {real}; sanac reads nothing outside the folder it was given",
+            hint="copy the file into the folder",
+        )
+    if not real.is_file():
+        raise BadInput(f"{path} is not a regular file")
+    return real

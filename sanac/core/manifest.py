@@ -1,0 +1,157 @@
+"""sanac.json: what an artifact is, where it comes from, and what its bytes must be."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sanac.core import jsonfile
+from sanac.core.copying import Written
+from sanac.core.errors import BadInput
+from sanac.core.plan import Plan, from_json
+
+MANIFEST = "sanac.json"
+SCHEMA = 1
+_HEX = set("0123456789abcdef")
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """One step of a lineage: the foreign source, or a stage that was applied."""
+
+    stage: str
+    key: str
+    name: str = ""
+    plan: Plan | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the manifest."""
+        entry: dict[str, Any] = {"stage": self.stage, "key": self.key}
+        if self.name:
+            entry["name"] = self.name
+        if self.plan:
+            entry["plan"] = self.plan.to_json()
+        return entry
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The sealed description of an artifact. No timestamps, no machine paths."""
+
+    stage: str
+    key: str
+    settings: Mapping[str, Any]
+    lineage: tuple[Ancestor, ...]  # oldest first; the last one is this stage
+    builder: Mapping[str, str]
+    files: Mapping[str, Written]  # by path; `labels` empty here
+    tensors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # component -> name -> digest
+    left_out: tuple[str, ...] = ()  # components that stayed with the source
+
+    @property
+    def origins(self) -> tuple[int, ...] | None:
+        """For each block, its number in the foreign source, through every stage; None if a stage has no plan."""
+        plan: Plan | None = None
+        for ancestor in self.lineage[1:]:
+            if ancestor.plan:
+                plan = plan.then(ancestor.plan) if plan else ancestor.plan
+        return tuple(origin.block for origin in plan.blocks) if plan else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of sanac.json."""
+        return {
+            "schema": SCHEMA,
+            "stage": self.stage,
+            "key": self.key,
+            "settings": dict(self.settings),
+            "lineage": [ancestor.to_json() for ancestor in self.lineage],
+            "builder": dict(self.builder),
+            "left_out": list(self.left_out),
+            "files": [
+                {"path": path, "blake3": file.blake3, "size": file.size} for path, file in sorted(self.files.items())
+            ],
+            "tensors": {part: dict(digests) for part, digests in self.tensors.items()},
+        }
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of an artifact; None when the folder has none. Its claims are checked for form, not for truth."""
+    path = folder / MANIFEST
+    if not path.is_file() or path.is_symlink():
+        return None
+    value = jsonfile.read_object(path)
+    if value.get("schema") != SCHEMA:
+        raise BadInput(
+            f"{path} has schema {value.get('schema')!r}, this version reads {SCHEMA}",
+            hint="use the version of sanac that wrote it, or delete sanac.json to treat the folder as a plain model",
+        )
+    try:
+        return Manifest(
+            stage=_text(value["stage"]),
+            key=_digest(value["key"]),
+            settings=_mapping(value["settings"]),
+            lineage=tuple(_ancestor(entry, path) for entry in value["lineage"]),
+            builder=_mapping(value["builder"]),
+            files={_relative(entry["path"]): _written(entry) for entry in value["files"]},
+            tensors={part: {k: _digest(v) for k, v in names.items()} for part, names in value["tensors"].items()},
+            left_out=tuple(_text(name) for name in value["left_out"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f"{path} is broken", why=str(error), hint="run the stage that made it again") from error
+
+
+def check_sealed(folder: Path, manifest: Manifest) -> list[str]:
+    """What is visibly wrong with an artifact's files, without reading them: missing ones, other sizes."""
+    problems = []
+    for name, file in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{name} is missing")
+        elif path.stat().st_size != file.size:
+            problems.append(f"{name} has {path.stat().st_size:,} bytes, sealed with {file.size:,}")
+    return problems
+
+
+def changed_after_sealing(what: Path, problems: Sequence[str]) -> BadInput:
+    """An artifact whose manifest no longer tells the truth about it."""
+    return BadInput(
+        f"{what} was changed after it was sealed",
+        why=problems[0],
+        problems=problems,
+        hint="run the stage that made it again, or delete its sanac.json to treat it as a plain model",
+    )
+
+
+def _ancestor(entry: Any, path: Path) -> Ancestor:
+    plan = from_json(entry["plan"], str(path)) if "plan" in entry else None
+    return Ancestor(_text(entry["stage"]), _digest(entry["key"]), _text(entry.get("name", "")), plan)
+
+
+def _written(entry: Any) -> Written:
+    if type(entry["size"]) is not int or entry["size"] < 0:
+        raise ValueError(f"size {entry['size']!r} is not a size")
+    return Written(entry["size"], _digest(entry["blake3"]))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a string")
+    return value
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r} is not an object")
+    return value
+
+
+def _digest(value: Any) -> str:
+    if not isinstance(value, str) or len(value) != 64 or not set(value) <= _HEX:
+        raise ValueError(f"{value!r} is not a digest")
+    return value
+
+
+def _relative(value: Any) -> str:
+    path = PurePosixPath(_text(value))
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(f"{value!r} leads out of the folder")
+    return str(path)

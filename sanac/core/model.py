@@ -1,0 +1,185 @@
+"""A model on disk, opened but not loaded: its components, configs, weights and, for an artifact, its manifest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sanac.core import jsonfile
+from sanac.core.copying import digest_file
+from sanac.core.errors import BadInput
+from sanac.core.family import TRANSFORMER_CLASS, Architecture, config_problems, recognise
+from sanac.core.locate import Located, inside
+from sanac.core.manifest import Manifest, changed_after_sealing, check_sealed, read_manifest
+from sanac.core.weights import Weights, open_file, open_folder
+
+_OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".onnx_data", ".engine")
+_ROOT_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of a pipeline: its folder, the files it consists of, its weights if it has any."""
+
+    name: str
+    class_name: str
+    folder: Path
+    files: tuple[Path, ...]
+    weights: Weights | None
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What MODEL turned out to be."""
+
+    located: Located
+    kind: str  # pipeline | transformer | file
+    transformer: Component
+    others: tuple[Component, ...]
+    model_index: Mapping[str, Any] | None
+    manifest: Manifest | None
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The transformer's architecture, every tensor checked against it and against config.json."""
+        found = recognise(self.weights.tensors, str(self.located.path))
+        problems = config_problems(self.transformer.config, found)
+        if problems:
+            raise BadInput(f"{self.transformer.folder} contradicts itself", why=problems[0], problems=problems)
+        return found
+
+    @property
+    def weights(self) -> Weights:
+        """The transformer's weights."""
+        if self.transformer.weights is None:
+            raise BadInput(
+                f"{self.transformer.folder} has no .safetensors weights",
+                hint="sanac reads safetensors only: unpickling a .bin or .pth file can run code",
+            )
+        return self.transformer.weights
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The transformer first, then what stands beside it."""
+        return (self.transformer, *self.others)
+
+    @property
+    def root_files(self) -> tuple[Path, ...]:
+        """Files beside the components that have to travel along: licences."""
+        if self.kind != "pipeline":
+            return ()
+        return tuple(path for name in _ROOT_FILES if (path := self.located.path / name).is_file())
+
+    def identity(self, *, full_hash: bool = False) -> str:
+        """One digest for what this model is: an artifact's key and seals, else the identities of its files."""
+        if self.manifest is not None and not full_hash:
+            sealed = {path: file.blake3 for path, file in self.manifest.files.items()}
+            return jsonfile.key_of(["artifact", self.manifest.key, sealed])
+        return jsonfile.key_of([[part.name, _identity(part, full_hash=full_hash)] for part in self.components])
+
+
+def _identity(part: Component, *, full_hash: bool) -> list[Any]:
+    weight_files = part.weights.files if part.weights else ()
+    small = [[path.name, digest_file(path)] for path in part.files if path not in weight_files]
+    if part.weights is None:
+        return small
+    if full_hash:
+        tensors = sorted(part.weights, key=lambda ref: ref.name)
+        return small + [[t.name, t.dtype, list(t.shape), digest_file(t.path, t.start, t.size)] for t in tensors]
+    return small + part.weights.identity()
+
+
+def streaming_memory(model: Model) -> int:
+    """What a job takes that reads this model and never holds a tensor: mostly its headers, parsed."""
+    headers = sum(len(header.raw) for part in model.components if part.weights for header in part.weights.headers)
+    return 100_000_000 + 20 * headers
+
+
+def open_model(located: Located) -> Model:
+    """Open what `locate` found: a pipeline folder, a transformer folder, an artifact or a single file."""
+    path = located.path
+    if path.is_file():
+        return _open_file(located)
+    try:
+        manifest = read_manifest(path)
+        if (path / "model_index.json").is_file():
+            return _open_pipeline(located, manifest)
+        for folder in (path, path / "transformer"):
+            if (folder / "config.json").is_file():
+                transformer = _component(located, "transformer", TRANSFORMER_CLASS, folder)
+                return _sealed(Model(located, "transformer", transformer, (), None, manifest))
+    except OSError as error:
+        raise BadInput(f"cannot read {path}", why=error.strerror or str(error)) from error
+    raise BadInput(
+        f"{path} is not a model folder",
+        why="it has neither model_index.json (a pipeline) nor config.json (a transformer)",
+        hint="point at the folder that holds one of them, or at a .safetensors file",
+    )
+
+
+def _open_file(located: Located) -> Model:
+    path = located.path
+    if path.suffix != ".safetensors":
+        raise BadInput(
+            f"{path} is not a .safetensors file",
+            hint="sanac reads diffusers folders, .safetensors files and hub ids",
+        )
+    weights = open_file(path, located.boundary)
+    beside = path.parent / "config.json"
+    config = jsonfile.read_object(inside(located.boundary, beside)) if beside.is_file() else {}
+    transformer = Component("transformer", TRANSFORMER_CLASS, path.parent, (path,), weights, config)
+    return Model(located, "file", transformer, (), None, None)
+
+
+def _open_pipeline(located: Located, manifest: Manifest | None) -> Model:
+    index = jsonfile.read_object(inside(located.boundary, located.path / "model_index.json"))
+    parts = {name: entry for name, entry in index.items() if isinstance(entry, list) and entry != [None, None]}
+    problems = [
+        f"{name}: {entry!r} is not a library and a class"
+        for name, entry in parts.items()
+        if len(entry) != 2 or not all(isinstance(word, str) for word in entry)
+    ]
+    problems += [f"{name!r} is not a component's name" for name in parts if not name.isidentifier()]
+    problems += [f"the folder {name} is missing" for name in parts if not (located.path / name).is_dir()]
+    entry = parts.get("transformer")
+    if entry is None or entry[-1] != TRANSFORMER_CLASS:
+        problems.append(f"its transformer is {entry[-1] if entry else 'missing'}, not a {TRANSFORMER_CLASS}")
+    if problems:
+        raise BadInput(f"{located.path} is not a SANA pipeline", why=problems[0], problems=problems)
+    opened = {name: _component(located, name, entry[1], located.path / name) for name, entry in parts.items()}
+    transformer = opened.pop("transformer")
+    return _sealed(Model(located, "pipeline", transformer, tuple(opened.values()), index, manifest))
+
+
+def _component(located: Located, name: str, class_name: str, folder: Path) -> Component:
+    if not folder.resolve().is_relative_to(located.boundary):
+        raise BadInput(f"{folder} leads out of {located.boundary}", why="it is a link to another place")
+    weights = open_folder(folder, located.boundary)
+    weight_files = weights.files if weights else ()
+    files = tuple(
+        path
+        for path in sorted(folder.iterdir())
+        if path in weight_files or _belongs(path, has_weights=weights is not None)
+    )
+    for path in files:
+        inside(located.boundary, path)
+    config = folder / "config.json"
+    return Component(name, class_name, folder, files, weights, jsonfile.read_object(config) if config.is_file() else {})
+
+
+def _belongs(path: Path, *, has_weights: bool) -> bool:
+    """Configs, vocabularies and the like; weights in other formats or variants only where there is nothing else."""
+    if path.name.startswith(".") or path.is_dir():
+        return False
+    return not has_weights or not (path.suffix in _OTHER_WEIGHTS or ".index." in path.name)
+
+
+def _sealed(model: Model) -> Model:
+    """An artifact whose files are not as it was sealed is refused: its manifest would lie about them."""
+    if model.manifest is not None:
+        problems = check_sealed(model.located.path, model.manifest)
+        if problems:
+            raise changed_after_sealing(model.located.path, problems)
+    return model

@@ -1,0 +1,84 @@
+"""What a job will need of this machine, and whether it is there: said first, refused at once."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from sanac.core.errors import Lacking
+from sanac.core.talk import Talk
+from sanac.core.units import bytes_text, duration_text
+
+_ASSUMED_RATE = 400e6  # bytes a second read, written and digested on a plain cloud disk
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Bytes of disk at a place, bytes of memory, and bytes to push through for the time estimate."""
+
+    disk: int
+    memory: int
+    traffic: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """A guess of how long it takes."""
+        return self.traffic / _ASSUMED_RATE
+
+
+def announce(needs: Needs, place: Path, talk: Talk) -> None:
+    """Say what the job needs; Lacking when it is not there."""
+    folder = _existing(place)
+    disk, memory = shutil.disk_usage(folder).free, available_memory()
+    line = f"needs {bytes_text(needs.memory)} of memory (free: {bytes_text(memory)})"
+    if needs.disk:
+        line += f", {bytes_text(needs.disk)} of disk in {folder} (free: {bytes_text(disk)})"
+    if needs.seconds > 60:
+        line += f", about {duration_text(needs.seconds)}"
+    talk.note(line)
+    if needs.disk > disk:
+        raise Lacking(
+            f"not enough disk space in {folder}",
+            why=f"{bytes_text(needs.disk)} needed, {bytes_text(disk)} free",
+            hint="point --out at a larger disk; --transformer-only writes the least",
+        )
+    if needs.memory > memory:
+        raise Lacking("not enough memory", why=f"{bytes_text(needs.memory)} needed, {bytes_text(memory)} available")
+
+
+def _existing(place: Path) -> Path:
+    """The nearest folder above `place` that exists."""
+    return next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.is_dir())
+
+
+def available_memory() -> int:
+    """Bytes that can be taken without swapping: what the kernel says, within the container's limit."""
+    free = _meminfo().get("MemAvailable") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(free, _container_room())
+
+
+def total_memory() -> int:
+    """Bytes of memory in this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _meminfo() -> dict[str, int]:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return {}
+    return {key: int(rest.split()[0]) * 1024 for key, _, rest in (line.partition(":") for line in lines)}
+
+
+def _container_room() -> int:
+    """What a cgroup (v2) still allows; file pages it counts can be given back. No limit: a very large number."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = int((_CGROUP / "memory.current").read_text())
+        stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return 1 << 62
+    if limit == "max":
+        return 1 << 62
+    return max(0, int(limit) - used + int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0)))

@@ -1,0 +1,70 @@
+"""Looks at every byte: NaN and Inf in the weights, and digests against the manifest where there is one."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sanac.core.copying import digest_file
+from sanac.core.header import TensorRef
+from sanac.core.model import Model
+from sanac.core.talk import Talk
+
+_CHUNK = 8 << 20
+# As integers, the sign bit removed: a value is NaN or Inf when it is at or above this.
+_FIRST_BAD: dict[str, tuple[Any, int, int]] = {
+    "F64": (np.uint64, 0x7FFF_FFFF_FFFF_FFFF, 0x7FF0_0000_0000_0000),
+    "F32": (np.uint32, 0x7FFF_FFFF, 0x7F80_0000),
+    "BF16": (np.uint16, 0x7FFF, 0x7F80),
+    "F16": (np.uint16, 0x7FFF, 0x7C00),
+    "F8_E4M3": (np.uint8, 0x7F, 0x7F),
+    "F8_E5M2": (np.uint8, 0x7F, 0x7C),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong in the data, and where."""
+
+    component: str
+    name: str
+    what: str
+
+
+def scan(model: Model, talk: Talk) -> tuple[Finding, ...]:
+    """Every finding in every component; constant memory."""
+    refs = [(part.name, ref) for part in model.components for ref in part.weights or ()]
+    sealed = model.manifest.files if model.manifest else {}
+    talk.begin("scanning", sum(ref.size for _, ref in refs) + sum(file.size for file in sealed.values()))
+    findings = [
+        Finding(part, ref.name, f"{bad:,} of {ref.count:,} values are NaN or Inf")
+        for part, ref in refs
+        if (bad := _count_bad(ref, talk))
+    ]
+    for name, file in sealed.items():
+        if digest_file(model.located.path / name, talk=talk) != file.blake3:
+            findings.append(Finding("artifact", name, "its digest is not the one it was sealed with"))
+    talk.end()
+    return tuple(findings)
+
+
+def _count_bad(ref: TensorRef, talk: Talk) -> int:
+    if ref.dtype not in _FIRST_BAD:
+        talk.advance(ref.size)
+        return 0
+    kind, mask, first_bad = _FIRST_BAD[ref.dtype]
+    return sum(
+        int(np.count_nonzero((np.frombuffer(chunk, dtype=kind) & kind(mask)) >= kind(first_bad)))
+        for chunk in _chunks(ref.path, ref.start, ref.size, talk)
+    )
+
+
+def _chunks(path: Path, start: int, size: int, talk: Talk) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as file:
+        for done in range(0, size, _CHUNK):
+            data = os.pread(file.fileno(), min(_CHUNK, size - done), start + done)
+            talk.advance(len(data))
+            yield data

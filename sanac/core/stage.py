@@ -1,0 +1,229 @@
+"""How an artifact comes to be: written to OUT.partial under a lock, journaled, sealed, renamed last.
+
+A killed run leaves OUT.partial behind; the same command goes on from there.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sanac.core import jsonfile
+from sanac.core.copying import Written, digest_bytes
+from sanac.core.errors import BadInput, Lacking, Misuse
+from sanac.core.manifest import MANIFEST, Manifest, check_sealed, read_manifest
+
+_STATE = ".sanac"  # inside OUT.partial: lock and journal, gone once the artifact stands
+
+
+class Stage:
+    """An artifact being written. `place` what belongs in it, then `seal`."""
+
+    def __init__(self, out: Path, key: str, partial: Path) -> None:
+        self.out = out
+        self.key = key
+        self.partial = partial
+        self._journal = partial / _STATE / "journal.jsonl"
+        self.files: dict[str, Written] = _read_journal(self._journal, key, partial)
+
+    def place(self, name: str, write: Callable[[Path], Written]) -> Written:
+        """Have the file `name` in the artifact: `write` makes it, unless an earlier run finished it."""
+        if name not in self.files:
+            target = self.partial / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = target.with_name(target.name + ".unfinished")
+            written = write(unfinished)
+            unfinished.rename(target)
+            flush_folder(target.parent)
+            _append(self._journal, {"path": name} | asdict(written))
+            self.files[name] = written
+        return self.files[name]
+
+    def place_bytes(self, name: str, data: bytes) -> None:
+        """Have these bytes as the file `name`."""
+
+        def write(path: Path) -> Written:
+            write_flushed(path, data)
+            return Written(len(data), digest_bytes(data))
+
+        self.place(name, write)
+
+    def seal(self, manifest: Manifest, unsealed: Mapping[str, bytes]) -> None:
+        """Write the manifest and the files outside it, then let the artifact appear under its name."""
+        for name, data in unsealed.items():
+            write_flushed(self.partial / name, data)
+        write_flushed(self.partial / MANIFEST, jsonfile.pretty(manifest.to_json()))
+        _drop_strangers(self.partial, {*manifest.files, *unsealed, MANIFEST})
+        flush_folder(self.partial)
+        replaced = self.out.with_name(self.out.name + ".replaced")
+        if self.out.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            self.out.rename(replaced)
+        self.partial.rename(self.out)
+        flush_folder(self.out.parent)
+        shutil.rmtree(self.out / _STATE)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def find_finished(out: Path, key: str, *, force: bool) -> Manifest | None:
+    """The manifest of OUT when it already is the artifact of this key; raises when something else is in the way."""
+    if not out.exists() and not out.is_symlink():
+        return None
+    if not out.is_dir():
+        raise Misuse(f"{out} is in the way", why="it is not a folder", hint="choose another --out")
+    manifest = read_manifest(out)
+    if manifest is None:
+        if not any(out.iterdir()):
+            return None
+        raise Misuse(
+            f"{out} holds something that sanac did not write",
+            why="even --force replaces nothing but artifacts",
+            hint="choose another --out, or empty the folder",
+        )
+    if force:
+        return None
+    if manifest.key != key:
+        raise Misuse(
+            f"{out} holds another artifact",
+            why=f"it is a {manifest.stage} with key {manifest.key[:8]}, this command makes {key[:8]}",
+            hint="choose another --out, or replace it with --force",
+        )
+    problems = check_sealed(out, manifest)
+    if problems:
+        raise BadInput(f"{out} is damaged", why=problems[0], problems=problems, hint="write it anew with --force")
+    shutil.rmtree(out / _STATE, ignore_errors=True)
+    return manifest
+
+
+def has_unfinished(out: Path) -> bool:
+    """Whether a killed run left something to continue."""
+    return (_partial(out) / _STATE / "journal.jsonl").exists()
+
+
+@contextmanager
+def open_stage(out: Path, key: str, *, fresh: bool) -> Iterator[Stage]:
+    """The stage that writes OUT, alone: continues an unfinished run of the same key."""
+    partial = _partial(out)
+    try:
+        (partial / _STATE).mkdir(parents=True, exist_ok=True)
+        with _locked(partial / _STATE / "lock", out):
+            if fresh:
+                _empty(partial)
+            try:
+                yield Stage(out, key, partial)
+            except BadInput:  # nothing to continue from: the input itself has to change
+                shutil.rmtree(partial)
+                raise
+    except OSError as error:
+        raise _lacking(error, out) from error
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
+
+
+@contextmanager
+def _locked(path: Path, out: Path) -> Iterator[None]:
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "a process that just started"
+            raise Lacking(
+                f"{out} is being written by another run",
+                why=f"the lock in {path.parent.parent} is held by {holder}",
+                hint="wait for it to finish, or choose another --out",
+            ) from error
+        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise Lacking(f"{out} was just finished by another run", hint="run the same command again")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def _lacking(error: OSError, out: Path) -> Lacking:
+    hint = "make room and run the same command again: it continues" if error.errno == errno.ENOSPC else ""
+    where = f"{error.filename}: " if error.filename else ""
+    return Lacking(f"cannot write {out}", why=where + (error.strerror or str(error)), hint=hint)
+
+
+def _empty(partial: Path) -> None:
+    """Discard what an earlier run left, but not the lock that is being held."""
+    for entry in partial.iterdir():
+        if entry.name == _STATE:
+            (entry / "journal.jsonl").unlink(missing_ok=True)
+        elif entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _read_journal(journal: Path, key: str, partial: Path) -> dict[str, Written]:
+    """What an earlier run of this key finished. A torn last line is the one that was being written."""
+    whole, _, torn = journal.read_bytes().rpartition(b"\n") if journal.exists() else (b"", b"", b"")
+    try:
+        first, *rest = [json.loads(line) for line in whole.splitlines()] or [{"key": None}]
+        finished = {entry["path"]: Written(entry["size"], entry["blake3"], entry["labels"]) for entry in rest}
+        left_by = first["key"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{journal} is broken", why=str(error), hint="discard the unfinished run with --fresh"
+        ) from error
+    if left_by is None or torn:
+        journal.write_bytes(whole + b"\n" if whole else b"")
+    if left_by is None:
+        _append(journal, {"key": key})
+    elif left_by != key:
+        raise Misuse(
+            f"{partial} was left by a run with other settings",
+            why=f"its key is {left_by[:8]}, this command's is {key[:8]}",
+            hint="repeat that command to finish it, or discard it with --fresh",
+        )
+    return {name: file for name, file in finished.items() if _stands(partial / name, file)}
+
+
+def _stands(path: Path, file: Written) -> bool:
+    return path.is_file() and path.stat().st_size == file.size
+
+
+def _append(journal: Path, entry: dict[str, Any]) -> None:
+    with journal.open("ab") as file:
+        file.write(jsonfile.canonical(entry) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _drop_strangers(partial: Path, wanted: set[str]) -> None:
+    """Nothing unsealed slips in: leftovers of an interrupted write go."""
+    for folder, _, names in os.walk(partial):
+        for name in names:
+            path = Path(folder, name)
+            relative = path.relative_to(partial)
+            if relative.parts[0] != _STATE and relative.as_posix() not in wanted:
+                path.unlink()
+
+
+def write_flushed(path: Path, data: bytes) -> None:
+    """Write a small file and flush it to disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,109 @@
+"""What `inspect` says of a model: family, parameters and bytes per component and part, lineage, needs."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sanac.core.family import dtype_counts, part_of, split_block
+from sanac.core.model import Component, Model
+
+_ITEM_BYTES = 2  # pipelines run in 16 bits
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Parameters and the bytes they take on disk."""
+
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentSummary:
+    """One row of the component table."""
+
+    name: str
+    class_name: str
+    amount: Amount
+    dtypes: Mapping[str, int]
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Everything `inspect` prints, as data."""
+
+    name: str
+    kind: str
+    family: str
+    blocks: int
+    width: int
+    qk_norm: bool
+    guidance: bool
+    components: tuple[ComponentSummary, ...]
+    parts: Mapping[str, Amount]
+    block: Amount
+    total: Amount
+    run_bytes: int  # all components at once, in 16 bits or as stored if that is less
+    offload_bytes: int  # the largest component alone
+    lineage: tuple[str, ...]
+    origins: tuple[int, ...] | None
+    left_out: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def summarise(model: Model) -> Summary:
+    """Read the headers, load nothing."""
+    architecture = model.architecture
+    components = tuple(_component(part) for part in model.components)
+    parts: dict[str, Amount] = {}
+    for ref in model.weights:
+        before = parts.get(part_of(ref.name), Amount(0, 0))
+        parts[part_of(ref.name)] = Amount(before.parameters + ref.count, before.bytes + ref.size)
+    first_block = [ref for ref in model.weights if (found := split_block(ref.name)) and found[0] == 0]
+    sizes = [_run_bytes(part) for part in model.components]
+    manifest = model.manifest
+    return Summary(
+        name=model.located.name,
+        kind="artifact" if manifest else model.kind,
+        family=architecture.title,
+        blocks=architecture.blocks,
+        width=architecture.width,
+        qk_norm=architecture.qk_norm,
+        guidance=architecture.guidance,
+        components=components,
+        parts=dict(sorted(parts.items(), key=lambda item: -item[1].bytes)),
+        block=Amount(sum(ref.count for ref in first_block), sum(ref.size for ref in first_block)),
+        total=Amount(sum(c.amount.parameters for c in components), sum(c.amount.bytes for c in components)),
+        run_bytes=sum(sizes),
+        offload_bytes=max(sizes),
+        lineage=tuple(_step(step.stage, step.name, str(step.plan or "")) for step in manifest.lineage)
+        if manifest
+        else (),
+        origins=manifest.origins if manifest else None,
+        left_out=manifest.left_out if manifest else (),
+    )
+
+
+def _component(part: Component) -> ComponentSummary:
+    if part.weights is None:
+        size = sum(path.stat().st_size for path in part.files)
+        return ComponentSummary(part.name, part.class_name, Amount(0, size), {}, len(part.files))
+    amount = Amount(part.weights.count, part.weights.size)
+    return ComponentSummary(part.name, part.class_name, amount, dtype_counts(part.weights), len(part.files))
+
+
+def _run_bytes(part: Component) -> int:
+    weights: Counter[str] = Counter()
+    for ref in part.weights or ():
+        weights["stored"] += ref.size
+        weights["half"] += _ITEM_BYTES * ref.count
+    return min(weights["stored"], weights["half"])
+
+
+def _step(stage: str, name: str, plan: str) -> str:
+    return " ".join(word for word in (stage, name, f"({plan})" if plan else "") if word)

@@ -1,0 +1,41 @@
+"""How sizes and counts are written and read: decimal, as disks and model cards count."""
+
+import re
+
+from sanac.core.errors import Misuse
+
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*$", re.IGNORECASE)
+_FACTOR = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def bytes_text(count: float) -> str:
+    """9443651904 -> '9.44 GB'."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{int(count)} B"
+
+
+def count_text(count: int) -> str:
+    """4721825952 -> '4.72B'."""
+    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g}{unit}"
+    return str(count)
+
+
+def duration_text(seconds: float) -> str:
+    """3725 -> '1 h 02 min'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def parse_bytes(text: str) -> int:
+    """'5GB' -> 5000000000. Raises Misuse for anything that is not a positive size."""
+    match = _SIZE.match(text)
+    size = int(float(match[1]) * _FACTOR[match[2].lower()]) if match else 0
+    if size <= 0:
+        raise Misuse(f"{text!r} is not a size", hint="write it like 500MB or 5GB")
+    return size

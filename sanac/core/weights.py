@@ -1,0 +1,126 @@
+"""Which files hold a component's weights, and a lazy view of the tensors in them."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sanac.core import jsonfile
+from sanac.core.errors import BadInput
+from sanac.core.header import Header, TensorRef, read_header
+from sanac.core.locate import inside
+
+_INDEX = re.compile(r"(?P<stem>[\w-]+)\.safetensors\.index(?:\.(?P<variant>[\w-]+))?\.json", re.ASCII)
+_SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors", re.ASCII)
+_SINGLE = re.compile(r"(?P<stem>[\w-]+)(?:\.(?P<variant>[\w-]+))?\.safetensors", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by name, from one or more .safetensors files, none of them loaded."""
+
+    tensors: Mapping[str, TensorRef]
+    headers: tuple[Header, ...]
+    index: Path | None = None
+    variant: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return sum(ref.size for ref in self.tensors.values())
+
+    @property
+    def count(self) -> int:
+        """Parameters."""
+        return sum(ref.count for ref in self.tensors.values())
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weight files and, where there is one, their index: what a copy has to take along."""
+        paths = tuple(header.path for header in self.headers)
+        return (*paths, self.index) if self.index else paths
+
+    def identity(self) -> list[list[str | int]]:
+        """Per file: the hub's blob name, else header digest, size and time of change."""
+        return [_identity(header) for header in self.headers]
+
+    def __iter__(self) -> Iterator[TensorRef]:
+        return iter(self.tensors.values())
+
+
+def _identity(header: Header) -> list[str | int]:
+    real = header.path.resolve()
+    if real.parent.name == "blobs" and len(real.name) in (40, 64):
+        return ["blob", real.name]
+    stat = real.stat()
+    return ["file", hashlib.sha256(header.raw).hexdigest(), stat.st_size, stat.st_mtime_ns]
+
+
+def open_file(path: Path, boundary: Path) -> Weights:
+    """The tensors of one .safetensors file."""
+    inside(boundary, path)
+    header = read_header(path)
+    return Weights(header.tensors, (header,))
+
+
+def open_folder(folder: Path, boundary: Path) -> Weights | None:
+    """The tensors that a component's folder holds; None when it holds no .safetensors weights.
+
+    The plain set is taken when there is one, else the only variant (fp16, bf16, ...).
+    """
+    names = sorted(entry.name for entry in folder.iterdir())
+    found: dict[str, str] = {}  # variant -> file name; an index wins over a single file, as in diffusers
+    for name in names:
+        if (match := _SINGLE.fullmatch(name)) and not _SHARD.fullmatch(name):
+            found.setdefault(match["variant"] or "", name)
+    for name in names:
+        if match := _INDEX.fullmatch(name):
+            found[match["variant"] or ""] = name
+    if not found:
+        return None
+    if "" not in found and len(found) > 1:
+        raise BadInput(
+            f"{folder} holds several variants of its weights and no plain one",
+            why=f"found {', '.join(sorted(found))}",
+            hint="keep one of them in the folder",
+        )
+    variant = "" if "" in found else next(iter(found))
+    path = folder / found[variant]
+    if not path.name.endswith(".json"):
+        inside(boundary, path)
+        header = read_header(path)
+        return Weights(header.tensors, (header,), variant=variant)
+    return _open_sharded(path, boundary, variant)
+
+
+def _open_sharded(index: Path, boundary: Path, variant: str) -> Weights:
+    inside(boundary, index)
+    weight_map = jsonfile.read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise BadInput(f"{index} is not an index of shards", why="it has no weight_map of names to files")
+    shards = sorted(set(weight_map.values()))
+    problems = [
+        f"{index} names {shard!r}, which is not a .safetensors file beside it"
+        for shard in shards
+        if (not _SINGLE.fullmatch(shard) and not _SHARD.fullmatch(shard)) or "/" in shard or "\\" in shard
+    ]
+    problems += [f"{index} names {shard}, which is missing" for shard in shards if not (index.parent / shard).exists()]
+    if problems:
+        raise BadInput(problems[0], problems=problems, hint="fetch the checkpoint again")
+    tensors: dict[str, TensorRef] = {}
+    headers = []
+    for shard in shards:
+        inside(boundary, index.parent / shard)
+        header = read_header(index.parent / shard)
+        headers.append(header)
+        for name, ref in header.tensors.items():
+            if name in tensors:
+                problems.append(f"{name} is in {tensors[name].path.name} and in {shard}")
+            elif weight_map.get(name) != shard:
+                problems.append(f"{name} is in {shard}, the index says {weight_map.get(name, 'nothing of it')}")
+            tensors[name] = ref
+    problems += [f"{name} is in the index, but not in {weight_map[name]}" for name in weight_map if name not in tensors]
+    if problems:
+        raise BadInput(f"{index} and its shards disagree", why=problems[0], problems=problems)
+    return Weights(tensors, tuple(headers), index, variant)

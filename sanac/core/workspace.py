@@ -1,0 +1,88 @@
+"""The workspace: which model the work started from, and which artifact is the newest. Written under a lock."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sanac.core import jsonfile
+from sanac.core.errors import BadInput, Lacking
+from sanac.core.locate import DEFAULT_MODEL
+from sanac.core.manifest import read_manifest
+
+SCHEMA = 1
+_PATIENCE = 30.0  # seconds; the lock is held for milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """What `workspace.json` says: MODEL words for the source and for HEAD, empty when not recorded."""
+
+    folder: Path
+    source: str = ""
+    head: str = ""
+
+    @property
+    def head_path(self) -> Path:
+        """HEAD as a path; relative ones are relative to the workspace."""
+        return self.folder / self.head
+
+
+def read_workspace(folder: Path) -> Workspace:
+    """The workspace in `folder`; an empty one where nothing was recorded yet."""
+    path = folder / "workspace.json"
+    if not path.exists():
+        return Workspace(folder)
+    value = jsonfile.read_object(path)
+    source, head = value.get("source", ""), value.get("head", "")
+    if value.get("schema") != SCHEMA or not isinstance(source, str) or not isinstance(head, str):
+        raise BadInput(f"{path} is broken", why="it is not a workspace of this version", hint=f"delete {path}")
+    return Workspace(folder, source, head)
+
+
+def record(folder: Path, *, source: str | None, head: Path) -> Workspace:
+    """Make `head` the newest artifact and, unless None, `source` the model that the work starts from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / "workspace.lock"):
+        current = read_workspace(folder)
+        inside = head.resolve().is_relative_to(folder.resolve())
+        word = os.path.relpath(head.resolve(), folder.resolve()) if inside else str(head.resolve())
+        updated = replace(current, source=source if source is not None else current.source, head=word)
+        value: dict[str, Any] = {"schema": SCHEMA, "source": updated.source, "head": updated.head}
+        temporary = folder / "workspace.json.new"
+        temporary.write_bytes(jsonfile.pretty(value))
+        temporary.rename(folder / "workspace.json")
+    return updated
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise Lacking(f"the workspace {path.parent} stays locked", why=f"{path} is held") from error
+                time.sleep(0.02)
+        yield
+
+
+def starting_model(workspace: Workspace) -> tuple[str, str]:
+    """(MODEL, how it was chosen) for a verb that starts from the source and was given none."""
+    if workspace.source:
+        return workspace.source, f"the source recorded in {workspace.folder}"
+    if chosen := os.environ.get("SANAC_MODEL"):
+        return chosen, "from $SANAC_MODEL"
+    return DEFAULT_MODEL, "the default: no MODEL given, none recorded, $SANAC_MODEL not set"
+
+
+def is_made_here(workspace: Workspace, path: Path) -> bool:
+    """Whether a MODEL is an artifact that was made in this workspace: it then doesn't become the source."""
+    return path.is_dir() and path.resolve().is_relative_to(workspace.folder.resolve()) and bool(read_manifest(path))

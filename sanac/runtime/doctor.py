@@ -1,0 +1,150 @@
+"""What this machine has: found by asking each part, never by guessing."""
+
+import importlib
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from types import ModuleType
+
+from sanac.core.errors import SanacError
+from sanac.core.locate import DEFAULT_MODEL, locate
+from sanac.core.resources import available_memory, total_memory
+from sanac.core.units import bytes_text
+
+_COMPARED = ("torch", "diffusers", "transformers", "safetensors", "torchao", "onnx", "onnxscript", "accelerate")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the examination. States: ok, warn, missing (optional and absent), broken (needed and absent)."""
+
+    group: str
+    name: str
+    state: str
+    text: str
+    hint: str = ""
+
+
+def examine(workspace: Path) -> tuple[Finding, ...]:
+    """Everything worth knowing before a long job."""
+    torch = _import("torch")
+    return (*_machine(workspace), *_torch(torch), *_backends(torch), *_versions())
+
+
+def _import(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError):  # OSError: a wheel whose native libraries don't fit this machine
+        return None
+
+
+def _machine(workspace: Path) -> Iterator[Finding]:
+    group = "machine"
+    fits = sys.version_info >= (3, 11)
+    yield Finding(group, "Python", "ok" if fits else "broken", f"{platform.python_version()} on {platform.platform()}")
+    yield Finding(group, "processor", "ok", f"{_processor()}, {len(os.sched_getaffinity(0))} cores to use")
+    free, total = available_memory(), total_memory()
+    yield Finding(
+        group,
+        "memory",
+        "ok" if free > 4e9 else "warn",
+        f"{bytes_text(free)} free of {bytes_text(total)}",
+        "" if free > 4e9 else "loading a pipeline takes more; inspect, prune and grow don't",
+    )
+    folder = next(place for place in (workspace.absolute(), *workspace.absolute().parents) if place.is_dir())
+    disk = shutil.disk_usage(folder).free
+    hint = "" if disk > 30e9 else "a 4.8B pipeline takes 17 GB"
+    yield Finding(group, "disk", "ok" if disk > 30e9 else "warn", f"{bytes_text(disk)} free in {folder}", hint)
+    yield _cache(group)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _cache(group: str) -> Finding:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    try:
+        locate(DEFAULT_MODEL)
+    except SanacError as error:
+        return Finding(group, "hub cache", "missing", f"{HF_HUB_CACHE}, without the default model", error.hint)
+    return Finding(group, "hub cache", "ok", f"{HF_HUB_CACHE}, has {DEFAULT_MODEL}")
+
+
+def _torch(torch: ModuleType | None) -> Iterator[Finding]:
+    group = "torch"
+    if torch is None:
+        yield Finding(group, "torch", "broken", "cannot be imported", "pip install torch")
+        return
+    yield Finding(group, "torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    if not torch.cuda.is_available():
+        yield Finding(group, "GPU", "missing", "none that torch can use: everything runs on the processor")
+        return
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        driver = f"CUDA {torch.version.cuda}"
+        text = f"{card.name}, SM{card.major}{card.minor}, {bytes_text(card.total_memory)}, {driver}"
+        yield Finding(group, f"GPU {index}", "ok", text)
+
+
+def _backends(torch: ModuleType | None) -> Iterator[Finding]:
+    group = "backends"
+    gpu = torch is not None and torch.cuda.is_available()
+    yield _onnxruntime(group)
+    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
+    if len(both) > 1:
+        hint = "pip uninstall -y onnxruntime onnxruntime-gpu, then install one extra: cpu, gpu or rtx"
+        yield Finding(group, "onnxruntime", "warn", "both wheels are installed and overwrite each other's files", hint)
+    for name, package, extra, can in (
+        ("tensorrt", "tensorrt", "gpu", "builds for the GPU that is here, and runs on it"),
+        ("tensorrt-rtx", "tensorrt_rtx", "rtx", "builds ahead of time for other GPUs; runs on an RTX card"),
+    ):
+        if _import(package) is None:
+            yield Finding(
+                group, name, "missing", "cannot build or run its engines here", f"pip install 'sanac[{extra}]'"
+            )
+        elif gpu or extra == "rtx":
+            text = can if gpu else "builds engines ahead of time (--sm); running them needs a GPU"
+            yield Finding(group, name, "ok", f"{_version(name)}: {text}")
+        else:
+            yield Finding(group, name, "warn", f"{_version(name)}: installed, but it needs a GPU to build and to run")
+
+
+def _onnxruntime(group: str) -> Finding:
+    runtime = _import("onnxruntime")
+    if runtime is None:
+        return Finding(group, "onnxruntime", "missing", "cannot run exported graphs here", "pip install 'sanac[cpu]'")
+    providers = [name.removesuffix("ExecutionProvider") for name in runtime.get_available_providers()]
+    return Finding(group, "onnxruntime", "ok", f"{runtime.__version__}, runs graphs on {', '.join(providers)}")
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _versions() -> Iterator[Finding]:
+    """Installed versions beside those that sanac's tests ran with."""
+    lines = resources.files("sanac").joinpath("data/constraints.txt").read_text().splitlines()
+    tested = dict(line.split("==") for line in lines if "==" in line)
+    for name in _COMPARED:
+        found, wanted = _version(name).partition("+")[0], tested.get(name, "")
+        if not found:
+            yield Finding("versions", name, "broken", "not installed", f"pip install {name}=={wanted}")
+        elif found == wanted:
+            yield Finding("versions", name, "ok", f"{found}, as tested")
+        else:
+            hint = f"if something is odd: pip install {name}=={wanted}"
+            yield Finding("versions", name, "warn", f"{found}, tested with {wanted}", hint)

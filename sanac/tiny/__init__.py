@@ -1,0 +1,1 @@
+"""A small SANA that is real: built from diffusers' own classes."""

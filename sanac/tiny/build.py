@@ -1,0 +1,124 @@
+"""The architecture of the small pipeline: every class is the one the big SANA uses, only narrower.
+
+`python -m sanac.tiny.build DIR --blocks 12` writes an untrained one that stock diffusers loads and runs.
+"""
+
+import json
+from pathlib import Path
+
+import click
+import torch
+from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
+
+LATENT_CHANNELS = 8
+TEXT_WIDTH = 64
+WORDS = (
+    *("a", "an", "the", "of", "and", "to", "one", "two", "three", "four", "red", "green", "blue", "yellow"),
+    *("circle", "square", "triangle", "circles", "squares", "triangles", "left", "right", "above", "below"),
+)
+
+
+def transformer(blocks: int, *, width: int = 96, qk_norm: bool = True) -> SanaTransformer2DModel:
+    """SANA-1.5's topology: heads of 32, GLUMBConv ratio 2.5, patch size 1."""
+    return SanaTransformer2DModel(
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_attention_heads=width // 32,
+        attention_head_dim=32,
+        num_layers=blocks,
+        num_cross_attention_heads=width // 32,
+        cross_attention_head_dim=32,
+        cross_attention_dim=width,
+        caption_channels=TEXT_WIDTH,
+        mlp_ratio=2.5,
+        sample_size=16,
+        patch_size=1,
+        qk_norm="rms_norm_across_heads" if qk_norm else None,
+    )
+
+
+def autoencoder() -> AutoencoderDC:
+    """Seven stages of which five don't resample: the pipeline computes with a factor of 64, images cost little."""
+    return AutoencoderDC(
+        latent_channels=LATENT_CHANNELS,
+        encoder_block_out_channels=(16, 16, 16, 16, 16, 32, 32),
+        decoder_block_out_channels=(16, 16, 16, 16, 16, 32, 32),
+        encoder_layers_per_block=(0, 0, 0, 0, 1, 1, 1),
+        decoder_layers_per_block=(0, 0, 0, 0, 1, 1, 1),
+        encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock",
+        encoder_qkv_multiscales=((),) * 7,
+        decoder_qkv_multiscales=((),) * 7,
+    )
+
+
+def text_encoder(vocabulary: int) -> Gemma2Model:
+    """A Gemma-2 of two layers."""
+    return Gemma2Model(
+        Gemma2Config(
+            vocab_size=vocabulary,
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=2 * TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=32,
+            query_pre_attn_scalar=32,
+            max_position_embeddings=512,
+        )
+    )
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word. `<bos>` in front of everything: an empty prompt would have an all-zero mask."""
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", *WORDS])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>"
+    )
+
+
+def build(blocks: int, *, seed: int = 0) -> SanaPipeline:
+    """The whole pipeline, with random weights."""
+    torch.manual_seed(seed)
+    words = tokenizer()
+    return SanaPipeline(
+        tokenizer=words,
+        text_encoder=text_encoder(len(words)).eval(),
+        vae=autoencoder().eval(),
+        transformer=transformer(blocks).eval(),
+        scheduler=DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, algorithm_type="dpmsolver++"
+        ),
+    )
+
+
+def save(pipeline: SanaPipeline, folder: Path, *, shard_size: str = "10GB") -> None:
+    """Save it so that every supported transformers loads the tokenizer: version 5 writes a class name of its own."""
+    pipeline.save_pretrained(folder, max_shard_size=shard_size)
+    for path in (folder / "model_index.json", folder / "tokenizer" / "tokenizer_config.json"):
+        config = json.loads(path.read_text())
+        if "tokenizer" in config:
+            config["tokenizer"] = ["transformers", "PreTrainedTokenizerFast"]
+        if "tokenizer_class" in config:
+            config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--blocks", type=click.IntRange(1), default=12, show_default=True, help="Depth of the transformer.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random weights.")
+def main(folder: Path, blocks: int, seed: int) -> None:
+    """Write an untrained small SANA pipeline to FOLDER."""
+    save(build(blocks, seed=seed), folder)
+    click.echo(f"wrote {folder}: {blocks} blocks, untrained")
+
+
+if __name__ == "__main__":
+    main()
