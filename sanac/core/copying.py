@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import mmap
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from sanac.core.talk import SILENCE, Talk
 
 _CHUNK = 16 << 20
 _BUFFER = 256 << 10  # stays in the core's own cache between the two digests
-_FLUSH_EVERY = 256 << 20
+_FLUSH_EVERY = 64 << 20  # keeps the disk busy from the start, so that the last flush is short
 _AHEAD = 8  # chunks the copy may be ahead of the digests: bounds what must stay in the page cache
 _FICLONE = 0x40049409
 _NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
@@ -138,21 +139,27 @@ class _Digester:
 
     def __init__(self, target: int) -> None:
         self._target = target
-        self._buffer = memoryview(bytearray(_BUFFER))
         self._whole = blake3()
         self._label = ""
         self._part = blake3()
         self._labels: dict[str, str] = {}
 
-    def take(self, label: str, position: int, left: int) -> None:
+    def take(self, label: str, position: int, size: int) -> None:
         if label != self._label:
             self._close()
             self._label, self._part = label, blake3()
-        while left:
-            got = os.preadv(self._target, [self._buffer[: min(left, _BUFFER)]], position)
-            self._whole.update(self._buffer[:got])
-            self._part.update(self._buffer[:got])
-            position, left = position + got, left - got
+        if not size:
+            return
+        shift = position % mmap.ALLOCATIONGRANULARITY
+        end = shift + size
+        with (
+            mmap.mmap(self._target, end, prot=mmap.PROT_READ, offset=position - shift) as window,
+            memoryview(window) as view,
+        ):
+            for start in range(shift, end, _BUFFER):
+                with view[start : min(start + _BUFFER, end)] as part:
+                    self._whole.update(part)
+                    self._part.update(part)
 
     def _close(self) -> None:
         if self._label:

@@ -30,7 +30,7 @@ def locate(text: str) -> Located:
             hint="python -m sanac.tiny.build DIR writes an untrained model of the same kind",
         )
     path = Path(text).expanduser()
-    if path.exists():
+    if _exists(path):
         real = path.resolve()
         return Located(real, _boundary(real), _name_of(real))
     if path.is_symlink():
@@ -39,6 +39,13 @@ def locate(text: str) -> Located:
     if hub is None or text.count("/") != 1:
         raise Misuse(f"there is no {text}", hint=_did_you_mean(path))
     return _in_hub_cache(hub[1], hub[2])
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise BadInput(f"cannot look at {path}", why=error.strerror or str(error)) from error
 
 
 def _boundary(real: Path) -> Path:

@@ -4,7 +4,7 @@ import re
 
 from sanac.core.errors import Misuse
 
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*$", re.IGNORECASE)
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*$", re.IGNORECASE | re.ASCII)
 _FACTOR = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -12,7 +12,7 @@ def bytes_text(count: float) -> str:
     """9443651904 -> '9.44 GB'."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
-            return f"{count / factor:.3g} {unit}"
+            return f"{_three_digits(count / factor)} {unit}"
     return f"{int(count)} B"
 
 
@@ -20,8 +20,13 @@ def count_text(count: int) -> str:
     """4721825952 -> '4.72B'."""
     for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= factor:
-            return f"{count / factor:.3g}{unit}"
+            return f"{_three_digits(count / factor)}{unit}"
     return str(count)
+
+
+def _three_digits(value: float) -> str:
+    decimals = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{decimals}f}"
 
 
 def duration_text(seconds: float) -> str:

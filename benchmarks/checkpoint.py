@@ -1,0 +1,123 @@
+"""How fast and how small: inspect and prune on a synthetic 4.8B checkpoint, beside `cp` and plain diffusers.
+
+python benchmarks/checkpoint.py [--work DIR] [--rounds 5]
+"""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.measure import Run, machine, measure, median, refuse_if_busy
+from benchmarks.synthetic import write_transformer
+from sanac.core.units import bytes_text
+
+KEEP = "0-9,50-59"
+_SANAC = [sys.executable, "-m", "sanac"]
+_COPY_ONLY = """
+import sys
+from pathlib import Path
+from sanac.core.execute import Writing
+from sanac.core.locate import locate
+from sanac.core.model import open_model
+from sanac.core.stage import open_stage
+from sanac.core.talk import SILENCE
+from sanac.core.writer import write_weights
+from sanac.prune.manual import decide_keep
+source, out, keep = sys.argv[1:]
+job = decide_keep(open_model(locate(source)), keep, Writing())
+with open_stage(Path(out), job.key, fresh=True) as stage:
+    write_weights(stage, "transformer", job.pieces, shard_bytes=job.writing.shard_bytes, talk=SILENCE, digests=False)
+"""
+_PLAIN = """
+import sys, torch
+from diffusers import SanaTransformer2DModel
+source, out = sys.argv[1:]
+model = SanaTransformer2DModel.from_pretrained(source, torch_dtype=torch.bfloat16)
+kept = [*range(10), *range(50, 60)]
+model.transformer_blocks = torch.nn.ModuleList(model.transformer_blocks[i] for i in kept)
+model.register_to_config(num_layers=len(kept))
+model.save_pretrained(out)
+"""
+
+
+@click.command()
+@click.option("--work", type=click.Path(path_type=Path), help="Where the 9.4 GB go.  [default: a temporary folder]")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
+def main(work: Path | None, rounds: int) -> None:
+    """Write the checkpoint, measure, print a table and one JSON object, delete everything."""
+    folder = Path(tempfile.mkdtemp(prefix="sanac-bench-", dir=work))
+    try:
+        _benchmark(folder, rounds)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _benchmark(folder: Path, rounds: int) -> None:
+    warning = refuse_if_busy()
+    source, out, copy = folder / "source", folder / "out", folder / "copy"
+    click.echo(f"writing a synthetic 4.8B checkpoint to {source} ...", err=True)
+    size = write_transformer(source)
+    subprocess.run(["sync"], check=True)
+    inspect = median([measure([*_SANAC, "inspect", str(source)]) for _ in range(rounds)])
+    prune = [*_SANAC, "prune", str(source), "--keep", KEEP, "--out", str(out), "--workspace", str(folder / "ws")]
+    reference = folder / "reference"
+    subprocess.run(
+        [*prune[:-4], "--out", str(reference), "--workspace", str(folder / "ws")], check=True, capture_output=True
+    )
+    weights = str(reference / "transformer" / "diffusion_pytorch_model.safetensors")
+    commands = {
+        "cp": ["cp", weights, str(copy)],
+        "cp, flushed": ["sh", "-c", f"cp {weights} {copy} && sync {copy}"],
+        "sanac prune": prune,
+        "sanac, without digests": [sys.executable, "-c", _COPY_ONLY, str(source), str(out), KEEP],
+        "diffusers: load, delete, save": [sys.executable, "-c", _PLAIN, str(source), str(out)],
+    }
+    runs: dict[str, list[Run]] = {name: [] for name in commands}
+    for number in range(rounds):
+        click.echo(f"round {number + 1} of {rounds}", err=True)
+        for name, command in commands.items():
+            runs[name].append(measure(command))
+            for path in (copy, out, Path(f"{out}.partial")):
+                _remove(path)
+            subprocess.run(["sync"], check=True)
+    _report(size, inspect, runs, warning)
+
+
+def _remove(path: Path) -> None:
+    remove: Callable[[Path], None] = shutil.rmtree if path.is_dir() else Path.unlink
+    if path.exists():
+        remove(path)
+
+
+def _report(size: int, inspect: Run, runs: dict[str, list[Run]], warning: str) -> None:
+    medians = {name: median(found) for name, found in runs.items()}
+    base = medians["cp, flushed"].seconds
+    click.echo(f"\n{machine()}; {bytes_text(size)} in, {len(runs['cp'])} rounds, interleaved. {warning}\n", err=True)
+    click.echo("| job | median s | min-max s | x cp | x cp, flushed | RssAnon | RSS |", err=True)
+    click.echo("|---|---|---|---|---|---|---|", err=True)
+    row = "| {} | {:.2f} | {} | {} | {} | {} | {} |"
+    anonymous, resident = bytes_text(inspect.anonymous), bytes_text(inspect.resident)
+    click.echo(row.format("sanac inspect", inspect.seconds, "", "", "", anonymous, resident), err=True)
+    for name, run in medians.items():
+        times = [found.seconds for found in runs[name]]
+        spread = f"{min(times):.2f}-{max(times):.2f}"
+        plain = statistics.median(a.seconds / b.seconds for a, b in zip(runs[name], runs["cp"], strict=True))
+        ratios = (f"{plain:.2f}", f"{run.seconds / base:.2f}")
+        anonymous, resident = bytes_text(run.anonymous), bytes_text(run.resident)
+        click.echo(row.format(name, run.seconds, spread, *ratios, anonymous, resident), err=True)
+    figures = {name: asdict(run) for name, run in medians.items()} | {"sanac inspect": asdict(inspect)}
+    click.echo(json.dumps({"status": "ok", "out": None, "machine": machine(), "warning": warning, "figures": figures}))
+
+
+if __name__ == "__main__":
+    main()

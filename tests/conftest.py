@@ -1,0 +1,75 @@
+"""Small real models, built once per session, and a way to run the command line in this process."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sanac.cli.app import run
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        assert self.out.count("\n") == 1, f"stdout is not one line: {self.out!r}"
+        return json.loads(self.out)
+
+
+Sanac = Callable[..., Ran]
+
+
+@pytest.fixture
+def sanac(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sanac:
+    """Run `sanac ARGS...` in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SANAC_MODEL", raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def call(*arguments: object) -> Ran:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole untrained pipeline of six blocks, as diffusers saves it."""
+    from sanac.tiny.build import build, save
+
+    folder = tmp_path_factory.mktemp("models") / "pipeline"
+    save(build(6), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same transformer alone, in many shards."""
+    import torch
+
+    from sanac.tiny.build import transformer
+
+    folder = tmp_path_factory.mktemp("models") / "sharded"
+    torch.manual_seed(0)
+    transformer(6).save_pretrained(folder, max_shard_size="500KB")
+    return folder
+
+
+@pytest.fixture
+def broken(pipeline: Path, tmp_path: Path) -> Path:
+    """A copy of the transformer folder that a test may damage."""
+    import shutil
+
+    return Path(shutil.copytree(pipeline / "transformer", tmp_path / "broken"))

@@ -1,0 +1,77 @@
+"""Copies are exact and flushed, digests are right, failures are said."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from sanac.core import copying
+from sanac.core.copying import Range, clone, digest_file, write_ranges
+from sanac.core.errors import BadInput
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(copying, "_CHUNK", 1000)
+    monkeypatch.setattr(copying, "_FLUSH_EVERY", 3000)
+    path = tmp_path / "source"
+    path.write_bytes(os.urandom(10_000))
+    return path
+
+
+def ranges(source: Path) -> list[Range]:
+    return [Range("b", source, 5000, 4321), Range("empty", source, 7, 0), Range("a", source, 0, 100)]
+
+
+@pytest.mark.parametrize("kernel", ["copies", "refuses", "is missing"])
+def test_ranges_arrive_in_order_with_their_digests(kernel: str, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kernel == "refuses":
+        monkeypatch.setattr(os, "copy_file_range", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "no")))
+    elif kernel == "is missing":
+        monkeypatch.delattr(os, "copy_file_range")
+    target = source.with_name("target")
+    written = write_ranges(target, b"head", ranges(source))
+    data = source.read_bytes()
+    assert target.read_bytes() == b"head" + data[5000:9321] + data[:100]
+    assert written.size == 4 + 4321 + 100
+    assert written.blake3 == blake3(target.read_bytes()).hexdigest()
+    assert written.labels == {
+        "b": blake3(data[5000:9321]).hexdigest(),
+        "empty": blake3(b"").hexdigest(),
+        "a": blake3(data[:100]).hexdigest(),
+    }
+
+
+def test_without_digests_the_bytes_are_the_same(source: Path) -> None:
+    target = source.with_name("target")
+    written = write_ranges(target, b"", ranges(source), digests=False)
+    assert (written.blake3, written.labels) == ("", {})
+    assert target.read_bytes() == source.read_bytes()[5000:9321] + source.read_bytes()[:100]
+
+
+def test_a_source_that_got_shorter_is_bad_input(source: Path) -> None:
+    with pytest.raises(BadInput, match="ended early"):
+        write_ranges(source.with_name("target"), b"", [Range("a", source, 9_000, 5_000)])
+    with pytest.raises(BadInput, match="ended early"):
+        digest_file(source, 9_000, 5_000)
+
+
+def test_a_failing_digest_thread_fails_the_copy(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying.mmap, "mmap", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "disk gone")))
+    with pytest.raises(OSError, match="disk gone"):
+        write_ranges(source.with_name("target"), b"", ranges(source))
+
+
+def test_digest_of_a_part(source: Path) -> None:
+    assert digest_file(source, 10, 200) == blake3(source.read_bytes()[10:210]).hexdigest()
+    assert digest_file(source) == blake3(source.read_bytes()).hexdigest()
+
+
+def test_clone_either_shares_or_says_no(source: Path) -> None:
+    target = source.with_name("target")
+    if clone(source, target):
+        assert target.read_bytes() == source.read_bytes()
+    else:
+        assert target.read_bytes() == b""

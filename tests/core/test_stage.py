@@ -1,0 +1,153 @@
+"""OUT.partial: resume, refuse, replace, lock."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sanac.core.copying import Written, digest_bytes
+from sanac.core.errors import BadInput, Lacking, Misuse
+from sanac.core.manifest import Ancestor, Manifest
+from sanac.core.stage import Stage, find_finished, open_stage
+
+KEY, OTHER = "1" * 64, "2" * 64
+
+
+def seal(stage: Stage) -> None:
+    lineage = (Ancestor("source", OTHER, "x"),)
+    stage.seal(Manifest("prune", stage.key, {}, lineage, {}, dict(stage.files)), {"note.txt": b"not sealed"})
+
+
+def make(out: Path, key: str = KEY, text: bytes = b"hello") -> None:
+    with open_stage(out, key, fresh=False) as stage:
+        stage.place_bytes("sub/a.txt", text)
+        seal(stage)
+
+
+def explode(path: Path) -> Written:
+    raise AssertionError("this file was finished before")
+
+
+def test_what_was_finished_is_not_written_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt), open_stage(out, KEY, fresh=False) as stage:
+        stage.place_bytes("a", b"first")
+        (stage.partial / "b.unfinished").write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert not out.exists()
+    with open_stage(out, KEY, fresh=False) as stage:
+        assert stage.place("a", explode) == Written(5, digest_bytes(b"first"))
+        stage.place_bytes("b", b"second")
+        seal(stage)
+    assert sorted(path.name for path in out.iterdir()) == ["a", "b", "note.txt", "sanac.json"]
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_torn_journal_line_is_forgotten(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt), open_stage(out, KEY, fresh=False) as stage:
+        stage.place_bytes("a", b"first")
+        raise KeyboardInterrupt
+    journal = tmp_path / "out.partial" / ".sanac" / "journal.jsonl"
+    whole = journal.read_bytes()
+    for torn in (whole + b'{"path": "b", "si', b"", b'{"key"'):
+        journal.write_bytes(torn)
+        with open_stage(out, KEY, fresh=False) as stage:
+            assert set(stage.files) == ({"a"} if torn.startswith(whole) else set())
+        assert journal.read_bytes().endswith(b"\n")
+
+
+def test_a_finished_file_that_vanished_is_written_again(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), open_stage(tmp_path / "out", KEY, fresh=False) as stage:
+        stage.place_bytes("a", b"first")
+        raise KeyboardInterrupt
+    (tmp_path / "out.partial" / "a").unlink()
+    with open_stage(tmp_path / "out", KEY, fresh=False) as stage:
+        assert stage.files == {}
+
+
+def test_a_broken_journal_and_other_settings_name_fresh(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt), open_stage(out, OTHER, fresh=False):
+        raise KeyboardInterrupt
+    with pytest.raises(Misuse, match="other settings") as caught, open_stage(out, KEY, fresh=False):
+        pass
+    assert "--fresh" in caught.value.hint
+    with open_stage(out, KEY, fresh=True) as stage:
+        assert stage.files == {}
+    (tmp_path / "out.partial" / ".sanac" / "journal.jsonl").write_text("garbage\n")
+    with pytest.raises(BadInput, match="broken"), open_stage(out, KEY, fresh=False):
+        pass
+
+
+def test_fresh_discards_files(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), open_stage(tmp_path / "out", KEY, fresh=False) as stage:
+        stage.place_bytes("sub/a", b"first")
+        stage.place_bytes("b", b"first")
+        raise KeyboardInterrupt
+    with open_stage(tmp_path / "out", KEY, fresh=True) as stage:
+        assert sorted(path.name for path in stage.partial.iterdir()) == [".sanac"]
+
+
+def test_bad_input_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(BadInput), open_stage(tmp_path / "out", KEY, fresh=False) as stage:
+        stage.place_bytes("a", b"first")
+        raise BadInput("the source is rotten")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_one_run_at_a_time(tmp_path: Path) -> None:
+    with open_stage(tmp_path / "out", KEY, fresh=False) as stage:
+        stage.place_bytes("a", b"first")
+        with pytest.raises(Lacking, match="another run") as caught, open_stage(tmp_path / "out", KEY, fresh=True):
+            pass
+        assert f"process {os.getpid()}" in caught.value.why
+        seal(stage)
+    assert (tmp_path / "out" / "a").read_bytes() == b"first"
+
+
+def test_finished_other_damaged_and_forced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert find_finished(out, KEY, force=False) is None
+    make(out)
+    found = find_finished(out, KEY, force=False)
+    assert found is not None
+    assert found.key == KEY
+    with pytest.raises(Misuse, match="another artifact"):
+        find_finished(out, OTHER, force=False)
+    assert find_finished(out, OTHER, force=True) is None
+    (out / "sub" / "a.txt").write_bytes(b"longer than it was")
+    with pytest.raises(BadInput, match="damaged"):
+        find_finished(out, KEY, force=False)
+    make(out, OTHER, b"anew")
+    assert (out / "sub" / "a.txt").read_bytes() == b"anew"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_what_sanac_did_not_write_is_never_replaced(force: bool, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    assert find_finished(tmp_path / "folder", KEY, force=force) is None  # empty: may be filled
+    (tmp_path / "folder" / "thesis.tex").write_text("x")
+    for name in ("file", "folder"):
+        with pytest.raises(Misuse, match="in the way|did not write"):
+            find_finished(tmp_path / name, KEY, force=force)
+
+
+def test_a_run_killed_between_the_two_renames_is_finished_by_the_next(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make(out, OTHER)
+    with pytest.raises(KeyboardInterrupt), open_stage(out, KEY, fresh=False) as stage:
+        stage.place_bytes("sub/a.txt", b"new")
+        out.rename(tmp_path / "out.replaced")
+        raise KeyboardInterrupt
+    make(out, KEY, b"new")
+    assert (out / "sub" / "a.txt").read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_an_unwritable_place(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(Lacking, match="cannot write"), open_stage(tmp_path / "file" / "out", KEY, fresh=False):
+        pass
