@@ -1,6 +1,7 @@
 """The command group and the one place where exceptions become exit codes."""
 
 import difflib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -78,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
     except Terminated:
         return emit_stop(Terminated.exit_code, f"terminated; {_STATE_SAVED}", as_json=as_json)
     except BrokenPipeError:  # the reader of our output had enough
-        sys.stdout = None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:
         return emit_error(Lacking("out of memory"), as_json=as_json, color=color)

@@ -10,6 +10,8 @@ from sanac.cli.result import Result
 from sanac.core.units import bytes_text
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from sanac.core.model import Model
     from sanac.core.summary import Summary
 
@@ -65,45 +67,46 @@ def _scan(model: "Model", common: Common) -> None:
 
 
 def _show(summary: "Summary", *, scanned: bool, color: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from sanac.cli.tables import console
 
-    console = Console(no_color=not color, highlight=False)
-    if not console.is_terminal:
-        console = Console(no_color=True, highlight=False, width=110)
+    screen = console(color=color)
     features = [f"{summary.blocks} blocks", f"width {summary.width}"]
     features += ["QK norm"] if summary.qk_norm else []
     features += ["guidance embedding"] if summary.guidance else []
-    console.print(f"[bold]{summary.family}[/]  {summary.name}  ({summary.kind})")
-    console.print(", ".join(features))
-    table = Table(box=None, pad_edge=False)
-    for title in ("component", "class"):
-        table.add_column(title)
-    for title in ("parameters", "on disk", "dtype"):
-        table.add_column(title, justify="right")
+    screen.print(f"[bold]{summary.family}[/]  {summary.name}  ({summary.kind})")
+    screen.print(", ".join(features))
+    screen.print()
+    screen.print(_components(summary))
+    screen.print()
+    screen.print(_parts(summary))
+    screen.print()
+    together, alone = bytes_text(summary.run_bytes), bytes_text(summary.offload_bytes)
+    screen.print(f"to run: {together} for all weights in 16 bits, {alone} with model offload; activations not counted")
+    for number, step in enumerate(summary.lineage):
+        screen.print(f"{'lineage:' if number == 0 else '    then'} {step}")
+    if summary.left_out:
+        screen.print(f"not in this folder: {', '.join(summary.left_out)}")
+    if scanned:
+        screen.print("scanned: every value is finite" + (", every digest is right" if summary.lineage else ""))
+
+
+def _components(summary: "Summary") -> "Table":
+    from sanac.cli.tables import table
+
+    rows = table(("component", "class"), ("parameters", "on disk", "dtype"))
     for part in summary.components:
-        dtypes = ", ".join(part.dtypes) or "-"
         count = f"{part.amount.parameters:,}" if part.amount.parameters else "-"
-        table.add_row(part.name, part.class_name, count, bytes_text(part.amount.bytes), dtypes)
-    table.add_row("total", "", f"{summary.total.parameters:,}", bytes_text(summary.total.bytes), "")
-    console.print()
-    console.print(table)
-    parts = Table(box=None, pad_edge=False)
-    parts.add_column("part of the transformer")
-    for title in ("parameters", "on disk", "share"):
-        parts.add_column(title, justify="right")
+        rows.add_row(part.name, part.class_name, count, bytes_text(part.amount.bytes), ", ".join(part.dtypes) or "-")
+    rows.add_row("total", "", f"{summary.total.parameters:,}", bytes_text(summary.total.bytes), "")
+    return rows
+
+
+def _parts(summary: "Summary") -> "Table":
+    from sanac.cli.tables import table
+
+    rows = table(("part of the transformer",), ("parameters", "on disk", "share"))
     weights = summary.components[0].amount.bytes
     for name, amount in summary.parts.items():
-        parts.add_row(name, f"{amount.parameters:,}", bytes_text(amount.bytes), f"{amount.bytes / weights:.1%}")
-    parts.add_row("one block", f"{summary.block.parameters:,}", bytes_text(summary.block.bytes), "")
-    console.print()
-    console.print(parts)
-    console.print()
-    together, alone = bytes_text(summary.run_bytes), bytes_text(summary.offload_bytes)
-    console.print(f"to run: {together} for all weights in 16 bits, {alone} with model offload; activations not counted")
-    for number, step in enumerate(summary.lineage):
-        console.print(f"{'lineage:' if number == 0 else '    then'} {step}")
-    if summary.left_out:
-        console.print(f"not in this folder: {', '.join(summary.left_out)}")
-    if scanned:
-        console.print("scanned: every value is finite" + (", every digest is right" if summary.lineage else ""))
+        rows.add_row(name, f"{amount.parameters:,}", bytes_text(amount.bytes), f"{amount.bytes / weights:.1%}")
+    rows.add_row("one block", f"{summary.block.parameters:,}", bytes_text(summary.block.bytes), "")
+    return rows

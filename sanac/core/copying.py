@@ -54,7 +54,9 @@ def write_ranges(
         hashing = stack.enter_context(_Follower(ahead=_AHEAD))
         flushing = stack.enter_context(_Follower(ahead=1))
         sources = {path: stack.enter_context(path.open("rb", buffering=0)).fileno() for path in _paths(ranges)}
-        position = flushed = os.pwrite(out, head, 0)
+        position = flushed = 0
+        while position < len(head):
+            position += os.pwrite(out, head[position:], position)
         if digests:
             hashing.do(digester.take, "", 0, position)
         for part, offset, count in _chunks(ranges):

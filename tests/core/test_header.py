@@ -100,7 +100,9 @@ def test_damage_anywhere_is_an_answer_not_a_crash(
     path = tmp_path_factory.mktemp("fuzz") / "x.safetensors"
     good = encode({"a": entry(), "b": entry(offsets=(8, 16))}, b"x" * 16)
     path.write_bytes(good[:where] + data + good[where + len(data) :])
+    code = 0
     try:
-        assert set(read_header(path).tensors) is not None
+        read_header(path)
     except BadInput as error:
-        assert error.exit_code == 3
+        code = error.exit_code
+    assert code in {0, 3}

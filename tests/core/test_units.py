@@ -21,11 +21,8 @@ def test_what_is_written_can_be_read(count: int) -> None:
     assert parse_bytes(bytes_text(count)) == pytest.approx(count, rel=0.01)
 
 
-@pytest.mark.parametrize("text", ["", "5", "0GB", "-1GB", "GB", "5XB", "1e9", "five", "5 5GB", "٥GB"])
+@pytest.mark.parametrize("text", ["", "0GB", "-1GB", "GB", "5XB", "1e9", "five", "5 5GB", "\u0665GB"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    if text == "5":
-        assert parse_bytes(text) == 5
-        return
     with pytest.raises(Misuse, match="not a size"):
         parse_bytes(text)
 

@@ -1,0 +1,36 @@
+"""core knows bytes, not frameworks: it imports where torch and the rest are not installed."""
+
+import importlib.util
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "diffusers", "transformers", "accelerate", "onnx", "onnxruntime", "torchao")
+WALL = """
+import importlib, sys
+class Wall:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {heavy}:
+            raise ModuleNotFoundError(f"No module named {{name!r}} (not installed)", name=name)
+sys.meta_path.insert(0, Wall())
+for name in {modules}:
+    importlib.import_module(name)
+"""
+
+
+def modules(package: str) -> list[str]:
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        return []
+    return [package, *(f"{package}.{m.name}" for m in pkgutil.iter_modules(spec.submodule_search_locations))]
+
+
+@pytest.mark.parametrize("package", ["sanac.core", "sanac.cli", "sanac.prune", "sanac.runtime"])
+def test_imports_without_frameworks(package: str) -> None:
+    names = modules(package)
+    assert len(names) > 1
+    code = WALL.format(heavy=set(HEAVY), modules=names)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,51 @@
+"""What is needed is said first and refused at once."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sanac.core import resources
+from sanac.core.errors import Lacking
+from sanac.core.resources import Needs, announce, available_memory
+from sanac.core.talk import Silence
+
+
+class Listening(Silence):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_it_says_and_refuses(tmp_path: Path) -> None:
+    talk = Listening()
+    announce(Needs(disk=1000, memory=1000, traffic=10**12), tmp_path / "not" / "there", talk)
+    assert f"1.00 kB of disk in {tmp_path}" in talk.said[0]
+    assert "about 42 min" in talk.said[0]
+    with pytest.raises(Lacking, match="disk") as caught:
+        announce(Needs(disk=10**18, memory=0), tmp_path, talk)
+    assert caught.value.hint
+    with pytest.raises(Lacking, match="memory"):
+        announce(Needs(disk=0, memory=10**15), tmp_path, talk)
+    assert len(talk.said) == 3
+
+
+def test_a_container_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "_CGROUP", tmp_path)
+    without = available_memory()
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("2500000\n")
+    (tmp_path / "memory.stat").write_text("inactive_file 400000\nactive_file 100000\nanon 9\n")
+    assert available_memory() == 1_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory() == pytest.approx(without, rel=0.2)
+
+
+def test_disk_is_measured_where_the_output_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    real = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or real(path))
+    announce(Needs(disk=1, memory=1), tmp_path / "a" / "b", Silence())
+    assert asked == [tmp_path]

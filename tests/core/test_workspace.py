@@ -1,0 +1,66 @@
+"""The workspace remembers source and HEAD, under a lock."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from sanac.core import workspace
+from sanac.core.errors import BadInput, Lacking
+from sanac.core.locate import DEFAULT_MODEL
+from sanac.core.workspace import Workspace, read_workspace, record, starting_model
+
+
+def test_source_and_head_are_remembered(tmp_path: Path) -> None:
+    folder = tmp_path / "ws"
+    assert read_workspace(folder) == Workspace(folder)
+    assert not folder.exists()
+    record(folder, source="org/model", head=folder / "prune-1")
+    record(folder, source=None, head=tmp_path / "elsewhere")
+    found = read_workspace(folder)
+    assert found == Workspace(folder, "org/model", str(tmp_path / "elsewhere"))
+    record(folder, source=None, head=folder / "prune-1")
+    assert read_workspace(folder).head == "prune-1"
+    assert read_workspace(folder).head_path == folder / "prune-1"
+
+
+def test_where_a_verb_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SANAC_MODEL", raising=False)
+    assert starting_model(Workspace(tmp_path))[0] == DEFAULT_MODEL
+    monkeypatch.setenv("SANAC_MODEL", "mine")
+    assert starting_model(Workspace(tmp_path)) == ("mine", "from $SANAC_MODEL")
+    assert starting_model(Workspace(tmp_path, source="recorded"))[0] == "recorded"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 2}', '{"schema": 1, "source": 3}'])
+def test_a_broken_one(text: str, tmp_path: Path) -> None:
+    (tmp_path / "workspace.json").write_text(text)
+    with pytest.raises(BadInput):
+        read_workspace(tmp_path)
+
+
+def _record_many(folder: Path, name: str) -> None:
+    for number in range(20):
+        record(folder, source=name, head=folder / f"{name}-{number}")
+
+
+def test_concurrent_writers_leave_one_whole_file(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_record_many, args=(tmp_path, name)) for name in ("a", "b")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    found = read_workspace(tmp_path)
+    assert found.head == f"{found.source}-19"
+
+
+def test_a_lock_that_stays_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    monkeypatch.setattr(workspace, "_PATIENCE", 0.05)
+    with (tmp_path / "workspace.lock").open("a") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(Lacking, match="locked"):
+            record(tmp_path, source=None, head=tmp_path / "x")

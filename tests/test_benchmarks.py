@@ -1,0 +1,26 @@
+"""The synthetic checkpoint is one that diffusers loads, and the measuring instrument measures."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+from diffusers import SanaTransformer2DModel
+
+from benchmarks.measure import measure
+from benchmarks.synthetic import SANA_4_8B, write_transformer
+
+
+def test_a_narrow_twin_of_the_synthetic_checkpoint_loads(tmp_path: Path) -> None:
+    narrow = dataclasses.replace(SANA_4_8B, blocks=2, width=1152, hidden=2880, cross_width=1152)
+    size = write_transformer(tmp_path / "model", narrow)
+    assert size == sum(path.stat().st_size for path in (tmp_path / "model").iterdir())
+    model = SanaTransformer2DModel.from_pretrained(tmp_path / "model", torch_dtype=torch.bfloat16)
+    assert all(torch.isfinite(p).all() and p.std() > 0.001 for p in model.parameters() if p.numel() > 100)
+
+
+def test_peak_anonymous_memory_is_seen() -> None:
+    code = "import time; x = bytearray(b'x') * 200_000_000; time.sleep(0.2); del x; time.sleep(0.1)"
+    run = measure([sys.executable, "-c", code])
+    assert 200e6 < run.anonymous < 300e6
+    assert run.seconds > 0.3
