@@ -69,7 +69,8 @@ def run_surgery(word: str, job: "Surgery", options: StageOptions, common: Common
     data = {"plan": job.plan.to_json(), "key": job.key, "needs": asdict(job.needs), "dry_run": options.dry_run}
     data["family"] = job.model.architecture.title
     if options.dry_run:
-        return Result("ok", lambda: _show(job, f"would write {out}"), data, str(out), common.as_json)
+        needs = f"{bytes_text(job.needs.disk)} of disk and {bytes_text(job.needs.memory)} of memory"
+        return Result("ok", lambda: _show(job, f"would write {out}, with {needs}"), data, str(out), common.as_json)
     if job.writing.link:
         common.talk.warn("--link shares files with the source: editing one in place changes both")
     status, _ = execute(job, out, common.talk)
