@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 
 from sanac import __version__
-from sanac.cli import completion, doctor, inspect, prune
+from sanac.cli import completion, convert, doctor, inspect, prune
 from sanac.cli.result import Result, emit, emit_error, emit_stop, report_bug
 from sanac.core.errors import BadInput, Lacking, Misuse, SanacError, Terminated
 
@@ -55,7 +55,7 @@ def app() -> None:
     """Make SANA text-to-image models smaller and deployable, and keep proof of what was lost."""
 
 
-for _command in (inspect.command, prune.command, doctor.command, completion.command):
+for _command in (inspect.command, convert.command, prune.command, doctor.command, completion.command):
     app.add_command(_command)
 
 

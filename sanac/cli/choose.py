@@ -21,4 +21,7 @@ def open_word(word: str, common: Common) -> "Model":
         if not interactive(common) or not click.confirm(f"{missing.repo} is not here. Download it now?", err=True):
             raise
         located = download(missing.repo, missing.revision)
-    return open_model(located)
+    opened = open_model(located)
+    for note in opened.transformer.weights.notes if opened.transformer.weights else ():
+        common.talk.note(note)
+    return opened

@@ -14,11 +14,10 @@ _TRANSFORMER = """from diffusers import SanaTransformer2DModel
 transformer = SanaTransformer2DModel.from_pretrained("PATH_OF_THIS_FOLDER", subfolder="transformer")"""
 
 
-def render(manifest: Manifest, source: Architecture, kind: str) -> str:
+def render(manifest: Manifest, source: Architecture, *, whole: bool) -> str:
     """The model card, in Markdown with the hub's front matter."""
     base = manifest.lineage[0].name
     base_line = f"base_model: {base}\n" if "/" in base else ""
-    whole = kind == "pipeline" and not manifest.left_out
     steps = "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(manifest.lineage, start=1))
     origins = manifest.origins
     kept = f"\nIts blocks are numbers {ranges_text(origins)} of the source.\n" if origins else ""

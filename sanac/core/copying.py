@@ -36,6 +36,15 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """Bytes that no file holds: made when their turn comes, dropped when they are written."""
+
+    label: str
+    size: int
+    make: Callable[[], bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
     """What was written: the whole file's size and digest, and one digest per label."""
 
@@ -44,29 +53,26 @@ class Written:
     labels: dict[str, str] = field(default_factory=dict)
 
 
-def write_ranges(
-    target: Path, head: bytes, ranges: Sequence[Range], *, talk: Talk = SILENCE, digests: bool = True
-) -> Written:
-    """Write `head` and then the ranges to `target`, flushed to disk."""
+def write_parts(target: Path, parts: Sequence[Range | Made], *, talk: Talk = SILENCE, digests: bool = True) -> Written:
+    """Write the parts to `target` one after the other, flushed to disk."""
     with ExitStack() as stack:
         out = stack.enter_context(target.open("w+b", buffering=0)).fileno()
         digester = _Digester(out)
         hashing = stack.enter_context(_Follower(ahead=_AHEAD))
         flushing = stack.enter_context(_Follower(ahead=1))
-        sources = {path: stack.enter_context(path.open("rb", buffering=0)).fileno() for path in _paths(ranges)}
+        paths = dict.fromkeys(part.path for part in parts if isinstance(part, Range))
+        sources = {path: stack.enter_context(path.open("rb", buffering=0)).fileno() for path in paths}
         position = flushed = 0
-        while position < len(head):
-            position += os.pwrite(out, head[position:], position)
-        if digests:
-            hashing.do(digester.take, "", 0, position)
-        for part, offset, count in _chunks(ranges):
-            shift, end = offset - position, position + count
-            while position < end:
-                step = _copy(part.path, sources[part.path], out, end - position, position + shift, position)
-                position += step
-                talk.advance(step)
+        for part, offset, count in _chunks(parts):
+            end = position + count
+            if isinstance(part, Made):
+                _write_all(out, part, position)
+            else:
+                _copy_all(part.path, sources[part.path], out, count, offset, position)
             if digests:
-                hashing.do(digester.take, part.label, end - count, count)
+                hashing.do(digester.take, part.label, position, count)
+            talk.advance(count)
+            position = end
             if position - flushed >= _FLUSH_EVERY:
                 flushing.do(os.fdatasync, out)
                 flushed = position
@@ -76,15 +82,28 @@ def write_ranges(
         return digester.result(position) if digests else Written(position, "")
 
 
-def _paths(ranges: Sequence[Range]) -> list[Path]:
-    return list(dict.fromkeys(part.path for part in ranges))
+def _chunks(parts: Sequence[Range | Made]) -> Iterator[tuple[Range | Made, int, int]]:
+    """(part, offset in its file, bytes); an empty range yields one empty chunk, so that it gets a digest too."""
+    for part in parts:
+        if isinstance(part, Made):
+            yield part, 0, part.size
+        else:
+            for done in range(0, max(part.size, 1), _CHUNK):
+                yield part, part.start + done, min(_CHUNK, part.size - done)
 
 
-def _chunks(ranges: Sequence[Range]) -> Iterator[tuple[Range, int, int]]:
-    """(range, offset in its file, bytes); an empty range yields one empty chunk, so that it gets a digest too."""
-    for part in ranges:
-        for done in range(0, max(part.size, 1), _CHUNK):
-            yield part, part.start + done, min(_CHUNK, part.size - done)
+def _write_all(target: int, part: Made, position: int) -> None:
+    data = memoryview(part.make())
+    assert len(data) == part.size, f"{part.label}: {len(data)} bytes made, {part.size} announced"
+    while data:
+        written = os.pwrite(target, data, position)
+        data, position = data[written:], position + written
+
+
+def _copy_all(path: Path, source: int, target: int, count: int, offset: int, position: int) -> None:
+    while count:
+        copied = _copy(path, source, target, count, offset, position)
+        count, offset, position = count - copied, offset + copied, position + copied
 
 
 def _copy(path: Path, source: int, target: int, count: int, offset: int, position: int) -> int:

@@ -1,24 +1,29 @@
 """The one executor of plans: a model and a plan in, a sealed artifact out, tensor by tensor, nothing loaded."""
 
+import functools
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sanac import __version__
-from sanac.core import card, jsonfile
-from sanac.core.copying import Range, Written, clone, digest_file, write_ranges
+from sanac.core import card, jsonfile, nvlabs
+from sanac.core.copying import Range, Written, clone, digest_file, write_parts
 from sanac.core.errors import Misuse
-from sanac.core.family import block_name, split_block
+from sanac.core.family import Architecture, block_name, split_block
+from sanac.core.header import DTYPE_BITS
+from sanac.core.lora import merge
 from sanac.core.manifest import Ancestor, Manifest, changed_after_sealing
-from sanac.core.model import Component, Model, streaming_memory
+from sanac.core.model import SIDE_FILE, Component, Model, streaming_memory
 from sanac.core.plan import Plan
+from sanac.core.pth_writer import write_pth
 from sanac.core.resources import Needs, announce
 from sanac.core.stage import Stage, find_finished, open_stage
 from sanac.core.talk import Talk
 from sanac.core.weights import Weights
-from sanac.core.writer import SHARD_BYTES, Piece, write_weights
+from sanac.core.writer import SHARD_BYTES, Piece, fused, kept, made, write_safetensors, write_weights
 
 ORIGIN = "origin.json"  # where the source lay on the machine that ran the stage; not sealed
 SCHEMA = 1  # of what this executor writes: raised when the same plan would give other bytes
@@ -34,6 +39,7 @@ class Writing:
     force: bool = False
     fresh: bool = False
     full_hash: bool = False
+    layout: str = "diffusers"  # or nvlabs (.pth), single (.safetensors with NVlabs' names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,40 +52,94 @@ class Surgery:
     settings: Mapping[str, Any]
     writing: Writing
     key: str
+    pipeline: Model | None = None  # the reference that completes a transformer to a pipeline
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
-        """The output's tensors: what stands outside the blocks, then block by block."""
-        tensors = self.model.weights.tensors
+        """The output's tensors: what stands outside the blocks, then block by block; NVlabs' layouts have their own."""
+        architecture = replace(self.model.architecture, blocks=len(self.plan.blocks))
+        if self.writing.layout == "diffusers":
+            return tuple(self._piece(name) for name in _in_order(architecture))
+        names = nvlabs.sources(architecture)
+        return (
+            *(fused(name, [self._piece(old) for old in olds]) for name, olds in names.items()),
+            *(kept(name, ref) for name, ref in sorted(self.model.extras.items())),
+            *self.filled,
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The output's config.json: the model's own; else the reference pipeline's, as far as shapes leave it open."""
+        model, reference = self.model, self.pipeline
+        found = dict(model.transformer.config)
+        if not found and reference and reference.architecture.cross_width == model.architecture.cross_width:
+            found = {**reference.transformer.config, **model.architecture.shape_config()}
+        elif not found:
+            found = model.architecture.config() | nvlabs.image_size(model.extras)
+        return _without_paths(found | dict(self.plan.config))
+
+    @property
+    def filled(self) -> tuple[Piece, ...]:
+        """What NVlabs' layout wants and nobody has: zeros. Its code makes the position embedding that it uses."""
+        if self.writing.layout == "diffusers":
+            return ()
+        side = self.config.get("sample_size")
+        wanted = nvlabs.own_tensors(self.model.architecture, side * side if type(side) is int else 1024)
+        dtype = self.model.weights.tensors["proj_out.weight"].dtype
+        sizes = {name: math.prod(shape) * DTYPE_BITS[dtype] // 8 for name, shape in wanted.items()}
+        return tuple(
+            made(name, dtype, shape, sizes[name], functools.partial(bytes, sizes[name]))
+            for name, shape in wanted.items()
+            if name not in self.model.extras
+        )
+
+    def _piece(self, name: str) -> Piece:
+        """The output's tensor of this name: the source's, moved by the plan, with LoRAs merged."""
+        inside = split_block(name)
+        old = block_name(self.plan.blocks[inside[0]].block, inside[1]) if inside else name
+        source, patches = self.model.weights.tensors[old], self.model.patches.get(old)
+        if patches:
+            merged = functools.partial(merge, source, patches)
+            return made(name, source.dtype, source.shape, source.size, merged)
         manifest = self.model.manifest
-        sealed = manifest.tensors.get("transformer", {}) if manifest else {}
-        outside = [
-            Piece(name, ref, sealed.get(name, "")) for name, ref in sorted(tensors.items()) if split_block(name) is None
-        ]
-        rests = sorted(found[1] for name in tensors if (found := split_block(name)) and found[0] == 0)
-        inside = [
-            Piece(block_name(index, rest), tensors[old], sealed.get(old, ""))
-            for index, origin in enumerate(self.plan.blocks)
-            for rest in rests
-            for old in [block_name(origin.block, rest)]
-        ]
-        return (*outside, *inside)
+        return kept(name, source, manifest.tensors.get("transformer", {}).get(old, "") if manifest else "")
+
+    @property
+    def companions(self) -> Model | None:
+        """The pipeline whose other components go along, if any do."""
+        if self.writing.transformer_only or self.writing.layout != "diffusers":
+            return None
+        return self.pipeline or (self.model if self.model.model_index else None)
 
     @property
     def carried(self) -> tuple[Component, ...]:
         """The components that go along unchanged."""
-        return () if self.writing.transformer_only else self.model.others
+        return self.companions.others if self.companions else ()
 
     @property
     def needs(self) -> Needs:
         """What it takes to execute this."""
-        weights = sum(piece.source.size for piece in self.pieces)
+        weights = sum(piece.size for piece in self.pieces)
         carried = sum(path.stat().st_size for part in self.carried for path in part.files)
         written = weights if self.writing.link else weights + carried
         return Needs(disk=written + (1 << 20), memory=streaming_memory(self.model), traffic=weights + carried)
 
 
-def decide(stage: str, model: Model, plan: Plan, settings: Mapping[str, Any], writing: Writing) -> Surgery:
+def _in_order(architecture: Architecture) -> list[str]:
+    """Names in the order they are written: by the alphabet outside the blocks, then block by block."""
+    outside = sorted(name for name in architecture.tensors() if split_block(name) is None)
+    rests = sorted(architecture.block_tensors())
+    return [*outside, *(block_name(index, rest) for index in range(architecture.blocks) for rest in rests)]
+
+
+def decide(
+    stage: str,
+    model: Model,
+    plan: Plan,
+    settings: Mapping[str, Any],
+    writing: Writing,
+    pipeline: Model | None = None,
+) -> Surgery:
     """Everything that is to be done, named by its content key, before anything is."""
     architecture = model.architecture
     if plan.source_blocks != architecture.blocks:
@@ -87,10 +147,17 @@ def decide(stage: str, model: Model, plan: Plan, settings: Mapping[str, Any], wr
             "the plan is for another model",
             why=f"it expects {plan.source_blocks} blocks, {model.located.name} has {architecture.blocks}",
         )
-    settings = {**settings, "shard_bytes": writing.shard_bytes, "transformer_only": writing.transformer_only}
-    identity = model.identity(full_hash=writing.full_hash)
-    key = jsonfile.key_of([stage, SCHEMA, settings, plan.to_json(), identity])
-    return Surgery(stage, model, plan, settings, writing, key)
+    settings = {
+        **settings,
+        "shard_bytes": writing.shard_bytes,
+        "transformer_only": writing.transformer_only,
+        "layout": writing.layout,
+    }
+    inputs = [found.identity(full_hash=writing.full_hash) for found in (model, pipeline) if found]
+    key = jsonfile.key_of([stage, SCHEMA, settings, plan.to_json(), inputs])
+    job = Surgery(stage, model, plan, settings, writing, key, pipeline)
+    assert job.config, "a config that can't be told is found out before anything is written"
+    return job
 
 
 def execute(job: Surgery, out: Path, talk: Talk) -> tuple[str, Manifest]:
@@ -107,11 +174,12 @@ def execute(job: Surgery, out: Path, talk: Talk) -> tuple[str, Manifest]:
         talk.begin("writing", job.needs.traffic)
         for part in job.carried:
             _carry(stage, job, part, talk)
-        _place_small_files(stage, job)
-        tensors = write_weights(stage, "transformer", job.pieces, shard_bytes=job.writing.shard_bytes, talk=talk)
+        tensors = _place_transformer(stage, job, talk)
         talk.end()
         manifest = _manifest(stage, job, tensors)
-        stage.place_bytes("README.md", card.render(manifest, job.model.architecture, job.model.kind).encode())
+        stage.place_bytes(
+            "README.md", card.render(manifest, job.model.architecture, whole=job.companions is not None).encode()
+        )
         manifest = _manifest(stage, job, tensors)
         stage.seal(manifest, {ORIGIN: jsonfile.pretty({"source": str(job.model.located.path)})})
     return "ok", manifest
@@ -136,7 +204,8 @@ def _manifest(stage: Stage, job: Surgery, tensors: Mapping[str, str]) -> Manifes
         else (Ancestor("source", model.identity(full_hash=job.writing.full_hash), model.located.name),)
     )
     left_out = set(model.manifest.left_out if model.manifest else ())
-    left_out |= {part.name for part in model.others} - {part.name for part in job.carried}
+    left_out |= {part.name for part in model.others}
+    left_out -= {part.name for part in job.carried}
     return Manifest(
         stage=job.stage,
         key=job.key,
@@ -149,15 +218,24 @@ def _manifest(stage: Stage, job: Surgery, tensors: Mapping[str, str]) -> Manifes
     )
 
 
-def _place_small_files(stage: Stage, job: Surgery) -> None:
-    model = job.model
-    config = dict(model.transformer.config) or model.architecture.config()
-    config |= dict(job.plan.config)
-    stage.place_bytes("transformer/config.json", jsonfile.pretty(_without_paths(config)))
-    if model.model_index is not None and not job.writing.transformer_only:
-        stage.place_bytes("model_index.json", jsonfile.pretty(_without_paths(model.model_index)))
-        for path in model.root_files:
+def _place_transformer(stage: Stage, job: Surgery, talk: Talk) -> dict[str, str]:
+    """The weights in the layout asked for, and the small files that belong to it; returns the tensors' digests."""
+    model, pieces = job.model, job.pieces
+    config = jsonfile.pretty(job.config)
+    if job.writing.layout == "nvlabs":
+        stage.place_bytes("config.json", config)
+        return write_pth(stage, "model.pth", pieces, talk=talk)
+    if job.writing.layout == "single":
+        stage.place_bytes("config.json", config)
+        return write_safetensors(stage, "model.safetensors", pieces, talk=talk)
+    stage.place_bytes("transformer/config.json", config)
+    if model.extras:
+        write_safetensors(stage, SIDE_FILE, [kept(name, ref) for name, ref in sorted(model.extras.items())], talk=talk)
+    if job.companions and job.companions.model_index:
+        stage.place_bytes("model_index.json", jsonfile.pretty(_without_paths(job.companions.model_index)))
+        for path in job.companions.root_files:
             stage.place_bytes(path.name, path.read_bytes())
+    return write_weights(stage, "transformer", pieces, shard_bytes=job.writing.shard_bytes, talk=talk)
 
 
 def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,7 +246,8 @@ def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
 def _carry(stage: Stage, job: Surgery, part: Component, talk: Talk) -> None:
     """Take a component along unchanged. A variant's files lose the variant in their names: plain loading finds them."""
     variant = part.weights.variant if part.weights else ""
-    sealed = job.model.manifest.files if job.model.manifest else {}
+    owner = job.companions.manifest if job.companions else None
+    sealed = owner.files if owner else {}
     for path in part.files:
         name = f"{part.name}/{_plain_name(path.name, variant)}"
         if part.weights and path == part.weights.index and variant:
@@ -191,7 +270,7 @@ def _take(source: Path, target: Path, known: Written | None, *, link: bool, talk
     if link or clone(real, target):
         size = target.stat().st_size
         return known or Written(size, digest_file(target, talk=talk))
-    written = write_ranges(target, b"", [Range("", real, 0, real.stat().st_size)], talk=talk)
+    written = write_parts(target, [Range("", real, 0, real.stat().st_size)], talk=talk)
     if known and known.blake3 != written.blake3:
         raise changed_after_sealing(source, [f"its digest is {written.blake3[:16]}, sealed was {known.blake3[:16]}"])
     return written

@@ -16,7 +16,7 @@ TRANSFORMER_CLASS = "SanaTransformer2DModel"
 Shape = tuple[int, ...]
 
 _BLOCK = re.compile(r"transformer_blocks\.(0|[1-9]\d{0,5})\.(.+)")
-_NVLABS_BLOCK = re.compile(r"blocks\.\d+\.attn\.qkv\.weight")
+_PIXART = re.compile(r"blocks\.\d+\.mlp\.fc1\.weight")
 
 # Cross attention's head count can't be read off a shape; these are the released widths.
 _CROSS_HEADS = {1152: 16, 2240: 20}
@@ -116,27 +116,32 @@ class Architecture:
                 why="the number of cross-attention heads leaves no trace in them",
                 hint="put the model's config.json beside the weights",
             )
-        return {
-            "_class_name": TRANSFORMER_CLASS,
-            "attention_bias": self.attention_bias,
+        return self.shape_config() | {
             "attention_head_dim": 32,
-            "caption_channels": self.caption_channels,
-            "cross_attention_dim": self.cross_width,
             "cross_attention_head_dim": self.cross_width // cross_heads,
             "dropout": 0.0,
-            "guidance_embeds": self.guidance,
-            "in_channels": self.in_channels,
             "interpolation_scale": None,
-            "mlp_ratio": self.hidden / self.width,
             "norm_elementwise_affine": False,
             "norm_eps": 1e-6,
             "num_attention_heads": self.width // 32,
             "num_cross_attention_heads": cross_heads,
+            "sample_size": 32,
+        }
+
+    def shape_config(self) -> dict[str, Any]:
+        """The part of it that no other model of the same widths could change."""
+        return {
+            "_class_name": TRANSFORMER_CLASS,
+            "attention_bias": self.attention_bias,
+            "caption_channels": self.caption_channels,
+            "cross_attention_dim": self.cross_width,
+            "guidance_embeds": self.guidance,
+            "in_channels": self.in_channels,
+            "mlp_ratio": self.hidden / self.width,
             "num_layers": self.blocks,
             "out_channels": self.out_channels,
             "patch_size": self.patch_size,
             "qk_norm": "rms_norm_across_heads" if self.qk_norm else None,
-            "sample_size": 32,
         }
 
 
@@ -228,12 +233,9 @@ def _stranger(names: Iterable[str], where: str, missing: str) -> BadInput:
     found = f"it has {len(names)} tensors, the first is {names[0]}" if names else "it has no tensors"
     why = f"{missing} is missing; {found}"
     hint = "point at a SANA transformer: a diffusers folder or its .safetensors file"
-    if any(_NVLABS_BLOCK.search(name) for name in names):
-        why = "its tensors are named as in NVlabs' training code, which this version does not read yet"
-        hint = "use the checkpoint's diffusers edition"
-    elif any(name.startswith(("double_blocks.", "single_transformer_blocks.")) for name in names):
+    if any(name.startswith(("double_blocks.", "single_transformer_blocks.")) for name in names):
         why = "its tensors look like Flux"
-    elif any(".adaln_single." in name or name.startswith("adaln_single.") for name in names):
+    elif any(name.startswith("adaln_single.") or _PIXART.fullmatch(name) for name in names):
         why = "its tensors look like PixArt"
     return BadInput(f"{where} is not a SANA transformer", why=why, hint=hint)
 

@@ -48,12 +48,18 @@ class Manifest:
     left_out: tuple[str, ...] = ()  # components that stayed with the source
 
     @property
-    def origins(self) -> tuple[int, ...] | None:
-        """For each block, its number in the foreign source, through every stage; None if a stage has no plan."""
+    def whole_plan(self) -> Plan | None:
+        """One plan for everything that happened to the blocks since the foreign source; None if nothing did."""
         plan: Plan | None = None
         for ancestor in self.lineage[1:]:
             if ancestor.plan:
                 plan = plan.then(ancestor.plan) if plan else ancestor.plan
+        return plan
+
+    @property
+    def origins(self) -> tuple[int, ...] | None:
+        """For each block, its number in the foreign source, through every stage."""
+        plan = self.whole_plan
         return tuple(origin.block for origin in plan.blocks) if plan else None
 
     def to_json(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A model on disk, opened but not loaded: its components, configs, weights and, for an artifact, its manifest."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,14 @@ from sanac.core import jsonfile
 from sanac.core.copying import digest_file
 from sanac.core.errors import BadInput
 from sanac.core.family import TRANSFORMER_CLASS, Architecture, config_problems, recognise
+from sanac.core.header import TensorRef
 from sanac.core.locate import Located, inside
+from sanac.core.lora import Patch, parse_word, read_patches
 from sanac.core.manifest import Manifest, changed_after_sealing, check_sealed, read_manifest
-from sanac.core.weights import Weights, open_file, open_folder
+from sanac.core.weights import PTH_SUFFIXES, Weights, in_diffusers_names, open_file, open_folder
 
+LOOSE_FILES = ("model.pth", "model.safetensors")  # what `convert` to NVlabs' layouts writes
+SIDE_FILE = "nvlabs-only.safetensors"  # in a diffusers artifact: tensors that only NVlabs' layout has
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".onnx_data", ".engine")
 _ROOT_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
 
@@ -40,6 +44,8 @@ class Model:
     others: tuple[Component, ...]
     model_index: Mapping[str, Any] | None
     manifest: Manifest | None
+    patches: Mapping[str, tuple[Patch, ...]] = field(default_factory=dict)  # LoRAs, merged when the weights are written
+    patch_identity: tuple[str, ...] = ()
 
     @cached_property
     def architecture(self) -> Architecture:
@@ -56,7 +62,7 @@ class Model:
         if self.transformer.weights is None:
             raise BadInput(
                 f"{self.transformer.folder} has no .safetensors weights",
-                hint="sanac reads safetensors only: unpickling a .bin or .pth file can run code",
+                hint="give the weights as .safetensors, or point at NVlabs' .pth file itself",
             )
         return self.transformer.weights
 
@@ -72,19 +78,41 @@ class Model:
             return ()
         return tuple(path for name in _ROOT_FILES if (path := self.located.path / name).is_file())
 
+    @cached_property
+    def extras(self) -> Mapping[str, TensorRef]:
+        """Tensors that only NVlabs' layout has: from the file itself, or kept beside a converted model."""
+        if self.weights.extras or self.manifest is None or SIDE_FILE not in self.manifest.files:
+            return self.weights.extras
+        return open_file(self.located.path / SIDE_FILE, self.located.boundary).tensors
+
+    def with_loras(self, words: Sequence[str]) -> "Model":
+        """This model with LoRAs to merge; block numbers are those of the lineage's source."""
+        plan = self.manifest.whole_plan if self.manifest else None
+        origins = [origin.block for origin in plan.blocks] if plan else range(self.architecture.blocks)
+        source_blocks = plan.source_blocks if plan else self.architecture.blocks
+        patches: dict[str, tuple[Patch, ...]] = dict(self.patches)
+        for word in words:
+            path, scale = parse_word(word)
+            for name, patch in read_patches(path, scale, self.weights.tensors, origins, source_blocks).items():
+                patches[name] = (*patches.get(name, ()), patch)
+        identity = tuple(f"{digest_file(path)}:{scale}" for path, scale in map(parse_word, words))
+        return replace(self, patches=patches, patch_identity=self.patch_identity + identity)
+
     def identity(self, *, full_hash: bool = False) -> str:
         """One digest for what this model is: an artifact's key and seals, else the identities of its files."""
         if self.manifest is not None and not full_hash:
             sealed = {path: file.blake3 for path, file in self.manifest.files.items()}
-            return jsonfile.key_of(["artifact", self.manifest.key, sealed])
-        return jsonfile.key_of([[part.name, _identity(part, full_hash=full_hash)] for part in self.components])
+            return jsonfile.key_of(["artifact", self.manifest.key, sealed, *self.patch_identity])
+        parts = [[part.name, _identity(part, full_hash=full_hash)] for part in self.components]
+        return jsonfile.key_of([*parts, *self.patch_identity])
 
 
 def _identity(part: Component, *, full_hash: bool) -> list[Any]:
     weight_files = part.weights.files if part.weights else ()
-    small = [[path.name, digest_file(path)] for path in part.files if path not in weight_files]
+    small: list[Any] = [[path.name, digest_file(path)] for path in part.files if path not in weight_files]
     if part.weights is None:
         return small
+    small.append(dict(part.config))  # of a single file, it lies beside it
     if full_hash:
         tensors = sorted(part.weights, key=lambda ref: ref.name)
         return small + [[t.name, t.dtype, list(t.shape), digest_file(t.path, t.start, t.size)] for t in tensors]
@@ -101,11 +129,14 @@ def open_model(located: Located) -> Model:
     """Open what `locate` found: a pipeline folder, a transformer folder, an artifact or a single file."""
     path = located.path
     if path.is_file():
-        return _open_file(located)
+        return _open_file(located, path, None)
     try:
         manifest = read_manifest(path)
         if (path / "model_index.json").is_file():
             return _open_pipeline(located, manifest)
+        for name in LOOSE_FILES:
+            if manifest and name in manifest.files:
+                return _sealed(_open_file(located, path / name, manifest))
         for folder in (path, path / "transformer"):
             if (folder / "config.json").is_file():
                 transformer = _component(located, "transformer", TRANSFORMER_CLASS, folder)
@@ -119,18 +150,17 @@ def open_model(located: Located) -> Model:
     )
 
 
-def _open_file(located: Located) -> Model:
-    path = located.path
-    if path.suffix != ".safetensors":
+def _open_file(located: Located, path: Path, manifest: Manifest | None) -> Model:
+    if path.suffix not in {".safetensors", *PTH_SUFFIXES}:
         raise BadInput(
-            f"{path} is not a .safetensors file",
-            hint="sanac reads diffusers folders, .safetensors files and hub ids",
+            f"{path} is neither a .safetensors nor a .pth file",
+            hint="sanac reads diffusers folders, .safetensors and .pth files and hub ids",
         )
-    weights = open_file(path, located.boundary)
+    weights = in_diffusers_names(open_file(path, located.boundary), str(path))
     beside = path.parent / "config.json"
     config = jsonfile.read_object(inside(located.boundary, beside)) if beside.is_file() else {}
     transformer = Component("transformer", TRANSFORMER_CLASS, path.parent, (path,), weights, config)
-    return Model(located, "file", transformer, (), None, None)
+    return Model(located, "file", transformer, (), None, manifest)
 
 
 def _open_pipeline(located: Located, manifest: Manifest | None) -> Model:
@@ -157,6 +187,8 @@ def _component(located: Located, name: str, class_name: str, folder: Path) -> Co
     if not folder.resolve().is_relative_to(located.boundary):
         raise BadInput(f"{folder} leads out of {located.boundary}", why="it is a link to another place")
     weights = open_folder(folder, located.boundary)
+    if weights and class_name == TRANSFORMER_CLASS:
+        weights = in_diffusers_names(weights, str(folder))
     weight_files = weights.files if weights else ()
     files = tuple(
         path

@@ -3,13 +3,18 @@
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sanac.core import jsonfile
+from sanac.core import jsonfile, nvlabs
 from sanac.core.errors import BadInput
 from sanac.core.header import Header, TensorRef, read_header
 from sanac.core.locate import inside
+from sanac.core.pth import read_pth
+
+PTH_SUFFIXES = (".pth", ".pt", ".ckpt")
+# Where training code puts the weights, in the order of preference; '' is the file's top level.
+_MODEL_GROUPS = ("state_dict", "model", "module", "state_dict_ema", "ema", "")
 
 _INDEX = re.compile(r"(?P<stem>[\w-]+)\.safetensors\.index(?:\.(?P<variant>[\w-]+))?\.json", re.ASCII)
 _SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors", re.ASCII)
@@ -24,6 +29,9 @@ class Weights:
     headers: tuple[Header, ...]
     index: Path | None = None
     variant: str = ""
+    layout: str = "diffusers"  # or nvlabs: the names on disk; `tensors` always has those of diffusers
+    extras: Mapping[str, TensorRef] = field(default_factory=dict)  # what only NVlabs' layout has
+    notes: tuple[str, ...] = ()  # what was chosen while opening, for the user to know
 
     @property
     def size(self) -> int:
@@ -58,10 +66,37 @@ def _identity(header: Header) -> list[str | int]:
 
 
 def open_file(path: Path, boundary: Path) -> Weights:
-    """The tensors of one .safetensors file."""
+    """The tensors of one .safetensors or .pth file."""
     inside(boundary, path)
+    if path.suffix in PTH_SUFFIXES:
+        return _open_pth(path)
     header = read_header(path)
     return Weights(header.tensors, (header,))
+
+
+def _open_pth(path: Path) -> Weights:
+    """The model's weights in a .pth file, which may hold an average of them and an optimizer as well."""
+    contents = read_pth(path)
+    name = next((name for name in _MODEL_GROUPS if name in contents.groups), None)
+    if name is None:
+        what = ": an optimizer's state" if any("optim" in key or key == "state" for key in contents.keys) else ""
+        raise BadInput(
+            f"{path} holds no model",
+            why=f"its keys are {', '.join(contents.keys[:8]) or 'none'}{what}",
+            hint="use the checkpoint that has a state_dict",
+        )
+    others = [key for key in contents.keys if key != name and name]
+    notes = (f"{path.name}: taking {name!r}, leaving {', '.join(map(repr, others))}",) if others else ()
+    tensors = contents.groups[name]
+    return Weights(tensors, (Header(path, contents.raw, tensors, {}),), notes=notes)
+
+
+def in_diffusers_names(weights: Weights, where: str) -> Weights:
+    """A transformer's weights under the names that diffusers gives them, whatever they are called on disk."""
+    if not nvlabs.is_nvlabs(weights.tensors):
+        return weights
+    tensors, extras = nvlabs.to_diffusers(weights.tensors, where)
+    return replace(weights, tensors=tensors, extras=extras, layout="nvlabs")
 
 
 def open_folder(folder: Path, boundary: Path) -> Weights | None:

@@ -1,11 +1,11 @@
 """How weights are laid out on disk: shards of a chosen size, aligned, with diffusers' file names and index."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sanac.core import jsonfile
-from sanac.core.copying import Range, Written, write_ranges
+from sanac.core.copying import Made, Range, Written, write_parts
 from sanac.core.header import DTYPE_BITS, TensorRef
 from sanac.core.manifest import changed_after_sealing
 from sanac.core.stage import Stage
@@ -17,11 +17,38 @@ DIFFUSERS_STEM = "diffusion_pytorch_model"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A tensor of the output: its new name, and the source's tensor whose bytes it takes."""
+    """A tensor of the output, and where its bytes come from, in order."""
 
     name: str
-    source: TensorRef
+    dtype: str
+    shape: tuple[int, ...]
+    parts: tuple[Range | Made, ...]
     sealed: str = ""  # the digest it must have, where the source's manifest knows it
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(part.size for part in self.parts)
+
+
+def kept(name: str, source: TensorRef, sealed: str = "") -> Piece:
+    """A tensor of the source under a new name."""
+    return Piece(name, source.dtype, source.shape, (Range(name, source.path, source.start, source.size),), sealed)
+
+
+def made(name: str, dtype: str, shape: tuple[int, ...], size: int, make: Callable[[], bytes]) -> Piece:
+    """A tensor that is computed when its turn comes."""
+    return Piece(name, dtype, shape, (Made(name, size, make),))
+
+
+def fused(name: str, pieces: Sequence[Piece]) -> Piece:
+    """One tensor whose rows are those of the pieces, one after the other."""
+    if len(pieces) == 1:
+        (only,) = pieces
+        return replace(only, name=name, parts=tuple(replace(part, label=name) for part in only.parts))
+    shape = (sum(piece.shape[0] for piece in pieces), *pieces[0].shape[1:])
+    parts = tuple(replace(part, label=name) for piece in pieces for part in piece.parts)
+    return Piece(name, pieces[0].dtype, shape, parts)
 
 
 def write_weights(
@@ -32,33 +59,56 @@ def write_weights(
     names = shard_names(len(shards))
     labels: dict[str, str] = {}
     for name, shard in zip(names, shards, strict=True):
-        head = encode_header(shard)
-
-        def write(path: Path, head: bytes = head, shard: Sequence[Piece] = shard) -> Written:
-            ranges = [Range(p.name, p.source.path, p.source.start, p.source.size) for p in shard]
-            written = write_ranges(path, head, ranges, talk=talk, digests=digests)
-            _check(shard, written)
-            return written
-
-        labels |= stage.place(f"{folder}/{name}", write).labels
+        labels |= write_safetensors(stage, f"{folder}/{name}", shard, talk=talk, digests=digests)
     if len(shards) > 1:
         weight_map = {piece.name: name for name, shard in zip(names, shards, strict=True) for piece in shard}
-        total = sum(piece.source.size for piece in pieces)
+        total = sum(piece.size for piece in pieces)
         index = jsonfile.pretty({"metadata": {"total_size": total}, "weight_map": weight_map})
         stage.place_bytes(f"{folder}/{DIFFUSERS_STEM}.safetensors.index.json", index)
     return labels
 
 
-def _check(shard: Sequence[Piece], written: Written) -> None:
-    """Tensors of an artifact must still have the digests they were sealed with."""
-    changed = [p for p in shard if p.sealed and written.labels.get(p.name, p.sealed) != p.sealed]
-    if changed:
-        problems = [f"{p.source.name}: read {written.labels[p.name][:16]}, sealed was {p.sealed[:16]}" for p in changed]
-        raise changed_after_sealing(changed[0].source.path, problems)
+def write_safetensors(
+    stage: Stage, name: str, pieces: Sequence[Piece], *, talk: Talk, digests: bool = True
+) -> dict[str, str]:
+    """Write one .safetensors file; returns each tensor's digest."""
+    ordered = sorted(pieces, key=_alignment)
+    head = encode_header(ordered)
+    return place_weights(stage, name, ordered, [_plain(head), *_parts(ordered)], talk=talk, digests=digests)
+
+
+def place_weights(
+    stage: Stage,
+    name: str,
+    pieces: Sequence[Piece],
+    parts: Sequence[Range | Made],
+    *,
+    talk: Talk,
+    digests: bool = True,
+) -> dict[str, str]:
+    """Have a weight file in the artifact: `parts` are its bytes, `pieces` the tensors among them."""
+
+    def write(path: Path) -> Written:
+        written = write_parts(path, parts, talk=talk, digests=digests)
+        changed = [p for p in pieces if p.sealed and written.labels.get(p.name, p.sealed) != p.sealed]
+        if changed:
+            problems = [f"{p.name}: read {written.labels[p.name][:16]}, sealed was {p.sealed[:16]}" for p in changed]
+            raise changed_after_sealing(Path(name), problems)
+        return written
+
+    return stage.place(name, write).labels
+
+
+def _plain(data: bytes) -> Made:
+    return Made("", len(data), lambda: data)
+
+
+def _parts(pieces: Sequence[Piece]) -> list[Range | Made]:
+    return [part for piece in pieces for part in piece.parts]
 
 
 def shard_names(count: int) -> list[str]:
-    """Diffusers' names: one plain file, or NNNNN-of-NNNNN."""
+    """The names diffusers gives: one plain file, or NNNNN-of-NNNNN."""
     if count == 1:
         return [f"{DIFFUSERS_STEM}.safetensors"]
     return [f"{DIFFUSERS_STEM}-{index:05d}-of-{count:05d}.safetensors" for index in range(1, count + 1)]
@@ -69,17 +119,17 @@ def split(pieces: Sequence[Piece], limit: int) -> list[list[Piece]]:
     shards: list[list[Piece]] = []
     room = 0
     for piece in pieces:
-        if not shards or piece.source.size > room:
+        if not shards or piece.size > room:
             shards.append([])
             room = limit
         shards[-1].append(piece)
-        room -= piece.source.size
-    return [sorted(shard, key=_alignment) for shard in shards]
+        room -= piece.size
+    return shards
 
 
 def _alignment(piece: Piece) -> int:
     """Wider types first, else in the order given: every tensor then starts at a multiple of its item size."""
-    return -DTYPE_BITS[piece.source.dtype]
+    return -DTYPE_BITS[piece.dtype]
 
 
 def encode_header(pieces: Sequence[Piece]) -> bytes:
@@ -87,12 +137,8 @@ def encode_header(pieces: Sequence[Piece]) -> bytes:
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
     for piece in pieces:
-        end = position + piece.source.size
-        entries[piece.name] = {
-            "dtype": piece.source.dtype,
-            "shape": list(piece.source.shape),
-            "data_offsets": [position, end],
-        }
+        end = position + piece.size
+        entries[piece.name] = {"dtype": piece.dtype, "shape": list(piece.shape), "data_offsets": [position, end]}
         position = end
     raw = jsonfile.canonical(entries)
     raw += b" " * (-len(raw) % 8)

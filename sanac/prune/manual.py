@@ -33,7 +33,7 @@ def parse_keep(text: str, blocks: int) -> Plan:
             f"--keep {text} doesn't fit a model of {blocks} blocks",
             why=problems[0],
             problems=problems,
-            hint=f"blocks count from 0 to {blocks - 1}, ranges include both ends: --keep 0-{(blocks - 1) // 2},{blocks - 1}",
+            hint=f"blocks count from 0 to {blocks - 1}, ranges include both ends: --keep 0-{blocks // 2}",
         )
     return keep_blocks(blocks, sorted(kept))
 

@@ -8,7 +8,7 @@ import pytest
 from blake3 import blake3
 
 from sanac.core import copying
-from sanac.core.copying import Range, clone, digest_file, write_ranges
+from sanac.core.copying import Made, Range, clone, digest_file, write_parts
 from sanac.core.errors import BadInput
 
 
@@ -32,7 +32,7 @@ def test_ranges_arrive_in_order_with_their_digests(kernel: str, source: Path, mo
     elif kernel == "is missing":
         monkeypatch.delattr(os, "copy_file_range")
     target = source.with_name("target")
-    written = write_ranges(target, b"head", ranges(source))
+    written = write_parts(target, [Made("", 4, lambda: b"head"), *ranges(source)])
     data = source.read_bytes()
     assert target.read_bytes() == b"head" + data[5000:9321] + data[:100]
     assert written.size == 4 + 4321 + 100
@@ -46,14 +46,14 @@ def test_ranges_arrive_in_order_with_their_digests(kernel: str, source: Path, mo
 
 def test_without_digests_the_bytes_are_the_same(source: Path) -> None:
     target = source.with_name("target")
-    written = write_ranges(target, b"", ranges(source), digests=False)
+    written = write_parts(target, ranges(source), digests=False)
     assert (written.blake3, written.labels) == ("", {})
     assert target.read_bytes() == source.read_bytes()[5000:9321] + source.read_bytes()[:100]
 
 
 def test_a_source_that_got_shorter_is_bad_input(source: Path) -> None:
     with pytest.raises(BadInput, match="ended early"):
-        write_ranges(source.with_name("target"), b"", [Range("a", source, 9_000, 5_000)])
+        write_parts(source.with_name("target"), [Range("a", source, 9_000, 5_000)])
     with pytest.raises(BadInput, match="ended early"):
         digest_file(source, 9_000, 5_000)
 
@@ -61,7 +61,7 @@ def test_a_source_that_got_shorter_is_bad_input(source: Path) -> None:
 def test_a_failing_digest_thread_fails_the_copy(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copying.mmap, "mmap", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "disk gone")))
     with pytest.raises(OSError, match="disk gone"):
-        write_ranges(source.with_name("target"), b"", ranges(source))
+        write_parts(source.with_name("target"), ranges(source))
 
 
 def test_digest_of_a_part(source: Path) -> None:

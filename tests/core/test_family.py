@@ -100,7 +100,7 @@ def test_a_billionth_block_costs_nothing() -> None:
     ("names", "why"),
     [
         ([], "no tensors"),
-        (["blocks.0.attn.qkv.weight", "x_embedder.proj.weight"], "NVlabs"),
+        (["blocks.0.mlp.fc1.weight", "x_embedder.proj.weight"], "PixArt"),
         (["double_blocks.0.img_attn.qkv.weight"], "Flux"),
         (["adaln_single.linear.weight"], "PixArt"),
         (["something.else"], "the first is something.else"),

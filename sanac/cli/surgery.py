@@ -1,0 +1,71 @@
+"""What every verb that applies a plan has in common: show it or carry it out, and record the result."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sanac.cli.options import Common, StageOptions
+from sanac.cli.result import Result
+from sanac.core.units import bytes_text
+
+if TYPE_CHECKING:
+    from sanac.core.execute import Surgery
+
+LORA = click.option(
+    "--lora",
+    "loras",
+    multiple=True,
+    metavar="FILE[:SCALE]",
+    help="Merge a LoRA; its block numbers are those of the model before any pruning. May be repeated.",
+)
+FULL_HASH = click.option(
+    "--full-hash", is_flag=True, help="Identify the input by all its bytes, not by headers, sizes and times."
+)
+LINK = click.option(
+    "--link", is_flag=True, help="Hard-link unchanged components: no space, but editing one edits both."
+)
+SHARD_SIZE = click.option(
+    "--shard-size", default="5GB", show_default=True, metavar="SIZE", help="Largest weight file to write."
+)
+
+
+def run_surgery(word: str, job: "Surgery", options: StageOptions, common: Common) -> Result:
+    """Show the plan or carry it out, and record the result in the workspace."""
+    from sanac.core.execute import execute
+    from sanac.core.workspace import is_made_here, read_workspace, record
+
+    out = options.out or options.workspace / f"{job.stage}-{job.key[:8]}"
+    data: dict[str, Any] = {"plan": job.plan.to_json(), "key": job.key, "needs": asdict(job.needs)}
+    data |= {"dry_run": options.dry_run, "family": job.model.architecture.title, "layout": job.writing.layout}
+    if options.dry_run:
+        needs = f"{bytes_text(job.needs.disk)} of disk and {bytes_text(job.needs.memory)} of memory"
+        return Result("ok", lambda: _show(job, f"would write {out}, with {needs}"), data, str(out), common.as_json)
+    if job.writing.link:
+        common.talk.warn("--link shares files with the source: editing one in place changes both")
+    status, _ = execute(job, out, common.talk)
+    local = Path(word).expanduser()
+    source = str(local.absolute()) if local.exists() else word
+    made_here = is_made_here(read_workspace(options.workspace), local)
+    record(options.workspace, source=None if made_here else source, head=out)
+    done = f"{out} already holds this (cached)" if status == "cached" else f"wrote {out}"
+    return Result(status, lambda: _show(job, done, load=str(out)), data, str(out), common.as_json)
+
+
+def _show(job: "Surgery", done: str, load: str = "") -> None:
+    before, after = job.model.weights.size, sum(piece.size for piece in job.pieces)
+    click.echo(f"{job.model.located.name}: {job.model.architecture.title}")
+    click.echo(f"plan: {job.plan}")
+    if job.model.patches:
+        click.echo(f"LoRA: merged into {len(job.model.patches)} tensors")
+    click.echo(f"transformer: {bytes_text(before)} -> {bytes_text(after)} ({after / before:.0%})")
+    click.echo(done)
+    if not load:
+        return
+    if job.writing.layout != "diffusers":
+        click.echo(f"the weights: {load}/model.{'pth' if job.writing.layout == 'nvlabs' else 'safetensors'}")
+    elif job.companions:
+        click.echo(f'load it with SanaPipeline.from_pretrained("{load}")')
+    else:
+        click.echo(f'load it with SanaTransformer2DModel.from_pretrained("{load}", subfolder="transformer")')

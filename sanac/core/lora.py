@@ -1,0 +1,176 @@
+"""LoRA files: which tensors they change, and the change itself. Read from .safetensors only."""
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sanac.core import nvlabs
+from sanac.core.errors import BadInput, Misuse
+from sanac.core.family import block_name, split_block
+from sanac.core.header import TensorRef, read_header
+
+Floats = npt.NDArray[np.float32]
+_FACTOR = re.compile(
+    r"(?:base_model\.model\.)?(?:transformer\.)?(?P<module>.+?)\."
+    r"(?P<part>lora_A|lora_B|lora\.down|lora\.up|lora_down|lora_up|alpha)(?:\.default)?(?:\.weight)?"
+)
+_NVLABS_ROOTS = {"blocks", "x_embedder", "y_embedder", "t_embedder", "t_block", "final_layer"}
+_DOWN = {"lora_A", "lora.down", "lora_down"}
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A change of a weight: scale * up @ down, of which it takes the rows first..first+rows."""
+
+    down: TensorRef  # (rank, inputs, ...)
+    up: TensorRef  # (outputs, rank, ...)
+    scale: float
+    first: int
+    rows: int
+
+    def delta(self, shape: tuple[int, ...]) -> Floats:
+        """The change, in fp32."""
+        rank = self.down.shape[0]
+        rows = load(self.up).reshape(-1, rank)[self.first : self.first + self.rows]
+        return np.float32(self.scale) * (rows @ load(self.down).reshape(rank, -1)).reshape(shape)
+
+
+def merge(base: TensorRef, patches: Sequence[Patch]) -> bytes:
+    """The changed weight in its own type; computed in fp32."""
+    values = load(base)
+    for patch in patches:
+        values = values + patch.delta(base.shape)
+    return store(values, base.dtype)
+
+
+def parse_word(word: str) -> tuple[Path, float]:
+    """'FILE' or 'FILE:0.8' -> (path, scale)."""
+    path, colon, number = word.rpartition(":")
+    if colon and not Path(word).exists():
+        try:
+            scale = float(number)
+        except ValueError as error:
+            raise Misuse(f"--lora {word}: {number!r} is not a scale", hint="write FILE or FILE:0.8") from error
+        if not math.isfinite(scale):
+            raise Misuse(f"--lora {word}: the scale must be finite")
+        return Path(path), scale
+    return Path(word), 1.0
+
+
+def read_patches(
+    path: Path, scale: float, targets: Mapping[str, TensorRef], origins: Sequence[int], source_blocks: int
+) -> dict[str, Patch]:
+    """Patch per tensor of `targets` (diffusers' names).
+
+    `origins` says for each block which of the source's `source_blocks` it is: the LoRA's numbers are the source's.
+    """
+    header = read_header(path)
+    factors: dict[str, dict[str, TensorRef]] = {}
+    strangers = []
+    for name, ref in header.tensors.items():
+        match = _FACTOR.fullmatch(name)
+        if match is None:
+            strangers.append(name)
+            continue
+        part = "alpha" if match["part"] == "alpha" else "down" if match["part"] in _DOWN else "up"
+        factors.setdefault(match["module"], {})[part] = ref
+    if strangers or not factors:
+        why = f"{strangers[0]} is no LoRA factor" if strangers else "it has no tensors"
+        raise BadInput(f"{path} is not a LoRA that sanac can read", why=why, problems=strangers)
+    patches: dict[str, Patch] = {}
+    problems: list[str] = []
+    for module, parts in factors.items():
+        if not {"down", "up"} <= set(parts):
+            problems.append(f"{module} has only one of its two factors")
+            continue
+        rank = parts["down"].shape[0] if parts["down"].shape else 0
+        alpha = _alpha(parts.get("alpha"), rank)
+        strength = scale * alpha / max(rank, 1)
+        for first, rows, name in _names(module, parts["up"], origins, source_blocks):
+            patch = Patch(parts["down"], parts["up"], strength, first, rows)
+            problem = _misfit(name, patch, targets)
+            if problem is None:
+                patches[name] = patch
+            elif problem:
+                problems.append(problem)
+    if problems:
+        raise BadInput(f"{path} doesn't fit this model", why=problems[0], problems=problems)
+    return patches
+
+
+def _alpha(ref: TensorRef | None, rank: int) -> float:
+    return float(load(ref).reshape(-1)[0]) if ref and ref.count == 1 and ref.dtype in _FLOATS else rank
+
+
+def _names(module: str, up: TensorRef, origins: Sequence[int], source_blocks: int) -> list[tuple[int, int, str]]:
+    """(first row of `up`, rows, tensor) for each tensor that a factor pair changes, at its place after pruning."""
+    weight = TensorRef(f"{module}.weight", up.dtype, up.shape, up.path, up.start, up.size)
+    if module.startswith("blocks.") or module.split(".", maxsplit=1)[0] in {
+        "x_embedder",
+        "y_embedder",
+        "t_block",
+        "final_layer",
+    }:
+        split, _ = nvlabs.to_diffusers({weight.name: weight}, str(up.path))
+    else:
+        split = {weight.name: weight}
+    found, first = [], 0
+    for name, part in split.items():
+        rows = part.shape[0] if part.shape else 0
+        inside = split_block(name)
+        if inside is None or inside[0] >= source_blocks:
+            found.append((first, rows, name))
+        else:
+            places = [place for place, origin in enumerate(origins) if origin == inside[0]]
+            found += [(first, rows, block_name(place, inside[1])) for place in places]
+        first += rows
+    return found
+
+
+def _misfit(name: str, patch: Patch, targets: Mapping[str, TensorRef]) -> str | None:
+    """None when the patch fits, else what doesn't."""
+    base = targets.get(name)
+    if base is None:
+        return f"{name} is not in the model"
+    down, up = patch.down, patch.up
+    if len(down.shape) < 2 or len(up.shape) < 2 or down.dtype not in _FLOATS or up.dtype not in _FLOATS:
+        return f"{name}: its factors are not matrices of floats"
+    inner = math.prod(base.shape[1:])
+    if up.shape[1] != down.shape[0] or math.prod(down.shape[1:]) != inner or patch.rows != base.shape[0]:
+        return f"{name} has shape {list(base.shape)}, the LoRA's factors are {list(up.shape)} and {list(down.shape)}"
+    return None
+
+
+_NUMPY: dict[str, type[np.floating[Any]]] = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
+_FLOATS = {*_NUMPY, "BF16"}
+
+
+def load(ref: TensorRef) -> Floats:
+    """A tensor in fp32. bf16 is the upper half of fp32."""
+    with ref.path.open("rb") as file:
+        data = os.pread(file.fileno(), ref.size, ref.start)
+    if len(data) != ref.size:
+        raise BadInput(f"{ref.path} ended early")
+    if ref.dtype == "BF16":
+        values = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    else:
+        values = np.frombuffer(data, {"F32": np.float32, "F16": np.float16, "F64": np.float64}[ref.dtype]).astype(
+            np.float32
+        )
+    return values.reshape(ref.shape)
+
+
+def store(values: Floats, dtype: str) -> bytes:
+    """fp32 in another type; bf16 rounds to nearest even, as torch does."""
+    if dtype != "BF16":
+        return values.astype(_NUMPY[dtype]).tobytes()
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16).tobytes()
