@@ -3,6 +3,7 @@
 Everything is decided from names and shapes, never from a path.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -27,6 +28,8 @@ _NAMES = {
     (2240, 40): "3.2B",
     (2240, 60): "4.8B",
 }
+_LARGEST_SIDE = 1024  # of the latent: images of 32,768 px
+_TOLD_OTHERWISE = {"_class_name", "mlp_ratio", "qk_norm"}  # another spelling can mean the same
 _PARTS = (
     ("patch_embed.", "patch embedding"),
     ("time_embed.", "time embedding"),
@@ -241,23 +244,31 @@ def _stranger(names: Iterable[str], where: str, missing: str) -> BadInput:
 
 
 def config_problems(config: Mapping[str, Any], architecture: Architecture) -> list[str]:
-    """Where a config.json contradicts the tensors beside it."""
-    checks: dict[str, Any] = {
-        "num_layers": architecture.blocks,
-        "in_channels": architecture.in_channels,
-        "caption_channels": architecture.caption_channels,
-        "patch_size": architecture.patch_size,
-        "cross_attention_dim": architecture.cross_width,
-    }
+    """Where a config.json contradicts the tensors beside it, or itself."""
+    told = {key: value for key, value in architecture.shape_config().items() if key not in _TOLD_OTHERWISE}
     problems = [
         f"config.json says {key} = {config[key]!r}, the tensors say {value!r}"
-        for key, value in checks.items()
+        for key, value in told.items()
         if key in config and config[key] != value
     ]
-    if bool(config.get("qk_norm")) != architecture.qk_norm and "qk_norm" in config:
+    if "qk_norm" in config and bool(config["qk_norm"]) != architecture.qk_norm:
         word = "have" if architecture.qk_norm else "lack"
         problems.append(f"config.json says qk_norm = {config['qk_norm']!r}, the tensors {word} QK norm")
+    for keys, width in (
+        (("num_attention_heads", "attention_head_dim"), architecture.width),
+        (("num_cross_attention_heads", "cross_attention_head_dim"), architecture.cross_width),
+    ):
+        factors = [config.get(key) for key in keys]
+        if all(key in config for key in keys) and not _multiply_to(factors, width):
+            problems.append(f"config.json says {keys[0]} x {keys[1]} = {factors}, the tensors say {width}")
+    side = config.get("sample_size", 32)
+    if type(side) is not int or not 0 < side <= _LARGEST_SIDE:
+        problems.append(f"config.json says sample_size = {side!r}, it must be between 1 and {_LARGEST_SIDE}")
     return problems
+
+
+def _multiply_to(factors: list[Any], product: int) -> bool:
+    return all(type(factor) is int and factor > 0 for factor in factors) and math.prod(factors) == product
 
 
 def dtype_counts(tensors: Iterable[TensorRef]) -> dict[str, int]:

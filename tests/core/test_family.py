@@ -119,8 +119,11 @@ def test_a_width_nobody_released_needs_its_config() -> None:
 
 
 def test_a_config_that_lies_is_caught() -> None:
-    lies = {"num_layers": 5, "qk_norm": None, "in_channels": 32}
-    assert len(config_problems(lies, sana(3))) == 2
+    lies = {
+        "num_layers": 5, "qk_norm": None, "in_channels": 32, "sample_size": "32", "num_attention_heads": 7,
+        "attention_head_dim": 320, "num_cross_attention_heads": "20", "cross_attention_head_dim": 112,
+    }  # fmt: skip
+    assert len(config_problems(lies, sana(3))) == 4
 
 
 def test_parts() -> None:

@@ -72,9 +72,9 @@ def test_a_component_that_links_elsewhere(copy: Path, pipeline: Path) -> None:
 def test_folders_and_files_that_are_no_models(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="not a model folder"):
         opened(tmp_path)
-    (tmp_path / "x.pth").write_bytes(b"cos\nsystem\n")
-    with pytest.raises(BadInput, match=r"not a \.safetensors file"):
-        opened(tmp_path / "x.pth")
+    (tmp_path / "x.bin").write_bytes(b"cos\nsystem\n")
+    with pytest.raises(BadInput, match=r"neither a \.safetensors nor"):
+        opened(tmp_path / "x.bin")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(BadInput, match=r"no \.safetensors weights"):
         opened(tmp_path)
