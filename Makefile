@@ -32,8 +32,9 @@ check: $(INSTALLED)  ## format, lint, types, layers, docs
 docs: $(INSTALLED)  ## the site, served on localhost
 	$(BIN)/mkdocs serve
 
-bench: $(INSTALLED)  ## the figures of docs/benchmarks.md; takes about 25 GB of disk and some minutes
+bench: $(INSTALLED)  ## the figures of docs/benchmarks.md; takes 38 GB of disk and a quarter of an hour
 	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/convert.py
 
 clean:
 	rm -rf $(VENV) site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

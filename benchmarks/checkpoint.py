@@ -3,21 +3,17 @@
 python benchmarks/checkpoint.py [--work DIR] [--rounds 5]
 """
 
-import json
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measure import Run, machine, measure, median, refuse_if_busy
+from benchmarks.measure import interleaved, refuse_if_busy, remove, report
 from benchmarks.synthetic import write_transformer
 from sanac.core.units import bytes_text
 
@@ -68,55 +64,20 @@ def _benchmark(folder: Path, rounds: int) -> None:
     click.echo(f"writing a synthetic 4.8B checkpoint to {source} ...", err=True)
     size = write_transformer(source)
     subprocess.run(["sync"], check=True)
-    inspect = median([measure([*_SANAC, "inspect", str(source)]) for _ in range(rounds)])
-    prune = [*_SANAC, "prune", str(source), "--keep", KEEP, "--out", str(out), "--workspace", str(folder / "ws")]
+    prune = [*_SANAC, "prune", str(source), "--keep", KEEP, "--workspace", str(folder / "ws"), "--out"]
     reference = folder / "reference"
-    subprocess.run(
-        [*prune[:-4], "--out", str(reference), "--workspace", str(folder / "ws")], check=True, capture_output=True
-    )
+    subprocess.run([*prune, str(reference)], check=True, capture_output=True)
     weights = str(reference / "transformer" / "diffusion_pytorch_model.safetensors")
     commands = {
+        "sanac inspect": [*_SANAC, "inspect", str(source)],
         "cp": ["cp", weights, str(copy)],
         "cp, flushed": ["sh", "-c", f"cp {weights} {copy} && sync {copy}"],
-        "sanac prune": prune,
+        "sanac prune": [*prune, str(out)],
         "sanac, without digests": [sys.executable, "-c", _COPY_ONLY, str(source), str(out), KEEP],
         "diffusers: load, delete, save": [sys.executable, "-c", _PLAIN, str(source), str(out)],
     }
-    runs: dict[str, list[Run]] = {name: [] for name in commands}
-    for number in range(rounds):
-        click.echo(f"round {number + 1} of {rounds}", err=True)
-        for name, command in commands.items():
-            runs[name].append(measure(command))
-            for path in (copy, out, Path(f"{out}.partial")):
-                _remove(path)
-            subprocess.run(["sync"], check=True)
-    _report(size, inspect, runs, warning)
-
-
-def _remove(path: Path) -> None:
-    remove: Callable[[Path], None] = shutil.rmtree if path.is_dir() else Path.unlink
-    if path.exists():
-        remove(path)
-
-
-def _report(size: int, inspect: Run, runs: dict[str, list[Run]], warning: str) -> None:
-    medians = {name: median(found) for name, found in runs.items()}
-    base = medians["cp, flushed"].seconds
-    click.echo(f"\n{machine()}; {bytes_text(size)} in, {len(runs['cp'])} rounds, interleaved. {warning}\n", err=True)
-    click.echo("| job | median s | min-max s | x cp | x cp, flushed | RssAnon | RSS |", err=True)
-    click.echo("|---|---|---|---|---|---|---|", err=True)
-    row = "| {} | {:.2f} | {} | {} | {} | {} | {} |"
-    anonymous, resident = bytes_text(inspect.anonymous), bytes_text(inspect.resident)
-    click.echo(row.format("sanac inspect", inspect.seconds, "", "", "", anonymous, resident), err=True)
-    for name, run in medians.items():
-        times = [found.seconds for found in runs[name]]
-        spread = f"{min(times):.2f}-{max(times):.2f}"
-        plain = statistics.median(a.seconds / b.seconds for a, b in zip(runs[name], runs["cp"], strict=True))
-        ratios = (f"{plain:.2f}", f"{run.seconds / base:.2f}")
-        anonymous, resident = bytes_text(run.anonymous), bytes_text(run.resident)
-        click.echo(row.format(name, run.seconds, spread, *ratios, anonymous, resident), err=True)
-    figures = {name: asdict(run) for name, run in medians.items()} | {"sanac inspect": asdict(inspect)}
-    click.echo(json.dumps({"status": "ok", "out": None, "machine": machine(), "warning": warning, "figures": figures}))
+    runs = interleaved(commands, rounds, lambda: remove(copy, out, Path(f"{out}.partial")))
+    report(f"{bytes_text(size)} in, 20 of 60 blocks out", runs, ("cp", "cp, flushed"), warning)
 
 
 if __name__ == "__main__":

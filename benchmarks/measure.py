@@ -1,14 +1,20 @@
 """Runs a command as a process of its own and measures it: wall time, peak anonymous memory, peak RSS."""
 
+import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import click
+
+from sanac.core.units import bytes_text
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,50 @@ def median(runs: Sequence[Run]) -> Run:
         max(run.anonymous for run in runs),
         max(run.resident for run in runs),
     )
+
+
+def interleaved(commands: Mapping[str, Sequence[str]], rounds: int, clean: Callable[[], None]) -> dict[str, list[Run]]:
+    """Run all commands, round after round, from the same clean state each time."""
+    runs: dict[str, list[Run]] = {name: [] for name in commands}
+    for number in range(rounds):
+        click.echo(f"round {number + 1} of {rounds}", err=True)
+        for name, command in commands.items():
+            runs[name].append(measure(command))
+            clean()
+            subprocess.run(["sync"], check=True)
+    return runs
+
+
+def report(title: str, runs: Mapping[str, list[Run]], bases: Sequence[str], warning: str) -> None:
+    """A table for people on stderr, one JSON object on stdout. Ratios are medians of those within a round."""
+    rounds = max(map(len, runs.values()))
+    click.echo(f"\n{machine()}; {title}, {rounds} rounds, interleaved. {warning}\n", err=True)
+    titles = ["job", "median s", "min-max s", *(f"x {base}" for base in bases), "RssAnon", "RSS"]
+    click.echo(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}", err=True)
+    figures = {}
+    for name, found in runs.items():
+        times = [run.seconds for run in found]
+        middle = median(found)
+        ratios = {
+            base: statistics.median(run.seconds / other.seconds for run, other in zip(found, runs[base], strict=True))
+            for base in bases
+            if len(found) == len(runs[base])
+        }
+        cells = [name, f"{middle.seconds:.2f}", f"{min(times):.2f}-{max(times):.2f}"]
+        cells += [f"{ratios[base]:.2f}" if base in ratios else "" for base in bases]
+        cells += [bytes_text(middle.anonymous), bytes_text(middle.resident)]
+        click.echo(f"| {' | '.join(cells)} |", err=True)
+        figures[name] = asdict(middle) | {"ratios": ratios, "all_seconds": times}
+    click.echo(json.dumps({"status": "ok", "out": None, "machine": machine(), "warning": warning, "figures": figures}))
+
+
+def remove(*paths: Path) -> None:
+    """Delete files and folders that are there."""
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def machine() -> str:

@@ -1,5 +1,7 @@
 """`sanac inspect`: what a checkpoint is, from its headers."""
 
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -27,22 +29,30 @@ Examples:
 )
 @click.argument("model", metavar="MODEL")
 @click.option("--scan", is_flag=True, help="Read every byte: look for NaN and Inf, check an artifact's digests.")
+@click.option(
+    "--workspace",
+    type=click.Path(path_type=Path),
+    default="sanac-out",
+    show_default=True,
+    metavar="DIR",
+    help="Where --scan looks for the artifact that a re-saved model descends from.",
+)
 @common("seed", "device")
-def command(model: str, scan: bool, common: Common) -> Result:
+def command(model: str, scan: bool, workspace: Path, common: Common) -> Result:
     """Say what MODEL is: family, blocks, parameters, bytes, dtypes, what it needs to run, where it comes from.
 
     Only headers are read, so a 10 GB checkpoint takes a moment and no memory. MODEL is a diffusers pipeline or
-    transformer folder, a .safetensors file, a hub id in the local cache, or an artifact.
+    transformer folder, a .safetensors or .pth file, a hub id in the local cache, or an artifact.
     """
     from sanac.core.summary import summarise
 
     opened = open_word(model, common)
     summary = summarise(opened)
     _announce(opened, scan, common)
-    if scan:
-        _scan(opened, common)
-    data = summary.to_json() | {"scanned": scan}
-    return Result("ok", lambda: _show(summary, scanned=scan, color=common.color), data, as_json=common.as_json)
+    descent = _scan(opened, workspace, common) if scan else ""
+    data = summary.to_json() | {"scanned": scan, "descent": descent}
+    show = partial(_show, summary, scanned=scan, descent=descent, color=common.color)
+    return Result("ok", show, data, as_json=common.as_json)
 
 
 def _announce(model: "Model", scan: bool, common: Common) -> None:
@@ -56,7 +66,9 @@ def _announce(model: "Model", scan: bool, common: Common) -> None:
     announce(Needs(disk=0, memory=streaming_memory(model), traffic=traffic), model.located.path, common.talk)
 
 
-def _scan(model: "Model", common: Common) -> None:
+def _scan(model: "Model", workspace: Path, common: Common) -> str:
+    """Look at every byte; returns what the model descends from, if it has no manifest that says so."""
+    from sanac.core.descent import find_descent
     from sanac.core.errors import BadInput
     from sanac.core.scan import scan
 
@@ -64,15 +76,17 @@ def _scan(model: "Model", common: Common) -> None:
     if findings:
         problems = [f"{found.component}: {found.name}: {found.what}" for found in findings]
         raise BadInput(f"{model.located.path} is damaged", why=problems[0], problems=problems)
+    return "" if model.manifest else str(find_descent(model, workspace, common.talk) or "")
 
 
-def _show(summary: "Summary", *, scanned: bool, color: bool) -> None:
+def _show(summary: "Summary", *, scanned: bool, descent: str, color: bool) -> None:
     from sanac.cli.tables import console
 
     screen = console(color=color)
     features = [f"{summary.blocks} blocks", f"width {summary.width}"]
     features += ["QK norm"] if summary.qk_norm else []
     features += ["guidance embedding"] if summary.guidance else []
+    features += ["NVlabs' names"] if summary.layout == "nvlabs" else []
     screen.print(f"[bold]{summary.family}[/]  {summary.name}  ({summary.kind})")
     screen.print(", ".join(features))
     screen.print()
@@ -84,8 +98,12 @@ def _show(summary: "Summary", *, scanned: bool, color: bool) -> None:
     screen.print(f"to run: {together} for all weights in 16 bits, {alone} with model offload; activations not counted")
     for number, step in enumerate(summary.lineage):
         screen.print(f"{'lineage:' if number == 0 else '    then'} {step}")
+    for note in summary.notes:
+        screen.print(f"note: {note}")
     if summary.left_out:
         screen.print(f"not in this folder: {', '.join(summary.left_out)}")
+    if descent:
+        screen.print(descent)
     if scanned:
         screen.print("scanned: every value is finite" + (", every digest is right" if summary.lineage else ""))
 

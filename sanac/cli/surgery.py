@@ -8,6 +8,7 @@ import click
 
 from sanac.cli.options import Common, StageOptions
 from sanac.cli.result import Result
+from sanac.core.errors import Misuse
 from sanac.core.units import bytes_text
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ def run_surgery(word: str, job: "Surgery", options: StageOptions, common: Common
     from sanac.core.workspace import is_made_here, read_workspace, record
 
     out = options.out or options.workspace / f"{job.stage}-{job.key[:8]}"
+    if out.suffix in {".pth", ".safetensors"}:
+        raise Misuse(
+            f"--out {out} looks like a file", why="it names the folder of the artifact", hint=f"--out {out.stem}"
+        )
     data: dict[str, Any] = {"plan": job.plan.to_json(), "key": job.key, "needs": asdict(job.needs)}
     data |= {"dry_run": options.dry_run, "family": job.model.architecture.title, "layout": job.writing.layout}
     if options.dry_run:

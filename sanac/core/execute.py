@@ -122,7 +122,9 @@ class Surgery:
         weights = sum(piece.size for piece in self.pieces)
         carried = sum(path.stat().st_size for part in self.carried for path in part.files)
         written = weights if self.writing.link else weights + carried
-        return Needs(disk=written + (1 << 20), memory=streaming_memory(self.model), traffic=weights + carried)
+        merged = max((4 * self.model.weights.tensors[name].count for name in self.model.patches), default=0)
+        memory = streaming_memory(self.model) + 4 * merged  # base, change, sum and result, in fp32
+        return Needs(disk=written + (1 << 20), memory=memory, traffic=weights + carried)
 
 
 def _in_order(architecture: Architecture) -> list[str]:
@@ -152,6 +154,8 @@ def decide(
         "shard_bytes": writing.shard_bytes,
         "transformer_only": writing.transformer_only,
         "layout": writing.layout,
+        **({"loras": list(model.patch_identity)} if model.patch_identity else {}),
+        **({"completed_from": pipeline.located.name} if pipeline else {}),
     }
     inputs = [found.identity(full_hash=writing.full_hash) for found in (model, pipeline) if found]
     key = jsonfile.key_of([stage, SCHEMA, settings, plan.to_json(), inputs])
@@ -162,7 +166,8 @@ def decide(
 
 def execute(job: Surgery, out: Path, talk: Talk) -> tuple[str, Manifest]:
     """Write the artifact to `out`: ('ok', manifest), or ('cached', manifest) when it already stands there."""
-    _keep_clear_of_source(out, job.model)
+    for model in filter(None, (job.model, job.pipeline)):
+        _keep_clear_of_source(out, model)
     finished = find_finished(out, job.key, force=job.writing.force)
     if finished is not None:
         return "cached", finished

@@ -271,6 +271,18 @@ def _multiply_to(factors: list[Any], product: int) -> bool:
     return all(type(factor) is int and factor > 0 for factor in factors) and math.prod(factors) == product
 
 
+def training_note(architecture: Architecture, dtypes: Iterable[str]) -> str:
+    """What has to be known of how a checkpoint was trained, as far as its names and types tell; '' if nothing."""
+    if architecture.qk_norm:
+        return ""
+    if "F16" in dtypes:
+        return (
+            "fp16-trained SANA-1.0: training clamped its attention to +-65504, so run it in fp16; "
+            "bf16 and fp32 don't clamp and give noise"
+        )
+    return "SANA-1.0 without QK norm: its attention outgrows fp16 unless clamped; run it in the type it was trained in"
+
+
 def dtype_counts(tensors: Iterable[TensorRef]) -> dict[str, int]:
     """Parameters per dtype, most common first."""
     counts: Counter[str] = Counter()

@@ -6,17 +6,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from sanac.core import nvlabs
 from sanac.core.errors import BadInput, Misuse
 from sanac.core.family import block_name, split_block
 from sanac.core.header import TensorRef, read_header
 
-Floats = npt.NDArray[np.float32]
+if TYPE_CHECKING:  # numpy takes longer to import than a header to read: only a merge needs it
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
+
 _FACTOR = re.compile(
     r"(?:base_model\.model\.)?(?:transformer\.)?(?P<module>.+?)\."
     r"(?P<part>lora_A|lora_B|lora\.down|lora\.up|lora_down|lora_up|alpha)(?:\.default)?(?:\.weight)?"
@@ -35,8 +37,10 @@ class Patch:
     first: int
     rows: int
 
-    def delta(self, shape: tuple[int, ...]) -> Floats:
+    def delta(self, shape: tuple[int, ...]) -> "Floats":
         """The change, in fp32."""
+        import numpy as np
+
         rank = self.down.shape[0]
         rows = load(self.up).reshape(-1, rank)[self.first : self.first + self.rows]
         return np.float32(self.scale) * (rows @ load(self.down).reshape(rank, -1)).reshape(shape)
@@ -148,12 +152,14 @@ def _misfit(name: str, patch: Patch, targets: Mapping[str, TensorRef]) -> str | 
     return None
 
 
-_NUMPY: dict[str, type[np.floating[Any]]] = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
+_NUMPY = {"F32": "float32", "F16": "float16", "F64": "float64"}
 _FLOATS = {*_NUMPY, "BF16"}
 
 
-def load(ref: TensorRef) -> Floats:
+def load(ref: TensorRef) -> "Floats":
     """A tensor in fp32. bf16 is the upper half of fp32."""
+    import numpy as np
+
     with ref.path.open("rb") as file:
         data = os.pread(file.fileno(), ref.size, ref.start)
     if len(data) != ref.size:
@@ -167,8 +173,10 @@ def load(ref: TensorRef) -> Floats:
     return values.reshape(ref.shape)
 
 
-def store(values: Floats, dtype: str) -> bytes:
+def store(values: "Floats", dtype: str) -> bytes:
     """fp32 in another type; bf16 rounds to nearest even, as torch does."""
+    import numpy as np
+
     if dtype != "BF16":
         return values.astype(_NUMPY[dtype]).tobytes()
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sanac.core.family import dtype_counts, part_of, split_block
+from sanac.core.family import dtype_counts, part_of, split_block, training_note
 from sanac.core.model import Component, Model
 
 _ITEM_BYTES = 2  # pipelines run in 16 bits
@@ -50,6 +50,8 @@ class Summary:
     lineage: tuple[str, ...]
     origins: tuple[int, ...] | None
     left_out: tuple[str, ...]
+    layout: str  # of the names on disk: diffusers or nvlabs
+    notes: tuple[str, ...]  # what was chosen while opening it, and what to know of its training
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -86,6 +88,8 @@ def summarise(model: Model) -> Summary:
         else (),
         origins=manifest.origins if manifest else None,
         left_out=manifest.left_out if manifest else (),
+        layout=model.weights.layout,
+        notes=(*model.weights.notes, *filter(None, [training_note(architecture, dtype_counts(model.weights))])),
     )
 
 

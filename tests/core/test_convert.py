@@ -269,3 +269,4 @@ def test_on_the_command_line(pipeline: Path, sanac, tmp_path: Path) -> None:
     assert sanac("inspect", "pth/model.pth", "--json").json["blocks"] == 6
     assert sanac("prune", "pth/model.pth", "--keep", "0,1", "--out", "pruned").code == 0
     assert sanac("convert", pipeline, "--to", "gguf").code == 2
+    assert sanac("convert", pipeline, "--to", "nvlabs", "--out", "x.pth").code == 2

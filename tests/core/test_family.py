@@ -6,7 +6,7 @@ import pytest
 from diffusers import SanaTransformer2DModel
 
 from sanac.core.errors import BadInput
-from sanac.core.family import Architecture, config_problems, part_of, recognise, split_block
+from sanac.core.family import Architecture, config_problems, part_of, recognise, split_block, training_note
 from sanac.core.header import TensorRef
 
 
@@ -132,3 +132,9 @@ def test_parts() -> None:
         "patch embedding", "time embedding", "caption embedding", "self-attention", "cross-attention",
         "feed-forward", "block modulation", "output layer",
     }  # fmt: skip
+
+
+def test_how_a_checkpoint_was_trained_is_said_where_it_matters() -> None:
+    assert training_note(sana(60), ["F16"]) == ""
+    assert "run it in fp16" in training_note(sana(20, qk_norm=False), ["F16"])
+    assert "type it was trained in" in training_note(sana(20, qk_norm=False), ["BF16"])

@@ -106,3 +106,13 @@ def test_full_hash_sees_what_headers_do_not(broken: Path) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert opened(broken).identity() == quick
     assert opened(broken).identity(full_hash=True) != full
+
+
+def test_a_folder_that_may_not_be_read(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(BadInput, match="cannot read") as caught:
+        opened(broken)
+    assert caught.value.why == "Permission denied"
