@@ -1,10 +1,12 @@
 """The command group and the one place where exceptions become exit codes."""
 
 import difflib
+import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -12,7 +14,7 @@ import click
 
 from sanac import __version__
 from sanac.cli import completion, convert, doctor, inspect, prune
-from sanac.cli.result import Result, emit, emit_error, emit_stop, report_bug
+from sanac.cli.result import Result, emit, emit_error, emit_stop, mute_stdout, report_bug
 from sanac.core.errors import BadInput, Lacking, Misuse, SanacError, Terminated
 
 _STATE_SAVED = "what was finished is kept: run the same command again to continue"
@@ -62,7 +64,7 @@ for _command in (inspect.command, convert.command, prune.command, doctor.command
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. A bug passes through as the exception it is."""
     as_json = "--json" in arguments
-    color = "--no-color" not in arguments and sys.stderr.isatty()
+    color = "--no-color" not in arguments and not os.environ.get("NO_COLOR") and sys.stderr.isatty()
     try:
         result = app.main(list(arguments), prog_name="sanac", standalone_mode=False)
         code = emit(result) if isinstance(result, Result) else int(result or 0)
@@ -70,32 +72,30 @@ def run(arguments: Sequence[str]) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return 2
-    except click.ClickException as error:
-        return emit_error(_usage(error), as_json=as_json, color=color)
-    except SanacError as error:
-        return emit_error(error, as_json=as_json, color=color)
     except (KeyboardInterrupt, click.Abort):
         return emit_stop(130, f"interrupted; {_STATE_SAVED}", as_json=as_json)
     except Terminated:
         return emit_stop(Terminated.exit_code, f"terminated; {_STATE_SAVED}", as_json=as_json)
     except BrokenPipeError:  # the reader of our output had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        mute_stdout()
         return 0
-    except MemoryError:
-        return emit_error(Lacking("out of memory"), as_json=as_json, color=color)
-    except PermissionError as error:
-        denied = BadInput(f"cannot open {error.filename}", why=error.strerror or "permission denied")
-        return emit_error(denied, as_json=as_json, color=color)
-    except OSError as error:
-        broken = Lacking(f"the system refused: {error.strerror or error}", why=str(error.filename or ""))
-        return emit_error(broken, as_json=as_json, color=color)
+    except (SanacError, click.ClickException, MemoryError, OSError) as error:
+        return emit_error(_translate(error), as_json=as_json, color=color)
     return code
 
 
-def _usage(error: click.ClickException) -> Misuse:
-    context = error.ctx if isinstance(error, click.UsageError) else None
-    path = context.command_path if context else "sanac"
-    return Misuse(error.format_message(), hint=f"{path} --help")
+def _translate(error: Exception) -> SanacError:
+    """What a failure that isn't ours means to the user."""
+    if isinstance(error, SanacError):
+        return error
+    if isinstance(error, click.ClickException):
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        return Misuse(error.format_message(), hint=f"{context.command_path if context else 'sanac'} --help")
+    if isinstance(error, PermissionError):
+        return BadInput(f"cannot open {error.filename}", why=error.strerror or "permission denied")
+    if isinstance(error, OSError):
+        return Lacking(f"the system refused: {error.strerror or error}", why=str(error.filename or ""))
+    return Lacking("out of memory")
 
 
 def _terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
@@ -105,5 +105,9 @@ def _terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
 def main() -> NoReturn:
     """The entry point of the `sanac` command."""
     signal.signal(signal.SIGTERM, _terminate)
+    sys.stdout, sys.stderr = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names on disk need not be text
+            stream.reconfigure(errors="backslashreplace")
     sys.excepthook = report_bug
     sys.exit(run(sys.argv[1:]))

@@ -30,6 +30,11 @@ class ConsoleTalk:
         if self._verbosity >= 0:
             click.echo(text, err=True)
 
+    def detail(self, text: str) -> None:
+        """Print a line if -v was given."""
+        if self._verbosity > 0:
+            click.echo(text, err=True)
+
     def warn(self, text: str) -> None:
         """Print a warning, always."""
         mark = click.style("warning:", fg="yellow") if self._color else "warning:"

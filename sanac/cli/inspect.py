@@ -70,7 +70,10 @@ def _scan(model: "Model", workspace: Path, common: Common) -> str:
     """Look at every byte; returns what the model descends from, if it has no manifest that says so."""
     from sanac.core.descent import find_descent
     from sanac.core.errors import BadInput
-    from sanac.core.scan import scan
+    from sanac.core.scan import scan, unread
+
+    for name in unread(model):
+        common.talk.warn(f"{name} was not scanned: sanac doesn't read that format")
 
     findings = scan(model, common.talk)
     if findings:
@@ -87,7 +90,8 @@ def _show(summary: "Summary", *, scanned: bool, descent: str, color: bool) -> No
     features += ["QK norm"] if summary.qk_norm else []
     features += ["guidance embedding"] if summary.guidance else []
     features += ["NVlabs' names"] if summary.layout == "nvlabs" else []
-    screen.print(f"[bold]{summary.family}[/]  {summary.name}  ({summary.kind})")
+    screen.print(summary.family, style="bold" if color else "", end="")
+    screen.print(f"  {summary.name}  ({summary.kind})")
     screen.print(", ".join(features))
     screen.print()
     screen.print(_components(summary))

@@ -35,6 +35,11 @@ def emit(result: Result) -> int:
     return result.exit_code
 
 
+def mute_stdout() -> None:
+    """Nobody reads our output any more: what is still in the buffers goes nowhere, without an error at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def emit_error(error: SanacError, *, as_json: bool, color: bool) -> int:
     """Print a failure: what and where, why, what to try. In JSON mode on stdout too."""
     if as_json:
@@ -42,7 +47,7 @@ def emit_error(error: SanacError, *, as_json: bool, color: bool) -> int:
         failure = _failure(
             error.exit_code, kind, error.message, why=error.why, hint=error.hint, problems=error.problems
         )
-        _print_json(failure | {"status": error.status})
+        _print_failure(failure | {"status": error.status})
     mark = "no:" if error.status == "failed" else "error:"
     _talk(click.style(mark, fg="red") if color else mark, error.message)
     if len(error.problems) > 1:
@@ -62,7 +67,7 @@ def emit_error(error: SanacError, *, as_json: bool, color: bool) -> int:
 def emit_stop(exit_code: int, message: str, *, as_json: bool) -> int:
     """Say that the run was stopped from outside."""
     if as_json:
-        _print_json(_failure(exit_code, "Stopped", message))
+        _print_failure(_failure(exit_code, "Stopped", message))
     click.echo(f"\n{message}", err=True)
     return exit_code
 
@@ -70,7 +75,7 @@ def emit_stop(exit_code: int, message: str, *, as_json: bool) -> int:
 def report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The exception hook: a bug in sanac is JSON as well when JSON was asked for; the traceback goes to stderr."""
     if "--json" in sys.argv:
-        _print_json(_failure(1, kind.__name__, str(error), why="this is a bug in sanac"))
+        _print_failure(_failure(1, kind.__name__, str(error), why="this is a bug in sanac"))
     traceback.print_exception(kind, error, trace)
     click.echo("This is a bug in sanac: please report it with the lines above and `sanac doctor --json`.", err=True)
 
@@ -81,6 +86,14 @@ def _failure(
     """The JSON object of a failure."""
     detail = {"kind": kind, "message": message, "why": why, "hint": hint, "problems": list(problems)}
     return {"status": "error", "out": None, "exit": code, "error": detail}
+
+
+def _print_failure(value: Mapping[str, Any]) -> None:
+    """A failure keeps its exit code even when stdout is closed or full."""
+    try:
+        _print_json(value)
+    except OSError:
+        mute_stdout()
 
 
 def _print_json(value: Mapping[str, Any]) -> None:

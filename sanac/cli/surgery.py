@@ -1,5 +1,6 @@
 """What every verb that applies a plan has in common: show it or carry it out, and record the result."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,28 +35,40 @@ SHARD_SIZE = click.option(
 
 def run_surgery(word: str, job: "Surgery", options: StageOptions, common: Common) -> Result:
     """Show the plan or carry it out, and record the result in the workspace."""
-    from sanac.core.execute import execute
-    from sanac.core.workspace import is_made_here, read_workspace, record
+    from sanac.core.execute import execute, foresee
+    from sanac.core.workspace import is_derived, read_workspace, record
 
+    workspace = read_workspace(options.workspace)
     out = options.out or options.workspace / f"{job.stage}-{job.key[:8]}"
-    if out.suffix in {".pth", ".safetensors"}:
-        raise Misuse(
-            f"--out {out} looks like a file", why="it names the folder of the artifact", hint=f"--out {out.stem}"
-        )
+    _check_place(out, options.workspace)
     data: dict[str, Any] = {"plan": job.plan.to_json(), "key": job.key, "needs": asdict(job.needs)}
     data |= {"dry_run": options.dry_run, "family": job.model.architecture.title, "layout": job.writing.layout}
-    if options.dry_run:
-        needs = f"{bytes_text(job.needs.disk)} of disk and {bytes_text(job.needs.memory)} of memory"
-        return Result("ok", lambda: _show(job, f"would write {out}, with {needs}"), data, str(out), common.as_json)
     if job.writing.link:
         common.talk.warn("--link shares files with the source: editing one in place changes both")
+    if options.dry_run:
+        status = "cached" if foresee(job, out, common.talk) else "ok"
+        needs = f"{bytes_text(job.needs.disk)} of disk and {bytes_text(job.needs.memory)} of memory"
+        done = f"{out} already holds this" if status == "cached" else f"would write {out}, with {needs}"
+        return Result(status, lambda: _show(job, done), data, str(out), common.as_json)
     status, _ = execute(job, out, common.talk)
     local = Path(word).expanduser()
     source = str(local.absolute()) if local.exists() else word
-    made_here = is_made_here(read_workspace(options.workspace), local)
-    record(options.workspace, source=None if made_here else source, head=out)
+    record(options.workspace, source=None if is_derived(workspace, local) else source, head=out)
     done = f"{out} already holds this (cached)" if status == "cached" else f"wrote {out}"
     return Result(status, lambda: _show(job, done, load=str(out)), data, str(out), common.as_json)
+
+
+def _check_place(out: Path, workspace: Path) -> None:
+    """OUT is a folder of its own: not a file's name, and not a place that the workspace lives in."""
+    if out.suffix in {".pth", ".safetensors"}:
+        hint = f"--out {out.with_suffix('')}"
+        raise Misuse(f"--out {out} looks like a file", why="it names the folder of the artifact", hint=hint)
+    if Path(os.path.realpath(workspace)).is_relative_to(os.path.realpath(out)):
+        raise Misuse(
+            f"--out {out} holds the workspace {workspace}",
+            why="replacing the artifact would delete what else was made",
+            hint=f"--out {workspace / 'model'}",
+        )
 
 
 def _show(job: "Surgery", done: str, load: str = "") -> None:

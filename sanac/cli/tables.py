@@ -15,9 +15,8 @@ class _Console(Console):
 
 def console(*, color: bool) -> Console:
     """A console on stdout."""
-    if sys.stdout.isatty():
-        return _Console(no_color=not color, highlight=False)
-    return _Console(no_color=True, highlight=False, width=110)
+    width = None if sys.stdout.isatty() else 110
+    return _Console(color_system="auto" if color else None, highlight=False, markup=False, width=width)
 
 
 def table(left: tuple[str, ...], right: tuple[str, ...]) -> Table:

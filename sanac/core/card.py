@@ -1,7 +1,9 @@
 """The README.md of an artifact: what it is, how to load it, where it comes from."""
 
+from collections.abc import Sequence
+
 from sanac.core.family import Architecture
-from sanac.core.manifest import Ancestor, Manifest
+from sanac.core.manifest import Ancestor, compose
 from sanac.core.plan import ranges_text
 
 _PIPELINE = """from diffusers import SanaPipeline
@@ -14,23 +16,23 @@ _TRANSFORMER = """from diffusers import SanaTransformer2DModel
 transformer = SanaTransformer2DModel.from_pretrained("PATH_OF_THIS_FOLDER", subfolder="transformer")"""
 
 
-def render(manifest: Manifest, source: Architecture, *, whole: bool) -> str:
+def render(lineage: Sequence[Ancestor], left_out: Sequence[str], source: Architecture, *, whole: bool) -> str:
     """The model card, in Markdown with the hub's front matter."""
-    base = manifest.lineage[0].name
-    base_line = f"base_model: {base}\n" if "/" in base else ""
-    steps = "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(manifest.lineage, start=1))
-    origins = manifest.origins
-    kept = f"\nIts blocks are numbers {ranges_text(origins)} of the source.\n" if origins else ""
-    left_out = f"\nNot in this folder: {', '.join(manifest.left_out)}.\n" if manifest.left_out else ""
+    base, last = lineage[0].name, lineage[-1]
+    base_line = f"base_model: {base.partition('@')[0]}\n" if "/" in base else ""
+    steps = "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(lineage, start=1))
+    plan = compose(lineage)
+    kept = f"\nIts blocks are numbers {ranges_text(o.block for o in plan.blocks)} of the source.\n" if plan else ""
+    left_out = f"\nNot in this folder: {', '.join(left_out)}.\n" if left_out else ""
     return f"""---
 library_name: diffusers
 pipeline_tag: text-to-image
 {base_line}tags: [sana, sanac]
 ---
 
-# {base}, {manifest.stage}
+# {base}, {last.stage}
 
-Made by sanac from {source.title}. The content key is `{manifest.key}`.
+Made by sanac from {source.title}. The content key is `{last.key}`.
 {left_out}
 ```python
 {_PIPELINE if whole else _TRANSFORMER}

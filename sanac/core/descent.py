@@ -33,8 +33,10 @@ def find_descent(model: Model, workspace: Path, talk: Talk) -> Descent | None:
         return None
     tensors = model.weights.tensors
     talk.begin("recognising", model.weights.size)
-    digests = {name: digest_file(ref.path, ref.start, ref.size, talk=talk) for name, ref in tensors.items()}
-    talk.end()
+    try:
+        digests = {name: digest_file(ref.path, ref.start, ref.size, talk=talk) for name, ref in tensors.items()}
+    finally:
+        talk.end()
     best = max((_compare(name, manifest, digests) for name, manifest in candidates), key=lambda found: -found.changed)
     return best if best.changed < best.total else None
 

@@ -11,7 +11,7 @@ from typing import Any
 from sanac import __version__
 from sanac.core import card, jsonfile, nvlabs
 from sanac.core.copying import Range, Written, clone, digest_file, write_parts
-from sanac.core.errors import Misuse
+from sanac.core.errors import BadInput, Misuse
 from sanac.core.family import Architecture, block_name, split_block
 from sanac.core.header import DTYPE_BITS
 from sanac.core.lora import merge
@@ -20,12 +20,11 @@ from sanac.core.model import SIDE_FILE, Component, Model, streaming_memory
 from sanac.core.plan import Plan
 from sanac.core.pth_writer import write_pth
 from sanac.core.resources import Needs, announce
-from sanac.core.stage import Stage, find_finished, open_stage
+from sanac.core.stage import ORIGIN, Stage, find_finished, held_bytes, open_stage, partial_name, replaced_name
 from sanac.core.talk import Talk
 from sanac.core.weights import Weights
 from sanac.core.writer import SHARD_BYTES, Piece, fused, kept, made, write_safetensors, write_weights
 
-ORIGIN = "origin.json"  # where the source lay on the machine that ran the stage; not sealed
 SCHEMA = 1  # of what this executor writes: raised when the same plan would give other bytes
 
 
@@ -52,6 +51,8 @@ class Surgery:
     settings: Mapping[str, Any]
     writing: Writing
     key: str
+    identity: str  # of the model
+    witness: tuple[str, ...]  # of all inputs as they were when this was decided
     pipeline: Model | None = None  # the reference that completes a transformer to a pipeline
 
     @property
@@ -157,69 +158,110 @@ def decide(
         **({"loras": list(model.patch_identity)} if model.patch_identity else {}),
         **({"completed_from": pipeline.located.name} if pipeline else {}),
     }
-    inputs = [found.identity(full_hash=writing.full_hash) for found in (model, pipeline) if found]
-    key = jsonfile.key_of([stage, SCHEMA, settings, plan.to_json(), inputs])
-    job = Surgery(stage, model, plan, settings, writing, key, pipeline)
+    identities = [found.identity(full_hash=writing.full_hash) for found in (model, pipeline) if found]
+    key = jsonfile.key_of([stage, SCHEMA, settings, plan.to_json(), identities])
+    witness = _witness(model, pipeline)
+    job = Surgery(stage, model, plan, settings, writing, key, identities[0], witness, pipeline)
     assert job.config, "a config that can't be told is found out before anything is written"
     return job
 
 
+def _absolute(out: Path) -> Path:
+    absolute = Path(os.path.abspath(out))  # noqa: PTH100 (links stay links: they are refused, not followed)
+    if not absolute.name:
+        raise Misuse(f"{out} can't be an artifact", why="it is the root of the file system")
+    return absolute
+
+
+def _witness(model: Model, pipeline: Model | None) -> tuple[str, ...]:
+    return tuple(found.identity() for found in (model, pipeline) if found)
+
+
+def foresee(job: Surgery, out: Path, talk: Talk) -> Manifest | None:
+    """All that can be said before the first byte: the artifact if it stands already; raises what would stop the run."""
+    out = _absolute(out)
+    for model in filter(None, (job.model, job.pipeline)):
+        _keep_clear_of(out, model)
+    finished = find_finished(out, job.key, force=job.writing.force)
+    if finished is None:
+        announce(replace(job.needs, disk=max(0, job.needs.disk - held_bytes(out))), out.parent, talk)
+    return finished
+
+
 def execute(job: Surgery, out: Path, talk: Talk) -> tuple[str, Manifest]:
     """Write the artifact to `out`: ('ok', manifest), or ('cached', manifest) when it already stands there."""
-    for model in filter(None, (job.model, job.pipeline)):
-        _keep_clear_of_source(out, model)
-    finished = find_finished(out, job.key, force=job.writing.force)
+    out = _absolute(out)
+    finished = foresee(job, out, talk)
     if finished is not None:
         return "cached", finished
-    announce(job.needs, out.parent, talk)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with open_stage(out, job.key, fresh=job.writing.fresh) as stage:
+    journal_key = jsonfile.key_of([job.key, "linked"]) if job.writing.link else job.key
+    with open_stage(out, journal_key, fresh=job.writing.fresh) as stage:
+        finished = find_finished(out, job.key, force=job.writing.force)
+        if finished is not None:  # by a run that held the lock until now
+            stage.discard()
+            return "cached", finished
         if stage.files:
             talk.note(f"continuing {stage.partial}: {len(stage.files)} files are already there")
-        talk.begin("writing", job.needs.traffic)
-        for part in job.carried:
-            _carry(stage, job, part, talk)
-        tensors = _place_transformer(stage, job, talk)
-        talk.end()
+        tensors = _write(stage, job, talk)
+        text = card.render(_lineage(job), _left_out(job), job.model.architecture, whole=job.companions is not None)
+        stage.place_bytes("README.md", text.encode(errors="backslashreplace"))
+        if _witness(job.model, job.pipeline) != job.witness:
+            raise BadInput(f"{job.model.located.path} was changed while it was read", hint="run the same command again")
         manifest = _manifest(stage, job, tensors)
-        stage.place_bytes(
-            "README.md", card.render(manifest, job.model.architecture, whole=job.companions is not None).encode()
-        )
-        manifest = _manifest(stage, job, tensors)
-        stage.seal(manifest, {ORIGIN: jsonfile.pretty({"source": str(job.model.located.path)})})
+        origin = str(job.model.located.path).encode(errors="backslashreplace").decode()
+        stage.seal(manifest, {ORIGIN: jsonfile.pretty({"source": origin})})
+    for name, file in sorted(manifest.files.items()):
+        talk.detail(f"{file.blake3[:16]}  {file.size:>14,}  {name}")
     return "ok", manifest
 
 
-def _keep_clear_of_source(out: Path, model: Model) -> None:
-    real, source = out.resolve(), model.located.path
-    folder = source if source.is_dir() else source.parent
-    if real == source or source.is_relative_to(real) or (source.is_dir() and real.is_relative_to(folder)):
-        raise Misuse(
-            f"{out} and the input {source} overlap",
-            why="the input is never touched",
-            hint="choose an --out outside the model's folder",
-        )
+def _write(stage: Stage, job: Surgery, talk: Talk) -> dict[str, str]:
+    """Everything but card and manifest; returns the digests of the transformer's tensors."""
+    talk.begin("writing", job.needs.traffic)
+    try:
+        for part in job.carried:
+            _carry(stage, job, part, talk)
+        return _place_transformer(stage, job, talk)
+    finally:
+        talk.end()
+
+
+def _keep_clear_of(out: Path, model: Model) -> None:
+    """Neither OUT nor the names it needs on the way may be, hold or lie in an input."""
+    source = Path(os.path.realpath(model.located.path))
+    for name in (out, partial_name(out), replaced_name(out)):
+        real = Path(os.path.realpath(name))
+        if source.is_relative_to(real) or (source.is_dir() and real.is_relative_to(source)):
+            raise Misuse(
+                f"{name} and the input {source} overlap",
+                why="the input is never touched",
+                hint="choose an --out outside the model's folder",
+            )
+
+
+def _lineage(job: Surgery) -> tuple[Ancestor, ...]:
+    manifest = job.model.manifest
+    before = manifest.lineage if manifest else (Ancestor("source", job.identity, job.model.located.name),)
+    return (*before, Ancestor(job.stage, job.key, plan=job.plan))
+
+
+def _left_out(job: Surgery) -> tuple[str, ...]:
+    """Components that belong to the model and don't go along."""
+    names = set(job.model.manifest.left_out if job.model.manifest else ())
+    names |= {part.name for part in job.model.others}
+    return tuple(sorted(names - {part.name for part in job.carried}))
 
 
 def _manifest(stage: Stage, job: Surgery, tensors: Mapping[str, str]) -> Manifest:
-    model = job.model
-    lineage = (
-        model.manifest.lineage
-        if model.manifest
-        else (Ancestor("source", model.identity(full_hash=job.writing.full_hash), model.located.name),)
-    )
-    left_out = set(model.manifest.left_out if model.manifest else ())
-    left_out |= {part.name for part in model.others}
-    left_out -= {part.name for part in job.carried}
     return Manifest(
         stage=job.stage,
         key=job.key,
         settings=job.settings,
-        lineage=(*lineage, Ancestor(job.stage, job.key, plan=job.plan)),
+        lineage=_lineage(job),
         builder={"sanac": __version__},
         files={name: Written(file.size, file.blake3) for name, file in stage.files.items()},
         tensors={"transformer": tensors},
-        left_out=tuple(sorted(left_out)),
+        left_out=_left_out(job),
     )
 
 
@@ -239,7 +281,7 @@ def _place_transformer(stage: Stage, job: Surgery, talk: Talk) -> dict[str, str]
     if job.companions and job.companions.model_index:
         stage.place_bytes("model_index.json", jsonfile.pretty(_without_paths(job.companions.model_index)))
         for path in job.companions.root_files:
-            stage.place_bytes(path.name, path.read_bytes())
+            _carry_file(stage, job, path, path.name, talk)
     return write_weights(stage, "transformer", pieces, shard_bytes=job.writing.shard_bytes, talk=talk)
 
 
@@ -251,19 +293,19 @@ def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
 def _carry(stage: Stage, job: Surgery, part: Component, talk: Talk) -> None:
     """Take a component along unchanged. A variant's files lose the variant in their names: plain loading finds them."""
     variant = part.weights.variant if part.weights else ""
-    owner = job.companions.manifest if job.companions else None
-    sealed = owner.files if owner else {}
     for path in part.files:
         name = f"{part.name}/{_plain_name(path.name, variant)}"
         if part.weights and path == part.weights.index and variant:
             stage.place_bytes(name, _plain_index(part.weights, variant))
-            continue
-        known = sealed.get(f"{part.name}/{path.name}")
+        else:
+            _carry_file(stage, job, path, name, talk)
 
-        def write(target: Path, source: Path = path, known: Written | None = known) -> Written:
-            return _take(source, target, known, link=job.writing.link, talk=talk)
 
-        stage.place(name, write)
+def _carry_file(stage: Stage, job: Surgery, source: Path, name: str, talk: Talk) -> None:
+    owner = job.companions
+    sealed = owner.manifest.files if owner and owner.manifest else {}
+    known = sealed.get(source.relative_to(owner.located.path).as_posix()) if owner else None
+    stage.place(name, lambda target: _take(source, target, known, link=job.writing.link, talk=talk))
 
 
 def _take(source: Path, target: Path, known: Written | None, *, link: bool, talk: Talk) -> Written:
@@ -273,9 +315,9 @@ def _take(source: Path, target: Path, known: Written | None, *, link: bool, talk
     if link:
         os.link(real, target)
     if link or clone(real, target):
-        size = target.stat().st_size
-        return known or Written(size, digest_file(target, talk=talk))
-    written = write_parts(target, [Range("", real, 0, real.stat().st_size)], talk=talk)
+        written = Written(target.stat().st_size, digest_file(target, talk=talk))
+    else:
+        written = write_parts(target, [Range("", real, 0, real.stat().st_size)], talk=talk)
     if known and known.blake3 != written.blake3:
         raise changed_after_sealing(source, [f"its digest is {written.blake3[:16]}, sealed was {known.blake3[:16]}"])
     return written

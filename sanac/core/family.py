@@ -177,8 +177,10 @@ def recognise(tensors: Mapping[str, TensorRef], where: str) -> Architecture:
     """The architecture that these tensors make up, each of them checked; BadInput says what doesn't fit."""
     try:
         architecture = _derive({name: ref.shape for name, ref in tensors.items()})
-    except (KeyError, IndexError, ValueError) as error:
-        raise _stranger(tensors, where, str(error).strip("'")) from error
+    except KeyError as error:
+        raise _stranger(tensors, where, f"{error.args[0]} is missing") from error
+    except (IndexError, ValueError) as error:
+        raise _stranger(tensors, where, "one of its main weights has another rank") from error
     problems = _misfits(architecture, tensors)
     if problems:
         raise BadInput(
@@ -216,6 +218,8 @@ def _misfits(architecture: Architecture, tensors: Mapping[str, TensorRef]) -> li
         gaps = sorted(set(range(max(indices) + 1 if len(tensors) > max(indices) else 0)) - indices)
         named = f"blocks {', '.join(map(str, gaps[:8]))} are missing" if gaps else "they don't count up from 0"
         return [f"the block numbers have gaps: {named}"]
+    if not all((architecture.width, architecture.hidden, architecture.cross_width, architecture.patch_size)):
+        return ["its main weights are empty: a width of zero"]
     expected = architecture.tensors()
     problems = [f"{name} is missing" for name in expected if name not in tensors]
     problems += [f"{name} is not a tensor of this family" for name in tensors if name not in expected]
@@ -234,7 +238,7 @@ def _misfits(architecture: Architecture, tensors: Mapping[str, TensorRef]) -> li
 def _stranger(names: Iterable[str], where: str, missing: str) -> BadInput:
     names = list(names)
     found = f"it has {len(names)} tensors, the first is {names[0]}" if names else "it has no tensors"
-    why = f"{missing} is missing; {found}"
+    why = f"{missing}; {found}"
     hint = "point at a SANA transformer: a diffusers folder or its .safetensors file"
     if any(name.startswith(("double_blocks.", "single_transformer_blocks.")) for name in names):
         why = "its tensors look like Flux"

@@ -124,7 +124,7 @@ def _tensor(name: str, entry: Any, path: Path, data_start: int) -> TensorRef:
         raise ValueError(f"data_offsets {offsets!r} are not a range")
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if bits != 8 * (offsets[1] - offsets[0]):
-        raise ValueError(f"{dtype} {shape} takes {bits / 8:g} bytes, its range has {offsets[1] - offsets[0]}")
+        raise ValueError(f"{dtype} {shape} takes {bits // 8} bytes, its range has {offsets[1] - offsets[0]}")
     return TensorRef(name, dtype, tuple(shape), path, data_start + offsets[0], offsets[1] - offsets[0])
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,13 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large a number")
+    return value
+
+
 def _no_constants(text: str) -> float:
     raise ValueError(f"{text} is not a JSON number")
 
@@ -30,6 +38,7 @@ def parse(data: bytes, where: str) -> Any:
             data.decode("utf-8"),
             object_pairs_hook=_no_duplicates,
             parse_constant=_no_constants,
+            parse_float=_finite,
         )
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{where} is not valid JSON", why=str(error) or "too deeply nested") from error

@@ -29,16 +29,28 @@ def locate(text: str) -> Located:
             why="its weights are still being trained",
             hint="python -m sanac.tiny.build DIR writes an untrained model of the same kind",
         )
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise Misuse(f"there is no {text}", why=str(error)) from error
+    if "\0" in text:
+        raise Misuse("a path can't hold a zero byte")
     if _exists(path):
-        real = path.resolve()
-        return Located(real, _boundary(real), _name_of(real))
+        return _at(path)
     if path.is_symlink():
         raise BadInput(f"{text} is a broken link", why=f"it points to {path.readlink()}")
     hub = _HUB_ID.fullmatch(text)
     if hub is None or text.count("/") != 1:
         raise Misuse(f"there is no {text}", hint=_did_you_mean(path))
     return _in_hub_cache(hub[1], hub[2])
+
+
+def _at(path: Path) -> Located:
+    """A link into the hub's cache keeps its name, which says what the blob behind it is."""
+    real, plain = path.resolve(), path.absolute()
+    if real.is_file() and _boundary(plain) in real.parents:
+        return Located(plain, _boundary(plain), _name_of(plain))
+    return Located(real, _boundary(real), _name_of(real))
 
 
 def _exists(path: Path) -> bool:

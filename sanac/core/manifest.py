@@ -7,7 +7,7 @@ from typing import Any
 
 from sanac.core import jsonfile
 from sanac.core.copying import Written
-from sanac.core.errors import BadInput
+from sanac.core.errors import BadInput, Misuse
 from sanac.core.plan import Plan, from_json
 
 MANIFEST = "sanac.json"
@@ -50,11 +50,7 @@ class Manifest:
     @property
     def whole_plan(self) -> Plan | None:
         """One plan for everything that happened to the blocks since the foreign source; None if nothing did."""
-        plan: Plan | None = None
-        for ancestor in self.lineage[1:]:
-            if ancestor.plan:
-                plan = plan.then(ancestor.plan) if plan else ancestor.plan
-        return plan
+        return compose(self.lineage)
 
     @property
     def origins(self) -> tuple[int, ...] | None:
@@ -79,6 +75,15 @@ class Manifest:
         }
 
 
+def compose(lineage: Sequence[Ancestor]) -> Plan | None:
+    """The plans of a lineage, one after the other, as one."""
+    plan: Plan | None = None
+    for ancestor in lineage:
+        if ancestor.plan:
+            plan = plan.then(ancestor.plan) if plan else ancestor.plan
+    return plan
+
+
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of an artifact; None when the folder has none. Its claims are checked for form, not for truth."""
     path = folder / MANIFEST
@@ -91,7 +96,7 @@ def read_manifest(folder: Path) -> Manifest | None:
             hint="use the version of sanac that wrote it, or delete sanac.json to treat the folder as a plain model",
         )
     try:
-        return Manifest(
+        manifest = Manifest(
             stage=_text(value["stage"]),
             key=_digest(value["key"]),
             settings=_mapping(value["settings"]),
@@ -101,8 +106,12 @@ def read_manifest(folder: Path) -> Manifest | None:
             tensors={part: {k: _digest(v) for k, v in names.items()} for part, names in value["tensors"].items()},
             left_out=tuple(_text(name) for name in value["left_out"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if not manifest.lineage:
+            raise ValueError("its lineage is empty")
+        compose(manifest.lineage)
+    except (KeyError, TypeError, ValueError, AttributeError, Misuse) as error:
         raise BadInput(f"{path} is broken", why=str(error), hint="run the stage that made it again") from error
+    return manifest
 
 
 def check_sealed(folder: Path, manifest: Manifest) -> list[str]:

@@ -1,5 +1,6 @@
 """A model on disk, opened but not loaded: its components, configs, weights and, for an artifact, its manifest."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from sanac.core.weights import PTH_SUFFIXES, Weights, in_diffusers_names, open_f
 
 LOOSE_FILES = ("model.pth", "model.safetensors")  # what `convert` to NVlabs' layouts writes
 SIDE_FILE = "nvlabs-only.safetensors"  # in a diffusers artifact: tensors that only NVlabs' layout has
-_OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".onnx_data", ".engine")
+OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".onnx_data", ".engine")
 _ROOT_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
 
 
@@ -76,7 +77,10 @@ class Model:
         """Files beside the components that have to travel along: licences."""
         if self.kind != "pipeline":
             return ()
-        return tuple(path for name in _ROOT_FILES if (path := self.located.path / name).is_file())
+        found = [path for name in _ROOT_FILES if os.path.lexists(path := self.located.path / name)]
+        for path in found:
+            inside(self.located.boundary, path)
+        return tuple(found)
 
     @cached_property
     def extras(self) -> Mapping[str, TensorRef]:
@@ -104,7 +108,8 @@ class Model:
             sealed = {path: file.blake3 for path, file in self.manifest.files.items()}
             return jsonfile.key_of(["artifact", self.manifest.key, sealed, *self.patch_identity])
         parts = [[part.name, _identity(part, full_hash=full_hash)] for part in self.components]
-        return jsonfile.key_of([*parts, *self.patch_identity])
+        root = [[path.name, digest_file(path)] for path in self.root_files]
+        return jsonfile.key_of([*parts, *root, self.model_index, *self.patch_identity])
 
 
 def _identity(part: Component, *, full_hash: bool) -> list[Any]:
@@ -205,13 +210,15 @@ def _belongs(path: Path, *, has_weights: bool) -> bool:
     """Configs, vocabularies and the like; weights in other formats or variants only where there is nothing else."""
     if path.name.startswith(".") or path.is_dir():
         return False
-    return not has_weights or not (path.suffix in _OTHER_WEIGHTS or ".index." in path.name)
+    return not has_weights or not (path.suffix in OTHER_WEIGHTS or ".index." in path.name)
 
 
 def _sealed(model: Model) -> Model:
     """An artifact whose files are not as it was sealed is refused: its manifest would lie about them."""
     if model.manifest is not None:
         problems = check_sealed(model.located.path, model.manifest)
+        names = [path.relative_to(model.located.path).as_posix() for part in model.components for path in part.files]
+        problems += [f"{name} was added" for name in names if name not in model.manifest.files]
         if problems:
             raise changed_after_sealing(model.located.path, problems)
     return model

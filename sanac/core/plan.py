@@ -42,12 +42,6 @@ class Plan:
         patch = "".join(f"; {key} = {value}" for key, value in self.config)
         return f"{self.source_blocks} -> {len(self.blocks)} blocks: keep {kept}{patch}"
 
-    @property
-    def dropped(self) -> tuple[int, ...]:
-        """The source's blocks that appear nowhere in the output."""
-        kept = {origin.block for origin in self.blocks}
-        return tuple(index for index in range(self.source_blocks) if index not in kept)
-
     def to_json(self) -> dict[str, Any]:
         """The form that manifests and `--dry-run --json` carry."""
         return {

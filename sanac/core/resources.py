@@ -29,7 +29,7 @@ class Needs:
 
 def announce(needs: Needs, place: Path, talk: Talk) -> None:
     """Say what the job needs; Lacking when it is not there."""
-    folder = _existing(place)
+    folder = existing(place)
     disk, memory = shutil.disk_usage(folder).free, available_memory()
     line = f"needs {bytes_text(needs.memory)} of memory (free: {bytes_text(memory)})"
     if needs.disk:
@@ -47,7 +47,7 @@ def announce(needs: Needs, place: Path, talk: Talk) -> None:
         raise Lacking("not enough memory", why=f"{bytes_text(needs.memory)} needed, {bytes_text(memory)} available")
 
 
-def _existing(place: Path) -> Path:
+def existing(place: Path) -> Path:
     """The nearest folder above `place` that exists."""
     return next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.is_dir())
 

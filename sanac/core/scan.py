@@ -10,7 +10,7 @@ import numpy as np
 
 from sanac.core.copying import digest_file
 from sanac.core.header import TensorRef
-from sanac.core.model import Model
+from sanac.core.model import OTHER_WEIGHTS, Model
 from sanac.core.talk import Talk
 
 _CHUNK = 8 << 20
@@ -34,20 +34,34 @@ class Finding:
     what: str
 
 
+def unread(model: Model) -> tuple[str, ...]:
+    """Files of weights that a scan can't look into."""
+    return tuple(
+        f"{part.name}/{path.name}"
+        for part in model.components
+        for path in part.files
+        if path.suffix in OTHER_WEIGHTS and (part.weights is None or path not in part.weights.files)
+    )
+
+
 def scan(model: Model, talk: Talk) -> tuple[Finding, ...]:
     """Every finding in every component; constant memory."""
     refs = [(part.name, ref) for part in model.components for ref in part.weights or ()]
     sealed = model.manifest.files if model.manifest else {}
     talk.begin("scanning", sum(ref.size for _, ref in refs) + sum(file.size for file in sealed.values()))
-    findings = [
-        Finding(part, ref.name, f"{bad:,} of {ref.count:,} values are NaN or Inf")
-        for part, ref in refs
-        if (bad := _count_bad(ref, talk))
-    ]
-    for name, file in sealed.items():
-        if digest_file(model.located.path / name, talk=talk) != file.blake3:
-            findings.append(Finding("artifact", name, "its digest is not the one it was sealed with"))
-    talk.end()
+    try:
+        findings = [
+            Finding(part, ref.name, f"{bad:,} of {ref.count:,} values are NaN or Inf")
+            for part, ref in refs
+            if (bad := _count_bad(ref, talk))
+        ]
+        findings += [
+            Finding("artifact", name, "its digest is not the one it was sealed with")
+            for name, file in sealed.items()
+            if digest_file(model.located.path / name, talk=talk) != file.blake3
+        ]
+    finally:
+        talk.end()
     return tuple(findings)
 
 

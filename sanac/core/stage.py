@@ -20,6 +20,8 @@ from sanac.core.copying import Written, digest_bytes
 from sanac.core.errors import BadInput, Lacking, Misuse
 from sanac.core.manifest import MANIFEST, Manifest, check_sealed, read_manifest
 
+ORIGIN = "origin.json"  # where the source lay on the machine that ran the stage; not sealed
+MEASUREMENTS = "measurements/"  # what verbs measured of an artifact; not sealed
 _STATE = ".sanac"  # inside OUT.partial: lock and journal, gone once the artifact stands
 
 
@@ -62,23 +64,33 @@ class Stage:
         write_flushed(self.partial / MANIFEST, jsonfile.pretty(manifest.to_json()))
         _drop_strangers(self.partial, {*manifest.files, *unsealed, MANIFEST})
         flush_folder(self.partial)
-        replaced = self.out.with_name(self.out.name + ".replaced")
+        replaced = replaced_name(self.out)
+        if replaced.exists():  # an artifact that an interrupted replacement moved aside: open_stage looked at it
+            shutil.rmtree(replaced)
         if self.out.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
             self.out.rename(replaced)
         self.partial.rename(self.out)
         flush_folder(self.out.parent)
         shutil.rmtree(self.out / _STATE)
         shutil.rmtree(replaced, ignore_errors=True)
 
+    def discard(self) -> None:
+        """Nothing is to be written after all."""
+        shutil.rmtree(self.partial)
+
 
 def find_finished(out: Path, key: str, *, force: bool) -> Manifest | None:
     """The manifest of OUT when it already is the artifact of this key; raises when something else is in the way."""
     if not out.exists() and not out.is_symlink():
         return None
-    if not out.is_dir():
-        raise Misuse(f"{out} is in the way", why="it is not a folder", hint="choose another --out")
-    manifest = read_manifest(out)
+    if out.is_symlink() or not out.is_dir() or os.path.ismount(out):
+        what = "a link" if out.is_symlink() else "the root of a disk" if out.is_dir() else "not a folder"
+        raise Misuse(f"{out} is in the way", why=f"it is {what}", hint=f"choose another --out, such as {out / 'model'}")
+    try:
+        manifest = read_manifest(out)
+    except BadInput as error:
+        hint = f"if nothing in it is of use, delete {out}"
+        raise BadInput(f"{out} holds a damaged artifact", why=error.why or error.message, hint=hint) from error
     if manifest is None:
         if not any(out.iterdir()):
             return None
@@ -88,6 +100,7 @@ def find_finished(out: Path, key: str, *, force: bool) -> Manifest | None:
             hint="choose another --out, or empty the folder",
         )
     if force:
+        _refuse_to_delete(out, manifest)
         return None
     if manifest.key != key:
         raise Misuse(
@@ -102,22 +115,39 @@ def find_finished(out: Path, key: str, *, force: bool) -> Manifest | None:
     return manifest
 
 
-def has_unfinished(out: Path) -> bool:
-    """Whether a killed run left something to continue."""
-    return (_partial(out) / _STATE / "journal.jsonl").exists()
+def _refuse_to_delete(out: Path, manifest: Manifest) -> None:
+    """--force replaces an artifact; what someone else put into its folder stays."""
+    known = {MANIFEST, ORIGIN, *manifest.files}
+    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
+    strangers = [name for name in names if name not in known and not name.startswith((MEASUREMENTS, _STATE))]
+    if strangers:
+        raise Misuse(
+            f"{out} holds files that are not the artifact's",
+            why=f"--force would delete {strangers[0]}",
+            problems=strangers,
+            hint="move them away, or choose another --out",
+        )
+
+
+def held_bytes(out: Path) -> int:
+    """What an interrupted run has taken of the disk already."""
+    files = [path.lstat() for path in partial_name(out).rglob("*") if path.is_file()]
+    return sum(stat.st_size for stat in files if stat.st_nlink == 1)
 
 
 @contextmanager
 def open_stage(out: Path, key: str, *, fresh: bool) -> Iterator[Stage]:
     """The stage that writes OUT, alone: continues an unfinished run of the same key."""
-    partial = _partial(out)
+    partial = partial_name(out)
     try:
+        _refuse_foreign(out)
         (partial / _STATE).mkdir(parents=True, exist_ok=True)
         with _locked(partial / _STATE / "lock", out):
             if fresh:
                 _empty(partial)
+            stage = Stage(out, key, partial)
             try:
-                yield Stage(out, key, partial)
+                yield stage
             except BadInput:  # nothing to continue from: the input itself has to change
                 shutil.rmtree(partial)
                 raise
@@ -125,8 +155,30 @@ def open_stage(out: Path, key: str, *, fresh: bool) -> Iterator[Stage]:
         raise _lacking(error, out) from error
 
 
-def _partial(out: Path) -> Path:
+def partial_name(out: Path) -> Path:
+    """Where `out` grows."""
     return out.with_name(out.name + ".partial")
+
+
+def replaced_name(out: Path) -> Path:
+    """Where the artifact that `out` replaces waits until the new one stands."""
+    return out.with_name(out.name + ".replaced")
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Only what sanac left behind is continued or cleared away."""
+    partial, replaced = partial_name(out), replaced_name(out)
+    strangers = []
+    if os.path.lexists(partial) and (partial.is_symlink() or not (partial / _STATE).is_dir()):
+        strangers.append(partial)
+    if os.path.lexists(replaced) and (replaced.is_symlink() or not (replaced / MANIFEST).is_file()):
+        strangers.append(replaced)
+    if strangers:
+        raise Misuse(
+            f"{strangers[0]} is in the way",
+            why=f"sanac needs that name while it writes {out}, and did not make what is there",
+            hint="move it away, or choose another --out",
+        )
 
 
 @contextmanager
@@ -171,16 +223,16 @@ def _read_journal(journal: Path, key: str, partial: Path) -> dict[str, Written]:
     """What an earlier run of this key finished. A torn last line is the one that was being written."""
     whole, _, torn = journal.read_bytes().rpartition(b"\n") if journal.exists() else (b"", b"", b"")
     try:
-        first, *rest = [json.loads(line) for line in whole.splitlines()] or [{"key": None}]
-        finished = {entry["path"]: Written(entry["size"], entry["blake3"], entry["labels"]) for entry in rest}
-        left_by = first["key"]
+        first, *rest = [json.loads(line) for line in whole.splitlines()] or [{"key": ""}]
+        finished = {str(entry["path"]): Written(entry["size"], entry["blake3"], entry["labels"]) for entry in rest}
+        left_by = str(first["key"])
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(
             f"{journal} is broken", why=str(error), hint="discard the unfinished run with --fresh"
         ) from error
-    if left_by is None or torn:
+    if torn or not left_by:
         journal.write_bytes(whole + b"\n" if whole else b"")
-    if left_by is None:
+    if not left_by:
         _append(journal, {"key": key})
     elif left_by != key:
         raise Misuse(

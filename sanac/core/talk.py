@@ -9,6 +9,9 @@ class Talk(Protocol):
     def note(self, text: str) -> None:
         """Something worth knowing: what was chosen, what will be needed."""
 
+    def detail(self, text: str) -> None:
+        """Something for those who want to see more."""
+
     def warn(self, text: str) -> None:
         """Something the user should look at: a setting that is ignored, a doubt."""
 
@@ -26,6 +29,9 @@ class Silence:
     """A Talk for callers who don't listen."""
 
     def note(self, text: str) -> None:
+        """Say nothing."""
+
+    def detail(self, text: str) -> None:
         """Say nothing."""
 
     def warn(self, text: str) -> None:

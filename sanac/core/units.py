@@ -4,8 +4,8 @@ import re
 
 from sanac.core.errors import Misuse
 
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*$", re.IGNORECASE | re.ASCII)
-_FACTOR = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE | re.ASCII)
+_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def bytes_text(count: float) -> str:
@@ -38,9 +38,11 @@ def duration_text(seconds: float) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """'5GB' -> 5000000000. Raises Misuse for anything that is not a positive size."""
-    match = _SIZE.match(text)
-    size = int(float(match[1]) * _FACTOR[match[2].lower()]) if match else 0
+    """'5GB' -> 5000000000, '5GiB' -> 5368709120. Raises Misuse for anything that is not a positive size."""
+    match = _SIZE.fullmatch(text)
+    size = 0
+    if match:
+        size = int(float(match[1]) * (1024 if match[3] else 1000) ** _POWER[match[2].lower()])
     if size <= 0:
         raise Misuse(f"{text!r} is not a size", hint="write it like 500MB or 5GB")
     return size

@@ -16,6 +16,7 @@ PTH_SUFFIXES = (".pth", ".pt", ".ckpt")
 # Where training code puts the weights, in the order of preference; '' is the file's top level.
 _MODEL_GROUPS = ("state_dict", "model", "module", "state_dict_ema", "ema", "")
 
+_STEMS = ("diffusion_pytorch_model", "model")  # what diffusers and transformers load
 _INDEX = re.compile(r"(?P<stem>[\w-]+)\.safetensors\.index(?:\.(?P<variant>[\w-]+))?\.json", re.ASCII)
 _SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors", re.ASCII)
 _SINGLE = re.compile(r"(?P<stem>[\w-]+)(?:\.(?P<variant>[\w-]+))?\.safetensors", re.ASCII)
@@ -107,10 +108,10 @@ def open_folder(folder: Path, boundary: Path) -> Weights | None:
     names = sorted(entry.name for entry in folder.iterdir())
     found: dict[str, str] = {}  # variant -> file name; an index wins over a single file, as in diffusers
     for name in names:
-        if (match := _SINGLE.fullmatch(name)) and not _SHARD.fullmatch(name):
-            found.setdefault(match["variant"] or "", name)
+        if (match := _SINGLE.fullmatch(name)) and match["stem"] in _STEMS and not _SHARD.fullmatch(name):
+            found[match["variant"] or ""] = name
     for name in names:
-        if match := _INDEX.fullmatch(name):
+        if (match := _INDEX.fullmatch(name)) and match["stem"] in _STEMS:
             found[match["variant"] or ""] = name
     if not found:
         return None

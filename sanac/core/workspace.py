@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sanac.core import jsonfile
-from sanac.core.errors import BadInput, Lacking
+from sanac.core.errors import BadInput, Lacking, Misuse
 from sanac.core.locate import DEFAULT_MODEL
 from sanac.core.manifest import read_manifest
+from sanac.core.stage import write_flushed
 
 SCHEMA = 1
 _PATIENCE = 30.0  # seconds; the lock is held for milliseconds
@@ -26,15 +27,12 @@ class Workspace:
     source: str = ""
     head: str = ""
 
-    @property
-    def head_path(self) -> Path:
-        """HEAD as a path; relative ones are relative to the workspace."""
-        return self.folder / self.head
-
 
 def read_workspace(folder: Path) -> Workspace:
     """The workspace in `folder`; an empty one where nothing was recorded yet."""
     path = folder / "workspace.json"
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise Misuse(f"{folder} can't be the workspace", why="it is not a folder", hint="choose another --workspace")
     if not path.exists():
         return Workspace(folder)
     value = jsonfile.read_object(path)
@@ -49,12 +47,12 @@ def record(folder: Path, *, source: str | None, head: Path) -> Workspace:
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / "workspace.lock"):
         current = read_workspace(folder)
-        inside = head.resolve().is_relative_to(folder.resolve())
-        word = os.path.relpath(head.resolve(), folder.resolve()) if inside else str(head.resolve())
+        real, home = Path(os.path.realpath(head)), Path(os.path.realpath(folder))
+        word = str(real.relative_to(home) if real.is_relative_to(home) else real)
         updated = replace(current, source=source if source is not None else current.source, head=word)
         value: dict[str, Any] = {"schema": SCHEMA, "source": updated.source, "head": updated.head}
         temporary = folder / "workspace.json.new"
-        temporary.write_bytes(jsonfile.pretty(value))
+        write_flushed(temporary, jsonfile.pretty(value))
         temporary.rename(folder / "workspace.json")
     return updated
 
@@ -83,6 +81,6 @@ def starting_model(workspace: Workspace) -> tuple[str, str]:
     return DEFAULT_MODEL, "the default: no MODEL given, none recorded, $SANAC_MODEL not set"
 
 
-def is_made_here(workspace: Workspace, path: Path) -> bool:
-    """Whether a MODEL is an artifact that was made in this workspace: it then doesn't become the source."""
-    return path.is_dir() and path.resolve().is_relative_to(workspace.folder.resolve()) and bool(read_manifest(path))
+def is_derived(workspace: Workspace, path: Path) -> bool:
+    """Whether a MODEL is an artifact while a source is recorded: it then doesn't become the source."""
+    return bool(workspace.source) and path.is_dir() and read_manifest(path) is not None

@@ -13,7 +13,7 @@ from types import ModuleType
 
 from sanac.core.errors import SanacError
 from sanac.core.locate import DEFAULT_MODEL, locate
-from sanac.core.resources import available_memory, total_memory
+from sanac.core.resources import available_memory, existing, total_memory
 from sanac.core.units import bytes_text
 
 _COMPARED = ("torch", "diffusers", "transformers", "safetensors", "torchao", "onnx", "onnxscript", "accelerate")
@@ -56,7 +56,7 @@ def _machine(workspace: Path) -> Iterator[Finding]:
         f"{bytes_text(free)} free of {bytes_text(total)}",
         "" if free > 4e9 else "loading a pipeline takes more; inspect, prune and grow don't",
     )
-    folder = next(place for place in (workspace.absolute(), *workspace.absolute().parents) if place.is_dir())
+    folder = existing(workspace)
     disk = shutil.disk_usage(folder).free
     hint = "" if disk > 30e9 else "a 4.8B pipeline takes 17 GB"
     yield Finding(group, "disk", "ok" if disk > 30e9 else "warn", f"{bytes_text(disk)} free in {folder}", hint)
@@ -87,14 +87,24 @@ def _torch(torch: ModuleType | None) -> Iterator[Finding]:
         yield Finding(group, "torch", "broken", "cannot be imported", "pip install torch")
         return
     yield Finding(group, "torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    yield Finding(group, "driver", *_driver(torch))
     if not torch.cuda.is_available():
         yield Finding(group, "GPU", "missing", "none that torch can use: everything runs on the processor")
         return
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
-        driver = f"CUDA {torch.version.cuda}"
-        text = f"{card.name}, SM{card.major}{card.minor}, {bytes_text(card.total_memory)}, {driver}"
+        text = f"{card.name}, SM{card.major}{card.minor}, {bytes_text(card.total_memory)}"
         yield Finding(group, f"GPU {index}", "ok", text)
+
+
+def _driver(torch: ModuleType) -> tuple[str, str]:
+    """(state, what is known of the NVIDIA driver and of the CUDA that torch was built for)."""
+    built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
+    try:
+        line = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+    except OSError:
+        return "missing", f"no NVIDIA driver is loaded; {built}"
+    return "ok", f"{line.partition(':')[2].strip()}; {built}"
 
 
 def _backends(torch: ModuleType | None) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ KEY, OTHER = "1" * 64, "2" * 64
 
 def seal(stage: Stage) -> None:
     lineage = (Ancestor("source", OTHER, "x"),)
-    stage.seal(Manifest("prune", stage.key, {}, lineage, {}, dict(stage.files)), {"note.txt": b"not sealed"})
+    stage.seal(Manifest("prune", stage.key, {}, lineage, {}, dict(stage.files)), {"origin.json": b"not sealed"})
 
 
 def make(out: Path, key: str = KEY, text: bytes = b"hello") -> None:
@@ -39,7 +39,7 @@ def test_what_was_finished_is_not_written_again(tmp_path: Path) -> None:
         assert stage.place("a", explode) == Written(5, digest_bytes(b"first"))
         stage.place_bytes("b", b"second")
         seal(stage)
-    assert sorted(path.name for path in out.iterdir()) == ["a", "b", "note.txt", "sanac.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["a", "b", "origin.json", "sanac.json"]
     assert not (tmp_path / "out.partial").exists()
 
 

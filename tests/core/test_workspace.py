@@ -21,7 +21,6 @@ def test_source_and_head_are_remembered(tmp_path: Path) -> None:
     assert found == Workspace(folder, "org/model", str(tmp_path / "elsewhere"))
     record(folder, source=None, head=folder / "prune-1")
     assert read_workspace(folder).head == "prune-1"
-    assert read_workspace(folder).head_path == folder / "prune-1"
 
 
 def test_where_a_verb_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
