@@ -105,7 +105,8 @@ def _terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
 def main() -> NoReturn:
     """The entry point of the `sanac` command."""
     signal.signal(signal.SIGTERM, _terminate)
-    sys.stdout, sys.stderr = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))
+    devnull = Path(os.devnull).open("w")  # noqa: SIM115 (stands in for a closed stream until the end)
+    sys.stdout, sys.stderr = sys.stdout or devnull, sys.stderr or devnull
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names on disk need not be text
             stream.reconfigure(errors="backslashreplace")
