@@ -11,7 +11,7 @@ from typing import Any
 from sanac import __version__
 from sanac.core import card, jsonfile, nvlabs
 from sanac.core.copying import Range, Written, clone, digest_file, write_parts
-from sanac.core.errors import BadInput, Misuse
+from sanac.core.errors import BadInput, Misuse, SanacError
 from sanac.core.family import Architecture, block_name, split_block
 from sanac.core.header import DTYPE_BITS
 from sanac.core.lora import merge
@@ -196,8 +196,12 @@ def execute(job: Surgery, out: Path, talk: Talk) -> tuple[str, Manifest]:
         return "cached", finished
     journal_key = jsonfile.key_of([job.key, "linked"]) if job.writing.link else job.key
     with open_stage(out, journal_key, fresh=job.writing.fresh) as stage:
-        finished = find_finished(out, job.key, force=job.writing.force)
-        if finished is not None:  # by a run that held the lock until now
+        try:  # once more: a run that held the lock until now may have finished
+            finished = find_finished(out, job.key, force=job.writing.force)
+        except SanacError:
+            stage.discard()
+            raise
+        if finished is not None:
             stage.discard()
             return "cached", finished
         if stage.files:

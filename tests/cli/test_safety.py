@@ -74,6 +74,7 @@ def test_an_out_that_another_run_finished_meanwhile(
     monkeypatch.setattr(executing, "open_stage", late(other))
     with pytest.raises(Misuse, match="another artifact"):
         execute(same, tmp_path / "out", SILENCE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 
 
 def test_out_is_not_the_workspace_and_force_deletes_only_the_artifact(

@@ -151,3 +151,68 @@ def test_an_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(Lacking, match="cannot write"), open_stage(tmp_path / "file" / "out", KEY, fresh=False):
         pass
+
+
+def test_leftovers_do_not_slip_into_the_artifact(tmp_path: Path) -> None:
+    with open_stage(tmp_path / "out", KEY, fresh=False) as stage:
+        stage.place_bytes("a", b"first")
+        (stage.partial / "b.unfinished").write_bytes(b"half")
+        (stage.partial / "sub").mkdir()
+        (stage.partial / "sub" / "stray").write_bytes(b"x")
+        seal(stage)
+    files = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {"a", "origin.json", "sanac.json"}
+
+
+def test_a_finished_file_of_another_size_is_written_again(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), open_stage(tmp_path / "out", KEY, fresh=False) as stage:
+        stage.place_bytes("a", b"first")
+        raise KeyboardInterrupt
+    (tmp_path / "out.partial" / "a").write_bytes(b"fir")
+    with open_stage(tmp_path / "out", KEY, fresh=False) as stage:
+        assert stage.files == {}
+
+
+def test_state_left_by_a_kill_after_the_last_rename_is_cleared_away(tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    (tmp_path / "out" / ".sanac").mkdir()
+    assert find_finished(tmp_path / "out", KEY, force=False) is not None
+    assert not (tmp_path / "out" / ".sanac").exists()
+
+
+def test_a_lock_on_what_another_run_has_just_renamed_is_worth_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    def late(file: object, flags: int) -> None:
+        (tmp_path / "out.partial").rename(tmp_path / "out")
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(Lacking, match="just finished"), open_stage(tmp_path / "out", KEY, fresh=False):
+        pass
+
+
+def test_everything_is_flushed_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    real_sync, real_rename = os.fsync, Path.rename
+
+    def fsync(descriptor: int) -> None:
+        events.append(f"flush {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+        real_sync(descriptor)
+
+    def rename(self: Path, target: Path) -> Path:
+        events.append(f"rename {self.name}")
+        return real_rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", rename)
+    make(tmp_path / "out")
+    first = events.index("flush a.txt.unfinished")
+    assert events[first : first + 4] == [
+        "flush a.txt.unfinished", "rename a.txt.unfinished", "flush sub", "flush journal.jsonl",
+    ]  # fmt: skip
+    last = events.index("rename out.partial")
+    assert "flush sanac.json" in events[first:last]
+    assert events[last - 1] == "flush out.partial"
+    assert events[last + 1] == f"flush {tmp_path.name}"

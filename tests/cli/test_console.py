@@ -1,0 +1,51 @@
+"""How talk looks, and that a download is only ever offered."""
+
+from pathlib import Path
+
+import pytest
+
+from sanac.cli import choose, console
+from sanac.cli.console import ConsoleTalk
+from tests.conftest import Sanac
+
+
+def test_a_line_every_few_seconds_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    talk = ConsoleTalk(0, color=False)
+    talk.begin("writing", 1000)
+    for _ in range(10):
+        now[0] += 2.0
+        talk.advance(100)
+    talk.end()
+    assert capsys.readouterr().err.splitlines() == [
+        "writing: 30% of 1.00 kB, 14 s left",
+        "writing: 60% of 1.00 kB, 8 s left",
+        "writing: 90% of 1.00 kB, 2 s left",
+    ]
+
+
+def test_quiet_leaves_only_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    talk = ConsoleTalk(-1, color=False)
+    talk.note("note")
+    talk.detail("detail")
+    talk.warn("look")
+    assert capsys.readouterr().err == "warning: look\n"
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_download_is_offered_on_a_terminal_only(
+    answer: bool, pipeline: Path, sanac: Sanac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sanac.core import locate
+
+    asked: list[str] = []
+    monkeypatch.setattr(choose.click, "confirm", lambda text, **_: asked.append(text) or answer)
+    monkeypatch.setattr(locate, "download", lambda repo, revision: locate.locate(str(pipeline)))
+    assert sanac("inspect", "some-org/model").code == 4
+    assert asked == []
+    monkeypatch.setattr(choose, "interactive", lambda common: True)
+    assert sanac("inspect", "some-org/model").code == (0 if answer else 4)
+    assert asked == ["some-org/model is not here. Download it now?"]
