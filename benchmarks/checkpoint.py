@@ -3,17 +3,15 @@
 python benchmarks/checkpoint.py [--work DIR] [--rounds 5]
 """
 
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measure import interleaved, refuse_if_busy, remove, report
+from benchmarks.measure import interleaved, refuse_if_busy, remove, report, workplace
 from benchmarks.synthetic import write_transformer
 from sanac.core.units import bytes_text
 
@@ -51,11 +49,8 @@ model.save_pretrained(out)
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
 def main(work: Path | None, rounds: int) -> None:
     """Write the checkpoint, measure, print a table and one JSON object, delete everything."""
-    folder = Path(tempfile.mkdtemp(prefix="sanac-bench-", dir=work))
-    try:
+    with workplace(work) as folder:
         _benchmark(folder, rounds)
-    finally:
-        shutil.rmtree(folder)
 
 
 def _benchmark(folder: Path, rounds: int) -> None:

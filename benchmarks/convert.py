@@ -3,17 +3,15 @@
 python benchmarks/convert.py [--work DIR] [--rounds 3]
 """
 
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measure import interleaved, refuse_if_busy, remove, report
+from benchmarks.measure import interleaved, refuse_if_busy, remove, report, workplace
 from benchmarks.synthetic import write_transformer
 from sanac.core.units import bytes_text
 
@@ -23,11 +21,8 @@ from sanac.core.units import bytes_text
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
 def main(work: Path | None, rounds: int) -> None:
     """Write the checkpoint, measure, check that there and back is bit-exact, print, delete everything."""
-    folder = Path(tempfile.mkdtemp(prefix="sanac-bench-", dir=work))
-    try:
+    with workplace(work) as folder:
         _benchmark(folder, rounds)
-    finally:
-        shutil.rmtree(folder)
 
 
 def _benchmark(folder: Path, rounds: int) -> None:

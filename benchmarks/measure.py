@@ -6,9 +6,11 @@ import platform
 import shutil
 import statistics
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -95,6 +97,16 @@ def report(title: str, runs: Mapping[str, list[Run]], bases: Sequence[str], warn
         click.echo(f"| {' | '.join(cells)} |", err=True)
         figures[name] = asdict(middle) | {"ratios": ratios, "all_seconds": times}
     click.echo(json.dumps({"status": "ok", "out": None, "machine": machine(), "warning": warning, "figures": figures}))
+
+
+@contextmanager
+def workplace(work: Path | None) -> Iterator[Path]:
+    """A folder below `work` for gigabytes that are gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="sanac-bench-", dir=work))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 def remove(*paths: Path) -> None:

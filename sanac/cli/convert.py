@@ -5,8 +5,7 @@ import click
 from sanac.cli.choose import open_word
 from sanac.cli.options import Common, StageOptions, common, stage
 from sanac.cli.result import Result
-from sanac.cli.surgery import FULL_HASH, LINK, LORA, SHARD_SIZE, run_surgery
-from sanac.core.units import parse_bytes
+from sanac.cli.surgery import SurgeryOptions, run_surgery, surgery
 
 
 @click.command(
@@ -21,22 +20,14 @@ Examples:
 @click.argument("model", metavar="MODEL")
 @click.option("--to", "layout", required=True, type=click.Choice(["diffusers", "nvlabs", "single"]), help="The layout.")
 @click.option("--pipeline", metavar="MODEL", help="A pipeline whose other components complete a lone transformer.")
-@click.option("--transformer-only", is_flag=True, help="Leave text encoder, autoencoder and the rest where they are.")
-@LORA
-@LINK
-@SHARD_SIZE
-@FULL_HASH
+@surgery
 @stage
 @common("seed", "device")
 def command(
     model: str,
     layout: str,
     pipeline: str | None,
-    transformer_only: bool,
-    loras: tuple[str, ...],
-    link: bool,
-    shard_size: str,
-    full_hash: bool,
+    chosen: SurgeryOptions,
     options: StageOptions,
     common: Common,
 ) -> Result:
@@ -46,14 +37,10 @@ def command(
     found by their place in the file. There and back is bit-exact: what only one layout has is kept in a side file.
     """
     from sanac.core.convert import decide_convert, notices
-    from sanac.core.execute import Writing
 
-    opened = open_word(model, common).with_loras(loras)
+    opened = open_word(model, common).with_loras(chosen.loras)
     reference = open_word(pipeline, common) if pipeline else None
-    writing = Writing(
-        parse_bytes(shard_size), transformer_only, link, options.force, options.fresh, full_hash, layout=layout
-    )
-    job = decide_convert(opened, writing, reference)
+    job = decide_convert(opened, chosen.writing(options, layout), reference)
     for notice in notices(job):
         common.talk.note(notice)
     return run_surgery(model, job, options, common)

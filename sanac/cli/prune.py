@@ -5,8 +5,7 @@ import click
 from sanac.cli.choose import open_word
 from sanac.cli.options import Common, StageOptions, common, stage
 from sanac.cli.result import Result
-from sanac.cli.surgery import FULL_HASH, LINK, LORA, SHARD_SIZE, run_surgery
-from sanac.core.units import parse_bytes
+from sanac.cli.surgery import SurgeryOptions, run_surgery, surgery
 
 
 @click.command(
@@ -20,21 +19,13 @@ Examples:
 )
 @click.argument("model", metavar="[MODEL]", required=False)
 @click.option("--keep", required=True, metavar="LIST", help="Blocks that stay, from zero, ends included: 0-9,50-59.")
-@click.option("--transformer-only", is_flag=True, help="Leave text encoder, autoencoder and the rest where they are.")
-@LORA
-@LINK
-@SHARD_SIZE
-@FULL_HASH
+@surgery
 @stage
 @common("seed", "device")
 def command(
     model: str | None,
     keep: str,
-    transformer_only: bool,
-    loras: tuple[str, ...],
-    link: bool,
-    shard_size: str,
-    full_hash: bool,
+    chosen: SurgeryOptions,
     options: StageOptions,
     common: Common,
 ) -> Result:
@@ -43,7 +34,6 @@ def command(
     Weights are copied tensor by tensor, nothing is loaded; the input is not touched. Without MODEL it takes the
     workspace's source, else $SANAC_MODEL, else the released 4.8B model.
     """
-    from sanac.core.execute import Writing
     from sanac.core.workspace import read_workspace, starting_model
     from sanac.prune.manual import decide_keep
 
@@ -51,5 +41,5 @@ def command(
     if word is None:
         word, reason = starting_model(read_workspace(options.workspace))
         common.talk.note(f"model: {word} ({reason})")
-    writing = Writing(parse_bytes(shard_size), transformer_only, link, options.force, options.fresh, full_hash)
-    return run_surgery(word, decide_keep(open_word(word, common).with_loras(loras), keep, writing), options, common)
+    opened = open_word(word, common).with_loras(chosen.loras)
+    return run_surgery(word, decide_keep(opened, keep, chosen.writing(options)), options, common)

@@ -1,35 +1,77 @@
 """What every verb that applies a plan has in common: show it or carry it out, and record the result."""
 
+import functools
 import os
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from sanac.cli.options import Common, StageOptions
 from sanac.cli.result import Result
 from sanac.core.errors import Misuse
-from sanac.core.units import bytes_text
+from sanac.core.units import bytes_text, parse_bytes
 
 if TYPE_CHECKING:
-    from sanac.core.execute import Surgery
+    from sanac.core.execute import Surgery, Writing
 
-LORA = click.option(
-    "--lora",
-    "loras",
-    multiple=True,
-    metavar="FILE[:SCALE]",
-    help="Merge a LoRA; its block numbers are those of the model before any pruning. May be repeated.",
-)
-FULL_HASH = click.option(
-    "--full-hash", is_flag=True, help="Identify the input by all its bytes, not by headers, sizes and times."
-)
-LINK = click.option(
-    "--link", is_flag=True, help="Hard-link unchanged components: no space, but editing one edits both."
-)
-SHARD_SIZE = click.option(
-    "--shard-size", default="5GB", show_default=True, metavar="SIZE", help="Largest weight file to write."
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class SurgeryOptions:
+    """What the user said about the artifact that a plan is written to."""
+
+    transformer_only: bool
+    loras: tuple[str, ...]
+    link: bool
+    shard_size: str
+    full_hash: bool
+
+    def writing(self, options: StageOptions, layout: str = "diffusers") -> "Writing":
+        """The same for the executor, together with the stage's options."""
+        from sanac.core.execute import Writing
+
+        return Writing(
+            shard_bytes=parse_bytes(self.shard_size),
+            transformer_only=self.transformer_only,
+            link=self.link,
+            force=options.force,
+            fresh=options.fresh,
+            full_hash=self.full_hash,
+            layout=layout,
+        )
+
+
+def surgery(function: Command) -> Command:
+    """Add the options of a verb that applies a plan."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        chosen = SurgeryOptions(**{field.name: kwargs.pop(field.name) for field in fields(SurgeryOptions)})
+        return function(*args, chosen=chosen, **kwargs)
+
+    for option in reversed(_OPTIONS):
+        wrapper = option(wrapper)
+    return wrapper  # type: ignore[return-value]
+
+
+_OPTIONS = (
+    click.option("--transformer-only", is_flag=True, help="Leave text encoder, autoencoder and the rest behind."),
+    click.option(
+        "--lora",
+        "loras",
+        multiple=True,
+        metavar="FILE[:SCALE]",
+        help="Merge a LoRA; its block numbers are those of the model before any pruning. May be repeated.",
+    ),
+    click.option("--link", is_flag=True, help="Hard-link unchanged components: no space, but editing one edits both."),
+    click.option(
+        "--shard-size", default="5GB", show_default=True, metavar="SIZE", help="Largest weight file to write."
+    ),
+    click.option("--full-hash", is_flag=True, help="Identify the input by all its bytes, not by headers and times."),
 )
 
 
