@@ -222,6 +222,7 @@ def test_a_stdout_that_is_full_or_closed(arguments: str, sink: str, model: Path)
     assert done.returncode in expected
 
 
+@pytest.mark.skipif(shutil.which("script") is None, reason="needs script(1) for a terminal")
 def test_no_color_is_obeyed(model: Path) -> None:
     for environment, flags in (({"NO_COLOR": "1"}, ""), ({}, "--no-color")):
         command = f"{sys.executable} -m sanac inspect {model} {flags}; {sys.executable} -m sanac inspect /no {flags}"
