@@ -12,12 +12,13 @@ class SanacError(Exception):
 
     exit_code: ClassVar[int] = 1
     status: ClassVar[str] = "error"
+    usual_hint: ClassVar[str] = ""  # what helps most often, where nothing better is known
 
     def __init__(self, message: str, *, why: str = "", hint: str = "", problems: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.why = why
-        self.hint = hint
+        self.hint = hint or self.usual_hint
         self.problems = tuple(problems)
 
 
@@ -31,6 +32,7 @@ class BadInput(SanacError):
     """A file the user pointed at is not what it should be."""
 
     exit_code = 3
+    usual_hint = "get the file again from where it came, or run again what wrote it"
 
 
 class Lacking(SanacError):

@@ -151,7 +151,7 @@ def open_model(located: Located) -> Model:
     raise BadInput(
         f"{path} is not a model folder",
         why="it has neither model_index.json (a pipeline) nor config.json (a transformer)",
-        hint="point at the folder that holds one of them, or at a .safetensors file",
+        hint="point at the folder that holds one of them, or at a .safetensors or .pth file",
     )
 
 

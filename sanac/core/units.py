@@ -1,4 +1,4 @@
-"""How sizes and counts are written and read: decimal, as disks and model cards count."""
+"""How sizes and times are written and read: decimal, as disks and model cards count."""
 
 import re
 
@@ -14,14 +14,6 @@ def bytes_text(count: float) -> str:
         if count >= factor:
             return f"{_three_digits(count / factor)} {unit}"
     return f"{int(count)} B"
-
-
-def count_text(count: int) -> str:
-    """4721825952 -> '4.72B'."""
-    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= factor:
-            return f"{_three_digits(count / factor)}{unit}"
-    return str(count)
 
 
 def _three_digits(value: float) -> str:

@@ -99,6 +99,7 @@ def test_debug_shows_where_a_users_error_came_from(
     planted: dict[str, BaseException], sanac: Sanac, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planted["error"] = BadInput("m")
+    assert "try: get the file again" in sanac("planted").err
     monkeypatch.setenv("SANAC_DEBUG", "1")
     assert "Traceback" in sanac("planted").err
 

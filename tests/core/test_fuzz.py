@@ -115,7 +115,7 @@ def outcome(folder: Path, out: Path) -> int:
             job = decide_convert(found, Writing(layout=layout), None)
             assert job.needs.disk < 10**9
     except SanacError as error:
-        return error.exit_code
+        return error.exit_code if error.hint else -1
     return 0
 
 
