@@ -1,0 +1,25 @@
+"""What a generator does to pictures that a renderer doesn't: blur, noise, colour shifts. To test the detector with."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLUR = 1.0  # standard deviation of the Gaussian, in pixels of a picture 64 wide
+GAIN, LIFT = 0.15, 0.06  # each channel is multiplied by 1 +- GAIN and moved by +- LIFT of full scale
+NOISE = 0.06  # standard deviation of independent noise in each value, of full scale
+
+
+def like_a_generators(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The picture blurred, its channels scaled and shifted on their own, with noise on top."""
+    values = picture.astype(np.float64) / 255
+    values = _blurred(_blurred(values, 0), 1)
+    values = values * rng.uniform(1 - GAIN, 1 + GAIN, 3) + rng.uniform(-LIFT, LIFT, 3)
+    values += rng.normal(0, NOISE, values.shape)
+    return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
+
+
+def _blurred(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    places = np.arange(-3, 4)
+    weights = np.exp(-((places / BLUR) ** 2) / 2)
+    padded = np.pad(values, [(3, 3) if axis == other else (0, 0) for other in range(values.ndim)], mode="edge")
+    parts = (padded.take(range(i, i + values.shape[axis]), axis=axis) for i in range(7))
+    return sum(weight * part for weight, part in zip(weights / weights.sum(), parts, strict=True))  # type: ignore[return-value]

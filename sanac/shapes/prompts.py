@@ -1,0 +1,188 @@
+"""Which prompts there are, what each one asks for, and which of them training may see."""
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+
+from sanac.shapes.words import (
+    CLOSINGS,
+    COLORS,
+    HELD_OUT,
+    NUMBERS,
+    OPENINGS,
+    RELATIONS,
+    SAYING,
+    SHAPES,
+    TAGS,
+    Kind,
+    plural,
+)
+
+Split = Literal["train", "tune", "test", "held-out"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """So many of a shape, of one colour if the prompt names one."""
+
+    shape: str
+    color: str | None = None
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a prompt asks for, whatever its words: the first item stands in `relation` to the second."""
+
+    tag: str
+    wanted: tuple[Wanted, ...]
+    relation: str | None = None
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The items whose colour is named."""
+        return tuple(Kind(item.color, item.shape) for item in self.wanted if item.color)
+
+    @property
+    def held_out(self) -> bool:
+        """Whether training must not show this."""
+        return is_held_out(self.kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A text and what it asks for."""
+
+    text: str
+    content: Content
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The same as a line of GenEval's metadata."""
+        clauses: list[dict[str, Any]] = [
+            {"class": item.shape, "count": item.count} | ({"color": item.color} if item.color else {})
+            for item in self.content.wanted
+        ]
+        if self.content.relation:  # GenEval's order: the target first, then what stands in the relation to it
+            clauses = [clauses[1], clauses[0] | {"position": [self.content.relation, 0]}]
+        line: dict[str, Any] = {"tag": self.content.tag, "include": clauses}
+        if self.content.tag == "counting":
+            line["exclude"] = [{"class": item.shape, "count": item.count + 1} for item in self.content.wanted]
+        return line | {"prompt": self.text}
+
+
+def is_held_out(kinds: tuple[Kind, ...]) -> bool:
+    """Some colours of some shapes, and one in eight combinations of two kinds, are never shown in training."""
+    if HELD_OUT.intersection(kinds):
+        return True
+    return len(kinds) == 2 and _digest(" ".join(f"{kind.color}-{kind.shape}" for kind in sorted(kinds))) % 8 == 0
+
+
+def split_of(prompt: Prompt) -> Split:
+    """Where a prompt belongs; by its text alone, so that no list has to be kept."""
+    if prompt.content.held_out:
+        return "held-out"
+    bucket = _digest(prompt.text) % 10
+    return "tune" if bucket == 0 else "test" if bucket < 3 else "train"
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+
+
+@cache
+def contents(tag: str) -> tuple[Content, ...]:
+    """All that can be asked for in a task."""
+    return tuple(_CONTENTS[tag]())
+
+
+def _single() -> Iterator[Content]:
+    for shape in SHAPES:
+        yield Content("single_object", (Wanted(shape),))
+
+
+def _two() -> Iterator[Content]:
+    for first, second in itertools.permutations(SHAPES, 2):
+        yield Content("two_object", (Wanted(first), Wanted(second)))
+
+
+def _counting() -> Iterator[Content]:
+    for count, color, shape in itertools.product(NUMBERS, (None, *COLORS), SHAPES):
+        yield Content("counting", (Wanted(shape, color, count),))
+
+
+def _colors() -> Iterator[Content]:
+    for color, shape in itertools.product(COLORS, SHAPES):
+        yield Content("colors", (Wanted(shape, color),))
+
+
+def _position() -> Iterator[Content]:
+    for relation, (first, second) in itertools.product(RELATIONS, itertools.permutations(SHAPES, 2)):
+        yield Content("position", (Wanted(first), Wanted(second)), relation)
+
+
+def _color_attr() -> Iterator[Content]:
+    pairs = itertools.product(itertools.permutations(COLORS, 2), itertools.permutations(SHAPES, 2))
+    for (first_color, second_color), (first, second) in pairs:
+        yield Content("color_attr", (Wanted(first, first_color), Wanted(second, second_color)))
+
+
+_CONTENTS = dict(zip(TAGS, (_single, _two, _counting, _colors, _position, _color_attr), strict=True))
+
+
+@cache
+def phrasings(content: Content) -> tuple[Prompt, ...]:
+    """Every way to ask for this."""
+    return tuple(
+        Prompt(f"{opening}{core}{closing}", content)
+        for opening, core, closing in itertools.product(OPENINGS, _cores(content), CLOSINGS)
+    )
+
+
+def _cores(content: Content) -> list[str]:
+    first = content.wanted[0]
+    if first.count > 1:
+        items = f"{NUMBERS[first.count]} {first.color + ' ' if first.color else ''}{plural(first.shape)}"
+        return [items, f"exactly {items}"]
+    if len(content.wanted) == 1:
+        return [*_ways(first), f"one {first.color + ' ' if first.color else ''}{first.shape}"]
+    second = content.wanted[1]
+    joints = SAYING[content.relation] if content.relation else ("and", "with")
+    return [
+        f"{one} {joint} {other}" for joint in joints for one, other in zip(_ways(first), _ways(second), strict=True)
+    ]
+
+
+def _ways(item: Wanted) -> list[str]:
+    return (
+        [f"a {item.color} {item.shape}", f"a {item.shape} that is {item.color}"] if item.color else [f"a {item.shape}"]
+    )
+
+
+@cache
+def prompts_of(tag: str, split: Split) -> tuple[Prompt, ...]:
+    """All prompts of a task that belong to a split."""
+    return tuple(prompt for content in contents(tag) for prompt in phrasings(content) if split_of(prompt) == split)
+
+
+def suite(split: Split, images: int) -> list[Prompt]:
+    """So many prompts, tasks in turn, and within a task contents in turn: what an evaluation runs through."""
+    queues = [_spread(prompts_of(tag, split)) for tag in TAGS if prompts_of(tag, split)]
+    return [next(queues[index % len(queues)]) for index in range(images)]
+
+
+def _spread(prompts: tuple[Prompt, ...]) -> Iterator[Prompt]:
+    """All of them, over and over; neighbours ask for different things."""
+    rng = np.random.default_rng(_digest(prompts[0].content.tag))
+    by_content: dict[Content, list[Prompt]] = {}
+    for prompt in prompts:
+        by_content.setdefault(prompt.content, []).append(prompt)
+    asked = [[by_content[content][i] for i in rng.permutation(len(by_content[content]))] for content in by_content]
+    order = [asked[i] for i in rng.permutation(len(asked))]
+    rounds = max(map(len, order))
+    return itertools.cycle([texts[turn] for turn in range(rounds) for texts in order if turn < len(texts)])

@@ -1,0 +1,66 @@
+"""From a scene to pixels: each shape's coverage of each pixel from its distance to the outline."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sanac.shapes.scene import Item, Scene
+
+Floats = NDArray[np.float32]
+
+_ARM = 0.36  # half an arm's width of a cross, in halves of its side
+
+
+def _circle(x: Floats, y: Floats) -> Floats:
+    return 1 - np.hypot(x, y)
+
+
+def _square(x: Floats, y: Floats) -> Floats:
+    return 1 - np.maximum(abs(x), abs(y))
+
+
+def _triangle(x: Floats, y: Floats) -> Floats:
+    """Apex on top, base below: the slanted edges run along |x| = (y + 1) / 2."""
+    slant = ((y + 1) / 2 - abs(x)) / np.float32(np.hypot(1, 0.5))
+    return np.minimum(1 - y, slant)
+
+
+def _cross(x: Floats, y: Floats) -> Floats:
+    level, upright = np.minimum(1 - abs(x), _ARM - abs(y)), np.minimum(1 - abs(y), _ARM - abs(x))
+    return np.maximum(level, upright)
+
+
+# the distance to the outline, positive inside, of the shape that fills the box -1..1
+INSIDE: dict[str, Callable[[Floats, Floats], Floats]] = {
+    "circle": _circle,
+    "square": _square,
+    "triangle": _triangle,
+    "cross": _cross,
+}
+
+
+def coverage(shape: str, box: tuple[float, float, float, float], height: int, width: int) -> Floats:
+    """How much of each pixel the shape covers that fills `box` (in pixels): a ramp one pixel wide at its outline."""
+    left, top, right, bottom = box
+    across, down = max(right - left, 1e-6) / 2, max(bottom - top, 1e-6) / 2
+    x = (np.arange(width, dtype=np.float32) + 0.5 - (left + across)) / across
+    y = (np.arange(height, dtype=np.float32) + 0.5 - (top + down)) / down
+    distance = INSIDE[shape](x[None, :], y[:, None]) * min(across, down)
+    return np.clip(distance + 0.5, 0, 1).astype(np.float32)
+
+
+def pixel_box(item: Item, size: int) -> tuple[float, float, float, float]:
+    """Where the item lies in a picture of this side."""
+    left, top, right, bottom = (edge * size for edge in item.box)
+    return (left, top, right, bottom)
+
+
+def render(scene: Scene, size: int = 64) -> NDArray[np.uint8]:
+    """The scene as a picture: (size, size, 3)."""
+    picture = np.empty((size, size, 3), dtype=np.float32)
+    picture[:] = scene.ground
+    for item in scene.items:
+        covered = coverage(item.shape, pixel_box(item, size), size, size)[..., None]
+        picture += covered * (np.asarray(item.paint, dtype=np.float32) - picture)
+    return np.round(picture * 255).astype(np.uint8)
