@@ -21,5 +21,7 @@ def _blurred(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     places = np.arange(-3, 4)
     weights = np.exp(-((places / BLUR) ** 2) / 2)
     padded = np.pad(values, [(3, 3) if axis == other else (0, 0) for other in range(values.ndim)], mode="edge")
-    parts = (padded.take(range(i, i + values.shape[axis]), axis=axis) for i in range(7))
-    return sum(weight * part for weight, part in zip(weights / weights.sum(), parts, strict=True))  # type: ignore[return-value]
+    blurred = np.zeros_like(values)
+    for shift, weight in enumerate(weights / weights.sum()):
+        blurred += weight * padded.take(range(shift, shift + values.shape[axis]), axis=axis)
+    return blurred

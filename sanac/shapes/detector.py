@@ -72,19 +72,18 @@ def as_rgb(picture: NDArray[np.generic]) -> Floats:
         raise ValueError(f"not a picture: its values are {pixels.dtype}")
     if not np.isfinite(values).all():
         raise ValueError("not a picture: it holds NaN or infinity")
-    values = np.clip(values, 0, 1)
+    values = np.clip(values, 0, 1).astype(np.float32)
     if values.shape[2] in {2, 4}:  # what is transparent lies on white
         alpha = values[..., -1:]
         values = values[..., :-1] * alpha + (1 - alpha)
-    return np.broadcast_to(values, (*values.shape[:2], 3)) if values.shape[2] == 1 else values
+    return np.asarray(np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values, dtype=np.float32)
 
 
 def _smooth(values: Floats) -> Floats:
     """A binomial blur (1 2 1 each way): noise of single pixels doesn't tear regions apart."""
     padded = np.pad(values, [(1, 1), (1, 1), (0, 0)][: values.ndim], mode="edge")
     rows = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
-    smoothed: Floats = (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4
-    return smoothed
+    return np.asarray((rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4, dtype=np.float32)
 
 
 def _unmix(colors: Floats) -> tuple[NDArray[np.intp], Floats]:
@@ -116,7 +115,8 @@ def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The mask and the pixels next to it."""
     padded = np.pad(mask, 1)
     neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    return np.logical_or.reduce((mask, *neighbours))
+    grown: NDArray[np.bool_] = np.logical_or.reduce((mask, *neighbours))
+    return grown
 
 
 def _extent(profile: Floats) -> tuple[float, float]:

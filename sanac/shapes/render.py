@@ -13,7 +13,8 @@ _ARM = 0.36  # half an arm's width of a cross, in halves of its side
 
 
 def _circle(x: Floats, y: Floats) -> Floats:
-    return 1 - np.hypot(x, y)
+    distance: Floats = 1 - np.hypot(x, y)
+    return distance
 
 
 def _square(x: Floats, y: Floats) -> Floats:
@@ -28,7 +29,8 @@ def _triangle(x: Floats, y: Floats) -> Floats:
 
 def _cross(x: Floats, y: Floats) -> Floats:
     level, upright = np.minimum(1 - abs(x), _ARM - abs(y)), np.minimum(1 - abs(y), _ARM - abs(x))
-    return np.maximum(level, upright)
+    inside: Floats = np.maximum(level, upright)
+    return inside
 
 
 # the distance to the outline, positive inside, of the shape that fills the box -1..1
@@ -47,7 +49,7 @@ def coverage(shape: str, box: tuple[float, float, float, float], height: int, wi
     x = (np.arange(width, dtype=np.float32) + 0.5 - (left + across)) / across
     y = (np.arange(height, dtype=np.float32) + 0.5 - (top + down)) / down
     distance = INSIDE[shape](x[None, :], y[:, None]) * min(across, down)
-    return np.clip(distance + 0.5, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(distance + 0.5, 0, 1), dtype=np.float32)
 
 
 def pixel_box(item: Item, size: int) -> tuple[float, float, float, float]:

@@ -42,7 +42,7 @@ def draw_scene(content: Content, rng: np.random.Generator) -> Scene:
     """A scene that shows exactly what is asked for; what is left open is drawn, never from what is held out."""
     kinds = _kinds(content, rng)
     while True:
-        halves = rng.uniform(*_HALF[len(kinds)], len(kinds))
+        halves = rng.uniform(*_HALF[len(kinds)], len(kinds)).tolist()
         centres = _place(halves, rng)
         if centres is not None and _stands(content, centres):
             break

@@ -1,0 +1,1 @@
+"""One training loop, its losses and what it keeps on disk."""

@@ -1,0 +1,216 @@
+"""The training loop: any task, any device; checkpoints from which it continues bit for bit."""
+
+import hashlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sanac.core import jsonfile
+from sanac.core.errors import BadInput
+from sanac.core.talk import Talk
+from sanac.finetune import checkpoint
+from sanac.finetune.average import Average
+from sanac.finetune.schedule import Schedule
+
+SCHEMA = 1  # of the checkpoints: raised when the same settings would train differently
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a run is trained, whatever the task."""
+
+    schedule: Schedule
+    clip: float = 1.0
+    average: float = 0.999
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    precision: str = "fp32"  # or bf16: autocast, weights and optimizer stay in fp32
+    seed: int = 0
+    save_every: int = 500
+    log_every: int = 25
+
+
+class Task(Protocol):
+    """What is trained: modules by name, and the loss of one step."""
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The modules whose weights are trained."""
+
+    @property
+    def identity(self) -> str:
+        """Changes when the data or anything else does that the settings don't say."""
+
+    @property
+    def compiled(self) -> bool:
+        """Whether torch.compile had its hands on it: its results differ in the last bits."""
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        """The loss of one batch; everything random comes from `generator`."""
+
+
+def train(task: Task, settings: Settings, folder: Path, talk: Talk) -> dict[str, dict[str, Tensor]]:
+    """Train until the schedule's end, continuing from `folder`; the averaged weights of each part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _Run(task, settings, folder, talk)
+    total = settings.schedule.steps
+    with _held_signals() as stopped:
+        run.resume()
+        talk.begin("training", total, "steps")
+        talk.advance(run.step)
+        try:
+            while run.step < total:
+                run.advance()
+                talk.advance(1)
+                if run.step % settings.save_every == 0 or run.step == total or stopped():
+                    run.save()
+                if stopped():
+                    break
+        finally:
+            talk.end()
+    averaged: dict[str, dict[str, Tensor]] = {name: {} for name in task.parts}
+    for name, tensor in run.average.weights.items():
+        part, _, rest = name.partition("/")
+        averaged[part][rest] = tensor
+    return averaged
+
+
+class _Run:
+    """A run in progress: weights, their average, the optimizer, and how far it is."""
+
+    def __init__(self, task: Task, settings: Settings, folder: Path, talk: Talk) -> None:
+        self.task, self.settings, self.folder, self.talk = task, settings, folder, talk
+        self.weights = {
+            f"{part}/{name}": weight
+            for part, module in task.parts.items()
+            for name, weight in module.named_parameters()
+        }
+        self.device = next(iter(self.weights.values())).device
+        self.optimizer = torch.optim.AdamW(
+            list(self.weights.values()), lr=0.0, betas=settings.betas, weight_decay=settings.weight_decay
+        )
+        self.average = Average(self.weights, settings.average)
+        self.step = 0
+        self.losses: list[Tensor] = []
+        self.since = time.monotonic()
+
+    @property
+    def key(self) -> str:
+        """Equal for runs that train the same way on the same data."""
+        how = asdict(self.settings) | {"save_every": 0, "log_every": 0}
+        shapes = {name: list(weight.shape) for name, weight in self.weights.items()}
+        return jsonfile.key_of([SCHEMA, json.loads(json.dumps(how)), self.task.identity, shapes])
+
+    def advance(self) -> None:
+        """One step of the optimizer and of the average."""
+        rate = self.settings.schedule.at(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            loss = self.task.loss(generator_for(self.settings.seed, self.step))
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.weights.values(), self.settings.clip)
+        if not torch.isfinite(norm):
+            raise BadInput(
+                f"training diverged at step {self.step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}",
+                hint="a lower learning rate, a longer warm-up, or fp32 instead of bf16",
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update(self.weights, self.step)
+        self.step += 1
+        self.losses.append(loss.detach())
+        if self.step % self.settings.log_every == 0:
+            self._log(rate, float(norm))
+
+    def _log(self, rate: float, norm: float) -> None:
+        now = time.monotonic()
+        line = {
+            "step": self.step,
+            "loss": round(torch.stack(self.losses).mean().item(), 6),
+            "learning_rate": rate,
+            "gradient_norm": round(norm, 6),
+            "steps_per_second": round(len(self.losses) / max(now - self.since, 1e-9), 3),
+        }
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.talk.detail(f"step {self.step}: loss {line['loss']}")
+        self.losses, self.since = [], now
+
+    def save(self) -> None:
+        """Write everything that the next step depends on."""
+        tensors = {f"weights/{name}": weight for name, weight in self.weights.items()}
+        tensors |= {f"average/{name}": weight for name, weight in self.average.weights.items()}
+        for name, weight in self.weights.items():
+            for entry, value in self.optimizer.state[weight].items():
+                tensors[f"optimizer/{entry}/{name}"] = value
+        record = {"key": self.key, "environment": self._environment, "losses": [loss.item() for loss in self.losses]}
+        checkpoint.save(self.folder, self.step, tensors, record)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return checkpoint.environment(self.device, compiled=self.task.compiled)
+
+    def resume(self) -> None:
+        """Continue from the newest checkpoint, if there is one."""
+        found = checkpoint.load(self.folder, self.talk)
+        metrics = self.folder / "metrics.jsonl"
+        if found is None:
+            metrics.write_text("")
+            return
+        tensors, record = found
+        checkpoint.check(record, self.key, self._environment, self.folder, self.talk)
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(tensors[f"weights/{name}"])
+                self.average.weights[name].copy_(tensors[f"average/{name}"])
+                prefix = {entry: f"optimizer/{entry}/{name}" for entry in ("step", "exp_avg", "exp_avg_sq")}
+                self.optimizer.state[weight] = {
+                    entry: tensors[key] if entry == "step" else tensors[key].to(weight.device)
+                    for entry, key in prefix.items()
+                }
+        self.step = record["step"]
+        self.losses = [torch.tensor(loss, device=self.device) for loss in record["losses"]]
+        lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
+        metrics.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+        self.talk.note(f"continuing {self.folder} at step {self.step}")
+
+
+def generator_for(seed: int, step: int) -> torch.Generator:
+    """Randomness that depends on nothing but the seed and the step: there is no state to save."""
+    digest = hashlib.sha256(f"{seed}:{step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], signed=True))
+
+
+@contextmanager
+def _held_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM wait for the end of a step, and are delivered at the end. A second one is not held."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def hold(number: int, _frame: FrameType | None) -> None:
+        caught.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, hold)
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        signal.raise_signal(caught[0])

@@ -1,0 +1,68 @@
+"""The flow-matching task: a transformer learns the velocity of latents, given their captions."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sanac.finetune.flow import TIMESTEPS, Times, drop_captions, flow_loss, noised
+
+
+class Data(Protocol):
+    """Where batches come from."""
+
+    @property
+    def identity(self) -> str:
+        """Changes when the data does."""
+
+    def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
+        """Latents (count, channels, height, width) as the transformer sees them, and their captions."""
+
+
+Encoder = Callable[[list[str]], tuple[Tensor, Tensor]]  # captions -> embeddings (count, length, width), mask
+
+
+@dataclass
+class FlowTask:
+    """A transformer, what encodes its captions, and the data it learns from."""
+
+    transformer: nn.Module
+    encode: Encoder
+    data: Data
+    batch_size: int = 64
+    times: Times = field(default_factory=Times)
+    caption_dropout: float = 0.1
+    compiled: bool = False
+    encoder: nn.Module | None = None  # trained along, if given
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The transformer, and the text encoder if it is trained along."""
+        return {"transformer": self.transformer} | ({"text_encoder": self.encoder} if self.encoder else {})
+
+    @property
+    def identity(self) -> str:
+        """What the loop's settings don't say."""
+        return f"{self.data.identity} {self.batch_size} {self.times} {self.caption_dropout}"
+
+    @cached_property
+    def _forward(self) -> Callable[..., tuple[Tensor]]:
+        forward: Callable[..., tuple[Tensor]] = torch.compile(self.transformer) if self.compiled else self.transformer
+        return forward
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        """One batch: draw data, noise and noise levels; compare the predicted velocity with the true one."""
+        latents, captions = self.data.batch(self.batch_size, generator)
+        dropped = drop_captions(len(captions), self.caption_dropout, generator)
+        captions = ["" if drop else caption for caption, drop in zip(captions, dropped.tolist(), strict=True)]
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        levels = self.times.draw(len(captions), generator).to(latents)
+        embeddings, mask = self.encode(captions)
+        states = noised(latents, noise, levels)
+        predicted = self._forward(
+            states, embeddings, levels * TIMESTEPS, encoder_attention_mask=mask, return_dict=False
+        )[0]
+        return flow_loss(predicted, latents, noise)

@@ -1,0 +1,144 @@
+"""Judged pictures: GenEval's results file, written and read, and the scores in it."""
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sanac.core import jsonfile
+from sanac.core.errors import BadInput
+from sanac.judge.detections import is_plain_text
+from sanac.judge.geneval import Verdict
+from sanac.judge.intervals import LEVEL, RESAMPLES, Interval, PromptScore, clustered_share, overall, wilson
+from sanac.judge.lines import read_lines, write_lines
+from sanac.judge.metadata import TAGS, Task, parse_task
+
+Boxes = Mapping[str, tuple[tuple[float, ...], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One picture's line of the results; `details` holds per class the boxes, each with its score as fifth number."""
+
+    filename: str
+    task: Task
+    correct: bool
+    reason: str
+    details: Boxes
+
+    def to_json(self) -> dict[str, Any]:
+        """GenEval's columns: metadata and details are strings of JSON."""
+        return {
+            "filename": self.filename,
+            "tag": self.task.tag,
+            "prompt": self.task.prompt,
+            "correct": self.correct,
+            "reason": self.reason,
+            "metadata": json.dumps(self.task.to_json()),
+            "details": json.dumps(self.details, allow_nan=False),
+        }
+
+
+def result_of(filename: str, task: Task, verdict: Verdict) -> Result:
+    """The line that a verdict becomes."""
+    return Result(filename, task, verdict.correct, "\n".join(verdict.reasons), verdict.details)
+
+
+def write_results(path: Path, results: Iterable[Result]) -> None:
+    """One line per picture, as GenEval's own tools read it."""
+    write_lines(path, (result.to_json() for result in results))
+
+
+def read_results(path: Path, *, tags: Collection[str] = TAGS) -> list[Result]:
+    """The results in a file of ours or GenEval's; BadInput lists every malformed line."""
+    return read_lines(path, partial(_parse, tags=tags))
+
+
+def _parse(value: dict[str, Any], *, tags: Collection[str]) -> Result:
+    problems = list(_problems(value))
+    if problems:
+        raise BadInput("it is not a result", problems=problems)
+    task = parse_task(jsonfile.parse(value["metadata"].encode(), "its metadata"), tags=tags)
+    details = jsonfile.parse_object(value["details"].encode(), "its details")
+    problems = [f"its {key} is not its metadata's" for key in ("tag", "prompt") if value[key] != getattr(task, key)]
+    problems += [f"the boxes of {label!r} are not boxes" for label, boxes in details.items() if not _are_boxes(boxes)]
+    if problems:
+        raise BadInput("it contradicts itself", problems=problems)
+    boxes = {label: tuple(tuple(map(float, box)) for box in listed) for label, listed in details.items()}
+    return Result(value["filename"], task, value["correct"], value["reason"], boxes)
+
+
+def _problems(value: dict[str, Any]) -> Iterator[str]:
+    for key in ("filename", "tag", "prompt"):
+        if not is_plain_text(value.get(key)):
+            yield f"{key} is not a line of text"
+    for key in ("reason", "metadata", "details"):
+        text = value.get(key)
+        if not isinstance(text, str) or _has_half_characters(text):
+            yield f"{key} is not a text"
+    if not isinstance(value.get("correct"), bool):
+        yield "correct is neither true nor false"
+
+
+def _has_half_characters(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _are_boxes(boxes: Any) -> bool:
+    return isinstance(boxes, list) and all(
+        isinstance(box, list)
+        and len(box) in {4, 5}
+        and all(type(number) in {int, float} and abs(number) < 1e9 for number in box)
+        for box in boxes
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """GenEval's scores: accuracy per task; their unweighted mean; shares of pictures, and of prompts with any, right.
+
+    Bounds always count prompts, not pictures.
+    """
+
+    tasks: Mapping[str, Interval]
+    overall: Interval
+    images: Interval
+    prompts: Interval
+    pictures: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that measurements carry."""
+        return {
+            "tasks": {tag: interval.to_json() for tag, interval in self.tasks.items()},
+            "overall": self.overall.to_json(),
+            "images": self.images.to_json(),
+            "prompts": self.prompts.to_json(),
+            "pictures": self.pictures,
+        }
+
+
+def prompt_scores(results: Iterable[Result]) -> list[PromptScore]:
+    """Per prompt the number of correct pictures and of all; prompts are the same when their whole metadata is."""
+    scores: dict[Task, PromptScore] = {}
+    for result in results:
+        task = result.task
+        score = scores.get(task) or PromptScore(task.tag, json.dumps(task.to_json()), 0, 0)
+        scores[task] = replace(score, right=score.right + result.correct, images=score.images + 1)
+    return list(scores.values())
+
+
+def summarise(results: Sequence[Result], level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0) -> Summary:
+    """The scores of all results; tasks of which there is no result don't count."""
+    scores = prompt_scores(results)
+    if not scores:
+        raise BadInput("there are no results to summarise", hint="judge some pictures first")
+    tasks = {tag: [score for score in scores if score.task == tag] for tag in dict.fromkeys(s.task for s in scores)}
+    return Summary(
+        {tag: clustered_share(members, level) for tag, members in tasks.items()},
+        overall(scores, level, resamples, seed),
+        clustered_share(scores, level),
+        wilson(sum(score.right > 0 for score in scores), len(scores), level),
+        len(results),
+    )

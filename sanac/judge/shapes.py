@@ -1,0 +1,31 @@
+"""The shapes world as a judge sees it: its detector's findings as detections, its prompts as GenEval's tasks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sanac.core.errors import BadInput
+from sanac.judge.detections import Detection
+from sanac.judge.geneval import Rules, Verdict, judge
+from sanac.judge.metadata import parse_task
+from sanac.shapes.detector import detect
+from sanac.shapes.prompts import Prompt
+
+SURE = 0.6  # rendered items overlap their shape by 0.74 or more even when blurred and noisy; noise by less than 0.5
+SHAPES_RULES = Rules(least_score=SURE, least_score_counting=SURE)
+
+
+def look(picture: NDArray[np.generic]) -> list[Detection]:
+    """What is in a picture. Colours are the detector's own: nothing else classifies them."""
+    try:
+        found = detect(picture)
+    except ValueError as error:
+        raise BadInput("what is to be judged is no picture", why=str(error)) from error
+    return [Detection(item.shape, item.confidence, item.box, item.color, item.mask) for item in found]
+
+
+def judge_pictures(prompts: Sequence[Prompt], pictures: Sequence[NDArray[np.generic]]) -> list[Verdict]:
+    """Whether each picture shows what its prompt asks for."""
+    pairs = zip(prompts, pictures, strict=True)
+    return [judge(parse_task(prompt.metadata), look(picture), SHAPES_RULES) for prompt, picture in pairs]
