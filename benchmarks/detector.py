@@ -23,6 +23,7 @@ from sanac.shapes.words import COLORS, RELATIONS, SHAPES, TAGS
 
 SIZE = 64
 NOTHING = "nothing"
+STRENGTHS = {"rendered": 0.0, "corrupted": 1.0, "corrupted twice as strongly": 2.0}
 
 
 def scenes(count: int) -> list[Scene]:
@@ -63,14 +64,14 @@ def compare(scene: Scene, found, tables: dict[str, Counter]) -> bool:
     return bool(right) and not left
 
 
-def read(drawn: list[Scene], *, corrupted: bool) -> dict:
+def read(drawn: list[Scene], strength: float) -> dict:
     tables = {"shape": Counter(), "colour": Counter(), "relation": Counter()}
     right, seconds = Counter(), 0.0
     total = Counter(scene.content.tag for scene in drawn)
     for index, scene in enumerate(drawn):
         picture = render(scene, SIZE)
-        if corrupted:
-            picture = like_a_generators(picture, np.random.default_rng((7, index)))
+        if strength:
+            picture = like_a_generators(picture, np.random.default_rng((7, index)), strength)
         since = time.process_time()
         found = [item for item in look(picture) if item.score > SURE]
         seconds += time.process_time() - since
@@ -138,12 +139,12 @@ def wrapped(text: str, width: int) -> list[str]:
 def main(count: int, out: Path) -> None:
     """Write OUT/pictures/shapes.png and OUT/results/detector.json; print the tables."""
     drawn = scenes(count)
-    found = {"machine": machine(), "rendered": read(drawn, corrupted=False), "corrupted": read(drawn, corrupted=True)}
+    found = {"machine": machine()} | {kind: read(drawn, strength) for kind, strength in STRENGTHS.items()}
     for folder in ("pictures", "results"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     (out / "results" / "detector.json").write_text(json.dumps(found, indent=1) + "\n")
     gallery(out / "pictures" / "shapes.png")
-    for kind in ("rendered", "corrupted"):
+    for kind in STRENGTHS:
         seen = found[kind]
         click.echo(
             f"\n{kind}: {seen['right']:.4f} of {seen['scenes']:,} scenes; {seen['seconds_per_1000']} s per 1,000"
