@@ -1,0 +1,1 @@
+"""The SANA forward of our own, in torch: blocks as functions over tensors."""

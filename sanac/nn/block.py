@@ -1,0 +1,136 @@
+"""One SANA block as a function over its tensors: diffusers' operations in diffusers' order, bitwise its results.
+
+Shapes: B samples, N = height x width tokens, C channels, S caption tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own custom)
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]  # of one block, under the names that follow `transformer_blocks.<i>.`
+
+QK_EPSILON = 1e-5
+LINEAR_EPSILON = 1e-15
+LARGEST_HALF = 65504
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What shapes alone don't say: heads, and the norm's epsilon."""
+
+    heads: int
+    cross_heads: int
+    epsilon: float = 1e-6
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Geometry":
+        """As a transformer's config says."""
+        heads, cross_heads = config["num_attention_heads"], config["num_cross_attention_heads"]
+        return cls(heads, cross_heads, config.get("norm_eps", 1e-6))
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What every block of a forward is given besides the state."""
+
+    modulation: Tensor  # (B, 6 C), from the timestep
+    caption: Tensor  # (B, S, C)
+    bias: Tensor | None  # (B, 1, S): 0 where the caption is, -10000 where it is padded
+    height: int
+    width: int
+
+
+def block(tensors: Tensors, state: Tensor, condition: Condition, geometry: Geometry) -> Tensor:
+    """(B, N, C) -> (B, N, C): linear self-attention, cross-attention, gated convolutional feed-forward."""
+    shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation(tensors, condition.modulation)
+    normed = layer_norm(state, geometry.epsilon) * (1 + scale) + shift
+    state = state + gate * linear_attention(tensors, normed.to(state.dtype), geometry)
+    state = cross_attention(tensors, state, condition, geometry) + state
+    normed = layer_norm(state, geometry.epsilon) * (1 + ff_scale) + ff_shift
+    return state + ff_gate * feed_forward(tensors, normed, condition.height, condition.width)
+
+
+def modulation(tensors: Tensors, timestep: Tensor) -> tuple[Tensor, ...]:
+    """Shift, scale and gate of the self-attention, then of the feed-forward: (B, 1, C) each."""
+    values = tensors["scale_shift_table"][None] + timestep.reshape(len(timestep), 6, -1)
+    return tuple(values.chunk(6, dim=1))
+
+
+def layer_norm(state: Tensor, epsilon: float) -> Tensor:
+    """Without weights, over channels."""
+    return F.layer_norm(state, state.shape[-1:], eps=epsilon)
+
+
+def rms_norm(values: Tensor, weight: Tensor, epsilon: float = QK_EPSILON) -> Tensor:
+    """Over all channels, heads together; the variance in fp32."""
+    variance = values.to(torch.float32).pow(2).mean(-1, keepdim=True)
+    scaled = values * torch.rsqrt(variance + epsilon)
+    if weight.dtype in {torch.float16, torch.bfloat16}:
+        scaled = scaled.to(weight.dtype)
+    return scaled * weight
+
+
+def projections(tensors: Tensors, part: str, asking: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of an attention, normed where the model has QK norm."""
+    query, key, value = (
+        F.linear(source, tensors[f"{part}.{name}.weight"], tensors.get(f"{part}.{name}.bias"))
+        for name, source in (("to_q", asking), ("to_k", asked), ("to_v", asked))
+    )
+    if f"{part}.norm_q.weight" in tensors:
+        query = rms_norm(query, tensors[f"{part}.norm_q.weight"])
+        key = rms_norm(key, tensors[f"{part}.norm_k.weight"])
+    return query, key, value
+
+
+def output(tensors: Tensors, part: str, values: Tensor) -> Tensor:
+    """An attention's output projection."""
+    return F.linear(values, tensors[f"{part}.to_out.0.weight"], tensors[f"{part}.to_out.0.bias"])
+
+
+def linear_attention(tensors: Tensors, state: Tensor, geometry: Geometry) -> Tensor:
+    """ReLU(q) times the sum over tokens of v ReLU(k)', divided by the same with ones for v; in fp32."""
+    query, key, value = projections(tensors, "attn1", state, state)
+    heads = (geometry.heads, -1)
+    query = F.relu(query.transpose(1, 2).unflatten(1, heads)).float()
+    key = F.relu(key.transpose(1, 2).unflatten(1, heads).transpose(2, 3)).float()
+    value = value.transpose(1, 2).unflatten(1, heads).float()
+    ones = F.pad(value, (0, 0, 0, 1), mode="constant", value=1.0)
+    mixed = torch.matmul(torch.matmul(ones, key), query)
+    mixed = mixed[:, :, :-1] / (mixed[:, :, -1:] + LINEAR_EPSILON)
+    result = output(tensors, "attn1", mixed.flatten(1, 2).transpose(1, 2).to(state.dtype))
+    return result.clip(-LARGEST_HALF, LARGEST_HALF) if state.dtype == torch.float16 else result
+
+
+def cross_attention(tensors: Tensors, state: Tensor, condition: Condition, geometry: Geometry) -> Tensor:
+    """Softmax attention from tokens to the caption."""
+    query, key, value = (
+        part.unflatten(-1, (geometry.cross_heads, -1)).transpose(1, 2)
+        for part in projections(tensors, "attn2", state, condition.caption)
+    )
+    bias = None if condition.bias is None else condition.bias[:, None].expand(-1, geometry.cross_heads, -1, -1)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    return output(tensors, "attn2", mixed.transpose(1, 2).flatten(2).to(query.dtype))
+
+
+def feed_forward(tensors: Tensors, normed: Tensor, height: int, width: int) -> Tensor:
+    """GLUMBConv: `conv_point` of what `gated` gives."""
+    return to_tokens(F.conv2d(gated(tensors, normed, height, width), tensors["ff.conv_point.weight"]))
+
+
+def gated(tensors: Tensors, normed: Tensor, height: int, width: int) -> Tensor:
+    """What `conv_point` is given, (B, H, height, width): widened, mixed with neighbours, one half gating the other."""
+    picture = normed.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    wide = F.silu(F.conv2d(picture, tensors["ff.conv_inverted.weight"], tensors["ff.conv_inverted.bias"]))
+    depthwise = tensors["ff.conv_depth.weight"]
+    mixed = F.conv2d(wide, depthwise, tensors["ff.conv_depth.bias"], padding=1, groups=depthwise.shape[0])
+    values, gate = mixed.chunk(2, dim=1)
+    return values * F.silu(gate)
+
+
+def to_tokens(picture: Tensor) -> Tensor:
+    """(B, C, height, width) -> (B, N, C)."""
+    return picture.flatten(2, 3).permute(0, 2, 1)
