@@ -36,7 +36,7 @@ def same_function(source: Path, pruned: Path) -> bool:
     found = SanaTransformer2DModel.from_pretrained(pruned, subfolder="transformer").eval()
     torch.manual_seed(0)
     inputs = {
-        "hidden_states": torch.randn(2, 8, 8, 8),
+        "hidden_states": torch.randn(2, 16, 4, 4),
         "encoder_hidden_states": torch.randn(2, 12, 64),
         "timestep": torch.tensor([10.0, 900.0]),
     }

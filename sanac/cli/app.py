@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from sanac import __version__
-from sanac.cli import completion, convert, doctor, inspect, prune
+from sanac.cli import completion, convert, doctor, evaluate, generate, grow, inspect, prune
 from sanac.cli.result import Result, emit, emit_error, emit_stop, mute_stdout, report_bug
 from sanac.core.errors import BadInput, Lacking, Misuse, SanacError, Terminated
 
@@ -47,6 +47,7 @@ Examples:
   sanac inspect Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers
   sanac prune MODEL --keep 0-9,50-59 --dry-run
   sanac prune MODEL --keep 0-9,50-59 --out small
+  sanac grow MODEL --target-blocks 60
 
 \b
 Exit codes: 0 done, 1 bug, 2 usage, 3 bad input, 4 something is lacking here,
@@ -57,8 +58,8 @@ def app() -> None:
     """Make SANA text-to-image models smaller and deployable, and keep proof of what was lost."""
 
 
-for _command in (inspect.command, convert.command, prune.command, doctor.command, completion.command):
-    app.add_command(_command)
+for _verb in (inspect, convert, prune, grow, evaluate, generate, doctor, completion):
+    app.add_command(_verb.command)
 
 
 def run(arguments: Sequence[str]) -> int:

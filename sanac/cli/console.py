@@ -21,7 +21,7 @@ class ConsoleTalk:
         self._verbosity = verbosity
         self._color = color and sys.stderr.isatty()
         self._bar: Progress | None = None
-        self._label = ""
+        self._label = self._unit = ""
         self._total = self._done = 0
         self._started = self._said = 0.0
 
@@ -40,12 +40,12 @@ class ConsoleTalk:
         mark = click.style("warning:", fg="yellow") if self._color else "warning:"
         click.echo(f"{mark} {text}", err=True)
 
-    def begin(self, label: str, total: int) -> None:
+    def begin(self, label: str, total: int, unit: str = "") -> None:
         """Show a bar on a terminal."""
-        self._label, self._total, self._done = label, total, 0
+        self._label, self._total, self._done, self._unit = label, total, 0, unit
         self._started = self._said = time.monotonic()
         if self._verbosity >= 0 and sys.stderr.isatty():
-            self._bar = _bar(color=self._color)
+            self._bar = _bar(unit, color=self._color)
             self._bar.add_task(label, total=total)
             self._bar.start()
 
@@ -59,7 +59,8 @@ class ConsoleTalk:
             self._said = now
             share = min(1.0, self._done / self._total)
             left = (now - self._started) * (1 / share - 1) if share else 0
-            self.note(f"{self._label}: {share:.0%} of {bytes_text(self._total)}, {duration_text(left)} left")
+            whole = f"{self._total:,} {self._unit}" if self._unit else bytes_text(self._total)
+            self.note(f"{self._label}: {share:.0%} of {whole}, {duration_text(left)} left")
 
     def end(self) -> None:
         """Take the bar away."""
@@ -68,15 +69,18 @@ class ConsoleTalk:
             self._bar = None
 
 
-def _bar(*, color: bool) -> "Progress":
+def _bar(unit: str, *, color: bool) -> "Progress":
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
     )
+
+    amounts = (MofNCompleteColumn(), TextColumn(unit)) if unit else (DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True, no_color=not color), transient=True)

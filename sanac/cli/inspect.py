@@ -102,6 +102,8 @@ def _show(summary: "Summary", *, scanned: bool, descent: str, color: bool) -> No
     screen.print(f"to run: {together} for all weights in 16 bits, {alone} with model offload; activations not counted")
     for number, step in enumerate(summary.lineage):
         screen.print(f"{'lineage:' if number == 0 else '    then'} {step}")
+    if summary.in_all:
+        screen.print(f" in all: {summary.in_all}")
     for note in summary.notes:
         screen.print(f"note: {note}")
     if summary.left_out:

@@ -2,10 +2,9 @@
 
 import click
 
-from sanac.cli.choose import open_word
 from sanac.cli.options import Common, StageOptions, common, stage
 from sanac.cli.result import Result
-from sanac.cli.surgery import SurgeryOptions, run_surgery, surgery
+from sanac.cli.surgery import SurgeryOptions, open_source, run_surgery, surgery
 
 
 @click.command(
@@ -34,12 +33,7 @@ def command(
     Weights are copied tensor by tensor, nothing is loaded; the input is not touched. Without MODEL it takes the
     workspace's source, else $SANAC_MODEL, else the released 4.8B model.
     """
-    from sanac.core.workspace import read_workspace, starting_model
     from sanac.prune.manual import decide_keep
 
-    word = model
-    if word is None:
-        word, reason = starting_model(read_workspace(options.workspace))
-        common.talk.note(f"model: {word} ({reason})")
-    opened = open_word(word, common).with_loras(chosen.loras)
+    word, opened = open_source(model, chosen, options, common)
     return run_surgery(word, decide_keep(opened, keep, chosen.writing(options)), options, common)

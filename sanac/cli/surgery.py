@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sanac.cli.choose import open_word
 from sanac.cli.options import Common, StageOptions
 from sanac.cli.result import Result
 from sanac.core.errors import Misuse
@@ -16,6 +17,7 @@ from sanac.core.units import bytes_text, parse_bytes
 
 if TYPE_CHECKING:
     from sanac.core.execute import Surgery, Writing
+    from sanac.core.model import Model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -65,7 +67,7 @@ _OPTIONS = (
         "loras",
         multiple=True,
         metavar="FILE[:SCALE]",
-        help="Merge a LoRA; its block numbers are those of the model before any pruning. May be repeated.",
+        help="Merge a LoRA; its block numbers are those of the model before any pruning or growing. May be repeated.",
     ),
     click.option("--link", is_flag=True, help="Hard-link unchanged components: no space, but editing one edits both."),
     click.option(
@@ -73,6 +75,16 @@ _OPTIONS = (
     ),
     click.option("--full-hash", is_flag=True, help="Identify the input by all its bytes, not by headers and times."),
 )
+
+
+def open_source(word: str | None, chosen: SurgeryOptions, options: StageOptions, common: Common) -> tuple[str, "Model"]:
+    """MODEL's word and the model, LoRAs included; the workspace's source when none was given."""
+    from sanac.core.workspace import read_workspace, starting_model
+
+    if word is None:
+        word, reason = starting_model(read_workspace(options.workspace))
+        common.talk.note(f"model: {word} ({reason})")
+    return word, open_word(word, common).with_loras(chosen.loras)
 
 
 def run_surgery(word: str, job: "Surgery", options: StageOptions, common: Common) -> Result:

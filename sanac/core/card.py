@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from sanac.core.family import Architecture
 from sanac.core.manifest import Ancestor, compose
-from sanac.core.plan import ranges_text
 
 _PIPELINE = """from diffusers import SanaPipeline
 
@@ -22,7 +21,7 @@ def render(lineage: Sequence[Ancestor], left_out: Sequence[str], source: Archite
     base_line = f"base_model: {base.partition('@')[0]}\n" if "/" in base else ""
     steps = "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(lineage, start=1))
     plan = compose(lineage)
-    kept = f"\nIts blocks are numbers {ranges_text(o.block for o in plan.blocks)} of the source.\n" if plan else ""
+    in_all = f"\nIn all: {plan}.\n" if plan else ""
     left_out = f"\nNot in this folder: {', '.join(left_out)}.\n" if left_out else ""
     return f"""---
 library_name: diffusers
@@ -41,7 +40,7 @@ Made by sanac from {source.title}. The content key is `{last.key}`.
 ## Where it comes from
 
 {steps}
-{kept}
+{in_all}
 `sanac inspect --scan` on this folder checks every byte against `sanac.json`.
 The terms of the source's licence apply to it.
 """

@@ -21,6 +21,9 @@ _CHUNK = 16 << 20
 _BUFFER = 256 << 10  # stays in the core's own cache between the two digests
 _FLUSH_EVERY = 64 << 20  # keeps the disk busy from the start, so that the last flush is short
 _AHEAD = 8  # chunks the copy may be ahead of the digests: bounds what must stay in the page cache
+_MADE_AHEAD = 16 << 20  # bytes that may be made before their turn
+MAKE_STEP = 4 << 20  # bytes to make at a time, where that can be chosen
+_ALL_AT_ONCE = 1 << 62
 _FICLONE = 0x40049409
 _NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
 
@@ -37,11 +40,23 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Bytes that no file holds: made when their turn comes, dropped when they are written."""
+    """Bytes that no file holds: made step by step when their turn comes, dropped when they are written."""
 
     label: str
     size: int
-    make: Callable[[], bytes]
+    make: Callable[[int, int], bytes | memoryview]  # (start, count) -> these of its bytes
+    step: int = _ALL_AT_ONCE
+
+    @property
+    def steps(self) -> Iterator[tuple[int, int]]:
+        """(start, count) of what is made at a time; a single empty step when there is nothing to make."""
+        for start in range(0, max(self.size, 1), self.step):
+            yield start, min(self.step, self.size - start)
+
+
+def whole(label: str, size: int, make: Callable[[], bytes]) -> Made:
+    """Bytes that can only be made all at once."""
+    return Made(label, size, lambda _start, _count: make())
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +75,14 @@ def write_parts(target: Path, parts: Sequence[Range | Made], *, talk: Talk = SIL
         digester = _Digester(out)
         hashing = stack.enter_context(_Follower(ahead=_AHEAD))
         flushing = stack.enter_context(_Follower(ahead=1))
+        maker = stack.enter_context(_Maker(parts))
         paths = dict.fromkeys(part.path for part in parts if isinstance(part, Range))
         sources = {path: stack.enter_context(path.open("rb", buffering=0)).fileno() for path in paths}
         position = flushed = 0
         for part, offset, count in _chunks(parts):
             end = position + count
             if isinstance(part, Made):
-                _write_all(out, part, position)
+                _write_all(out, part.label, maker.take(), count, position)
             else:
                 _copy_all(part.path, sources[part.path], out, count, offset, position)
             if digests:
@@ -86,15 +102,15 @@ def _chunks(parts: Sequence[Range | Made]) -> Iterator[tuple[Range | Made, int, 
     """(part, offset in its file, bytes); an empty range yields one empty chunk, so that it gets a digest too."""
     for part in parts:
         if isinstance(part, Made):
-            yield part, 0, part.size
+            yield from ((part, start, count) for start, count in part.steps)
         else:
             for done in range(0, max(part.size, 1), _CHUNK):
                 yield part, part.start + done, min(_CHUNK, part.size - done)
 
 
-def _write_all(target: int, part: Made, position: int) -> None:
-    data = memoryview(part.make())
-    assert len(data) == part.size, f"{part.label}: {len(data)} bytes made, {part.size} announced"
+def _write_all(target: int, label: str, made: bytes | memoryview, count: int, position: int) -> None:
+    data = memoryview(made)
+    assert len(data) == count, f"{label}: {len(data)} bytes made, {count} announced"
     while data:
         written = os.pwrite(target, data, position)
         data, position = data[written:], position + written
@@ -189,6 +205,37 @@ class _Digester:
     def result(self, size: int) -> Written:
         self._close()
         return Written(size, self._whole.hexdigest(), self._labels)
+
+
+class _Maker:
+    """One thread that makes what no file holds, in order, a little ahead of the writer that takes it."""
+
+    def __init__(self, parts: Sequence[Range | Made]) -> None:
+        self._steps = ((part, *step) for part in parts if isinstance(part, Made) for step in part.steps)
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._pending: deque[tuple[int, Future[bytes | memoryview]]] = deque()
+        self._ahead = 0
+
+    def take(self) -> bytes | memoryview:
+        """What comes next."""
+        self._start()
+        weight, made = self._pending.popleft()
+        self._ahead -= weight
+        self._start()
+        return made.result()
+
+    def _start(self) -> None:
+        while self._ahead < _MADE_AHEAD and (step := next(self._steps, None)):
+            part, start, count = step
+            weight = max(count, MAKE_STEP)  # small ones too: making may read, which should stay near the copy
+            self._pending.append((weight, self._pool.submit(part.make, start, count)))
+            self._ahead += weight
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 class _Follower:

@@ -1,7 +1,6 @@
 """The one executor of plans: a model and a plan in, a sealed artifact out, tensor by tensor, nothing loaded."""
 
 import functools
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,12 +11,12 @@ from sanac import __version__
 from sanac.core import card, jsonfile, nvlabs
 from sanac.core.copying import Range, Written, clone, digest_file, write_parts
 from sanac.core.errors import BadInput, Misuse, SanacError
-from sanac.core.family import Architecture, block_name, split_block
-from sanac.core.header import DTYPE_BITS
+from sanac.core.family import Architecture, Start, block_name, dtype_counts, split_block, start_of
+from sanac.core.fresh import fresh
 from sanac.core.lora import merge
 from sanac.core.manifest import Ancestor, Manifest, changed_after_sealing
 from sanac.core.model import SIDE_FILE, Component, Model, streaming_memory
-from sanac.core.plan import Plan
+from sanac.core.plan import Keep, New, Plan
 from sanac.core.pth_writer import write_pth
 from sanac.core.resources import Needs, announce
 from sanac.core.stage import ORIGIN, Stage, find_finished, held_bytes, open_stage, partial_name, replaced_name
@@ -56,12 +55,16 @@ class Surgery:
     pipeline: Model | None = None  # the reference that completes a transformer to a pipeline
 
     @property
+    def architecture(self) -> Architecture:
+        """The output's."""
+        return self.model.architecture.changed(len(self.plan.blocks), dict(self.plan.config))
+
+    @property
     def pieces(self) -> tuple[Piece, ...]:
         """The output's tensors: what stands outside the blocks, then block by block; NVlabs' layouts have their own."""
-        architecture = replace(self.model.architecture, blocks=len(self.plan.blocks))
         if self.writing.layout == "diffusers":
-            return tuple(self._piece(name) for name in _in_order(architecture))
-        names = nvlabs.sources(architecture)
+            return tuple(self._piece(name) for name in _in_order(self.architecture))
+        names = nvlabs.sources(self.architecture)
         return (
             *(fused(name, [self._piece(old) for old in olds]) for name, olds in names.items()),
             *(kept(name, ref) for name, ref in sorted(self.model.extras.items())),
@@ -87,17 +90,32 @@ class Surgery:
         side = self.config.get("sample_size")
         wanted = nvlabs.own_tensors(self.model.architecture, side * side if type(side) is int else 1024)
         dtype = self.model.weights.tensors["proj_out.weight"].dtype
-        sizes = {name: math.prod(shape) * DTYPE_BITS[dtype] // 8 for name, shape in wanted.items()}
         return tuple(
-            made(name, dtype, shape, sizes[name], functools.partial(bytes, sizes[name]))
-            for name, shape in wanted.items()
-            if name not in self.model.extras
+            fresh(name, dtype, shape, Start()) for name, shape in wanted.items() if name not in self.model.extras
         )
 
     def _piece(self, name: str) -> Piece:
-        """The output's tensor of this name: the source's, moved by the plan, with LoRAs merged."""
+        """The output's tensor of this name: the source's, moved by the plan, or a new one."""
         inside = split_block(name)
-        old = block_name(self.plan.blocks[inside[0]].block, inside[1]) if inside else name
+        if inside is None:
+            return self._kept(name, name)
+        index, rest = inside
+        origin = self.plan.blocks[index]
+        old = block_name(origin.block, rest) if isinstance(origin, Keep) else ""
+        if old in self.model.weights.tensors:
+            return self._kept(name, old)
+        identity = (origin.rule, origin.seed, origin.number, rest) if isinstance(origin, New) else ()
+        return fresh(name, self._dtype(rest), self.architecture.block_tensors()[rest], start_of(rest), identity)
+
+    def _dtype(self, rest: str) -> str:
+        """A new tensor is stored as its namesake in the first block is; one that is new to all, as most are there."""
+        tensors = self.model.weights.tensors
+        namesake = tensors.get(block_name(0, rest))
+        first = [tensors[block_name(0, name)] for name in self.model.architecture.block_tensors()]
+        return namesake.dtype if namesake else next(iter(dtype_counts(first)))
+
+    def _kept(self, name: str, old: str) -> Piece:
+        """The source's tensor `old` under its new name, with LoRAs merged."""
         source, patches = self.model.weights.tensors[old], self.model.patches.get(old)
         if patches:
             merged = functools.partial(merge, source, patches)
@@ -124,7 +142,7 @@ class Surgery:
         carried = sum(path.stat().st_size for part in self.carried for path in part.files)
         written = weights if self.writing.link else weights + carried
         merged = max((4 * self.model.weights.tensors[name].count for name in self.model.patches), default=0)
-        memory = streaming_memory(self.model) + 4 * merged  # base, change, sum and result, in fp32
+        memory = streaming_memory(self.model) + 5 * merged  # base, change, sum, result and the one before, in fp32
         return Needs(disk=written + (1 << 20), memory=memory, traffic=weights + carried)
 
 

@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sanac.core.errors import BadInput
@@ -38,6 +38,27 @@ _PARTS = (
     ("attn2.", "cross-attention"),
     ("ff.", "feed-forward"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a new tensor begins: everywhere `constant`, plus normal noise of standard deviation `deviation`."""
+
+    constant: float = 0.0
+    deviation: float = 0.0
+
+
+# Partial Preservation Init, as NVlabs' init_constant has it: the first pattern that matches decides. What is zero here
+# is all that a block adds to its input, so a new block is the identity, whatever its gates are.
+_STARTS = (
+    (re.compile(r"attn[12]\.to_out\.0\.(weight|bias)|ff\.conv_point\.weight"), Start()),
+    (re.compile(r"attn[12]\.norm_[qk]\.weight"), Start(constant=1.0)),
+    (re.compile(r"attn2\.to_[qkv]\.bias"), Start()),
+    (re.compile(r"ff\.conv_depth\.(weight|bias)"), Start(deviation=0.2)),
+    (re.compile(r".+"), Start(deviation=0.02)),
+)
+_QK_NORM = "rms_norm_across_heads"
+QK_NORM_CONFIG = ("qk_norm", _QK_NORM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +165,12 @@ class Architecture:
             "num_layers": self.blocks,
             "out_channels": self.out_channels,
             "patch_size": self.patch_size,
-            "qk_norm": "rms_norm_across_heads" if self.qk_norm else None,
+            "qk_norm": _QK_NORM if self.qk_norm else None,
         }
+
+    def changed(self, blocks: int, config: Mapping[str, Any]) -> "Architecture":
+        """With another depth and a config patch."""
+        return replace(self, blocks=blocks, qk_norm=bool(config.get("qk_norm", self.qk_norm)))
 
 
 def _linear(name: str, inputs: int, outputs: int) -> dict[str, Shape]:
@@ -161,6 +186,11 @@ def split_block(name: str) -> tuple[int, str] | None:
     """`transformer_blocks.7.ff.conv_depth.bias` -> (7, 'ff.conv_depth.bias'); None outside the blocks."""
     match = _BLOCK.fullmatch(name)
     return (int(match[1]), match[2]) if match else None
+
+
+def start_of(rest: str) -> Start:
+    """How a new block's tensor begins, by its name behind `transformer_blocks.{i}.`."""
+    return next(start for pattern, start in _STARTS if pattern.fullmatch(rest))
 
 
 def part_of(name: str) -> str:

@@ -24,11 +24,7 @@ class Located:
 def locate(text: str) -> Located:
     """Find MODEL on this machine; never downloads."""
     if text == TINY:
-        raise Lacking(
-            f"{TINY} is not shipped in this version",
-            why="its weights are still being trained",
-            hint="python -m sanac.tiny.build DIR writes an untrained model of the same kind",
-        )
+        return _embedded()
     try:
         path = Path(text).expanduser()
     except RuntimeError as error:
@@ -43,6 +39,18 @@ def locate(text: str) -> Located:
     if hub is None or text.count("/") != 1:
         raise Misuse(f"there is no {text}", hint=_did_you_mean(path))
     return _in_hub_cache(hub[1], hub[2])
+
+
+def _embedded() -> Located:
+    """The model that the package brings along."""
+    folder = Path(__file__).resolve().parent.parent / "tiny" / "model"
+    if not (folder / "model_index.json").is_file():
+        raise Lacking(
+            f"{TINY} is not shipped in this version",
+            why="its weights are still being trained",
+            hint="python -m sanac.tiny.build DIR writes an untrained model of the same kind",
+        )
+    return Located(folder, folder, TINY)
 
 
 def _at(path: Path) -> Located:

@@ -3,8 +3,8 @@
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,12 +69,37 @@ def parse_word(word: str) -> tuple[Path, float]:
 
 
 def read_patches(
-    path: Path, scale: float, targets: Mapping[str, TensorRef], origins: Sequence[int], source_blocks: int
+    path: Path, scale: float, targets: Mapping[str, TensorRef], origins: Sequence[int | None], source_blocks: int
 ) -> dict[str, Patch]:
     """Patch per tensor of `targets` (diffusers' names).
 
     `origins` says for each block which of the source's `source_blocks` it is: the LoRA's numbers are the source's.
+    A block that was made since has none, so no LoRA reaches it.
     """
+    factors = _read_factors(path)
+    patches: dict[str, Patch] = {}
+    problems: list[str] = []
+    for module, parts in factors.items():
+        if not {"down", "up"} <= set(parts):
+            problems.append(f"{module} has only one of its two factors")
+            continue
+        for name, patch in _split(module, parts, scale):
+            inside = split_block(name)
+            if inside and inside[0] >= source_blocks:
+                problems.append(f"{name} is not in the model: its source has {source_blocks} blocks")
+            for place in _places(name, origins):
+                problem = _misfit(place, patch, targets)
+                if problem is None:
+                    patches[place] = patch
+                elif problem:
+                    problems.append(problem)
+    if problems:
+        raise BadInput(f"{path} doesn't fit this model", why=problems[0], problems=problems)
+    return patches
+
+
+def _read_factors(path: Path) -> dict[str, dict[str, TensorRef]]:
+    """down, up and alpha of each module."""
     header = read_header(path)
     factors: dict[str, dict[str, TensorRef]] = {}
     strangers = []
@@ -88,54 +113,34 @@ def read_patches(
     if strangers or not factors:
         why = f"{strangers[0]} is no LoRA factor" if strangers else "it has no tensors"
         raise BadInput(f"{path} is not a LoRA that sanac can read", why=why, problems=strangers)
-    patches: dict[str, Patch] = {}
-    problems: list[str] = []
-    for module, parts in factors.items():
-        if not {"down", "up"} <= set(parts):
-            problems.append(f"{module} has only one of its two factors")
-            continue
-        rank = parts["down"].shape[0] if parts["down"].shape else 0
-        alpha = _alpha(parts.get("alpha"), rank)
-        strength = scale * alpha / max(rank, 1)
-        for first, rows, name in _names(module, parts["up"], origins, source_blocks):
-            patch = Patch(parts["down"], parts["up"], strength, first, rows)
-            problem = _misfit(name, patch, targets)
-            if problem is None:
-                patches[name] = patch
-            elif problem:
-                problems.append(problem)
-    if problems:
-        raise BadInput(f"{path} doesn't fit this model", why=problems[0], problems=problems)
-    return patches
+    return factors
 
 
 def _alpha(ref: TensorRef | None, rank: int) -> float:
     return float(load(ref).reshape(-1)[0]) if ref and ref.count == 1 and ref.dtype in _FLOATS else rank
 
 
-def _names(module: str, up: TensorRef, origins: Sequence[int], source_blocks: int) -> list[tuple[int, int, str]]:
-    """(first row of `up`, rows, tensor) for each tensor that a factor pair changes, at its place after pruning."""
-    weight = TensorRef(f"{module}.weight", up.dtype, up.shape, up.path, up.start, up.size)
-    if module.startswith("blocks.") or module.split(".", maxsplit=1)[0] in {
-        "x_embedder",
-        "y_embedder",
-        "t_block",
-        "final_layer",
-    }:
-        split, _ = nvlabs.to_diffusers({weight.name: weight}, str(up.path))
-    else:
-        split = {weight.name: weight}
-    found, first = [], 0
+def _split(module: str, parts: Mapping[str, TensorRef], scale: float) -> Iterator[tuple[str, Patch]]:
+    """(tensor, its rows of the change) for each tensor that a factor pair changes, under the source's numbers."""
+    down, up = parts["down"], parts["up"]
+    rank = down.shape[0] if down.shape else 0
+    strength = scale * _alpha(parts.get("alpha"), rank) / max(rank, 1)
+    weight = replace(up, name=f"{module}.weight")
+    fused = module.split(".", maxsplit=1)[0] in _NVLABS_ROOTS
+    split, _ = nvlabs.to_diffusers({weight.name: weight}, str(up.path)) if fused else ({weight.name: weight}, None)
+    first = 0
     for name, part in split.items():
         rows = part.shape[0] if part.shape else 0
-        inside = split_block(name)
-        if inside is None or inside[0] >= source_blocks:
-            found.append((first, rows, name))
-        else:
-            places = [place for place, origin in enumerate(origins) if origin == inside[0]]
-            found += [(first, rows, block_name(place, inside[1])) for place in places]
+        yield name, Patch(down, up, strength, first, rows)
         first += rows
-    return found
+
+
+def _places(name: str, origins: Sequence[int | None]) -> list[str]:
+    """Where a tensor of the source is by now: nowhere when its block was dropped, in every copy of its block."""
+    inside = split_block(name)
+    if inside is None:
+        return [name]
+    return [block_name(place, inside[1]) for place, origin in enumerate(origins) if origin == inside[0]]
 
 
 def _misfit(name: str, patch: Patch, targets: Mapping[str, TensorRef]) -> str | None:

@@ -53,10 +53,10 @@ class Manifest:
         return compose(self.lineage)
 
     @property
-    def origins(self) -> tuple[int, ...] | None:
-        """For each block, its number in the foreign source, through every stage."""
+    def origins(self) -> tuple[int | None, ...] | None:
+        """For each block, its number in the foreign source, through every stage; None for one that was made since."""
         plan = self.whole_plan
-        return tuple(origin.block for origin in plan.blocks) if plan else None
+        return plan.sources if plan else None
 
     def to_json(self) -> dict[str, Any]:
         """The content of sanac.json."""

@@ -92,7 +92,7 @@ class Model:
     def with_loras(self, words: Sequence[str]) -> "Model":
         """This model with LoRAs to merge; block numbers are those of the lineage's source."""
         plan = self.manifest.whole_plan if self.manifest else None
-        origins = [origin.block for origin in plan.blocks] if plan else range(self.architecture.blocks)
+        origins = plan.sources if plan else range(self.architecture.blocks)
         source_blocks = plan.source_blocks if plan else self.architecture.blocks
         patches: dict[str, tuple[Patch, ...]] = dict(self.patches)
         for word in words:

@@ -1,5 +1,6 @@
 """A plan: where each block of the output comes from, and what changes in the config. Frozen, hashable, JSON."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +9,41 @@ from sanac.core.errors import BadInput, Misuse
 
 Scalar = str | int | float | bool | None
 SCHEMA = 1
+RULES = ("partial",)  # ways to make a block; sanac.core.family holds their numbers
 
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """An output block that is the source's block `block`, unchanged."""
+    """An output block that is the source's block `block`, unchanged; QK norm that the config patch adds starts at 1."""
 
     block: int
+
+    def __str__(self) -> str:
+        """'3'."""
+        return str(self.block)
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """An output block that no source has. Its weights follow from these three alone, wherever it stands later."""
+
+    rule: str
+    seed: int
+    number: int  # tells the new blocks of one seed apart: the place where it was made, unless that was taken
+
+    def __post_init__(self) -> None:
+        """Only what the executor can make."""
+        if self.rule not in RULES:
+            raise Misuse(f"there is no rule {self.rule!r} for new blocks", hint=f"it is one of {', '.join(RULES)}")
+        if self.seed < 0 or self.number < 0:
+            raise Misuse("the seed and the number of a new block can't be negative", why=repr(self))
+
+    def __str__(self) -> str:
+        """'new (partial, seed 0)'."""
+        return f"new ({self.rule}, seed {self.seed})"
+
+
+Origin = Keep | New
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,32 +51,36 @@ class Plan:
     """An ordered list of where each output block comes from, plus a config patch."""
 
     source_blocks: int
-    blocks: tuple[Keep, ...]
+    blocks: tuple[Origin, ...]
     config: tuple[tuple[str, Scalar], ...] = ()
 
     def __post_init__(self) -> None:
         """A plan that could not be executed is not constructed."""
         if not self.blocks:
             raise Misuse("the plan keeps no block", why="a transformer needs at least one")
-        outside = sorted({origin.block for origin in self.blocks if not 0 <= origin.block < self.source_blocks})
+        outside = sorted({block for block in self.sources if block is not None and not 0 <= block < self.source_blocks})
         if outside:
             raise Misuse(
                 f"there is no block {', '.join(map(str, outside[:8]))}",
                 why=f"the source has {self.source_blocks} blocks, numbered 0 to {self.source_blocks - 1}",
             )
 
+    @property
+    def sources(self) -> tuple[int | None, ...]:
+        """For each output block, its number in the source; None for a new one."""
+        return tuple(origin.block if isinstance(origin, Keep) else None for origin in self.blocks)
+
     def __str__(self) -> str:
-        """'60 -> 20 blocks: keep 0-9, 50-59; num_layers = 20'."""
-        kept = ranges_text(origin.block for origin in self.blocks)
+        """'20 -> 60 blocks: keep 0-17, new 18-59 (partial, seed 0); num_layers = 60'."""
         patch = "".join(f"; {key} = {value}" for key, value in self.config)
-        return f"{self.source_blocks} -> {len(self.blocks)} blocks: keep {kept}{patch}"
+        return f"{self.source_blocks} -> {len(self.blocks)} blocks: {origins_text(self.blocks)}{patch}"
 
     def to_json(self) -> dict[str, Any]:
         """The form that manifests and `--dry-run --json` carry."""
         return {
             "schema": SCHEMA,
             "source_blocks": self.source_blocks,
-            "blocks": [{"keep": origin.block} for origin in self.blocks],
+            "blocks": [_origin_json(origin) for origin in self.blocks],
             "config": dict(self.config),
         }
 
@@ -58,7 +91,7 @@ class Plan:
                 "these plans don't follow each other",
                 why=f"the first yields {len(self.blocks)} blocks, the second expects {later.source_blocks}",
             )
-        blocks = tuple(self.blocks[origin.block] for origin in later.blocks)
+        blocks = tuple(self.blocks[o.block] if isinstance(o, Keep) else o for o in later.blocks)
         patch = dict(self.config) | dict(later.config)
         return Plan(self.source_blocks, blocks, tuple(sorted(patch.items())))
 
@@ -82,18 +115,47 @@ def from_json(value: Any, where: str) -> Plan:
         raise BadInput(f"the plan in {where} is broken", why=str(error)) from error
 
 
-def _origin(entry: Any) -> Keep:
-    if not isinstance(entry, dict) or set(entry) != {"keep"} or type(entry["keep"]) is not int:
-        raise ValueError(f"unknown origin {entry!r}")
-    return Keep(entry["keep"])
+def _origin_json(origin: Origin) -> dict[str, Any]:
+    if isinstance(origin, Keep):
+        return {"keep": origin.block}
+    return {"new": origin.number, "rule": origin.rule, "seed": origin.seed}
+
+
+def _origin(entry: Any) -> Origin:
+    if isinstance(entry, dict) and set(entry) == {"keep"} and type(entry["keep"]) is int:
+        return Keep(entry["keep"])
+    if isinstance(entry, dict) and set(entry) == {"new", "rule", "seed"}:
+        rule, seed, number = entry["rule"], entry["seed"], entry["new"]
+        if isinstance(rule, str) and type(seed) is int and type(number) is int:
+            return New(rule, seed, number)
+    raise ValueError(f"unknown origin {entry!r}")
+
+
+def origins_text(origins: Iterable[Origin]) -> str:
+    """'keep 0-17, new 18-59 (partial, seed 0)': the kinds in order, each with its numbers."""
+    parts = []
+    for kind, group in itertools.groupby(origins, lambda origin: "keep" if isinstance(origin, Keep) else str(origin)):
+        word, _, made = kind.partition(" ")
+        text = f"{word} {ranges_text(o.block if isinstance(o, Keep) else o.number for o in group)}"
+        parts.append(f"{text} {made}" if made else text)
+    return ", ".join(parts)
 
 
 def ranges_text(numbers: Iterable[int]) -> str:
-    """[0, 1, 2, 5] -> '0-2, 5'; a step down or a repeat starts a new range."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
+    """[0, 1, 2, 5] -> '0-2, 5', [0, 0, 1, 1, 7, 7] -> '0-1 twice each, 7 twice'; a step down starts a new range."""
+    runs: list[list[int]] = []  # first, last, how often each
+    for number, group in itertools.groupby(numbers):
+        times = len(list(group))
+        if runs and runs[-1][1:] == [number - 1, times]:
             runs[-1][1] = number
         else:
-            runs.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+            runs.append([number, number, times])
+    return ", ".join(_run_text(*run) for run in runs)
+
+
+def _run_text(first: int, last: int, times: int) -> str:
+    span = str(first) if first == last else f"{first}-{last}"
+    if times == 1:
+        return span
+    often = "twice" if times == 2 else f"{times} times"
+    return f"{span} {often}" if first == last else f"{span} {often} each"

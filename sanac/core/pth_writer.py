@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from sanac.core.copying import Made, Range
+from sanac.core.copying import Made, Range, whole
 from sanac.core.errors import BadInput
 from sanac.core.stage import Stage
 from sanac.core.talk import Talk
@@ -83,7 +83,8 @@ def _crc(parts: Sequence[Range | Made]) -> int:
     value = 0
     for part in parts:
         if isinstance(part, Made):
-            value = zlib.crc32(part.make(), value)
+            for start, count in part.steps:
+                value = zlib.crc32(part.make(start, count), value)
         else:
             for chunk in _windows(part):
                 value = zlib.crc32(chunk, value)
@@ -105,7 +106,7 @@ def _windows(part: Range) -> Iterator[memoryview]:
 
 def _small_entries(pieces: Sequence[Piece]) -> Iterator[_Entry]:
     for name, data in (("data.pkl", _describe(pieces)), ("byteorder", b"little"), ("version", b"3\n")):
-        parts = (Made("", len(data), lambda data=data: data),)  # type: ignore[misc]
+        parts = (whole("", len(data), lambda data=data: data),)  # type: ignore[misc]
         yield _Entry(name, parts, _Checksum(parts, None))
 
 
@@ -125,12 +126,12 @@ def _archive(entries: Sequence[_Entry]) -> Iterator[Range | Made]:
         fixed = 30 + len(name) + 4
         padding = -(position + fixed) % _ALIGN
         offsets.append(position)
-        yield Made("", fixed + padding, lambda e=entry, n=name, p=padding: _local_header(e, n, p))  # type: ignore[misc]
+        yield whole("", fixed + padding, lambda e=entry, n=name, p=padding: _local_header(e, n, p))  # type: ignore[misc]
         yield from entry.parts
         position += fixed + padding + entry.size
     size = sum(len(_central(entry, offset, 0)) for entry, offset in zip(entries, offsets, strict=True))
     end = _end(len(entries), size, position)
-    yield Made("", size + len(end), lambda: _directory(entries, offsets) + end)
+    yield whole("", size + len(end), lambda: _directory(entries, offsets) + end)
 
 
 def _local_header(entry: _Entry, name: bytes, padding: int) -> bytes:

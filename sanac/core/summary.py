@@ -7,6 +7,7 @@ from typing import Any
 
 from sanac.core.family import dtype_counts, part_of, split_block, training_note
 from sanac.core.model import Component, Model
+from sanac.core.plan import Keep
 
 _ITEM_BYTES = 2  # pipelines run in 16 bits
 
@@ -48,7 +49,8 @@ class Summary:
     run_bytes: int  # all components at once, in 16 bits or as stored if that is less
     offload_bytes: int  # the largest component alone
     lineage: tuple[str, ...]
-    origins: tuple[int, ...] | None
+    origins: tuple[int | str, ...] | None  # of each block: its number in the source, or how it was made
+    in_all: str  # the plans of several stages as one; '' when there are no several
     left_out: tuple[str, ...]
     layout: str  # of the names on disk: diffusers or nvlabs
     notes: tuple[str, ...]  # what was chosen while opening it, and what to know of its training
@@ -69,6 +71,8 @@ def summarise(model: Model) -> Summary:
     first_block = [ref for ref in model.weights if (found := split_block(ref.name)) and found[0] == 0]
     sizes = [_run_bytes(part) for part in model.components]
     manifest = model.manifest
+    plan = manifest.whole_plan if manifest else None
+    several = manifest is not None and sum(step.plan is not None for step in manifest.lineage) > 1
     return Summary(
         name=model.located.name,
         kind="artifact" if manifest else model.kind,
@@ -86,7 +90,8 @@ def summarise(model: Model) -> Summary:
         lineage=tuple(_step(step.stage, step.name, str(step.plan or "")) for step in manifest.lineage)
         if manifest
         else (),
-        origins=manifest.origins if manifest else None,
+        origins=tuple(o.block if isinstance(o, Keep) else str(o) for o in plan.blocks) if plan else None,
+        in_all=str(plan) if several else "",
         left_out=manifest.left_out if manifest else (),
         layout=model.weights.layout,
         notes=(*model.weights.notes, *filter(None, [training_note(architecture, dtype_counts(model.weights))])),

@@ -15,8 +15,8 @@ class Talk(Protocol):
     def warn(self, text: str) -> None:
         """Something the user should look at: a setting that is ignored, a doubt."""
 
-    def begin(self, label: str, total: int) -> None:
-        """A job of `total` bytes (or other units) starts."""
+    def begin(self, label: str, total: int, unit: str = "") -> None:
+        """A job of `total` bytes starts, or of whatever `unit` names: steps, images."""
 
     def advance(self, amount: int) -> None:
         """`amount` more of it is done."""
@@ -37,7 +37,7 @@ class Silence:
     def warn(self, text: str) -> None:
         """Say nothing."""
 
-    def begin(self, label: str, total: int) -> None:
+    def begin(self, label: str, total: int, unit: str = "") -> None:
         """Say nothing."""
 
     def advance(self, amount: int) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sanac.core import jsonfile
-from sanac.core.copying import Made, Range, Written, write_parts
+from sanac.core.copying import Made, Range, Written, whole, write_parts
 from sanac.core.header import DTYPE_BITS, TensorRef
 from sanac.core.manifest import changed_after_sealing
 from sanac.core.stage import Stage
@@ -37,8 +37,8 @@ def kept(name: str, source: TensorRef, sealed: str = "") -> Piece:
 
 
 def made(name: str, dtype: str, shape: tuple[int, ...], size: int, make: Callable[[], bytes]) -> Piece:
-    """A tensor that is computed when its turn comes."""
-    return Piece(name, dtype, shape, (Made(name, size, make),))
+    """A tensor that is computed as a whole when its turn comes."""
+    return Piece(name, dtype, shape, (whole(name, size, make),))
 
 
 def fused(name: str, pieces: Sequence[Piece]) -> Piece:
@@ -100,7 +100,7 @@ def place_weights(
 
 
 def _plain(data: bytes) -> Made:
-    return Made("", len(data), lambda: data)
+    return whole("", len(data), lambda: data)
 
 
 def _parts(pieces: Sequence[Piece]) -> list[Range | Made]:

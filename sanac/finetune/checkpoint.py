@@ -66,7 +66,7 @@ def check(record: Mapping[str, Any], key: str, surroundings: Mapping[str, str], 
     if record.get("key") != key:
         raise BadInput(
             f"the checkpoint in {folder} belongs to another configuration",
-            why="its settings, data or starting weights differ from this run's",
+            why="its settings, its data or its shapes differ from this run's",
             hint="--fresh starts over, or choose another folder",
         )
     before = record.get("environment", {})

@@ -9,15 +9,14 @@ from pathlib import Path
 import click
 import torch
 from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
-LATENT_CHANNELS = 8
+from sanac.shapes.words import VOCABULARY
+
+LATENT_CHANNELS = 16
+IMAGE_SIZE = 64
 TEXT_WIDTH = 64
-WORDS = (
-    *("a", "an", "the", "of", "and", "to", "one", "two", "three", "four", "red", "green", "blue", "yellow"),
-    *("circle", "square", "triangle", "circles", "squares", "triangles", "left", "right", "above", "below"),
-)
 
 
 def transformer(blocks: int, *, width: int = 96, qk_norm: bool = True) -> SanaTransformer2DModel:
@@ -40,17 +39,22 @@ def transformer(blocks: int, *, width: int = 96, qk_norm: bool = True) -> SanaTr
 
 
 def autoencoder() -> AutoencoderDC:
-    """Seven stages of which five don't resample: the pipeline computes with a factor of 64, images cost little."""
+    """Sixteen pixels to a latent, 128 in the pipeline's eyes.
+
+    Stages without layers don't resample but count. So the pipeline's smallest pictures, which it takes to be 512 pixels
+    wide, are 4 x 4 latents and 64 pixels.
+    """
+    channels, layers = (16, 16, 16, 16, 16, 32, 64, 128), (0, 0, 0, 0, 1, 1, 1, 1)
     return AutoencoderDC(
         latent_channels=LATENT_CHANNELS,
-        encoder_block_out_channels=(16, 16, 16, 16, 16, 32, 32),
-        decoder_block_out_channels=(16, 16, 16, 16, 16, 32, 32),
-        encoder_layers_per_block=(0, 0, 0, 0, 1, 1, 1),
-        decoder_layers_per_block=(0, 0, 0, 0, 1, 1, 1),
+        encoder_block_out_channels=channels,
+        decoder_block_out_channels=channels,
+        encoder_layers_per_block=layers,
+        decoder_layers_per_block=layers,
         encoder_block_types="ResBlock",
         decoder_block_types="ResBlock",
-        encoder_qkv_multiscales=((),) * 7,
-        decoder_qkv_multiscales=((),) * 7,
+        encoder_qkv_multiscales=((),) * len(channels),
+        decoder_qkv_multiscales=((),) * len(channels),
     )
 
 
@@ -72,14 +76,26 @@ def text_encoder(vocabulary: int) -> Gemma2Model:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word. `<bos>` in front of everything: an empty prompt would have an all-zero mask."""
-    vocabulary = {word: index for index, word in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", *WORDS])}
+    """One token per word. `<bos>` in front of everything: an empty prompt would have an all-zero mask.
+
+    The pipeline puts an instruction for large language models in front of each prompt; it ends in "User Prompt: ".
+    These words mean nothing here, so the normalizer takes them away.
+    """
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", *VOCABULARY])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.normalizer = normalizers.Lowercase()
+    instruction = Regex(r"(?m)\Agiven a user prompt, .*user prompt:")
+    words.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(instruction, "")])
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
     return PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>"
+    )
+
+
+def scheduler() -> DPMSolverMultistepScheduler:
+    """The sampler that SANA ships with."""
+    return DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, algorithm_type="dpmsolver++"
     )
 
 
@@ -92,9 +108,7 @@ def build(blocks: int, *, seed: int = 0) -> SanaPipeline:
         text_encoder=text_encoder(len(words)).eval(),
         vae=autoencoder().eval(),
         transformer=transformer(blocks).eval(),
-        scheduler=DPMSolverMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, algorithm_type="dpmsolver++"
-        ),
+        scheduler=scheduler(),
     )
 
 

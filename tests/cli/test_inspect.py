@@ -56,7 +56,7 @@ def test_scan_finds_nan(broken: Path, sanac: Sanac) -> None:
     assert (ran.code, ran.json["error"]["kind"]) == (3, "BadInput")
     assert sorted(ran.json["error"]["problems"]) == [
         "transformer: caption_norm.weight: 96 of 96 values are NaN or Inf",
-        "transformer: proj_out.bias: 1 of 8 values are NaN or Inf",
+        "transformer: proj_out.bias: 1 of 16 values are NaN or Inf",
     ]
     assert path.read_bytes() == before
 

@@ -160,7 +160,7 @@ def test_a_linked_run_is_not_continued_as_a_copying_one(model: Path, tmp_path: P
 def test_a_disk_that_is_just_large_enough_for_continuing(pipeline: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=11m", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount a tmpfs")
     try:

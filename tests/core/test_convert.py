@@ -19,6 +19,7 @@ from sanac.core.manifest import Manifest
 from sanac.core.model import Model, open_model
 from sanac.core.talk import SILENCE
 from sanac.prune.manual import decide_keep
+from sanac.tiny.build import LATENT_CHANNELS
 
 # NVlabs' side, written down once more and independently of the table under test: facts about their code.
 FUSED = {"attn.qkv": ["attn1.to_q", "attn1.to_k", "attn1.to_v"], "cross_attn.kv_linear": ["attn2.to_k", "attn2.to_v"]}
@@ -232,7 +233,7 @@ def test_a_lone_transformer_is_completed_to_a_pipeline(pipeline: Path, tmp_path:
     assert manifest.left_out == ()
     pipe = SanaPipeline.from_pretrained(tmp_path / "whole")
     assert len(pipe.transformer.transformer_blocks) == 2
-    assert pipe.vae.config.latent_channels == 8
+    assert pipe.vae.config.latent_channels == LATENT_CHANNELS
 
 
 def test_pipelines_that_do_not_fit(pipeline: Path, sharded: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from blake3 import blake3
 
 from sanac.core import copying
-from sanac.core.copying import Made, Range, clone, digest_file, write_parts
+from sanac.core.copying import Made, Range, clone, digest_file, whole, write_parts
 from sanac.core.errors import BadInput
 
 
@@ -32,7 +32,7 @@ def test_ranges_arrive_in_order_with_their_digests(kernel: str, source: Path, mo
     elif kernel == "is missing":
         monkeypatch.delattr(os, "copy_file_range")
     target = source.with_name("target")
-    written = write_parts(target, [Made("", 4, lambda: b"head"), *ranges(source)])
+    written = write_parts(target, [whole("", 4, lambda: b"head"), *ranges(source)])
     data = source.read_bytes()
     assert target.read_bytes() == b"head" + data[5000:9321] + data[:100]
     assert written.size == 4 + 4321 + 100
@@ -42,6 +42,56 @@ def test_ranges_arrive_in_order_with_their_digests(kernel: str, source: Path, mo
         "empty": blake3(b"").hexdigest(),
         "a": blake3(data[:100]).hexdigest(),
     }
+
+
+def test_what_is_made_in_steps_arrives_in_order_between_ranges(source: Path) -> None:
+    data = os.urandom(5_000_000)
+    asked: list[tuple[int, int]] = []
+
+    def make(start: int, count: int) -> bytes:
+        asked.append((start, count))
+        return data[start : start + count]
+
+    parts = [
+        Made("made", len(data), make, 300_001),
+        *ranges(source),
+        Made("none", 0, make, 7),
+        whole("", 2, lambda: b"xy"),
+    ]
+    written = write_parts(source.with_name("target"), parts)
+    copied = source.read_bytes()
+    assert source.with_name("target").read_bytes() == data + copied[5000:9321] + copied[:100] + b"xy"
+    assert written.labels["made"] == blake3(data).hexdigest()
+    assert written.labels["none"] == blake3(b"").hexdigest()
+    assert asked == [(start, min(300_001, len(data) - start)) for start in range(0, len(data), 300_001)] + [(0, 0)]
+
+
+def test_little_is_made_before_its_turn(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = copying.MAKE_STEP
+    written, most = 0, 0
+    real = copying._write_all
+
+    def write_all(*arguments: object) -> None:
+        nonlocal written
+        real(*arguments)
+        written += size
+
+    def make(start: int, count: int) -> bytes:
+        nonlocal most
+        most = max(most, start + count - written)
+        return bytes(count)
+
+    monkeypatch.setattr(copying, "_write_all", write_all)
+    write_parts(source.with_name("target"), [Made("made", 20 * size, make, size)])
+    assert size < most <= copying._MADE_AHEAD + 2 * size
+
+
+def test_what_fails_to_be_made_fails_the_copy(source: Path) -> None:
+    def make(start: int, count: int) -> bytes:
+        raise BadInput("no")
+
+    with pytest.raises(BadInput, match="no"):
+        write_parts(source.with_name("target"), [*ranges(source), Made("made", 10, make, 3)])
 
 
 def test_without_digests_the_bytes_are_the_same(source: Path) -> None:

@@ -27,7 +27,7 @@ def velocity(model: SanaTransformer2DModel) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         return model.eval()(
-            torch.randn(2, 8, 6, 4, generator=generator),
+            torch.randn(2, model.config.in_channels, 6, 4, generator=generator),
             encoder_hidden_states=torch.randn(2, 5, 64, generator=generator),
             timestep=torch.tensor([3.0, 700.0]),
         ).sample

@@ -27,7 +27,7 @@ def modules(package: str) -> list[str]:
     return [package, *(f"{package}.{m.name}" for m in pkgutil.iter_modules(spec.submodule_search_locations))]
 
 
-@pytest.mark.parametrize("package", ["sanac.core", "sanac.cli", "sanac.prune", "sanac.runtime"])
+@pytest.mark.parametrize("package", ["sanac.core", "sanac.cli", "sanac.prune", "sanac.grow", "sanac.runtime"])
 def test_imports_without_frameworks(package: str) -> None:
     names = modules(package)
     assert len(names) > 1

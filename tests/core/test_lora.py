@@ -38,7 +38,7 @@ def diffusers_lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
         start = f"transformer.transformer_blocks.{block}"
         tensors |= factors(f"{start}.attn1.to_q", 96, 96) | factors(f"{start}.attn2.to_out.0", 96, 96)
         tensors |= factors(f"{start}.ff.conv_inverted", 480, 96, conv=True)
-    tensors |= factors("transformer.proj_out", 8, 96)
+    tensors |= factors("transformer.proj_out", 16, 96)
     tensors["transformer.proj_out.alpha"] = torch.tensor(2.0)
     path = tmp_path_factory.mktemp("lora") / "lora.safetensors"
     safetensors.torch.save_file(tensors, path)
@@ -154,8 +154,8 @@ def test_words(tmp_path: Path) -> None:
         (factors("transformer_blocks.0.attn1.to_q", 95, 96), "factors are [95, 4]"),
         (factors("transformer_blocks.0.attn1.to_q", 96, 99), "and [4, 99]"),
         ({"proj_out.lora_A.weight": torch.zeros(4, 96)}, "only one of its two factors"),
-        ({"proj_out.lora_A.weight": torch.zeros(4), "proj_out.lora_B.weight": torch.zeros(8, 4)}, "not matrices"),
-        ({n: t.int() for n, t in factors("proj_out", 8, 96).items()}, "not matrices of floats"),
+        ({"proj_out.lora_A.weight": torch.zeros(4), "proj_out.lora_B.weight": torch.zeros(16, 4)}, "not matrices"),
+        ({n: t.int() for n, t in factors("proj_out", 16, 96).items()}, "not matrices of floats"),
         (factors("blocks.0.attn.qkv", 287, 96), "equal parts"),
     ],
 )

@@ -59,6 +59,21 @@ BREAKS: dict[str, Any] = {
     "a negative size": ("files", [{"path": "x", "size": -1, "blake3": A}]),
     "a digest that is none": ("files", [{"path": "x", "size": 1, "blake3": "zz"}]),
     "lineage of numbers": ("lineage", [1]),
+    "a rule of another version": (
+        "lineage",
+        [
+            {
+                "stage": "grow",
+                "key": A,
+                "plan": {
+                    "schema": 1,
+                    "source_blocks": 1,
+                    "blocks": [{"keep": 0}, {"new": 1, "rule": "orthogonal", "seed": 0}],
+                    "config": {},
+                },
+            }
+        ],
+    ),
     "a broken plan": ("lineage", [{"stage": "prune", "key": A, "plan": {}}]),
     "tensors in a list": ("tensors", []),
     "left out by number": ("left_out", [1]),

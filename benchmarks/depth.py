@@ -1,0 +1,101 @@
+"""The score of sanac:tiny by depth, blocks taken out evenly, nothing recovered: docs/results/depth.json and a chart.
+
+python benchmarks/depth.py --images 2048      (finished cells are kept: run it again to continue)
+"""
+
+import json
+from pathlib import Path
+
+import click
+import matplotlib as mpl
+from measure import machine, workplace
+
+from sanac.core.execute import Writing, execute
+from sanac.core.locate import locate
+from sanac.core.model import open_model
+from sanac.core.talk import SILENCE
+from sanac.prune.manual import decide_keep
+from sanac.runtime.pipeline import Sampling, open_painter
+from sanac.verify.shapes import evaluate
+
+mpl.use("Agg")
+
+DEPTHS = (12, 10, 8, 6, 4, 2)
+
+
+def evenly(blocks: int, kept: int) -> tuple[int, ...]:
+    """So many of the blocks, as evenly spaced as can be; the first and the last among them."""
+    return tuple(round(index * (blocks - 1) / (kept - 1)) for index in range(kept))
+
+
+def cell(model: str, depth: int, images: int, work: Path) -> dict:
+    """One depth: prune, paint, judge."""
+    opened = open_model(locate(model))
+    kept = evenly(opened.architecture.blocks, depth)
+    if depth < opened.architecture.blocks:
+        job = decide_keep(opened, ",".join(map(str, kept)), Writing(force=True))
+        execute(job, work / "pruned", SILENCE)
+        opened = open_model(locate(str(work / "pruned")))
+    found = evaluate(open_painter(opened, "cpu"), images, Sampling(batch=32), 0, "test", SILENCE)
+    return {"depth": depth, "kept": list(kept), "images": images} | found.to_json()
+
+
+def chart(models: dict[str, list[dict]], path: Path) -> None:
+    """Score and distance by depth."""
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for name, found_cells in models.items():
+        cells = sorted(found_cells, key=lambda found: found["depth"])
+        depths = [found["depth"] for found in cells]
+        values = [found["overall"]["value"] for found in cells]
+        scores = [found["overall"] for found in cells]
+        bounds = [[abs(score[end] - score["value"]) for score in scores] for end in ("low", "high")]
+        left.errorbar(depths, values, bounds, marker="o", capsize=3, label=name)
+        held_out = [found["held_out"]["value"] for found in cells]
+        left.plot(depths, held_out, linestyle=":", marker=".", label=f"{name}, held out")
+        right.plot(depths, [found["distribution"]["frechet"] for found in cells], marker="o", label=name)
+    left.set(xlabel="blocks", ylabel="shapes score", ylim=(0, 1))
+    right.set(xlabel="blocks", ylabel="Fréchet distance to rendered scenes", ylim=(0, None))
+    left.legend()
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.set_xticks(DEPTHS)
+    figure.savefig(path, dpi=120)
+
+
+@click.command()
+@click.option("--model", "words", multiple=True, default=("sanac:tiny",), show_default=True)
+@click.option("--images", default=2048, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs"), show_default=True)
+def main(words: tuple[str, ...], images: int, out: Path) -> None:
+    """Write OUT/results/depth.json and OUT/pictures/depth.png; print the table."""
+    results = out / "results" / "depth.json"
+    known = json.loads(results.read_text()) if results.exists() else {"models": {}}
+    with workplace(None) as work:
+        for word in words:
+            identity = open_model(locate(word)).identity(full_hash=True)
+            models = known["models"]
+            if models.get(word, {}).get("identity") != identity:
+                models[word] = {"identity": identity, "cells": []}
+            cells = models[word]["cells"]
+            for depth in DEPTHS:
+                if not any(found["depth"] == depth and found["images"] == images for found in cells):
+                    cells.append(cell(word, depth, images, work))
+                    results.write_text(json.dumps({"machine": machine(), "models": models}, indent=1) + "\n")
+    chart({word: found["cells"] for word, found in known["models"].items()}, out / "pictures" / "depth.png")
+    click.echo("| model | blocks | kept | score | held out | Fréchet | diversity |\n|---|---|---|---|---|---|---|")
+    for word, found in known["models"].items():
+        for row in found["cells"]:
+            overall, apart = row["overall"], row["held_out"]
+            score = f"{overall['value']:.3f} [{overall['low']:.3f}, {overall['high']:.3f}]"
+            kept = ", ".join(map(str, row["kept"]))
+            distance = row["distribution"]
+            click.echo(
+                f"| {word} | {row['depth']} | {kept} | {score} | {apart['value']:.3f} "
+                f"| {distance['frechet']:.3f} | {distance['diversity']['value']:.2f} |"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The bytes of tensors that no checkpoint holds: a constant, or normal noise that is a function of its place alone.
+
+Element i of a tensor is drawn by the two bytes at 2 i of BLAKE3's output stream for the tensor's identity: any part
+can be made at any time in any order, and it is the same part. A draw u in 0..65535 stands for the quantile
+(u + 1/2) / 65536 of the normal distribution, so a value is one of 65,536 and never beyond 4.33 standard deviations.
+The dtype only rounds it: the noise of an fp32 checkpoint, rounded, is that of its bf16 twin.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+from blake3 import blake3
+
+from sanac.core import jsonfile
+from sanac.core.copying import MAKE_STEP, Made
+from sanac.core.family import Start
+from sanac.core.header import DTYPE_BITS
+from sanac.core.lora import store
+from sanac.core.writer import Piece
+
+if TYPE_CHECKING:  # numpy takes longer to import than a header to read: only noise needs it
+    import numpy as np
+    import numpy.typing as npt
+
+    Bits = npt.NDArray[np.unsignedinteger]
+
+_BATCH = 1 << 16  # elements: table, draws and places stay in the core's own cache
+_DRAWS = 1 << 16
+
+
+def fresh(name: str, dtype: str, shape: tuple[int, ...], start: Start, identity: Sequence[str | int] = ()) -> Piece:
+    """A new tensor. `identity` names its noise: the same one gives the same, under whatever name it is written."""
+    size = math.prod(shape) * DTYPE_BITS[dtype] // 8
+    noise = functools.partial(_noise, jsonfile.canonical(["sanac", *identity]), dtype, start)
+    constant = functools.partial(_constant, dtype, start)
+    return Piece(name, dtype, shape, (Made(name, size, noise if start.deviation else constant, MAKE_STEP),))
+
+
+def _constant(dtype: str, start: Start, _position: int, count: int) -> bytes:
+    import numpy as np
+
+    if not start.constant:
+        return bytes(count)
+    return store(np.full(count * 8 // DTYPE_BITS[dtype], start.constant, np.float32), dtype)
+
+
+def _noise(identity: bytes, dtype: str, start: Start, position: int, count: int) -> memoryview:
+    import numpy as np
+
+    table, stream = _table(dtype, start), blake3(identity)
+    out = np.empty(count // table.itemsize, table.dtype)
+    places = np.empty(_BATCH, np.intp)
+    first = position // table.itemsize
+    for done in range(0, len(out), _BATCH):
+        batch = out[done : done + _BATCH]
+        draws = np.frombuffer(stream.digest(2 * len(batch), seek=2 * (first + done)), "<u2")
+        places[: len(draws)] = draws
+        table.take(places[: len(draws)], out=batch, mode="wrap")  # "raise", the default, buffers `out`
+    return out.view(np.uint8).data
+
+
+@functools.cache
+def _table(dtype: str, start: Start) -> "Bits":
+    """The bit patterns that the draws stand for. Upper half and its mirror image: the mean is exact."""
+    import numpy as np
+
+    upper = [NormalDist().inv_cdf((draw + 0.5) / _DRAWS) for draw in range(_DRAWS // 2, _DRAWS)]
+    noise = np.array([*(-value for value in reversed(upper)), *upper])
+    values = (start.constant + start.deviation * noise).astype(np.float32)
+    return np.frombuffer(store(values, dtype), f"<u{DTYPE_BITS[dtype] // 8}")

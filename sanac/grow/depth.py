@@ -1,0 +1,103 @@
+"""Growing depth: which blocks of the source stay, which are repeated, which are new. Plans only: nothing is made."""
+
+import itertools
+from collections.abc import Iterator
+
+from sanac.core.errors import Misuse
+from sanac.core.execute import Surgery, Writing, decide
+from sanac.core.family import QK_NORM_CONFIG
+from sanac.core.manifest import Manifest
+from sanac.core.model import Model
+from sanac.core.plan import Keep, New, Origin, Plan
+
+INITS = ("partial", "cyclic", "replicate")
+_LARGEST = 1000  # blocks; the released models have 20 to 60
+_DROPPED = 2  # of the source's last blocks, by default: the paper found them too specialised to build upon
+
+
+def decide_growth(
+    model: Model,
+    target: int,
+    writing: Writing,
+    *,
+    init: str = "partial",
+    preserve: int | None = None,
+    qk_norm: bool = False,
+    seed: int = 0,
+) -> Surgery:
+    """The job that grows `model` to `target` blocks. `seed` matters to `partial` alone, the others draw nothing."""
+    depth = model.architecture.blocks
+    problems = _problems(depth, target, init, preserve)
+    if problems:
+        raise Misuse(
+            f"a model of {depth} blocks can't grow like this",
+            why=problems[0],
+            problems=problems,
+            hint=f"for example --target-blocks {2 * depth} --init partial --preserve {preserved(depth)}",
+        )
+    config: dict[str, str | int] = {"num_layers": target}
+    if qk_norm and not model.architecture.qk_norm:
+        config |= [QK_NORM_CONFIG]
+    if init == "partial":
+        kept = preserve or preserved(depth)
+        origins: tuple[Origin, ...] = (*map(Keep, range(kept)), *_new(model.manifest, seed, kept, target - kept))
+    else:
+        origins = tuple(map(Keep, _copies(depth, target, init)))
+    plan = Plan(depth, origins, tuple(sorted(config.items())))
+    return decide("grow", model, plan, {"init": init}, writing)
+
+
+def preserved(depth: int) -> int:
+    """How many of the source's blocks `partial` keeps unless told: all but the last two, and at least one."""
+    return max(1, depth - _DROPPED)
+
+
+def notices(job: Surgery) -> tuple[str, ...]:
+    """What the user should know of this growth before it runs."""
+    if job.settings["init"] != "partial":
+        return (f"--init {job.settings['init']} changes the function: each copy acts once more",)
+    depth = job.plan.source_blocks
+    kept = sum(block is not None for block in job.plan.sources)
+    whose = f"the first {kept} of its source's {depth} blocks do" if kept < depth else "its source does"
+    notes = [] if "qk_norm" in dict(job.plan.config) else [f"the grown model computes exactly what {whose}"]
+    notes += [f"the last {depth - kept} blocks are dropped; --preserve {depth} keeps them"] if kept < depth else []
+    return tuple(notes)
+
+
+def warnings(job: Surgery, *, qk_norm: bool) -> tuple[str, ...]:
+    """What the user should look at: whether QK norm was asked for, and what came of it."""
+    if not qk_norm:
+        return ()
+    if job.model.architecture.qk_norm:
+        return (f"--qk-norm has no effect: {job.model.located.name} has it already",)
+    return ("--qk-norm changes the function: the model gives noise until it is trained again",)
+
+
+def _problems(depth: int, target: int, init: str, preserve: int | None) -> list[str]:
+    problems = []
+    if target <= depth:
+        problems.append(f"--target-blocks {target} is not above the {depth} blocks that it has")
+    if target > _LARGEST:
+        problems.append(f"--target-blocks {target} is beyond {_LARGEST}, the largest depth that sanac writes")
+    if init not in INITS:
+        problems.append(f"--init {init} is none of {', '.join(INITS)}")
+    if preserve is not None and init != "partial":
+        problems.append(f"--preserve has no meaning with --init {init}: it keeps every block")
+    if preserve is not None and not 1 <= preserve <= depth:
+        problems.append(f"--preserve {preserve} is not between 1 and {depth}, the number of blocks that it has")
+    return problems
+
+
+def _copies(depth: int, target: int, init: str) -> list[int]:
+    """Which block of the source stands at each place."""
+    if init == "cyclic":
+        return [place % depth for place in range(target)]
+    return [place * depth // target for place in range(target)]  # as even as it gets
+
+
+def _new(manifest: Manifest | None, seed: int, first: int, count: int) -> Iterator[New]:
+    """New blocks, numbered by their place; a number that an earlier growth of this seed gave is not given again."""
+    plan = manifest.whole_plan if manifest else None
+    taken = {o.number for o in plan.blocks if isinstance(o, New) and o.seed == seed} if plan else set()
+    free = (number for number in itertools.count(first) if number not in taken)
+    return (New("partial", seed, number) for number in itertools.islice(free, count))

@@ -1,0 +1,50 @@
+"""Pictures from prompts into a folder: a file each, and one sheet of all."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sanac import __version__
+from sanac.core.talk import Talk
+from sanac.runtime.pictures import save_picture, save_sheet
+from sanac.runtime.pipeline import Painter, Sampling
+
+SHEET = "sheet.png"
+
+
+def generate(
+    painter: Painter, prompts: Sequence[str], each: int, seed: int, sampling: Sampling, out: Path, talk: Talk
+) -> list[Path]:
+    """Paint `each` pictures of every prompt; the files in order, the sheet last if there are several."""
+    texts = [prompt for prompt in prompts for _ in range(each)]
+    seeds = list(range(seed, seed + len(texts)))
+    talk.begin("painting", len(texts), "images")
+    files: list[Path] = []
+    pictures: list[NDArray[np.uint8]] = []
+    try:
+        for batch in painter.paint(texts, seeds, sampling, talk):
+            for picture in batch:
+                number = len(pictures)
+                path = out / f"{file_name(texts[number])}-{seeds[number]}.png"
+                about: dict[str, Any] = {"prompt": texts[number], "seed": str(seeds[number]), "model": painter.name}
+                about |= {"settings": sampling.to_json(), "software": f"sanac {__version__}"}
+                save_picture(path, picture, about)
+                files.append(path)
+                pictures.append(picture)
+    finally:
+        talk.end()
+    if len(pictures) > 1:
+        captions = [f"{text} ({number})" for text, number in zip(texts, seeds, strict=True)]
+        save_sheet(out / SHEET, pictures, captions)
+        files.append(out / SHEET)
+    return files
+
+
+def file_name(prompt: str) -> str:
+    """A name that every file system takes: 'Two red circles!' -> 'two-red-circles'."""
+    plain = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
+    return plain[:60].rstrip("-") or "picture"

@@ -1,0 +1,205 @@
+"""The torch backend: a stock diffusers pipeline, opened with care and asked for pictures, one seed per picture."""
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sanac.core.errors import BadInput, Lacking, Misuse
+from sanac.core.model import Model
+from sanac.core.talk import SILENCE, Talk
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import SanaPipeline
+
+Pictures = NDArray[np.uint8]  # (count, height, width, 3)
+
+_SIDES = {16: 512, 32: 1024, 64: 2048, 128: 4096}  # what a pipeline takes for its size, by its config's sample_size
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How pictures are sampled. No size means the model's own."""
+
+    steps: int = 20
+    guidance: float = 4.5
+    size: tuple[int, int] | None = None  # width, height, in pixels
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        """Settings that can't be sampled with are refused."""
+        problems = []
+        if self.steps < 1:
+            problems.append(f"{self.steps} steps: at least 1")
+        if not 0 <= self.guidance <= 100:
+            problems.append(f"guidance {self.guidance}: 0 to 100")
+        if self.size and min(self.size) < 1:
+            problems.append(f"size {self.size[0]}x{self.size[1]}: at least 1")
+        if self.batch < 1:
+            problems.append(f"batches of {self.batch}: at least 1")
+        if problems:
+            raise Misuse("these settings can't be sampled with", why=problems[0], problems=problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a picture's look depends on; the batch is not part of it."""
+        return {name: value for name, value in asdict(self).items() if name != "batch"}
+
+
+@dataclass(frozen=True)
+class Painter:
+    """An opened pipeline."""
+
+    pipeline: "SanaPipeline"
+    name: str
+    device: str
+
+    def paint(
+        self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling, talk: Talk = SILENCE
+    ) -> Iterator[Pictures]:
+        """Batches of pictures; the noise of each depends on its own seed only."""
+        import torch
+
+        for prompt in prompts:
+            if not prompt.strip():
+                raise Misuse("a prompt is empty", hint="say what the picture is to show")
+        width, height = self._as_the_pipeline_counts(sampling)
+        length = self._length(prompts)
+        for start in range(0, len(prompts), sampling.batch):
+            part = list(prompts[start : start + sampling.batch])
+            noises = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + sampling.batch]]
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # NaN turned into bytes: looked for below
+                painted = self.pipeline(
+                    prompt=part,
+                    generator=noises,
+                    num_inference_steps=sampling.steps,
+                    guidance_scale=sampling.guidance,
+                    width=width,
+                    height=height,
+                    use_resolution_binning=False,
+                    max_sequence_length=length,
+                    output_type="np",
+                ).images
+            if not np.isfinite(painted).all():
+                raise BadInput(
+                    f"{self.name} paints NaN", why=f"for {part[0]!r}", hint=f"sanac inspect {self.name} --scan"
+                )
+            yield np.round(painted * 255).astype(np.uint8)
+            talk.advance(len(part))
+
+    def _length(self, prompts: Sequence[str]) -> int:
+        """Tokens that the longest prompt needs; the rest of the pipeline's 300 would be padding, masked at a cost."""
+        tokens = self.pipeline.tokenizer([prompt.lower().strip() for prompt in prompts])["input_ids"]
+        return min(300, max(2, *map(len, tokens)) + 1)
+
+    def _as_the_pipeline_counts(self, sampling: Sampling) -> tuple[int, int]:
+        """Width and height in the pipeline's pixels, which differ from real ones where stages don't resample."""
+        factor = self.pipeline.vae_scale_factor
+        side = _SIDES.get(self.pipeline.transformer.config.sample_size, 1024)
+        if sampling.size is None:
+            return side, side
+        real = shrinkage(self.pipeline.vae.config)
+        if any(edge % real for edge in sampling.size):
+            nearest = "x".join(str(max(real, round(edge / real) * real)) for edge in sampling.size)
+            raise Misuse(f"{sampling.size[0]}x{sampling.size[1]} is not a multiple of {real}", hint=f"--size {nearest}")
+        return sampling.size[0] // real * factor, sampling.size[1] // real * factor
+
+    def unknown_words(self, prompts: Sequence[str]) -> list[str]:
+        """Words that the tokenizer has no token for: the model can't see them."""
+        tokenizer = self.pipeline.tokenizer
+        words = dict.fromkeys(word for prompt in prompts for word in prompt.lower().split())
+        unknown = tokenizer.unk_token_id
+        return [word for word in words if unknown is not None and unknown in tokenizer(word)["input_ids"]]
+
+
+def shrinkage(config: Any) -> int:
+    """How many pixels become one latent, each way: stages without layers don't resample, but the first one may."""
+    layers = config.encoder_layers_per_block
+    return int(2 ** sum(count > 0 for count in layers[:-1])) * (1 if layers[0] else 2)
+
+
+def open_painter(model: Model, device: str | None = None) -> Painter:
+    """The pipeline that a folder holds; no code and no pickle in it is run, nothing is downloaded."""
+    import torch
+
+    if model.model_index is None or not {"text_encoder", "vae"} <= {part.name for part in model.others}:
+        raise Misuse(
+            f"{model.located.name} is a transformer without the rest of its pipeline",
+            why="pictures need its text encoder and autoencoder",
+            hint=f"sanac convert {model.located.path} --to diffusers --pipeline PIPELINE --out complete",
+        )
+    where = pick_device(device)
+    with _quiet():
+        from diffusers import SanaPipeline
+
+        try:
+            pipeline = SanaPipeline.from_pretrained(
+                model.located.path,
+                torch_dtype=_dtype(model, where),
+                local_files_only=True,
+                use_safetensors=True,
+            )
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+            raise BadInput(
+                f"diffusers can't open {model.located.name}",
+                why=str(error).splitlines()[0][:300],
+                hint=f"sanac inspect {model.located.path}",
+            ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    try:
+        pipeline.to(where)
+    except torch.cuda.OutOfMemoryError as error:
+        raise Lacking(f"{model.located.name} doesn't fit on {where}", hint="--device cpu") from error
+    return Painter(pipeline, model.located.name, where)
+
+
+def pick_device(wanted: str | None) -> str:
+    """The device asked for, if it is there; else the best there is."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if wanted is None:
+        return "cuda" if cuda else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise Misuse(f"{wanted!r} is no device", hint="cpu, cuda or cuda:N") from error
+    if device.type not in {"cpu", "cuda"}:
+        raise Misuse(f"{wanted!r} is not supported", hint="cpu, cuda or cuda:N")
+    if device.type == "cuda" and (not cuda or (device.index or 0) >= torch.cuda.device_count()):
+        raise Lacking(f"{wanted} is not here", why=f"torch {torch.__version__} sees no such GPU", hint="sanac doctor")
+    return wanted
+
+
+def _dtype(model: Model, device: str) -> "torch.dtype":
+    """The checkpoint's own on a GPU; fp32 on a CPU, where halves are slow or missing."""
+    import torch
+
+    dtypes = {"BF16": torch.bfloat16, "F16": torch.float16}
+    dtype = model.weights.tensors["proj_out.weight"].dtype
+    return torch.float32 if device == "cpu" else dtypes.get(dtype, torch.float32)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading talks about optional parts that nobody asked for; what matters comes as an exception."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,43 @@
+"""The autoencoder's training: pictures through 4 x 4 latents and back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import AutoencoderDC
+from torch import Tensor, nn
+
+from sanac.tiny.data import draw_lessons, pictures
+
+NOISE = 0.2  # added to latents of unit variance, so that what the transformer gets slightly wrong decodes cleanly
+
+
+@dataclass
+class AutoencoderTask:
+    """Reconstruction in L1, latents held near unit variance in each channel."""
+
+    vae: AutoencoderDC
+    batch_size: int = 48
+    compiled: bool = False
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The autoencoder."""
+        return {"vae": self.vae}
+
+    @property
+    def identity(self) -> str:
+        """What the loop's settings don't say."""
+        return f"autoencoder {self.batch_size} {NOISE}"
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        """One batch of fresh scenes."""
+        rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+        shown = pictures(draw_lessons(self.batch_size, rng), rng).to(self.vae.device)
+        latents = self.vae.encode(shown).latent
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        decoded = self.vae.decode(latents + NOISE * noise).sample
+        variance = latents.square().mean(dim=(0, 2, 3))
+        error: Tensor = (decoded - shown).abs().mean() + 0.01 * (variance - 1).square().mean()
+        return error

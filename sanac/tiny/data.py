@@ -1,0 +1,91 @@
+"""What sanac:tiny learns from: scenes of the shapes world, drawn once, kept as latents."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderDC
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sanac.core.talk import Talk
+from sanac.shapes.prompts import Content, contents, phrasings, split_of
+from sanac.shapes.render import render
+from sanac.shapes.scene import draw_scene
+from sanac.shapes.words import TAGS
+from sanac.tiny.build import IMAGE_SIZE
+
+WEIGHTS = {  # how often each task is drawn: the harder, the oftener
+    "single_object": 1,
+    "two_object": 2,
+    "counting": 3,
+    "colors": 2,
+    "position": 4,
+    "color_attr": 4,
+}
+
+
+@cache
+def lessons() -> tuple[Content, ...]:
+    """All that training may show, task by task."""
+    return tuple(content for tag in TAGS for content in contents(tag) if not content.held_out)
+
+
+@cache
+def captions(lesson: int) -> tuple[str, ...]:
+    """The ways of saying it that training may see."""
+    return tuple(prompt.text for prompt in phrasings(lessons()[lesson]) if split_of(prompt) == "train")
+
+
+def draw_lessons(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Which lessons are shown: a task by its weight, then any of its contents."""
+    tags = np.array([TAGS.index(content.tag) for content in lessons()])
+    chances = np.array([WEIGHTS[tag] for tag in TAGS])[tags] / np.bincount(tags)[tags]
+    return rng.choice(len(tags), size=count, p=chances / chances.sum())
+
+
+def pictures(chosen: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Their scenes in -1..1: (count, 3, side, side)."""
+    drawn = np.stack([render(draw_scene(lessons()[lesson], rng), IMAGE_SIZE) for lesson in chosen])
+    return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@dataclass
+class Latents:
+    """Encoded scenes, and which lesson each of them shows."""
+
+    latents: Tensor
+    chosen: Tensor
+    identity: str
+
+    def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
+        """Any of them, each with any of its captions."""
+        picked = torch.randint(len(self.latents), (count,), generator=generator)
+        forms = torch.rand(count, generator=generator).tolist()
+        ways = [captions(lesson) for lesson in self.chosen[picked].tolist()]
+        return self.latents[picked.to(self.latents.device)], [
+            texts[int(form * len(texts))] for texts, form in zip(ways, forms, strict=True)
+        ]
+
+
+def encode_scenes(vae: AutoencoderDC, count: int, seed: int, file: Path, talk: Talk) -> Latents:
+    """`count` scenes as latents scaled to unit variance, from `file` if they were made before."""
+    identity = f"shapes {count} {seed}"
+    if not file.exists():
+        talk.begin("drawing and encoding scenes", count, "scenes")
+        chunks: list[Tensor] = []
+        chosen = draw_lessons(count, np.random.default_rng(seed))
+        for start in range(0, count, 250):
+            part = chosen[start : start + 250]
+            with torch.no_grad():
+                shown = pictures(part, np.random.default_rng((seed, start))).to(vae.device)
+                chunks.append(vae.encode(shown).latent.cpu().contiguous())
+            talk.advance(len(part))
+        talk.end()
+        found = {"latents": torch.cat(chunks), "chosen": torch.from_numpy(chosen)}
+        save_file(found, file.with_suffix(".partial"))
+        file.with_suffix(".partial").replace(file)
+    found = load_file(file)
+    return Latents(found["latents"].to(vae.device), found["chosen"], identity)

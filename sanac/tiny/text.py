@@ -1,0 +1,30 @@
+"""Captions to embeddings exactly as `SanaPipeline` makes them, but no longer than they need to be."""
+
+import torch
+from torch import Tensor, nn
+from transformers import Gemma2Model, PreTrainedTokenizerFast
+
+LENGTH = 20  # tokens of the longest caption, with <bos>
+
+
+class Captions(nn.Module):  # type: ignore[misc]
+    """A tokenizer and a text encoder.
+
+    The pipeline pads to 300 tokens, masked away; here to LENGTH. Behind the instruction, which this tokenizer drops, it
+    selects token 0 and the last 299 of 299: so `<bos>` stands there twice. Twice the same key changes nothing for an
+    empty caption, and shifts the weights of a full one: training sees what sampling will.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, encoder: Gemma2Model) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+
+    def forward(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Embeddings (count, LENGTH + 1, width) and mask (count, LENGTH + 1)."""
+        words = [caption.lower().strip() for caption in captions]
+        tokens = self.tokenizer(words, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
+        device = self.encoder.device
+        ids, mask = tokens["input_ids"].to(device), tokens["attention_mask"].to(device)
+        hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return torch.cat((hidden[:, :1], hidden), dim=1), torch.cat((mask[:, :1], mask), dim=1)

@@ -1,0 +1,184 @@
+"""Makes sanac:tiny from nothing: `python -m sanac.tiny.train FOLDER`. Run again to continue where it stopped.
+
+Autoencoder, then a shallow transformer, then `grow --init partial` to twelve blocks, then further training.
+`--control` instead trains twelve blocks from scratch for the same compute.
+"""
+
+import copy
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import torch
+from diffusers import AutoencoderDC, SanaPipeline, SanaTransformer2DModel
+from torch import Tensor, nn
+from transformers import Gemma2Model
+
+from sanac.core.execute import Writing, execute
+from sanac.core.locate import locate
+from sanac.core.model import open_model
+from sanac.core.talk import Silence, Talk
+from sanac.core.units import duration_text
+from sanac.finetune.loop import Settings, train
+from sanac.finetune.schedule import Schedule
+from sanac.finetune.task import FlowTask
+from sanac.grow.depth import decide_growth
+from sanac.tiny import build
+from sanac.tiny.autoencoder import AutoencoderTask
+from sanac.tiny.data import Latents, encode_scenes
+from sanac.tiny.text import Captions
+
+SCENES = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Depths and lengths. One shallow step costs `shallow / deep` of a deep one."""
+
+    deep: int = 12
+    shallow: int = 6
+    preserved: int = 4  # of the shallow model's blocks, as SANA-1.5 drops the last two
+    autoencoder_steps: int = 2000
+    shallow_steps: int = 7_000
+    deep_steps: int = 5_000
+    rate: float = 2e-3
+    seed: int = 0
+
+    @property
+    def control_steps(self) -> int:
+        """As much compute as both stages take together, at full depth."""
+        return self.deep_steps + self.shallow_steps * self.shallow // self.deep
+
+
+def settings(recipe: Recipe, steps: int, rate: float) -> Settings:
+    """How every stage is trained."""
+    return Settings(Schedule(rate, steps, warmup=min(200, steps // 4)), seed=recipe.seed, weight_decay=0.01)
+
+
+def autoencoder(recipe: Recipe, folder: Path, device: torch.device, talk: Talk) -> AutoencoderDC:
+    """Trained; its latents scaled to unit variance by its config."""
+    torch.manual_seed(recipe.seed)
+    vae = build.autoencoder().to(device)
+    plan = Settings(Schedule(2e-3, recipe.autoencoder_steps, warmup=100), seed=recipe.seed)
+    vae.load_state_dict(train(AutoencoderTask(vae), plan, folder / "autoencoder", talk)["vae"])
+    vae.register_to_config(scaling_factor=1.0)
+    return vae.eval().requires_grad_(requires_grad=False)
+
+
+def learn(
+    transformer: SanaTransformer2DModel,
+    words: Captions,
+    data: Latents,
+    plan: Settings,
+    folder: Path,
+    talk: Talk,
+    *,
+    compiled: bool,
+) -> None:
+    """Train a transformer and its text encoder; leave the averaged weights in them."""
+    task = FlowTask(transformer.train(), words, data, encoder=words.encoder, compiled=compiled)
+    averaged = train(task, plan, folder, talk)
+    _take(transformer, averaged["transformer"])
+    _take(words.encoder, averaged["text_encoder"])
+
+
+def _take(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    module.load_state_dict(weights, strict=False)
+    module.eval()
+
+
+def make(recipe: Recipe, folder: Path, device: torch.device, talk: Talk, *, control: bool, compiled: bool) -> Path:
+    """All stages; returns the folder of the finished pipeline."""
+    vae = autoencoder(recipe, folder, device, talk)
+    data = encode_scenes(vae, SCENES, recipe.seed, folder / "latents.safetensors", talk)
+    torch.manual_seed(recipe.seed)
+    tokenizer = build.tokenizer()
+    words = Captions(tokenizer, build.text_encoder(len(tokenizer)).to(device))
+    if control:
+        transformer = build.transformer(recipe.deep).to(device)
+        plan = settings(recipe, recipe.control_steps, recipe.rate)
+        learn(transformer, words, data, plan, folder / "control", talk, compiled=compiled)
+        return _finish(transformer, words, vae, folder / "control-model", torch.bfloat16)
+    transformer = build.transformer(recipe.shallow).to(device)
+    plan = settings(recipe, recipe.shallow_steps, recipe.rate)
+    learn(transformer, words, data, plan, folder / "shallow", talk, compiled=compiled)
+    grown = _grow(recipe, _finish(transformer, words, vae, folder / "shallow-model"), talk)
+    transformer = SanaTransformer2DModel.from_pretrained(grown, subfolder="transformer").to(device)
+    words = Captions(tokenizer, Gemma2Model.from_pretrained(grown, subfolder="text_encoder").to(device))
+    plan = settings(recipe, recipe.deep_steps, recipe.rate)
+    learn(transformer, words, data, plan, folder / "deep", talk, compiled=compiled)
+    return _finish(transformer, words, vae, folder / "model", torch.bfloat16)
+
+
+def _grow(recipe: Recipe, shallow: Path, talk: Talk) -> Path:
+    out = shallow.with_name("grown")
+    model = open_model(locate(str(shallow)))
+    job = decide_growth(model, recipe.deep, Writing(force=True), preserve=recipe.preserved, seed=recipe.seed)
+    execute(job, out, talk)
+    return out
+
+
+def _finish(
+    transformer: SanaTransformer2DModel,
+    words: Captions,
+    vae: AutoencoderDC,
+    out: Path,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Save the pipeline, transformer and autoencoder in `dtype`; the text encoder would load as it is saved."""
+    pipeline = SanaPipeline(
+        tokenizer=words.tokenizer,
+        text_encoder=words.encoder.cpu(),
+        vae=copy.deepcopy(vae).cpu().to(dtype),
+        transformer=transformer.cpu().to(dtype),
+        scheduler=build.scheduler(),
+    )
+    partial = out.with_name(f"{out.name}.partial")
+    build.save(pipeline, partial)
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+    return out
+
+
+class _Lines(Silence):
+    """A Talk that writes lines to stderr, of progress one every half minute."""
+
+    def note(self, text: str) -> None:
+        """Print it."""
+        click.echo(text, err=True)
+
+    warn = note
+
+    def begin(self, label: str, total: int, unit: str = "") -> None:
+        """Remember what is under way."""
+        self.label, self.total, self.unit, self.done = label, total, unit, 0
+        self.since = self.said = time.monotonic()
+        self.start: int | None = None
+
+    def advance(self, amount: int) -> None:
+        """Print a line when it is time; what was done before doesn't count for the estimate."""
+        self.done += amount
+        self.start = self.done if self.start is None else self.start
+        now = time.monotonic()
+        if now - self.said >= 30:
+            self.said = now
+            left = (now - self.since) * (self.total - self.done) / max(1, self.done - self.start)
+            self.note(f"{self.label}: {self.done:,} of {self.total:,} {self.unit}, {duration_text(left)} left")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--control", is_flag=True, help="Twelve blocks from scratch, for the same compute.")
+@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
+@click.option("--compile", "compiled", is_flag=True, help="Compile the transformer: faster after a minute or two.")
+@click.option("--rate", default=Recipe().rate, show_default=True, help="Peak learning rate.")
+def main(folder: Path, device: str, rate: float, *, control: bool, compiled: bool) -> None:
+    """Train sanac:tiny into FOLDER, continuing what is there."""
+    made = make(Recipe(rate=rate), folder, torch.device(device), _Lines(), control=control, compiled=compiled)
+    click.echo(f"wrote {made}")
+
+
+if __name__ == "__main__":
+    main()

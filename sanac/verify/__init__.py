@@ -1,0 +1,1 @@
+"""What a model is worth after surgery: evaluation suites, parity, benchmarks, gates."""
