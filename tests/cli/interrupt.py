@@ -2,6 +2,7 @@
 
 WHAT is a signal's name (it hits this process after AFTER copied chunks), `hold` (it stops there, holding the lock,
 until its stdin closes), or `full` (the disk looks roomy beforehand: only the write itself runs into its end).
+With `-making` behind it, chunks that were made are counted instead of copied ones.
 """
 
 import itertools
@@ -13,9 +14,10 @@ import sys
 from sanac.cli import main
 from sanac.core import copying
 
-what, after = sys.argv[1], int(sys.argv[2])
+what, _, making = sys.argv[1].partition("-")
+after, counted = int(sys.argv[2]), "_write_all" if making else "_copy"
 sys.argv[1:] = sys.argv[3:]
-real_copy, real_usage = copying._copy, shutil.disk_usage
+real_copy, real_usage = getattr(copying, counted), shutil.disk_usage
 copying._CHUNK = 50_000
 copied = itertools.count(1)
 
@@ -30,7 +32,7 @@ def copy(*arguments):
     return real_copy(*arguments)
 
 
-copying._copy = copy
+setattr(copying, counted, copy)
 if what == "full":
     shutil.disk_usage = lambda path: real_usage(path)._replace(free=10**12)
 main()

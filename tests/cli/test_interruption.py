@@ -67,6 +67,24 @@ def test_stopped_and_continued(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "ws"]
 
 
+@pytest.mark.parametrize(("what", "code"), [("SIGKILL", -signal.SIGKILL), ("SIGTERM", 75)], ids=["kill", "term"])
+@pytest.mark.parametrize("after", [5, 60, 110])
+def test_stopped_while_making_new_blocks(what: str, code: int, after: int, pipeline: Path, tmp_path: Path) -> None:
+    def grow(name: str) -> list[str]:
+        arguments = ["grow", str(pipeline), "--target-blocks", "9", "--seed", "3", "--shard-size", "1MB"]
+        return [*arguments, "--out", str(tmp_path / name), "--workspace", str(tmp_path / "ws"), "--json"]
+
+    stopped = interrupted(f"{what}-making", after, grow("out"))
+    assert stopped.returncode == code
+    assert not (tmp_path / "out").exists()
+    _key, *kept = (tmp_path / "out.partial" / ".sanac" / "journal.jsonl").read_text().splitlines()
+    done = sanac(*grow("out"))
+    assert json.loads(done.stdout)["status"] == "ok", done.stderr
+    assert f"{len(kept)} files are already there" in done.stderr
+    assert sanac(*grow("undisturbed")).returncode == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
 def test_fresh_starts_over(pipeline: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     arguments = command(pipeline, tmp_path / "out", "--shard-size", "1MB")
     assert interrupted("SIGTERM", 70, arguments).returncode == 75
