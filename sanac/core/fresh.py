@@ -9,7 +9,6 @@ The dtype only rounds it: the noise of an fp32 checkpoint, rounded, is that of i
 import functools
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
@@ -40,10 +39,13 @@ def fresh(name: str, dtype: str, shape: tuple[int, ...], start: Start, identity:
 
 
 def _constant(dtype: str, start: Start, _position: int, count: int) -> bytes:
+    return _repeated(dtype, start, count)
+
+
+@functools.lru_cache(maxsize=4)  # the same full step over and over
+def _repeated(dtype: str, start: Start, count: int) -> bytes:
     import numpy as np
 
-    if not start.constant:
-        return bytes(count)
     return store(np.full(count * 8 // DTYPE_BITS[dtype], start.constant, np.float32), dtype)
 
 
@@ -65,6 +67,8 @@ def _noise(identity: bytes, dtype: str, start: Start, position: int, count: int)
 @functools.cache
 def _table(dtype: str, start: Start) -> "Bits":
     """The bit patterns that the draws stand for. Upper half and its mirror image: the mean is exact."""
+    from statistics import NormalDist
+
     import numpy as np
 
     upper = [NormalDist().inv_cdf((draw + 0.5) / _DRAWS) for draw in range(_DRAWS // 2, _DRAWS)]

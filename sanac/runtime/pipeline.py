@@ -1,8 +1,6 @@
 """The torch backend: a stock diffusers pipeline, opened with care and asked for pictures, one seed per picture."""
 
-import contextlib
 import json
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from sanac.core.errors import BadInput, Lacking, Misuse
 from sanac.core.model import Model
 from sanac.core.talk import SILENCE, Talk
+from sanac.nn.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -136,7 +135,7 @@ def open_painter(model: Model, device: str | None = None) -> Painter:
             hint=f"sanac convert {model.located.path} --to diffusers --pipeline PIPELINE --out complete",
         )
     where = pick_device(device)
-    with _quiet():
+    with quiet():
         from diffusers import SanaPipeline
 
         try:
@@ -185,21 +184,3 @@ def _dtype(model: Model, device: str) -> "torch.dtype":
     dtypes = {"BF16": torch.bfloat16, "F16": torch.float16}
     dtype = model.weights.tensors["proj_out.weight"].dtype
     return torch.float32 if device == "cpu" else dtypes.get(dtype, torch.float32)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading talks about optional parts that nobody asked for; what matters comes as an exception."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        from diffusers.utils import logging as diffusers_logging
-        from transformers.utils import logging as transformers_logging
-
-        diffusers_logging.disable_progress_bar()
-        transformers_logging.disable_progress_bar()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

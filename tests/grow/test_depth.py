@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sanac.core import nvlabs
 from sanac.core.errors import Misuse
@@ -12,14 +14,14 @@ from sanac.core.execute import Writing, decide, execute
 from sanac.core.family import start_of
 from sanac.core.locate import locate
 from sanac.core.model import open_model
-from sanac.core.plan import Keep, New, Plan
+from sanac.core.plan import Keep, New, Plan, from_json, keep_blocks
 from sanac.core.talk import SILENCE
-from sanac.grow.depth import decide_growth, preserved
+from sanac.grow.depth import INITS, decide_growth, preserved
 from tests.grow.conftest import ALONE, block, grow, load, prune, same, tensors, truncated, velocity
 
 
 @pytest.mark.parametrize("preserve", [None, 1, 3, 6])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_partial_computes_what_the_preserved_blocks_compute(
     preserve: int | None, dtype: torch.dtype, sharded: Path, tmp_path: Path
 ) -> None:
@@ -163,6 +165,23 @@ def test_the_key_knows_init_seed_and_depth(pipeline: Path) -> None:
     assert len({job.key for job in jobs}) == len(jobs)
     assert decide_growth(model, 12, ALONE, preserve=4, qk_norm=True).key == jobs[0].key
     assert decide_growth(model, 12, ALONE, init="cyclic", seed=9).key == jobs[4].key
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_plan_of_growth_says_what_it_promises(data: st.DataObject, pipeline: Path) -> None:
+    target = data.draw(st.integers(7, 200))
+    init = data.draw(st.sampled_from(INITS))
+    preserve = data.draw(st.none() | st.integers(1, 6)) if init == "partial" else None
+    seed = data.draw(st.integers(0, 2**64))
+    plan = decide_growth(open_model(locate(str(pipeline))), target, ALONE, init=init, preserve=preserve, seed=seed).plan
+    assert from_json(plan.to_json(), "here") == plan
+    assert (plan.source_blocks, len(plan.blocks), dict(plan.config)) == (6, target, {"num_layers": target})
+    new = [origin for origin in plan.blocks if isinstance(origin, New)]
+    assert len(set(new)) == len(new)
+    kept = 6 if init != "partial" else preserve or 4
+    assert plan.then(keep_blocks(target, sorted(map(plan.sources.index, range(kept))))).sources == tuple(range(kept))
+    assert all(origin.seed == seed for origin in new)
 
 
 def test_by_default_all_but_two_stay_and_at_least_one() -> None:

@@ -1,0 +1,114 @@
+"""`sanac analyze`: what each block is worth."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from sanac.cli.choose import open_word
+from sanac.cli.options import Common, common
+from sanac.cli.result import Result
+from sanac.cli.tables import console, table
+from sanac.core.units import parse_bytes
+
+if TYPE_CHECKING:
+    from sanac.prune.measure import Wanted
+    from sanac.prune.scores import Scores
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_FOLDER = click.Path(path_type=Path)
+_OPTIONS = (
+    click.option("--prompts", type=_FOLDER, metavar="FILE", help="One prompt per line.  [default: bundled]"),
+    click.option("--num-prompts", type=click.IntRange(1), metavar="N", help="How many of them.  [default: 100]"),
+    click.option("--timesteps", type=click.IntRange(1, 1000), default=20, show_default=True, help="Sampler steps."),
+    click.option("--guidance", type=click.FloatRange(0, 100), default=4.5, show_default=True, help="Guidance scale."),
+    click.option(
+        "--reduce",
+        type=click.Choice(["token", "sample"]),
+        default="token",
+        show_default=True,
+        help="Cosine per token, or of whole samples.",
+    ),
+    click.option("--memory-limit", default="2GB", show_default=True, metavar="SIZE", help="More prompts are chunked."),
+    click.option("--yes", is_flag=True, help="Go on although the estimate is over an hour."),
+)
+
+
+def measuring(function: Command) -> Command:
+    """Add the options of what measures blocks; they arrive as `wanted`, to be completed by `wanted_from`."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        names = ("prompts", "num_prompts", "timesteps", "guidance", "reduce", "memory_limit", "yes")
+        return function(*args, measured={name: kwargs.pop(name) for name in names}, **kwargs)
+
+    for option in reversed(_OPTIONS):
+        wrapper = option(wrapper)
+    return wrapper  # type: ignore[return-value]
+
+
+def wanted_from(measured: dict[str, Any], common: Common) -> "Wanted":
+    """The options of `measuring`, for the library."""
+    from sanac.prune.measure import Wanted
+
+    limit = parse_bytes(measured.pop("memory_limit"))
+    return Wanted(**measured, memory_limit=limit, seed=common.seed or 0, device=common.device)
+
+
+@click.command(
+    "analyze",
+    short_help="What each block is worth.",
+    epilog="""\b
+Examples:
+  sanac analyze ./SANA1.5_4.8B_1024px_diffusers --num-prompts 20 --timesteps 10
+  sanac analyze sanac:tiny --metric norm
+  sanac prune MODEL --target-blocks 20 --scores sanac-out/analyze-1a2b3c4d/scores.json""",
+)
+@click.argument("model", metavar="[MODEL]", required=False)
+@click.option(
+    "--metric",
+    type=click.Choice(["bi", "norm"]),
+    default="bi",
+    show_default=True,
+    help="Which of the metrics is shown; the file holds all.",
+)
+@measuring
+@click.option("--out", type=_FOLDER, metavar="DIR", help="Where to write.  [default: WORKSPACE/analyze-KEY]")
+@click.option("--workspace", type=_FOLDER, default="sanac-out", show_default=True, metavar="DIR")
+@common()
+def command(
+    model: str | None, metric: str, out: Path | None, workspace: Path, measured: dict[str, Any], common: Common
+) -> Result:
+    """Watch the stream between MODEL's blocks while it samples, and score each block by how much it changes it.
+
+    The model need not fit in memory: per sampler step its blocks are read one after the other, and the states of all
+    prompts are pushed through. A stopped run continues where it was.
+    """
+    from sanac.core.workspace import read_workspace, starting_model
+    from sanac.prune.chart import draw
+    from sanac.prune.measure import measure
+
+    word = model
+    if word is None:
+        word, reason = starting_model(read_workspace(workspace))
+        common.talk.note(f"model: {word} ({reason})")
+    opened = open_word(word, common)
+    found = measure(opened, wanted_from(measured, common), workspace, out, common.talk)
+    pictures = draw(found.scores, metric, found.folder)
+    data = {"pictures": [str(path) for path in pictures], **found.scores.to_json()}
+    show = functools.partial(_show, found.scores, metric, [found.folder / "scores.json", *pictures])
+    return Result(found.status, show, data, str(found.folder), common.as_json)
+
+
+def _show(scores: "Scores", metric: str, files: list[Path]) -> None:
+    found = scores.metrics[metric]
+    order = sorted(range(len(found)), key=lambda index: -found[index].value)
+    rows = table(("block",), (metric, "from", "to", "rank"))
+    for index, score in enumerate(found):
+        rank = str(order.index(index) + 1)
+        rows.add_row(str(index), f"{score.value:.5f}", f"{score.low:.5f}", f"{score.high:.5f}", rank)
+    console(color=False).print(rows)
+    for path in files:
+        click.echo(path)

@@ -1,0 +1,80 @@
+"""Prompts as a transformer gets them: embeddings and masks, by the pipeline's own text encoder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sanac.core.errors import BadInput, Misuse
+from sanac.core.model import Model
+from sanac.nn.quiet import quiet
+
+
+@dataclass(frozen=True, slots=True)
+class Captions:
+    """Both branches of guidance: the prompts', and the empty prompt's. Padding that no prompt needs is cut off."""
+
+    embeddings: Tensor  # (prompts, S, width)
+    mask: Tensor  # (prompts, S)
+    empty: Tensor  # (1, S', width)
+    empty_mask: Tensor  # (1, S')
+
+    def __len__(self) -> int:
+        """How many prompts."""
+        return len(self.embeddings)
+
+    def part(self, start: int, stop: int) -> "Captions":
+        """Some of the prompts."""
+        return Captions(self.embeddings[start:stop], self.mask[start:stop], self.empty, self.empty_mask)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Captions":
+        """Elsewhere."""
+        embeddings, empty = (part.to(device, dtype) for part in (self.embeddings, self.empty))
+        return Captions(embeddings, self.mask.to(device), empty, self.empty_mask.to(device))
+
+
+def encode(model: Model, prompts: Sequence[str], device: torch.device, batch: int = 16) -> Captions:
+    """Encode prompts with the model's text encoder, as its pipeline does; the encoder is dropped afterwards."""
+    if model.model_index is None or "text_encoder" not in {part.name for part in model.others}:
+        raise Misuse(
+            f"{model.located.name} has no text encoder",
+            why="prompts can't be encoded without one",
+            hint="give the pipeline's folder, or embeddings that were made before",
+        )
+    try:
+        with quiet():
+            from diffusers import SanaPipeline
+
+            pipeline = SanaPipeline.from_pretrained(
+                model.located.path, transformer=None, vae=None, local_files_only=True, use_safetensors=True
+            )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise BadInput(f"diffusers can't open {model.located.name}", why=str(error).splitlines()[0][:300]) from error
+    pipeline.text_encoder.to(device)
+    found: list[tuple[Tensor, Tensor]] = []
+    instruction = _instruction()
+    with torch.no_grad():
+        for start in range(0, len(prompts), batch):
+            part = list(prompts[start : start + batch])
+            embeddings, mask, empty, empty_mask = pipeline.encode_prompt(
+                part, complex_human_instruction=instruction, device=device
+            )
+            found.append((embeddings, mask))
+    embeddings, mask = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Captions(*_trimmed(embeddings, mask), *_trimmed(empty[:1], empty_mask[:1]))
+
+
+def _instruction() -> list[str]:
+    """What the pipeline puts in front of prompts unless told otherwise."""
+    import inspect
+
+    from diffusers import SanaPipeline
+
+    default: list[str] = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
+    return default
+
+
+def _trimmed(embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    used = int(mask.any(dim=0).nonzero().max()) + 1
+    return embeddings[:, :used].contiguous(), mask[:, :used].contiguous()

@@ -1,0 +1,24 @@
+"""Loading with diffusers and transformers talks about optional parts; what matters comes as an exception."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars, no warnings, no log lines below errors."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

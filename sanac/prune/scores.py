@@ -1,0 +1,104 @@
+"""The scores file: what a model's blocks are worth, how that was measured, and of which model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from sanac.core import jsonfile
+from sanac.core.errors import BadInput, Misuse
+from sanac.core.model import Model
+
+SCHEMA = 1
+_REACH = NormalDist().inv_cdf(0.975)  # standard errors of a 95 % interval
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What one block is worth: the mean over prompts with a 95 % interval, and the mean at each timestep."""
+
+    value: float
+    low: float
+    high: float
+    by_step: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores of all blocks by metric; larger is more important."""
+
+    metrics: Mapping[str, tuple[Score, ...]]
+    model: str  # its identity
+    name: str
+    settings: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The form of the file."""
+        return {
+            "schema": SCHEMA,
+            "kind": "block scores",
+            "model": self.model,
+            "name": self.name,
+            "settings": dict(self.settings),
+            "metrics": {
+                name: [
+                    {"block": i, "value": s.value, "low": s.low, "high": s.high, "by_step": list(s.by_step)}
+                    for i, s in enumerate(found)
+                ]
+                for name, found in self.metrics.items()
+            },
+        }
+
+    def of(self, metric: str) -> tuple[float, ...]:
+        """The values of one metric."""
+        if metric not in self.metrics:
+            there = ", ".join(self.metrics)
+            raise Misuse(f"these scores don't hold {metric!r}", why=f"they hold {there}", hint="sanac analyze")
+        return tuple(score.value for score in self.metrics[metric])
+
+
+def score(values: Sequence[float], by_step: Sequence[float]) -> Score:
+    """From one value per prompt; what rounding puts below zero is zero."""
+    count = len(values)
+    mean = sum(values) / count
+    spread = sum((value - mean) ** 2 for value in values) / max(count - 1, 1)
+    reach = _REACH * (spread / count) ** 0.5
+    low, high = max(0.0, mean - reach), max(0.0, mean + reach)
+    return Score(max(0.0, mean), low, high, tuple(max(0.0, value) for value in by_step))
+
+
+def read_scores(path: Path) -> Scores:
+    """The scores in a file; BadInput says what is wrong with it."""
+    value = jsonfile.read_object(path)
+    try:
+        if value["schema"] != SCHEMA or value["kind"] != "block scores":
+            raise ValueError("it is no scores file of this version")
+        metrics = {str(name): tuple(map(_score, found)) for name, found in value["metrics"].items()}
+        if not metrics or len({len(found) for found in metrics.values()}) != 1:
+            raise ValueError("its metrics don't have equally many blocks")
+        model, name = value["model"], value["name"]
+        if not isinstance(model, str) or not isinstance(name, str):
+            raise ValueError("it doesn't say which model it is of")
+        return Scores(metrics, model, name, dict(value["settings"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f"{path} is not a scores file", why=str(error), hint="sanac analyze MODEL makes one") from error
+
+
+def _score(entry: Any) -> Score:
+    numbers = [entry["value"], entry["low"], entry["high"], *entry["by_step"]]
+    if not all(type(number) in {int, float} and number >= 0 for number in numbers):
+        raise ValueError(f"block {entry.get('block')} has a score that is no number from 0")
+    value, low, high, *steps = map(float, numbers)
+    return Score(value, low, high, tuple(steps))
+
+
+def check_model(scores: Scores, model: Model, path: Path) -> None:
+    """Scores say something about the very model that they were measured on."""
+    blocks = len(next(iter(scores.metrics.values())))
+    if scores.model != model.identity() or blocks != model.architecture.blocks:
+        raise BadInput(
+            f"{path} was made for another model",
+            why=f"it is of {scores.name} with {blocks} blocks; {model.located.name} has another digest",
+            hint=f"sanac analyze {model.located.path}",
+        )

@@ -1,0 +1,72 @@
+"""Which blocks stay, given how many and what they are worth."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from sanac.core.errors import Misuse
+from sanac.core.execute import Surgery, Writing, decide
+from sanac.core.family import Architecture
+from sanac.core.model import Model
+from sanac.core.plan import Plan, keep_blocks
+from sanac.prune.scores import Scores
+
+_COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kmb]?)", re.ASCII | re.IGNORECASE)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How blocks are chosen."""
+
+    select: str
+    target: int
+    protect_first: int = 0
+    protect_last: int = 0
+
+    def check(self, blocks: int) -> None:
+        """All that is wrong with it for a model of so many blocks, at once."""
+        problems = []
+        if not 1 <= self.target <= blocks:
+            problems.append(f"--target-blocks {self.target} is not between 1 and {blocks}, the blocks that it has")
+        if self.protect_first + self.protect_last > max(self.target, 0):
+            kept = f"--protect-first {self.protect_first} and --protect-last {self.protect_last}"
+            problems.append(f"{kept} don't fit into {self.target} blocks")
+        if problems:
+            hint = f"--target-blocks {max(1, blocks // 2)}"
+            message = f"a model of {blocks} blocks can't be pruned like this"
+            raise Misuse(message, why=problems[0], hint=hint, problems=problems)
+
+
+def best(values: Sequence[float], choice: Choice) -> Plan:
+    """The blocks of the highest scores, one-shot, in the model's order; of equal ones the earlier stays."""
+    blocks = len(values)
+    choice.check(blocks)
+    protected = {*range(choice.protect_first), *range(blocks - choice.protect_last, blocks)}
+    order = sorted(range(blocks), key=lambda index: (index not in protected, -values[index], index))
+    return keep_blocks(blocks, sorted(order[: choice.target]))
+
+
+def decide_target(model: Model, choice: Choice, scores: Scores, writing: Writing) -> Surgery:
+    """The prune job that keeps the blocks which matter most by these scores."""
+    plan = best(scores.of(choice.select), choice)
+    settings = {name: value for name, value in asdict(choice).items() if name != "target"}
+    return decide("prune", model, plan, settings | {"scores": dict(scores.settings)}, writing)
+
+
+def depth_of(model: Model, blocks: int | None, parameters: str | None) -> int:
+    """The depth asked for, in blocks or as the number of parameters that it should come nearest to."""
+    if blocks is not None:
+        return blocks
+    match = _COUNT.fullmatch((parameters or "").strip())
+    if match is None:
+        raise Misuse(f"--target-params {parameters} is no number", hint="--target-params 1.6B")
+    return nearest_depth(model.architecture, float(match[1]) * _UNITS[match[2].lower()])
+
+
+def nearest_depth(architecture: Architecture, parameters: float) -> int:
+    """The depth whose number of parameters is nearest; at least one block, at most all."""
+    per_block = sum(map(math.prod, architecture.block_tensors().values()))
+    outside = sum(map(math.prod, architecture.tensors().values())) - architecture.blocks * per_block
+    return min(max(1, round((parameters - outside) / per_block)), architecture.blocks)

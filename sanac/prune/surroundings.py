@@ -1,0 +1,72 @@
+"""What measuring a model needs to know beside its transformer: its sampler, its picture size, its words, the device."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sanac.core.errors import BadInput, Lacking, Misuse
+from sanac.core.model import Component, Model
+
+_SIDES = {16: 512, 32: 1024, 64: 2048, 128: 4096}  # what a pipeline takes for its pictures' side
+_SANA = {  # the sampler that SANA-1.5 ships with, where a transformer comes alone
+    "_class_name": "DPMSolverMultistepScheduler",
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "flow_shift": 3.0,
+    "algorithm_type": "dpmsolver++",
+}
+
+
+def _part(model: Model, name: str) -> Component | None:
+    return next((part for part in model.others if part.name == name), None)
+
+
+def scheduler_of(model: Model) -> Mapping[str, Any]:
+    """The config of the pipeline's sampler; SANA-1.5's own for a transformer alone."""
+    part = _part(model, "scheduler")
+    if part is None:
+        return _SANA
+    path = part.folder / "scheduler_config.json"
+    try:  # diffusers writes -Infinity where a bound has its default, none
+        found = json.loads(path.read_bytes(), parse_constant=lambda _: None)
+        return {name: value for name, value in found.items() if value is not None}
+    except (OSError, ValueError, AttributeError) as error:
+        raise BadInput(f"{path} is not a sampler's config", why=str(error)) from error
+
+
+def latent_side(model: Model) -> int:
+    """The side of the latents that the pipeline paints by default."""
+    config = model.transformer.config or model.architecture.config()
+    size = config.get("sample_size", 32)
+    vae = _part(model, "vae")
+    channels = vae.config.get("encoder_block_out_channels") if vae else None
+    if not isinstance(channels, list) or size not in _SIDES:
+        return int(size)
+    return max(1, _SIDES[size] >> (len(channels) - 1))
+
+
+def vocabulary_of(model: Model) -> Sequence[str]:
+    """The words of a word-level tokenizer; none for those that spell everything."""
+    part = _part(model, "tokenizer")
+    path = part.folder / "tokenizer.json" if part else None
+    if path is None or not path.is_file() or path.stat().st_size > 1_000_000:
+        return ()
+    try:
+        found = json.loads(path.read_bytes())["model"]
+        return tuple(found["vocab"]) if found["type"] == "WordLevel" else ()
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path} is not a tokenizer", why=str(error)) from error
+
+
+def device_of(wanted: str | None) -> str:
+    """The device asked for, if it is there; else the best there is."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if wanted is None:
+        return "cuda" if cuda else "cpu"
+    if wanted.split(":")[0] not in {"cpu", "cuda"}:
+        raise Misuse(f"{wanted!r} is no device", hint="cpu, cuda or cuda:N")
+    if wanted != "cpu" and not cuda:
+        raise Lacking(f"{wanted} is not here", why=f"torch {torch.__version__} sees no GPU", hint="sanac doctor")
+    return wanted

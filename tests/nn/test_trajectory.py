@@ -1,0 +1,107 @@
+"""The swept trajectory is stock diffusers' own, and block importance measured on it is that of plain forward hooks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import SanaPipeline
+from torch import Tensor
+
+from sanac.core.errors import BadInput
+from sanac.core.locate import locate
+from sanac.core.model import open_model
+from sanac.nn.captions import encode
+from sanac.nn.trajectory import PROMPT, Place, Sampling, sample, starting_noise
+from sanac.nn.weights import Blocks
+from sanac.tiny.build import scheduler
+
+PROMPTS = ["two red circles", "a blue square above a cross", "a triangle"]
+CPU = torch.device("cpu")
+SAMPLING = Sampling(steps=4, side=4, batch=2, seed=3)
+
+
+def _run(folder: Path, observe=lambda *_: None, sampling: Sampling = SAMPLING, *, resident: bool = False) -> Tensor:
+    model = open_model(locate(str(folder)))
+    captions = encode(model, PROMPTS, CPU)
+    blocks = Blocks(model, CPU, torch.float32, resident=resident)
+    with torch.no_grad():
+        *_, (_, last) = sample(blocks, scheduler(), captions, sampling, observe, dict(model.transformer.config))
+    return last
+
+
+def _stock(folder: Path) -> SanaPipeline:
+    pipeline = SanaPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _stock_latents(pipeline: SanaPipeline, number: int) -> Tensor:
+    """One prompt through the whole pipeline, with the noise that the sweep gives it."""
+    return pipeline(
+        PROMPTS[number],
+        latents=starting_noise(len(PROMPTS), 16, SAMPLING)[number : number + 1],
+        num_inference_steps=4,
+        height=512,
+        width=512,
+        use_resolution_binning=False,
+        output_type="latent",
+    ).images
+
+
+def test_it_samples_what_the_pipeline_samples(pipeline: Path) -> None:
+    latents, stock = _run(pipeline), _stock(pipeline)
+    for number in range(len(PROMPTS)):
+        assert torch.allclose(latents[number : number + 1], _stock_latents(stock, number), atol=1e-4)
+
+
+def test_swept_importance_is_that_of_forward_hooks(pipeline: Path) -> None:
+    swept = torch.zeros(6, dtype=torch.float64)
+
+    def observe(place: Place, before: Tensor, after: Tensor) -> None:
+        if place.branch == PROMPT:
+            swept[place.block] += torch.cosine_similarity(before, after, dim=-1).mean(1).double().sum()
+
+    _run(pipeline, observe)
+    stock, hooked = _stock(pipeline), torch.zeros(6, dtype=torch.float64)
+    for index, part in enumerate(stock.transformer.transformer_blocks):
+
+        def hook(_module, given, result, index=index) -> None:
+            cosine = torch.cosine_similarity(given[0], result, dim=-1).mean(1).double()
+            hooked[index] += cosine[len(cosine) // 2 :].sum()  # the pipeline stacks both branches, prompts last
+
+        part.register_forward_hook(hook)
+    for number in range(len(PROMPTS)):
+        _stock_latents(stock, number)
+    assert torch.allclose(swept, hooked, atol=1e-5 * 12)
+
+
+def test_batches_and_residence_change_nothing(pipeline: Path) -> None:
+    whole = _run(pipeline)
+    assert torch.equal(_run(pipeline, resident=True), whole)
+    one = _run(pipeline, sampling=Sampling(steps=4, side=4, batch=3, seed=3))
+    assert torch.allclose(one, whole, atol=1e-4)
+
+
+def test_every_block_sees_every_prompt_on_both_branches(pipeline: Path) -> None:
+    seen: list[tuple[int, int, int, int]] = []
+    _run(pipeline, lambda place, before, after: seen.append((place.step, place.block, place.branch, place.first)))
+    assert len(seen) == len(set(seen)) == 4 * 6 * 2 * 2
+    assert seen == sorted(seen), "steps outside, blocks inside"
+
+
+def test_nan_names_block_and_step(pipeline: Path) -> None:
+    model = open_model(locate(str(pipeline)))
+    blocks = Blocks(model, CPU, torch.float32, resident=True)
+    blocks.block(2)["ff.conv_point.weight"].fill_(torch.nan)
+    captions = encode(model, PROMPTS, CPU)
+    with torch.no_grad(), pytest.raises(BadInput, match="block 2 gives NaN or infinity at step 0"):
+        list(sample(blocks, scheduler(), captions, SAMPLING, lambda *_: None, dict(model.transformer.config)))
+
+
+def test_captions_lose_only_padding(pipeline: Path) -> None:
+    captions = encode(open_model(locate(str(pipeline))), PROMPTS, CPU)
+    assert captions.mask.sum(1).tolist() == [5, 8, 4], "<bos> twice, then a token per word"
+    assert captions.embeddings.shape[:2] == (3, 8)
+    assert captions.empty.shape[:2] == (1, 1)
+    alone = encode(open_model(locate(str(pipeline))), PROMPTS[:1], CPU)
+    assert torch.allclose(alone.embeddings, captions.embeddings[:1, :5], atol=1e-6)
