@@ -9,7 +9,6 @@ from sanac.cli.analyze import measuring, wanted_from
 from sanac.cli.options import Common, StageOptions, common, stage
 from sanac.cli.result import Result
 from sanac.cli.surgery import SurgeryOptions, open_source, run_surgery, surgery
-from sanac.core.errors import Misuse
 
 if TYPE_CHECKING:
     from sanac.core.model import Model
@@ -65,7 +64,7 @@ def command(
     given = [name for name, value in targets.items() if value is not None]
     if len(given) != 1:
         why = f"{' and '.join(given)} contradict each other" if given else "nothing says which blocks stay"
-        raise Misuse("one of --target-blocks, --target-params and --keep is needed", why=why, hint="--target-blocks 20")
+        raise click.UsageError(f"{why}: give one of {', '.join(targets)}", click.get_current_context())
     word, opened = open_source(model, chosen, options, common)
     writing = chosen.writing(options)
     if keep is not None:
