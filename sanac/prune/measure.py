@@ -12,11 +12,12 @@ from sanac.core.stage import write_flushed
 from sanac.core.talk import Talk
 from sanac.core.units import duration_text
 from sanac.nn.captions import encode
+from sanac.nn.device import pick_device
 from sanac.nn.trajectory import Sampling
 from sanac.prune.analyze import Analysis, analyze, estimate
 from sanac.prune.calibration import choose_prompts
 from sanac.prune.scores import Scores, read_scores
-from sanac.prune.surroundings import device_of, latent_side, scheduler_of, vocabulary_of
+from sanac.prune.surroundings import latent_side, scheduler_of, vocabulary_of
 
 PATIENCE = 3600.0  # seconds that a job may take without being asked for
 
@@ -49,7 +50,7 @@ def measure(model: Model, wanted: Wanted, workspace: Path, out: Path | None, tal
     """Scores of a model: read if these very ones were measured before, else measured."""
     prompts, source = choose_prompts(wanted.prompts, wanted.num_prompts, vocabulary_of(model))
     sampling = Sampling(wanted.timesteps, wanted.guidance, wanted.seed, latent_side(model))
-    device = device_of(wanted.device)
+    device = pick_device(wanted.device)
     whole = wanted.reduce == "sample"
     job = Analysis(model, tuple(prompts), sampling, scheduler_of(model), whole, wanted.memory_limit, device)
     folder = out or workspace / f"analyze-{job.key[:8]}"

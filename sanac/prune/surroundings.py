@@ -1,13 +1,13 @@
-"""What measuring a model needs to know beside its transformer: its sampler, its picture size, its words, the device."""
+"""What measuring a model needs to know beside its transformer: its sampler, its picture size, its words."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sanac.core.errors import BadInput, Lacking, Misuse
+from sanac.core.errors import BadInput
 from sanac.core.model import Component, Model
+from sanac.nn.device import SIDES
 
-_SIDES = {16: 512, 32: 1024, 64: 2048, 128: 4096}  # what a pipeline takes for its pictures' side
 _SANA = {  # the sampler that SANA-1.5 ships with, where a transformer comes alone
     "_class_name": "DPMSolverMultistepScheduler",
     "prediction_type": "flow_prediction",
@@ -40,9 +40,9 @@ def latent_side(model: Model) -> int:
     size = config.get("sample_size", 32)
     vae = _part(model, "vae")
     channels = vae.config.get("encoder_block_out_channels") if vae else None
-    if not isinstance(channels, list) or size not in _SIDES:
+    if not isinstance(channels, list) or size not in SIDES:
         return int(size)
-    return max(1, _SIDES[size] >> (len(channels) - 1))
+    return max(1, SIDES[size] >> (len(channels) - 1))
 
 
 def vocabulary_of(model: Model) -> Sequence[str]:
@@ -56,17 +56,3 @@ def vocabulary_of(model: Model) -> Sequence[str]:
         return tuple(found["vocab"]) if found["type"] == "WordLevel" else ()
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path} is not a tokenizer", why=str(error)) from error
-
-
-def device_of(wanted: str | None) -> str:
-    """The device asked for, if it is there; else the best there is."""
-    import torch
-
-    cuda = torch.cuda.is_available()
-    if wanted is None:
-        return "cuda" if cuda else "cpu"
-    if wanted.split(":")[0] not in {"cpu", "cuda"}:
-        raise Misuse(f"{wanted!r} is no device", hint="cpu, cuda or cuda:N")
-    if wanted != "cpu" and not cuda:
-        raise Lacking(f"{wanted} is not here", why=f"torch {torch.__version__} sees no GPU", hint="sanac doctor")
-    return wanted

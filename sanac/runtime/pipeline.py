@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sanac.core.errors import BadInput, Lacking, Misuse
 from sanac.core.model import Model
 from sanac.core.talk import SILENCE, Talk
+from sanac.nn.device import SIDES, pick_device
 from sanac.nn.quiet import quiet
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from diffusers import SanaPipeline
 
 Pictures = NDArray[np.uint8]  # (count, height, width, 3)
-
-_SIDES = {16: 512, 32: 1024, 64: 2048, 128: 4096}  # what a pipeline takes for its size, by its config's sample_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ class Painter:
     def _as_the_pipeline_counts(self, sampling: Sampling) -> tuple[int, int]:
         """Width and height in the pipeline's pixels, which differ from real ones where stages don't resample."""
         factor = self.pipeline.vae_scale_factor
-        side = _SIDES.get(self.pipeline.transformer.config.sample_size, 1024)
+        side = SIDES.get(self.pipeline.transformer.config.sample_size, 1024)
         if sampling.size is None:
             return side, side
         real = shrinkage(self.pipeline.vae.config)
@@ -157,24 +156,6 @@ def open_painter(model: Model, device: str | None = None) -> Painter:
     except torch.cuda.OutOfMemoryError as error:
         raise Lacking(f"{model.located.name} doesn't fit on {where}", hint="--device cpu") from error
     return Painter(pipeline, model.located.name, where)
-
-
-def pick_device(wanted: str | None) -> str:
-    """The device asked for, if it is there; else the best there is."""
-    import torch
-
-    cuda = torch.cuda.is_available()
-    if wanted is None:
-        return "cuda" if cuda else "cpu"
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise Misuse(f"{wanted!r} is no device", hint="cpu, cuda or cuda:N") from error
-    if device.type not in {"cpu", "cuda"}:
-        raise Misuse(f"{wanted!r} is not supported", hint="cpu, cuda or cuda:N")
-    if device.type == "cuda" and (not cuda or (device.index or 0) >= torch.cuda.device_count()):
-        raise Lacking(f"{wanted} is not here", why=f"torch {torch.__version__} sees no such GPU", hint="sanac doctor")
-    return wanted
 
 
 def _dtype(model: Model, device: str) -> "torch.dtype":

@@ -1,0 +1,23 @@
+"""Where a model computes, and how large its pictures are by default."""
+
+from sanac.core.errors import Lacking, Misuse
+
+SIDES = {16: 512, 32: 1024, 64: 2048, 128: 4096}  # what a pipeline takes for its size, by its config's sample_size
+
+
+def pick_device(wanted: str | None) -> str:
+    """The device asked for, if it is there; else the best there is."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if wanted is None:
+        return "cuda" if cuda else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise Misuse(f"{wanted!r} is no device", hint="cpu, cuda or cuda:N") from error
+    if device.type not in {"cpu", "cuda"}:
+        raise Misuse(f"{wanted!r} is not supported", hint="cpu, cuda or cuda:N")
+    if device.type == "cuda" and (not cuda or (device.index or 0) >= torch.cuda.device_count()):
+        raise Lacking(f"{wanted} is not here", why=f"torch {torch.__version__} sees no such GPU", hint="sanac doctor")
+    return wanted
