@@ -38,12 +38,15 @@ class Scene:
     content: Content
 
 
-def draw_scene(content: Content, rng: np.random.Generator) -> Scene:
-    """A scene that shows exactly what is asked for; what is left open is drawn, never from what is held out."""
+def draw_scene(content: Content, rng: np.random.Generator, *, tidy: bool = False) -> Scene:
+    """A scene that shows exactly what is asked for; what is left open is drawn, never from what is held out.
+
+    In a tidy one, every item has a quarter of the picture for itself, and lies near its middle.
+    """
     kinds = _kinds(content, rng)
     while True:
         halves = rng.uniform(*_HALF[len(kinds)], len(kinds)).tolist()
-        centres = _place(halves, rng)
+        centres = _tidy(halves, rng) if tidy else _place(halves, rng)
         if centres is not None and _stands(content, centres):
             break
     items = tuple(
@@ -82,6 +85,15 @@ def _place(halves: Sequence[float], rng: np.random.Generator) -> list[tuple[floa
                 break
         else:
             return None
+    return centres
+
+
+def _tidy(halves: Sequence[float], rng: np.random.Generator) -> list[tuple[float, float]]:
+    centres = []
+    for quarter, half in zip(rng.permutation(4).tolist(), halves, strict=False):
+        across, down = np.clip(rng.normal(0.26, 0.03, 2), half + GAP, 0.5 - half - GAP / 2)
+        x, y = (across if quarter % 2 == 0 else 1 - across), (down if quarter < 2 else 1 - down)
+        centres.append((float(x), float(y)))
     return centres
 
 

@@ -32,9 +32,9 @@ class AutoencoderTask:
         return f"autoencoder {self.batch_size} {NOISE}"
 
     def loss(self, generator: torch.Generator) -> Tensor:
-        """One batch of fresh scenes."""
+        """One batch of fresh scenes, items anywhere."""
         rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
-        shown = pictures(draw_lessons(self.batch_size, rng), rng).to(self.vae.device)
+        shown = pictures(draw_lessons(self.batch_size, rng), rng, tidy=False).to(self.vae.device)
         latents = self.vae.encode(shown).latent
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         decoded = self.vae.decode(latents + NOISE * noise).sample

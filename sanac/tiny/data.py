@@ -46,9 +46,9 @@ def draw_lessons(count: int, rng: np.random.Generator) -> np.ndarray:
     return rng.choice(len(tags), size=count, p=chances / chances.sum())
 
 
-def pictures(chosen: np.ndarray, rng: np.random.Generator) -> Tensor:
+def pictures(chosen: np.ndarray, rng: np.random.Generator, *, tidy: bool = True) -> Tensor:
     """Their scenes in -1..1: (count, 3, side, side)."""
-    drawn = np.stack([render(draw_scene(lessons()[lesson], rng), IMAGE_SIZE) for lesson in chosen])
+    drawn = np.stack([render(draw_scene(lessons()[lesson], rng, tidy=tidy), IMAGE_SIZE) for lesson in chosen])
     return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -72,7 +72,7 @@ class Latents:
 
 def encode_scenes(vae: AutoencoderDC, count: int, seed: int, file: Path, talk: Talk) -> Latents:
     """`count` scenes as latents scaled to unit variance, from `file` if they were made before."""
-    identity = f"shapes {count} {seed}"
+    identity = f"tidy shapes {count} {seed}"
     if not file.exists():
         talk.begin("drawing and encoding scenes", count, "scenes")
         chunks: list[Tensor] = []

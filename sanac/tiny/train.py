@@ -1,6 +1,7 @@
 """Makes sanac:tiny from nothing: `python -m sanac.tiny.train FOLDER`. Run again to continue where it stopped.
 
-Autoencoder, then a shallow transformer, then `grow --init partial` to twelve blocks, then further training.
+Autoencoder and text encoder, then a shallow transformer, then `grow --init partial` to twelve blocks, then further
+training.
 `--control` instead trains twelve blocks from scratch for the same compute.
 """
 
@@ -25,12 +26,13 @@ from sanac.finetune.loop import Settings, train
 from sanac.finetune.schedule import Schedule
 from sanac.finetune.task import FlowTask
 from sanac.grow.depth import decide_growth
-from sanac.tiny import build
+from sanac.tiny import build, reading
 from sanac.tiny.autoencoder import AutoencoderTask
 from sanac.tiny.data import Latents, encode_scenes
+from sanac.tiny.reading import ReadingTask
 from sanac.tiny.text import Captions
 
-SCENES = 60_000
+SCENES = 40_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,9 @@ class Recipe:
     shallow: int = 6
     preserved: int = 4  # of the shallow model's blocks, as SANA-1.5 drops the last two
     autoencoder_steps: int = 2000
-    shallow_steps: int = 7_000
-    deep_steps: int = 5_000
+    reading_steps: int = 400
+    shallow_steps: int = 4_000
+    deep_steps: int = 4_000
     rate: float = 2e-3
     seed: int = 0
 
@@ -65,6 +68,17 @@ def autoencoder(recipe: Recipe, folder: Path, device: torch.device, talk: Talk) 
     vae.load_state_dict(train(AutoencoderTask(vae), plan, folder / "autoencoder", talk)["vae"])
     vae.register_to_config(scaling_factor=1.0)
     return vae.eval().requires_grad_(requires_grad=False)
+
+
+def reader(recipe: Recipe, folder: Path, device: torch.device, talk: Talk) -> Captions:
+    """A tokenizer, and a text encoder that knows what belongs to what."""
+    torch.manual_seed(recipe.seed)
+    tokenizer = build.tokenizer()
+    words = Captions(tokenizer, build.text_encoder(len(tokenizer)).to(device))
+    task = ReadingTask(words, reading.head().to(device))
+    plan = Settings(Schedule(3e-3, recipe.reading_steps, warmup=100), average=0.99, seed=recipe.seed)
+    _take(words.encoder, train(task, plan, folder / "reading", talk)["text_encoder"])
+    return words
 
 
 def learn(
@@ -93,9 +107,8 @@ def make(recipe: Recipe, folder: Path, device: torch.device, talk: Talk, *, cont
     """All stages; returns the folder of the finished pipeline."""
     vae = autoencoder(recipe, folder, device, talk)
     data = encode_scenes(vae, SCENES, recipe.seed, folder / "latents.safetensors", talk)
+    words = reader(recipe, folder, device, talk)
     torch.manual_seed(recipe.seed)
-    tokenizer = build.tokenizer()
-    words = Captions(tokenizer, build.text_encoder(len(tokenizer)).to(device))
     if control:
         transformer = build.transformer(recipe.deep).to(device)
         plan = settings(recipe, recipe.control_steps, recipe.rate)
@@ -106,7 +119,7 @@ def make(recipe: Recipe, folder: Path, device: torch.device, talk: Talk, *, cont
     learn(transformer, words, data, plan, folder / "shallow", talk, compiled=compiled)
     grown = _grow(recipe, _finish(transformer, words, vae, folder / "shallow-model"), talk)
     transformer = SanaTransformer2DModel.from_pretrained(grown, subfolder="transformer").to(device)
-    words = Captions(tokenizer, Gemma2Model.from_pretrained(grown, subfolder="text_encoder").to(device))
+    words = Captions(words.tokenizer, Gemma2Model.from_pretrained(grown, subfolder="text_encoder").to(device))
     plan = settings(recipe, recipe.deep_steps, recipe.rate)
     learn(transformer, words, data, plan, folder / "deep", talk, compiled=compiled)
     return _finish(transformer, words, vae, folder / "model", torch.bfloat16)
@@ -173,10 +186,18 @@ class _Lines(Silence):
 @click.option("--control", is_flag=True, help="Twelve blocks from scratch, for the same compute.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--compile", "compiled", is_flag=True, help="Compile the transformer: faster after a minute or two.")
+@click.option("--shallow-steps", default=Recipe().shallow_steps, show_default=True)
 @click.option("--rate", default=Recipe().rate, show_default=True, help="Peak learning rate.")
-def main(folder: Path, device: str, rate: float, *, control: bool, compiled: bool) -> None:
+def main(folder: Path, device: str, rate: float, shallow_steps: int, *, control: bool, compiled: bool) -> None:
     """Train sanac:tiny into FOLDER, continuing what is there."""
-    made = make(Recipe(rate=rate), folder, torch.device(device), _Lines(), control=control, compiled=compiled)
+    made = make(
+        Recipe(rate=rate, shallow_steps=shallow_steps),
+        folder,
+        torch.device(device),
+        _Lines(),
+        control=control,
+        compiled=compiled,
+    )
     click.echo(f"wrote {made}")
 
 

@@ -81,7 +81,8 @@ def _result(index: int, prompt: Prompt, verdict: Verdict) -> Result:
 def rendered(prompts: Sequence[Prompt], side: int, seed: int) -> NDArray[np.uint8]:
     """What the world itself shows for these prompts."""
     rngs = (np.random.default_rng((seed, index, 1)) for index in range(len(prompts)))
-    return np.stack([render(draw_scene(prompt.content, rng), side) for prompt, rng in zip(prompts, rngs, strict=True)])
+    scenes = [draw_scene(prompt.content, rng, tidy=True) for prompt, rng in zip(prompts, rngs, strict=True)]
+    return np.stack([render(scene, side) for scene in scenes])
 
 
 def examples(evaluation: Evaluation, each: int = 8) -> list[int]:

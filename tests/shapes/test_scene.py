@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from sanac.shapes.prompts import Content, Wanted, contents, is_held_out
+from sanac.shapes.prompts import Content, Wanted, contents, is_held_out, suite
 from sanac.shapes.render import coverage, pixel_box, render
 from sanac.shapes.scene import GAP, draw_scene
 from sanac.shapes.words import HELD_OUT, SHAPES, TAGS, Kind
@@ -81,3 +81,15 @@ def test_every_shape_is_drawn_within_its_box() -> None:
         assert (columns[0], columns[-1] + 1) == (10, 30)
         assert rows[-1] + 1 == 30
         assert rows[0] <= 11, "a triangle's apex is thinner than a pixel"
+
+
+def test_in_a_tidy_scene_every_item_has_a_quarter_for_itself() -> None:
+    asked = suite("train", 300)
+    for number, prompt in enumerate(asked):
+        scene = draw_scene(prompt.content, np.random.default_rng((9, number)), tidy=True)
+        assert len({(item.x > 0.5, item.y > 0.5) for item in scene.items}) == len(scene.items)
+        for item in scene.items:
+            left, top, right, bottom = item.box
+            assert min(left, top, 1 - right, 1 - bottom) >= GAP - 1e-9
+            assert (left > 0.5) == (right > 0.5), "no item crosses the middle"
+            assert (top > 0.5) == (bottom > 0.5)

@@ -1,0 +1,99 @@
+"""The text encoder's schooling: before any picture, it learns to read.
+
+SANA's text encoder is a language model that knows what belongs to what when the transformer first meets it. A velocity
+teaches that slowly: which of two shapes is the red one hardly shows in the loss. So where a caption has named an item,
+a linear head is to say which shape it is, how many, of which colour and on which side. The head is thrown away.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sanac.shapes.prompts import Content, Wanted
+from sanac.shapes.words import COLORS, RELATIONS, SHAPES, plural
+from sanac.tiny.build import TEXT_WIDTH
+from sanac.tiny.data import captions, draw_lessons, lessons
+from sanac.tiny.text import Captions
+
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+CHOICES = (SHAPES, (1, 2, 3, 4), (None, *COLORS), (None, *RELATIONS))  # of shape, count, colour and side
+SIZES = tuple(map(len, CHOICES))
+BEFORE = 2  # the encoder's first two states are of `<bos>`
+
+Answer = tuple[int, tuple[int, ...]]  # a word's number; which of the choices are right there
+
+
+def answers(text: str, content: Content) -> Iterator[Answer]:
+    """What is known at which word: an item where it has been named, the first one's side when the second is at hand."""
+    words = text.split()
+    ends = [_end(words, item) for item in content.wanted]
+    first, *others = content.wanted
+    yield ends[0], _answer(first, None)
+    for second in others:
+        start = max(index for index in range(ends[1]) if words[index] == "a")
+        yield start - 1, _answer(first, content.relation)
+        yield ends[1], _answer(second, OPPOSITE[content.relation] if content.relation else None)
+
+
+def _end(words: list[str], item: Wanted) -> int:
+    """The last of the words that name an item: 'two red circles', 'a circle that is red'."""
+    index = words.index(item.shape if item.count == 1 else plural(item.shape))
+    return index + 3 if words[index + 1 : index + 3] == ["that", "is"] else index
+
+
+def _answer(item: Wanted, side: str | None) -> tuple[int, ...]:
+    said = (item.shape, item.count, item.color, side)
+    return tuple(choices.index(word) for choices, word in zip(CHOICES, said, strict=True))
+
+
+@cache
+def _lesson_answers(lesson: int) -> list[list[Answer]]:
+    return [list(answers(text, lessons()[lesson])) for text in captions(lesson)]
+
+
+def head() -> nn.Linear:
+    """From a word's state to all answers."""
+    return nn.Linear(TEXT_WIDTH, sum(SIZES))
+
+
+@dataclass
+class ReadingTask:
+    """Questions about captions, answered from the states of single words."""
+
+    words: Captions
+    head: nn.Linear
+    batch_size: int = 256
+    compiled: bool = False
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The text encoder, and the head that reads its mind."""
+        return {"text_encoder": self.words.encoder, "head": self.head}
+
+    @property
+    def identity(self) -> str:
+        """What the loop's settings don't say."""
+        return f"reading words {self.batch_size}"
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        """One batch of captions: the cross-entropy of every answer."""
+        rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+        chosen = draw_lessons(self.batch_size, rng).tolist()
+        ways = [int(rng.integers(len(captions(lesson)))) for lesson in chosen]
+        texts = [captions(lesson)[way] for lesson, way in zip(chosen, ways, strict=True)]
+        asked = [_lesson_answers(lesson)[way] for lesson, way in zip(chosen, ways, strict=True)]
+        given, right = self.answer(texts, asked)
+        losses = [nn.functional.cross_entropy(part, right[:, i]) for i, part in enumerate(given)]
+        return torch.stack(losses).sum()
+
+    def answer(self, texts: list[str], asked: list[list[Answer]]) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Logits of shape, count, colour and side where they are asked for, and which are right."""
+        embeddings, _ = self.words(texts)
+        places = [(row, word + BEFORE) for row, found in enumerate(asked) for word, _ in found]
+        rows, columns = torch.tensor(places).T
+        given: tuple[Tensor, ...] = self.head(embeddings[rows, columns]).split(SIZES, dim=-1)
+        return given, torch.tensor([right for found in asked for _, right in found], device=given[0].device)
