@@ -11,8 +11,10 @@ from sanac.cli.result import Result
 from sanac.cli.surgery import SurgeryOptions, open_source, run_surgery, surgery
 
 if TYPE_CHECKING:
+    from sanac.core.execute import Surgery, Writing
     from sanac.core.model import Model
-    from sanac.prune.scores import Scores
+    from sanac.prune.measure import Wanted
+    from sanac.prune.select import Choice
 
 
 @click.command(
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 Examples:
   sanac prune --target-blocks 20
   sanac prune MODEL --target-params 1.6B --scores scores.json
+  sanac prune sanac:tiny --target-blocks 8 --select search --compensate
   sanac prune ./SANA1.5_4.8B_1024px_diffusers --keep 0-9,50-59
   sanac prune --keep 0-29 --dry-run
   sanac prune MODEL --keep 0,2,4 --transformer-only --out small""",
@@ -32,8 +35,13 @@ Examples:
 @click.option("--keep", metavar="LIST", help="Blocks that stay, from zero, ends included: 0-9,50-59.")
 @click.option("--scores", type=click.Path(path_type=Path), metavar="FILE", help="Scores by `sanac analyze`.")
 @click.option(
-    "--select", type=click.Choice(["bi", "norm"]), default="bi", show_default=True, help="What blocks are judged by."
+    "--select",
+    type=click.Choice(["bi", "norm", "velocity", "search"]),
+    default="bi",
+    show_default=True,
+    help="What blocks are judged by: a score each, or a search over subsets.",
 )
+@click.option("--compensate", is_flag=True, help="Fold what the dropped blocks did into those that stay; no training.")
 @click.option("--protect-first", type=click.IntRange(0), default=0, metavar="K", help="The first K stay whatever.")
 @click.option("--protect-last", type=click.IntRange(0), default=0, metavar="K", help="The last K stay whatever.")
 @measuring
@@ -47,6 +55,7 @@ def command(
     keep: str | None,
     scores: Path | None,
     select: str,
+    compensate: bool,
     protect_first: int,
     protect_last: int,
     measured: dict[str, Any],
@@ -65,33 +74,75 @@ def command(
     if len(given) != 1:
         why = f"{' and '.join(given)} contradict each other" if given else "nothing says which blocks stay"
         raise click.UsageError(f"{why}: give one of {', '.join(targets)}", click.get_current_context())
+    if select == "search" and scores is not None:
+        raise click.UsageError("--select search asks the model itself, not --scores", click.get_current_context())
     word, opened = open_source(model, chosen, options, common)
-    writing = chosen.writing(options)
+    wanted, writing = wanted_from(measured, common), chosen.writing(options)
     if keep is not None:
         from sanac.prune.manual import decide_keep
 
-        return run_surgery(word, decide_keep(opened, keep, writing), options, common)
-    from sanac.prune.select import Choice, decide_target, depth_of
+        job = decide_keep(opened, keep, writing)
+    else:
+        from sanac.prune.select import Choice, depth_of
 
-    depth = depth_of(opened, target_blocks, target_params)
-    choice = Choice(select, depth, protect_first, protect_last)
-    choice.check(opened.architecture.blocks)
-    if target_params is not None:
-        common.talk.note(f"--target-params {target_params}: nearest is {depth} blocks")
-    found = _scores(opened, scores, measured, options, common)
-    return run_surgery(word, decide_target(opened, choice, found, writing), options, common)
+        depth = depth_of(opened, target_blocks, target_params)
+        choice = Choice(select, depth, protect_first, protect_last)
+        choice.check(opened.architecture.blocks)
+        if target_params is not None:
+            common.talk.note(f"--target-params {target_params}: nearest is {depth} blocks")
+        job = _decide(opened, choice, scores, wanted, writing, options, common)
+    if not compensate:
+        return run_surgery(word, job, options, common)
+    return _run_repaired(word, job, wanted, options, common)
 
 
-def _scores(
-    opened: "Model", file: Path | None, measured: dict[str, Any], options: StageOptions, common: Common
-) -> "Scores":
-    """From the file, or measured here."""
+def _decide(
+    opened: "Model",
+    choice: "Choice",
+    file: Path | None,
+    wanted: "Wanted",
+    writing: "Writing",
+    options: StageOptions,
+    common: Common,
+) -> "Surgery":
+    """The blocks that stay by a search; by the file's scores; or by scores measured here."""
+    if choice.select == "search":
+        from sanac.prune.choose import decide_searched, find_blocks
+
+        found = find_blocks(opened, choice, wanted, options.workspace, common.talk)
+        common.talk.note(f"search: velocity error {found.error:.4f} on prompts that it didn't see")
+        return decide_searched(opened, choice, found, writing)
     from sanac.prune.scores import check_model, read_scores
+    from sanac.prune.select import decide_target
 
     if file is not None:
-        found = read_scores(file)
-        check_model(found, opened, file)
-        return found
-    from sanac.prune.measure import measure
+        scores = read_scores(file)
+        check_model(scores, opened, file)
+    else:
+        from sanac.prune.measure import measure
 
-    return measure(opened, wanted_from(measured, common), options.workspace, None, common.talk).scores
+        scores = measure(opened, wanted, options.workspace, None, common.talk).scores
+    return decide_target(opened, choice, scores, writing)
+
+
+def _run_repaired(word: str, job: "Surgery", wanted: "Wanted", options: StageOptions, common: Common) -> Result:
+    """Cut and repair; what the repair did is said, and kept beside the artifact."""
+    from sanac.core import jsonfile
+    from sanac.prune.choose import repair, with_repair
+
+    job, states = with_repair(job, wanted)
+    reports: list[dict[str, Any]] = []
+
+    def complete(decided: "Surgery") -> "Surgery":
+        repaired, report = repair(decided, states, options.workspace, common.talk, yes=wanted.yes)
+        reports.append(report)
+        return repaired
+
+    result = run_surgery(word, job, options, common, complete)
+    for report in reports:
+        error = report["velocity_error"]
+        common.talk.note(f"velocity error on unseen prompts: {error['pruned']:.4f} -> {error['repaired']:.4f} repaired")
+        folder = Path(str(result.out)) / "measurements"
+        folder.mkdir(exist_ok=True)
+        (folder / "compensate.json").write_bytes(jsonfile.pretty(report))
+    return result

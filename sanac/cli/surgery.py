@@ -87,8 +87,14 @@ def open_source(word: str | None, chosen: SurgeryOptions, options: StageOptions,
     return word, open_word(word, common).with_loras(chosen.loras)
 
 
-def run_surgery(word: str, job: "Surgery", options: StageOptions, common: Common) -> Result:
-    """Show the plan or carry it out, and record the result in the workspace."""
+def run_surgery(
+    word: str,
+    job: "Surgery",
+    options: StageOptions,
+    common: Common,
+    complete: "Callable[[Surgery], Surgery]" = lambda job: job,
+) -> Result:
+    """Show the plan, or complete it and carry it out, and record the result in the workspace."""
     from sanac.core.execute import execute, foresee
     from sanac.core.workspace import is_derived, read_workspace, record
 
@@ -104,6 +110,8 @@ def run_surgery(word: str, job: "Surgery", options: StageOptions, common: Common
         needs = f"{bytes_text(job.needs.disk)} of disk and {bytes_text(job.needs.memory)} of memory"
         done = f"{out} already holds this" if status == "cached" else f"would write {out}, with {needs}"
         return Result(status, lambda: _show(job, done), data, str(out), common.as_json)
+    if foresee(job, out, common.talk) is None:
+        job = complete(job)
     status, _ = execute(job, out, common.talk)
     local = Path(word).expanduser()
     source = str(local.absolute()) if local.exists() else word

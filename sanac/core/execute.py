@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from sanac.core.copying import Range, Written, clone, digest_file, write_parts
 from sanac.core.errors import BadInput, Misuse, SanacError
 from sanac.core.family import Architecture, Start, block_name, dtype_counts, split_block, start_of
 from sanac.core.fresh import fresh
-from sanac.core.lora import merge
+from sanac.core.lora import Addition, Patch, merge
 from sanac.core.manifest import Ancestor, Manifest, changed_after_sealing
 from sanac.core.model import SIDE_FILE, Component, Model, streaming_memory
 from sanac.core.plan import Keep, New, Plan
@@ -53,6 +53,7 @@ class Surgery:
     identity: str  # of the model
     witness: tuple[str, ...]  # of all inputs as they were when this was decided
     pipeline: Model | None = None  # the reference that completes a transformer to a pipeline
+    additions: Mapping[str, Addition] = field(default_factory=dict)  # to the model's own tensors, when written
 
     @property
     def architecture(self) -> Architecture:
@@ -115,8 +116,11 @@ class Surgery:
         return namesake.dtype if namesake else next(iter(dtype_counts(first)))
 
     def _kept(self, name: str, old: str) -> Piece:
-        """The source's tensor `old` under its new name, with LoRAs merged."""
-        source, patches = self.model.weights.tensors[old], self.model.patches.get(old)
+        """The source's tensor `old` under its new name, with LoRAs and additions merged."""
+        source = self.model.weights.tensors[old]
+        patches: tuple[Patch | Addition, ...] = self.model.patches.get(old, ())
+        if old in self.additions:
+            patches = (*patches, self.additions[old])
         if patches:
             merged = functools.partial(merge, source, patches)
             return made(name, source.dtype, source.shape, source.size, merged)
@@ -141,7 +145,9 @@ class Surgery:
         weights = sum(piece.size for piece in self.pieces)
         carried = sum(path.stat().st_size for part in self.carried for path in part.files)
         written = weights if self.writing.link else weights + carried
-        merged = max((4 * self.model.weights.tensors[name].count for name in self.model.patches), default=0)
+        merged = max(
+            (4 * self.model.weights.tensors[name].count for name in (*self.model.patches, *self.additions)), default=0
+        )
         memory = streaming_memory(self.model) + 5 * merged  # base, change, sum, result and the one before, in fp32
         return Needs(disk=written + (1 << 20), memory=memory, traffic=weights + carried)
 

@@ -46,7 +46,18 @@ class Patch:
         return np.float32(self.scale) * (rows @ load(self.down).reshape(rank, -1)).reshape(shape)
 
 
-def merge(base: TensorRef, patches: Sequence[Patch]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """A change of a weight that a file holds as it is."""
+
+    change: TensorRef
+
+    def delta(self, shape: tuple[int, ...]) -> "Floats":
+        """The change, in fp32."""
+        return load(self.change).reshape(shape)
+
+
+def merge(base: TensorRef, patches: Sequence[Patch | Addition]) -> bytes:
     """The changed weight in its own type; computed in fp32."""
     values = load(base)
     for patch in patches:

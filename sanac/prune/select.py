@@ -38,12 +38,16 @@ class Choice:
             message = f"a model of {blocks} blocks can't be pruned like this"
             raise Misuse(message, why=problems[0], hint=hint, problems=problems)
 
+    def protected(self, blocks: int) -> set[int]:
+        """The blocks that stay whatever they are worth."""
+        return {*range(self.protect_first), *range(blocks - self.protect_last, blocks)}
+
 
 def best(values: Sequence[float], choice: Choice) -> Plan:
     """The blocks of the highest scores, one-shot, in the model's order; of equal ones the earlier stays."""
     blocks = len(values)
     choice.check(blocks)
-    protected = {*range(choice.protect_first), *range(blocks - choice.protect_last, blocks)}
+    protected = choice.protected(blocks)
     order = sorted(range(blocks), key=lambda index: (index not in protected, -values[index], index))
     return keep_blocks(blocks, sorted(order[: choice.target]))
 

@@ -1,12 +1,16 @@
 """What measuring a model needs to know beside its transformer: its sampler, its picture size, its words."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sanac.core.errors import BadInput
+from sanac.core.errors import BadInput, Misuse
 from sanac.core.model import Component, Model
 from sanac.nn.device import SIDES
+
+if TYPE_CHECKING:
+    import torch
 
 _SANA = {  # the sampler that SANA-1.5 ships with, where a transformer comes alone
     "_class_name": "DPMSolverMultistepScheduler",
@@ -56,3 +60,26 @@ def vocabulary_of(model: Model) -> Sequence[str]:
         return tuple(found["vocab"]) if found["type"] == "WordLevel" else ()
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path} is not a tokenizer", why=str(error)) from error
+
+
+def sampler(config: Mapping[str, Any]) -> Any:
+    """The model's own sampler, by its config; only those that diffusers brings along."""
+    import diffusers
+
+    name = str(config.get("_class_name", ""))
+    if name not in {"DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"}:
+        raise Misuse(f"the sampler {name!r} is not supported here", hint="use a model with DPMSolverMultistepScheduler")
+    return getattr(diffusers, name).from_config(dict(config))
+
+
+def speed(device: "torch.device") -> float:
+    """Operations a second that a matrix product reaches, the best of a few; a forward reaches about half of it."""
+    import torch
+
+    one, other = torch.randn(1024, 1024, device=device), torch.randn(1024, 1024, device=device)
+    best = float("inf")
+    for _ in range(4):
+        since = time.perf_counter()
+        float((one @ other)[0, 0])
+        best = min(best, time.perf_counter() - since)
+    return 0.5 * 2 * 1024**3 / best

@@ -1,0 +1,256 @@
+"""Ways of choosing blocks, compared: docs/results/methods-*.json and a chart. Finished cells are kept: run it again.
+
+python benchmarks/methods.py --model sanac:tiny --model control=build/control      (hours; one thread per process)
+python benchmarks/methods.py --table                                              (tables, verdicts and chart only)
+
+Blocks are chosen and repairs fitted on training prompts; scores are of test prompts, the same noises for every cell.
+"""
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import matplotlib as mpl
+import torch
+from depth import evenly
+from measure import machine, workplace
+
+from sanac.core.execute import Surgery, Writing, execute
+from sanac.core.locate import locate
+from sanac.core.model import Model, open_model
+from sanac.core.talk import SILENCE
+from sanac.judge.intervals import PromptScore, paired_difference
+from sanac.judge.results import prompt_scores
+from sanac.prune.calibrate import calibration
+from sanac.prune.choose import decide_searched, find_blocks, repair, with_repair
+from sanac.prune.compensate import error_after
+from sanac.prune.manual import decide_keep
+from sanac.prune.measure import Wanted, measure
+from sanac.prune.select import Choice, decide_target
+from sanac.runtime.pipeline import Sampling, open_painter
+from sanac.shapes.prompts import suite
+from sanac.verify.shapes import evaluate
+
+mpl.use("Agg")
+
+DEPTHS = (10, 8, 6, 4)
+SCORED = ("bi", "velocity")
+METHODS = ("random", "even", *SCORED, "search", "search+compensate")
+DRAWS = 10  # of random choices
+TARGETS = {8, 6}  # depths that a target names
+NAMED = {"bi", "search", "search+compensate"}
+RESULTS, PICTURE = Path("docs/results"), Path("docs/pictures/methods.png")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model, pruned one way, painted and judged."""
+
+    method: str
+    depth: int
+    draw: int
+    images: int
+
+    @property
+    def name(self) -> str:
+        """Its key in the journal."""
+        return f"{self.method}-{self.depth}" + (f"-{self.draw}" if self.method == "random" else "")
+
+
+def cells(blocks: int, many: int, few: int) -> list[Cell]:
+    """Those that targets name first, with `many` images; the rest with `few`."""
+    found = [Cell("whole", blocks, 0, many)]
+    for depth in DEPTHS:
+        for method in METHODS:
+            images = many if depth in TARGETS and method in NAMED else few
+            found += [Cell(method, depth, draw, images) for draw in range(DRAWS if method == "random" else 1)]
+    return sorted(found, key=lambda cell: (-cell.images, cell.method == "random", -cell.depth))
+
+
+def decide(model: Model, cell: Cell, work: Path) -> tuple[Surgery | None, dict[str, Any]]:
+    """The prune job of a cell, and what its repair reported."""
+    wanted, writing, blocks = Wanted(), Writing(force=True), model.architecture.blocks
+    if cell.method == "whole":
+        return None, {}
+    if cell.method == "even":
+        return decide_keep(model, ",".join(map(str, evenly(blocks, cell.depth))), writing), {}
+    if cell.method == "random":
+        kept = sorted(random.Random(f"{cell.depth} {cell.draw}").sample(range(blocks), cell.depth))
+        return decide_keep(model, ",".join(map(str, kept)), writing), {}
+    if cell.method in SCORED:
+        scores = measure(model, Wanted(metric="velocity"), work, None, SILENCE).scores
+        return decide_target(model, Choice(cell.method, cell.depth), scores, writing), {}
+    choice = Choice("search", cell.depth)
+    job = decide_searched(model, choice, find_blocks(model, choice, wanted, work, SILENCE), writing)
+    if cell.method == "search":
+        return job, {}
+    job, states = with_repair(job, wanted)
+    return repair(job, states, work, SILENCE, yes=True)
+
+
+def velocity_error(model: Model, kept: tuple[int, ...], job: Surgery | None) -> float:
+    """On tuning prompts and noises that nothing else here uses."""
+    prompts = tuple(prompt.text for prompt in suite("tune", 24))
+    found = replace(calibration(model, Wanted(num_prompts=len(prompts), seed=77), every=2), prompts=prompts)
+    changes = {}
+    with torch.no_grad():
+        states = found.whole()
+        for name, added in (job.additions if job else {}).items():
+            shape = model.weights.tensors[name].shape
+            changes[name] = torch.from_numpy(added.delta(shape).copy())
+        return float(error_after(states, kept, changes).mean())
+
+
+def compute(word: str, cell: Cell, work: Path) -> dict[str, Any]:
+    """Choose, cut, paint, judge."""
+    model = open_model(locate(word))
+    job, report = decide(model, cell, work)
+    kept = tuple(range(model.architecture.blocks))
+    opened = model
+    if job is not None:
+        kept = tuple(index for index in job.plan.sources if index is not None)
+        execute(job, work / "pruned", SILENCE)
+        opened = open_model(locate(str(work / "pruned")))
+    found = evaluate(open_painter(opened, "cpu"), cell.images, Sampling(batch=32), 0, "test", SILENCE)
+    answers = {
+        score.task + ": " + score.prompt: [score.right, score.images]
+        for score in prompt_scores(found.results[: cell.images])
+    }
+    return {
+        "method": cell.method,
+        "depth": cell.depth,
+        "images": cell.images,
+        "kept": list(kept),
+        "velocity_error": velocity_error(model, kept, job),
+        "repair": report,
+        "answers": answers,
+        **found.to_json(),
+    }
+
+
+def scores_of(cell: Mapping[str, Any]) -> list[PromptScore]:
+    """What each test prompt scored."""
+    pairs = ((*key.split(": ", 1), *value) for key, value in cell["answers"].items())
+    return [PromptScore(task, prompt, right, images) for task, prompt, right, images in pairs]
+
+
+def verdicts(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The targets, met or not, as far as their cells are there."""
+    lines, lows = [], []
+    for depth in sorted(TARGETS, reverse=True):
+        one, other = found.get(f"search-{depth}"), found.get(f"bi-{depth}")
+        if one and other:
+            difference = paired_difference(scores_of(one), scores_of(other)).interval
+            lows.append(difference.low)
+            lines.append(f"search minus BI at {depth} blocks: {difference}")
+    if len(lows) == len(TARGETS):
+        met = min(lows) > -0.02 and max(lows) > 0
+        lines.append(f"search beats BI (lower bounds above -0.02, one above 0): {'met' if met else 'NOT MET'}")
+    whole, shares = found.get(f"whole-{max(c['depth'] for c in found.values())}"), []
+    for depth in sorted(TARGETS, reverse=True):
+        mended, plain = found.get(f"search+compensate-{depth}"), found.get(f"bi-{depth}")
+        if whole and mended and plain:
+            lost = whole["overall"]["value"] - plain["overall"]["value"]
+            won = paired_difference(scores_of(mended), scores_of(plain)).interval
+            shares.append(won.value / lost if lost > 0 else 1.0)
+            lines.append(f"search + compensate minus BI at {depth} blocks: {won}: {shares[-1]:.0%} of {lost:.3f} lost")
+    if len(shares) == len(TARGETS):
+        lines.append(f"at least a third of BI's loss recovered: {'met' if min(shares) >= 1 / 3 else 'NOT MET'}")
+    return lines
+
+
+def rows(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A Markdown table; random draws as their mean and range."""
+    lines = ["| blocks | method | kept | score | held out | velocity error | Fréchet | images |", "|" + "---|" * 8]
+    ordered = sorted(found.values(), key=lambda cell: (-cell["depth"], ("whole", *METHODS).index(cell["method"])))
+    done = set()
+    for cell in ordered:
+        depth, method = cell["depth"], cell["method"]
+        if (depth, method) in done:
+            continue
+        done.add((depth, method))
+        same = [other for other in ordered if (other["depth"], other["method"]) == (depth, method)]
+        mean = {
+            "held": sum(other["held_out"]["value"] for other in same) / len(same),
+            "error": sum(other["velocity_error"] for other in same) / len(same),
+            "frechet": sum(other["distribution"]["frechet"] for other in same) / len(same),
+        }
+        score, kept = cell["overall"], ", ".join(map(str, cell["kept"]))
+        text = f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+        if method == "random":
+            values = [other["overall"]["value"] for other in same]
+            text = f"{sum(values) / len(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+            kept = f"{len(same)} draws"
+        lines.append(
+            f"| {depth} | {method} | {kept} | {text} | {mean['held']:.3f} | {mean['error']:.3f} "
+            f"| {mean['frechet']:.3f} | {cell['images']:,} |"
+        )
+    return lines
+
+
+def chart(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Score by depth, one line per method, one panel per model."""
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(
+        1, len(models), figsize=(5 * len(models), 3.8), layout="constrained", sharey=True, squeeze=False
+    )
+    for axes, (word, model) in zip(panels[0], models.items(), strict=True):
+        found = list(model["cells"].values())
+        for method in METHODS:
+            points: dict[int, list[float]] = {}
+            for cell in found:
+                if cell["method"] in {method, "whole"}:
+                    points.setdefault(cell["depth"], []).append(cell["overall"]["value"])
+            depths = sorted(points)
+            if len(depths) > 1:
+                axes.plot(depths, [sum(points[d]) / len(points[d]) for d in depths], marker="o", label=method)
+        axes.set(title=word, xlabel="blocks", ylim=(0, 1))
+        axes.grid(alpha=0.3)
+    panels[0][0].set_ylabel("shapes score")
+    panels[0][0].legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def journal(word: str, name: str, many: int, few: int) -> None:
+    """Compute what is missing of one model; each finished cell is written at once."""
+    model = open_model(locate(word))
+    identity = model.identity(full_hash=True)
+    path = RESULTS / f"methods-{name.replace(':', '-')}.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if known.get("identity") != identity:
+        known = {"name": name, "identity": identity, "machine": machine(), "cells": {}}
+    with workplace(None) as work:
+        for cell in cells(model.architecture.blocks, many, few):
+            if known["cells"].get(cell.name, {}).get("images") != cell.images:
+                click.echo(f"{name}: {cell.name}, {cell.images} images", err=True)
+                known["cells"][cell.name] = compute(word, cell, work)
+                path.write_text(json.dumps(known) + "\n")
+
+
+@click.command()
+@click.option("--model", "words", multiple=True, default=("sanac:tiny",), show_default=True, metavar="[NAME=]MODEL")
+@click.option("--images", "many", default=2048, show_default=True, help="For the cells that a target names.")
+@click.option("--few", default=512, show_default=True, help="For the rest.")
+@click.option("--table", is_flag=True, help="Compute nothing: print what is there.")
+def main(words: tuple[str, ...], many: int, few: int, *, table: bool) -> None:
+    """Fill the journals, print tables and verdicts, draw the chart."""
+    torch.set_num_threads(1)
+    for word in () if table else words:
+        name, _, model = word.rpartition("=")
+        journal(model, name or model, many, few)
+    found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("methods-*.json"))]
+    models = {model["name"]: model for model in reversed(found)}
+    for word, model in models.items():
+        click.echo(f"\n{word} ({model['machine']})\n")
+        for line in (*rows(model["cells"]), "", *verdicts(model["cells"])):
+            click.echo(line)
+    chart(models, PICTURE)
+
+
+if __name__ == "__main__":
+    main()

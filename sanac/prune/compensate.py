@@ -1,0 +1,300 @@
+"""A closed-form repair at each gap: what the dropped blocks would have added, folded into weights that are there.
+
+The block before a gap ends in y = x + g * (W z): `ff.conv_point` is W, z its input, g the gate, one number per channel
+and timestep. W gets dW so that the stream leaves the block nearer to where the dropped blocks would have taken it:
+
+    minimise  sum over tokens |delta - g_t * (dW z)|^2  +  ridge * |dW|^2,     delta = teacher at the gap's end - y
+
+Channels of the output don't meet in it, but each has a Gram matrix of its own, sum over t of g_tc^2 K_t, with
+K_t = sum of z z' over the tokens of one timestep. The K_t are all that is kept of z; no channel's own Gram is ever
+formed: conjugate gradients multiply by the K_t. A gap before the first block that stays folds into `patch_embed.proj`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own custom)
+from torch import Tensor
+
+from sanac.core.family import block_name
+from sanac.core.talk import SILENCE, Talk
+from sanac.nn.block import Condition, Geometry, block, cross_attention, gated, layer_norm, linear_attention, modulation
+from sanac.nn.ends import Start, head
+from sanac.nn.subsets import Kept, relative_error
+from sanac.prune.states import States
+
+Tensors = Mapping[str, Tensor]
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # of a Gram matrix's mean diagonal: each gap takes what suits unseen prompts best
+ROUNDS = 60  # of conjugate gradients, at most
+TOLERANCE = 1e-5  # of the residual, relative
+POINT, EMBEDDING = "ff.conv_point.weight", "patch_embed.proj"
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """How far the student was from the teacher behind a gap, on prompts that nothing was fitted on."""
+
+    first: int  # of the dropped blocks
+    last: int
+    before: float  # |teacher - student|^2 / |teacher|^2
+    after: float
+    ridge: float | None  # None: no change was better
+
+
+@dataclass
+class Repair:
+    """What the fit found: changes of weights under the source's names, and what became of every gap."""
+
+    changes: dict[str, Tensor] = field(default_factory=dict)
+    gaps: list[Gap] = field(default_factory=list)
+
+
+@dataclass
+class _Stream:
+    """One branch at one moment, on both ways through the blocks."""
+
+    moment: int
+    start: Start
+    given: Tensor  # latents
+    teacher: Tensor
+    student: Tensor
+
+
+@dataclass
+class Sums:
+    """The normal equations of one gap, gathered token by token; a group's gate is constant."""
+
+    grams: dict[int, Tensor] = field(default_factory=dict)  # group -> K (inputs, inputs)
+    gates: dict[int, Tensor] = field(default_factory=dict)  # group -> g (outputs)
+    right: Tensor | None = None  # sum of g * delta z': (outputs, inputs)
+
+    def add(self, group: int, gate: Tensor, given: Tensor, delta: Tensor) -> None:
+        """Tokens of one group: `given` (tokens, inputs) and `delta` (tokens, outputs)."""
+        given = given.double()
+        self.grams[group] = self.grams.get(group, 0) + given.T @ given
+        self.gates[group] = gate.double()
+        right = (delta.double() * gate.double()).T @ given
+        self.right = right if self.right is None else self.right + right
+
+    def solve(self, ridge: float) -> Tensor:
+        """DW (outputs, inputs)."""
+        assert self.right is not None, "nothing was added"
+        diagonal = sum(self.gates[group].square()[:, None] * self.grams[group].diagonal()[None] for group in self.grams)
+        assert isinstance(diagonal, Tensor)
+        damping = ridge * diagonal.mean(dim=1, keepdim=True) + torch.finfo(torch.float64).tiny
+        return _conjugate_gradients(self._product, self.right, damping, diagonal + damping)
+
+    def _product(self, change: Tensor) -> Tensor:
+        """Every channel's Gram matrix times its row of `change`."""
+        found = torch.zeros_like(change)
+        for group, gram in self.grams.items():
+            found += self.gates[group].square()[:, None] * (change @ gram)
+        return found
+
+
+def _conjugate_gradients(
+    product: Callable[[Tensor], Tensor], right: Tensor, damping: Tensor, diagonal: Tensor
+) -> Tensor:
+    """Rows are systems of their own; preconditioned by the diagonal."""
+    solution = torch.zeros_like(right)
+    residual = right.clone()
+    searched = residual / diagonal
+    direction, energy = searched, (residual * searched).sum(dim=1, keepdim=True)
+    goal = TOLERANCE * right.norm()
+    for _ in range(ROUNDS):
+        if residual.norm() <= goal:
+            break
+        image = product(direction) + damping * direction
+        step = energy / (direction * image).sum(dim=1, keepdim=True).clamp_min(1e-300)
+        solution, residual = solution + step * direction, residual - step * image
+        searched = residual / diagonal
+        renewed = (residual * searched).sum(dim=1, keepdim=True)
+        direction, energy = searched + renewed / energy.clamp_min(1e-300) * direction, renewed
+    return solution
+
+
+def gaps_of(kept: Kept, blocks: int) -> dict[int, int]:
+    """The block before each gap -> the last block that is missing; -1 stands for the embedding."""
+    stops = (*kept[1:], blocks) if kept else (blocks,)
+    found = {index: stop - 1 for index, stop in zip(kept, stops, strict=True) if stop - 1 > index}
+    return ({-1: kept[0] - 1} if kept and kept[0] > 0 else {}) | found
+
+
+@dataclass
+class _Side:
+    """The streams of some prompts."""
+
+    states: States
+    streams: list[_Stream]
+
+    @classmethod
+    def of(cls, states: States) -> "_Side":
+        """Both ways begin at the same embedding."""
+        return cls(
+            states,
+            [
+                _Stream(number, start, moment.latents, start.state, start.state)
+                for number, moment in enumerate(states.moments)
+                for start in states.starts(moment)
+            ],
+        )
+
+    def teach(self, tensors: Tensors) -> None:
+        """Take the teacher's streams through a block."""
+        for stream in self.streams:
+            stream.teacher = block(tensors, stream.teacher, stream.start.condition, self.states.geometry)
+
+    def learn(self, tensors: Tensors) -> None:
+        """Take the student's streams through a block."""
+        for stream in self.streams:
+            stream.student = block(tensors, stream.student, stream.start.condition, self.states.geometry)
+
+
+def fit(fitted: States, judged: States, kept: Kept, talk: Talk = SILENCE) -> Repair:
+    """Front to back: each gap sees what the repairs before it left."""
+    repair, sides = Repair(), (_Side.of(fitted), _Side.of(judged))
+    gaps = gaps_of(kept, len(fitted.blocks))
+    talk.begin("repairing", len(fitted.blocks), "blocks")
+    try:
+        _teach(sides, 0, gaps.get(-1, -1), talk)
+        if -1 in gaps:
+            _mend_embedding(sides, gaps[-1], repair)
+        for index in kept:
+            tensors = _teach(sides, index, gaps.get(index, index), talk)
+            if index in gaps:
+                tensors = _mend_block(sides, tensors, index, gaps[index], repair)
+            for side in sides:
+                side.learn(tensors)
+    finally:
+        talk.end()
+    return repair
+
+
+def _teach(sides: Sequence[_Side], first: int, last: int, talk: Talk) -> Tensors:
+    """Take the teacher's streams through the blocks from `first` to `last`; the tensors of the first."""
+    found: Tensors = {}
+    for index in range(first, last + 1):
+        tensors = sides[0].states.blocks.block(index)
+        found = found or tensors
+        for side in sides:
+            side.teach(tensors)
+        talk.advance(1)
+    return found
+
+
+def _mend_block(sides: Sequence[_Side], tensors: Tensors, index: int, last: int, repair: Repair) -> Tensors:
+    """Fit the last operation of the block before a gap; its tensors with what was found."""
+    weight, geometry = tensors[POINT], sides[0].states.geometry
+    sums = Sums()
+    for stream in sides[0].streams:
+        given, gate, after = last_operation(tensors, stream.student, stream.start.condition, geometry)
+        sums.add(stream.moment, gate, given, (stream.teacher - after).flatten(0, 1))
+    seen = [
+        (last_operation(tensors, stream.student, stream.start.condition, geometry), stream.teacher.flatten(0, 1))
+        for stream in sides[1].streams
+    ]
+    candidates: dict[float | None, Tensor] = {None: torch.zeros_like(weight).flatten(1)}
+    candidates |= {ridge: sums.solve(ridge).to(weight.dtype) for ridge in RIDGES}
+    errors = {
+        ridge: _share(
+            (after.flatten(0, 1) + gate * (given @ change.T), teacher) for (given, gate, after), teacher in seen
+        )
+        for ridge, change in candidates.items()
+    }
+    ridge = min(errors, key=lambda candidate: errors[candidate])
+    repair.gaps.append(Gap(index + 1, last, errors[None], errors[ridge], ridge))
+    if ridge is None:
+        return tensors
+    change = candidates[ridge].reshape(weight.shape)
+    repair.changes[block_name(index, POINT)] = change
+    return {**tensors, POINT: weight + change}
+
+
+def _share(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """How far the first of each pair is from the second, as a share of it."""
+    apart = whole = 0.0
+    for student, teacher in pairs:
+        apart += float((student - teacher).double().square().sum())
+        whole += float(teacher.double().square().sum())
+    return apart / whole
+
+
+def last_operation(
+    tensors: Tensors, state: Tensor, condition: Condition, geometry: Geometry
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A block's last operation: its input (tokens, H), its gate (C) and the block's output (B, N, C)."""
+    shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation(tensors, condition.modulation)
+    normed = layer_norm(state, geometry.epsilon) * (1 + scale) + shift
+    state = state + gate * linear_attention(tensors, normed.to(state.dtype), geometry)
+    state = cross_attention(tensors, state, condition, geometry) + state
+    normed = layer_norm(state, geometry.epsilon) * (1 + ff_scale) + ff_shift
+    given = gated(tensors, normed, condition.height, condition.width)
+    output = F.conv2d(given, tensors["ff.conv_point.weight"]).flatten(2).transpose(1, 2)
+    return given.flatten(2).transpose(1, 2).flatten(0, 1), ff_gate[0, 0], state + ff_gate * output
+
+
+def _mend_embedding(sides: Sequence[_Side], last: int, repair: Repair) -> None:
+    """No gate, and a bias: one Gram matrix serves all channels."""
+    outside = sides[0].states.outside
+    weight, bias = outside[f"{EMBEDDING}.weight"], outside[f"{EMBEDDING}.bias"]
+    gram = right = torch.zeros((), dtype=torch.float64, device=weight.device)
+    for stream in sides[0].streams:
+        given = _patches(stream.given, weight)
+        gram = gram + given.T @ given
+        right = right + given.T @ (stream.teacher - stream.student).flatten(0, 1).double()
+    candidates: dict[float | None, Tensor] = {None: torch.zeros_like(right)}
+    for strength in RIDGES:
+        damping = (strength * gram.diagonal()[:-1].mean()).expand(len(gram)).clone()
+        damping[-1] = 0  # the bias is free
+        candidates[strength] = torch.linalg.solve(gram + damping.diag(), right)
+    errors = {
+        candidate: _share(
+            (stream.student.flatten(0, 1) + _patches(stream.given, weight) @ change, stream.teacher.flatten(0, 1))
+            for stream in sides[1].streams
+        )
+        for candidate, change in candidates.items()
+    }
+    ridge = min(errors, key=lambda candidate: errors[candidate])
+    repair.gaps.append(Gap(0, last, errors[None], errors[ridge], ridge))
+    if ridge is None:
+        return
+    change = candidates[ridge].T.to(weight.dtype)
+    repair.changes[f"{EMBEDDING}.weight"] = change[:, :-1].reshape(weight.shape).contiguous()
+    repair.changes[f"{EMBEDDING}.bias"] = change[:, -1].reshape(bias.shape).contiguous()
+    changed = changed_tensors(outside, repair.changes)
+    for side in sides:
+        starts = (start for moment in side.states.moments for start in side.states.starts_from(changed, moment))
+        for stream, start in zip(side.streams, starts, strict=True):
+            stream.student = start.state
+
+
+def changed_tensors(tensors: Tensors, changes: Tensors, prefix: str = "") -> dict[str, Tensor]:
+    """Tensors with the changes that name them, `prefix` in front."""
+    return {name: tensor + changes.get(prefix + name, 0) for name, tensor in tensors.items()}
+
+
+def _patches(latents: Tensor, weight: Tensor) -> Tensor:
+    """What the embedding is given, (tokens, channels x patch x patch), and a one for its bias."""
+    patch = weight.shape[-1]
+    given = F.unfold(latents.to(weight.dtype), patch, stride=patch).transpose(1, 2).flatten(0, 1).double()
+    return torch.cat((given, torch.ones_like(given[:, :1])), dim=1)
+
+
+def error_after(states: States, kept: Kept, changes: Tensors) -> Tensor:
+    """The guided velocity's relative error of the pruned and changed model: (moments, prompts)."""
+    outside = changed_tensors(states.outside, changes)
+    starts = [states.starts_from(outside, moment) for moment in states.moments]
+    streams = [[start.state for start in pair] for pair in starts]
+    for index in kept:
+        tensors = changed_tensors(states.blocks.block(index), changes, block_name(index, ""))
+        streams = [
+            [block(tensors, state, start.condition, states.geometry) for state, start in zip(*both, strict=True)]
+            for both in zip(streams, starts, strict=True)
+        ]
+    rows = []
+    for moment, pair, states_of_pair in zip(states.moments, starts, streams, strict=True):
+        empty, prompted = (head(outside, state, start) for state, start in zip(states_of_pair, pair, strict=True))
+        rows.append(relative_error(states.guided(empty, prompted), moment.velocity))
+    return torch.stack(rows).cpu()

@@ -1,0 +1,63 @@
+"""Which blocks stay, by search: subsets judged by the velocity they leave, on states that the model passed itself.
+
+One-shot scores judge every block as if all others stayed. Here blocks leave one at a time, the `beam` best subsets kept
+on the way; then a kept block and a dropped one change places as long as that helps. Each round is one sweep.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from sanac.core.talk import SILENCE, Talk
+from sanac.nn.subsets import Kept
+
+Judge = Callable[[list[Kept]], Mapping[Kept, float]]  # the error of each choice of blocks
+
+_SWAPS = 64  # that a round may try
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A round of the search: the best subset so far and its error."""
+
+    kept: Kept
+    error: float
+
+
+def search(
+    blocks: int, target: int, protected: frozenset[int], judge: Judge, *, beam: int = 4, talk: Talk = SILENCE
+) -> list[Step]:
+    """The best subset at every depth down to `target`, then what swaps made of the last; the last is the result."""
+    whole = tuple(range(blocks))
+    found = [Step(whole, 0.0)]
+    front: list[Kept] = [whole]
+    talk.begin("searching", blocks - target, "blocks")
+    try:
+        while len(front[0]) > target:
+            errors = judge(list(dict.fromkeys(_smaller(front, protected))))
+            front = sorted(errors, key=lambda kept: (errors[kept], kept))[:beam]
+            found.append(Step(front[0], errors[front[0]]))
+            talk.advance(1)
+        while better := _swapped(found[-1], blocks, protected, judge):
+            found.append(better)
+    finally:
+        talk.end()
+    return found
+
+
+def _smaller(front: Iterable[Kept], protected: frozenset[int]) -> Iterable[Kept]:
+    """Each subset without each of its blocks in turn."""
+    for kept in front:
+        for left in kept:
+            if left not in protected:
+                yield tuple(index for index in kept if index != left)
+
+
+def _swapped(best: Step, blocks: int, protected: frozenset[int], judge: Judge) -> Step | None:
+    """The best subset that differs in one block, if it is better. Neighbours of a gap are tried first."""
+    dropped = [index for index in range(blocks) if index not in best.kept]
+    pairs = [(out, new) for out in best.kept if out not in protected for new in dropped]
+    nearest = sorted(pairs, key=lambda pair: (abs(pair[0] - pair[1]), pair))[:_SWAPS]
+    choices = [tuple(sorted({*best.kept, new} - {out})) for out, new in nearest]
+    errors = judge(choices)
+    found = min(errors, key=lambda kept: (errors[kept], kept), default=best.kept)
+    return Step(found, errors[found]) if errors and errors[found] < best.error else None
