@@ -82,7 +82,7 @@ def decide(model: Model, cell: Cell, work: Path) -> tuple[Surgery | None, dict[s
         kept = sorted(random.Random(f"{cell.depth} {cell.draw}").sample(range(blocks), cell.depth))
         return decide_keep(model, ",".join(map(str, kept)), writing), {}
     if cell.method in SCORED:
-        scores = measure(model, Wanted(metric="velocity"), work, None, SILENCE).scores
+        scores = measure(model, Wanted(velocity=True), work, None, SILENCE).scores
         return decide_target(model, Choice(cell.method, cell.depth), scores, writing), {}
     choice = Choice("search", cell.depth)
     job = decide_searched(model, choice, find_blocks(model, choice, wanted, work, SILENCE), writing)
@@ -95,7 +95,8 @@ def decide(model: Model, cell: Cell, work: Path) -> tuple[Surgery | None, dict[s
 def velocity_error(model: Model, kept: tuple[int, ...], job: Surgery | None) -> float:
     """On tuning prompts and noises that nothing else here uses."""
     prompts = tuple(prompt.text for prompt in suite("tune", 24))
-    found = replace(calibration(model, Wanted(num_prompts=len(prompts), seed=77), every=2), prompts=prompts)
+    found = calibration(model, Wanted(num_prompts=len(prompts), seed=77), every=2)
+    found = replace(found, inputs=replace(found.inputs, prompts=prompts))
     changes = {}
     with torch.no_grad():
         states = found.whole()

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +22,18 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _FOLDER = click.Path(path_type=Path)
 _OPTIONS = (
     click.option("--prompts", type=_FOLDER, metavar="FILE", help="One prompt per line.  [default: bundled]"),
+    click.option(
+        "--embeddings", type=_FOLDER, metavar="FILE", help="Captions that --save-embeddings wrote, instead of prompts."
+    ),
     click.option("--num-prompts", type=click.IntRange(1), metavar="N", help="How many of them.  [default: 100]"),
+    click.option(
+        "--inputs",
+        type=click.Choice(["sampled", "noised"]),
+        default="sampled",
+        show_default=True,
+        help="What is pushed through: sampled trajectories, or --data under noise.",
+    ),
+    click.option("--data", type=_FOLDER, metavar="DIR", help="Latents of your own pictures, as .safetensors files."),
     click.option("--timesteps", type=click.IntRange(1, 1000), default=20, show_default=True, help="Sampler steps."),
     click.option("--guidance", type=click.FloatRange(0, 100), default=4.5, show_default=True, help="Guidance scale."),
     click.option(
@@ -35,14 +47,26 @@ _OPTIONS = (
     click.option("--yes", is_flag=True, help="Go on although the estimate is over an hour."),
 )
 
+_NAMES = (
+    "prompts",
+    "embeddings",
+    "num_prompts",
+    "inputs",
+    "data",
+    "timesteps",
+    "guidance",
+    "reduce",
+    "memory_limit",
+    "yes",
+)
+
 
 def measuring(function: Command) -> Command:
     """Add the options of what measures blocks; they arrive as `wanted`, to be completed by `wanted_from`."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        names = ("prompts", "num_prompts", "timesteps", "guidance", "reduce", "memory_limit", "yes")
-        return function(*args, measured={name: kwargs.pop(name) for name in names}, **kwargs)
+        return function(*args, measured={name: kwargs.pop(name) for name in _NAMES}, **kwargs)
 
     for option in reversed(_OPTIONS):
         wrapper = option(wrapper)
@@ -64,22 +88,31 @@ def wanted_from(measured: dict[str, Any], common: Common) -> "Wanted":
 Examples:
   sanac analyze ./SANA1.5_4.8B_1024px_diffusers --num-prompts 20 --timesteps 10
   sanac analyze sanac:tiny --metric norm
+  sanac analyze ./transformer --embeddings captions.safetensors
+  sanac analyze MODEL --inputs noised --data ./latents
   sanac prune MODEL --target-blocks 20 --scores sanac-out/analyze-1a2b3c4d/scores.json""",
 )
 @click.argument("model", metavar="[MODEL]", required=False)
 @click.option(
     "--metric",
-    type=click.Choice(["bi", "norm"]),
+    type=click.Choice(["bi", "norm", "velocity"]),
     default="bi",
     show_default=True,
-    help="Which of the metrics is shown; the file holds all.",
+    help="Which metric is shown. bi and norm are always measured; velocity leaves out each block in turn.",
 )
 @measuring
+@click.option("--save-embeddings", type=_FOLDER, metavar="FILE", help="Keep the encoded prompts for --embeddings.")
 @click.option("--out", type=_FOLDER, metavar="DIR", help="Where to write.  [default: WORKSPACE/analyze-KEY]")
 @click.option("--workspace", type=_FOLDER, default="sanac-out", show_default=True, metavar="DIR")
 @common()
 def command(
-    model: str | None, metric: str, out: Path | None, workspace: Path, measured: dict[str, Any], common: Common
+    model: str | None,
+    metric: str,
+    save_embeddings: Path | None,
+    out: Path | None,
+    workspace: Path,
+    measured: dict[str, Any],
+    common: Common,
 ) -> Result:
     """Watch the stream between MODEL's blocks while it samples, and score each block by how much it changes it.
 
@@ -95,7 +128,9 @@ def command(
         word, reason = starting_model(read_workspace(workspace))
         common.talk.note(f"model: {word} ({reason})")
     opened = open_word(word, common)
-    found = measure(opened, wanted_from(measured, common), workspace, out, common.talk)
+    wanted = wanted_from(measured, common)
+    wanted = replace(wanted, save_embeddings=save_embeddings, velocity=metric == "velocity")
+    found = measure(opened, wanted, workspace, out, common.talk)
     pictures = draw(found.scores, metric, found.folder)
     data = {"pictures": [str(path) for path in pictures], **found.scores.to_json()}
     show = functools.partial(_show, found.scores, metric, [found.folder / "scores.json", *pictures])

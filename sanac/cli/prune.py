@@ -1,5 +1,6 @@
 """`sanac prune`: fewer blocks."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,7 @@ def _decide(
     else:
         from sanac.prune.measure import measure
 
+        wanted = replace(wanted, velocity=choice.select == "velocity")
         scores = measure(opened, wanted, options.workspace, None, common.talk).scores
     return decide_target(opened, choice, scores, writing)
 

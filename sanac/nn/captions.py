@@ -34,13 +34,18 @@ class Captions:
         return Captions(embeddings, self.mask.to(device), empty, self.empty_mask.to(device))
 
 
+def has_encoder(model: Model) -> bool:
+    """Whether a model brings its text encoder along."""
+    return model.model_index is not None and "text_encoder" in {part.name for part in model.others}
+
+
 def encode(model: Model, prompts: Sequence[str], device: torch.device, batch: int = 16) -> Captions:
     """Encode prompts with the model's text encoder, as its pipeline does; the encoder is dropped afterwards."""
-    if model.model_index is None or "text_encoder" not in {part.name for part in model.others}:
+    if not has_encoder(model):
         raise Misuse(
             f"{model.located.name} has no text encoder",
             why="prompts can't be encoded without one",
-            hint="give the pipeline's folder, or embeddings that were made before",
+            hint="give the pipeline's folder, or --embeddings FILE (sanac analyze PIPELINE --save-embeddings FILE)",
         )
     try:
         with quiet():
@@ -62,7 +67,7 @@ def encode(model: Model, prompts: Sequence[str], device: torch.device, batch: in
             )
             found.append((embeddings, mask))
     embeddings, mask = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Captions(*_trimmed(embeddings, mask), *_trimmed(empty[:1], empty_mask[:1]))
+    return Captions(*trimmed(embeddings, mask), *trimmed(empty[:1], empty_mask[:1]))
 
 
 def _instruction() -> list[str]:
@@ -75,6 +80,7 @@ def _instruction() -> list[str]:
     return default
 
 
-def _trimmed(embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def trimmed(embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the padding at the end that no prompt needs."""
     used = int(mask.any(dim=0).nonzero().max()) + 1
     return embeddings[:, :used].contiguous(), mask[:, :used].contiguous()

@@ -4,8 +4,8 @@ Per step of the sampler the states of all prompts are pushed through one block a
 plus the states, whatever the model's depth.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -48,6 +48,15 @@ class Observer(Protocol):
         """(prompts, tokens, channels) each."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far a step of the sampler has come: the states of all batches before one of its blocks."""
+
+    step: int
+    block: int
+    states: list[Tensor]
+
+
 def sample(
     blocks: Blocks,
     scheduler: Any,
@@ -58,33 +67,52 @@ def sample(
     *,
     offset: int = 0,
     known: Sequence[Tensor] = (),
+    begun: Reached | None = None,
+    reached: Callable[[Reached], None] = lambda _: None,
+    data: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Guided velocity and latents of each step. Noise depends on the prompt's number and the seed alone.
 
     `offset` is the number of the first prompt; `known` are velocities of steps that were computed before, in order: the
-    sampler is led through them again, the model is not asked.
+    sampler is led through them again, the model is not asked. `begun` is where the step behind them was left; `reached`
+    is told after each block. With `data`, latents of pictures, no trajectory is followed: each step looks at them under
+    as much noise as the sampler expects there, (1 - s) x + s e, and these latents are what it gives.
     """
-    outside, geometry = blocks.outside(), Geometry.of(config)
-    captions = captions.to(blocks.device, blocks.dtype)
-    latents = starting_noise(len(captions), config["in_channels"], sampling, offset).to(blocks.device)
+    run = _Run(blocks, blocks.outside(), Geometry.of(config), captions, sampling, offset, observe, reached)
+    size = (sampling.side, sampling.side) if data is None else tuple(data.shape[2:])
+    noise = starting_noise(len(captions), config["in_channels"], sampling, offset, size).to(blocks.device)
+    latents = noise
     scheduler.set_timesteps(sampling.steps, device=blocks.device)
     for step, timestep in enumerate(scheduler.timesteps):
+        if data is not None:
+            sigma = float(scheduler.sigmas[step])
+            latents = (1 - sigma) * data.to(noise) + sigma * noise
         if step < len(known):
             guided = known[step].to(latents)
         else:
-            scaled = timestep * config.get("timestep_scale", 1.0)
-            parts = list(_parts(outside, latents.to(blocks.dtype), captions, scaled, sampling, offset))
-            empty, prompted = _through(blocks, outside, geometry, parts, step, observe)
-            guided = (empty + sampling.guidance * (prompted - empty) if sampling.guidance > 1 else prompted).to(latents)
-        latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
+            when = _Moment(step, timestep, timestep * config.get("timestep_scale", 1.0))
+            guided = run.velocity(when, latents.to(blocks.dtype), begun).to(latents)
+        if data is None:
+            latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
         yield guided, latents
 
 
-def starting_noise(count: int, channels: int, sampling: Sampling, offset: int = 0) -> Tensor:
+def starting_noise(
+    count: int, channels: int, sampling: Sampling, offset: int = 0, size: tuple[int, ...] = ()
+) -> Tensor:
     """Standard normal latents, one generator per prompt: more prompts don't change the noise of the first."""
-    shape = (1, channels, sampling.side, sampling.side)
+    shape = (1, channels, *(size or (sampling.side, sampling.side)))
     seeds = (sampling.seed * 1_000_003 + number for number in range(offset, offset + count))
     return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """A step of the sampler, its timestep, and the timestep as the model is given it."""
+
+    step: int
+    timestep: Tensor
+    scaled: Tensor
 
 
 @dataclass(slots=True)
@@ -97,44 +125,72 @@ class _Part:
     state: Tensor
 
 
-def _parts(
-    outside: dict[str, Tensor], latents: Tensor, captions: Captions, timestep: Tensor, sampling: Sampling, offset: int
-) -> Iterator[_Part]:
-    for branch in (EMPTY, PROMPT):
-        for first in range(0, len(latents), sampling.batch):
-            some = latents[first : first + sampling.batch]
-            given = captions.part(first, first + sampling.batch)
-            caption, mask = (given.embeddings, given.mask) if branch else (given.empty, given.empty_mask)
-            count = len(some)
-            start = embed(
-                outside,
-                some,
-                caption.expand(count, -1, -1),
-                timestep.expand(count),
-                mask.expand(count, -1),
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What stays the same from step to step."""
+
+    blocks: Blocks
+    outside: Mapping[str, Tensor]
+    geometry: Geometry
+    captions: Captions
+    sampling: Sampling
+    offset: int
+    observe: Observer
+    reached: Callable[[Reached], None]
+
+    def velocity(self, when: _Moment, latents: Tensor, begun: Reached | None) -> Tensor:
+        """What the sampler is told at this step: both branches, mixed by the guidance."""
+        parts = list(self._parts(when, latents))
+        self._through(parts, when, _continue(parts, when.step, begun))
+        empty, prompted = (
+            torch.cat([head(self.outside, part.state, part.start) for part in parts if part.branch == branch])
+            for branch in (EMPTY, PROMPT)
+        )
+        guidance = self.sampling.guidance
+        return empty + guidance * (prompted - empty) if guidance > 1 else prompted
+
+    def _parts(self, when: _Moment, latents: Tensor) -> Iterator[_Part]:
+        for branch in (EMPTY, PROMPT):
+            for first in range(0, len(latents), self.sampling.batch):
+                some = latents[first : first + self.sampling.batch]
+                given = self.captions.part(first, first + len(some)).to(self.blocks.device, self.blocks.dtype)
+                caption, mask = (given.embeddings, given.mask) if branch else (given.empty, given.empty_mask)
+                count = len(some)
+                timesteps = when.scaled.expand(count)
+                start = embed(self.outside, some, caption.expand(count, -1, -1), timesteps, mask.expand(count, -1))
+                for values in (start.state, start.timestep, start.condition.caption):
+                    self._check(values, "what stands before the blocks", when, self.offset + first)
+                kept = replace(start, state=start.state.new_empty(0))  # the first state is not held to the end
+                yield _Part(branch, self.offset + first, kept, start.state)
+
+    def _through(self, parts: Sequence[_Part], when: _Moment, first: int) -> None:
+        """Push all parts through the blocks from `first`."""
+        for index, tensors in self.blocks.sweep(first):
+            for part in parts:
+                after = block(tensors, part.state, part.start.condition, self.geometry)
+                self._check(after, f"block {index}", when, part.first)
+                self.observe(Place(when.step, index, part.branch, part.first), part.state, after)
+                part.state = after
+            del tensors  # not held while the one after the next is read
+            if index + 1 < len(self.blocks):
+                self.reached(Reached(when.step, index + 1, [part.state for part in parts]))
+
+    def _check(self, values: Tensor, what: str, when: _Moment, first: int) -> None:
+        if not torch.isfinite(values).all():
+            raise BadInput(
+                f"{what} gives NaN or infinity at step {when.step}, timestep {float(when.timestep):.0f}",
+                why=f"for prompt {first} or one of the {len(values)} computed with it",
+                hint=f"sanac inspect {self.blocks.model.located.path} --scan",
             )
-            yield _Part(branch, offset + first, start, start.state)
 
 
-def _through(
-    blocks: Blocks,
-    outside: dict[str, Tensor],
-    geometry: Geometry,
-    parts: list[_Part],
-    step: int,
-    observe: Observer,
-) -> tuple[Tensor, Tensor]:
-    """Push all parts through all blocks; the velocity of each branch."""
-    for index, tensors in blocks.sweep():
-        for part in parts:
-            after = block(tensors, part.state, part.start.condition, geometry)
-            if not torch.isfinite(after).all():
-                raise BadInput(
-                    f"block {index} gives NaN or infinity at step {step}",
-                    why=f"for prompt {part.first} or one of the {len(after)} computed with it",
-                    hint=f"sanac inspect {blocks.model.located.path} --scan",
-                )
-            observe(Place(step, index, part.branch, part.first), part.state, after)
-            part.state = after
-    found = [[head(outside, part.state, part.start) for part in parts if part.branch == b] for b in (EMPTY, PROMPT)]
-    return torch.cat(found[0]), torch.cat(found[1])
+def _continue(parts: Sequence[_Part], step: int, begun: Reached | None) -> int:
+    """The block that the parts go through next: the first, unless the step was begun with the very same batches."""
+    if begun is None or begun.step != step:
+        return 0
+    if [state.shape for state in begun.states] != [part.state.shape for part in parts]:
+        return 0
+    for part, state in zip(parts, begun.states, strict=True):
+        part.state = state.to(part.state)
+    begun.states.clear()  # they are the parts' now: not held twice
+    return begun.block

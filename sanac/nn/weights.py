@@ -12,25 +12,43 @@ from sanac.core.family import block_name, split_block
 from sanac.core.header import TensorRef
 from sanac.core.model import Model
 
+_ALIGNED = 64  # elements: what vector instructions like, in any dtype
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def read_tensor(ref: TensorRef, device: torch.device, dtype: torch.dtype) -> Tensor:
     """One tensor from its file."""
+    return read_tensors({"": ref}, device, dtype)[""]
+
+
+def read_tensors(refs: Mapping[str, TensorRef], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors from their files, in one piece of memory: a large piece goes back to the system as soon as it is free."""
+    places, end = {}, 0
+    for name, ref in refs.items():
+        places[name], end = end, end + -(-ref.count // _ALIGNED) * _ALIGNED
+    memory = torch.empty(end, device=device, dtype=dtype)
+    raw = memoryview(bytearray(max((ref.size for ref in refs.values()), default=0)))
+    found = {name: memory[place : place + refs[name].count].view(refs[name].shape) for name, place in places.items()}
+    for name, ref in refs.items():
+        _read(ref, raw[: ref.size], found[name])
+    return found
+
+
+def _read(ref: TensorRef, raw: memoryview, tensor: Tensor) -> None:
+    """Fill `tensor` from the file, by way of `raw`."""
     if ref.dtype not in DTYPES:
         raise BadInput(f"{ref.name} is stored as {ref.dtype}", why="that can't be computed with")
     if not ref.size:
-        return torch.empty(ref.shape, device=device, dtype=dtype)
-    data = bytearray(ref.size)
+        return
+    left = raw
     with ref.path.open("rb", buffering=0) as file:
         file.seek(ref.start)
-        view = memoryview(data)
-        while view:
-            got = file.readinto(view)
+        while left:
+            got = file.readinto(left)
             if not got:
-                raise BadInput(f"{ref.path} ended early", why=f"{len(view):,} bytes of {ref.name} are missing")
-            view = view[got:]
-    return torch.frombuffer(data, dtype=DTYPES[ref.dtype]).reshape(ref.shape).to(device, dtype)
+                raise BadInput(f"{ref.path} ended early", why=f"{len(left):,} bytes of {ref.name} are missing")
+            left = left[got:]
+    tensor.copy_(torch.frombuffer(raw, dtype=DTYPES[ref.dtype]).view(ref.shape))
 
 
 @dataclass
@@ -54,14 +72,13 @@ class Blocks:
 
     def outside(self) -> dict[str, Tensor]:
         """The tensors that belong to no block."""
-        names = [name for name in self.model.architecture.tensors() if split_block(name) is None]
-        return {name: self._read(name) for name in names}
+        return self._read({name: name for name in self.model.architecture.tensors() if split_block(name) is None})
 
     def block(self, index: int) -> Mapping[str, Tensor]:
         """The tensors of one block, under the names that `sanac.nn.block` knows."""
         if index in self._kept:
             return self._kept[index]
-        found = {rest: self._read(block_name(index, rest)) for rest in self.model.architecture.block_tensors()}
+        found = self._read({rest: block_name(index, rest) for rest in self.model.architecture.block_tensors()})
         if self.resident:
             self._kept[index] = found
         return found
@@ -77,5 +94,6 @@ class Blocks:
                 yield index, tensors
                 del tensors
 
-    def _read(self, name: str) -> Tensor:
-        return read_tensor(self.model.weights.tensors[name], self.device, self.dtype)
+    def _read(self, names: Mapping[str, str]) -> dict[str, Tensor]:
+        refs = self.model.weights.tensors
+        return read_tensors({name: refs[full] for name, full in names.items()}, self.device, self.dtype)

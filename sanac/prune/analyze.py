@@ -1,30 +1,32 @@
 """From a model and prompts to scores: the job decided, estimated, run chunk by chunk, and continued after a stop."""
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sanac.core import jsonfile
 from sanac.core.errors import Misuse
 from sanac.core.family import split_block
-from sanac.core.header import DTYPE_BITS
 from sanac.core.model import Model
 from sanac.core.talk import Talk
 from sanac.nn.captions import Captions
-from sanac.nn.trajectory import Sampling, sample
+from sanac.nn.trajectory import Reached, Sampling, sample, starting_noise
 from sanac.nn.weights import Blocks
-from sanac.prune.importance import METRICS, Watcher
+from sanac.prune.importance import METRICS, WATCHED, Watcher
+from sanac.prune.progress import Journal, Saved
 from sanac.prune.scores import Scores, score
+from sanac.prune.states import Moment, States
+from sanac.prune.surroundings import sampler, speed
+from sanac.prune.velocity import leave_one_out
 
 SCHEMA = 1  # raised when the same settings would give other scores
+VELOCITY = METRICS.index("velocity")
 _FP32 = 4
+_WORK = 24  # states that computing with a block takes beside the state: the feed-forward is five times as wide
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,27 @@ class Analysis:
     whole_samples: bool
     memory_limit: int
     device: str
+    inputs: Mapping[str, Any] = field(default_factory=dict)  # what is measured on, where that is more than prompts
+    velocity: bool = False  # whether blocks are left out too, one at a time
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is measured."""
+        return METRICS if self.velocity else WATCHED
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the scores depend on."""
+        prompts = {"prompts": jsonfile.key_of(list(self.prompts))} if self.prompts else {}
         return {
             "sampling": {name: value for name, value in asdict(self.sampling).items() if name != "batch"},
-            "prompts": jsonfile.key_of(list(self.prompts)),
             "num_prompts": len(self.prompts),
+            "inputs": "sampled",
             "reduce": "sample" if self.whole_samples else "token",
             "scheduler": {key: value for key, value in sorted(self.scheduler.items()) if not key.startswith("_")},
+            **prompts,
+            **self.inputs,
+            **({"velocity": True} if self.velocity else {}),
         }
 
     @property
@@ -55,133 +68,177 @@ class Analysis:
         """Equal for jobs that give the same scores."""
         return jsonfile.key_of(["analyze", SCHEMA, self.settings, self.model.identity()])
 
+    @property
+    def count(self) -> int:
+        """How many prompts, or pictures."""
+        return int(self.inputs.get("num_prompts", len(self.prompts)))
+
+    @property
+    def tokens(self) -> int:
+        """Of one prompt's state."""
+        height, width = self.inputs.get("size", (self.sampling.side, self.sampling.side))
+        return int(height * width) // self.model.architecture.patch_size**2
+
+    @property
+    def state_bytes(self) -> int:
+        """One prompt's state on one branch."""
+        return self.tokens * self.model.architecture.width * _FP32
+
+    @property
+    def resident(self) -> bool:
+        """Whether the weights are read once and stay: half of the limit is enough for them."""
+        return _all_bytes(self.model) + _two_blocks(self.model) < self.memory_limit // 2
+
+    @property
+    def batch(self) -> int:
+        """How many prompts go through a block together: what that takes is a quarter of the limit at most."""
+        return max(1, min(self.sampling.batch, self.memory_limit // 4 // (_WORK * self.state_bytes)))
+
+    @property
+    def left_out_together(self) -> int:
+        """How many prompts go through all choices of blocks together: every choice has its own state."""
+        return max(1, self.memory_limit // 4 // (2 * self.model.architecture.blocks * self.state_bytes))
+
     def chunk(self, captions: Captions) -> int:
         """How many prompts fit into the memory limit beside two blocks; Misuse if not even one does."""
         architecture = self.model.architecture
-        biggest = _block_bytes(self.model)
-        state = self.sampling.side**2 * architecture.width * _FP32
-        _, length, width = captions.embeddings.shape
-        caption = length * (architecture.width + width) * _FP32
-        work = 12 * state * self.sampling.batch  # what one block computes with on its way
-        room = self.memory_limit - 2 * biggest - _outside_bytes(self.model) - work
-        fitting = room // (2 * (state + caption))
+        length = captions.embeddings.shape[1]
+        caption = length * architecture.width * _FP32
+        latents = self.tokens * architecture.patch_size**2 * architecture.in_channels * _FP32
+        each = 2 * self.state_bytes + caption + (self.sampling.steps + 4) * latents  # velocities, noise, what is mixed
+        given = captions.embeddings.numel() * captions.embeddings.element_size()
+        given += self.count * latents if "size" in self.inputs else 0  # pictures, all of them
+        work = self.batch * (_WORK * self.state_bytes + 3 * caption)
+        weights = _all_bytes(self.model) if self.resident else _outside_bytes(self.model)
+        fixed = _two_blocks(self.model) + weights + given + work
+        fitting = (self.memory_limit - fixed) // each
         if fitting < 1:
-            least = 2 * biggest + _outside_bytes(self.model) + work + 2 * (state + caption)
             raise Misuse(
                 f"--memory-limit {self.memory_limit:,} is too small",
                 why="two blocks and the state of one prompt don't fit",
-                hint=f"--memory-limit {least // 1_000_000 + 1}MB",
+                hint=f"--memory-limit {(fixed + each) // 1_000_000 + 1}MB",
             )
-        return int(min(fitting, len(self.prompts)))
+        return int(min(fitting, len(captions)))
 
 
-def analyze(job: Analysis, captions: Captions, folder: Path, talk: Talk) -> Scores:
-    """Sample trajectories of all prompts and watch the stream; `folder` holds what was finished before a stop."""
-    device = torch.device(job.device)
-    steps, blocks = job.sampling.steps, job.model.architecture.blocks
-    chunk = job.chunk(captions)
-    resident = (blocks + 2) * _block_bytes(job.model) + _outside_bytes(job.model) < job.memory_limit // 2
-    weights = Blocks(job.model, device, torch.float32, resident=resident)
+def analyze(job: Analysis, captions: Captions, folder: Path, talk: Talk, data: Tensor | None = None) -> Scores:
+    """Watch the stream of all prompts, on trajectories that are sampled, or on `data`, latents of pictures.
+
+    `folder` holds what was finished before a stop.
+    """
+    blocks, chunk = job.model.architecture.blocks, job.chunk(captions)
+    weights = Blocks(job.model, torch.device(job.device), torch.float32, resident=job.resident)
+    run = _Run(job, weights, folder, talk)
     values = []
-    talk.begin("analyzing", steps * -(-len(captions) // chunk), "sampler steps")
+    talk.begin("analyzing", job.sampling.steps * blocks * -(-len(captions) // chunk), "blocks")
     try:
         with torch.no_grad():
             for first in range(0, len(captions), chunk):
-                part = captions.part(first, first + chunk)
-                values.append(_chunk(job, weights, part, first, folder, talk))
+                part = slice(first, first + chunk)
+                some = None if data is None else data[part]
+                values.append(run.chunk(captions.part(part.start, part.stop), some, first))
     finally:
         talk.end()
-    whole = Watcher(steps, blocks, len(captions))
+    whole = Watcher(job.sampling.steps, blocks, len(captions))
     whole.values = torch.cat(values, dim=-1)
     return _scores(job, whole)
 
 
-def _chunk(job: Analysis, weights: Blocks, captions: Captions, first: int, folder: Path, talk: Talk) -> Tensor:
-    """One chunk of prompts through the whole trajectory; after each step what was seen is saved."""
-    watcher = Watcher(job.sampling.steps, len(weights), len(captions), job.whole_samples, first)
-    path = folder / f"prompts-{first}.safetensors"
-    known = _resume(path, job.key, watcher)
-    talk.advance(len(known))
-    config = job.model.transformer.config or job.model.architecture.config()
-    scheduler = _scheduler(job.scheduler)
-    saved = time.monotonic()
-    velocities = list(known)
-    steps = sample(weights, scheduler, captions, job.sampling, watcher, config, offset=first, known=known)
-    for step, (guided, _) in enumerate(steps):
-        if step < len(known):
-            continue
-        velocities.append(guided)
-        if time.monotonic() - saved > 2 or step + 1 == job.sampling.steps:
-            _save(path, job.key, watcher, velocities)
-            saved = time.monotonic()
-        talk.advance(1)
-    return watcher.values
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What all chunks of prompts have in common."""
 
+    job: Analysis
+    weights: Blocks
+    folder: Path
+    talk: Talk
 
-def _resume(path: Path, key: str, watcher: Watcher) -> list[Tensor]:
-    """Velocities of finished steps, and what was seen in them; nothing if there is nothing that can be used."""
-    if not path.exists():
-        return []
-    try:
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("key") != key:
-                return []
-            watcher.values = file.get_tensor("values")
-            return list(file.get_tensor("velocities"))
-    except (SafetensorError, OSError):
-        return []
+    def chunk(self, captions: Captions, data: Tensor | None, first: int) -> Tensor:
+        """One chunk of prompts through all steps; now and then, between two blocks, what was seen is saved."""
+        job, depth = self.job, len(self.weights)
+        sampling = replace(job.sampling, batch=job.batch)
+        watcher = Watcher(sampling.steps, depth, len(captions), job.whole_samples, first)
+        journal = Journal(self.folder / f"prompts-{first}.safetensors", job.key)
+        saved = journal.load(watcher.values.shape) or Saved(watcher.values, ())
+        watcher.values, known, begun = saved.values, list(saved.velocities), saved.begun
+        if saved.finished:
+            self.talk.advance(sampling.steps * depth)
+            return watcher.values
+        self.talk.advance(len(known) * depth + (begun.block if begun else 0))
+        velocities = list(known)
 
+        def reached(place: Reached) -> None:
+            self.talk.advance(1)
+            if journal.due:
+                journal.save(Saved(watcher.values, tuple(velocities), place))
 
-def _save(path: Path, key: str, watcher: Watcher, velocities: Sequence[Tensor]) -> None:
-    partial = path.with_suffix(".partial")
-    save_file(
-        {"values": watcher.values, "velocities": torch.stack(list(velocities)).cpu().contiguous()},
-        partial,
-        {"key": key},
-    )
-    partial.replace(path)
+        scheduler = sampler(job.scheduler)
+        steps = sample(
+            self.weights,
+            scheduler,
+            captions,
+            sampling,
+            watcher,
+            self.config,
+            offset=first,
+            known=known,
+            begun=begun,
+            reached=reached,
+            data=data,
+        )
+        size = () if data is None else tuple(data.shape[2:])
+        before = starting_noise(len(captions), self.config["in_channels"], sampling, first, size)
+        for step, (guided, after) in enumerate(steps):
+            if job.velocity and watcher.values[VELOCITY, step].isnan().any():
+                latents = (before if data is None else after).to(guided)
+                moment = Moment(scheduler.timesteps[step], latents, guided)
+                watcher.values[VELOCITY, step] = self._left_out(captions, moment)[:, None]
+            before = after
+            if step >= len(known):
+                velocities.append(guided)
+                self.talk.advance(1)
+                if journal.due:
+                    journal.save(Saved(watcher.values, tuple(velocities)))
+        journal.save(Saved(watcher.values, (), finished=True))
+        return watcher.values
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The transformer's."""
+        return self.job.model.transformer.config or self.job.model.architecture.config()
+
+    def _left_out(self, captions: Captions, moment: Moment) -> Tensor:
+        """(blocks, prompts): what the velocity loses without each block."""
+        given = captions.to(self.weights.device, self.weights.dtype)
+        outside, guidance = self.weights.outside(), self.job.sampling.guidance
+        states = States(self.weights, outside, self.config, given, guidance, (moment,))
+        return leave_one_out(states, self.job.left_out_together)
 
 
 def _scores(job: Analysis, watcher: Watcher) -> Scores:
     metrics = {}
-    for name in METRICS:
+    for name in job.metrics:
         by_prompt, by_step = watcher.by_prompt(name).tolist(), watcher.by_step(name).tolist()
         metrics[name] = tuple(score(prompts, steps) for prompts, steps in zip(by_prompt, by_step, strict=True))
     return Scores(metrics, job.model.identity(), job.model.located.name, job.settings)
 
 
-def _scheduler(config: Mapping[str, Any]) -> Any:
-    """The model's own sampler, by its config; only those that diffusers brings along."""
-    import diffusers
-
-    name = str(config.get("_class_name", ""))
-    if name not in {"DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"}:
-        raise Misuse(f"the sampler {name!r} is not supported here", hint="use a model with DPMSolverMultistepScheduler")
-    return getattr(diffusers, name).from_config(dict(config))
-
-
 def estimate(job: Analysis) -> float:
     """Seconds, from a short trial of the machine: each parameter of a block is used once per token."""
-    tokens = job.sampling.side**2 * 2 * len(job.prompts) * job.sampling.steps
+    tokens = job.tokens * 2 * job.count * job.sampling.steps
     parameters = sum(ref.count for ref in job.model.weights if split_block(ref.name))
-    return 2.0 * parameters * tokens / _speed(torch.device(job.device))
+    forwards = 1 + (job.model.architecture.blocks - 1) / 2 if job.velocity else 1
+    return 2.0 * parameters * tokens * forwards / speed(torch.device(job.device))
 
 
-def _speed(device: torch.device) -> float:
-    """Operations a second that a matrix product reaches, the best of a few; a forward reaches about half of it."""
-    one, other = torch.randn(1024, 1024, device=device), torch.randn(1024, 1024, device=device)
-    best = float("inf")
-    for _ in range(4):
-        since = time.perf_counter()
-        float((one @ other)[0, 0])
-        best = min(best, time.perf_counter() - since)
-    return 0.5 * 2 * 1024**3 / best
-
-
-def _block_bytes(model: Model) -> int:
-    """One block as it is computed with, and as it is read."""
+def _two_blocks(model: Model) -> int:
+    """The block that is worked with and the one that is read, with the tensor on its way between both dtypes."""
     refs = [ref for ref in model.weights if (inside := split_block(ref.name)) and inside[0] == 0]
-    return sum(ref.count * _FP32 + ref.count * DTYPE_BITS[ref.dtype] // 8 for ref in refs)
+    return 2 * sum(ref.count * _FP32 for ref in refs) + max(ref.size for ref in refs)
+
+
+def _all_bytes(model: Model) -> int:
+    return sum(ref.count * _FP32 for ref in model.weights)
 
 
 def _outside_bytes(model: Model) -> int:

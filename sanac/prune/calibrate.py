@@ -6,20 +6,18 @@ from typing import Any
 
 import torch
 
-from sanac.core import jsonfile
 from sanac.core.errors import Lacking, Misuse
 from sanac.core.family import split_block
 from sanac.core.model import Model
 from sanac.core.talk import Talk
 from sanac.core.units import duration_text
-from sanac.nn.captions import encode
 from sanac.nn.device import pick_device
 from sanac.nn.trajectory import Sampling
 from sanac.nn.weights import Blocks
-from sanac.prune.calibration import choose_prompts
+from sanac.prune.inputs import Inputs, choose_inputs
 from sanac.prune.measure import PATIENCE, Wanted
 from sanac.prune.states import States, states_of
-from sanac.prune.surroundings import latent_side, sampler, scheduler_of, speed, vocabulary_of
+from sanac.prune.surroundings import latent_side, sampler, scheduler_of, speed
 
 _FP32 = 4
 
@@ -29,8 +27,8 @@ class Calibration:
     """What states are taken from, fully decided."""
 
     model: Model
-    prompts: tuple[str, ...]
-    source: str
+    inputs: Inputs
+    count: int  # of its prompts, from the first
     sampling: Sampling
     scheduler: Mapping[str, Any]
     every: int  # of the sampler's steps, which are looked at
@@ -41,8 +39,8 @@ class Calibration:
     def settings(self) -> dict[str, Any]:
         """What the states depend on."""
         return {
-            "prompts": jsonfile.key_of(list(self.prompts)),
-            "num_prompts": len(self.prompts),
+            **self.inputs.settings,
+            "num_prompts": self.count,
             "sampling": {name: value for name, value in asdict(self.sampling).items() if name != "batch"},
             "scheduler": {key: value for key, value in sorted(self.scheduler.items()) if not key.startswith("_")},
             "every": self.every,
@@ -61,12 +59,12 @@ class Calibration:
     @property
     def judged(self) -> int:
         """How many prompts, the last ones, nothing is fitted on."""
-        return max(1, len(self.prompts) // 5)
+        return max(1, self.count // 5)
 
     def within(self, states: int, talk: Talk) -> "Calibration":
         """As many prompts as fit into the memory limit when each needs the room of so many states."""
         fitting = self.memory_limit // (states * self.state_bytes)
-        if fitting >= len(self.prompts):
+        if fitting >= self.count:
             return self
         if fitting < 2:
             least = 2 * states * self.state_bytes
@@ -75,12 +73,12 @@ class Calibration:
                 why="the states of two prompts don't fit",
                 hint=f"--memory-limit {least // 1_000_000 + 1}MB, or fewer --timesteps",
             )
-        talk.note(f"--memory-limit: {fitting} of {len(self.prompts)} prompts fit")
-        return replace(self, prompts=self.prompts[:fitting])
+        talk.note(f"--memory-limit: {fitting} of {self.count} prompts fit")
+        return replace(self, count=fitting)
 
     def seconds(self, forwards: float) -> float:
         """How long it takes to sample the states and to push them through the model so many times."""
-        tokens = self.sampling.side**2 * 2 * len(self.prompts)
+        tokens = self.sampling.side**2 * 2 * self.count
         parameters: int = sum(ref.count for ref in self.model.weights if split_block(ref.name))
         passes = self.sampling.steps + forwards * self.moments
         return 2.0 * parameters * tokens * passes / speed(torch.device(self.device))
@@ -88,7 +86,7 @@ class Calibration:
     def announce(self, what: str, forwards: float, talk: Talk, *, yes: bool) -> None:
         """Say how long it will take; too long for the patient only goes on when told to."""
         seconds = self.seconds(forwards)
-        prompts = f"{len(self.prompts)} prompts ({self.source})"
+        prompts = f"{self.count} prompts ({self.inputs.source})"
         talk.note(f"{what} on {prompts}: about {duration_text(seconds)} on {self.device}")
         if seconds > PATIENCE and not yes:
             raise Lacking(
@@ -100,26 +98,28 @@ class Calibration:
     def states(self) -> tuple[States, States]:
         """Those to fit on, and those to judge by."""
         whole = self.whole()
-        cut = len(self.prompts) - self.judged
-        return whole.part(0, cut), whole.part(cut, len(self.prompts))
+        cut = self.count - self.judged
+        return whole.part(0, cut), whole.part(cut, self.count)
 
     def whole(self) -> States:
         """The states of all prompts."""
         device = torch.device(self.device)
         size = sum(ref.count * _FP32 for ref in self.model.weights)
         blocks = Blocks(self.model, device, torch.float32, resident=size < self.memory_limit // 2)
-        captions = encode(self.model, self.prompts, device)
+        captions = self.inputs.captions(device).part(0, self.count)
         config = self.model.transformer.config or self.model.architecture.config()
         return states_of(blocks, sampler(self.scheduler), captions, self.sampling, config, every=self.every)
 
 
 def calibration(model: Model, wanted: Wanted, every: int) -> Calibration:
     """From what the user said; a hundred prompts if nothing."""
-    prompts, source = choose_prompts(wanted.prompts, wanted.num_prompts, vocabulary_of(model))
-    if len(prompts) < 2:
+    if wanted.data:
+        raise Misuse("search and repair look at sampled trajectories", why="--inputs noised is for scores")
+    inputs = choose_inputs(model, prompts=wanted.prompts, count=wanted.num_prompts, embeddings=wanted.embeddings)
+    if inputs.count < 2:
         raise Misuse("one prompt is not enough", why="some are to fit on, others to judge by", hint="--num-prompts 100")
     sampling = Sampling(wanted.timesteps, wanted.guidance, wanted.seed, latent_side(model), batch=64)
     device = pick_device(wanted.device)
     every = min(every, wanted.timesteps)
     scheduler = scheduler_of(model)
-    return Calibration(model, tuple(prompts), source, sampling, scheduler, every, wanted.memory_limit, device)
+    return Calibration(model, inputs, inputs.count, sampling, scheduler, every, wanted.memory_limit, device)

@@ -47,7 +47,7 @@ def find_blocks(model: Model, choice: Choice, wanted: Wanted, workspace: Path, t
     """Search for the blocks that stay, or read what was found before."""
     blocks = model.architecture.blocks
     choice.check(blocks)
-    if wanted.num_prompts is None and wanted.prompts is None:
+    if wanted.num_prompts is None and wanted.prompts is None and wanted.embeddings is None:
         wanted = replace(wanted, num_prompts=SEARCHED)
     states = calibration(model, wanted, EVERY).within(BEAM * blocks, talk)
     settings = {"schema": SEARCH_SCHEMA, "choice": asdict(choice), "beam": BEAM, **states.settings}

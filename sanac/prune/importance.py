@@ -12,12 +12,13 @@ from torch import Tensor
 
 from sanac.nn.trajectory import Place
 
-METRICS = ("bi", "norm")
+METRICS = ("bi", "norm", "velocity")
+WATCHED = METRICS[:2]  # read off the stream; the velocity takes forwards of its own
 
 
 @dataclass
 class Watcher:
-    """Takes down both metrics for every step, block, branch and prompt."""
+    """Takes down the metrics for every step, block, branch and prompt."""
 
     steps: int
     blocks: int

@@ -6,19 +6,20 @@ from pathlib import Path
 import torch
 
 from sanac.core import jsonfile
-from sanac.core.errors import Lacking
+from sanac.core.errors import Lacking, Misuse
 from sanac.core.model import Model
 from sanac.core.stage import write_flushed
 from sanac.core.talk import Talk
 from sanac.core.units import duration_text
-from sanac.nn.captions import encode
+from sanac.nn.brought import write_captions
 from sanac.nn.device import pick_device
 from sanac.nn.trajectory import Sampling
 from sanac.prune.analyze import Analysis, analyze, estimate
-from sanac.prune.calibration import choose_prompts
+from sanac.prune.inputs import Inputs, choose_inputs
 from sanac.prune.scores import Scores, read_scores
-from sanac.prune.surroundings import latent_side, scheduler_of, vocabulary_of
+from sanac.prune.surroundings import latent_side, scheduler_of
 
+EULER = "FlowMatchEulerDiscreteScheduler"
 PATIENCE = 3600.0  # seconds that a job may take without being asked for
 
 
@@ -35,6 +36,29 @@ class Wanted:
     yes: bool = False
     seed: int = 0
     device: str | None = None
+    embeddings: Path | None = None
+    inputs: str = "sampled"
+    data: Path | None = None
+    save_embeddings: Path | None = None
+    velocity: bool = False
+
+    def check(self) -> None:
+        """What was said contradicts itself: all of it at once."""
+        problems = []
+        if self.inputs == "noised" and self.data is None:
+            problems.append("--inputs noised needs --data DIR, a folder of latents")
+        if self.inputs != "noised" and self.data is not None:
+            problems.append("--data is for --inputs noised")
+        if self.prompts and self.embeddings:
+            problems.append("--prompts and --embeddings contradict each other")
+        if self.prompts and self.data:
+            problems.append("--prompts and --data contradict each other: captions lie beside the latents")
+        if self.save_embeddings and (self.embeddings or self.data):
+            problems.append("--save-embeddings is for prompts that are encoded here")
+        if self.save_embeddings and self.save_embeddings.is_dir():
+            problems.append(f"--save-embeddings {self.save_embeddings} is a folder")
+        if problems:
+            raise Misuse(problems[0], problems=problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +72,54 @@ class Measured:
 
 def measure(model: Model, wanted: Wanted, workspace: Path, out: Path | None, talk: Talk) -> Measured:
     """Scores of a model: read if these very ones were measured before, else measured."""
-    prompts, source = choose_prompts(wanted.prompts, wanted.num_prompts, vocabulary_of(model))
-    sampling = Sampling(wanted.timesteps, wanted.guidance, wanted.seed, latent_side(model))
+    wanted.check()
     device = pick_device(wanted.device)
-    whole = wanted.reduce == "sample"
-    job = Analysis(model, tuple(prompts), sampling, scheduler_of(model), whole, wanted.memory_limit, device)
+    inputs = choose_inputs(
+        model, prompts=wanted.prompts, count=wanted.num_prompts, embeddings=wanted.embeddings, data=wanted.data
+    )
+    sampling = Sampling(wanted.timesteps, wanted.guidance, wanted.seed, latent_side(model))
+    scheduler, whole = scheduler_of(model), wanted.reduce == "sample"
+    if wanted.data and scheduler.get("_class_name") != EULER and not scheduler.get("use_flow_sigmas"):
+        raise Misuse("--inputs noised needs a sampler of flow matching", why="its noise levels mean something else")
+    job = Analysis(
+        model, inputs.prompts, sampling, scheduler, whole, wanted.memory_limit, device, inputs.settings, wanted.velocity
+    )
+    captions = None
+    if wanted.save_embeddings:
+        captions = inputs.captions(torch.device(device))
+        write_captions(captions, wanted.save_embeddings)
+        talk.note(f"wrote {wanted.save_embeddings}: {len(captions)} captions")
     folder = out or workspace / f"analyze-{job.key[:8]}"
     done = folder / "scores.json"
     if done.exists() and jsonfile.read_object(done).get("key") == job.key:
         return Measured("cached", read_scores(done), folder)
-    seconds = estimate(job)
-    talk.note(f"measuring {len(prompts)} prompts ({source}): about {duration_text(seconds)} on {device}")
-    if seconds > PATIENCE and not wanted.yes:
-        raise Lacking(
-            f"this would take about {duration_text(seconds)} here",
-            why="the model is big and there is no GPU" if device == "cpu" else "the model is big",
-            hint="fewer prompts (--num-prompts 10), fewer steps (--timesteps 5), --scores FILE, or --yes",
-        )
+    _announce(job, inputs, talk, yes=wanted.yes)
+    if captions is None:
+        captions = inputs.captions(torch.device(device))
+    data = inputs.data()
+    job.chunk(captions)  # too small a limit leaves no folder
     folder.mkdir(parents=True, exist_ok=True)
-    scores = analyze(job, encode(model, prompts, torch.device(device)), folder, talk)
+    scores = analyze(job, captions, folder, talk, data)
     fresh = folder / "scores.json.new"
     write_flushed(fresh, jsonfile.pretty(scores.to_json() | {"key": job.key}))
     fresh.replace(done)
-    for path in folder.glob("prompts-*.safetensors"):
+    for path in folder.glob("prompts-*"):
         path.unlink()
     return Measured("ok", scores, folder)
+
+
+def _announce(job: Analysis, inputs: Inputs, talk: Talk, *, yes: bool) -> None:
+    """Say how long it will take; what takes long only goes on when told to."""
+    seconds, what = estimate(job), "pictures" if inputs.latents else "prompts"
+    talk.note(f"measuring {inputs.count} {what} ({inputs.source}): about {duration_text(seconds)} on {job.device}")
+    if inputs.latents and not inputs.latents.captioned:
+        talk.note(f"{inputs.source} brings no captions: all pictures get the empty one")
+    if seconds > PATIENCE and not yes:
+        cheaper = ["fewer prompts (--num-prompts 10)", "fewer steps (--timesteps 5)", "--scores FILE made elsewhere"]
+        if inputs.needs_encoder:
+            cheaper.append("--embeddings FILE (it has no text encoder)")
+        raise Lacking(
+            f"this would take about {duration_text(seconds)} here",
+            why="the model is big and there is no GPU" if job.device == "cpu" else "the model is big",
+            hint=f"{', '.join(cheaper)}, or --yes",
+        )

@@ -6,11 +6,14 @@ on the way; then a kept block and a dropped one change places as long as that he
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sanac.core.talk import SILENCE, Talk
-from sanac.nn.subsets import Kept
 
-Judge = Callable[[list[Kept]], Mapping[Kept, float]]  # the error of each choice of blocks
+if TYPE_CHECKING:
+    from sanac.nn.subsets import Kept
+
+Judge = Callable[[list["Kept"]], Mapping["Kept", float]]  # the error of each choice of blocks
 
 _SWAPS = 64  # that a round may try
 
@@ -19,7 +22,7 @@ _SWAPS = 64  # that a round may try
 class Step:
     """A round of the search: the best subset so far and its error."""
 
-    kept: Kept
+    kept: "Kept"
     error: float
 
 
@@ -44,7 +47,7 @@ def search(
     return found
 
 
-def _smaller(front: Iterable[Kept], protected: frozenset[int]) -> Iterable[Kept]:
+def _smaller(front: "Iterable[Kept]", protected: frozenset[int]) -> "Iterable[Kept]":
     """Each subset without each of its blocks in turn."""
     for kept in front:
         for left in kept:

@@ -5,11 +5,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from tests.conftest import Sanac
 
@@ -48,18 +50,138 @@ def test_chunks_of_prompts_change_nothing(sanac: Sanac, pipeline: Path, tmp_path
     assert "--memory-limit" in tight.err
 
 
-def test_a_killed_run_continues_to_the_same_file(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
-    long = ("--num-prompts", "12", "--timesteps", "40", "--memory-limit", "4MB")
-    arguments = ["analyze", str(pipeline), *long, "--out", str(tmp_path / "killed")]
-    process = subprocess.Popen([sys.executable, "-m", "sanac", *arguments], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list((tmp_path / "killed").glob("prompts-*.safetensors")):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() != 0
+KILLED = """
+import os, signal, sys
+from sanac.cli import main
+from sanac.prune import progress
+progress._PAUSE = progress._SHARE = 0.0
+real = progress.Journal.save
+def save(journal, saved):
+    real(journal, saved)
+    if saved.begun and (saved.begun.step, saved.begun.block) == (2, 4):
+        os.kill(os.getpid(), signal.SIGKILL)
+progress.Journal.save = save
+main()
+"""
+
+
+def test_a_run_killed_inside_a_step_continues_to_the_same_file(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    arguments = ["analyze", str(pipeline), "--num-prompts", "12", "--timesteps", "4", "--memory-limit", "8MB"]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments, "--out", str(tmp_path / "killed")], capture_output=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "scores.json").exists()
-    assert sanac(*arguments).code == 0
-    assert sanac("analyze", pipeline, *long, "--out", tmp_path / "whole").code == 0
+    with safe_open(tmp_path / "killed" / "prompts-0.safetensors", framework="pt") as file:
+        assert {"step": "2", "block": "4"}.items() <= file.metadata().items()
+    for folder in ("killed", "whole"):
+        assert sanac(*arguments, "--out", tmp_path / folder).code == 0
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["bi.png", "bi.svg", "scores.json"]
     assert (tmp_path / "killed" / "scores.json").read_bytes() == (tmp_path / "whole" / "scores.json").read_bytes()
+
+
+def test_embeddings_stand_in_for_prompts_and_text_encoder(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    saved = sanac("analyze", pipeline, *FEW, "--save-embeddings", "captions.safetensors", "--json")
+    assert "wrote captions.safetensors: 3 captions" in saved.err
+    alone = tmp_path / "alone"
+    shutil.copytree(pipeline / "transformer", alone)
+    given = ("--embeddings", "captions.safetensors", "--timesteps", "3")
+    found = sanac("analyze", alone, *given, "--json")
+    settings = found.json["settings"]
+    assert (settings["inputs"], settings["num_prompts"]) == ("sampled", 3)
+    assert len(settings["embeddings"]) == 64
+    assert "prompts" not in settings
+    pruned = sanac("prune", alone, "--target-blocks", "2", *given, "--json", "-v")
+    assert pruned.json["status"] == "ok"
+    assert sanac("analyze", alone, *given, "--json").json["status"] == "cached"
+    assert sanac("analyze", alone, *given, "--num-prompts", "2", "--json").json["out"] != found.json["out"]
+    with_prompts = sanac("analyze", pipeline, *FEW, "--json").json
+    through_file = sanac("analyze", pipeline, *given, "--json").json
+    assert (with_prompts["status"], through_file["metrics"]) == ("cached", with_prompts["metrics"])
+    without = sanac("analyze", alone, *FEW)
+    assert without.code == 2
+    assert "--embeddings FILE" in without.err
+
+
+def test_embeddings_that_do_not_fit(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    narrow = {"embeddings": torch.zeros(1, 2, 7), "mask": torch.ones(1, 2)}
+    save_file(narrow, tmp_path / "narrow.safetensors")
+    ran = sanac("analyze", pipeline, "--embeddings", "narrow.safetensors", "--json")
+    assert ran.code == 3
+    assert len(ran.json["error"]["problems"]) == 3, "two are missing, one has another width"
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "narrow.safetensors").read_bytes()[:-4])
+    assert sanac("analyze", pipeline, "--embeddings", "cut.safetensors").code == 3
+
+
+def test_own_latents_under_noise(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    torch.manual_seed(0)
+    pictures = {"latents": torch.randn(3, 16, 4, 6)}
+    save_file(pictures, tmp_path / "data" / "a.safetensors")
+    noised = ("--inputs", "noised", "--data", "data", "--timesteps", "3")
+    first = sanac("analyze", pipeline, *noised, "--json")
+    assert first.code == 0, first.err
+    assert "measuring 3 pictures (data)" in first.err
+    assert "all pictures get the empty one" in first.err
+    settings = first.json["settings"]
+    assert (settings["inputs"], settings["num_prompts"], settings["size"]) == ("noised", 3, [4, 6])
+    assert sanac("analyze", pipeline, *noised, "--json").json["status"] == "cached"
+    assert sanac("analyze", pipeline, *noised, "--num-prompts", "2", "--json").json["metrics"] != first.json["metrics"]
+    captions = {"embeddings": torch.randn(3, 5, 64), "mask": torch.ones(3, 5)}
+    save_file(pictures | captions, tmp_path / "data" / "a.safetensors")
+    captioned = sanac("analyze", pipeline, *noised, "--json")
+    assert "empty one" not in captioned.err
+    assert captioned.json["metrics"] != first.json["metrics"]
+    pruned = sanac("prune", pipeline, "--target-blocks", "4", *noised, "--json")
+    assert pruned.json["status"] == "ok"
+    pictures["latents"][1] = torch.nan
+    save_file(pictures, tmp_path / "data" / "a.safetensors")
+    assert sanac("analyze", pipeline, *noised).code == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--embeddings", "a", "--prompts", "b"), "--prompts and --embeddings contradict"),
+        (("--inputs", "noised"), "needs --data"),
+        (("--data", "a"), "--data is for --inputs noised"),
+        (("--inputs", "noised", "--data", "a", "--prompts", "b"), "--prompts and --data contradict"),
+        (("--inputs", "noised", "--data", "a", "--save-embeddings", "b"), "--save-embeddings is for prompts"),
+        (("--embeddings", "a", "--save-embeddings", "b"), "--save-embeddings is for prompts"),
+        (("--save-embeddings", "/"), "/ is a folder"),
+        (("--inputs", "raw"), "raw"),
+    ],
+)
+def test_inputs_that_contradict_each_other(
+    arguments: tuple[str, ...], says: str, sanac: Sanac, pipeline: Path, tmp_path: Path
+) -> None:
+    ran = sanac("analyze", pipeline, *arguments)
+    assert ran.code == 2
+    assert says in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("content", "says"), [(b"", "no prompt"), (b" \n\n", "no prompt"), (b"\xff", "UTF-8")])
+def test_prompts_files_that_are_none(content: bytes, says: str, sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes(content)
+    for verb in (("analyze",), ("prune", "--target-blocks", "3")):
+        ran = sanac(verb[0], pipeline, *verb[1:], "--prompts", "prompts.txt")
+        assert ran.code == 3
+        assert says in ran.err
+
+
+def test_what_takes_hours_says_what_makes_it_cheaper(
+    sanac: Sanac, pipeline: Path, sharded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sanac.prune.measure.PATIENCE", 0.0)
+    for verb in (("analyze",), ("prune", "--target-blocks", "3")):
+        ran = sanac(verb[0], sharded, *verb[1:], "--device", "cpu")
+        assert ran.code == 4
+        assert "about" in ran.err
+        for way in ("--num-prompts 10", "--timesteps 5", "--scores FILE", "--embeddings FILE", "--yes"):
+            assert way in ran.err
+    assert "--embeddings" not in sanac("analyze", pipeline, "--device", "cpu").err, "it has its text encoder"
+    assert sanac("analyze", pipeline, *FEW, "--yes").code == 0
 
 
 def test_pruning_by_importance_keeps_the_best(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
@@ -124,7 +246,7 @@ def test_nan_is_named(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
     safetensors.torch.save_file(tensors, path)
     ran = sanac("analyze", broken, *FEW, "--out", tmp_path / "out")
     assert ran.code == 3
-    assert "block 4 gives NaN or infinity at step 0" in ran.err
+    assert "block 4 gives NaN or infinity at step 0, timestep 999" in ran.err
     assert not (tmp_path / "out" / "scores.json").exists()
 
 

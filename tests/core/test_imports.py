@@ -27,7 +27,13 @@ def modules(package: str) -> list[str]:
     return [package, *(f"{package}.{m.name}" for m in pkgutil.iter_modules(spec.submodule_search_locations))]
 
 
-COMPUTING = {"sanac.prune.analyze", "sanac.prune.importance", "sanac.prune.measure"}  # these run the model
+COMPUTING = {  # these run the model, or read what it is given
+    f"sanac.prune.{name}"
+    for name in (
+        "analyze", "calibrate", "choose", "compensate", "importance", "inputs", "latents", "measure", "progress",
+        "states", "velocity",
+    )
+}  # fmt: skip
 PACKAGES = ("core", "shapes", "judge", "cli", "prune", "grow", "runtime", "verify")
 
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import SanaPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, SanaPipeline
 from torch import Tensor
 
 from sanac.core.errors import BadInput
 from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.nn.captions import encode
-from sanac.nn.trajectory import PROMPT, Place, Sampling, sample, starting_noise
+from sanac.core.model import Model, open_model
+from sanac.nn.captions import Captions, encode
+from sanac.nn.trajectory import Place, Reached, Sampling, sample, starting_noise
 from sanac.nn.weights import Blocks
 from sanac.tiny.build import scheduler
 
@@ -55,24 +55,50 @@ def test_it_samples_what_the_pipeline_samples(pipeline: Path) -> None:
 
 
 def test_swept_importance_is_that_of_forward_hooks(pipeline: Path) -> None:
-    swept = torch.zeros(6, dtype=torch.float64)
+    swept = torch.zeros(2, 6, dtype=torch.float64)
 
     def observe(place: Place, before: Tensor, after: Tensor) -> None:
-        if place.branch == PROMPT:
-            swept[place.block] += torch.cosine_similarity(before, after, dim=-1).mean(1).double().sum()
+        swept[place.branch, place.block] += torch.cosine_similarity(before, after, dim=-1).mean(1).double().sum()
 
     _run(pipeline, observe)
-    stock, hooked = _stock(pipeline), torch.zeros(6, dtype=torch.float64)
+    stock, hooked = _stock(pipeline), torch.zeros(2, 6, dtype=torch.float64)
     for index, part in enumerate(stock.transformer.transformer_blocks):
 
-        def hook(_module, given, result, index=index) -> None:
-            cosine = torch.cosine_similarity(given[0], result, dim=-1).mean(1).double()
-            hooked[index] += cosine[len(cosine) // 2 :].sum()  # the pipeline stacks both branches, prompts last
+        def hook(_module, given, result, index=index) -> None:  # the pipeline stacks both branches, prompts last
+            hooked[:, index] += torch.cosine_similarity(given[0], result, dim=-1).mean(1).double()
 
         part.register_forward_hook(hook)
     for number in range(len(PROMPTS)):
         _stock_latents(stock, number)
-    assert torch.allclose(swept, hooked, atol=1e-5 * 12)
+    assert torch.allclose(swept / 12, hooked / 12, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (4, 6)])
+def test_noised_data_is_what_stock_diffusers_is_shown(size: tuple[int, int], pipeline: Path) -> None:
+    """x under s of noise, with the noise of its number, at each timestep; both branches."""
+    model, data = open_model(locate(str(pipeline))), torch.randn(3, 16, *size)
+    captions, euler = encode(model, PROMPTS, CPU), FlowMatchEulerDiscreteScheduler(shift=3.0)
+    blocks = Blocks(model, CPU, torch.float32, resident=True)
+    noise = torch.cat([starting_noise(1, 16, SAMPLING, 10 + number, size) for number in range(3)])
+    stock = _stock(pipeline).transformer
+    for sampler in (scheduler(), euler):
+        with torch.no_grad():
+            config = dict(model.transformer.config)
+            seen = list(sample(blocks, sampler, captions, SAMPLING, lambda *_: None, config, offset=10, data=data))
+            for step, (velocity, state) in enumerate(seen):
+                s = sampler.sigmas[step]
+                assert abs(1000 * s - sampler.timesteps[step]) < 1, "timesteps are whole numbers"
+                assert torch.allclose(state, (1 - s) * data + s * noise, atol=1e-5)
+                time = sampler.timesteps[step].expand(3)
+                empty, prompted = (
+                    stock(state, caption, time, encoder_attention_mask=mask).sample
+                    for caption, mask in (
+                        (captions.empty.expand(3, -1, -1), captions.empty_mask.expand(3, -1)),
+                        (captions.embeddings, captions.mask),
+                    )
+                )
+                assert torch.allclose(velocity, empty + 4.5 * (prompted - empty), atol=1e-4)
+        assert len(seen) == SAMPLING.steps
 
 
 def test_batches_and_residence_change_nothing(pipeline: Path) -> None:
@@ -94,8 +120,41 @@ def test_nan_names_block_and_step(pipeline: Path) -> None:
     blocks = Blocks(model, CPU, torch.float32, resident=True)
     blocks.block(2)["ff.conv_point.weight"].fill_(torch.nan)
     captions = encode(model, PROMPTS, CPU)
-    with torch.no_grad(), pytest.raises(BadInput, match="block 2 gives NaN or infinity at step 0"):
-        list(sample(blocks, scheduler(), captions, SAMPLING, lambda *_: None, dict(model.transformer.config)))
+    config = dict(model.transformer.config)
+    with torch.no_grad(), pytest.raises(BadInput, match="block 2 gives NaN or infinity at step 0, timestep 999"):
+        list(sample(blocks, scheduler(), captions, SAMPLING, lambda *_: None, config))
+    captions.embeddings[1, 0] = torch.inf
+    with torch.no_grad(), pytest.raises(BadInput, match="before the blocks gives NaN or infinity at step 0") as caught:
+        list(sample(blocks, scheduler(), captions, SAMPLING, lambda *_: None, config))
+    assert "for prompt 0" in caught.value.why
+
+
+def test_a_step_that_was_begun_is_continued(pipeline: Path) -> None:
+    """From any block of any step, in the same states, bit for bit; with other batches the step starts over."""
+    model = open_model(locate(str(pipeline)))
+    blocks, captions = Blocks(model, CPU, torch.float32), encode(model, PROMPTS, CPU)
+
+    def run(**options) -> list[Tensor]:
+        with torch.no_grad():
+            config = dict(model.transformer.config)
+            steps = sample(blocks, scheduler(), captions, SAMPLING, lambda *_: None, config, **options)
+            return [latents for _, latents in steps]
+
+    places: list[Reached] = []
+    whole = run(reached=places.append)
+    assert [(place.step, place.block) for place in places] == [(step, i) for step in range(4) for i in range(1, 6)]
+    velocities = [guided for guided, _ in _steps(model, blocks, captions)]
+    for place in (places[0], places[8], places[-1]):
+        assert torch.equal(run(known=velocities[: place.step], begun=place)[-1], whole[-1])
+        assert place.states == [], "taken over, not held twice"
+    other = Reached(0, 3, [torch.zeros(1, 16, 96)])
+    assert torch.equal(run(begun=other)[-1], whole[-1])
+
+
+def _steps(model: Model, blocks: Blocks, captions: Captions) -> list[tuple[Tensor, Tensor]]:
+    with torch.no_grad():
+        config = dict(model.transformer.config)
+        return list(sample(blocks, scheduler(), captions, SAMPLING, lambda *_: None, config))
 
 
 def test_captions_lose_only_padding(pipeline: Path) -> None:

@@ -1,0 +1,176 @@
+"""What `sanac analyze` costs: its memory on a synthetic 4.8B checkpoint, streaming beside resident weights, by depth.
+
+python benchmarks/analyze.py [--work DIR] [--rounds 5]      (--blocks 4 --width 1152 --prompts 8: a small one)
+"""
+
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.measure import machine, measure, refuse_if_busy, remove, workplace
+from benchmarks.synthetic import SANA_4_8B, write_transformer
+from sanac.core import jsonfile
+from sanac.core.locate import locate
+from sanac.core.model import Model, open_model
+from sanac.core.units import bytes_text
+from sanac.nn.brought import write_captions
+from sanac.nn.captions import Captions
+from sanac.nn.trajectory import Sampling, sample
+from sanac.nn.weights import Blocks
+from sanac.prune.surroundings import sampler, scheduler_of
+
+SIDE = 8  # of the latents
+TOKENS = 300  # of a caption, as the pipeline pads it
+SMALL = 1152  # width of the models that fit into memory: SANA-0.6B's
+DEPTHS = (2, 4, 6, 8, 12, 16)
+MEMORY, SLOWER, BENT = 2.5e9, 1.15, 0.1  # targets: bytes, times, share of a straight line
+
+
+def synthetic(folder: Path, blocks: int, width: int) -> Model:
+    """A checkpoint of SANA's shape whose pictures have 8 x 8 latents."""
+    sizes = {"blocks": blocks, "width": width, "hidden": width * 5 // 2, "cross_width": width}
+    write_transformer(folder, dataclasses.replace(SANA_4_8B, **sizes))
+    config = jsonfile.read_object(folder / "config.json")
+    (folder / "config.json").write_bytes(jsonfile.pretty(config | {"sample_size": SIDE}))
+    return open_model(locate(str(folder)))
+
+
+def captions(prompts: int) -> Captions:
+    """Made-up embeddings in the text encoder's dtype."""
+    generator, width = torch.Generator().manual_seed(0), SANA_4_8B.caption_channels
+    made = torch.randn(prompts, TOKENS, width, generator=generator).to(torch.bfloat16)
+    one = torch.ones(1, 1, dtype=torch.int64)
+    return Captions(made, torch.ones(prompts, TOKENS, dtype=torch.int64), made[:1, :1].clone(), one)
+
+
+def peak(folder: Path, blocks: int, width: int, prompts: int) -> dict[str, Any]:
+    """One step of the sampler as a process of its own: its highest anonymous memory."""
+    click.echo(f"writing a synthetic checkpoint: {blocks} blocks of width {width} ...", err=True)
+    model, given = synthetic(folder / "model", blocks, width), folder / "captions.safetensors"
+    write_captions(captions(prompts), given)
+    command = [sys.executable, "-m", "sanac", "analyze", str(folder / "model"), "--embeddings", str(given)]
+    run = measure([*command, "--timesteps", "1", "--device", "cpu", "--yes", "--out", str(folder / "out")])
+    size = model.weights.size
+    remove(folder / "model", given, folder / "out")
+    return {"blocks": blocks, "width": width, "prompts": prompts, "checkpoint": size, **dataclasses.asdict(run)}
+
+
+def sweep(weights: Blocks, given: Captions) -> float:
+    """Seconds that one step of the sampler takes."""
+    model = weights.model
+    steps = sample(
+        weights, sampler(scheduler_of(model)), given, Sampling(1, side=SIDE), lambda *_: None, model.transformer.config
+    )
+    since = time.perf_counter()
+    with torch.no_grad():
+        list(steps)
+    return time.perf_counter() - since
+
+
+def streamed(folder: Path, blocks: int, prompts: int, rounds: int) -> dict[str, Any]:
+    """The same forwards with blocks read in passing and with all of them resident, round after round."""
+    model, given = synthetic(folder / "model", blocks, SMALL), captions(prompts)
+    kept, passing = (Blocks(model, torch.device("cpu"), torch.float32, resident=resident) for resident in (True, False))
+    sweep(kept, given), sweep(passing, given)
+    times = [(sweep(passing, given), sweep(kept, given)) for _ in range(rounds)]
+    remove(folder / "model")
+    return {
+        "blocks": blocks,
+        "width": SMALL,
+        "prompts": prompts,
+        "streamed": [one for one, _ in times],
+        "resident": [other for _, other in times],
+        "ratio": statistics.median(one / other for one, other in times),
+    }
+
+
+def by_depth(folder: Path, depths: Sequence[int], prompts: int, rounds: int) -> dict[str, Any]:
+    """Median time of a streamed sweep by number of blocks, and its largest distance from a straight line."""
+    given, models = captions(prompts), {depth: synthetic(folder / str(depth), depth, SMALL) for depth in depths}
+    times: dict[int, list[float]] = {depth: [] for depth in depths}
+    for number in range(rounds + 1):
+        for depth, model in models.items():
+            seconds = sweep(Blocks(model, torch.device("cpu"), torch.float32), given)
+            times[depth] += [seconds] if number else []  # the first round reads from disk
+    medians = [statistics.median(found) for found in times.values()]
+    slope, base = np.polyfit(depths, medians, 1)
+    bent = max(abs(base + slope * depth - found) / found for depth, found in zip(depths, medians, strict=True))
+    remove(*(folder / str(depth) for depth in depths))
+    found = {"prompts": prompts, "width": SMALL, "depths": list(depths), "seconds": medians, "all_seconds": times}
+    return found | {"per_block": float(slope), "base": float(base), "bent": float(bent)}
+
+
+def chart(found: dict[str, Any], path: Path) -> None:
+    """Time by depth, with the line through it."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
+    ends = [0, max(found["depths"])]
+    label = f"{found['per_block']:.2f} s per block"
+    axes.plot(ends, [found["base"] + found["per_block"] * end for end in ends], color="#999999", label=label)
+    axes.plot(found["depths"], found["seconds"], "o", color="#4575b4", label="median")
+    title = f"one sampler step, {found['prompts']} prompts, width {found['width']}"
+    axes.set(xlabel="blocks", ylabel="seconds", xlim=(0, None), ylim=(0, None), title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    plt.close(figure)
+
+
+def table(memory: dict[str, Any], beside: dict[str, Any], depth: dict[str, Any]) -> None:
+    """Each target with its figure and its verdict."""
+    size = f"{memory['blocks']} blocks of width {memory['width']} ({bytes_text(memory['checkpoint'])})"
+    ran = f"{memory['prompts']} prompts, one step, {memory['seconds']:.0f} s"
+    rows = [
+        (f"peak of {size}, {ran}", bytes_text(memory["anonymous"]), bytes_text(MEMORY), memory["anonymous"] < MEMORY),
+        ("streamed / resident", f"{beside['ratio']:.3f}", f"{SLOWER}", beside["ratio"] <= SLOWER),
+        ("distance from linear in blocks", f"{depth['bent']:.1%}", f"{BENT:.0%}", depth["bent"] <= BENT),
+    ]
+    click.echo("| | found | at most | |\n|---|---|---|---|")
+    for what, found, limit, met in rows:
+        click.echo(f"| {what} | {found} | {limit} | {'met' if met else '**not met**'} |")
+
+
+@click.command()
+@click.option("--work", type=click.Path(path_type=Path), help="Where 9.4 GB go.  [default: a temporary folder]")
+@click.option("--blocks", default=60, show_default=True, type=click.IntRange(1), help="Of the large checkpoint.")
+@click.option("--width", default=2240, show_default=True, type=click.Choice([1152, 2240]), help="Of the large one.")
+@click.option("--prompts", default=100, show_default=True, type=click.IntRange(1))
+@click.option("--depths", default=",".join(map(str, DEPTHS)), show_default=True, help="Blocks of the small ones.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs"), show_default=True)
+def main(work: Path | None, blocks: int, width: int, prompts: int, depths: str, rounds: int, out: Path) -> None:
+    """Write OUT/results/analyze.json and OUT/pictures/analyze-cost.png; print the table; delete the checkpoints."""
+    warning, sizes = refuse_if_busy(), [int(word) for word in depths.split(",")]
+    if warning:
+        click.echo(f"warning: {warning}", err=True)
+    few = min(prompts, 16)  # a small model's time per block needs no more
+    with workplace(work) as folder:
+        memory = peak(folder, blocks, width, prompts)
+        beside = streamed(folder, sizes[-1] // 2, few, rounds)
+        depth = by_depth(folder, sizes, few, rounds)
+    found = {"machine": machine(), "warning": warning, "threads": torch.get_num_threads()}
+    found |= {"memory": memory, "beside": beside, "depth": depth}
+    for part in ("results", "pictures"):
+        (out / part).mkdir(parents=True, exist_ok=True)
+    (out / "results" / "analyze.json").write_text(json.dumps(found, indent=1) + "\n")
+    chart(depth, out / "pictures" / "analyze-cost.png")
+    table(memory, beside, depth)
+
+
+if __name__ == "__main__":
+    main()

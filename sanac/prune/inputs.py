@@ -1,0 +1,87 @@
+"""What a model is measured on: prompts encoded here, embeddings that were made before, or the user's own latents."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sanac.core import jsonfile
+from sanac.core.copying import digest_file
+from sanac.core.errors import Misuse
+from sanac.core.model import Model
+from sanac.nn.brought import Brought, open_captions, read_captions
+from sanac.nn.captions import Captions, encode, has_encoder
+from sanac.prune.calibration import choose_prompts
+from sanac.prune.latents import Latents, open_latents
+from sanac.prune.surroundings import vocabulary_of
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Fully decided, nothing encoded or read yet."""
+
+    model: Model
+    count: int
+    source: str  # where they are from, for people
+    prompts: tuple[str, ...] = ()
+    embeddings: Brought | None = None
+    latents: Latents | None = None
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """What scores depend on."""
+        found: dict[str, Any] = {"inputs": "noised" if self.latents else "sampled", "num_prompts": self.count}
+        if self.prompts:
+            found["prompts"] = jsonfile.key_of(list(self.prompts))
+        if self.embeddings:
+            found["embeddings"] = digest_file(self.embeddings.path)
+        if self.latents:
+            found |= {"data": self.latents.digest(), "size": list(self.latents.size)}
+        return found
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether the model's text encoder has to be there, and is not."""
+        return self.embeddings is None and not has_encoder(self.model)
+
+    def captions(self, device: torch.device) -> Captions:
+        """Encode the prompts, or read what was encoded."""
+        if self.latents:
+            empty = read_captions(self.embeddings, 1) if self.embeddings else encode(self.model, [""], device)
+            return self.latents.captions(empty, self.count)
+        if self.embeddings:
+            return read_captions(self.embeddings, self.count)
+        return encode(self.model, self.prompts, device)
+
+    def data(self) -> Tensor | None:
+        """The latents of pictures, where it is them that are looked at."""
+        return self.latents.read(self.count) if self.latents else None
+
+
+def choose_inputs(
+    model: Model,
+    *,
+    prompts: Path | None = None,
+    count: int | None = None,
+    embeddings: Path | None = None,
+    data: Path | None = None,
+) -> Inputs:
+    """As the command line says; what it brings along is checked as far as headers tell."""
+    encoded = open_captions(embeddings, model.architecture.caption_channels) if embeddings else None
+    if data:
+        latents = open_latents(data, model.architecture)
+        return Inputs(model, _first(count, len(latents), data), str(data), embeddings=encoded, latents=latents)
+    if encoded:
+        return Inputs(model, _first(count, len(encoded), encoded.path), str(encoded.path), embeddings=encoded)
+    found, source = choose_prompts(prompts, count, vocabulary_of(model))
+    return Inputs(model, len(found), source, prompts=tuple(found))
+
+
+def _first(count: int | None, there: int, path: Path) -> int:
+    if count is not None and count > there:
+        raise Misuse(f"--num-prompts {count}: {path} holds {there}")
+    return count or there

@@ -1,0 +1,79 @@
+"""The velocity metric, and what the verbs make of it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sanac.core.locate import locate
+from sanac.core.model import open_model
+from sanac.core.talk import SILENCE
+from sanac.prune.calibrate import calibration
+from sanac.prune.compensate import error_after
+from sanac.prune.measure import Wanted, measure
+from tests.conftest import Sanac
+
+FEW = ("--num-prompts", "4", "--timesteps", "4")
+
+
+def test_velocity_is_what_leaving_a_block_out_changes(pipeline: Path, tmp_path: Path) -> None:
+    model = open_model(locate(str(pipeline)))
+    wanted = Wanted(num_prompts=3, timesteps=2, velocity=True)
+    found = measure(model, wanted, tmp_path, tmp_path / "a", SILENCE).scores
+    assert set(found.metrics) == {"bi", "norm", "velocity"}
+    with torch.no_grad():
+        states = calibration(model, wanted, every=1).whole()
+    for left in (0, 5):
+        kept = tuple(index for index in range(6) if index != left)
+        with torch.no_grad():
+            error = error_after(states, kept, {})
+        assert found.metrics["velocity"][left].value == pytest.approx(float(error.mean()), rel=1e-4)
+        assert found.metrics["velocity"][left].by_step == pytest.approx(error.mean(dim=1).tolist(), rel=1e-4)
+    plain = measure(model, Wanted(num_prompts=3, timesteps=2), tmp_path, tmp_path / "b", SILENCE).scores
+    assert plain.of("bi") == found.of("bi")
+    tight = replace(wanted, memory_limit=6_000_000)
+    chunked = measure(model, tight, tmp_path, tmp_path / "c", SILENCE).scores
+    assert chunked.of("velocity") == pytest.approx(found.of("velocity"), rel=1e-3)
+
+
+def test_prune_by_velocity_keeps_the_best(sanac: Sanac, pipeline: Path) -> None:
+    scores = sanac("analyze", pipeline, *FEW, "--metric", "velocity", "--json").json["metrics"]["velocity"]
+    best = sorted(sorted(range(6), key=lambda index: -scores[index]["value"])[:3])
+    ran = sanac("prune", pipeline, "--target-blocks", "3", "--select", "velocity", *FEW, "--json")
+    assert [origin["keep"] for origin in ran.json["plan"]["blocks"]] == best
+
+
+def test_prune_by_search_is_cached_and_says_what_it_costs(sanac: Sanac, pipeline: Path) -> None:
+    arguments = ("prune", pipeline, "--target-blocks", "3", "--select", "search", *FEW, "--protect-first", "1")
+    first = sanac(*arguments, "--json")
+    assert first.code == 0, first.err
+    assert "searching on 4 prompts" in first.err
+    assert "on prompts that it didn't see" in first.err
+    kept = [origin["keep"] for origin in first.json["plan"]["blocks"]]
+    assert len(kept) == 3
+    assert kept[0] == 0
+    again = sanac(*arguments, "--json")
+    assert again.json["status"] == "cached"
+    assert "about" not in again.err, "nothing is searched again"
+    other = sanac(*arguments, "--seed", "3", "--json")
+    assert other.json["key"] != first.json["key"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--target-blocks", "3", "--select", "search", "--scores", "x.json"), "not --scores"),
+        (("--target-blocks", "7", "--select", "search"), "between 1 and 6"),
+        (("--target-blocks", "3", "--select", "search", "--num-prompts", "1"), "one prompt is not enough"),
+        (("--target-blocks", "3", "--select", "search", "--memory-limit", "1KB"), "--memory-limit"),
+        (("--keep", "0-2", "--compensate", "--memory-limit", "1KB"), "--memory-limit"),
+    ],
+)
+def test_what_can_t_be_done_is_said_before_anything_is_written(
+    sanac: Sanac, pipeline: Path, tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    ran = sanac("prune", pipeline, *options)
+    assert ran.code == 2, ran.err
+    assert words in ran.err
+    assert not list(tmp_path.glob("sanac-out/*/*"))
