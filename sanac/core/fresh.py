@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # numpy takes longer to import than a header to read: only no
 
     Bits = npt.NDArray[np.unsignedinteger]
 
-_BATCH = 1 << 16  # elements: table, draws and places stay in the core's own cache
+_BATCH = 1 << 15  # elements: table, draws and places stay in the core's own cache
 _DRAWS = 1 << 16
 
 
@@ -60,7 +60,7 @@ def _noise(identity: bytes, dtype: str, start: Start, position: int, count: int)
         batch = out[done : done + _BATCH]
         draws = np.frombuffer(stream.digest(2 * len(batch), seek=2 * (first + done)), "<u2")
         places[: len(draws)] = draws
-        table.take(places[: len(draws)], out=batch, mode="wrap")  # "raise", the default, buffers `out`
+        table.take(places[: len(draws)], out=batch, mode="clip")  # "raise", the default, buffers `out`
     return out.view(np.uint8).data
 
 
