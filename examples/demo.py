@@ -1,8 +1,9 @@
-"""The main job on a small model, start to finish: build, inspect, prune, load in stock diffusers, compare.
+"""The main job on the embedded model: paint, prune by importance, check, load in stock diffusers, judge.
 
 python examples/demo.py   (or `make demo`)
 """
 
+import json
 import logging
 import os
 import subprocess
@@ -17,7 +18,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 logging.disable(logging.WARNING)
 warnings.filterwarnings("ignore")
 
-BLOCKS, KEPT = 12, (0, 1, 2, 3, 10, 11)
+MODEL, PRUNED, DEPTH, IMAGES = "sanac:tiny", "pruned", 8, 60
 
 
 def sanac(*arguments: str) -> None:
@@ -26,14 +27,16 @@ def sanac(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "sanac", *arguments], check=True)
 
 
-def same_function(source: Path, pruned: Path) -> bool:
+def same_function(kept: list[int]) -> bool:
     """Whether stock diffusers computes, bit for bit, what deleting the blocks in memory gives."""
     import torch
     from diffusers import SanaTransformer2DModel
 
-    expected = SanaTransformer2DModel.from_pretrained(source, subfolder="transformer").eval()
-    expected.transformer_blocks = torch.nn.ModuleList(expected.transformer_blocks[index] for index in KEPT)
-    found = SanaTransformer2DModel.from_pretrained(pruned, subfolder="transformer").eval()
+    from sanac.core.locate import locate
+
+    expected = SanaTransformer2DModel.from_pretrained(locate(MODEL).path, subfolder="transformer").eval()
+    expected.transformer_blocks = torch.nn.ModuleList(expected.transformer_blocks[index] for index in kept)
+    found = SanaTransformer2DModel.from_pretrained(PRUNED, subfolder="transformer").eval()
     torch.manual_seed(0)
     inputs = {
         "hidden_states": torch.randn(2, 16, 4, 4),
@@ -44,37 +47,40 @@ def same_function(source: Path, pruned: Path) -> bool:
         return torch.equal(found(**inputs).sample, expected(**inputs).sample)
 
 
-def draw(pruned: Path, picture: Path) -> None:
+def draw(picture: Path) -> None:
     """One image from the pruned pipeline, with nothing but diffusers."""
     import torch
     from diffusers import SanaPipeline
 
-    pipe = SanaPipeline.from_pretrained(pruned)
+    pipe = SanaPipeline.from_pretrained(PRUNED)
     pipe.set_progress_bar_config(disable=True)
     seed = torch.Generator().manual_seed(0)
-    image = pipe("two red circles", height=512, width=512, use_resolution_binning=False, generator=seed).images[0]
-    image.save(picture)
+    pipe("two red circles", height=512, width=512, use_resolution_binning=False, generator=seed).images[0].save(picture)
+
+
+def score(folder: str) -> float:
+    """The shapes score that `sanac evaluate` left behind."""
+    found = json.loads((Path(folder) / "measurements" / "evaluate-shapes.json").read_text())
+    return float(found["overall"]["value"])
 
 
 def main() -> int:
     """Run the demo; exits 5 when the comparison fails."""
-    from sanac.tiny.build import build, save
-
     with tempfile.TemporaryDirectory(prefix="sanac-demo-") as folder:
         os.chdir(folder)
-        source, pruned = Path("small-sana"), Path("pruned")
-        print(f"building an untrained SANA of {BLOCKS} blocks with diffusers' own classes", flush=True)
-        save(build(BLOCKS), source)
-        sanac("inspect", str(source))
-        keep = ",".join(map(str, KEPT))
-        sanac("prune", str(source), "--keep", keep, "--out", str(pruned), "--dry-run")
-        sanac("prune", str(source), "--keep", keep, "--out", str(pruned))
-        sanac("inspect", str(pruned), "--scan")
-        sanac("prune", "--keep", keep, "--out", str(pruned))
-        equal = same_function(source, pruned)
-        draw(pruned, Path("image.png"))
-        print(f"\nverdict: {BLOCKS} -> {len(KEPT)} blocks; stock diffusers loads it and draws an image with it;")
-        print(f"its output is {'bitwise' if equal else 'NOT'} that of the model whose blocks were deleted in memory")
+        sanac("inspect", MODEL)
+        sanac("generate", MODEL, "two red circles", "a blue square above a cross", "--out", "pictures")
+        sanac("prune", MODEL, "--target-blocks", str(DEPTH), "--num-prompts", "24", "--out", PRUNED)
+        sanac("inspect", PRUNED)
+        for model, home in ((MODEL, "whole"), (PRUNED, "cut")):
+            sanac("evaluate", model, "--suite", "shapes", "--images", str(IMAGES), "--out", home)
+        plan = json.loads((Path(PRUNED) / "sanac.json").read_text())["lineage"][-1]["plan"]
+        kept = [origin["keep"] for origin in plan["blocks"]]
+        equal = same_function(kept)
+        draw(Path("image.png"))
+        print(f"\nverdict: 12 -> {len(kept)} blocks, those that matter most: {', '.join(map(str, kept))}")
+        print(f"stock diffusers loads it; its output is {'bitwise' if equal else 'NOT'} that of deleting the others")
+        print(f"shapes score on {IMAGES} test prompts: {score('whole'):.2f} before, {score('cut'):.2f} after")
         os.chdir("/")
     return 0 if equal else 5
 

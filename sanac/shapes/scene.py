@@ -41,12 +41,13 @@ class Scene:
 def draw_scene(content: Content, rng: np.random.Generator, *, tidy: bool = False) -> Scene:
     """A scene that shows exactly what is asked for; what is left open is drawn, never from what is held out.
 
-    In a tidy one, every item has a quarter of the picture for itself, and lies near its middle.
+    In a tidy one, every item lies near the middle of a quarter of the picture that it has for itself; or of a half,
+    where one stands in a relation to the other.
     """
     kinds = _kinds(content, rng)
     while True:
         halves = rng.uniform(*_HALF[len(kinds)], len(kinds)).tolist()
-        centres = _tidy(halves, rng) if tidy else _place(halves, rng)
+        centres = _tidy(content, halves, rng) if tidy else _place(halves, rng)
         if centres is not None and _stands(content, centres):
             break
     items = tuple(
@@ -88,13 +89,28 @@ def _place(halves: Sequence[float], rng: np.random.Generator) -> list[tuple[floa
     return centres
 
 
-def _tidy(halves: Sequence[float], rng: np.random.Generator) -> list[tuple[float, float]]:
+def _tidy(content: Content, halves: Sequence[float], rng: np.random.Generator) -> list[tuple[float, float]]:
+    if content.relation:
+        across, down = RELATIONS[content.relation]
+        middles = [(0.5 + 0.24 * sign * across, 0.5 + 0.24 * sign * down) for sign in (1, -1)]
+    else:
+        quarters = rng.permutation(4).tolist()
+        middles = [(0.26 + 0.48 * (quarter % 2), 0.26 + 0.48 * (quarter // 2)) for quarter in quarters]
     centres = []
-    for quarter, half in zip(rng.permutation(4).tolist(), halves, strict=False):
-        across, down = np.clip(rng.normal(0.26, 0.03, 2), half + GAP, 0.5 - half - GAP / 2)
-        x, y = (across if quarter % 2 == 0 else 1 - across), (down if quarter < 2 else 1 - down)
-        centres.append((float(x), float(y)))
+    for middle, half in zip(middles, halves, strict=False):
+        x, y = (_near(place, half, rng) for place in middle)
+        centres.append((x, y))
     return centres
+
+
+def _near(middle: float, half: float, rng: np.random.Generator) -> float:
+    """Somewhere near the middle of its part, off the edges and the picture's own middle line."""
+    place = middle + rng.normal(0, 0.03)
+    if middle < 0.4:
+        place = np.clip(place, half + GAP, 0.5 - half - GAP / 2)
+    elif middle > 0.6:
+        place = np.clip(place, 0.5 + half + GAP / 2, 1 - half - GAP)
+    return float(place)
 
 
 def _stands(content: Content, centres: Sequence[tuple[float, float]]) -> bool:

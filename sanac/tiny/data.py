@@ -22,7 +22,7 @@ WEIGHTS = {  # how often each task is drawn: the harder, the oftener
     "two_object": 2,
     "counting": 3,
     "colors": 2,
-    "position": 4,
+    "position": 6,
     "color_attr": 4,
 }
 
@@ -72,7 +72,7 @@ class Latents:
 
 def encode_scenes(vae: AutoencoderDC, count: int, seed: int, file: Path, talk: Talk) -> Latents:
     """`count` scenes as latents scaled to unit variance, from `file` if they were made before."""
-    identity = f"tidy shapes {count} {seed}"
+    identity = f"tidier shapes {count} {seed}"
     if not file.exists():
         talk.begin("drawing and encoding scenes", count, "scenes")
         chunks: list[Tensor] = []

@@ -44,7 +44,7 @@ class Recipe:
     preserved: int = 4  # of the shallow model's blocks, as SANA-1.5 drops the last two
     autoencoder_steps: int = 2000
     reading_steps: int = 400
-    shallow_steps: int = 4_000
+    shallow_steps: int = 2_500
     deep_steps: int = 3_000
     rate: float = 2e-3
     seed: int = 0

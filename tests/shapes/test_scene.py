@@ -83,10 +83,14 @@ def test_every_shape_is_drawn_within_its_box() -> None:
         assert rows[0] <= 11, "a triangle's apex is thinner than a pixel"
 
 
-def test_in_a_tidy_scene_every_item_has_a_quarter_for_itself() -> None:
+def test_in_a_tidy_scene_items_share_the_picture_evenly() -> None:
     asked = suite("train", 300)
     for number, prompt in enumerate(asked):
         scene = draw_scene(prompt.content, np.random.default_rng((9, number)), tidy=True)
+        if prompt.content.relation:
+            first, second = scene.items
+            assert {abs(first.x - second.x) > 0.4, abs(first.y - second.y) > 0.4} == {True, False}
+            continue
         assert len({(item.x > 0.5, item.y > 0.5) for item in scene.items}) == len(scene.items)
         for item in scene.items:
             left, top, right, bottom = item.box
