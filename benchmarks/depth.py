@@ -8,12 +8,14 @@ from pathlib import Path
 
 import click
 import matplotlib as mpl
+from judged import answers_of, scores_of
 from measure import machine, workplace
 
 from sanac.core.execute import Writing, execute
 from sanac.core.locate import locate
 from sanac.core.model import open_model
 from sanac.core.talk import SILENCE
+from sanac.judge.intervals import paired_difference
 from sanac.prune.manual import decide_keep
 from sanac.runtime.pipeline import Sampling, open_painter
 from sanac.verify.shapes import evaluate
@@ -37,7 +39,7 @@ def cell(model: str, depth: int, images: int, work: Path) -> dict:
         execute(job, work / "pruned", SILENCE)
         opened = open_model(locate(str(work / "pruned")))
     found = evaluate(open_painter(opened, "cpu"), images, Sampling(batch=32), 0, "test", SILENCE)
-    return {"depth": depth, "kept": list(kept), "images": images} | found.to_json()
+    return {"depth": depth, "kept": list(kept), "images": images, "answers": answers_of(found)} | found.to_json()
 
 
 def chart(models: dict[str, list[dict]], path: Path) -> None:
@@ -62,6 +64,15 @@ def chart(models: dict[str, list[dict]], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.set_xticks(DEPTHS)
     figure.savefig(path, dpi=120)
+
+
+def compare(models: dict[str, list[dict]]) -> None:
+    """At full depth, the first model against each of the others, prompt by prompt."""
+    whole = {word: max(found, key=lambda cell: cell["depth"]) for word, found in models.items()}
+    first, *others = whole
+    for other in others:
+        difference = paired_difference(scores_of(whole[first]), scores_of(whole[other]))
+        click.echo(f"\n{first} minus {other}, {whole[first]['depth']} blocks: {difference.interval}")
 
 
 @click.command()
@@ -95,6 +106,7 @@ def main(words: tuple[str, ...], images: int, out: Path) -> None:
                 f"| {word} | {row['depth']} | {kept} | {score} | {apart['value']:.3f} "
                 f"| {distance['frechet']:.3f} | {distance['diversity']['value']:.2f} |"
             )
+    compare({word: found["cells"] for word, found in known["models"].items()})
 
 
 if __name__ == "__main__":

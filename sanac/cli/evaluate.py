@@ -85,7 +85,7 @@ def _home(model: str) -> Path:
     """Where measurements of a model go that is nobody's artifact."""
     from sanac.runtime.generate import file_name
 
-    return Path("sanac-out") / f"evaluate-{file_name(Path(model).name)}"
+    return Path("sanac-out") / f"evaluate-{file_name(model)}"
 
 
 def _save(found: "Evaluation", about: dict[str, Any], home: Path) -> list[Path]:

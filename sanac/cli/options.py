@@ -68,7 +68,7 @@ def common(*ignored: str) -> Callable[[Command], Command]:
 
 _COMMON = (
     click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, on failure too."),
-    click.option("--seed", type=click.IntRange(0), metavar="N", help="Seed of everything random."),
+    click.option("--seed", type=click.IntRange(0, 2**40), metavar="N", help="Seed of everything random."),
     click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N.  [default: the best there is]"),
     click.option("-v", "--verbose", count=True, help="Say more."),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors."),

@@ -14,6 +14,7 @@ from sanac.cli.surgery import SurgeryOptions, open_source, run_surgery, surgery
 if TYPE_CHECKING:
     from sanac.core.execute import Surgery, Writing
     from sanac.core.model import Model
+    from sanac.prune.calibrate import Calibration
     from sanac.prune.measure import Wanted
     from sanac.prune.select import Choice
 
@@ -78,12 +79,9 @@ def command(
     if select == "search" and scores is not None:
         raise click.UsageError("--select search asks the model itself, not --scores", click.get_current_context())
     word, opened = open_source(model, chosen, options, common)
-    wanted, writing = wanted_from(measured, common), chosen.writing(options)
-    if keep is not None:
-        from sanac.prune.manual import decide_keep
-
-        job = decide_keep(opened, keep, writing)
-    else:
+    wanted, writing = replace(wanted_from(measured, common), dry=options.dry_run), chosen.writing(options)
+    choice = None
+    if keep is None:
         from sanac.prune.select import Choice, depth_of
 
         depth = depth_of(opened, target_blocks, target_params)
@@ -91,22 +89,34 @@ def command(
         choice.check(opened.architecture.blocks)
         if target_params is not None:
             common.talk.note(f"--target-params {target_params}: nearest is {depth} blocks")
-        job = _decide(opened, choice, scores, wanted, writing, options, common)
-    if not compensate:
+    elif scores or protect_first or protect_last or select != "bi":
+        common.talk.warn("--keep says which blocks stay: --scores, --select and --protect-* have no effect")
+    states = None
+    if compensate:
+        from sanac.prune.choose import repair_states
+
+        states = repair_states(opened, wanted, target_blocks or opened.architecture.blocks // 2, common.talk)
+    job = _decide(opened, keep, choice, scores, wanted, writing, options, common)
+    if states is None:
         return run_surgery(word, job, options, common)
-    return _run_repaired(word, job, wanted, options, common)
+    return _run_repaired(word, job, states, options, common)
 
 
 def _decide(
     opened: "Model",
-    choice: "Choice",
+    keep: str | None,
+    choice: "Choice | None",
     file: Path | None,
     wanted: "Wanted",
     writing: "Writing",
     options: StageOptions,
     common: Common,
 ) -> "Surgery":
-    """The blocks that stay by a search; by the file's scores; or by scores measured here."""
+    """The blocks that stay by hand; by a search; by the file's scores; or by scores measured here."""
+    if choice is None:
+        from sanac.prune.manual import decide_keep
+
+        return decide_keep(opened, str(keep), writing)
     if choice.select == "search":
         from sanac.prune.choose import decide_searched, find_blocks
 
@@ -127,24 +137,21 @@ def _decide(
     return decide_target(opened, choice, scores, writing)
 
 
-def _run_repaired(word: str, job: "Surgery", wanted: "Wanted", options: StageOptions, common: Common) -> Result:
+def _run_repaired(word: str, job: "Surgery", states: "Calibration", options: StageOptions, common: Common) -> Result:
     """Cut and repair; what the repair did is said, and kept beside the artifact."""
     from sanac.core import jsonfile
-    from sanac.prune.choose import repair, with_repair
+    from sanac.core.stage import MEASUREMENTS, write_flushed
+    from sanac.prune.choose import Mending, with_repair
 
-    job, states = with_repair(job, wanted)
-    reports: list[dict[str, Any]] = []
-
-    def complete(decided: "Surgery") -> "Surgery":
-        repaired, report = repair(decided, states, options.workspace, common.talk, yes=wanted.yes)
-        reports.append(report)
-        return repaired
-
-    result = run_surgery(word, job, options, common, complete)
-    for report in reports:
+    mending = Mending(with_repair(job, states), states, options.workspace)
+    result = run_surgery(word, mending.job, options, common, lambda _: mending.mended(common.talk))
+    report = None if options.dry_run else mending.report()
+    if report is not None:
         error = report["velocity_error"]
         common.talk.note(f"velocity error on unseen prompts: {error['pruned']:.4f} -> {error['repaired']:.4f} repaired")
-        folder = Path(str(result.out)) / "measurements"
+        folder = Path(str(result.out)) / MEASUREMENTS
         folder.mkdir(exist_ok=True)
-        (folder / "compensate.json").write_bytes(jsonfile.pretty(report))
+        partial = folder / "compensate.partial"
+        write_flushed(partial, jsonfile.pretty(report))
+        partial.replace(folder / "compensate.json")
     return result

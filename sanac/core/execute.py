@@ -54,6 +54,7 @@ class Surgery:
     witness: tuple[str, ...]  # of all inputs as they were when this was decided
     pipeline: Model | None = None  # the reference that completes a transformer to a pipeline
     additions: Mapping[str, Addition] = field(default_factory=dict)  # to the model's own tensors, when written
+    additions_digest: str = ""  # of the file that holds them
 
     @property
     def architecture(self) -> Architecture:
@@ -218,7 +219,8 @@ def execute(job: Surgery, out: Path, talk: Talk) -> tuple[str, Manifest]:
     finished = foresee(job, out, talk)
     if finished is not None:
         return "cached", finished
-    journal_key = jsonfile.key_of([job.key, "linked"]) if job.writing.link else job.key
+    how = (["linked"] if job.writing.link else []) + ([job.additions_digest] if job.additions else [])
+    journal_key = jsonfile.key_of([job.key, *how]) if how else job.key
     with open_stage(out, journal_key, fresh=job.writing.fresh) as stage:
         try:  # once more: a run that held the lock until now may have finished
             finished = find_finished(out, job.key, force=job.writing.force)

@@ -72,9 +72,10 @@ def train(task: Task, settings: Settings, folder: Path, talk: Talk) -> dict[str,
             while run.step < total:
                 run.advance()
                 talk.advance(1)
-                if run.step % settings.save_every == 0 or run.step == total or stopped():
+                stopping = stopped()
+                if run.step % settings.save_every == 0 or run.step == total or stopping:
                     run.save()
-                if stopped():
+                if stopping:
                     break
         finally:
             talk.end()

@@ -26,6 +26,7 @@ from sanac.prune.velocity import leave_one_out
 SCHEMA = 1  # raised when the same settings would give other scores
 VELOCITY = METRICS.index("velocity")
 _FP32 = 4
+PROGRESS = ".progress"  # beside the scores, until they are finished
 _WORK = 24  # states that computing with a block takes beside the state: the feed-forward is five times as wide
 
 
@@ -96,8 +97,8 @@ class Analysis:
 
     @property
     def left_out_together(self) -> int:
-        """How many prompts go through all choices of blocks together: every choice has its own state."""
-        return max(1, self.memory_limit // 4 // (2 * self.model.architecture.blocks * self.state_bytes))
+        """How many prompts go through all choices of blocks together: each has its states, before and after a block."""
+        return max(1, self.memory_limit // 4 // (4 * self.model.architecture.blocks * self.state_bytes))
 
     def chunk(self, captions: Captions) -> int:
         """How many prompts fit into the memory limit beside two blocks; Misuse if not even one does."""
@@ -110,6 +111,8 @@ class Analysis:
         given += self.count * latents if "size" in self.inputs else 0  # pictures, all of them
         work = self.batch * (_WORK * self.state_bytes + 3 * caption)
         weights = _all_bytes(self.model) if self.resident else _outside_bytes(self.model)
+        if self.velocity:
+            work = max(work, 4 * self.model.architecture.blocks * self.state_bytes)
         fixed = _two_blocks(self.model) + weights + given + work
         fitting = (self.memory_limit - fixed) // each
         if fitting < 1:
@@ -158,7 +161,7 @@ class _Run:
         job, depth = self.job, len(self.weights)
         sampling = replace(job.sampling, batch=job.batch)
         watcher = Watcher(sampling.steps, depth, len(captions), job.whole_samples, first)
-        journal = Journal(self.folder / f"prompts-{first}.safetensors", job.key)
+        journal = Journal(self.folder / PROGRESS / f"prompts-{first}.safetensors", job.key)
         saved = journal.load(watcher.values.shape) or Saved(watcher.values, ())
         watcher.values, known, begun = saved.values, list(saved.velocities), saved.begun
         if saved.finished:

@@ -1,6 +1,6 @@
-"""Calibration states as the user asks for them: most prompts to fit on, the last fifth to judge by."""
+"""Calibration states as the user asks for them: most prompts to fit on, the last ones to judge by."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from sanac.nn.weights import Blocks
 from sanac.prune.inputs import Inputs, choose_inputs
 from sanac.prune.measure import PATIENCE, Wanted
 from sanac.prune.states import States, states_of
-from sanac.prune.surroundings import latent_side, sampler, scheduler_of, speed
+from sanac.prune.surroundings import check_computable, latent_side, sampler, scheduler_of, speed
 
 _FP32 = 4
 
@@ -53,73 +53,85 @@ class Calibration:
 
     @property
     def state_bytes(self) -> int:
-        """The stream of one prompt, both branches, at all moments."""
-        return 2 * self.moments * self.sampling.side**2 * self.model.architecture.width * _FP32
+        """The stream of one prompt, both branches, at one moment."""
+        architecture = self.model.architecture
+        tokens = self.sampling.side**2 // architecture.patch_size**2
+        return 2 * tokens * architecture.width * _FP32
 
-    @property
-    def judged(self) -> int:
-        """How many prompts, the last ones, nothing is fitted on."""
-        return max(1, self.count // 5)
-
-    def within(self, states: int, talk: Talk) -> "Calibration":
-        """As many prompts as fit into the memory limit when each needs the room of so many states."""
-        fitting = self.memory_limit // (states * self.state_bytes)
+    def within(self, fixed: int, each: int, talk: Talk) -> "Calibration":
+        """As many prompts as fit into the memory limit beside `fixed` bytes, when one takes `each`."""
+        fixed += 2 * self._block_bytes
+        fitting = (self.memory_limit - fixed) // each
         if fitting >= self.count:
             return self
-        if fitting < 2:
-            least = 2 * states * self.state_bytes
+        if fitting < LEAST:
+            megabytes = [number // 1_000_000 for number in (fixed, each)]
             raise Misuse(
                 f"--memory-limit {self.memory_limit:,} is too small for this",
-                why="the states of two prompts don't fit",
-                hint=f"--memory-limit {least // 1_000_000 + 1}MB, or fewer --timesteps",
+                why="it takes {:,} MB, and {:,} MB for each of three prompts or more".format(*megabytes),
+                hint=f"--memory-limit {(fixed + LEAST * each) // 1_000_000 + 1}MB, or fewer --timesteps",
             )
         talk.note(f"--memory-limit: {fitting} of {self.count} prompts fit")
         return replace(self, count=fitting)
 
-    def seconds(self, forwards: float) -> float:
-        """How long it takes to sample the states and to push them through the model so many times."""
-        tokens = self.sampling.side**2 * 2 * self.count
+    @property
+    def _block_bytes(self) -> int:
+        counts = [ref.count for ref in self.model.weights if split_block(ref.name)]
+        return _FP32 * sum(counts) // self.model.architecture.blocks
+
+    def seconds(self, forwards: float, more: float = 0.0) -> float:
+        """How long it takes to sample, to push states through the model so many times, and `more` operations."""
+        tokens = self.sampling.side**2 // self.model.architecture.patch_size**2 * 2 * self.count
         parameters: int = sum(ref.count for ref in self.model.weights if split_block(ref.name))
         passes = self.sampling.steps + forwards * self.moments
-        return 2.0 * parameters * tokens * passes / speed(torch.device(self.device))
+        return (2.0 * parameters * tokens * passes + more) / speed(torch.device(self.device))
 
-    def announce(self, what: str, forwards: float, talk: Talk, *, yes: bool) -> None:
+    def announce(self, what: str, seconds: float, talk: Talk, *, yes: bool) -> None:
         """Say how long it will take; too long for the patient only goes on when told to."""
-        seconds = self.seconds(forwards)
-        prompts = f"{self.count} prompts ({self.inputs.source})"
-        talk.note(f"{what} on {prompts}: about {duration_text(seconds)} on {self.device}")
+        talk.note(
+            f"{what} on {self.count} prompts ({self.inputs.source}): about {duration_text(seconds)} on {self.device}"
+        )
         if seconds > PATIENCE and not yes:
+            cheaper = ["fewer prompts (--num-prompts 10)", "fewer steps (--timesteps 5)"]
+            if self.inputs.needs_encoder:
+                cheaper.append("--embeddings FILE (it has no text encoder)")
             raise Lacking(
                 f"{what} would take about {duration_text(seconds)} here",
                 why="the model is big and there is no GPU" if self.device == "cpu" else "the model is big",
-                hint="fewer prompts (--num-prompts 10), fewer steps (--timesteps 5), --scores FILE, or --yes",
+                hint=f"{', '.join(cheaper)}, or --yes",
             )
 
-    def states(self) -> tuple[States, States]:
-        """Those to fit on, and those to judge by."""
-        whole = self.whole()
-        cut = self.count - self.judged
-        return whole.part(0, cut), whole.part(cut, self.count)
+    def states(self, shares: Sequence[int]) -> list[States]:
+        """The states of all prompts in parts: the first gets what is left, the others these many fifths."""
+        whole, stops = self.whole(), [self.count]
+        for share in reversed(shares):
+            stops.insert(0, stops[0] - max(1, self.count * share // 5))
+        return [whole.part(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
 
     def whole(self) -> States:
         """The states of all prompts."""
         device = torch.device(self.device)
         size = sum(ref.count * _FP32 for ref in self.model.weights)
-        blocks = Blocks(self.model, device, torch.float32, resident=size < self.memory_limit // 2)
+        blocks = Blocks(self.model, device, torch.float32, resident=size < self.memory_limit // 4)
         captions = self.inputs.captions(device).part(0, self.count)
         config = self.model.transformer.config or self.model.architecture.config()
         return states_of(blocks, sampler(self.scheduler), captions, self.sampling, config, every=self.every)
 
 
+LEAST = 3  # prompts: to fit on, to choose by, to judge by
+
+
 def calibration(model: Model, wanted: Wanted, every: int) -> Calibration:
     """From what the user said; a hundred prompts if nothing."""
+    wanted.check()
+    check_computable(model)
     if wanted.data:
         raise Misuse("search and repair look at sampled trajectories", why="--inputs noised is for scores")
     inputs = choose_inputs(model, prompts=wanted.prompts, count=wanted.num_prompts, embeddings=wanted.embeddings)
-    if inputs.count < 2:
-        raise Misuse("one prompt is not enough", why="some are to fit on, others to judge by", hint="--num-prompts 100")
+    if inputs.count < LEAST:
+        why = "some are to fit on, others to judge by"
+        raise Misuse(f"{inputs.count} prompts are not enough", why=why, hint="--num-prompts 100")
     sampling = Sampling(wanted.timesteps, wanted.guidance, wanted.seed, latent_side(model), batch=64)
-    device = pick_device(wanted.device)
+    scheduler, device = scheduler_of(model), pick_device(wanted.device)
     every = min(every, wanted.timesteps)
-    scheduler = scheduler_of(model)
     return Calibration(model, inputs, inputs.count, sampling, scheduler, every, wanted.memory_limit, device)

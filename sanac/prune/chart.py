@@ -4,7 +4,11 @@ from pathlib import Path
 
 from sanac.prune.scores import Scores
 
-TITLES = {"bi": "block importance, 1 - cos", "norm": "relative change of the stream"}
+TITLES = {
+    "bi": "block importance, 1 - cos",
+    "norm": "relative change of the stream",
+    "velocity": "velocity error without it",
+}
 
 
 def draw(scores: Scores, metric: str, folder: Path) -> list[Path]:

@@ -1,8 +1,9 @@
 """What `prune` computes before it cuts: a search for the blocks that stay, a repair of what the gaps tear.
 
-Both are kept in the workspace under their content keys, so a rerun reads them.
+Both are kept in the workspace under their content keys, so a rerun reads them. What can't be read there is not there.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from sanac.core import jsonfile
-from sanac.core.errors import BadInput
+from sanac.core.copying import digest_file
+from sanac.core.errors import BadInput, Lacking
 from sanac.core.execute import Surgery, Writing, decide
 from sanac.core.header import read_header
 from sanac.core.lora import Addition
@@ -22,10 +24,11 @@ from sanac.core.stage import write_flushed
 from sanac.core.talk import Talk
 from sanac.nn.subsets import Kept
 from sanac.prune.calibrate import Calibration, calibration
-from sanac.prune.compensate import Repair, error_after, fit
+from sanac.prune.compensate import POINT, RIDGES, ROUNDS, Repair, error_after, fit, gaps_of
 from sanac.prune.measure import Wanted
 from sanac.prune.search import search
 from sanac.prune.select import Choice
+from sanac.prune.states import States
 
 SEARCH_SCHEMA = 1  # raised when the same settings would choose other blocks
 REPAIR_SCHEMA = 1  # raised when the same settings would give other changes
@@ -49,24 +52,22 @@ def find_blocks(model: Model, choice: Choice, wanted: Wanted, workspace: Path, t
     choice.check(blocks)
     if wanted.num_prompts is None and wanted.prompts is None and wanted.embeddings is None:
         wanted = replace(wanted, num_prompts=SEARCHED)
-    states = calibration(model, wanted, EVERY).within(BEAM * blocks, talk)
+    states = calibration(model, wanted, EVERY)
+    together = 2 * BEAM * blocks * states.state_bytes  # of one prompt: all subsets of a round, on both sides of a block
+    states = states.within(together, states.state_bytes // 8, talk)
     settings = {"schema": SEARCH_SCHEMA, "choice": asdict(choice), "beam": BEAM, **states.settings}
     key = jsonfile.key_of(["search", settings, model.identity()])
     file = workspace / f"search-{key[:8]}" / "search.json"
-    known = _known(file, key)
+    known = _known(file, key, {"kept": list, "error": float})
     if known is not None:
         return Searched(tuple(known["kept"]), known["error"], settings)
-    states.announce("searching", _search_forwards(blocks, choice.target), talk, yes=wanted.yes)
+    states.announce("searching", states.seconds(_search_forwards(blocks, choice.target)), talk, yes=wanted.yes)
+    if wanted.dry:
+        raise not_without("the search")
     with torch.no_grad():
-        fitted, judged = states.states()
-        found = search(
-            blocks,
-            choice.target,
-            frozenset(choice.protected(blocks)),
-            lambda choices: {kept: float(error.mean()) for kept, error in fitted.errors(choices).items()},
-            beam=BEAM,
-            talk=talk,
-        )
+        fitted, judged = states.states([1])
+        judge = _Judge(fitted, max(1, wanted.memory_limit // 2 // together), file.with_name("seen.json"), key)
+        found = search(blocks, choice.target, frozenset(choice.protected(blocks)), judge, beam=BEAM, talk=talk)
         kept = found[-1].kept
         error = float(judged.errors([kept])[kept].mean())
     steps = [{"kept": list(step.kept), "error": step.error} for step in found]
@@ -74,9 +75,35 @@ def find_blocks(model: Model, choice: Choice, wanted: Wanted, workspace: Path, t
     return Searched(kept, error, settings)
 
 
+def not_without(what: str) -> Lacking:
+    """A dry run doesn't compute for hours."""
+    return Lacking(f"the plan hangs on {what}, which was not done before", hint="run the command without --dry-run")
+
+
+class _Judge:
+    """The mean error of subsets; what was seen is kept, so that a stopped search soon is where it was."""
+
+    def __init__(self, states: States, batch: int, file: Path, key: str) -> None:
+        self.states, self.batch, self.file, self.key = states, batch, file, key
+        known = _known(file, key, {"seen": dict})
+        self.seen: dict[str, float] = known["seen"] if known else {}
+
+    def __call__(self, choices: list[Kept]) -> dict[Kept, float]:
+        """NaN counts as infinitely bad."""
+        names = {kept: ",".join(map(str, kept)) for kept in choices}
+        unseen = [kept for kept in choices if names[kept] not in self.seen]
+        if unseen:
+            for kept, errors in self.states.errors(unseen, self.batch).items():
+                error = float(errors.mean())
+                self.seen[names[kept]] = error if math.isfinite(error) else 1e300
+            _keep(self.file, {"key": self.key, "seen": self.seen})
+        return {kept: self.seen[name] for kept, name in names.items()}
+
+
 def _search_forwards(blocks: int, target: int) -> float:
     """About how many forwards of the whole model a search takes: half a forward for each subset it looks at."""
-    return sum(0.5 * BEAM * left * left / blocks for left in range(target + 1, blocks + 1)) + target
+    rounds = sum(0.5 * BEAM * left * left / blocks for left in range(target + 1, blocks + 1))
+    return rounds + 3 * 0.5 * min(64, target * (blocks - target)) * target / blocks
 
 
 def decide_searched(model: Model, choice: Choice, found: Searched, writing: Writing) -> Surgery:
@@ -86,55 +113,93 @@ def decide_searched(model: Model, choice: Choice, found: Searched, writing: Writ
     return decide("prune", model, plan, settings | {"search": dict(found.settings)}, writing)
 
 
-def with_repair(job: Surgery, wanted: Wanted) -> tuple[Surgery, Calibration]:
+def repair_states(model: Model, wanted: Wanted, depth: int, talk: Talk) -> Calibration:
+    """What a repair is fitted on; refuses at once what can't be done in this memory or this hour."""
+    states = calibration(model, wanted, every=1)
+    outputs, inputs = model.weights.tensors[f"transformer_blocks.0.{POINT}"].shape[:2]
+    fixed = 8 * (states.moments * inputs**2 + (len(RIDGES) + 6) * outputs * inputs)
+    states = states.within(fixed, 2 * states.moments * states.state_bytes, talk)
+    gaps = min(depth, model.architecture.blocks - depth)
+    solving = 2.0 * gaps * len(RIDGES) * ROUNDS * states.moments * outputs * inputs**2
+    states.announce("repairing", states.seconds(3.0, solving), talk, yes=wanted.yes)
+    return states
+
+
+def with_repair(job: Surgery, states: Calibration) -> Surgery:
     """The job as one that will be repaired: another artifact than without. Nothing is computed yet."""
-    states = calibration(job.model, wanted, every=1)
     settings = {**job.settings, "compensate": {"schema": REPAIR_SCHEMA, **states.settings}}
-    key = jsonfile.key_of([job.key, settings["compensate"]])
-    return replace(job, settings=settings, key=key), states
+    return replace(job, settings=settings, key=jsonfile.key_of([job.key, settings["compensate"]]))
 
 
-def repair(
-    job: Surgery, states: Calibration, workspace: Path, talk: Talk, *, yes: bool
-) -> tuple[Surgery, dict[str, Any]]:
-    """The job with its additions, fitted now or before; and what they did."""
-    folder = workspace / f"repair-{job.key[:8]}"
-    report = _known(folder / "repair.json", job.key)
-    changes = folder / "changes.safetensors"
-    if report is None or not changes.is_file():
-        kept = tuple(index for index in job.plan.sources if index is not None)
-        states = states.within(8, talk)
-        states.announce("repairing", 3.0, talk, yes=yes)
-        with torch.no_grad():
-            found, report = _fitted(states, kept, talk)
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = changes.with_suffix(".partial")
-        save_file({name: change.cpu().contiguous() for name, change in found.changes.items()}, partial)
-        partial.replace(changes)
-        _keep(folder / "repair.json", {"key": job.key, **report})
-    additions = {name: Addition(ref) for name, ref in read_header(changes).tensors.items()}
-    strange = [name for name, added in additions.items() if added.change.shape != job.model.weights.tensors[name].shape]
-    if strange:
-        raise BadInput(f"{changes} doesn't fit the model", why=strange[0], hint=f"delete {folder}")
-    return replace(job, additions=additions), report
+@dataclass(frozen=True, slots=True)
+class Mending:
+    """Where the repair of a job lies: the same for every layout that the job is written in."""
+
+    job: Surgery
+    states: Calibration
+    workspace: Path
+
+    @property
+    def key(self) -> str:
+        """Equal where the same changes are found."""
+        return jsonfile.key_of(["repair", self.job.settings["compensate"], self.job.identity, self.job.plan.to_json()])
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.workspace / f"repair-{self.key[:8]}"
+
+    def report(self) -> dict[str, Any] | None:
+        """What the repair did, if it was fitted before and lies there undamaged."""
+        known = _known(self.folder / "repair.json", self.key, {"changes": str, "velocity_error": dict, "gaps": list})
+        changes = self.folder / "changes.safetensors"
+        whole = known is not None and changes.is_file() and digest_file(changes) == known["changes"]
+        return known if whole else None
+
+    def mended(self, talk: Talk) -> Surgery:
+        """The job with its additions, fitted now or before."""
+        report = self.report()
+        if report is None:
+            kept = tuple(index for index in self.job.plan.sources if index is not None)
+            with torch.no_grad():
+                found, report = _fitted(self.states, kept, talk)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = self.folder / "changes.partial"
+            save_file({name: change.cpu().contiguous() for name, change in found.changes.items()}, partial)
+            report |= {"key": self.key, "changes": digest_file(partial)}
+            partial.replace(self.folder / "changes.safetensors")
+            _keep(self.folder / "repair.json", report)
+        additions = read_header(self.folder / "changes.safetensors").tensors
+        return replace(
+            self.job,
+            additions={name: Addition(ref) for name, ref in additions.items()},
+            additions_digest=report["changes"],
+        )
 
 
 def _fitted(states: Calibration, kept: Kept, talk: Talk) -> tuple[Repair, dict[str, Any]]:
-    fitted, judged = states.states()
-    found = fit(fitted, judged, kept, talk)
+    """Fitted on most prompts, ridges chosen by a fifth of them, judged by another."""
+    fitted, chosen, judged = states.states([1, 1])
+    assert gaps_of(kept, len(fitted.blocks)) or len(kept) == len(fitted.blocks)
+    found = fit(fitted, chosen, kept, talk)
     before, after = (float(error_after(judged, kept, changes).mean()) for changes in ({}, found.changes))
-    if after > before:
+    if not after <= before:
         talk.warn(f"the repair made the velocity worse ({before:.4f} -> {after:.4f}) and is left out")
         found, after = Repair(), before
     report = {"velocity_error": {"pruned": before, "repaired": after}, "gaps": [asdict(gap) for gap in found.gaps]}
     return found, report
 
 
-def _known(file: Path, key: str) -> dict[str, Any] | None:
+def _known(file: Path, key: str, fields: Mapping[str, type]) -> dict[str, Any] | None:
+    """What lies in a file of ours, if it is whole and of this key."""
     if not file.is_file():
         return None
-    found = jsonfile.read_object(file)
-    return dict(found) if found.get("key") == key else None
+    try:
+        found = jsonfile.read_object(file)
+    except BadInput:
+        return None
+    sound = all(isinstance(found.get(name), kind) for name, kind in fields.items())
+    return dict(found) if sound and found.get("key") == key else None
 
 
 def _keep(file: Path, found: Mapping[str, Any]) -> None:

@@ -10,8 +10,9 @@ K_t = sum of z z' over the tokens of one timestep. The K_t are all that is kept 
 formed: conjugate gradients multiply by the K_t. A gap before the first block that stays folds into `patch_embed.proj`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own custom)
@@ -26,7 +27,7 @@ from sanac.prune.states import States
 
 Tensors = Mapping[str, Tensor]
 
-RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # of a Gram matrix's mean diagonal: each gap takes what suits unseen prompts best
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # of a Gram matrix's mean diagonal: each gap takes what suits other prompts best
 ROUNDS = 60  # of conjugate gradients, at most
 TOLERANCE = 1e-5  # of the residual, relative
 POINT, EMBEDDING = "ff.conv_point.weight", "patch_embed.proj"
@@ -34,7 +35,7 @@ POINT, EMBEDDING = "ff.conv_point.weight", "patch_embed.proj"
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """How far the student was from the teacher behind a gap, on prompts that nothing was fitted on."""
+    """How far the student was from the teacher behind a gap, on the prompts that the ridge was chosen by."""
 
     first: int  # of the dropped blocks
     last: int
@@ -135,7 +136,9 @@ class _Side:
         return cls(
             states,
             [
-                _Stream(number, start, moment.latents, start.state, start.state)
+                _Stream(
+                    number, replace(start, state=start.state.new_empty(0)), moment.latents, start.state, start.state
+                )
                 for number, moment in enumerate(states.moments)
                 for start in states.starts(moment)
             ],
@@ -152,9 +155,9 @@ class _Side:
             stream.student = block(tensors, stream.student, stream.start.condition, self.states.geometry)
 
 
-def fit(fitted: States, judged: States, kept: Kept, talk: Talk = SILENCE) -> Repair:
-    """Front to back: each gap sees what the repairs before it left."""
-    repair, sides = Repair(), (_Side.of(fitted), _Side.of(judged))
+def fit(fitted: States, chosen: States, kept: Kept, talk: Talk = SILENCE) -> Repair:
+    """Front to back: each gap sees what the repairs before it left. Ridges are chosen by states of their own."""
+    repair, sides = Repair(), (_Side.of(fitted), _Side.of(chosen))
     gaps = gaps_of(kept, len(fitted.blocks))
     talk.begin("repairing", len(fitted.blocks), "blocks")
     try:
@@ -191,34 +194,30 @@ def _mend_block(sides: Sequence[_Side], tensors: Tensors, index: int, last: int,
     for stream in sides[0].streams:
         given, gate, after = last_operation(tensors, stream.student, stream.start.condition, geometry)
         sums.add(stream.moment, gate, given, (stream.teacher - after).flatten(0, 1))
-    seen = [
-        (last_operation(tensors, stream.student, stream.start.condition, geometry), stream.teacher.flatten(0, 1))
-        for stream in sides[1].streams
-    ]
-    candidates: dict[float | None, Tensor] = {None: torch.zeros_like(weight).flatten(1)}
-    candidates |= {ridge: sums.solve(ridge).to(weight.dtype) for ridge in RIDGES}
-    errors = {
-        ridge: _share(
-            (after.flatten(0, 1) + gate * (given @ change.T), teacher) for (given, gate, after), teacher in seen
-        )
-        for ridge, change in candidates.items()
-    }
+    name = block_name(index, POINT)
+    candidates: dict[float | None, Tensor] = {None: torch.zeros_like(weight)}
+    for strength in RIDGES:
+        change = sums.solve(strength).to(weight.dtype).reshape(weight.shape)
+        candidates[strength] = sides[0].states.as_stored(name, weight + change) - weight
+    errors = dict.fromkeys(candidates, 0.0)
+    for stream in sides[1].streams:
+        given, gate, after = last_operation(tensors, stream.student, stream.start.condition, geometry)
+        missing, whole = stream.teacher - after, stream.teacher.double().square().sum()
+        for candidate, change in candidates.items():
+            errors[candidate] += _share(missing - (gate * (given @ change.flatten(1).T)).reshape(missing.shape), whole)
     ridge = min(errors, key=lambda candidate: errors[candidate])
-    repair.gaps.append(Gap(index + 1, last, errors[None], errors[ridge], ridge))
+    shown = len(sides[1].streams)
+    repair.gaps.append(Gap(index + 1, last, errors[None] / shown, errors[ridge] / shown, ridge))
     if ridge is None:
         return tensors
-    change = candidates[ridge].reshape(weight.shape)
-    repair.changes[block_name(index, POINT)] = change
-    return {**tensors, POINT: weight + change}
+    repair.changes[name] = candidates[ridge]
+    return {**tensors, POINT: weight + candidates[ridge]}
 
 
-def _share(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """How far the first of each pair is from the second, as a share of it."""
-    apart = whole = 0.0
-    for student, teacher in pairs:
-        apart += float((student - teacher).double().square().sum())
-        whole += float(teacher.double().square().sum())
-    return apart / whole
+def _share(apart: Tensor, whole: Tensor) -> float:
+    """Of the teacher's energy, what the student is apart; NaN counts as infinitely far."""
+    found = float(apart.double().square().sum() / whole)
+    return found if math.isfinite(found) else math.inf
 
 
 def last_operation(
@@ -249,20 +248,21 @@ def _mend_embedding(sides: Sequence[_Side], last: int, repair: Repair) -> None:
         damping = (strength * gram.diagonal()[:-1].mean()).expand(len(gram)).clone()
         damping[-1] = 0  # the bias is free
         candidates[strength] = torch.linalg.solve(gram + damping.diag(), right)
-    errors = {
-        candidate: _share(
-            (stream.student.flatten(0, 1) + _patches(stream.given, weight) @ change, stream.teacher.flatten(0, 1))
-            for stream in sides[1].streams
-        )
-        for candidate, change in candidates.items()
-    }
+    errors = dict.fromkeys(candidates, 0.0)
+    for stream in sides[1].streams:
+        given, whole = _patches(stream.given, weight), stream.teacher.double().square().sum()
+        missing = (stream.teacher - stream.student).flatten(0, 1)
+        for candidate, change in candidates.items():
+            errors[candidate] += _share(missing - given @ change, whole)
     ridge = min(errors, key=lambda candidate: errors[candidate])
-    repair.gaps.append(Gap(0, last, errors[None], errors[ridge], ridge))
+    shown = len(sides[1].streams)
+    repair.gaps.append(Gap(0, last, errors[None] / shown, errors[ridge] / shown, ridge))
     if ridge is None:
         return
-    change = candidates[ridge].T.to(weight.dtype)
-    repair.changes[f"{EMBEDDING}.weight"] = change[:, :-1].reshape(weight.shape).contiguous()
-    repair.changes[f"{EMBEDDING}.bias"] = change[:, -1].reshape(bias.shape).contiguous()
+    found = candidates[ridge].T.to(weight.dtype)
+    for name, old, change in (("weight", weight, found[:, :-1]), ("bias", bias, found[:, -1])):
+        stored = sides[0].states.as_stored(f"{EMBEDDING}.{name}", old + change.reshape(old.shape))
+        repair.changes[f"{EMBEDDING}.{name}"] = stored - old
     changed = changed_tensors(outside, repair.changes)
     for side in sides:
         starts = (start for moment in side.states.moments for start in side.states.starts_from(changed, moment))

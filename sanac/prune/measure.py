@@ -1,12 +1,13 @@
 """Scores of a model as its user asks for them: prompts chosen, time estimated, measured once and read afterwards."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from sanac.core import jsonfile
-from sanac.core.errors import Lacking, Misuse
+from sanac.core.errors import BadInput, Lacking, Misuse
 from sanac.core.model import Model
 from sanac.core.stage import write_flushed
 from sanac.core.talk import Talk
@@ -14,10 +15,10 @@ from sanac.core.units import duration_text
 from sanac.nn.brought import write_captions
 from sanac.nn.device import pick_device
 from sanac.nn.trajectory import Sampling
-from sanac.prune.analyze import Analysis, analyze, estimate
+from sanac.prune.analyze import PROGRESS, Analysis, analyze, estimate
 from sanac.prune.inputs import Inputs, choose_inputs
 from sanac.prune.scores import Scores, read_scores
-from sanac.prune.surroundings import latent_side, scheduler_of
+from sanac.prune.surroundings import check_computable, latent_side, scheduler_of
 
 EULER = "FlowMatchEulerDiscreteScheduler"
 PATIENCE = 3600.0  # seconds that a job may take without being asked for
@@ -41,6 +42,7 @@ class Wanted:
     data: Path | None = None
     save_embeddings: Path | None = None
     velocity: bool = False
+    dry: bool = False  # nothing is computed: what was not measured before is lacking
 
     def check(self) -> None:
         """What was said contradicts itself: all of it at once."""
@@ -73,6 +75,7 @@ class Measured:
 def measure(model: Model, wanted: Wanted, workspace: Path, out: Path | None, talk: Talk) -> Measured:
     """Scores of a model: read if these very ones were measured before, else measured."""
     wanted.check()
+    check_computable(model)
     device = pick_device(wanted.device)
     inputs = choose_inputs(
         model, prompts=wanted.prompts, count=wanted.num_prompts, embeddings=wanted.embeddings, data=wanted.data
@@ -91,9 +94,15 @@ def measure(model: Model, wanted: Wanted, workspace: Path, out: Path | None, tal
         talk.note(f"wrote {wanted.save_embeddings}: {len(captions)} captions")
     folder = out or workspace / f"analyze-{job.key[:8]}"
     done = folder / "scores.json"
-    if done.exists() and jsonfile.read_object(done).get("key") == job.key:
+    if _is_of(done, job.key):
         return Measured("cached", read_scores(done), folder)
+    if out and done.exists():
+        raise Misuse(f"{done} holds other scores", hint="--out another folder, or delete it")
     _announce(job, inputs, talk, yes=wanted.yes)
+    if wanted.dry:
+        raise Lacking(
+            "the plan hangs on scores that were not measured before", hint="run the command without --dry-run"
+        )
     if captions is None:
         captions = inputs.captions(torch.device(device))
     data = inputs.data()
@@ -103,9 +112,16 @@ def measure(model: Model, wanted: Wanted, workspace: Path, out: Path | None, tal
     fresh = folder / "scores.json.new"
     write_flushed(fresh, jsonfile.pretty(scores.to_json() | {"key": job.key}))
     fresh.replace(done)
-    for path in folder.glob("prompts-*"):
-        path.unlink()
+    shutil.rmtree(folder / PROGRESS, ignore_errors=True)
     return Measured("ok", scores, folder)
+
+
+def _is_of(scores: Path, key: str) -> bool:
+    """Whether scores of this very job lie there; what can't be read doesn't."""
+    try:
+        return scores.exists() and jsonfile.read_object(scores).get("key") == key
+    except BadInput:
+        return False
 
 
 def _announce(job: Analysis, inputs: Inputs, talk: Talk, *, yes: bool) -> None:

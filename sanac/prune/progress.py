@@ -50,6 +50,7 @@ class Journal:
         if saved.begun:
             place |= {"step": str(saved.begun.step), "block": str(saved.begun.block)}
             tensors |= {f"state.{n}": state.cpu().contiguous() for n, state in enumerate(saved.begun.states)}
+        self.path.parent.mkdir(exist_ok=True)
         partial = self.path.with_suffix(".partial")
         save_file(tensors, partial, place)
         with partial.open("rb") as file:

@@ -12,7 +12,7 @@ from sanac.nn.captions import Captions
 from sanac.nn.ends import Start, embed
 from sanac.nn.subsets import Kept, relative_error, velocities
 from sanac.nn.trajectory import Observer, Sampling, sample, starting_noise
-from sanac.nn.weights import Blocks
+from sanac.nn.weights import DTYPES, Blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +59,30 @@ class States:
         empty = embed(outside, latents, given.empty.expand(count, -1, -1), scaled, given.empty_mask.expand(count, -1))
         return empty, embed(outside, latents, given.embeddings, scaled, given.mask)
 
+    def as_stored(self, name: str, weight: Tensor) -> Tensor:
+        """A changed weight as the checkpoint's dtype will hold it."""
+        stored = DTYPES[self.blocks.model.weights.tensors[name].dtype]
+        return weight.to(stored).to(weight.dtype)
+
     def guided(self, empty: Tensor, prompted: Tensor) -> Tensor:
         """As the sampler mixes both branches."""
         return empty + self.guidance * (prompted - empty) if self.guidance > 1 else prompted
 
-    def errors(self, choices: Sequence[Kept]) -> dict[Kept, Tensor]:
-        """The relative error of the guided velocity under each choice of blocks: (moments, prompts)."""
-        rows: dict[Kept, list[Tensor]] = {kept: [] for kept in choices}
-        for moment in self.moments:
-            found = velocities(self.blocks, self.outside, self.geometry, self.starts(moment), choices)
-            for kept, (empty, prompted) in found.items():
-                rows[kept].append(relative_error(self.guided(empty, prompted), moment.velocity))
-        return {kept: torch.stack(parts).cpu() for kept, parts in rows.items()}
+    def errors(self, choices: Sequence[Kept], batch: int | None = None) -> dict[Kept, Tensor]:
+        """The relative error of the guided velocity under each choice of blocks: (moments, prompts).
+
+        `batch` prompts of one moment go through the blocks together: every choice has its own states.
+        """
+        count = len(self.captions)
+        found = {kept: torch.full((len(self.moments), count), torch.nan) for kept in choices}
+        for first in range(0, count, batch or count):
+            part = self.part(first, first + (batch or count))
+            for number, moment in enumerate(part.moments):
+                given = velocities(self.blocks, self.outside, self.geometry, part.starts(moment), choices)
+                for kept, (empty, prompted) in given.items():
+                    error = relative_error(self.guided(empty, prompted), moment.velocity).cpu()
+                    found[kept][number, first : first + len(error)] = error
+        return found
 
 
 def collect(

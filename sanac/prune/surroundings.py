@@ -69,7 +69,29 @@ def sampler(config: Mapping[str, Any]) -> Any:
     name = str(config.get("_class_name", ""))
     if name not in {"DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"}:
         raise Misuse(f"the sampler {name!r} is not supported here", hint="use a model with DPMSolverMultistepScheduler")
-    return getattr(diffusers, name).from_config(dict(config))
+    if str(config.get("algorithm_type", "")).startswith("sde") or config.get("stochastic_sampling"):
+        raise Misuse(
+            "the model's sampler adds noise of its own on the way", why="nothing measured on it could be repeated"
+        )
+    try:
+        found = getattr(diffusers, name).from_config(dict(config))
+        found.set_timesteps(2)
+    except (ValueError, TypeError, NotImplementedError, AttributeError, IndexError, RuntimeError) as error:
+        raise BadInput("the sampler's config makes no sampler", why=str(error)) from error
+    return found
+
+
+def check_computable(model: Model) -> None:
+    """Models that our forward would compute as something else are refused."""
+    config = model.transformer.config
+    if config.get("interpolation_scale") is not None:
+        why = "its config sets interpolation_scale: positions are added to the latents, as for 2K and 4K pictures"
+        raise Misuse(f"{model.located.name} can't be measured yet", why=why, hint="--scores FILE or --keep")
+    if config.get("guidance_embeds"):
+        why = "it is distilled with guidance as an input"
+        raise Misuse(f"{model.located.name} can't be measured yet", why=why, hint="--scores FILE or --keep")
+    if model.patches:
+        raise Misuse("a LoRA can't be looked at while it is merged", hint="sanac convert --lora first")
 
 
 def speed(device: "torch.device") -> float:

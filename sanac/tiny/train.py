@@ -15,7 +15,6 @@ import click
 import torch
 from diffusers import AutoencoderDC, SanaPipeline, SanaTransformer2DModel
 from torch import Tensor, nn
-from transformers import Gemma2Model
 
 from sanac.core.execute import Writing, execute
 from sanac.core.locate import locate
@@ -78,6 +77,7 @@ def reader(recipe: Recipe, folder: Path, device: torch.device, talk: Talk) -> Ca
     task = ReadingTask(words, reading.head().to(device))
     plan = Settings(Schedule(3e-3, recipe.reading_steps, warmup=100), average=0.99, seed=recipe.seed)
     _take(words.encoder, train(task, plan, folder / "reading", talk)["text_encoder"])
+    words.encoder.requires_grad_(requires_grad=False)
     return words
 
 
@@ -91,11 +91,9 @@ def learn(
     *,
     compiled: bool,
 ) -> None:
-    """Train a transformer and its text encoder; leave the averaged weights in them."""
-    task = FlowTask(transformer.train(), words, data, encoder=words.encoder, compiled=compiled)
-    averaged = train(task, plan, folder, talk)
-    _take(transformer, averaged["transformer"])
-    _take(words.encoder, averaged["text_encoder"])
+    """Train a transformer and leave the averaged weights in it. As in SANA, the text encoder stays as it is."""
+    task = FlowTask(transformer.train(), words, data, compiled=compiled)
+    _take(transformer, train(task, plan, folder, talk)["transformer"])
 
 
 def _take(module: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -119,7 +117,6 @@ def make(recipe: Recipe, folder: Path, device: torch.device, talk: Talk, *, cont
     learn(transformer, words, data, plan, folder / "shallow", talk, compiled=compiled)
     grown = _grow(recipe, _finish(transformer, words, vae, folder / "shallow-model"), talk)
     transformer = SanaTransformer2DModel.from_pretrained(grown, subfolder="transformer").to(device)
-    words = Captions(words.tokenizer, Gemma2Model.from_pretrained(grown, subfolder="text_encoder").to(device))
     plan = settings(recipe, recipe.deep_steps, recipe.rate)
     learn(transformer, words, data, plan, folder / "deep", talk, compiled=compiled)
     return _finish(transformer, words, vae, folder / "model", torch.bfloat16)

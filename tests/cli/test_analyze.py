@@ -72,7 +72,7 @@ def test_a_run_killed_inside_a_step_continues_to_the_same_file(sanac: Sanac, pip
     )
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "scores.json").exists()
-    with safe_open(tmp_path / "killed" / "prompts-0.safetensors", framework="pt") as file:
+    with safe_open(tmp_path / "killed" / ".progress" / "prompts-0.safetensors", framework="pt") as file:
         assert {"step": "2", "block": "4"}.items() <= file.metadata().items()
     for folder in ("killed", "whole"):
         assert sanac(*arguments, "--out", tmp_path / folder).code == 0

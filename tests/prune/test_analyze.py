@@ -96,7 +96,7 @@ def test_it_continues_at_the_block_where_it_was_stopped(
     stopped: int, job: Analysis, captions: Captions, reads: list[int], tmp_path: Path
 ) -> None:
     whole = analyze(job, captions, tmp_path, SILENCE)
-    next(tmp_path.glob("prompts-*")).unlink()
+    next((tmp_path / ".progress").glob("prompts-*")).unlink()
     with pytest.raises(Stopped):
         analyze(job, captions, tmp_path, Stopping(stopped))
     reads.clear()
@@ -121,7 +121,7 @@ def test_what_does_not_fit_is_not_continued(damage: str, job: Analysis, captions
     whole = analyze(job, captions, tmp_path / "a", SILENCE)
     with pytest.raises(Stopped):
         analyze(job, captions, tmp_path / "b", Stopping(BLOCKS + 3))
-    path = tmp_path / "b" / "prompts-0.safetensors"
+    path = tmp_path / "b" / ".progress" / "prompts-0.safetensors"
     if damage == "cut off":
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "another job":
@@ -145,7 +145,7 @@ def test_chunks_change_nothing(job: Analysis, captions: Captions, tmp_path: Path
         replace(tight, memory_limit=tight.memory_limit - 1).chunk(captions)
     (tmp_path / "tight").mkdir()
     assert analyze(tight, captions, tmp_path / "tight", SILENCE).of("bi") == pytest.approx(whole, rel=1e-4)
-    assert len(list((tmp_path / "tight").iterdir())) == len(PROMPTS)
+    assert len(list((tmp_path / "tight" / ".progress").iterdir())) == len(PROMPTS)
 
 
 def test_saving_takes_a_small_share_of_the_time(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ FEW = Wanted(num_prompts=20, timesteps=4, guidance=1.0)
 @pytest.fixture(scope="module")
 def states(pipeline: Path) -> tuple[States, States]:
     with torch.no_grad():
-        return calibration(open_model(locate(str(pipeline))), FEW, every=1).states()
+        fitted, judged = calibration(open_model(locate(str(pipeline))), FEW, every=1).states([1])
+    return fitted, judged
 
 
 def test_the_solution_is_that_of_each_channel_s_own_gram_matrix() -> None:

@@ -1,0 +1,160 @@
+"""What search and repair leave in the workspace: found again, never trusted blindly, never mixed up."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import SanaTransformer2DModel
+from safetensors.torch import load_file, save_file
+
+from sanac.core.family import block_name
+from sanac.core.locate import locate
+from sanac.core.model import open_model
+from sanac.core.talk import SILENCE
+from sanac.prune import choose
+from sanac.prune.calibrate import calibration
+from sanac.prune.compensate import POINT, error_after
+from sanac.prune.measure import Wanted
+from sanac.prune.select import Choice
+from tests.conftest import Ran, Sanac
+
+FEW = ("--num-prompts", "8", "--timesteps", "3")
+MEND = ("--keep", "0,2,4", "--compensate", *FEW)
+
+
+def velocity_error(ran: Ran) -> float:
+    return json.loads((Path(ran.json["out"]) / "measurements" / "compensate.json").read_text())["velocity_error"][
+        "repaired"
+    ]
+
+
+def test_a_dry_run_computes_and_writes_nothing(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    for how in (("--target-blocks", "3"), ("--target-blocks", "3", "--select", "search")):
+        ran = sanac("prune", pipeline, *how, *FEW, "--dry-run")
+        assert ran.code == 4, ran.err
+        assert "without --dry-run" in ran.err
+    assert sanac("prune", pipeline, *MEND, "--dry-run").code == 0
+    assert not (tmp_path / "sanac-out").exists()
+
+
+def test_a_stopped_search_asks_again_only_what_it_has_not_seen(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, wanted = open_model(locate(str(pipeline))), Wanted(num_prompts=4, timesteps=3)
+    arguments = (model, Choice("search", 3), wanted, tmp_path, SILENCE)
+    asked: list[int] = []
+    errors = choose.States.errors
+
+    def counted(self: choose.States, choices: list[tuple[int, ...]], batch: int | None = None) -> object:
+        if len(asked) == 2:
+            asked.append(0)
+            raise KeyboardInterrupt
+        asked.append(len(choices))
+        return errors(self, choices, batch)
+
+    monkeypatch.setattr(choose.States, "errors", counted)
+    with pytest.raises(KeyboardInterrupt):
+        choose.find_blocks(*arguments)
+    stopped = choose.find_blocks(*arguments)
+    seen = sum(asked)
+    monkeypatch.setattr(choose.States, "errors", errors)
+    fresh = choose.find_blocks(model, Choice("search", 3), wanted, tmp_path / "other", SILENCE)
+    assert stopped == fresh
+    assert seen == len(json.loads(next(tmp_path.glob("search-*/seen.json")).read_text())["seen"]) + 1
+
+
+@pytest.mark.parametrize("damage", ["torn report", "torn changes", "other changes", "no report"])
+def test_a_damaged_repair_is_fitted_again(sanac: Sanac, pipeline: Path, tmp_path: Path, damage: str) -> None:
+    whole = sanac("prune", pipeline, *MEND, "--out", tmp_path / "a", "--json")
+    assert whole.code == 0, whole.err
+    folder = next((tmp_path / "sanac-out").glob("repair-*"))
+    changes, report = folder / "changes.safetensors", folder / "repair.json"
+    if damage == "torn report":
+        report.write_text("{")
+    elif damage == "torn changes":
+        changes.write_bytes(changes.read_bytes()[:100])
+    elif damage == "other changes":
+        save_file({name: torch.full_like(t, torch.nan) for name, t in load_file(changes).items()}, changes)
+    else:
+        report.unlink()
+    again = sanac("prune", pipeline, *MEND, "--out", tmp_path / "b", "--json")
+    assert again.code == 0, again.err
+    one, other = (
+        load_file(tmp_path / name / "transformer" / "diffusion_pytorch_model.safetensors") for name in ("a", "b")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_fewer_prompts_by_the_memory_limit_are_another_repair(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    plenty = sanac("prune", pipeline, *MEND, "--out", tmp_path / "a", "--json")
+    tight = sanac("prune", pipeline, *MEND, "--memory-limit", "4800KB", "--out", tmp_path / "b", "--json")
+    assert "of 8 prompts fit" in tight.err
+    assert tight.json["key"] != plenty.json["key"]
+    assert velocity_error(tight) != velocity_error(plenty)
+
+
+def test_another_layout_is_the_same_repair(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    sanac("prune", pipeline, *MEND, "--out", tmp_path / "a")
+    ran = sanac("prune", pipeline, *MEND, "--transformer-only", "--out", tmp_path / "b")
+    assert ran.code == 0, ran.err
+    assert len(list((tmp_path / "sanac-out").glob("repair-*"))) == 1
+
+
+def test_in_half_precision_what_is_written_is_what_was_judged(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    half = Path(shutil.copytree(pipeline, tmp_path / "half"))
+    SanaTransformer2DModel.from_pretrained(pipeline, subfolder="transformer").bfloat16().save_pretrained(
+        half / "transformer"
+    )
+    ran = sanac("prune", half, *MEND, "--out", tmp_path / "out", "--json")
+    assert ran.code == 0, ran.err
+    before = load_file(half / "transformer" / "diffusion_pytorch_model.safetensors")
+    after = load_file(tmp_path / "out" / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert after[block_name(0, POINT)].dtype == torch.bfloat16
+    model = open_model(locate(str(half)))
+    changes = {}
+    for place, source in enumerate((0, 2, 4)):
+        old, new = before[block_name(source, POINT)].float(), after[block_name(place, POINT)].float()
+        changes[block_name(source, POINT)] = new - old
+    with torch.no_grad():
+        judged = calibration(model, Wanted(num_prompts=8, timesteps=3), every=1).states([1, 1])[-1]
+        written = float(error_after(judged, (0, 2, 4), changes).mean())
+    assert written == pytest.approx(velocity_error(ran), rel=1e-6)
+
+
+def test_analyze_keeps_its_hands_off_what_is_not_its_own(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    home = tmp_path / "mine"
+    home.mkdir()
+    (home / "prompts-mine.txt").write_text("a red circle\na blue square\n")
+    ran = sanac("analyze", pipeline, "--prompts", home / "prompts-mine.txt", "--timesteps", "2", "--out", home)
+    assert ran.code == 0, ran.err
+    assert (home / "prompts-mine.txt").exists()
+    other = sanac("analyze", pipeline, *FEW, "--out", home)
+    assert other.code == 2
+    assert "holds other scores" in other.err
+
+
+@pytest.mark.parametrize(
+    ("part", "entry", "value", "words"),
+    [
+        ("transformer/config.json", "interpolation_scale", 1.0, "interpolation_scale"),
+        ("transformer/config.json", "guidance_embeds", True, "guidance"),
+        ("scheduler/scheduler_config.json", "algorithm_type", "sde-dpmsolver++", "noise of its own"),
+        ("scheduler/scheduler_config.json", "algorithm_type", "foo", "foo"),
+    ],
+)
+def test_models_that_would_be_computed_as_another_are_refused(
+    sanac: Sanac, pipeline: Path, tmp_path: Path, part: str, entry: str, value: object, words: str
+) -> None:
+    copy = Path(shutil.copytree(pipeline, tmp_path / "copy"))
+    config = json.loads((copy / part).read_text())
+    (copy / part).write_text(json.dumps(config | {entry: value}))
+    ran = sanac("analyze", copy, *FEW)
+    assert ran.code in {2, 3}, ran.err
+    assert words in ran.err
+
+
+def test_keep_says_what_it_ignores(sanac: Sanac, pipeline: Path) -> None:
+    ran = sanac("prune", pipeline, "--keep", "0-2", "--protect-first", "2", "--dry-run")
+    assert "have no effect" in ran.err
