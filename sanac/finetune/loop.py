@@ -183,7 +183,8 @@ class _Run:
         self.step = record["step"]
         self.losses = [torch.tensor(loss, device=self.device) for loss in record["losses"]]
         lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
-        metrics.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+        whole = [line for line in lines if line.endswith("}\n")]  # a kill may have torn the last one
+        metrics.write_text("".join(line for line in whole if json.loads(line)["step"] <= self.step))
         self.talk.note(f"continuing {self.folder} at step {self.step}")
 
 

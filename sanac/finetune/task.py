@@ -36,12 +36,11 @@ class FlowTask:
     times: Times = field(default_factory=Times)
     caption_dropout: float = 0.1
     compiled: bool = False
-    encoder: nn.Module | None = None  # trained along, if given
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
-        """The transformer, and the text encoder if it is trained along."""
-        return {"transformer": self.transformer} | ({"text_encoder": self.encoder} if self.encoder else {})
+        """The transformer alone: what encodes captions stays as it is."""
+        return {"transformer": self.transformer}
 
     @property
     def identity(self) -> str:

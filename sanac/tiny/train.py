@@ -44,7 +44,7 @@ class Recipe:
     autoencoder_steps: int = 2000
     reading_steps: int = 400
     shallow_steps: int = 2_500
-    deep_steps: int = 3_000
+    deep_steps: int = 2_000
     rate: float = 2e-3
     seed: int = 0
 

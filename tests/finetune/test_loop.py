@@ -72,6 +72,8 @@ def test_a_run_continues_bit_for_bit(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert 5 <= checkpoint.load(folder, SILENCE)[1]["step"] < 15
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1')  # torn in the middle of a line
     heard = Heard()
     assert small.digest(folder, talk=heard) == whole
     assert heard.warnings == []
