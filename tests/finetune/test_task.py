@@ -41,10 +41,3 @@ def test_captions_go_with_their_latents() -> None:
     assert encoder.seen == data.asked
     assert torch.equal(embeddings, small.Encoder()(data.asked[0])[0])
     assert torch.equal(kwargs["encoder_attention_mask"], torch.ones(8, 1))
-
-
-def test_the_encoder_is_trained_only_if_asked() -> None:
-    task = small.task()
-    assert set(task.parts) == {"transformer"}
-    task.encoder = torch.nn.Linear(2, 2)
-    assert set(task.parts) == {"transformer", "text_encoder"}
