@@ -46,9 +46,9 @@ def _embedded() -> Located:
     folder = Path(__file__).resolve().parent.parent / "tiny" / "model"
     if not (folder / "model_index.json").is_file():
         raise Lacking(
-            f"{TINY} is not shipped in this version",
-            why="its weights are still being trained",
-            hint="python -m sanac.tiny.build DIR writes an untrained model of the same kind",
+            f"{TINY} is missing from this installation",
+            why=f"{folder} holds no model",
+            hint="install sanac again; python -m sanac.tiny.train DIR makes the model anew, in two hours",
         )
     return Located(folder, folder, TINY)
 
@@ -117,7 +117,7 @@ class NotDownloaded(Lacking):
         super().__init__(
             f"{repo} is not on this machine",
             why="there is no such path, and the hub's local cache doesn't have it; nothing is downloaded unasked",
-            hint=f"hf download {repo}{at}   (or set HF_HOME to the cache that has it)",
+            hint=f"hf download {repo}{at}   (or set HF_HOME to the cache that has it); {TINY} needs no download",
         )
         self.repo = repo
         self.revision = revision

@@ -99,6 +99,10 @@ def test_inside(tmp_path: Path) -> None:
             inside(tmp_path, tmp_path / bad)
 
 
-def test_the_embedded_model_says_that_it_is_not_there_yet() -> None:
-    with pytest.raises(Lacking, match="not shipped"):
+def test_the_embedded_model_is_part_of_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = locate("sanac:tiny")
+    assert (found.path / "model_index.json").is_file()
+    assert (found.name, found.boundary) == ("sanac:tiny", found.path)
+    monkeypatch.setattr("sanac.core.locate.__file__", str(tmp_path / "core" / "locate.py"))
+    with pytest.raises(Lacking, match="missing from this installation"):
         locate("sanac:tiny")
