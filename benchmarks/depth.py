@@ -39,7 +39,7 @@ def cell(model: str, depth: int, images: int, work: Path) -> dict:
         execute(job, work / "pruned", SILENCE)
         opened = open_model(locate(str(work / "pruned")))
     found = evaluate(open_painter(opened, "cpu"), images, Sampling(batch=32), 0, "test", SILENCE)
-    return {"depth": depth, "kept": list(kept), "images": images, "answers": answers_of(found)} | found.to_json()
+    return {"depth": depth, "kept": list(kept), "answers": answers_of(found)} | found.to_json()
 
 
 def chart(models: dict[str, list[dict]], path: Path) -> None:
@@ -91,7 +91,7 @@ def main(words: tuple[str, ...], images: int, out: Path) -> None:
                 models[word] = {"identity": identity, "cells": []}
             cells = models[word]["cells"]
             for depth in DEPTHS:
-                if not any(found["depth"] == depth and found["images"] == images for found in cells):
+                if not any(found["depth"] == depth and found["pictures"] == images for found in cells):
                     cells.append(cell(word, depth, images, work))
                     results.write_text(json.dumps({"machine": machine(), "models": models}, indent=1) + "\n")
     chart({word: found["cells"] for word, found in known["models"].items()}, out / "pictures" / "depth.png")

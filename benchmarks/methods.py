@@ -73,7 +73,7 @@ class Cell:
 def cells(blocks: int, many: int, few: int) -> list[Cell]:
     """Those that targets name first, with `many` images; the rest with `few`."""
     found = [Cell("whole", blocks, 0, many)]
-    for depth in DEPTHS:
+    for depth in (depth for depth in DEPTHS if depth < blocks):
         for method in METHODS:
             images = many if depth in TARGETS and method in NAMED else few
             found += [Cell(method, depth, draw, images) for draw in range(DRAWS if method == "random" else 1)]
@@ -131,7 +131,6 @@ def compute(word: str, cell: Cell, work: Path) -> dict[str, Any]:
     return {
         "method": cell.method,
         "depth": cell.depth,
-        "images": cell.images,
         "kept": list(kept),
         "velocity_error": velocity_error(model, kept, job),
         "repair": report,
@@ -197,7 +196,7 @@ def rows(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
             kept = f"{len(same)} draws"
         lines.append(
             f"| {depth} | {method} | {kept} | {text} | {mean['held']:.3f} | {mean['error']:.3f} "
-            f"| {mean['frechet']:.3f} | {cell['images']:,} |"
+            f"| {mean['frechet']:.3f} | {cell['pictures']:,} |"
         )
     return lines
 
