@@ -113,8 +113,15 @@ def build(blocks: int, *, seed: int = 0) -> SanaPipeline:
 
 
 def save(pipeline: SanaPipeline, folder: Path, *, shard_size: str = "10GB") -> None:
-    """Save it so that every supported transformers loads the tokenizer: version 5 writes a class name of its own."""
+    """Save it so that every supported transformers loads the tokenizer: version 5 writes a class name of its own.
+
+    Where a part was loaded from is nobody's business.
+    """
     pipeline.save_pretrained(folder, max_shard_size=shard_size)
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n")
     for path in (folder / "model_index.json", folder / "tokenizer" / "tokenizer_config.json"):
         config = json.loads(path.read_text())
         if "tokenizer" in config:
