@@ -89,7 +89,7 @@ def test_in_a_tidy_scene_items_share_the_picture_evenly() -> None:
         scene = draw_scene(prompt.content, np.random.default_rng((9, number)), tidy=True)
         if prompt.content.relation:
             first, second = scene.items
-            assert {abs(first.x - second.x) > 0.4, abs(first.y - second.y) > 0.4} == {True, False}
+            assert {abs(first.x - second.x) > 0.3, abs(first.y - second.y) > 0.3} == {True, False}
             continue
         assert len({(item.x > 0.5, item.y > 0.5) for item in scene.items}) == len(scene.items)
         for item in scene.items:
