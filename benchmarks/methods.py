@@ -36,7 +36,6 @@ from sanac.prune.choose import (
     repair_states,
     with_repair,
 )
-from sanac.prune.compensate import error_after
 from sanac.prune.manual import decide_keep
 from sanac.prune.measure import Wanted, measure
 from sanac.prune.select import Choice, decide_target
@@ -108,13 +107,11 @@ def velocity_error(model: Model, kept: tuple[int, ...], job: Surgery | None) -> 
     prompts = tuple(prompt.text for prompt in suite("tune", 24))
     found = calibration(model, Wanted(num_prompts=len(prompts), seed=77), every=2)
     found = replace(found, inputs=replace(found.inputs, prompts=prompts))
-    changes = {}
+    shapes = {name: ref.shape for name, ref in model.weights.tensors.items()}
+    added = job.additions if job else {}
+    changes = {name: torch.from_numpy(addition.delta(shapes[name]).copy()) for name, addition in added.items()}
     with torch.no_grad():
-        states = found.whole()
-        for name, added in (job.additions if job else {}).items():
-            shape = model.weights.tensors[name].shape
-            changes[name] = torch.from_numpy(added.delta(shape).copy())
-        return float(error_after(states, kept, changes).mean())
+        return float(found.whole().changed(changes).errors([kept])[kept].mean())
 
 
 def compute(word: str, cell: Cell, work: Path) -> dict[str, Any]:

@@ -95,7 +95,8 @@ def command(
     if compensate:
         from sanac.prune.choose import repair_states
 
-        states = repair_states(opened, wanted, target_blocks or opened.architecture.blocks // 2, common.talk)
+        depth = choice.target if choice else opened.architecture.blocks // 2
+        states = repair_states(opened, wanted, depth, common.talk)
     job = _decide(opened, keep, choice, scores, wanted, writing, options, common)
     if states is None:
         return run_surgery(word, job, options, common)
@@ -139,9 +140,8 @@ def _decide(
 
 def _run_repaired(word: str, job: "Surgery", states: "Calibration", options: StageOptions, common: Common) -> Result:
     """Cut and repair; what the repair did is said, and kept beside the artifact."""
-    from sanac.core import jsonfile
-    from sanac.core.stage import MEASUREMENTS, write_flushed
     from sanac.prune.choose import Mending, with_repair
+    from sanac.verify.measurements import write_measurement
 
     mending = Mending(with_repair(job, states), states, options.workspace)
     result = run_surgery(word, mending.job, options, common, lambda _: mending.mended(common.talk))
@@ -149,9 +149,6 @@ def _run_repaired(word: str, job: "Surgery", states: "Calibration", options: Sta
     if report is not None:
         error = report["velocity_error"]
         common.talk.note(f"velocity error on unseen prompts: {error['pruned']:.4f} -> {error['repaired']:.4f} repaired")
-        folder = Path(str(result.out)) / MEASUREMENTS
-        folder.mkdir(exist_ok=True)
-        partial = folder / "compensate.partial"
-        write_flushed(partial, jsonfile.pretty(report))
-        partial.replace(folder / "compensate.json")
+        metrics = {f"velocity_error/{name}": value for name, value in error.items()}
+        write_measurement(Path(str(result.out)), "compensate", report, metrics)
     return result

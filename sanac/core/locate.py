@@ -48,7 +48,7 @@ def _embedded() -> Located:
         raise Lacking(
             f"{TINY} is missing from this installation",
             why=f"{folder} holds no model",
-            hint="install sanac again; python -m sanac.tiny.train DIR makes the model anew, in two hours",
+            hint="install sanac again; python -m sanac.tiny.train DIR makes the model anew, in an hour or two",
         )
     return Located(folder, folder, TINY)
 

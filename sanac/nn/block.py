@@ -13,6 +13,7 @@ from torch import Tensor
 
 Tensors = Mapping[str, Tensor]  # of one block, under the names that follow `transformer_blocks.<i>.`
 
+POINT = "ff.conv_point.weight"
 QK_EPSILON = 1e-5
 LINEAR_EPSILON = 1e-15
 LARGEST_HALF = 65504
@@ -46,12 +47,20 @@ class Condition:
 
 def block(tensors: Tensors, state: Tensor, condition: Condition, geometry: Geometry) -> Tensor:
     """(B, N, C) -> (B, N, C): linear self-attention, cross-attention, gated convolutional feed-forward."""
+    state, given, gate = until_point(tensors, state, condition, geometry)
+    return state + gate * point(tensors, given)
+
+
+def until_point(
+    tensors: Tensors, state: Tensor, condition: Condition, geometry: Geometry
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A block as far as its last operation: the stream, what `conv_point` is given, and the gate on what it gives."""
     shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation(tensors, condition.modulation)
     normed = layer_norm(state, geometry.epsilon) * (1 + scale) + shift
     state = state + gate * linear_attention(tensors, normed.to(state.dtype), geometry)
     state = cross_attention(tensors, state, condition, geometry) + state
     normed = layer_norm(state, geometry.epsilon) * (1 + ff_scale) + ff_shift
-    return state + ff_gate * feed_forward(tensors, normed, condition.height, condition.width)
+    return state, gated(tensors, normed, condition.height, condition.width), ff_gate
 
 
 def modulation(tensors: Tensors, timestep: Tensor) -> tuple[Tensor, ...]:
@@ -116,13 +125,8 @@ def cross_attention(tensors: Tensors, state: Tensor, condition: Condition, geome
     return output(tensors, "attn2", mixed.transpose(1, 2).flatten(2).to(query.dtype))
 
 
-def feed_forward(tensors: Tensors, normed: Tensor, height: int, width: int) -> Tensor:
-    """GLUMBConv: `conv_point` of what `gated` gives."""
-    return to_tokens(F.conv2d(gated(tensors, normed, height, width), tensors["ff.conv_point.weight"]))
-
-
 def gated(tensors: Tensors, normed: Tensor, height: int, width: int) -> Tensor:
-    """What `conv_point` is given, (B, H, height, width): widened, mixed with neighbours, one half gating the other."""
+    """GLUMBConv but for `conv_point`, (B, H, height, width): widened, neighbours mixed, one half gating the other."""
     picture = normed.unflatten(1, (height, width)).permute(0, 3, 1, 2)
     wide = F.silu(F.conv2d(picture, tensors["ff.conv_inverted.weight"], tensors["ff.conv_inverted.bias"]))
     depthwise = tensors["ff.conv_depth.weight"]
@@ -131,6 +135,6 @@ def gated(tensors: Tensors, normed: Tensor, height: int, width: int) -> Tensor:
     return values * F.silu(gate)
 
 
-def to_tokens(picture: Tensor) -> Tensor:
-    """(B, C, height, width) -> (B, N, C)."""
-    return picture.flatten(2, 3).permute(0, 2, 1)
+def point(tensors: Tensors, given: Tensor) -> Tensor:
+    """A block's last operation, `conv_point`: (B, H, height, width) -> (B, N, C)."""
+    return F.conv2d(given, tensors[POINT]).flatten(2, 3).permute(0, 2, 1)

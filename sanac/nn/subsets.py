@@ -1,8 +1,8 @@
 """What a model predicts without some of its blocks: many choices of blocks in one sweep over the weights.
 
 Choices that begin alike share their way: at every block those that keep it part from those that drop it, and each
-distinct beginning is computed once. So leaving out each block in turn, or a whole round of a search, costs one reading
-of the weights, and about half as many blocks as one forward per choice.
+distinct beginning is computed once. So leaving out each block in turn costs one reading of the weights for all starts
+that are given together, and about half as many blocks as one forward per choice.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,8 @@ def velocities(
     """The velocity of every start under every choice of blocks."""
     open_choices = dict.fromkeys(choices)
     states: dict[Kept, list[Tensor]] = {(): [start.state for start in starts]}
-    for index, tensors in blocks.sweep():
+    needed = sorted({index for kept in open_choices for index in kept})
+    for index, tensors in blocks.sweep(needed):
         following: dict[Kept, list[Tensor]] = {}
         for kept in _prefixes(open_choices, index + 1):
             if kept and kept[-1] == index:

@@ -5,7 +5,7 @@ plus the states, whatever the model's depth.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -29,6 +29,10 @@ class Sampling:
     seed: int = 0
     side: int = 32  # of the latents
     batch: int = 8  # prompts that go through a block together
+
+    def to_json(self) -> dict[str, float]:
+        """What decides where trajectories pass."""
+        return {name: value for name, value in asdict(self).items() if name != "batch"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +169,7 @@ class _Run:
 
     def _through(self, parts: Sequence[_Part], when: _Moment, first: int) -> None:
         """Push all parts through the blocks from `first`."""
-        for index, tensors in self.blocks.sweep(first):
+        for index, tensors in self.blocks.sweep(range(first, len(self.blocks))):
             for part in parts:
                 after = block(tensors, part.state, part.start.condition, self.geometry)
                 self._check(after, f"block {index}", when, part.first)

@@ -1,6 +1,6 @@
 """Weights by the block: read when their turn comes, the next block ahead of it, dropped behind."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -51,20 +51,33 @@ def _read(ref: TensorRef, raw: memoryview, tensor: Tensor) -> None:
     tensor.copy_(torch.frombuffer(raw, dtype=DTYPES[ref.dtype]).view(ref.shape))
 
 
+def refuse_loras(model: Model) -> None:
+    """LoRAs are merged when weights are written, not when they are read here."""
+    if model.patches:
+        raise Misuse("a LoRA can't be looked at while it is merged", hint="sanac convert --lora first")
+
+
 @dataclass
 class Blocks:
-    """A transformer's weights in the dtype to compute in; `resident` ones are read once and stay."""
+    """A transformer's weights in the dtype to compute in; `resident` ones are read once and stay.
+
+    `changes`, under the model's names, are added to what is read.
+    """
 
     model: Model
     device: torch.device
     dtype: torch.dtype
     resident: bool = False
+    changes: Mapping[str, Tensor] = field(default_factory=dict)
     _kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """LoRAs are merged when weights are written, not when they are read here."""
-        if self.model.patches:
-            raise Misuse("a LoRA can't be looked at while it is merged", hint="sanac convert --lora first")
+        """Nothing is computed with weights that lack what is merged into them."""
+        refuse_loras(self.model)
+
+    def changed(self, changes: Mapping[str, Tensor]) -> "Blocks":
+        """The same model with these changes."""
+        return Blocks(self.model, self.device, self.dtype, self.resident, changes)
 
     def __len__(self) -> int:
         """How many blocks there are."""
@@ -83,17 +96,18 @@ class Blocks:
             self._kept[index] = found
         return found
 
-    def sweep(self, first: int = 0) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
-        """The blocks in order from `first`. While one is worked with, the next is read."""
+    def sweep(self, indices: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
+        """These blocks in turn. While one is worked with, the next is read."""
         with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead = reader.submit(self.block, first) if first < len(self) else None
-            for index in range(first, len(self)):
-                assert ahead is not None
-                tensors = ahead.result()
-                ahead = reader.submit(self.block, index + 1) if index + 1 < len(self) else None
+            ahead = [reader.submit(self.block, index) for index in indices[:1]]
+            for place, index in enumerate(indices):
+                tensors = ahead.pop().result()
+                ahead += [reader.submit(self.block, following) for following in indices[place + 1 : place + 2]]
                 yield index, tensors
                 del tensors
 
     def _read(self, names: Mapping[str, str]) -> dict[str, Tensor]:
         refs = self.model.weights.tensors
-        return read_tensors({name: refs[full] for name, full in names.items()}, self.device, self.dtype)
+        found = read_tensors({name: refs[full] for name, full in names.items()}, self.device, self.dtype)
+        changed = {name: found[name] + self.changes[full] for name, full in names.items() if full in self.changes}
+        return found | changed

@@ -1,7 +1,7 @@
 """From a model and prompts to scores: the job decided, estimated, run chunk by chunk, and continued after a stop."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from sanac.prune.importance import METRICS, WATCHED, Watcher
 from sanac.prune.progress import Journal, Saved
 from sanac.prune.scores import Scores, score
 from sanac.prune.states import Moment, States
-from sanac.prune.surroundings import sampler, speed
+from sanac.prune.surroundings import forward_seconds, sampler, scheduler_settings
 from sanac.prune.velocity import leave_one_out
 
 SCHEMA = 1  # raised when the same settings would give other scores
@@ -54,11 +54,11 @@ class Analysis:
         """What the scores depend on."""
         prompts = {"prompts": jsonfile.key_of(list(self.prompts))} if self.prompts else {}
         return {
-            "sampling": {name: value for name, value in asdict(self.sampling).items() if name != "batch"},
+            "sampling": self.sampling.to_json(),
             "num_prompts": len(self.prompts),
             "inputs": "sampled",
             "reduce": "sample" if self.whole_samples else "token",
-            "scheduler": {key: value for key, value in sorted(self.scheduler.items()) if not key.startswith("_")},
+            "scheduler": scheduler_settings(self.scheduler),
             **prompts,
             **self.inputs,
             **({"velocity": True} if self.velocity else {}),
@@ -227,11 +227,9 @@ def _scores(job: Analysis, watcher: Watcher) -> Scores:
 
 
 def estimate(job: Analysis) -> float:
-    """Seconds, from a short trial of the machine: each parameter of a block is used once per token."""
-    tokens = job.tokens * 2 * job.count * job.sampling.steps
-    parameters = sum(ref.count for ref in job.model.weights if split_block(ref.name))
+    """Seconds, by a short trial of the machine."""
     forwards = 1 + (job.model.architecture.blocks - 1) / 2 if job.velocity else 1
-    return 2.0 * parameters * tokens * forwards / speed(torch.device(job.device))
+    return forward_seconds(job.model, job.tokens * 2 * job.count * job.sampling.steps * forwards, job.device)
 
 
 def _two_blocks(model: Model) -> int:

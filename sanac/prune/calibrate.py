@@ -1,23 +1,29 @@
 """Calibration states as the user asks for them: most prompts to fit on, the last ones to judge by."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from sanac.core.errors import Lacking, Misuse
+from sanac.core.errors import Misuse
 from sanac.core.family import split_block
 from sanac.core.model import Model
 from sanac.core.talk import Talk
-from sanac.core.units import duration_text
 from sanac.nn.device import pick_device
 from sanac.nn.trajectory import Sampling
 from sanac.nn.weights import Blocks
 from sanac.prune.inputs import Inputs, choose_inputs
-from sanac.prune.measure import PATIENCE, Wanted
+from sanac.prune.measure import Wanted, announce
 from sanac.prune.states import States, states_of
-from sanac.prune.surroundings import check_computable, latent_side, sampler, scheduler_of, speed
+from sanac.prune.surroundings import (
+    check_computable,
+    forward_seconds,
+    latent_side,
+    sampler,
+    scheduler_of,
+    scheduler_settings,
+)
 
 _FP32 = 4
 
@@ -41,8 +47,8 @@ class Calibration:
         return {
             **self.inputs.settings,
             "num_prompts": self.count,
-            "sampling": {name: value for name, value in asdict(self.sampling).items() if name != "batch"},
-            "scheduler": {key: value for key, value in sorted(self.scheduler.items()) if not key.startswith("_")},
+            "sampling": self.sampling.to_json(),
+            "scheduler": scheduler_settings(self.scheduler),
             "every": self.every,
         }
 
@@ -52,11 +58,19 @@ class Calibration:
         return len(range(self.every // 2, self.sampling.steps, self.every))
 
     @property
+    def tokens(self) -> int:
+        """Of one prompt at one moment, both branches."""
+        return 2 * (self.sampling.side // self.model.architecture.patch_size) ** 2
+
+    @property
     def state_bytes(self) -> int:
         """The stream of one prompt, both branches, at one moment."""
-        architecture = self.model.architecture
-        tokens = self.sampling.side**2 // architecture.patch_size**2
-        return 2 * tokens * architecture.width * _FP32
+        return self.tokens * self.model.architecture.width * _FP32
+
+    @property
+    def moment_bytes(self) -> int:
+        """What is held of one prompt at one moment: its latents and the velocity there."""
+        return 2 * self.sampling.side**2 * self.model.architecture.in_channels * _FP32
 
     def within(self, fixed: int, each: int, talk: Talk) -> "Calibration":
         """As many prompts as fit into the memory limit beside `fixed` bytes, when one takes `each`."""
@@ -81,25 +95,12 @@ class Calibration:
 
     def seconds(self, forwards: float, more: float = 0.0) -> float:
         """How long it takes to sample, to push states through the model so many times, and `more` operations."""
-        tokens = self.sampling.side**2 // self.model.architecture.patch_size**2 * 2 * self.count
-        parameters: int = sum(ref.count for ref in self.model.weights if split_block(ref.name))
         passes = self.sampling.steps + forwards * self.moments
-        return (2.0 * parameters * tokens * passes + more) / speed(torch.device(self.device))
+        return forward_seconds(self.model, self.tokens * self.count * passes, self.device, more)
 
     def announce(self, what: str, seconds: float, talk: Talk, *, yes: bool) -> None:
-        """Say how long it will take; too long for the patient only goes on when told to."""
-        talk.note(
-            f"{what} on {self.count} prompts ({self.inputs.source}): about {duration_text(seconds)} on {self.device}"
-        )
-        if seconds > PATIENCE and not yes:
-            cheaper = ["fewer prompts (--num-prompts 10)", "fewer steps (--timesteps 5)"]
-            if self.inputs.needs_encoder:
-                cheaper.append("--embeddings FILE (it has no text encoder)")
-            raise Lacking(
-                f"{what} would take about {duration_text(seconds)} here",
-                why="the model is big and there is no GPU" if self.device == "cpu" else "the model is big",
-                hint=f"{', '.join(cheaper)}, or --yes",
-            )
+        """Say how long `what` on these prompts will take."""
+        announce(f"{what} on {self.count} prompts", self.inputs, seconds, self.device, talk, yes=yes)
 
     def states(self, shares: Sequence[int]) -> list[States]:
         """The states of all prompts in parts: the first gets what is left, the others these many fifths."""

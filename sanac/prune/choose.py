@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from sanac.core import jsonfile
 from sanac.core.copying import digest_file
-from sanac.core.errors import BadInput, Lacking
+from sanac.core.errors import BadInput
 from sanac.core.execute import Surgery, Writing, decide
 from sanac.core.header import read_header
 from sanac.core.lora import Addition
@@ -22,11 +22,12 @@ from sanac.core.model import Model
 from sanac.core.plan import keep_blocks
 from sanac.core.stage import write_flushed
 from sanac.core.talk import Talk
+from sanac.nn.block import POINT
 from sanac.nn.subsets import Kept
 from sanac.prune.calibrate import Calibration, calibration
-from sanac.prune.compensate import POINT, RIDGES, ROUNDS, Repair, error_after, fit, gaps_of
-from sanac.prune.measure import Wanted
-from sanac.prune.search import search
+from sanac.prune.compensate import RIDGES, ROUNDS, Repair, fit
+from sanac.prune.measure import Wanted, not_without
+from sanac.prune.search import TRIED, search
 from sanac.prune.select import Choice
 from sanac.prune.states import States
 
@@ -54,7 +55,7 @@ def find_blocks(model: Model, choice: Choice, wanted: Wanted, workspace: Path, t
         wanted = replace(wanted, num_prompts=SEARCHED)
     states = calibration(model, wanted, EVERY)
     together = 2 * BEAM * blocks * states.state_bytes  # of one prompt: all subsets of a round, on both sides of a block
-    states = states.within(together, states.state_bytes // 8, talk)
+    states = states.within(together, states.moments * states.moment_bytes, talk)
     settings = {"schema": SEARCH_SCHEMA, "choice": asdict(choice), "beam": BEAM, **states.settings}
     key = jsonfile.key_of(["search", settings, model.identity()])
     file = workspace / f"search-{key[:8]}" / "search.json"
@@ -75,16 +76,11 @@ def find_blocks(model: Model, choice: Choice, wanted: Wanted, workspace: Path, t
     return Searched(kept, error, settings)
 
 
-def not_without(what: str) -> Lacking:
-    """A dry run doesn't compute for hours."""
-    return Lacking(f"the plan hangs on {what}, which was not done before", hint="run the command without --dry-run")
-
-
 class _Judge:
     """The mean error of subsets; what was seen is kept, so that a stopped search soon is where it was."""
 
-    def __init__(self, states: States, batch: int, file: Path, key: str) -> None:
-        self.states, self.batch, self.file, self.key = states, batch, file, key
+    def __init__(self, states: States, together: int, file: Path, key: str) -> None:
+        self.states, self.together, self.file, self.key = states, together, file, key
         known = _known(file, key, {"seen": dict})
         self.seen: dict[str, float] = known["seen"] if known else {}
 
@@ -93,7 +89,7 @@ class _Judge:
         names = {kept: ",".join(map(str, kept)) for kept in choices}
         unseen = [kept for kept in choices if names[kept] not in self.seen]
         if unseen:
-            for kept, errors in self.states.errors(unseen, self.batch).items():
+            for kept, errors in self.states.errors(unseen, self.together).items():
                 error = float(errors.mean())
                 self.seen[names[kept]] = error if math.isfinite(error) else 1e300
             _keep(self.file, {"key": self.key, "seen": self.seen})
@@ -103,7 +99,7 @@ class _Judge:
 def _search_forwards(blocks: int, target: int) -> float:
     """About how many forwards of the whole model a search takes: half a forward for each subset it looks at."""
     rounds = sum(0.5 * BEAM * left * left / blocks for left in range(target + 1, blocks + 1))
-    return rounds + 3 * 0.5 * min(64, target * (blocks - target)) * target / blocks
+    return rounds + 3 * 0.5 * min(TRIED, target * (blocks - target)) * target / blocks
 
 
 def decide_searched(model: Model, choice: Choice, found: Searched, writing: Writing) -> Surgery:
@@ -119,7 +115,7 @@ def repair_states(model: Model, wanted: Wanted, depth: int, talk: Talk) -> Calib
     outputs, inputs = model.weights.tensors[f"transformer_blocks.0.{POINT}"].shape[:2]
     fixed = 8 * (states.moments * inputs**2 + (len(RIDGES) + 6) * outputs * inputs)
     states = states.within(fixed, 2 * states.moments * states.state_bytes, talk)
-    gaps = min(depth, model.architecture.blocks - depth)
+    gaps = min(depth + 1, model.architecture.blocks - depth)  # at most
     solving = 2.0 * gaps * len(RIDGES) * ROUNDS * states.moments * outputs * inputs**2
     states.announce("repairing", states.seconds(3.0, solving), talk, yes=wanted.yes)
     return states
@@ -180,9 +176,8 @@ class Mending:
 def _fitted(states: Calibration, kept: Kept, talk: Talk) -> tuple[Repair, dict[str, Any]]:
     """Fitted on most prompts, ridges chosen by a fifth of them, judged by another."""
     fitted, chosen, judged = states.states([1, 1])
-    assert gaps_of(kept, len(fitted.blocks)) or len(kept) == len(fitted.blocks)
     found = fit(fitted, chosen, kept, talk)
-    before, after = (float(error_after(judged, kept, changes).mean()) for changes in ({}, found.changes))
+    before, after = (float(states.errors([kept])[kept].mean()) for states in (judged, judged.changed(found.changes)))
     if not after <= before:
         talk.warn(f"the repair made the velocity worse ({before:.4f} -> {after:.4f}) and is left out")
         found, after = Repair(), before

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from sanac.core.family import block_name
 from sanac.core.talk import SILENCE, Talk
-from sanac.nn.block import Condition, Geometry, block, cross_attention, gated, layer_norm, linear_attention, modulation
-from sanac.nn.ends import Start, head
-from sanac.nn.subsets import Kept, relative_error
+from sanac.nn.block import POINT, Condition, Geometry, block, point, until_point
+from sanac.nn.ends import Start
+from sanac.nn.subsets import Kept
 from sanac.prune.states import States
 
 Tensors = Mapping[str, Tensor]
@@ -30,7 +30,7 @@ Tensors = Mapping[str, Tensor]
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # of a Gram matrix's mean diagonal: each gap takes what suits other prompts best
 ROUNDS = 60  # of conjugate gradients, at most
 TOLERANCE = 1e-5  # of the residual, relative
-POINT, EMBEDDING = "ff.conv_point.weight", "patch_embed.proj"
+EMBEDDING = "patch_embed.proj"
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,14 +224,8 @@ def last_operation(
     tensors: Tensors, state: Tensor, condition: Condition, geometry: Geometry
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A block's last operation: its input (tokens, H), its gate (C) and the block's output (B, N, C)."""
-    shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation(tensors, condition.modulation)
-    normed = layer_norm(state, geometry.epsilon) * (1 + scale) + shift
-    state = state + gate * linear_attention(tensors, normed.to(state.dtype), geometry)
-    state = cross_attention(tensors, state, condition, geometry) + state
-    normed = layer_norm(state, geometry.epsilon) * (1 + ff_scale) + ff_shift
-    given = gated(tensors, normed, condition.height, condition.width)
-    output = F.conv2d(given, tensors["ff.conv_point.weight"]).flatten(2).transpose(1, 2)
-    return given.flatten(2).transpose(1, 2).flatten(0, 1), ff_gate[0, 0], state + ff_gate * output
+    state, given, gate = until_point(tensors, state, condition, geometry)
+    return given.flatten(2).transpose(1, 2).flatten(0, 1), gate[0, 0], state + gate * point(tensors, given)
 
 
 def _mend_embedding(sides: Sequence[_Side], last: int, repair: Repair) -> None:
@@ -263,16 +257,11 @@ def _mend_embedding(sides: Sequence[_Side], last: int, repair: Repair) -> None:
     for name, old, change in (("weight", weight, found[:, :-1]), ("bias", bias, found[:, -1])):
         stored = sides[0].states.as_stored(f"{EMBEDDING}.{name}", old + change.reshape(old.shape))
         repair.changes[f"{EMBEDDING}.{name}"] = stored - old
-    changed = changed_tensors(outside, repair.changes)
     for side in sides:
-        starts = (start for moment in side.states.moments for start in side.states.starts_from(changed, moment))
+        changed = side.states.changed(repair.changes)
+        starts = (start for moment in changed.moments for start in changed.starts(moment))
         for stream, start in zip(side.streams, starts, strict=True):
             stream.student = start.state
-
-
-def changed_tensors(tensors: Tensors, changes: Tensors, prefix: str = "") -> dict[str, Tensor]:
-    """Tensors with the changes that name them, `prefix` in front."""
-    return {name: tensor + changes.get(prefix + name, 0) for name, tensor in tensors.items()}
 
 
 def _patches(latents: Tensor, weight: Tensor) -> Tensor:
@@ -280,21 +269,3 @@ def _patches(latents: Tensor, weight: Tensor) -> Tensor:
     patch = weight.shape[-1]
     given = F.unfold(latents.to(weight.dtype), patch, stride=patch).transpose(1, 2).flatten(0, 1).double()
     return torch.cat((given, torch.ones_like(given[:, :1])), dim=1)
-
-
-def error_after(states: States, kept: Kept, changes: Tensors) -> Tensor:
-    """The guided velocity's relative error of the pruned and changed model: (moments, prompts)."""
-    outside = changed_tensors(states.outside, changes)
-    starts = [states.starts_from(outside, moment) for moment in states.moments]
-    streams = [[start.state for start in pair] for pair in starts]
-    for index in kept:
-        tensors = changed_tensors(states.blocks.block(index), changes, block_name(index, ""))
-        streams = [
-            [block(tensors, state, start.condition, states.geometry) for state, start in zip(*both, strict=True)]
-            for both in zip(streams, starts, strict=True)
-        ]
-    rows = []
-    for moment, pair, states_of_pair in zip(states.moments, starts, streams, strict=True):
-        empty, prompted = (head(outside, state, start) for state, start in zip(states_of_pair, pair, strict=True))
-        rows.append(relative_error(states.guided(empty, prompted), moment.velocity))
-    return torch.stack(rows).cpu()

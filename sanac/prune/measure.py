@@ -1,6 +1,7 @@
 """Scores of a model as its user asks for them: prompts chosen, time estimated, measured once and read afterwards."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,11 +99,13 @@ def measure(model: Model, wanted: Wanted, workspace: Path, out: Path | None, tal
         return Measured("cached", read_scores(done), folder)
     if out and done.exists():
         raise Misuse(f"{done} holds other scores", hint="--out another folder, or delete it")
-    _announce(job, inputs, talk, yes=wanted.yes)
+    what = f"measuring {inputs.count} {'pictures' if inputs.latents else 'prompts'}"
+    cheaper = ("--scores FILE made elsewhere",)
+    announce(what, inputs, estimate(job), device, talk, yes=wanted.yes, cheaper=cheaper)
+    if inputs.latents and not inputs.latents.captioned:
+        talk.note(f"{inputs.source} brings no captions: all pictures get the empty one")
     if wanted.dry:
-        raise Lacking(
-            "the plan hangs on scores that were not measured before", hint="run the command without --dry-run"
-        )
+        raise not_without("scores")
     if captions is None:
         captions = inputs.captions(torch.device(device))
     data = inputs.data()
@@ -124,18 +127,22 @@ def _is_of(scores: Path, key: str) -> bool:
         return False
 
 
-def _announce(job: Analysis, inputs: Inputs, talk: Talk, *, yes: bool) -> None:
+def announce(
+    what: str, inputs: Inputs, seconds: float, device: str, talk: Talk, *, yes: bool, cheaper: Sequence[str] = ()
+) -> None:
     """Say how long it will take; what takes long only goes on when told to."""
-    seconds, what = estimate(job), "pictures" if inputs.latents else "prompts"
-    talk.note(f"measuring {inputs.count} {what} ({inputs.source}): about {duration_text(seconds)} on {job.device}")
-    if inputs.latents and not inputs.latents.captioned:
-        talk.note(f"{inputs.source} brings no captions: all pictures get the empty one")
+    talk.note(f"{what} ({inputs.source}): about {duration_text(seconds)} on {device}")
     if seconds > PATIENCE and not yes:
-        cheaper = ["fewer prompts (--num-prompts 10)", "fewer steps (--timesteps 5)", "--scores FILE made elsewhere"]
+        ways = ["fewer prompts (--num-prompts 10)", "fewer steps (--timesteps 5)", *cheaper]
         if inputs.needs_encoder:
-            cheaper.append("--embeddings FILE (it has no text encoder)")
+            ways.append("--embeddings FILE (it has no text encoder)")
         raise Lacking(
-            f"this would take about {duration_text(seconds)} here",
-            why="the model is big and there is no GPU" if job.device == "cpu" else "the model is big",
-            hint=f"{', '.join(cheaper)}, or --yes",
+            f"{what} would take about {duration_text(seconds)} here",
+            why="the model is big and there is no GPU" if device == "cpu" else "the model is big",
+            hint=f"{', '.join(ways)}, or --yes",
         )
+
+
+def not_without(what: str) -> Lacking:
+    """A dry run doesn't compute for hours."""
+    return Lacking(f"the plan hangs on {what}, not done before", hint="run the command without --dry-run")

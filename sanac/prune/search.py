@@ -1,7 +1,7 @@
 """Which blocks stay, by search: subsets judged by the velocity they leave, on states that the model passed itself.
 
 One-shot scores judge every block as if all others stayed. Here blocks leave one at a time, the `beam` best subsets kept
-on the way; then a kept block and a dropped one change places as long as that helps. Each round is one sweep.
+on the way; then a kept block and a dropped one change places as long as that helps.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Judge = Callable[[list["Kept"]], Mapping["Kept", float]]  # the error of each choice of blocks
 
-_SWAPS = 64  # that a round may try
+TRIED = 64  # swaps that a round may try
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def _swapped(best: Step, blocks: int, protected: frozenset[int], judge: Judge) -
     """The best subset that differs in one block, if it is better. Neighbours of a gap are tried first."""
     dropped = [index for index in range(blocks) if index not in best.kept]
     pairs = [(out, new) for out in best.kept if out not in protected for new in dropped]
-    nearest = sorted(pairs, key=lambda pair: (abs(pair[0] - pair[1]), pair))[:_SWAPS]
+    nearest = sorted(pairs, key=lambda pair: (abs(pair[0] - pair[1]), pair))[:TRIED]
     choices = [tuple(sorted({*best.kept, new} - {out})) for out, new in nearest]
     errors = judge(choices)
     found = min(errors, key=lambda kept: (errors[kept], kept), default=best.kept)

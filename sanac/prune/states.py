@@ -11,7 +11,7 @@ from sanac.nn.block import Geometry
 from sanac.nn.captions import Captions
 from sanac.nn.ends import Start, embed
 from sanac.nn.subsets import Kept, relative_error, velocities
-from sanac.nn.trajectory import Observer, Sampling, sample, starting_noise
+from sanac.nn.trajectory import Sampling, sample, starting_noise
 from sanac.nn.weights import DTYPES, Blocks
 
 
@@ -49,15 +49,17 @@ class States:
 
     def starts(self, moment: Moment) -> tuple[Start, Start]:
         """All prompts of a moment before the first block: without and with their captions."""
-        return self.starts_from(self.outside, moment)
-
-    def starts_from(self, outside: Mapping[str, Tensor], moment: Moment) -> tuple[Start, Start]:
-        """The same through other embeddings."""
         count, given = len(moment.latents), self.captions
         scaled = (moment.timestep * self.config.get("timestep_scale", 1.0)).expand(count)
         latents = moment.latents.to(self.blocks.dtype)
-        empty = embed(outside, latents, given.empty.expand(count, -1, -1), scaled, given.empty_mask.expand(count, -1))
-        return empty, embed(outside, latents, given.embeddings, scaled, given.mask)
+        captions, masks = given.empty.expand(count, -1, -1), given.empty_mask.expand(count, -1)
+        empty = embed(self.outside, latents, captions, scaled, masks)
+        return empty, embed(self.outside, latents, given.embeddings, scaled, given.mask)
+
+    def changed(self, changes: Mapping[str, Tensor]) -> "States":
+        """The same moments, asked of a model with these changes."""
+        blocks = self.blocks.changed(changes)
+        return replace(self, blocks=blocks, outside=blocks.outside())
 
     def as_stored(self, name: str, weight: Tensor) -> Tensor:
         """A changed weight as the checkpoint's dtype will hold it."""
@@ -68,42 +70,32 @@ class States:
         """As the sampler mixes both branches."""
         return empty + self.guidance * (prompted - empty) if self.guidance > 1 else prompted
 
-    def errors(self, choices: Sequence[Kept], batch: int | None = None) -> dict[Kept, Tensor]:
+    def errors(self, choices: Sequence[Kept], together: int | None = None) -> dict[Kept, Tensor]:
         """The relative error of the guided velocity under each choice of blocks: (moments, prompts).
 
-        `batch` prompts of one moment go through the blocks together: every choice has its own states.
+        So many prompts, each moment counted, go through the blocks `together`: every choice has its own states.
         """
-        count = len(self.captions)
-        found = {kept: torch.full((len(self.moments), count), torch.nan) for kept in choices}
-        for first in range(0, count, batch or count):
-            part = self.part(first, first + (batch or count))
-            for number, moment in enumerate(part.moments):
-                given = velocities(self.blocks, self.outside, self.geometry, part.starts(moment), choices)
-                for kept, (empty, prompted) in given.items():
-                    error = relative_error(self.guided(empty, prompted), moment.velocity).cpu()
-                    found[kept][number, first : first + len(error)] = error
+        moments, count = len(self.moments), len(self.captions)
+        size = min(together or count, count)
+        pieces = [(number, first) for first in range(0, count, size) for number in range(moments)]
+        at_once = max(1, (together or moments * count) // size)
+        found = {kept: torch.full((moments, count), torch.nan) for kept in choices}
+        for place in range(0, len(pieces), at_once):
+            for kept, number, first, error in self._errors(pieces[place : place + at_once], size, choices):
+                found[kept][number, first : first + len(error)] = error
         return found
 
-
-def collect(
-    blocks: Blocks,
-    scheduler: Any,
-    captions: Captions,
-    sampling: Sampling,
-    config: Mapping[str, Any],
-    *,
-    every: int = 1,
-    offset: int = 0,
-    known: Sequence[Tensor] = (),
-    observe: Observer = lambda *_: None,
-) -> Iterator[Moment]:
-    """Each `every`-th moment of the model's own trajectories."""
-    latents = starting_noise(len(captions), config["in_channels"], sampling, offset).to(blocks.device)
-    steps = sample(blocks, scheduler, captions, sampling, observe, config, offset=offset, known=known)
-    for step, (guided, after) in enumerate(steps):
-        if step % every == every // 2:
-            yield Moment(scheduler.timesteps[step], latents, guided)
-        latents = after
+    def _errors(
+        self, pieces: Sequence[tuple[int, int]], size: int, choices: Sequence[Kept]
+    ) -> Iterator[tuple[Kept, int, int, Tensor]]:
+        """Moments and `size` prompts from a first one each, in one sweep over the weights."""
+        parts = [self.part(first, first + size) for _, first in pieces]
+        moments = [part.moments[number] for part, (number, _) in zip(parts, pieces, strict=True)]
+        starts = [start for part, moment in zip(parts, moments, strict=True) for start in part.starts(moment)]
+        for kept, given in velocities(self.blocks, self.outside, self.geometry, starts, choices).items():
+            pairs = zip(given[::2], given[1::2], strict=True)
+            for (number, first), moment, (empty, prompted) in zip(pieces, moments, pairs, strict=True):
+                yield kept, number, first, relative_error(self.guided(empty, prompted), moment.velocity).cpu()
 
 
 def states_of(
@@ -115,7 +107,12 @@ def states_of(
     *,
     every: int,
 ) -> States:
-    """Calibration states of some prompts."""
+    """Each `every`-th moment of the model's own trajectories."""
     captions = captions.to(blocks.device, blocks.dtype)
-    moments = tuple(collect(blocks, scheduler, captions, sampling, config, every=every))
-    return States(blocks, blocks.outside(), config, captions, sampling.guidance, moments)
+    latents = starting_noise(len(captions), config["in_channels"], sampling).to(blocks.device)
+    moments = []
+    for step, (guided, after) in enumerate(sample(blocks, scheduler, captions, sampling, lambda *_: None, config)):
+        if step % every == every // 2:
+            moments.append(Moment(scheduler.timesteps[step], latents, guided))
+        latents = after
+    return States(blocks, blocks.outside(), config, captions, sampling.guidance, tuple(moments))

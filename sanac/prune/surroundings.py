@@ -3,14 +3,15 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from sanac.core.errors import BadInput, Misuse
+from sanac.core.family import split_block
 from sanac.core.model import Component, Model
 from sanac.nn.device import SIDES
-
-if TYPE_CHECKING:
-    import torch
+from sanac.nn.weights import refuse_loras
 
 _SANA = {  # the sampler that SANA-1.5 ships with, where a transformer comes alone
     "_class_name": "DPMSolverMultistepScheduler",
@@ -90,14 +91,22 @@ def check_computable(model: Model) -> None:
     if config.get("guidance_embeds"):
         why = "it is distilled with guidance as an input"
         raise Misuse(f"{model.located.name} can't be measured yet", why=why, hint="--scores FILE or --keep")
-    if model.patches:
-        raise Misuse("a LoRA can't be looked at while it is merged", hint="sanac convert --lora first")
+    refuse_loras(model)
 
 
-def speed(device: "torch.device") -> float:
+def scheduler_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a sampler's config, what decides where trajectories pass."""
+    return {key: value for key, value in sorted(config.items()) if not key.startswith("_")}
+
+
+def forward_seconds(model: Model, tokens: float, device: str, more: float = 0.0) -> float:
+    """How long so many tokens take through all blocks, and `more` operations: a trial of the machine tells."""
+    parameters = sum(ref.count for ref in model.weights if split_block(ref.name))
+    return (2.0 * parameters * tokens + more) / _speed(torch.device(device))
+
+
+def _speed(device: torch.device) -> float:
     """Operations a second that a matrix product reaches, the best of a few; a forward reaches about half of it."""
-    import torch
-
     one, other = torch.randn(1024, 1024, device=device), torch.randn(1024, 1024, device=device)
     best = float("inf")
     for _ in range(4):

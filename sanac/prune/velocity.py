@@ -6,9 +6,9 @@ from torch import Tensor
 from sanac.prune.states import States
 
 
-def leave_one_out(states: States, batch: int) -> Tensor:
+def leave_one_out(states: States, together: int) -> Tensor:
     """|v_without_i - v|^2 / |v|^2, its mean over the moments: (blocks, prompts)."""
     blocks = range(len(states.blocks))
     choices = [tuple(index for index in blocks if index != left) for left in blocks]
-    errors = states.errors(choices, batch)
+    errors = states.errors(choices, together)
     return torch.stack([errors[kept].mean(dim=0) for kept in choices])

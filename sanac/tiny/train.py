@@ -183,18 +183,11 @@ class _Lines(Silence):
 @click.option("--control", is_flag=True, help="Twelve blocks from scratch, for the same compute.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--compile", "compiled", is_flag=True, help="Compile the transformer: faster after a minute or two.")
-@click.option("--shallow-steps", default=Recipe().shallow_steps, show_default=True)
 @click.option("--rate", default=Recipe().rate, show_default=True, help="Peak learning rate.")
-def main(folder: Path, device: str, rate: float, shallow_steps: int, *, control: bool, compiled: bool) -> None:
+def main(folder: Path, device: str, rate: float, *, control: bool, compiled: bool) -> None:
     """Train sanac:tiny into FOLDER, continuing what is there."""
-    made = make(
-        Recipe(rate=rate, shallow_steps=shallow_steps),
-        folder,
-        torch.device(device),
-        _Lines(),
-        control=control,
-        compiled=compiled,
-    )
+    recipe = Recipe(rate=rate)
+    made = make(recipe, folder, torch.device(device), _Lines(), control=control, compiled=compiled)
     click.echo(f"wrote {made}")
 
 

@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.synthetic import SANA_4_8B, write_transformer
 from sanac.core.errors import BadInput
+from sanac.core.family import block_name
 from sanac.core.header import read_header
 from sanac.core.locate import locate
 from sanac.core.model import open_model
+from sanac.nn.block import POINT
 from sanac.nn.weights import Blocks, read_tensors
 
 CPU = torch.device("cpu")
@@ -35,7 +37,7 @@ def watch():
         time.sleep(0.002)
 threading.Thread(target=watch, daemon=True).start()
 for _ in range(2):
-    for index, tensors in blocks.sweep():
+    for index, tensors in blocks.sweep(range(len(blocks))):
         time.sleep(0.15)
         del tensors
 print(peak - start)
@@ -60,12 +62,12 @@ def test_a_sweep_begins_where_it_is_told_to(pipeline: Path) -> None:
     blocks = Blocks(open_model(locate(str(pipeline))), CPU, torch.float32)
     stored = load_file(pipeline / "transformer" / "diffusion_pytorch_model.safetensors")
     seen = []
-    for index, tensors in blocks.sweep(4):
+    for index, tensors in blocks.sweep(range(4, 6)):
         seen.append(index)
         for name, tensor in tensors.items():
             assert torch.equal(tensor, stored[f"transformer_blocks.{index}.{name}"])
     assert seen == [4, 5]
-    assert list(blocks.sweep(6)) == []
+    assert list(blocks.sweep(())) == []
 
 
 def test_what_can_not_be_computed_with(tmp_path: Path) -> None:
@@ -89,3 +91,14 @@ def test_a_sweep_takes_two_blocks_of_memory(tmp_path: Path) -> None:
         [sys.executable, "-c", PEAK, str(tmp_path / "model")], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) < 2.4 * block, "two in fp32, and the bytes of one tensor on its way"
+
+
+def test_changes_are_added_to_what_is_read(pipeline: Path) -> None:
+    plain = Blocks(open_model(locate(str(pipeline))), CPU, torch.float32, resident=True)
+    before = plain.block(1)[POINT].clone()
+    outside, name = plain.outside(), "patch_embed.proj.bias"
+    changed = plain.changed({block_name(1, POINT): torch.ones_like(before), name: torch.ones_like(outside[name])})
+    assert torch.equal(changed.block(1)[POINT], before + 1)
+    assert torch.equal(changed.outside()[name], outside[name] + 1)
+    assert torch.equal(changed.block(2)[POINT], plain.block(2)[POINT])
+    assert torch.equal(plain.block(1)[POINT], before)

@@ -13,9 +13,9 @@ from sanac.core.family import block_name
 from sanac.core.locate import locate
 from sanac.core.model import open_model
 from sanac.core.talk import SILENCE
+from sanac.nn.block import POINT
 from sanac.prune import choose
 from sanac.prune.calibrate import calibration
-from sanac.prune.compensate import POINT, error_after
 from sanac.prune.measure import Wanted
 from sanac.prune.select import Choice
 from tests.conftest import Ran, Sanac
@@ -47,12 +47,12 @@ def test_a_stopped_search_asks_again_only_what_it_has_not_seen(
     asked: list[int] = []
     errors = choose.States.errors
 
-    def counted(self: choose.States, choices: list[tuple[int, ...]], batch: int | None = None) -> object:
+    def counted(self: choose.States, choices: list[tuple[int, ...]], together: int | None = None) -> object:
         if len(asked) == 2:
             asked.append(0)
             raise KeyboardInterrupt
         asked.append(len(choices))
-        return errors(self, choices, batch)
+        return errors(self, choices, together)
 
     monkeypatch.setattr(choose.States, "errors", counted)
     with pytest.raises(KeyboardInterrupt):
@@ -113,13 +113,13 @@ def test_in_half_precision_what_is_written_is_what_was_judged(sanac: Sanac, pipe
     after = load_file(tmp_path / "out" / "transformer" / "diffusion_pytorch_model.safetensors")
     assert after[block_name(0, POINT)].dtype == torch.bfloat16
     model = open_model(locate(str(half)))
-    changes = {}
-    for place, source in enumerate((0, 2, 4)):
+    changes, kept = {}, (0, 2, 4)
+    for place, source in enumerate(kept):
         old, new = before[block_name(source, POINT)].float(), after[block_name(place, POINT)].float()
         changes[block_name(source, POINT)] = new - old
     with torch.no_grad():
         judged = calibration(model, Wanted(num_prompts=8, timesteps=3), every=1).states([1, 1])[-1]
-        written = float(error_after(judged, (0, 2, 4), changes).mean())
+        written = float(judged.changed(changes).errors([kept])[kept].mean())
     assert written == pytest.approx(velocity_error(ran), rel=1e-6)
 
 

@@ -10,7 +10,6 @@ from sanac.core.locate import locate
 from sanac.core.model import open_model
 from sanac.core.talk import SILENCE
 from sanac.prune.calibrate import calibration
-from sanac.prune.compensate import error_after
 from sanac.prune.measure import Wanted, measure
 from tests.conftest import Sanac
 
@@ -27,7 +26,7 @@ def test_velocity_is_what_leaving_a_block_out_changes(pipeline: Path, tmp_path: 
     for left in (0, 5):
         kept = tuple(index for index in range(6) if index != left)
         with torch.no_grad():
-            error = error_after(states, kept, {})
+            error = states.errors([kept])[kept]
         assert found.metrics["velocity"][left].value == pytest.approx(float(error.mean()), rel=1e-4)
         assert found.metrics["velocity"][left].by_step == pytest.approx(error.mean(dim=1).tolist(), rel=1e-4)
     plain = measure(model, Wanted(num_prompts=3, timesteps=2), tmp_path, tmp_path / "b", SILENCE).scores

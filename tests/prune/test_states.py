@@ -1,0 +1,45 @@
+"""Calibration states: asked in pieces they say the same, and only blocks that are needed are read."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sanac.core.locate import locate
+from sanac.core.model import open_model
+from sanac.nn.weights import Blocks
+from sanac.prune.calibrate import calibration
+from sanac.prune.measure import Wanted
+from sanac.prune.states import States
+
+CHOICES = ((0, 2, 4), (0, 1, 2, 4, 5), (1, 5))
+
+
+@pytest.fixture(scope="module")
+def states(pipeline: Path) -> States:
+    with torch.no_grad():
+        return calibration(open_model(locate(str(pipeline))), Wanted(num_prompts=5, timesteps=3), every=1).whole()
+
+
+@pytest.mark.parametrize("together", [1, 2, 5, 7, 10, 100])
+def test_errors_don_t_hang_on_how_many_go_together(states: States, together: int) -> None:
+    with torch.no_grad():
+        whole, parts = states.errors(CHOICES), states.errors(CHOICES, together)
+    for kept in CHOICES:
+        assert whole[kept].shape == (3, 5)
+        assert torch.allclose(parts[kept], whole[kept], rtol=1e-4), kept
+
+
+def test_dropped_blocks_are_not_read(states: States, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    block = Blocks.block
+    monkeypatch.setattr(Blocks, "block", lambda self, index: (read.append(index), block(self, index))[1])
+    with torch.no_grad():
+        states.errors([(0, 2, 4), (2, 4)])
+    assert read == [0, 2, 4], "once for all moments"
+
+
+def test_the_whole_model_predicts_what_it_predicted(states: States) -> None:
+    whole = tuple(range(6))
+    with torch.no_grad():
+        assert float(states.errors([whole])[whole].max()) < 1e-9
