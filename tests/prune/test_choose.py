@@ -1,5 +1,6 @@
 """What search and repair leave in the workspace: found again, never trusted blindly, never mixed up."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,13 +10,20 @@ import torch
 from diffusers import SanaTransformer2DModel
 from safetensors.torch import load_file, save_file
 
+from sanac.core.copying import digest_file
+from sanac.core.errors import Misuse
+from sanac.core.execute import Writing, execute
 from sanac.core.family import block_name
+from sanac.core.header import read_header
 from sanac.core.locate import locate
+from sanac.core.lora import Addition
 from sanac.core.model import open_model
+from sanac.core.stage import Stage
 from sanac.core.talk import SILENCE
 from sanac.nn.block import POINT
 from sanac.prune import choose
 from sanac.prune.calibrate import calibration
+from sanac.prune.manual import decide_keep
 from sanac.prune.measure import Wanted
 from sanac.prune.select import Choice
 from tests.conftest import Ran, Sanac
@@ -100,6 +108,29 @@ def test_another_layout_is_the_same_repair(sanac: Sanac, pipeline: Path, tmp_pat
     ran = sanac("prune", pipeline, *MEND, "--transformer-only", "--out", tmp_path / "b")
     assert ran.code == 0, ran.err
     assert len(list((tmp_path / "sanac-out").glob("repair-*"))) == 1
+
+
+def test_a_stopped_writer_does_not_mix_two_repairs(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, name = open_model(locate(str(pipeline))), block_name(2, POINT)
+    plain = decide_keep(model, "0,2", Writing())
+    jobs = []
+    for number in (1.0, 2.0):
+        file = tmp_path / f"{number}.safetensors"
+        save_file({name: torch.full(model.weights.tensors[name].shape, number)}, file)
+        added = {name: Addition(read_header(file).tensors[name])}
+        jobs.append(dataclasses.replace(plain, additions=added, additions_digest=digest_file(file)))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Stage, "seal", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        execute(jobs[0], tmp_path / "out", SILENCE)
+    with pytest.raises(Misuse, match="other settings"):
+        execute(jobs[1], tmp_path / "out", SILENCE)
+    fresh = dataclasses.replace(jobs[1], writing=Writing(fresh=True))
+    execute(fresh, tmp_path / "out", SILENCE)
+    written = load_file(tmp_path / "out" / "transformer" / "diffusion_pytorch_model.safetensors")
+    source = load_file(pipeline / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert torch.equal(written[block_name(1, POINT)], source[name] + 2)
 
 
 def test_in_half_precision_what_is_written_is_what_was_judged(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:

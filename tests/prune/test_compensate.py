@@ -87,6 +87,44 @@ def test_it_mends_what_can_be_mended(states: tuple[States, States]) -> None:
         assert error(judged.changed(repair.changes), kept) < error(judged, kept)
 
 
+def apart(states: States, changed: States, kept: tuple[int, ...], last: int) -> float:
+    """|teacher - student|^2 / |teacher|^2 behind block `last`, the student with the changes that are there by then."""
+    shares = []
+    for moment in states.moments:
+        for whole, pruned in zip(states.starts(moment), changed.starts(moment), strict=True):
+            teacher, student = whole.state, pruned.state
+            for index in range(last + 1):
+                teacher = block(states.blocks.block(index), teacher, whole.condition, states.geometry)
+                if index in kept:
+                    student = block(changed.blocks.block(index), student, pruned.condition, states.geometry)
+            shares.append(float((teacher - student).square().sum() / teacher.square().sum()))
+    return sum(shares) / len(shares)
+
+
+@pytest.mark.parametrize("kept", [(0, 2, 5), (2, 4, 5), (1, 2, 4)])
+def test_each_gap_sees_what_the_repairs_before_it_left(states: tuple[States, States], kept: tuple[int, ...]) -> None:
+    fitted, chosen = states
+    repair = fit(fitted, chosen, kept)
+    done: dict[str, torch.Tensor] = {}
+    for gap in repair.gaps:
+        assert gap.before == pytest.approx(apart(chosen, chosen.changed(done), kept, gap.last), rel=1e-3)
+        folded = "patch_embed" if gap.first == 0 else block_name(gap.first - 1, POINT)
+        done |= {name: change for name, change in repair.changes.items() if name.startswith(folded)}
+        assert gap.after == pytest.approx(apart(chosen, chosen.changed(done), kept, gap.last), rel=1e-3)
+    assert done.keys() == repair.changes.keys()
+    assert len(repair.gaps) >= 2
+
+
+def test_the_embedding_s_bias_is_free(states: tuple[States, States], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gap that only adds a constant is mended by the bias alone, however strong the ridge."""
+    added = torch.linspace(-3, 3, 96)
+    monkeypatch.setattr("sanac.prune.compensate.block", lambda tensors, state, *_: state + added)
+    monkeypatch.setattr("sanac.prune.compensate.RIDGES", (1e9,))
+    repair = fit(*states, (1, 2, 3, 4, 5))
+    assert torch.allclose(repair.changes["patch_embed.proj.bias"], added, atol=1e-3)
+    assert repair.changes["patch_embed.proj.weight"].abs().max() < 1e-3
+
+
 def test_without_gaps_nothing_changes(states: tuple[States, States]) -> None:
     fitted, judged = states
     whole = tuple(range(6))

@@ -43,3 +43,14 @@ def test_the_whole_model_predicts_what_it_predicted(states: States) -> None:
     whole = tuple(range(6))
     with torch.no_grad():
         assert float(states.errors([whole])[whole].max()) < 1e-9
+
+
+def test_prompts_to_fit_on_and_to_judge_by_are_apart(pipeline: Path, states: States) -> None:
+    job = calibration(open_model(locate(str(pipeline))), Wanted(num_prompts=5, timesteps=3), every=1)
+    with torch.no_grad():
+        parts = job.states([1, 1])
+    for number, moment in enumerate(states.moments):
+        cut = [part.moments[number].latents for part in parts]
+        assert [len(part) for part in cut] == [3, 1, 1]
+        assert torch.equal(torch.cat(cut), moment.latents)
+    assert torch.equal(torch.cat([part.captions.embeddings for part in parts]), states.captions.embeddings)

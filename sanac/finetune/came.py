@@ -1,0 +1,209 @@
+"""CAME (arXiv 2307.02047) with the first moment in 8 bits, as SANA-1.5 trains with it.
+
+Of a weight seen as a matrix, g its gradient, only row and column means of the squares are kept, in fp32:
+
+    r, c  follow the row and column means of g^2 + eps1
+    u     = g / sqrt(r c / mean r),  u /= max(1, RMS(u) / clip)
+    m     follows u, stored in 8 bits
+    R, C  follow the row and column means of (u - m)^2 + eps2
+    p    -= rate m / sqrt(R C / mean R)
+
+The averages start at zero. R and C then grow slowest, so the first updates come out up to eleven times too large:
+either a warm-up holds them down, or `correct_bias` divides every average by what it has seen so far, 1 - b^t.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sanac.finetune.eight import BLOCK, Packed, pack, unpack
+
+SMALLEST = 16_384  # elements: smaller weights keep their first moment in fp32
+_CHUNK = 1 << 18  # elements that are worked on together on a CPU: they stay in its cache
+
+
+def as_matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """How a weight is factored: linear layers and 1x1 convolutions as they are, depthwise ones (channels, 9)."""
+    if len(shape) == 2:
+        return shape[0], shape[1]
+    if len(shape) == 4 and (shape[2:] == (1, 1) or shape[1] == 1):
+        return shape[0], math.prod(shape[1:])
+    return None
+
+
+def stored_in_eight(shape: tuple[int, ...]) -> bool:
+    """Whether the first moment of a weight is kept in 8 bits: linear layers and 1x1 convolutions that are large."""
+    flat = len(shape) == 2 or (len(shape) == 4 and shape[2:] == (1, 1))
+    return flat and math.prod(shape) > SMALLEST
+
+
+class Came(torch.optim.Optimizer):  # type: ignore[misc]
+    """Works on one weight at a time; besides its state it holds one tensor of that weight's size."""
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 2e-5,
+        betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
+        eps: tuple[float, float] = (1e-30, 1e-16),
+        clip: float = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        bits: int = 8,
+        correct_bias: bool = False,
+    ) -> None:
+        assert bits in {8, 32}
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "clip": clip, "weight_decay": weight_decay}
+        super().__init__(params, defaults | {"bits": bits, "correct_bias": correct_bias})
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Move every weight that has a gradient."""
+        loss = closure() if closure else None
+        with torch.no_grad():
+            for group in self.param_groups:
+                for weight in group["params"]:
+                    if weight.grad is not None:
+                        if weight not in self.state:
+                            self.state[weight] = new_state(weight, group["bits"])
+                        _Step(weight, self.state[weight], group).take()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As saved: torch would cast codes and fp32 averages to the weight's dtype."""
+        super().load_state_dict(state_dict)
+        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        for number, weight in zip(numbers, weights, strict=True):
+            for name, value in state_dict["state"].get(number, {}).items():
+                self.state[weight][name] = value.to(weight.device, copy=True) if torch.is_tensor(value) else value
+
+
+def new_state(weight: Tensor, bits: int) -> dict[str, Tensor]:
+    """What is remembered of a weight, before its first step."""
+
+    def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=weight.device)
+
+    state = {"step": torch.zeros((), dtype=torch.int64)}
+    if bits == 8 and stored_in_eight(tuple(weight.shape)):
+        blocks = -(-weight.numel() // BLOCK)
+        state |= {"exp_avg": zeros(weight.numel(), dtype=torch.int8)}
+        state |= {"exp_avg_scale": zeros(blocks), "exp_avg_zero": zeros(blocks, dtype=torch.int8)}
+    else:
+        state |= {"exp_avg": zeros(*weight.shape)}
+    matrix = as_matrix(tuple(weight.shape))
+    if matrix is None:
+        return state | {"exp_avg_sq": zeros(*weight.shape)}
+    sizes = {"row": matrix[0], "col": matrix[1]}
+    return state | {f"exp_avg_{what}_{side}": zeros(size) for what in ("sq", "res") for side, size in sizes.items()}
+
+
+class _Step:
+    """One step of one weight."""
+
+    def __init__(self, weight: Tensor, state: dict[str, Tensor], group: Mapping[str, Any]) -> None:
+        assert weight.grad is not None
+        state["step"] += 1
+        self.weight, self.state, self.group = weight, state, group
+        self.count = int(state["step"])
+        matrix = as_matrix(tuple(weight.shape))
+        self.shape = matrix or (1, weight.numel())
+        self.factored = matrix is not None
+        self.gradient = weight.grad.reshape(self.shape)
+
+    def seen(self, beta: float) -> float:
+        """What an average that started at zero has seen so far, as a share of one."""
+        return 1 - beta**self.count if self.group["correct_bias"] else 1.0
+
+    def chunks(self) -> Iterator[slice]:
+        """Rows that are worked on together; in whole blocks of the 8-bit storage, but for the last."""
+        rows, columns = self.shape
+        whole = BLOCK // math.gcd(columns, BLOCK)
+        together = rows if self.weight.is_cuda else max(1, _CHUNK // columns // whole) * whole
+        for first in range(0, rows, together):
+            yield slice(first, min(rows, first + together))
+
+    def take(self) -> None:
+        """Change the weight and its state."""
+        if self.factored:
+            self.factors = self._follow("sq", self._squares(), self.group["betas"][1])
+        else:
+            squares = self.gradient.float().square().add_(self.group["eps"][0])
+            self.state["exp_avg_sq"].view(self.shape).lerp_(squares, 1 - self.group["betas"][1])
+        length = torch.stack([self._update(chunk).norm() for chunk in self.chunks()]).norm()
+        too_long = (length / math.sqrt(self.weight.numel()) / self.group["clip"]).clamp_(min=1.0)
+        held, apart = self._moment(too_long)
+        rate, decay = self.group["lr"], self.group["weight_decay"]
+        factors = self._follow("res", apart, self.group["betas"][2]) if self.factored else None
+        weight = self.weight.view(self.shape)
+        if decay:
+            weight.add_(weight, alpha=-rate * decay)
+        for chunk in self.chunks():
+            move = held[chunk] if factors is None else held[chunk].mul_(factors[0][chunk]).mul_(factors[1])
+            weight[chunk].sub_(move, alpha=rate / self.seen(self.group["betas"][0]))
+
+    def _squares(self) -> tuple[Tensor, Tensor]:
+        """Row and column means of the squared gradient."""
+        rows, columns = self._means()
+        for chunk in self.chunks():
+            squares = self.gradient[chunk].float().square()
+            rows[chunk] = squares.mean(dim=1)
+            columns += squares.sum(dim=0)
+        return rows.add_(self.group["eps"][0]), columns.div_(self.shape[0]).add_(self.group["eps"][0])
+
+    def _means(self) -> tuple[Tensor, Tensor]:
+        device = self.weight.device
+        return torch.zeros(self.shape[0], device=device), torch.zeros(self.shape[1], device=device)
+
+    def _follow(self, what: str, means: tuple[Tensor, Tensor], beta: float) -> tuple[Tensor, Tensor]:
+        """Let both averages follow; the factors that divide by the root of what they stand for."""
+        rows, columns = (self.state[f"exp_avg_{what}_{side}"] for side in ("row", "col"))
+        rows.lerp_(means[0], 1 - beta)
+        columns.lerp_(means[1], 1 - beta)
+        return (rows / rows.mean()).rsqrt_()[:, None], (columns / self.seen(beta)).rsqrt_()
+
+    def _update(self, chunk: slice) -> Tensor:
+        """The gradient, divided by the root of its average square."""
+        gradient = self.gradient[chunk]
+        if self.factored:
+            return (gradient * self.factors[0][chunk]).mul_(self.factors[1])
+        average = self.state["exp_avg_sq"].view(self.shape)[chunk]
+        return (average / self.seen(self.group["betas"][1])).rsqrt_().mul_(gradient)
+
+    def _moment(self, too_long: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Let the first moment follow; it, and row and column means of how far the updates are from it."""
+        rows, columns = self._means()
+        held = torch.empty(self.shape, device=self.weight.device)
+        for chunk in self.chunks():
+            update = self._update(chunk).div_(too_long)
+            moment = self._stored(chunk).lerp_(update, 1 - self.group["betas"][0])
+            self._store(chunk, moment)
+            held[chunk] = moment
+            if self.factored:
+                apart = update.sub_(moment).square_()
+                rows[chunk] = apart.mean(dim=1)
+                columns += apart.sum(dim=0)
+        return held, (rows.add_(self.group["eps"][1]), columns.div_(self.shape[0]).add_(self.group["eps"][1]))
+
+    def _stored(self, chunk: slice) -> Tensor:
+        """Some rows of the first moment in fp32."""
+        if self.state["exp_avg"].dtype != torch.int8:
+            return self.state["exp_avg"].view(self.shape)[chunk]
+        flat, blocks = self._places(chunk)
+        packed = (self.state["exp_avg"][flat], self.state["exp_avg_scale"][blocks], self.state["exp_avg_zero"][blocks])
+        return unpack(Packed(*packed)).view(-1, self.shape[1])
+
+    def _store(self, chunk: slice, moment: Tensor) -> None:
+        if self.state["exp_avg"].dtype != torch.int8:
+            return  # it was changed in place
+        flat, blocks = self._places(chunk)
+        packed = pack(moment.flatten())
+        self.state["exp_avg"][flat] = packed.codes
+        self.state["exp_avg_scale"][blocks], self.state["exp_avg_zero"][blocks] = packed.scale, packed.zero
+
+    def _places(self, chunk: slice) -> tuple[slice, slice]:
+        first, last = chunk.start * self.shape[1], chunk.stop * self.shape[1]
+        return slice(first, last), slice(first // BLOCK, -(-last // BLOCK))
