@@ -26,9 +26,9 @@ from sanac.core.model import Model, open_model
 from sanac.core.units import bytes_text
 from sanac.nn.brought import write_captions
 from sanac.nn.captions import Captions
+from sanac.nn.surroundings import sampler, scheduler_of
 from sanac.nn.trajectory import Sampling, sample
 from sanac.nn.weights import Blocks
-from sanac.prune.surroundings import sampler, scheduler_of
 
 SIDE = 8  # of the latents
 TOKENS = 300  # of a caption, as the pipeline pads it

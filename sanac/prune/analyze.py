@@ -14,13 +14,13 @@ from sanac.core.family import split_block
 from sanac.core.model import Model
 from sanac.core.talk import Talk
 from sanac.nn.captions import Captions
+from sanac.nn.surroundings import forward_seconds, sampler, scheduler_settings
 from sanac.nn.trajectory import Reached, Sampling, sample, starting_noise
 from sanac.nn.weights import Blocks
 from sanac.prune.importance import METRICS, WATCHED, Watcher
 from sanac.prune.progress import Journal, Saved
 from sanac.prune.scores import Scores, score
 from sanac.prune.states import Moment, States
-from sanac.prune.surroundings import forward_seconds, sampler, scheduler_settings
 from sanac.prune.velocity import leave_one_out
 
 SCHEMA = 1  # raised when the same settings would give other scores

@@ -11,12 +11,7 @@ from sanac.core.family import split_block
 from sanac.core.model import Model
 from sanac.core.talk import Talk
 from sanac.nn.device import pick_device
-from sanac.nn.trajectory import Sampling
-from sanac.nn.weights import Blocks
-from sanac.prune.inputs import Inputs, choose_inputs
-from sanac.prune.measure import Wanted, announce
-from sanac.prune.states import States, states_of
-from sanac.prune.surroundings import (
+from sanac.nn.surroundings import (
     check_computable,
     forward_seconds,
     latent_side,
@@ -24,6 +19,11 @@ from sanac.prune.surroundings import (
     scheduler_of,
     scheduler_settings,
 )
+from sanac.nn.trajectory import Sampling
+from sanac.nn.weights import Blocks
+from sanac.prune.inputs import Inputs, choose_inputs
+from sanac.prune.measure import Wanted, announce
+from sanac.prune.states import States, states_of
 
 _FP32 = 4
 

@@ -15,9 +15,9 @@ from sanac.core.errors import Misuse
 from sanac.core.model import Model
 from sanac.nn.brought import Brought, open_captions, read_captions
 from sanac.nn.captions import Captions, encode, has_encoder
-from sanac.prune.calibration import choose_prompts
-from sanac.prune.latents import Latents, open_latents
-from sanac.prune.surroundings import vocabulary_of
+from sanac.nn.latents import Latents, open_latents
+from sanac.nn.prompts import choose_prompts
+from sanac.nn.surroundings import vocabulary_of
 
 
 @dataclass(frozen=True)

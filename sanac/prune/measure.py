@@ -15,11 +15,11 @@ from sanac.core.talk import Talk
 from sanac.core.units import duration_text
 from sanac.nn.brought import write_captions
 from sanac.nn.device import pick_device
+from sanac.nn.surroundings import check_computable, latent_side, scheduler_of
 from sanac.nn.trajectory import Sampling
 from sanac.prune.analyze import PROGRESS, Analysis, analyze, estimate
 from sanac.prune.inputs import Inputs, choose_inputs
 from sanac.prune.scores import Scores, read_scores
-from sanac.prune.surroundings import check_computable, latent_side, scheduler_of
 
 EULER = "FlowMatchEulerDiscreteScheduler"
 PATIENCE = 3600.0  # seconds that a job may take without being asked for

@@ -13,12 +13,12 @@ from sanac.core.locate import locate
 from sanac.core.model import Model, open_model
 from sanac.core.talk import SILENCE, Silence
 from sanac.nn.captions import Captions, encode
+from sanac.nn.surroundings import scheduler_of
 from sanac.nn.trajectory import Sampling
 from sanac.nn.weights import Blocks
 from sanac.prune import progress
 from sanac.prune.analyze import Analysis, analyze
 from sanac.prune.scores import Scores
-from sanac.prune.surroundings import scheduler_of
 
 PROMPTS = ("two red circles", "a blue square above a cross", "a triangle", "a red cross")
 STEPS, BLOCKS = 3, 6

@@ -12,8 +12,8 @@ from sanac.core.errors import BadInput, Misuse
 from sanac.core.locate import locate
 from sanac.core.model import open_model
 from sanac.core.plan import Keep
+from sanac.nn.prompts import bundled_prompts, default_prompts, read_prompts
 from sanac.nn.trajectory import Place
-from sanac.prune.calibration import bundled_prompts, default_prompts, read_prompts
 from sanac.prune.importance import Watcher
 from sanac.prune.scores import read_scores, score
 from sanac.prune.select import Choice, best, nearest_depth

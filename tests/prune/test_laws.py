@@ -19,11 +19,11 @@ from sanac.nn import trajectory
 from sanac.nn.block import Geometry
 from sanac.nn.captions import Captions, encode
 from sanac.nn.forward import forward
+from sanac.nn.surroundings import scheduler_of
 from sanac.nn.trajectory import Sampling
 from sanac.prune.analyze import Analysis, analyze
 from sanac.prune.scores import score
 from sanac.prune.select import Choice, best
-from sanac.prune.surroundings import scheduler_of
 from tests.conftest import Sanac
 
 PROMPTS = ("two red circles", "a blue square above a cross", "a triangle", "a red cross", "a green circle")

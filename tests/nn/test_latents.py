@@ -13,7 +13,7 @@ from sanac.core.family import Architecture
 from sanac.core.locate import locate
 from sanac.core.model import open_model
 from sanac.nn.captions import Captions
-from sanac.prune.latents import open_latents
+from sanac.nn.latents import open_latents
 
 EMPTY = Captions(torch.zeros(1, 2, 64), torch.ones(1, 2), torch.zeros(1, 2, 64), torch.ones(1, 2))
 
