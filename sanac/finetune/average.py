@@ -20,5 +20,5 @@ class Average:
     def update(self, weights: Mapping[str, Tensor], step: int) -> None:
         """Move towards the weights as they are after step number `step`."""
         with torch.no_grad():
-            for name, tensor in weights.items():
-                self.weights[name].lerp_(tensor, 1 - self.decay(step))
+            for name, average in self.weights.items():
+                average.lerp_(weights[name].to(average.dtype), 1 - self.decay(step))

@@ -10,6 +10,7 @@ Of a weight seen as a matrix, g its gradient, only row and column means of the s
 
 The averages start at zero. R and C then grow slowest, so the first updates come out up to eleven times too large:
 either a warm-up holds them down, or `correct_bias` divides every average by what it has seen so far, 1 - b^t.
+Weights in bf16 are rounded by chance, so that small steps aren't lost.
 """
 
 import math
@@ -101,6 +102,13 @@ def new_state(weight: Tensor, bits: int) -> dict[str, Tensor]:
     return state | {f"exp_avg_{what}_{side}": zeros(size) for what in ("sq", "res") for side, size in sizes.items()}
 
 
+def rounded(values: Tensor, chance: torch.Generator) -> Tensor:
+    """To bf16, up or down by chance, so that changes smaller than its steps add up instead of being lost."""
+    bits = values.view(torch.int32)
+    noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=values.device, generator=chance)
+    return bits.add_(noise).bitwise_and_(-(1 << 16)).view(torch.float32).to(torch.bfloat16)
+
+
 class _Step:
     """One step of one weight."""
 
@@ -141,9 +149,14 @@ class _Step:
         weight = self.weight.view(self.shape)
         if decay:
             weight.add_(weight, alpha=-rate * decay)
+        chance = torch.Generator(weight.device).manual_seed(self.count)
         for chunk in self.chunks():
             move = held[chunk] if factors is None else held[chunk].mul_(factors[0][chunk]).mul_(factors[1])
-            weight[chunk].sub_(move, alpha=rate / self.seen(self.group["betas"][0]))
+            move.mul_(rate / self.seen(self.group["betas"][0]))
+            if weight.dtype == torch.bfloat16:
+                weight[chunk] = rounded(weight[chunk].float().sub_(move), chance)
+            else:
+                weight[chunk].sub_(move)
 
     def _squares(self) -> tuple[Tensor, Tensor]:
         """Row and column means of the squared gradient."""

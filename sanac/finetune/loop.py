@@ -20,6 +20,7 @@ from sanac.core.errors import BadInput
 from sanac.core.talk import Talk
 from sanac.finetune import checkpoint
 from sanac.finetune.average import Average
+from sanac.finetune.optimizers import make_optimizer, recall, remembered, set_rate
 from sanac.finetune.schedule import Schedule
 
 SCHEMA = 1  # of the checkpoints: raised when the same settings would train differently
@@ -31,8 +32,10 @@ class Settings:
 
     schedule: Schedule
     clip: float = 1.0
-    average: float = 0.999
-    betas: tuple[float, float] = (0.9, 0.99)
+    average: float = 0.999  # 0: none, the weights themselves are what is kept
+    optimizer: str = "adamw"
+    accumulate: int = 1  # batches per step
+    betas: tuple[float, float] = (0.9, 0.99)  # AdamW's
     weight_decay: float = 0.0
     precision: str = "fp32"  # or bf16: autocast, weights and optimizer stay in fp32
     seed: int = 0
@@ -55,8 +58,12 @@ class Task(Protocol):
     def compiled(self) -> bool:
         """Whether torch.compile had its hands on it: its results differ in the last bits."""
 
-    def loss(self, generator: torch.Generator) -> Tensor:
-        """The loss of one batch; everything random comes from `generator`."""
+    @property
+    def shown(self) -> str:
+        """What the last batch held, for messages."""
+
+    def loss(self, generator: torch.Generator, number: int, /) -> Tensor:
+        """The loss of batch `number`; everything random comes from `generator`, which belongs to that number."""
 
 
 def train(task: Task, settings: Settings, folder: Path, talk: Talk) -> dict[str, dict[str, Tensor]]:
@@ -80,7 +87,7 @@ def train(task: Task, settings: Settings, folder: Path, talk: Talk) -> dict[str,
         finally:
             talk.end()
     averaged: dict[str, dict[str, Tensor]] = {name: {} for name in task.parts}
-    for name, tensor in run.average.weights.items():
+    for name, tensor in (run.average.weights or run.weights).items():
         part, _, rest = name.partition("/")
         averaged[part][rest] = tensor
     return averaged
@@ -97,10 +104,9 @@ class _Run:
             for name, weight in module.named_parameters()
         }
         self.device = next(iter(self.weights.values())).device
-        self.optimizer = torch.optim.AdamW(
-            list(self.weights.values()), lr=0.0, betas=settings.betas, weight_decay=settings.weight_decay
-        )
-        self.average = Average(self.weights, settings.average)
+        weights = list(self.weights.values())
+        self.optimizer = make_optimizer(settings.optimizer, weights, settings.betas, settings.weight_decay)
+        self.average = Average(self.weights if settings.average else {}, settings.average)
         self.step = 0
         self.losses: list[Tensor] = []
         self.since = time.monotonic()
@@ -115,24 +121,32 @@ class _Run:
     def advance(self) -> None:
         """One step of the optimizer and of the average."""
         rate = self.settings.schedule.at(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            loss = self.task.loss(generator_for(self.settings.seed, self.step))
-        loss.backward()
+        set_rate(self.optimizer, rate)
+        loss = self._gradients()
         norm = nn.utils.clip_grad_norm_(self.weights.values(), self.settings.clip)
         if not torch.isfinite(norm):
             raise BadInput(
                 f"training diverged at step {self.step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}",
+                why=f"the batch held {self.task.shown}; the last checkpoint is kept in {self.folder}",
                 hint="a lower learning rate, a longer warm-up, or fp32 instead of bf16",
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(self.weights, self.step)
         self.step += 1
-        self.losses.append(loss.detach())
+        self.losses.append(loss)
         if self.step % self.settings.log_every == 0:
             self._log(rate, float(norm))
+
+    def _gradients(self) -> Tensor:
+        """Gradients of one step's batches; their mean loss."""
+        losses, many = [], self.settings.accumulate
+        for number in range(self.step * many, (self.step + 1) * many):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+                loss = self.task.loss(generator_for(self.settings.seed, number), number)
+            (loss / many).backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).mean()
 
     def _log(self, rate: float, norm: float) -> None:
         now = time.monotonic()
@@ -153,7 +167,7 @@ class _Run:
         tensors = {f"weights/{name}": weight for name, weight in self.weights.items()}
         tensors |= {f"average/{name}": weight for name, weight in self.average.weights.items()}
         for name, weight in self.weights.items():
-            for entry, value in self.optimizer.state[weight].items():
+            for entry, value in remembered(self.optimizer, weight).items():
                 tensors[f"optimizer/{entry}/{name}"] = value
         record = {"key": self.key, "environment": self._environment, "losses": [loss.item() for loss in self.losses]}
         checkpoint.save(self.folder, self.step, tensors, record)
@@ -171,15 +185,17 @@ class _Run:
             return
         tensors, record = found
         checkpoint.check(record, self.key, self._environment, self.folder, self.talk)
+        entries: dict[str, dict[str, Tensor]] = {name: {} for name in self.weights}
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer/"):
+                entry, name = key.removeprefix("optimizer/").split("/", 1)
+                entries[name][entry] = tensor
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(tensors[f"weights/{name}"])
-                self.average.weights[name].copy_(tensors[f"average/{name}"])
-                prefix = {entry: f"optimizer/{entry}/{name}" for entry in ("step", "exp_avg", "exp_avg_sq")}
-                self.optimizer.state[weight] = {
-                    entry: tensors[key] if entry == "step" else tensors[key].to(weight.device)
-                    for entry, key in prefix.items()
-                }
+                recall(self.optimizer, weight, entries[name])
+            for name, average in self.average.weights.items():
+                average.copy_(tensors[f"average/{name}"])
         self.step = record["step"]
         self.losses = [torch.tensor(loss, device=self.device) for loss in record["losses"]]
         lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []

@@ -36,6 +36,7 @@ class FlowTask:
     times: Times = field(default_factory=Times)
     caption_dropout: float = 0.1
     compiled: bool = False
+    shown: str = ""
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -52,9 +53,10 @@ class FlowTask:
         forward: Callable[..., tuple[Tensor]] = torch.compile(self.transformer) if self.compiled else self.transformer
         return forward
 
-    def loss(self, generator: torch.Generator) -> Tensor:
+    def loss(self, generator: torch.Generator, _number: int = 0, /) -> Tensor:
         """One batch: draw data, noise and noise levels; compare the predicted velocity with the true one."""
         latents, captions = self.data.batch(self.batch_size, generator)
+        self.shown = f"the captions {captions[0]!r} and {len(captions) - 1} more"
         dropped = drop_captions(len(captions), self.caption_dropout, generator)
         captions = ["" if drop else caption for caption, drop in zip(captions, dropped.tolist(), strict=True)]
         noise = torch.randn(latents.shape, generator=generator).to(latents)

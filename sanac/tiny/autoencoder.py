@@ -20,6 +20,7 @@ class AutoencoderTask:
     vae: AutoencoderDC
     batch_size: int = 48
     compiled: bool = False
+    shown: str = "fresh scenes"
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -31,7 +32,7 @@ class AutoencoderTask:
         """What the loop's settings don't say."""
         return f"autoencoder {self.batch_size} {NOISE}"
 
-    def loss(self, generator: torch.Generator) -> Tensor:
+    def loss(self, generator: torch.Generator, _number: int = 0, /) -> Tensor:
         """One batch of fresh scenes, items anywhere."""
         rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
         shown = pictures(draw_lessons(self.batch_size, rng), rng, tidy=False).to(self.vae.device)

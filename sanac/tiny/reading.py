@@ -68,6 +68,7 @@ class ReadingTask:
     head: nn.Linear
     batch_size: int = 256
     compiled: bool = False
+    shown: str = "captions"
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -79,7 +80,7 @@ class ReadingTask:
         """What the loop's settings don't say."""
         return f"reading words {self.batch_size}"
 
-    def loss(self, generator: torch.Generator) -> Tensor:
+    def loss(self, generator: torch.Generator, _number: int = 0, /) -> Tensor:
         """One batch of captions: the cross-entropy of every answer."""
         rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
         chosen = draw_lessons(self.batch_size, rng).tolist()

@@ -66,9 +66,9 @@ if __name__ == "__main__":  # a process that a test kills
     torch.set_num_threads(1)
 
     class Reporting(FlowTask):
-        def loss(self, generator: torch.Generator) -> Tensor:
+        def loss(self, generator: torch.Generator, number: int = 0, /) -> Tensor:
             print("step", flush=True)
-            return super().loss(generator)
+            return super().loss(generator, number)
 
     made = task()
     reporting = Reporting(made.transformer, made.encode, made.data, batch_size=8)

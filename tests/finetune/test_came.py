@@ -155,3 +155,19 @@ def test_what_is_factored() -> None:
     assert as_matrix((7, 1, 3, 3)) == (7, 9)
     assert as_matrix((7, 5, 3, 3)) is None
     assert as_matrix((7,)) is None
+
+
+def test_steps_smaller_than_bf16_s_add_up() -> None:
+    weight = nn.Parameter(torch.ones(256, 256, dtype=torch.bfloat16))
+    optimizer = Came([weight], lr=1e-4, correct_bias=True)
+    for _ in range(100):
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+    moved = 1 - float(weight.detach().float().mean())
+    exact = nn.Parameter(torch.ones(256, 256))
+    optimizer = Came([exact], lr=1e-4, correct_bias=True)
+    for _ in range(100):
+        exact.grad = torch.ones_like(exact)
+        optimizer.step()
+    assert moved == pytest.approx(1 - float(exact.detach().mean()), rel=0.02)
+    assert moved > 1e-3

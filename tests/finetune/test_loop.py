@@ -1,5 +1,6 @@
 """The loop learns, averages, clips, and continues bit for bit after being killed."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from sanac.core.talk import SILENCE, Silence
 from sanac.finetune import checkpoint
 from sanac.finetune.average import Average
 from sanac.finetune.loop import generator_for, train
+from sanac.finetune.task import FlowTask
 from tests.finetune import small
 
 
@@ -157,6 +159,51 @@ def test_what_is_kept_is_the_average(tmp_path: Path) -> None:
         expected = decay * expected + (1 - decay) * current
     assert torch.allclose(averaged[name], expected, atol=1e-6)
     assert not torch.allclose(averaged[name], weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["came8bit", "came", "adamw", "adamw8bit"])
+def test_every_optimizer_continues_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
+    def run(folder: Path, steps: int) -> dict[str, torch.Tensor]:
+        settings = small.settings(steps, optimizer=optimizer, save_every=4)
+        return train(small.task(), settings, folder, SILENCE)["transformer"]
+
+    whole = run(tmp_path / "whole", 8)
+    settings = small.settings(8, optimizer=optimizer, save_every=4)
+    stopping = small.task()
+    loss = type(stopping).loss
+
+    def stopped(self: FlowTask, generator: torch.Generator, number: int) -> torch.Tensor:
+        if number == 6:
+            raise KeyboardInterrupt
+        return loss(self, generator, number)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(FlowTask, "loss", stopped)
+        train(stopping, settings, tmp_path / "parts", SILENCE)
+    continued = train(small.task(), settings, tmp_path / "parts", SILENCE)["transformer"]
+    assert all(torch.equal(whole[name], continued[name]) for name in whole)
+
+
+def test_two_batches_a_step_are_one_of_both(tmp_path: Path) -> None:
+    """Accumulated, the gradient is the mean of the batches' gradients."""
+    norms = []
+    for accumulate in (1, 2):
+        settings = small.settings(1, accumulate=accumulate)
+        settings = dataclasses.replace(settings, log_every=1, clip=1e9)
+        train(small.task(), settings, tmp_path / str(accumulate), SILENCE)
+        norms.append(_metrics(tmp_path / str(accumulate))[0]["gradient_norm"])
+    task = small.task()
+    for number in range(2):
+        (task.loss(generator_for(0, number), number) / 2).backward()
+    expected = torch.stack([p.grad.norm() for p in task.transformer.parameters() if p.grad is not None]).norm()
+    assert norms[1] == pytest.approx(float(expected), rel=1e-4)
+    assert norms[0] != norms[1]
+
+
+def test_without_an_average_the_weights_are_kept(tmp_path: Path) -> None:
+    task = small.task()
+    found = train(task, small.settings(3, average=0.0), tmp_path, SILENCE)["transformer"]
+    assert all(torch.equal(found[name], weight) for name, weight in task.transformer.named_parameters())
 
 
 def test_the_average_starts_quickly() -> None:
