@@ -13,6 +13,7 @@ from sanac.core.copying import Range, Written, clone, digest_file, write_parts
 from sanac.core.errors import BadInput, Misuse, SanacError
 from sanac.core.family import Architecture, Start, block_name, dtype_counts, split_block, start_of
 from sanac.core.fresh import fresh
+from sanac.core.header import TensorRef
 from sanac.core.lora import Addition, Patch, merge
 from sanac.core.manifest import Ancestor, Manifest, changed_after_sealing
 from sanac.core.model import SIDE_FILE, Component, Model, streaming_memory
@@ -54,7 +55,8 @@ class Surgery:
     witness: tuple[str, ...]  # of all inputs as they were when this was decided
     pipeline: Model | None = None  # the reference that completes a transformer to a pipeline
     additions: Mapping[str, Addition] = field(default_factory=dict)  # to the model's own tensors, when written
-    additions_digest: str = ""  # of the file that holds them
+    replaced: Mapping[str, TensorRef] = field(default_factory=dict)  # instead of the model's own tensors
+    filled_digest: str = ""  # of the file that holds what is added or put in their place
 
     @property
     def architecture(self) -> Architecture:
@@ -118,6 +120,8 @@ class Surgery:
 
     def _kept(self, name: str, old: str) -> Piece:
         """The source's tensor `old` under its new name, with LoRAs and additions merged."""
+        if old in self.replaced:
+            return kept(name, self.replaced[old])
         source = self.model.weights.tensors[old]
         patches: tuple[Patch | Addition, ...] = self.model.patches.get(old, ())
         if old in self.additions:
@@ -219,7 +223,7 @@ def execute(job: Surgery, out: Path, talk: Talk) -> tuple[str, Manifest]:
     finished = foresee(job, out, talk)
     if finished is not None:
         return "cached", finished
-    how = (["linked"] if job.writing.link else []) + ([job.additions_digest] if job.additions else [])
+    how = (["linked"] if job.writing.link else []) + ([job.filled_digest] if job.filled_digest else [])
     journal_key = jsonfile.key_of([job.key, *how]) if how else job.key
     with open_stage(out, journal_key, fresh=job.writing.fresh) as stage:
         try:  # once more: a run that held the lock until now may have finished

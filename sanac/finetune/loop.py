@@ -102,6 +102,7 @@ class _Run:
             f"{part}/{name}": weight
             for part, module in task.parts.items()
             for name, weight in module.named_parameters()
+            if weight.requires_grad
         }
         self.device = next(iter(self.weights.values())).device
         weights = list(self.weights.values())

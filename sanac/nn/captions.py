@@ -1,6 +1,6 @@
 """Prompts as a transformer gets them: embeddings and masks, by the pipeline's own text encoder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +41,11 @@ def has_encoder(model: Model) -> bool:
 
 def encode(model: Model, prompts: Sequence[str], device: torch.device, batch: int = 16) -> Captions:
     """Encode prompts with the model's text encoder, as its pipeline does; the encoder is dropped afterwards."""
+    return open_encoder(model, device)(prompts, batch)
+
+
+def open_encoder(model: Model, device: torch.device) -> Callable[[Sequence[str], int], Captions]:
+    """What turns prompts into captions, so many at a time; it holds the text encoder."""
     if not has_encoder(model):
         raise Misuse(
             f"{model.located.name} has no text encoder",
@@ -57,17 +62,21 @@ def encode(model: Model, prompts: Sequence[str], device: torch.device, batch: in
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise BadInput(f"diffusers can't open {model.located.name}", why=str(error).splitlines()[0][:300]) from error
     pipeline.text_encoder.to(device)
-    found: list[tuple[Tensor, Tensor]] = []
     instruction = _instruction()
-    with torch.no_grad():
-        for start in range(0, len(prompts), batch):
-            part = list(prompts[start : start + batch])
-            embeddings, mask, empty, empty_mask = pipeline.encode_prompt(
-                part, complex_human_instruction=instruction, device=device
-            )
-            found.append((embeddings, mask))
-    embeddings, mask = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Captions(*trimmed(embeddings, mask), *trimmed(empty[:1], empty_mask[:1]))
+
+    def encoded(prompts: Sequence[str], batch: int) -> Captions:
+        found: list[tuple[Tensor, Tensor]] = []
+        with torch.no_grad():
+            for start in range(0, len(prompts), batch):
+                part = list(prompts[start : start + batch])
+                embeddings, mask, empty, empty_mask = pipeline.encode_prompt(
+                    part, complex_human_instruction=instruction, device=device
+                )
+                found.append((embeddings, mask))
+        embeddings, mask = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Captions(*trimmed(embeddings, mask), *trimmed(empty[:1], empty_mask[:1]))
+
+    return encoded
 
 
 def _instruction() -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from sanac.core.model import Model
 
 _ALIGNED = 64  # elements: what vector instructions like, in any dtype
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_STORED = DTYPES | {"BOOL": torch.bool, "U8": torch.uint8, "I32": torch.int32, "I64": torch.int64}
 
 
 def read_tensor(ref: TensorRef, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -32,6 +34,14 @@ def read_tensors(refs: Mapping[str, TensorRef], device: torch.device, dtype: tor
     for name, ref in refs.items():
         _read(ref, raw[: ref.size], found[name])
     return found
+
+
+def map_tensor(ref: TensorRef) -> Tensor:
+    """A tensor where it lies in its file: bytes are read when they are looked at. Writing to it changes nothing."""
+    if not ref.size:
+        return torch.empty(ref.shape, dtype=_STORED[ref.dtype])
+    raw = np.memmap(ref.path, np.uint8, mode="c", offset=ref.start, shape=(ref.size,))
+    return torch.from_numpy(raw).view(_STORED[ref.dtype]).view(ref.shape)
 
 
 def _read(ref: TensorRef, raw: memoryview, tensor: Tensor) -> None:

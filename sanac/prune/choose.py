@@ -169,7 +169,7 @@ class Mending:
         return replace(
             self.job,
             additions={name: Addition(ref) for name, ref in additions.items()},
-            additions_digest=report["changes"],
+            filled_digest=report["changes"],
         )
 
 

@@ -1,54 +1,24 @@
 """What sanac:tiny learns from: scenes of the shapes world, drawn once, kept as latents."""
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderDC
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sanac.core.talk import Talk
-from sanac.shapes.prompts import Content, contents, phrasings, split_of
-from sanac.shapes.render import render
-from sanac.shapes.scene import draw_scene
-from sanac.shapes.words import TAGS
+from sanac.finetune import scenes
+from sanac.finetune.scenes import captions, draw_lessons
 from sanac.tiny.build import IMAGE_SIZE
 
-WEIGHTS = {  # how often each task is drawn: the harder, the oftener
-    "single_object": 1,
-    "two_object": 2,
-    "counting": 3,
-    "colors": 2,
-    "position": 6,
-    "color_attr": 4,
-}
 
-
-@cache
-def lessons() -> tuple[Content, ...]:
-    """All that training may show, task by task."""
-    return tuple(content for tag in TAGS for content in contents(tag) if not content.held_out)
-
-
-@cache
-def captions(lesson: int) -> tuple[str, ...]:
-    """The ways of saying it that training may see."""
-    return tuple(prompt.text for prompt in phrasings(lessons()[lesson]) if split_of(prompt) == "train")
-
-
-def draw_lessons(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Which lessons are shown: a task by its weight, then any of its contents."""
-    tags = np.array([TAGS.index(content.tag) for content in lessons()])
-    chances = np.array([WEIGHTS[tag] for tag in TAGS])[tags] / np.bincount(tags)[tags]
-    return rng.choice(len(tags), size=count, p=chances / chances.sum())
-
-
-def pictures(chosen: np.ndarray, rng: np.random.Generator, *, tidy: bool = True) -> Tensor:
-    """Their scenes in -1..1: (count, 3, side, side)."""
-    drawn = np.stack([render(draw_scene(lessons()[lesson], rng, tidy=tidy), IMAGE_SIZE) for lesson in chosen])
+def pictures(chosen: NDArray[np.int64], rng: np.random.Generator, *, tidy: bool = True) -> Tensor:
+    """Scenes in -1..1: (count, 3, side, side)."""
+    drawn = scenes.pictures(chosen, IMAGE_SIZE, rng, tidy=tidy)
     return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

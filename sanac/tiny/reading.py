@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sanac.finetune.scenes import captions, draw_lessons, lessons
 from sanac.shapes.prompts import Content, Wanted
 from sanac.shapes.words import COLORS, RELATIONS, SHAPES, plural
 from sanac.tiny.build import TEXT_WIDTH
-from sanac.tiny.data import captions, draw_lessons, lessons
 from sanac.tiny.text import Captions
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}

@@ -1,0 +1,72 @@
+"""Data-free: what the teacher itself paints for a list of prompts is what is learned from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sanac.core import jsonfile
+from sanac.core.talk import Talk
+from sanac.finetune.prepare import PART, Folder, encoders
+from sanac.nn.captions import Captions, encode
+from sanac.nn.surroundings import sampler, scheduler_settings
+from sanac.nn.trajectory import Sampling, sample
+from sanac.nn.weights import Blocks
+
+SCHEMA = 1  # raised when the same prompts would give other latents
+
+
+def paint(
+    blocks: Blocks,
+    scheduler: Mapping[str, Any],
+    prompts: Sequence[str],
+    count: int,
+    sampling: Sampling,
+    path: Path,
+    talk: Talk,
+) -> Path:
+    """`count` latents by the teacher, prompts in turn, each with noise of its own; a folder like prepared data."""
+    model = blocks.model
+    settings = [sampling.to_json(), scheduler_settings(scheduler), list(prompts), count, encoders(model)]
+    folder = Folder(path, jsonfile.key_of(["data-free", SCHEMA, settings, model.identity()]))
+    record = folder.record()
+    if record["finished"]:
+        return path
+    config = model.transformer.config or model.architecture.config()
+    captions: Captions | None = None
+    talk.begin("painting with the teacher", count * sampling.steps, "latents")
+    talk.advance(record["seen"] * sampling.steps)
+    try:
+        with torch.no_grad():
+            while record["seen"] < count:
+                captions = captions or encode(model, prompts, blocks.device)
+                first = record["seen"]
+                some = min(PART, count - first)
+                asked = _turn(captions, first, some)
+                steps = sample(
+                    blocks,
+                    sampler(scheduler),
+                    asked.to(blocks.device, blocks.dtype),
+                    replace(sampling, batch=64),
+                    lambda *_: None,
+                    config,
+                    offset=first,
+                )
+                painted = []
+                for _, latents in steps:
+                    painted = [latents]
+                    talk.advance(some)
+                record = {**record, "seen": first + some, "parts": record["parts"] + 1}
+                folder.put(record["parts"] - 1, painted[0].float(), asked, record)
+    finally:
+        talk.end()
+    folder.note({**record, "finished": True})
+    return path
+
+
+def _turn(captions: Captions, first: int, count: int) -> Captions:
+    """Prompts in turn, from number `first` on."""
+    numbers = [number % len(captions) for number in range(first, first + count)]
+    return replace(captions, embeddings=captions.embeddings[numbers], mask=captions.mask[numbers])

@@ -1,0 +1,313 @@
+"""A recovery, decided before it is run: the model, who teaches it, what it learns from, and how."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sanac.core import jsonfile
+from sanac.core.copying import digest_file
+from sanac.core.errors import Lacking, Misuse
+from sanac.core.execute import Surgery, Writing, decide
+from sanac.core.header import read_header
+from sanac.core.manifest import compose
+from sanac.core.model import Model
+from sanac.core.plan import keep_blocks
+from sanac.core.talk import Talk
+from sanac.finetune import free, pairs
+from sanac.finetune.dataset import Prepared, open_prepared
+from sanac.finetune.drawing import Drawing
+from sanac.finetune.flow import Times
+from sanac.finetune.loop import Settings, train
+from sanac.finetune.parent import check_teacher, parent_of
+from sanac.finetune.prepare import RECORD, prepare
+from sanac.finetune.recovery import LOSSES, RecoveryTask
+from sanac.finetune.schedule import Schedule
+from sanac.finetune.student import open_student, save_weights
+from sanac.finetune.teacher import Lessons, Teaching
+from sanac.nn.device import pick_device
+from sanac.nn.prompts import choose_prompts
+from sanac.nn.surroundings import check_computable, latent_side, scheduler_of, vocabulary_of
+from sanac.nn.trajectory import Sampling
+from sanac.nn.weights import Blocks
+
+SCHEMA = 1  # raised when the same settings would train differently
+TOKENS = 16_384  # of a batch, where the user names no batch size
+RATE = 0.1  # learning rate times width, where the user names none
+WARMUP = 0.1  # share of the steps
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the user said; None where the job is to decide."""
+
+    steps: int = 100
+    losses: Mapping[str, float] | None = None
+    optimizer: str = "came8bit"
+    rate: float | None = None
+    warmup: int | None = None
+    batch: int | None = None
+    accumulate: int = 1
+    clip: float = 1.0
+    average: float = 0.99
+    caption_dropout: float = 0.1
+    data: str | None = None
+    data_free: bool = False
+    samples: int = 2048
+    prompts: Path | None = None
+    teacher: Model | None = None
+    cache_limit: int = 4_000_000_000
+    memory_limit: int = 2_000_000_000
+    precision: str = "fp32"
+    checkpointing: bool = False
+    compiled: bool = False
+    save_every: int = 100
+    seed: int = 0
+    device: str | None = None
+    fresh: bool = False
+
+    def check(self) -> None:
+        """All that contradicts itself."""
+        problems = []
+        if self.steps < 1:
+            problems.append(f"--steps {self.steps}: at least 1")
+        if self.data and self.data_free:
+            problems.append("--data and --data-free contradict each other")
+        if self.prompts and self.data:
+            problems.append("--prompts are for --data-free: with --data, captions lie beside the pictures")
+        unknown = sorted(set(self.losses or {}) - set(LOSSES))
+        problems += [f"there is no loss {name!r}: {', '.join(LOSSES)}" for name in unknown]
+        problems += [
+            f"--loss {name}={weight}: above zero" for name, weight in (self.losses or {}).items() if weight <= 0
+        ]
+        if problems:
+            raise Misuse(problems[0], problems=problems)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A job that is fully decided; its data is prepared."""
+
+    model: Model
+    teacher: Model | None
+    data: Prepared
+    wanted: Wanted
+    losses: Mapping[str, float]
+    workspace: Path
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> int:
+        """Samples that go through the model together."""
+        height, width = self.data.latents.size
+        tokens = height * width // self.model.architecture.patch_size**2
+        return self.wanted.batch or max(1, min(64, TOKENS // tokens))
+
+    @property
+    def rate(self) -> float:
+        """The peak learning rate."""
+        return self.wanted.rate or RATE / self.model.architecture.width
+
+    @property
+    def drawing(self) -> Drawing:
+        """How batches are drawn; noise is shifted as the model's own sampler shifts it."""
+        scheduler = scheduler_of(self.model)
+        shift = scheduler.get("flow_shift", scheduler.get("shift", 3.0))
+        times = Times(shift=float(shift))
+        return Drawing(self.batch, self.wanted.seed, times, self.wanted.caption_dropout)
+
+    @property
+    def settings(self) -> Settings:
+        """How the loop is to train."""
+        wanted = self.wanted
+        warmup = round(WARMUP * wanted.steps) if wanted.warmup is None else wanted.warmup
+        return Settings(
+            Schedule(self.rate, wanted.steps, warmup=warmup),
+            clip=wanted.clip,
+            average=wanted.average,
+            optimizer=wanted.optimizer,
+            accumulate=wanted.accumulate,
+            precision=wanted.precision,
+            seed=wanted.seed,
+            save_every=wanted.save_every,
+            log_every=max(1, min(25, wanted.steps // 20)),
+        )
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """The teacher's blocks whose stream the student's blocks are to give, in order."""
+        if "features" not in self.losses:
+            return ()
+        assert self.teacher is not None
+        mine = self.model.manifest.lineage if self.model.manifest else ()
+        hers = self.teacher.manifest.lineage if self.teacher.manifest else mine[:1]
+        plan = compose(mine[len(hers) :])
+        sources = plan.sources if plan else tuple(range(self.model.architecture.blocks))
+        found = [index for index in sources if index is not None]
+        related = [step.key for step in mine[: len(hers)]] == [step.key for step in hers]
+        if not related and self.teacher.architecture.blocks == self.model.architecture.blocks:
+            return tuple(range(self.model.architecture.blocks))
+        if not related or len(found) != len(sources):
+            raise Misuse(
+                "--loss features needs to know which blocks are whose",
+                why=f"{self.model.located.name} was not pruned from {self.teacher.located.name}",
+                hint="--loss distill, or the teacher that it was pruned from",
+            )
+        return tuple(found)
+
+    @cached_property
+    def distinct(self) -> int:
+        """How many different batches the teacher is asked about: all, unless they take too much disk."""
+        batches = self.wanted.steps * self.wanted.accumulate
+        height, width = self.data.latents.size
+        architecture = self.model.architecture
+        sample = architecture.in_channels * height * width
+        sample += len(self.exits) * height * width // architecture.patch_size**2 * architecture.width
+        fitting = self.wanted.cache_limit // (2 * sample * self.batch)
+        if fitting < 1:
+            raise Misuse(
+                f"--teacher-cache {self.wanted.cache_limit:,} is too small",
+                why=f"one batch of the teacher's answers takes {2 * sample * self.batch:,} bytes",
+                hint="a larger one, a smaller --batch, or --loss distill without features",
+            )
+        return min(batches, fitting)
+
+    @property
+    def lessons_key(self) -> str:
+        """Equal where the teacher says the same."""
+        assert self.teacher is not None
+        drawing = asdict(self.drawing)
+        return jsonfile.key_of(
+            ["teach", SCHEMA, self.teacher.identity(), self.data.identity, drawing, list(self.exits)]
+        )
+
+    def surgery(self, writing: Writing) -> Surgery:
+        """The artifact that will be written; nothing is trained yet."""
+        settings = asdict(self.settings) | {"save_every": 0, "log_every": 0}
+        how: dict[str, Any] = {
+            "schema": SCHEMA,
+            "loop": settings,
+            "drawing": asdict(self.drawing),
+            "losses": dict(self.losses),
+            "data": self.data.identity,
+            "checkpointing": self.wanted.checkpointing,
+        }
+        if self.teacher:
+            how["teacher"] = [self.teacher.identity(), self.distinct, list(self.exits)]
+        plan = keep_blocks(self.model.architecture.blocks, list(range(self.model.architecture.blocks)))
+        return decide("finetune", self.model, plan, how, writing)
+
+    def folder(self, job: Surgery) -> Path:
+        """Where the run keeps its state until the artifact stands."""
+        return self.workspace / f"training-{job.key[:8]}"
+
+    def trained(self, job: Surgery, talk: Talk) -> Surgery:
+        """The job with the weights that training made, now or before."""
+        folder = self.folder(job)
+        file = folder / "trained.safetensors"
+        if not file.is_file():
+            self._train(folder, file, talk)
+        refs = read_header(file).tensors
+        return replace(job, replaced=refs, filled_digest=digest_file(file))
+
+    def _train(self, folder: Path, file: Path, talk: Talk) -> None:
+        device = torch.device(pick_device(self.wanted.device))
+        lessons = self._lessons(device, talk)
+        try:
+            student = open_student(self.model, device, torch.float32)
+            if self.wanted.checkpointing:
+                student.enable_gradient_checkpointing()
+            task = RecoveryTask(
+                student,
+                self.data,
+                self.drawing,
+                self.losses,
+                lessons,
+                self.exits,
+                float(student.config.timestep_scale),
+                compiled=self.wanted.compiled,
+            )
+            weights = train(task, self.settings, folder, talk)["transformer"]
+        except torch.cuda.OutOfMemoryError as error:
+            raise Lacking(
+                "the GPU's memory is not enough",
+                why=str(error).splitlines()[0][:200],
+                hint=f"--batch {max(1, self.batch // 2)} --accumulate {self.wanted.accumulate * 2}, or --checkpointing",
+            ) from error
+        save_weights({**student.state_dict(), **weights}, self.model, file)
+
+    def _lessons(self, device: torch.device, talk: Talk) -> Lessons | None:
+        if self.teacher is None:
+            return None
+        size = sum(ref.count * 4 for ref in self.teacher.weights)
+        blocks = Blocks(self.teacher, device, torch.float32, resident=size < self.wanted.memory_limit // 2)
+        config = self.teacher.transformer.config or self.teacher.architecture.config()
+        teaching = Teaching(
+            blocks,
+            config,
+            lambda number: self.drawing.draw(self.data, number),
+            self.exits,
+            self.wanted.memory_limit // 4,
+        )
+        key = self.lessons_key
+        return teaching.lessons(self.workspace / f"teacher-{key[:8]}", key, self.distinct, talk)
+
+
+def decide_recovery(model: Model, wanted: Wanted, workspace: Path, talk: Talk) -> Recovery:
+    """Everything decided, and the data prepared: what is learned is part of what the artifact is."""
+    wanted.check()
+    teacher = wanted.teacher
+    needed = wanted.data is None or wanted.losses is None or bool({"distill", "features"} & set(wanted.losses))
+    if teacher is None and needed:
+        teacher = parent_of(model)
+    losses = wanted.losses or ({"distill": 1.0} if teacher else {"flow": 1.0})
+    if teacher is None and {"distill", "features"} & set(losses):
+        raise Misuse(
+            f"--loss {','.join(losses)} needs a teacher",
+            why=f"nothing was pruned from {model.located.name}",
+            hint="--teacher MODEL, or --loss flow",
+        )
+    if teacher is not None:
+        check_computable(teacher)
+        check_teacher(teacher, model)
+    check_computable(model)
+    data = _data(model, teacher, wanted, workspace, talk)
+    taught = teacher if {"distill", "features"} & set(losses) else None
+    return Recovery(model, taught, data, wanted, losses, workspace)
+
+
+def _data(model: Model, teacher: Model | None, wanted: Wanted, workspace: Path, talk: Talk) -> Prepared:
+    """What is learned from: as it lies there, prepared now or before, or painted by the teacher."""
+    device = torch.device(pick_device(wanted.device))
+    if wanted.data is None:
+        if teacher is None:
+            raise Misuse(
+                "there is nothing to learn from",
+                why="no --data, and no teacher that could paint something",
+                hint="--data DIR, --data shapes or --teacher MODEL",
+            )
+        return open_prepared(_painted(teacher, wanted, workspace, device, talk), model.architecture)
+    place = Path(wanted.data)
+    if wanted.data != "shapes" and place.is_dir() and any(place.glob("*.safetensors")):
+        return open_prepared(place, model.architecture)
+    source = pairs.open_source(wanted.data, scene_count=wanted.samples, seed=wanted.seed)
+    side = latent_side(model)
+    folder = workspace / f"data-{jsonfile.key_of([source.identity, side, wanted.data])[:8]}"
+    return open_prepared(prepare(model, source, side, folder, device, talk), model.architecture)
+
+
+def _painted(teacher: Model, wanted: Wanted, workspace: Path, device: torch.device, talk: Talk) -> Path:
+    vocabulary = vocabulary_of(teacher)
+    closed = bool(vocabulary) and wanted.prompts is None
+    prompts, source = choose_prompts(wanted.prompts, wanted.samples if closed else None, vocabulary)
+    sampling = Sampling(seed=wanted.seed + 1, side=latent_side(teacher))
+    size = sum(ref.count * 4 for ref in teacher.weights)
+    blocks = Blocks(teacher, device, torch.float32, resident=size < wanted.memory_limit // 2)
+    key = jsonfile.key_of([teacher.identity(), prompts, wanted.samples, sampling.to_json()])
+    folder = workspace / f"painted-{key[:8]}"
+    if not (folder / RECORD).exists():
+        talk.note(f"data-free: {wanted.samples} latents by {teacher.located.name}, {len(prompts)} prompts ({source})")
+    return free.paint(blocks, scheduler_of(teacher), prompts, wanted.samples, sampling, folder, talk)

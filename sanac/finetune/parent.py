@@ -1,0 +1,67 @@
+"""Who teaches: the model that a pruned one was cut from, found through what its artifact says of its origin."""
+
+from pathlib import Path
+
+from sanac.core import jsonfile
+from sanac.core.errors import BadInput, Misuse, SanacError
+from sanac.core.locate import locate
+from sanac.core.model import Model, open_model
+from sanac.core.stage import ORIGIN
+
+_SHRINKING = "prune"
+
+
+def parent_of(model: Model) -> Model | None:
+    """The model as it was before anything was dropped from it; None if nothing was."""
+    found = model
+    while found.manifest is not None and any(step.stage == _SHRINKING for step in found.manifest.lineage):
+        before = _origin(found)
+        lineage = found.manifest.lineage
+        wanted = lineage[-2].key if len(lineage) > 1 else ""
+        known = before.manifest.key if before.manifest else before.identity()
+        if wanted and known != wanted:
+            raise Misuse(
+                f"{before.located.name} is not what {found.located.name} was made from",
+                why="it was changed since, or another model stands in its place",
+                hint="name the teacher: --teacher MODEL",
+            )
+        found = before
+    return None if found is model else found
+
+
+def _origin(model: Model) -> Model:
+    """What an artifact was made from, where it lay then."""
+    path = model.located.path / ORIGIN
+    try:
+        word = str(jsonfile.read_object(path)["source"])
+        if not Path(word).exists():
+            raise Misuse(f"{word} is not there any more")
+        return open_model(locate(word))
+    except (SanacError, KeyError) as error:
+        raise Misuse(
+            f"the model that {model.located.name} was made from can't be opened",
+            why=error.message if isinstance(error, SanacError) else f"{path} doesn't say where it lay",
+            hint="name the teacher: --teacher MODEL; or --loss flow, which needs none",
+        ) from error
+
+
+def check_teacher(teacher: Model, student: Model) -> None:
+    """A teacher has to speak the student's language: the same latents, captions and streams."""
+    one, other = teacher.architecture, student.architecture
+    problems = [
+        f"{what}: the teacher's {getattr(one, name)}, the student's {getattr(other, name)}"
+        for name, what in (
+            ("in_channels", "channels of the latents"),
+            ("caption_channels", "width of the captions"),
+            ("patch_size", "patches"),
+            ("width", "width of the stream"),
+        )
+        if getattr(one, name) != getattr(other, name)
+    ]
+    if problems:
+        raise BadInput(
+            f"{teacher.located.name} can't teach {student.located.name}",
+            why=problems[0],
+            problems=problems,
+            hint="--teacher with the model that it was pruned from",
+        )

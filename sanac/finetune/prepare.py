@@ -1,0 +1,168 @@
+"""Pairs to what is learned from, once: a folder of parts, each with latents, embeddings, masks and the empty caption.
+
+After that neither autoencoder nor text encoder is loaded again. A stopped run goes on behind its last whole part.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sanac.core import jsonfile
+from sanac.core.errors import BadInput, Misuse
+from sanac.core.model import Model
+from sanac.core.stage import write_flushed
+from sanac.core.talk import Talk
+from sanac.finetune.pairs import Pair, Source, Tally
+from sanac.nn.captions import Captions, open_encoder
+from sanac.nn.quiet import quiet
+
+SCHEMA = 1  # raised when the same pairs would give other parts
+PART = 256  # samples
+RECORD = "prepared.json"  # beside the parts: how far it is, and of what
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where parts appear, whole or not at all."""
+
+    path: Path
+    key: str
+
+    def record(self) -> dict[str, Any]:
+        """What was done so far, if it is of this key."""
+        file = self.path / RECORD
+        if file.is_file():
+            try:
+                found = jsonfile.read_object(file)
+            except BadInput:
+                found = {}
+            if found.get("key") == self.key:
+                return dict(found)
+            if found:
+                raise Misuse(f"{self.path} holds other data", hint="choose another folder, or delete it")
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise Misuse(f"{self.path} is not empty", hint="choose another folder")
+        return {"key": self.key, "seen": 0, "parts": 0, "skipped": [], "finished": False}
+
+    def put(self, number: int, latents: Tensor, captions: Captions, record: dict[str, Any]) -> None:
+        """Write a part, then that it is there."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        part = self.path / f"part-{number:05d}.safetensors"
+        partial = part.with_suffix(".partial")
+        tensors = {
+            "latents": latents,
+            "embeddings": captions.embeddings,
+            "mask": captions.mask,
+            "empty": captions.empty,
+            "empty_mask": captions.empty_mask,
+        }
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(part)
+        self.note(record)
+
+    def note(self, record: dict[str, Any]) -> None:
+        """Write down how far it is."""
+        fresh = self.path / f"{RECORD}.new"
+        write_flushed(fresh, jsonfile.pretty(record))
+        fresh.replace(self.path / RECORD)
+
+
+def pixels(model: Model, side: int) -> int:
+    """The side of the pictures that the model paints, in real pixels, when its latents are `side` wide."""
+    vae = next((part for part in model.others if part.name == "vae"), None)
+    if vae is None:
+        raise Misuse(
+            f"{model.located.name} has no autoencoder", why="pictures can't be encoded", hint="give a whole pipeline"
+        )
+    layers = vae.config.get("encoder_layers_per_block")
+    if not isinstance(layers, list) or not all(type(count) is int for count in layers):
+        raise BadInput(f"{vae.folder} is not the config of an AutoencoderDC")
+    return side * int(2 ** sum(count > 0 for count in layers[:-1])) * (1 if layers[0] else 2)
+
+
+def prepare(model: Model, source: Source, side: int, path: Path, device: torch.device, talk: Talk) -> Path:
+    """Encode all pairs of a source with the model's autoencoder and text encoder."""
+    size = pixels(model, side)
+    folder = Folder(path, jsonfile.key_of(["prepare", SCHEMA, source.identity, size, encoders(model)]))
+    record = folder.record()
+    if record["finished"]:
+        return path
+    tally = Tally(record["seen"], list(record["skipped"]))
+    encode: tuple[Callable[[Sequence[Pair]], Tensor], Callable[[Sequence[str], int], Captions]] | None = None
+    talk.begin("preparing", source.scenes, "samples") if source.scenes else talk.begin("preparing", 0, "samples")
+    talk.advance(record["seen"])
+    try:
+        for found, many in _groups(source.pairs(tally, size, record["seen"])):
+            encode = encode or (open_autoencoder(model, device), open_encoder(model, device))
+            record = {**record, "seen": record["seen"] + many, "skipped": tally.skipped, "parts": record["parts"] + 1}
+            if found:
+                captions = encode[1]([pair.caption for pair in found], 32)
+                folder.put(record["parts"] - 1, encode[0](found), captions, record)
+            talk.advance(many)
+    finally:
+        talk.end()
+    tally.seen = record["seen"]
+    tally.check(source.name, talk)
+    if not record["parts"]:
+        raise BadInput(f"{source.name} holds no sample")
+    folder.note({**record, "finished": True})
+    return path
+
+
+def _groups(pairs: Iterator[Pair | None]) -> Iterator[tuple[list[Pair], int]]:
+    """Pairs for a part, and how many samples were looked at for them."""
+    group: list[Pair] = []
+    many = 0
+    for pair in pairs:
+        many += 1
+        group += [pair] if pair else []
+        if many == PART:
+            yield group, many
+            group, many = [], 0
+    if many:
+        yield group, many
+
+
+def encoders(model: Model) -> list[Any]:
+    """What identifies the parts of a pipeline that encode."""
+    names = {"vae", "text_encoder", "tokenizer"}
+    return [
+        [part.name, [part.config, part.weights.identity() if part.weights else []]]
+        for part in model.others
+        if part.name in names
+    ]
+
+
+def open_autoencoder(model: Model, device: torch.device) -> Callable[[Sequence[Pair]], Tensor]:
+    """What turns pictures into latents as the transformer sees them."""
+    try:
+        with quiet():
+            from diffusers import AutoencoderDC
+
+            dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+            vae = AutoencoderDC.from_pretrained(
+                model.located.path, subfolder="vae", torch_dtype=dtype, local_files_only=True, use_safetensors=True
+            )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise BadInput(f"diffusers can't open {model.located.name}", why=str(error).splitlines()[0][:300]) from error
+    vae.to(device).eval()
+
+    def latents(pairs: Sequence[Pair]) -> Tensor:
+        found = []
+        with torch.no_grad():
+            for first in range(0, len(pairs), 8):
+                drawn = np.stack([np.asarray(pair.image) for pair in pairs[first : first + 8]])
+                shown = torch.from_numpy(drawn).permute(0, 3, 1, 2).to(device, dtype) / 127.5 - 1
+                found.append(vae.encode(shown).latent.float() * vae.config.scaling_factor)
+        return torch.cat(found)
+
+    return latents

@@ -1,0 +1,46 @@
+"""The model that is trained: diffusers' own transformer, filled from the checkpoint; and its weights back to a file."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sanac.core.errors import BadInput
+from sanac.core.model import Model
+from sanac.nn.weights import DTYPES, read_tensor, refuse_loras
+
+
+def open_student(model: Model, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A trainable `SanaTransformer2DModel` with the model's weights, nothing else ever initialised."""
+    from diffusers import SanaTransformer2DModel
+
+    refuse_loras(model)
+    config = dict(model.transformer.config or model.architecture.config())
+    try:
+        with torch.device("meta"):
+            transformer = SanaTransformer2DModel.from_config(config)
+        tensors = {ref.name: read_tensor(ref, device, dtype) for ref in model.weights}
+        transformer.load_state_dict(tensors, strict=True, assign=True)
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise BadInput(f"diffusers can't build {model.located.name}", why=str(error).splitlines()[0][:300]) from error
+    found: nn.Module = transformer.train().requires_grad_(requires_grad=True)
+    return found
+
+
+def save_weights(weights: Mapping[str, Tensor], model: Model, file: Path) -> None:
+    """Trained weights under the model's names, in the dtypes that it stores them in."""
+    refs = model.weights.tensors
+    missing = refs.keys() ^ weights.keys()
+    assert not missing, sorted(missing)[:3]
+    stored = {name: weights[name].detach().to(DTYPES[ref.dtype]).cpu().contiguous() for name, ref in refs.items()}
+    for name, tensor in stored.items():
+        if not torch.isfinite(tensor).all():
+            raise BadInput(f"training made {name} NaN or infinite", hint="a lower --learning-rate")
+    partial = file.with_suffix(".partial")
+    save_file(stored, partial)
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
+    partial.replace(file)
