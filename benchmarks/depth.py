@@ -53,13 +53,14 @@ def chart(models: dict[str, list[dict]], path: Path) -> None:
         values = [found["overall"]["value"] for found in cells]
         scores = [found["overall"] for found in cells]
         bounds = [[abs(score[end] - score["value"]) for score in scores] for end in ("low", "high")]
-        left.errorbar(depths, values, bounds, marker="o", capsize=3, label=name)
+        drawn = left.errorbar(depths, values, bounds, marker="o", capsize=3, label=name)
+        color = drawn.lines[0].get_color()
         held_out = [found["held_out"]["value"] for found in cells]
-        left.plot(depths, held_out, linestyle=":", marker=".", label=f"{name}, held out")
-        right.plot(depths, [found["distribution"]["frechet"] for found in cells], marker="o", label=name)
+        left.plot(depths, held_out, linestyle=":", marker=".", color=color, label=f"{name}, held out")
+        right.plot(depths, [found["distribution"]["frechet"] for found in cells], marker="o", color=color)
     left.set(xlabel="blocks", ylabel="shapes score", ylim=(0, 1))
     right.set(xlabel="blocks", ylabel="Fréchet distance to rendered scenes", ylim=(0, None))
-    left.legend()
+    figure.legend(loc="outside upper center", ncols=4, fontsize=9)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.set_xticks(DEPTHS)
@@ -93,7 +94,7 @@ def main(words: tuple[str, ...], images: int, out: Path) -> None:
             for depth in DEPTHS:
                 if not any(found["depth"] == depth and found["pictures"] == images for found in cells):
                     cells.append(cell(word, depth, images, work))
-                    results.write_text(json.dumps({"machine": machine(), "models": models}, indent=1) + "\n")
+                    results.write_text(json.dumps({"machine": machine(), "models": models}) + "\n")
     chart({word: found["cells"] for word, found in known["models"].items()}, out / "pictures" / "depth.png")
     click.echo("| model | blocks | kept | score | held out | Fréchet | diversity |\n|---|---|---|---|---|---|---|")
     for word, found in known["models"].items():

@@ -1,20 +1,25 @@
 """Judged pictures in a journal: what each prompt scored, so that two cells can be compared prompt by prompt."""
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from sanac.judge.intervals import PromptScore
 from sanac.judge.results import prompt_scores
+from sanac.shapes.prompts import suite
 from sanac.verify.shapes import Evaluation
 
 
-def answers_of(found: Evaluation) -> dict[str, list[float]]:
-    """Test prompts, and what was right of how many pictures."""
-    scores = prompt_scores(found.results[: found.summary.pictures])
-    return {f"{score.task}: {score.prompt}": [score.right, score.images] for score in scores}
+def answers_of(found: Evaluation) -> list[float]:
+    """Of each test prompt, in the suite's order, how many pictures were right."""
+    return [score.right for score in prompt_scores(found.results[: found.summary.pictures])]
 
 
 def scores_of(cell: Mapping[str, Any]) -> list[PromptScore]:
-    """The same, read back."""
-    pairs = ((*key.split(": ", 1), *value) for key, value in cell["answers"].items())
-    return [PromptScore(task, prompt, right, images) for task, prompt, right, images in pairs]
+    """The same, read back: the suite says which prompts these were and how many pictures each got."""
+    asked = Counter(
+        (prompt.content.tag, json.dumps(prompt.metadata, sort_keys=True)) for prompt in suite("test", cell["pictures"])
+    )
+    pairs = zip(asked.items(), cell["answers"], strict=True)
+    return [PromptScore(tag, prompt, right, images) for ((tag, prompt), images), right in pairs]
