@@ -10,7 +10,7 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml sanac/data/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c sanac/data/constraints.txt -e '.[cpu,dev,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c sanac/data/constraints.txt -e '.[cpu,train,dev,docs]'
 	touch $@
 
 demo: $(INSTALLED)  ## install, then the main job on a small model, with the verdict

@@ -84,3 +84,14 @@ def starting_model(workspace: Workspace) -> tuple[str, str]:
 def is_derived(workspace: Workspace, path: Path) -> bool:
     """Whether a MODEL is an artifact while a source is recorded: it then doesn't become the source."""
     return bool(workspace.source) and path.is_dir() and read_manifest(path) is not None
+
+
+def newest_artifact(workspace: Workspace) -> str:
+    """MODEL for a verb that goes on from the newest artifact and was given none."""
+    if not workspace.head:
+        raise Misuse(
+            f"{workspace.folder} holds no artifact yet",
+            why="no MODEL was given, and nothing was made there that could be taken",
+            hint="name a MODEL, or make one: sanac prune MODEL --target-blocks N",
+        )
+    return str(workspace.folder / workspace.head)  # an absolute one stays what it is

@@ -42,6 +42,11 @@ class Prepared:
         """What the parts hold, whatever the folder is called."""
         return self.latents.digest()
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest caption, or a few more."""
+        return max(part.tensors["embeddings"].shape[1] for part in self.latents.files)
+
     @cached_property
     def _parts(self) -> list[Mapping[str, Tensor]]:
         return [{name: map_tensor(ref) for name, ref in part.tensors.items()} for part in self.latents.files]

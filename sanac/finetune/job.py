@@ -1,5 +1,6 @@
 """A recovery, decided before it is run: the model, who teaches it, what it learns from, and how."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -16,12 +17,16 @@ from sanac.core.header import read_header
 from sanac.core.manifest import compose
 from sanac.core.model import Model
 from sanac.core.plan import keep_blocks
+from sanac.core.resources import available_memory
 from sanac.core.talk import Talk
+from sanac.core.units import bytes_text
 from sanac.finetune import free, pairs
+from sanac.finetune.adapters import add_lora, merged, save_adapter
 from sanac.finetune.dataset import Prepared, open_prepared
 from sanac.finetune.drawing import Drawing
 from sanac.finetune.flow import Times
-from sanac.finetune.loop import Settings, train
+from sanac.finetune.loop import Settings, Watch, train
+from sanac.finetune.memory import Load, Memory, foresee
 from sanac.finetune.parent import check_teacher, parent_of
 from sanac.finetune.prepare import RECORD, prepare
 from sanac.finetune.recovery import LOSSES, RecoveryTask
@@ -64,6 +69,9 @@ class Wanted:
     precision: str = "fp32"
     checkpointing: bool = False
     compiled: bool = False
+    lora: int | None = None  # rank
+    lora_file: Path | None = None
+    dry: bool = False  # nothing is computed: what was not prepared before is lacking
     save_every: int = 100
     seed: int = 0
     device: str | None = None
@@ -76,6 +84,8 @@ class Wanted:
             problems.append(f"--steps {self.steps}: at least 1")
         if self.data and self.data_free:
             problems.append("--data and --data-free contradict each other")
+        if self.lora_file and not self.lora:
+            problems.append("--lora-file is for --lora RANK")
         if self.prompts and self.data:
             problems.append("--prompts are for --data-free: with --data, captions lie beside the pictures")
         unknown = sorted(set(self.losses or {}) - set(LOSSES))
@@ -194,6 +204,7 @@ class Recovery:
             "losses": dict(self.losses),
             "data": self.data.identity,
             "checkpointing": self.wanted.checkpointing,
+            "lora": self.wanted.lora,
         }
         if self.teacher:
             how["teacher"] = [self.teacher.identity(), self.distinct, list(self.exits)]
@@ -204,20 +215,61 @@ class Recovery:
         """Where the run keeps its state until the artifact stands."""
         return self.workspace / f"training-{job.key[:8]}"
 
-    def trained(self, job: Surgery, talk: Talk) -> Surgery:
+    def memory(self) -> Memory:
+        """What training will take."""
+        height, width = self.data.latents.size
+        caption = int(self.data.longest)
+        wanted = self.wanted
+        load = Load(self.batch, height, width, caption, wanted.checkpointing, wanted.precision, wanted.lora)
+        config = self.model.transformer.config or self.model.architecture.config()
+        return foresee(config, load, wanted.optimizer, average=bool(wanted.average))
+
+    def check_room(self, memory: Memory) -> None:
+        """Lacking if training would not fit; what would help is named with what it saves."""
+        device = torch.device(pick_device(self.wanted.device))
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+        if memory.total <= free:
+            return
+        wanted = self.wanted
+        half = max(1, self.batch // 2)
+        ways = {
+            f"--batch {half} --accumulate {2 * wanted.accumulate}": replace(wanted, batch=half),
+            "--checkpointing": replace(wanted, checkpointing=True),
+            "--optimizer came8bit": replace(wanted, optimizer="came8bit"),
+            "--ema 0": replace(wanted, average=0.0),
+            "--lora 16": replace(wanted, lora=wanted.lora or 16),
+        }
+        saved = {way: memory.total - replace(self, wanted=other).memory().total for way, other in ways.items()}
+        helpful = sorted((way for way in ways if saved[way] > 0), key=lambda way: -saved[way])
+        raise Lacking(
+            f"training takes about {bytes_text(memory.total)} of memory, {bytes_text(free)} are free",
+            why=str(memory),
+            hint="; ".join(f"{way} saves {bytes_text(saved[way])}" for way in helpful),
+        )
+
+    @property
+    def plain_settings(self) -> dict[str, object]:
+        """For trackers."""
+        return asdict(self.settings.schedule) | {"batch": self.batch, "optimizer": self.wanted.optimizer}
+
+    def trained(self, job: Surgery, talk: Talk, watch: Watch) -> Surgery:
         """The job with the weights that training made, now or before."""
         folder = self.folder(job)
         file = folder / "trained.safetensors"
+        if self.wanted.fresh:
+            shutil.rmtree(folder, ignore_errors=True)
         if not file.is_file():
-            self._train(folder, file, talk)
+            self._train(folder, file, talk, watch)
         refs = read_header(file).tensors
         return replace(job, replaced=refs, filled_digest=digest_file(file))
 
-    def _train(self, folder: Path, file: Path, talk: Talk) -> None:
+    def _train(self, folder: Path, file: Path, talk: Talk, watch: Watch) -> None:
         device = torch.device(pick_device(self.wanted.device))
         lessons = self._lessons(device, talk)
         try:
             student = open_student(self.model, device, torch.float32)
+            if self.wanted.lora:
+                add_lora(student, self.model.architecture, self.wanted.lora, self.wanted.seed)
             if self.wanted.checkpointing:
                 student.enable_gradient_checkpointing()
             task = RecoveryTask(
@@ -230,14 +282,17 @@ class Recovery:
                 float(student.config.timestep_scale),
                 compiled=self.wanted.compiled,
             )
-            weights = train(task, self.settings, folder, talk)["transformer"]
+            weights = train(task, self.settings, folder, talk, watch)["transformer"]
         except torch.cuda.OutOfMemoryError as error:
             raise Lacking(
                 "the GPU's memory is not enough",
                 why=str(error).splitlines()[0][:200],
                 hint=f"--batch {max(1, self.batch // 2)} --accumulate {self.wanted.accumulate * 2}, or --checkpointing",
             ) from error
-        save_weights({**student.state_dict(), **weights}, self.model, file)
+        student.load_state_dict(weights, strict=False)
+        if self.wanted.lora_file:
+            save_adapter(weights, self.wanted.lora_file)
+        save_weights(merged(student) if self.wanted.lora else student.state_dict(), self.model, file)
 
     def _lessons(self, device: torch.device, talk: Talk) -> Lessons | None:
         if self.teacher is None:
@@ -296,6 +351,7 @@ def _data(model: Model, teacher: Model | None, wanted: Wanted, workspace: Path, 
     source = pairs.open_source(wanted.data, scene_count=wanted.samples, seed=wanted.seed)
     side = latent_side(model)
     folder = workspace / f"data-{jsonfile.key_of([source.identity, side, wanted.data])[:8]}"
+    _there(folder, wanted)
     return open_prepared(prepare(model, source, side, folder, device, talk), model.architecture)
 
 
@@ -308,6 +364,13 @@ def _painted(teacher: Model, wanted: Wanted, workspace: Path, device: torch.devi
     blocks = Blocks(teacher, device, torch.float32, resident=size < wanted.memory_limit // 2)
     key = jsonfile.key_of([teacher.identity(), prompts, wanted.samples, sampling.to_json()])
     folder = workspace / f"painted-{key[:8]}"
+    _there(folder, wanted)
     if not (folder / RECORD).exists():
         talk.note(f"data-free: {wanted.samples} latents by {teacher.located.name}, {len(prompts)} prompts ({source})")
     return free.paint(blocks, scheduler_of(teacher), prompts, wanted.samples, sampling, folder, talk)
+
+
+def _there(folder: Path, wanted: Wanted) -> None:
+    """A dry run doesn't prepare data."""
+    if wanted.dry and not (folder / RECORD).exists():
+        raise Lacking(f"the plan hangs on data in {folder}, not prepared before", hint="run it without --dry-run")

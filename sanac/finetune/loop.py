@@ -66,10 +66,20 @@ class Task(Protocol):
         """The loss of batch `number`; everything random comes from `generator`, which belongs to that number."""
 
 
-def train(task: Task, settings: Settings, folder: Path, talk: Talk) -> dict[str, dict[str, Tensor]]:
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who else wants to know how a run goes: of each logged line, and of the weights after each step."""
+
+    logged: Callable[[Mapping[str, float]], None] = lambda _: None
+    stepped: Callable[[int, Mapping[str, Tensor]], None] = lambda *_: None
+
+
+def train(
+    task: Task, settings: Settings, folder: Path, talk: Talk, watch: Watch = Watch()
+) -> dict[str, dict[str, Tensor]]:
     """Train until the schedule's end, continuing from `folder`; the averaged weights of each part."""
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(task, settings, folder, talk)
+    run = _Run(task, settings, folder, talk, watch)
     total = settings.schedule.steps
     with _held_signals() as stopped:
         run.resume()
@@ -79,6 +89,7 @@ def train(task: Task, settings: Settings, folder: Path, talk: Talk) -> dict[str,
             while run.step < total:
                 run.advance()
                 talk.advance(1)
+                watch.stepped(run.step, run.kept)
                 stopping = stopped()
                 if run.step % settings.save_every == 0 or run.step == total or stopping:
                     run.save()
@@ -87,7 +98,7 @@ def train(task: Task, settings: Settings, folder: Path, talk: Talk) -> dict[str,
         finally:
             talk.end()
     averaged: dict[str, dict[str, Tensor]] = {name: {} for name in task.parts}
-    for name, tensor in (run.average.weights or run.weights).items():
+    for name, tensor in run.kept.items():
         part, _, rest = name.partition("/")
         averaged[part][rest] = tensor
     return averaged
@@ -96,8 +107,8 @@ def train(task: Task, settings: Settings, folder: Path, talk: Talk) -> dict[str,
 class _Run:
     """A run in progress: weights, their average, the optimizer, and how far it is."""
 
-    def __init__(self, task: Task, settings: Settings, folder: Path, talk: Talk) -> None:
-        self.task, self.settings, self.folder, self.talk = task, settings, folder, talk
+    def __init__(self, task: Task, settings: Settings, folder: Path, talk: Talk, watch: Watch) -> None:
+        self.task, self.settings, self.folder, self.talk, self.watch = task, settings, folder, talk, watch
         self.weights = {
             f"{part}/{name}": weight
             for part, module in task.parts.items()
@@ -111,6 +122,11 @@ class _Run:
         self.step = 0
         self.losses: list[Tensor] = []
         self.since = time.monotonic()
+
+    @property
+    def kept(self) -> Mapping[str, Tensor]:
+        """What the run is for: the averaged weights, or the weights where nothing is averaged."""
+        return self.average.weights or self.weights
 
     @property
     def key(self) -> str:
@@ -160,6 +176,7 @@ class _Run:
         }
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
+        self.watch.logged(line)
         self.talk.detail(f"step {self.step}: loss {line['loss']}")
         self.losses, self.since = [], now
 

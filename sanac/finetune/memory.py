@@ -40,7 +40,7 @@ class Memory:
     def __str__(self) -> str:
         """For people."""
         parts = {name: size for name, size in asdict(self).items() if name not in {"base", "largest"} and size}
-        return f"{bytes_text(self.total)} ({', '.join(f'{name} {bytes_text(size)}' for name, size in parts.items())})"
+        return f"{bytes_text(self.total)} of memory ({', '.join(f'{name} {bytes_text(size)}' for name, size in parts.items())})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class Load:
     caption: int  # tokens
     checkpointing: bool = False
     precision: str = "fp32"
+    lora: int | None = None
 
 
 def foresee(config: Mapping[str, Any], load: Load, optimizer: str, *, average: bool) -> Memory:
@@ -64,11 +65,12 @@ def foresee(config: Mapping[str, Any], load: Load, optimizer: str, *, average: b
     activations = outside + blocks * each
     if load.checkpointing:  # a block's input is kept, its inside comes again when its turn comes
         activations = outside + blocks * one.stream + each
+    trained = weights if load.lora is None else 4 * load.lora * blocks * one.edges
     return Memory(
-        weights=weights,
-        gradients=weights,
-        optimizer=int(weights / 4 * OPTIMIZERS[optimizer]),
-        average=weights if average else 0,
+        weights=weights + (trained if load.lora else 0),
+        gradients=trained,
+        optimizer=int(trained / 4 * OPTIMIZERS[optimizer]),
+        average=trained if average else 0,
         activations=activations,
         largest=2 * (two.weights - one.weights) // 4,
     )
@@ -79,6 +81,7 @@ class _Counted:
     weights: int
     saved: int
     stream: int
+    edges: int  # rows and columns of all matrices in the blocks: what a LoRA of rank 1 trains
 
 
 def _saved(config: dict[str, Any], load: Load) -> _Counted:
@@ -94,6 +97,8 @@ def _saved(config: dict[str, Any], load: Load) -> _Counted:
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         transformer: nn.Module = SanaTransformer2DModel.from_config(config)
+        matrices = [weight.squeeze() for weight in transformer.transformer_blocks.parameters()]
+        edges = sum(sum(weight.shape) for weight in matrices if weight.dim() == 2 and min(weight.shape) > 6)
         own = {weight.untyped_storage()._cdata for weight in transformer.parameters()}  # noqa: SLF001
         size = sum(weight.numel() * weight.element_size() for weight in transformer.parameters())
         latents = torch.empty(load.batch, config["in_channels"], load.height, load.width)
@@ -109,4 +114,4 @@ def _saved(config: dict[str, Any], load: Load) -> _Counted:
         saved = sum(storage.nbytes() for identity, storage in storages.items() if identity not in own)
     tokens = load.height * load.width // int(config["patch_size"]) ** 2
     width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
-    return _Counted(size, saved, 4 * load.batch * tokens * width)
+    return _Counted(size, saved, 4 * load.batch * tokens * width, edges)

@@ -1,0 +1,174 @@
+"""`sanac finetune`: quality back, after blocks are gone."""
+
+import re
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sanac.cli.choose import open_word
+from sanac.cli.options import Common, StageOptions, common, stage
+from sanac.cli.result import Result
+from sanac.cli.surgery import run_surgery
+from sanac.core.errors import Misuse
+from sanac.core.units import parse_bytes
+
+if TYPE_CHECKING:
+    from sanac.core.model import Model
+    from sanac.finetune.job import Recovery, Wanted
+    from sanac.finetune.loop import Watch
+    from sanac.finetune.track import Logged
+
+_FOLDER = click.Path(path_type=Path)
+_LOSS = re.compile(r"([a-z]+)(?:=([0-9.]+))?")
+
+
+@click.command(
+    "finetune",
+    short_help="Quality back, by a short training.",
+    epilog="""\b
+Examples:
+  sanac finetune
+  sanac finetune MODEL --data ./pictures --steps 300 --loss distill,flow=0.5
+  sanac finetune MODEL --data-free --teacher ./SANA1.5_4.8B_1024px_diffusers
+  sanac finetune MODEL --data ./tars --lora 16 --lora-file recovered-lora.safetensors
+  sanac finetune MODEL --data shapes --dry-run""",
+)
+@click.argument("model", metavar="[MODEL]", required=False)
+@click.option("--steps", type=int, default=100, show_default=True, metavar="N", help="Steps of the optimizer.")
+@click.option("--data", metavar="DIR", help="Images with captions, tars of them, prepared latents, or `shapes`.")
+@click.option("--data-free", is_flag=True, help="Learn from what the teacher paints.  [default without --data]")
+@click.option("--samples", type=click.IntRange(1), default=2048, show_default=True, help="Pictures to paint or draw.")
+@click.option("--prompts", type=_FOLDER, metavar="FILE", help="For --data-free, one per line.  [default: bundled]")
+@click.option("--teacher", metavar="MODEL", help="Who is imitated.  [default: what MODEL was pruned from]")
+@click.option("--loss", metavar="LIST", help="flow, distill, features; NAME=WEIGHT weighs.  [default: distill]")
+@click.option(
+    "--optimizer",
+    type=click.Choice(["came8bit", "came", "adamw", "adamw8bit"]),
+    default="came8bit",
+    show_default=True,
+)
+@click.option("--learning-rate", "rate", type=click.FloatRange(0, min_open=True), help="[default: 0.1 / width]")
+@click.option("--warmup", type=click.IntRange(0), metavar="N", help="Steps.  [default: a tenth]")
+@click.option("--batch", type=click.IntRange(1), metavar="N", help="[default: 16,384 tokens, at most 64 pictures]")
+@click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Batches a step.")
+@click.option("--clip", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Gradient norm.")
+@click.option("--ema", "average", type=click.FloatRange(0, 1, max_open=True), default=0.99, show_default=True)
+@click.option("--caption-dropout", type=click.FloatRange(0, 1), default=0.1, show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--checkpointing", is_flag=True, help="Less memory, a third more time.")
+@click.option("--compile", "compiled", is_flag=True, help="Faster steps after a minute or two.")
+@click.option("--lora", type=click.IntRange(1), metavar="RANK", help="Train low-rank changes only, then merge them.")
+@click.option("--lora-file", type=_FOLDER, metavar="FILE", help="Keep these changes as a file, too.")
+@click.option("--teacher-cache", default="4GB", show_default=True, metavar="SIZE", help="Disk for its answers.")
+@click.option("--memory-limit", default="2GB", show_default=True, metavar="SIZE", help="While the teacher is asked.")
+@click.option("--save-every", type=click.IntRange(1), default=100, show_default=True, metavar="N", help="Steps.")
+@click.option("--sample-every", type=click.IntRange(1), metavar="N", help="Paint --sample-prompt every so many steps.")
+@click.option("--sample-prompt", "sample_prompts", multiple=True, metavar="TEXT", help="May be repeated.")
+@click.option("--log-with", metavar="LIST", default="", help="tensorboard, wandb, mlflow, ...: accelerate's trackers.")
+@stage
+@common()
+def command(model: str | None, options: StageOptions, common: Common, **said: Any) -> Result:
+    """Train MODEL for a few steps, so that a pruned one paints as before, and write the result as a new artifact.
+
+    By default the model that it was pruned from teaches it, on latents that this teacher paints: no data is needed.
+    Without MODEL it takes the workspace's newest artifact. Ctrl-C saves the state; the same command goes on from it.
+    """
+    word, opened = _open(model, options, common)
+    every, prompts = said.pop("sample_every"), said.pop("sample_prompts")
+    names = [name for name in said.pop("log_with").split(",") if name]
+    if bool(every) != bool(prompts):
+        raise Misuse("--sample-every and --sample-prompt belong together")
+    wanted = _wanted(said, options, common)
+    from sanac.core.execute import Writing
+    from sanac.finetune.job import decide_recovery
+    from sanac.finetune.track import trackers
+
+    job = decide_recovery(opened, wanted, options.workspace, common.talk)
+    writing = Writing(force=options.force, fresh=options.fresh)
+    surgery = job.surgery(writing)
+    common.talk.note(f"losses: {', '.join(job.losses)}; {wanted.steps:,} steps of {job.batch * wanted.accumulate}")
+    memory = job.memory()
+    common.talk.note(f"training takes about {memory}")
+    if not options.dry_run:
+        job.check_room(memory)
+    folder = job.folder(surgery)
+    with ExitStack() as stack:
+
+        def complete(decided: Any) -> Any:
+            logged = stack.enter_context(trackers(names, options.workspace / "runs", job.plain_settings))
+            watch = _watch(opened, logged, folder / "samples", every, prompts, common)
+            return job.trained(decided, common.talk, watch)
+
+        result = run_surgery(word, surgery, options, common, complete)
+    if not options.dry_run and folder.is_dir():
+        _keep_measurements(folder, Path(str(result.out)), job)
+    return result
+
+
+def _open(model: str | None, options: StageOptions, common: Common) -> tuple[str, "Model"]:
+    """MODEL, or the workspace's newest artifact."""
+    if model is None:
+        from sanac.core.workspace import newest_artifact, read_workspace
+
+        model = newest_artifact(read_workspace(options.workspace))
+        common.talk.note(f"model: {model} (the newest artifact in {options.workspace})")
+    return model, open_word(model, common)
+
+
+def _wanted(said: dict[str, Any], options: StageOptions, common: Common) -> "Wanted":
+    from sanac.finetune.job import Wanted
+
+    teacher, losses = said.pop("teacher"), said.pop("loss")
+    limits = {name: parse_bytes(said.pop(name)) for name in ("teacher_cache", "memory_limit")}
+    return Wanted(
+        **said,
+        teacher=open_word(teacher, common) if teacher else None,
+        losses=_losses(losses) if losses else None,
+        cache_limit=limits["teacher_cache"],
+        memory_limit=limits["memory_limit"],
+        seed=common.seed or 0,
+        device=common.device,
+        fresh=options.fresh,
+        dry=options.dry_run,
+    )
+
+
+def _losses(text: str) -> dict[str, float]:
+    """'distill,flow=0.5' as weights by name."""
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        match = _LOSS.fullmatch(part.strip())
+        if match is None or match[1] in found:
+            raise Misuse(f"--loss {text} can't be read", why=f"at {part!r}", hint="--loss distill,flow=0.5")
+        try:
+            found[match[1]] = float(match[2] or 1)
+        except ValueError as error:
+            raise Misuse(f"--loss {text} can't be read", why=f"{match[2]!r} is no number") from error
+    return found
+
+
+def _watch(
+    model: "Model", logged: "Logged", folder: Path, every: int | None, prompts: tuple[str, ...], common: Common
+) -> "Watch":
+    """Who is told of the run: trackers, and a painter of samples."""
+    from sanac.finetune.loop import Watch
+
+    if not every:
+        return Watch(logged)
+    from sanac.runtime.samples import Samples
+
+    return Watch(logged, Samples(model, prompts, every, folder, common.device).stepped)
+
+
+def _keep_measurements(folder: Path, out: Path, job: "Recovery") -> None:
+    """The run's numbers, chart and pictures go beside the artifact; what it needed to go on is deleted."""
+    from sanac.finetune.chart import keep
+
+    report, metrics = keep(folder, out)
+    if report:
+        from sanac.verify.measurements import write_measurement
+
+        about = {"losses": dict(job.losses), "batch": job.batch, "learning_rate": job.rate}
+        write_measurement(out, "finetune", about | report, metrics)
