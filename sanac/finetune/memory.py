@@ -40,7 +40,8 @@ class Memory:
     def __str__(self) -> str:
         """For people."""
         parts = {name: size for name, size in asdict(self).items() if name not in {"base", "largest"} and size}
-        return f"{bytes_text(self.total)} of memory ({', '.join(f'{name} {bytes_text(size)}' for name, size in parts.items())})"
+        named = ", ".join(f"{name} {bytes_text(size)}" for name, size in parts.items())
+        return f"{bytes_text(self.total)} of memory ({named})"
 
 
 @dataclass(frozen=True, slots=True)
