@@ -166,7 +166,7 @@ def _opened(data: bytes, size: int) -> Image.Image | str:
         return "is not a picture that can be read"
     side = min(shown.size)
     left, top = ((edge - side) // 2 for edge in shown.size)
-    return shown.resize((size, size), Image.Resampling.LANCZOS, (left, top, left + side, top + side))
+    return shown.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
 
 
 def _in_tar(path: Path) -> Iterator[tuple[str, bytes, str]]:
