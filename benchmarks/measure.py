@@ -30,17 +30,22 @@ class Run:
 
 def measure(command: Sequence[str]) -> Run:
     """Run `command`, which must succeed."""
+    return watched(command)[0]
+
+
+def watched(command: Sequence[str]) -> tuple[Run, str]:
+    """The same, and what it printed."""
     start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         peaks = {"RssAnon": 0, "VmRSS": 0}
         watcher = threading.Thread(target=_watch, args=(process, peaks))
         watcher.start()
-        _, talk = process.communicate()
+        printed, talk = process.communicate()
         seconds = time.perf_counter() - start
         watcher.join()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{talk.decode()}")
-    return Run(seconds, peaks["RssAnon"], peaks["VmRSS"])
+    return Run(seconds, peaks["RssAnon"], peaks["VmRSS"]), printed.decode()
 
 
 def _watch(process: subprocess.Popen[bytes], peaks: dict[str, int]) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +104,8 @@ def command(model: str | None, options: StageOptions, common: Common, **said: An
 
         result = run_surgery(word, surgery, options, common, complete)
     if not options.dry_run and folder.is_dir():
-        _keep_measurements(folder, Path(str(result.out)), job)
-    return result
+        _keep_measurements(folder, Path(str(result.out)), job, common)
+    return replace(result, data={**result.data, "memory": memory.total})
 
 
 def _open(model: str | None, options: StageOptions, common: Common) -> tuple[str, "Model"]:
@@ -162,7 +163,7 @@ def _watch(
     return Watch(logged, Samples(model, prompts, every, folder, common.device).stepped)
 
 
-def _keep_measurements(folder: Path, out: Path, job: "Recovery") -> None:
+def _keep_measurements(folder: Path, out: Path, job: "Recovery", common: Common) -> None:
     """The run's numbers, chart and pictures go beside the artifact; what it needed to go on is deleted."""
     from sanac.finetune.chart import keep
 
@@ -172,3 +173,4 @@ def _keep_measurements(folder: Path, out: Path, job: "Recovery") -> None:
 
         about = {"losses": dict(job.losses), "batch": job.batch, "learning_rate": job.rate}
         write_measurement(out, "finetune", about | report, metrics)
+        common.talk.note(f"loss {report['loss_first']:.4f} -> {report['loss_last']:.4f} in {report['steps']:,} steps")

@@ -136,7 +136,8 @@ def _check_place(out: Path, workspace: Path) -> None:
 def _show(job: "Surgery", done: str, load: str = "") -> None:
     before, after = job.model.weights.size, sum(piece.size for piece in job.pieces)
     click.echo(f"{job.model.located.name}: {job.model.architecture.title}")
-    click.echo(f"plan: {job.plan}")
+    if job.stage != "finetune":  # it moves no block
+        click.echo(f"plan: {job.plan}")
     if job.model.patches:
         click.echo(f"LoRA: merged into {len(job.model.patches)} tensors")
     click.echo(f"transformer: {bytes_text(before)} -> {bytes_text(after)} ({after / before:.0%})")

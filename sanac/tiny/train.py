@@ -152,7 +152,7 @@ def _finish(
     return out
 
 
-class _Lines(Silence):
+class Lines(Silence):
     """A Talk that writes lines to stderr, of progress one every half minute."""
 
     def note(self, text: str) -> None:
@@ -187,7 +187,7 @@ class _Lines(Silence):
 def main(folder: Path, device: str, rate: float, *, control: bool, compiled: bool) -> None:
     """Train sanac:tiny into FOLDER, continuing what is there."""
     recipe = Recipe(rate=rate)
-    made = make(recipe, folder, torch.device(device), _Lines(), control=control, compiled=compiled)
+    made = make(recipe, folder, torch.device(device), Lines(), control=control, compiled=compiled)
     click.echo(f"wrote {made}")
 
 

@@ -1,0 +1,294 @@
+"""Recovery compared: depth x start x loss x steps, judged on tuning prompts, and the best opened to the test prompts.
+
+python benchmarks/recovery.py --depth 8      (hours; a process and a journal per depth, docs/results/recovery-8.json)
+python benchmarks/recovery.py --table        (tables, verdicts and chart only)
+
+Finished cells are kept: run it again. One thread; batches of 64; learning rates by `--part rates`, on tuning prompts.
+"""
+
+import json
+import random
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import matplotlib as mpl
+import torch
+from judged import answers_of, scores_of
+from measure import machine
+
+from sanac.core.execute import Surgery, Writing, execute
+from sanac.core.locate import locate
+from sanac.core.model import Model, open_model
+from sanac.core.talk import SILENCE
+from sanac.finetune.job import Wanted, decide_recovery
+from sanac.finetune.loop import Watch
+from sanac.judge.intervals import PromptScore, paired_difference
+from sanac.nn.weights import Blocks
+from sanac.prune.calibrate import calibration
+from sanac.prune.choose import Mending, decide_searched, find_blocks, repair_states, with_repair
+from sanac.prune.manual import decide_keep
+from sanac.prune.measure import Wanted as Measured
+from sanac.prune.measure import measure
+from sanac.prune.select import Choice, decide_target
+from sanac.runtime.pipeline import Sampling, open_painter
+from sanac.shapes.prompts import suite
+from sanac.verify.shapes import evaluate
+
+mpl.use("Agg")
+
+DEPTHS = (8, 6, 4)
+STEPS = (0, 25, 100, 300, 1000)
+STARTS = ("bi", "search+compensate")
+LOSSES = {
+    "flow": {"flow": 1.0},
+    "distill": {"distill": 1.0},
+    "distill+features": {"distill": 1.0, "features": 0.1},
+    "data-free": {"distill": 1.0},
+}
+RANDOM = 3  # draws of random blocks
+SHARES = {8: 0.97, 6: 0.95, 4: 0.90}  # targets: of the whole model's score, after 100 steps
+FREE = 0.03  # how far data-free may be behind real data
+SCENES, PAINTED = 8192, 4096
+RESULTS, PICTURE = Path("docs/results"), Path("docs/pictures/recovery.png")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model pruned, trained and judged."""
+
+    start: str
+    loss: str
+    steps: int
+    split: str = "tune"
+    images: int = 512
+
+    @property
+    def name(self) -> str:
+        """Its key in the journal."""
+        return " ".join((self.start, *((self.loss,) if self.steps else ()), str(self.steps), self.split))
+
+
+class Bench:
+    """Everything of one depth that cells share."""
+
+    def __init__(self, depth: int, work: Path) -> None:
+        self.depth, self.work = depth, work
+        self.tiny = open_model(locate("sanac:tiny"))
+        self.path = RESULTS / f"recovery-{depth}.json"
+        self.journal = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        identity = self.tiny.identity(full_hash=True)
+        if self.journal.get("identity") != identity:
+            self.journal = {"identity": identity, "depth": depth, "machine": machine(), "cells": {}}
+
+    def put(self, name: str, cell: Mapping[str, Any]) -> None:
+        """Write a finished cell at once."""
+        self.journal["cells"][name] = cell
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.journal) + "\n")
+        partial.replace(self.path)
+
+    def pruned(self, start: str) -> Model:
+        """The model as a cell starts from it."""
+        out = self.work / f"{start.replace(' ', '-')}-{self.depth}"
+        if not (out / "sanac.json").is_file():
+            execute(self._surgery(start), out, SILENCE)
+        return open_model(locate(str(out)))
+
+    def _surgery(self, start: str) -> Surgery:
+        writing, wanted, blocks = Writing(), Measured(yes=True), self.tiny.architecture.blocks
+        if start == "bi":
+            scores = measure(self.tiny, wanted, self.work, None, SILENCE).scores
+            return decide_target(self.tiny, Choice("bi", self.depth), scores, writing)
+        if start.startswith("random"):
+            chosen = random.Random(f"{self.depth} {start}").sample(range(blocks), self.depth)
+            return decide_keep(self.tiny, ",".join(map(str, sorted(chosen))), writing)
+        choice = Choice("search", self.depth)
+        job = decide_searched(self.tiny, choice, find_blocks(self.tiny, choice, wanted, self.work, SILENCE), writing)
+        states = repair_states(self.tiny, wanted, self.depth, SILENCE)
+        return Mending(with_repair(job, states), states, self.work).mended(SILENCE)
+
+    def wanted(self, cell: Cell) -> Wanted:
+        """How a cell is trained."""
+        free = cell.loss == "data-free"
+        data = None if free else "shapes"
+        samples = PAINTED if free else SCENES
+        rate = self.journal.get("rates", {}).get(cell.loss)
+        losses = LOSSES[cell.loss]
+        return Wanted(cell.steps, losses, rate=rate, data=data, data_free=free, samples=samples, teacher=self.tiny)
+
+    def trained(self, cell: Cell, wanted: Wanted | None = None) -> Model:
+        """The model of a cell."""
+        start = self.pruned(cell.start)
+        if not cell.steps:
+            return start
+        job = decide_recovery(start, wanted or self.wanted(cell), self.work, SILENCE)
+        out = self.work / "trained"
+        shutil.rmtree(out, ignore_errors=True)
+        surgery = job.surgery(Writing())
+        execute(job.trained(surgery, SILENCE, Watch()), out, SILENCE)
+        shutil.rmtree(job.folder(surgery))
+        return open_model(locate(str(out)))
+
+    def judge(self, model: Model, split: str, images: int) -> dict[str, Any]:
+        """Painted, judged, and how far its velocity is from the whole model's."""
+        found = evaluate(open_painter(model, "cpu"), images, Sampling(batch=32), 0, split, SILENCE)
+        answers = {"answers": answers_of(found)} if split == "test" else {}
+        return {"velocity_error": self.velocity_error(model), **answers, **found.to_json()}
+
+    def velocity_error(self, model: Model) -> float:
+        """On tuning prompts, where the whole model's trajectories pass."""
+        prompts = tuple(prompt.text for prompt in suite("tune", 24))
+        found = calibration(self.tiny, Measured(num_prompts=len(prompts), seed=77), every=2)
+        found = replace(found, inputs=replace(found.inputs, prompts=prompts))
+        kept = tuple(range(model.architecture.blocks))
+        with torch.no_grad():
+            states = found.whole()
+            blocks = Blocks(model, torch.device("cpu"), torch.float32, resident=True)
+            mine = replace(states, blocks=blocks, outside=blocks.outside())
+            return float(mine.errors([kept])[kept].mean())
+
+
+def grid() -> list[Cell]:
+    """All that is judged on tuning prompts; what targets hang on first."""
+    found = []
+    for steps in (0, 100, 25, 300, 1000):
+        for start in STARTS:
+            found += [Cell(start, loss, steps) for loss in (LOSSES if steps else ["none"])]
+        if steps == 100:
+            found += [Cell(f"random {draw}", "distill", steps) for draw in range(RANDOM)]
+    return found
+
+
+def tested(cells: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
+    """Opened to the test prompts: at 100 steps the best setting, the best with real data, the best without."""
+    settings = [Cell(start, loss, 100) for start in STARTS for loss in LOSSES]
+    there = [cell for cell in settings if cell.name in cells]
+    found: list[Cell] = []
+    for group in (there, [c for c in there if c.loss != "data-free"], [c for c in there if c.loss == "data-free"]):
+        if group:
+            best = max(group, key=lambda cell: cells[cell.name]["overall"]["value"])
+            found.append(replace(best, split="test", images=2048))
+    return list(dict.fromkeys(found))
+
+
+def rates(bench: Bench, images: int) -> None:
+    """For each loss the learning rate that suits tuning prompts best after 100 steps."""
+    for loss in LOSSES:
+        if loss in bench.journal.setdefault("rates", {}):
+            continue
+        scores = {}
+        for rate in (5e-4, 1e-3, 2e-3, 4e-3):
+            cell = Cell("search+compensate", loss, 100)
+            model = bench.trained(cell, replace(bench.wanted(cell), rate=rate))
+            scores[rate] = bench.judge(model, "tune", images)["overall"]["value"]
+            click.echo(f"{bench.depth} blocks, {loss}, rate {rate:g}: {scores[rate]:.3f}", err=True)
+        bench.journal["rates"][loss] = max(scores, key=lambda rate: scores[rate])
+        bench.put(f"rates {loss}", {"scores": {f"{rate:g}": score for rate, score in scores.items()}})
+
+
+def whole_scores() -> list[PromptScore]:
+    """The whole model's, on the test prompts."""
+    cells = json.loads((RESULTS / "depth.json").read_text())["models"]["sanac:tiny"]["cells"]
+    return scores_of(max(cells, key=lambda cell: cell["depth"]))
+
+
+def verdicts(depth: int, cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The targets, met or not, as far as their cells are there."""
+    lines = []
+    opened = [cell for cell in tested(cells) if cell.name in cells]
+    if opened:
+        whole = whole_scores()
+        best = opened[0]
+        goal = [replace(score, right=SHARES[depth] * score.right) for score in whole]
+        beyond = paired_difference(scores_of(cells[best.name]), goal).interval
+        share = cells[best.name]["overall"]["value"] / (sum(s.right for s in whole) / sum(s.images for s in whole))
+        met = "met" if beyond.low >= 0 else "NOT MET"
+        lines.append(f"{depth} blocks, {best.name}: about {share:.1%} of the whole model; {SHARES[depth]:.0%}: {met}")
+        lines.append(f"    beyond {SHARES[depth]:.0%} of it, paired: {beyond}")
+    real = [cell for cell in opened if cell.loss != "data-free"]
+    free = [cell for cell in opened if cell.loss == "data-free"]
+    if real and free:
+        apart = paired_difference(scores_of(cells[free[0].name]), scores_of(cells[real[0].name])).interval
+        lines.append(f"data-free minus real data: {apart}: {'met' if apart.low >= -FREE else 'NOT MET'}")
+    return lines
+
+
+def rows(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A Markdown table: one row per start and loss, one column per number of steps."""
+    lines = ["| start | loss | " + " | ".join(map(str, STEPS)) + " |", "|" + "---|" * (2 + len(STEPS))]
+    for start in (*STARTS, *(f"random {draw}" for draw in range(RANDOM))):
+        for loss in LOSSES:
+            found = [cells.get(Cell(start, loss, steps).name) for steps in STEPS]
+            if any(found[1:]):
+                shown = [f"{c['overall']['value']:.3f} ({c['velocity_error']:.3f})" if c else "" for c in found]
+                lines.append(f"| {start} | {loss} | {' | '.join(shown)} |")
+    return lines
+
+
+def chart(journals: Mapping[int, Mapping[str, Any]], path: Path) -> None:
+    """Score by steps, a panel per depth."""
+    from matplotlib import pyplot as plt
+
+    count = len(journals)
+    figure, panels = plt.subplots(
+        1, count, figsize=(4.2 * count, 3.8), layout="constrained", sharey=True, squeeze=False
+    )
+    for axes, (depth, journal) in zip(panels[0], sorted(journals.items(), reverse=True), strict=True):
+        for start, style in zip(STARTS, ("--", "-"), strict=True):
+            for number, loss in enumerate(LOSSES):
+                cells = [(steps, journal["cells"].get(Cell(start, loss, steps).name)) for steps in STEPS]
+                points = [(steps, cell["overall"]["value"]) for steps, cell in cells if cell]
+                axes.plot(*zip(*points, strict=True), style, color=f"C{number}", marker=".", label=f"{start}, {loss}")
+        axes.set(title=f"{depth} blocks", xlabel="steps", xscale="symlog", ylim=(0, 1))
+        axes.grid(alpha=0.3)
+    panels[0][0].set_ylabel("shapes score, tuning prompts")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def fill(bench: Bench, cells: list[Cell], images: int) -> None:
+    """Compute what is missing."""
+    for cell in cells:
+        if cell.name not in bench.journal["cells"]:
+            click.echo(f"{bench.depth} blocks: {cell.name}", err=True)
+            count = cell.images if cell.split == "test" else images
+            bench.put(cell.name, bench.judge(bench.trained(cell), cell.split, count))
+
+
+@click.command()
+@click.option("--depth", "depths", multiple=True, type=click.Choice(["8", "6", "4"]), help="Compute this depth.")
+@click.option("--part", "parts", multiple=True, type=click.Choice(["rates", "grid", "test"]))
+@click.option("--images", default=512, show_default=True, help="Of tuning prompts.")
+@click.option("--work", type=click.Path(path_type=Path), default=Path("build/recovery"), show_default=True)
+@click.option("--table", is_flag=True, help="Compute nothing: print what is there.")
+def main(depths: tuple[str, ...], parts: tuple[str, ...], images: int, work: Path, *, table: bool) -> None:
+    """Fill the journals, print tables and verdicts, draw the chart."""
+    torch.set_num_threads(1)
+    for depth in () if table else map(int, depths):
+        place = work / str(depth)
+        place.mkdir(parents=True, exist_ok=True)
+        bench = Bench(depth, place)
+        asked = parts or ("rates", "grid", "test")
+        if "rates" in asked:
+            rates(bench, images // 2)
+        if "grid" in asked:
+            fill(bench, grid(), images)
+        if "test" in asked:
+            fill(bench, tested(bench.journal["cells"]), images)
+    paths = {depth: RESULTS / f"recovery-{depth}.json" for depth in DEPTHS}
+    journals = {depth: json.loads(path.read_text()) for depth, path in paths.items() if path.is_file()}
+    for depth, journal in journals.items():
+        click.echo(f"\n{depth} blocks ({journal['machine']}): score on tuning prompts (velocity error) by steps\n")
+        for line in (*rows(journal["cells"]), "", *verdicts(depth, journal["cells"])):
+            click.echo(line)
+    if journals:
+        chart(journals, PICTURE)
+
+
+if __name__ == "__main__":
+    main()
