@@ -48,6 +48,11 @@ mpl.use("Agg")
 DEPTHS = (10, 8, 6, 4)
 SCORED = ("bi", "velocity")
 METHODS = ("random", "even", *SCORED, "search", "search+compensate")
+SCHEMAS = {  # what a method's cells hang on
+    **dict.fromkeys(SCORED, (SCORES_SCHEMA,)),
+    "search": (SEARCH_SCHEMA,),
+    "search+compensate": (SEARCH_SCHEMA, REPAIR_SCHEMA),
+}
 DRAWS = 10  # of random choices
 TARGETS = {8, 6}  # depths that a target names
 NAMED = {"bi", "search", "search+compensate"}
@@ -232,7 +237,7 @@ def journal(word: str, name: str, many: int, few: int) -> None:
         known = {"name": name, "identity": identity, "machine": machine(), "cells": {}}
     with workplace(None) as work:
         for cell in cells(model.architecture.blocks, many, few):
-            how = [cell.images, SEARCH_SCHEMA, REPAIR_SCHEMA, SCORES_SCHEMA]
+            how = [cell.images, *SCHEMAS.get(cell.method, ())]
             if known["cells"].get(cell.name, {}).get("how") != how:
                 click.echo(f"{name}: {cell.name}, {cell.images} images", err=True)
                 known["cells"][cell.name] = {"how": how} | compute(word, cell, work)
