@@ -23,7 +23,7 @@ from torch import Tensor
 from sanac.finetune.eight import BLOCK, Packed, pack, unpack
 
 SMALLEST = 16_384  # elements: smaller weights keep their first moment in fp32
-_CHUNK = 1 << 18  # elements that are worked on together on a CPU: they stay in its cache
+_CHUNK = 1 << 19  # elements that are worked on together on a CPU: they stay in its cache
 
 
 def as_matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -59,18 +59,25 @@ class Came(torch.optim.Optimizer):  # type: ignore[misc]
         assert bits in {8, 32}
         defaults = {"lr": lr, "betas": betas, "eps": eps, "clip": clip, "weight_decay": weight_decay}
         super().__init__(params, defaults | {"bits": bits, "correct_bias": correct_bias})
+        self._rooms: dict[torch.device, Tensor] = {}  # kept from step to step: fresh memory costs more than the work
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Move every weight that has a gradient."""
         loss = closure() if closure else None
+        weights = [(weight, group) for group in self.param_groups for weight in group["params"]]
+        moving = [(weight, group) for weight, group in weights if weight.grad is not None]
         with torch.no_grad():
-            for group in self.param_groups:
-                for weight in group["params"]:
-                    if weight.grad is not None:
-                        if weight not in self.state:
-                            self.state[weight] = new_state(weight, group["bits"])
-                        _Step(weight, self.state[weight], group).take()
+            for weight, group in sorted(moving, key=lambda pair: -pair[0].numel()):  # the largest makes the room
+                if weight not in self.state:
+                    self.state[weight] = new_state(weight, group["bits"])
+                _Step(weight, self.state[weight], group, self._room(weight)).take()
         return loss
+
+    def _room(self, weight: Tensor) -> Tensor:
+        """Where one weight's change is held."""
+        if len(self._rooms.get(weight.device, ())) < weight.numel():
+            self._rooms[weight.device] = torch.empty(weight.numel(), device=weight.device)
+        return self._rooms[weight.device]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As saved: torch would cast codes and fp32 averages to the weight's dtype."""
@@ -91,8 +98,7 @@ def new_state(weight: Tensor, bits: int) -> dict[str, Tensor]:
     state = {"step": torch.zeros((), dtype=torch.int64)}
     if bits == 8 and stored_in_eight(tuple(weight.shape)):
         blocks = -(-weight.numel() // BLOCK)
-        state |= {"exp_avg": zeros(weight.numel(), dtype=torch.int8)}
-        state |= {"exp_avg_scale": zeros(blocks), "exp_avg_zero": zeros(blocks, dtype=torch.int8)}
+        state |= {"exp_avg": zeros(weight.numel(), dtype=torch.int8), "exp_avg_scale": zeros(blocks)}
     else:
         state |= {"exp_avg": zeros(*weight.shape)}
     matrix = as_matrix(tuple(weight.shape))
@@ -112,7 +118,7 @@ def rounded(values: Tensor, chance: torch.Generator) -> Tensor:
 class _Step:
     """One step of one weight."""
 
-    def __init__(self, weight: Tensor, state: dict[str, Tensor], group: Mapping[str, Any]) -> None:
+    def __init__(self, weight: Tensor, state: dict[str, Tensor], group: Mapping[str, Any], room: Tensor) -> None:
         assert weight.grad is not None
         state["step"] += 1
         self.weight, self.state, self.group = weight, state, group
@@ -121,6 +127,10 @@ class _Step:
         self.shape = matrix or (1, weight.numel())
         self.factored = matrix is not None
         self.gradient = weight.grad.reshape(self.shape)
+        self.eight = state["exp_avg"].dtype == torch.int8
+        self.moment = (room[: weight.numel()] if self.eight else state["exp_avg"]).view(self.shape)
+        longest = max(((chunk.stop - chunk.start) * self.shape[1] for chunk in self.chunks()), default=0)
+        self.scratch = [torch.empty(longest, device=weight.device) for _ in range(2)]
 
     def seen(self, beta: float) -> float:
         """What an average that started at zero has seen so far, as a share of one."""
@@ -134,25 +144,36 @@ class _Step:
         for first in range(0, rows, together):
             yield slice(first, min(rows, first + together))
 
+    def _scratch(self, number: int, chunk: slice) -> Tensor:
+        rows, columns = chunk.stop - chunk.start, self.shape[1]
+        return self.scratch[number][: rows * columns].view(rows, columns)
+
     def take(self) -> None:
         """Change the weight and its state."""
+        betas, rate, decay = self.group["betas"], self.group["lr"], self.group["weight_decay"]
         if self.factored:
-            self.factors = self._follow("sq", self._squares(), self.group["betas"][1])
+            self.factors = self._follow("sq", self._squares(), betas[1])
         else:
             squares = self.gradient.float().square().add_(self.group["eps"][0])
-            self.state["exp_avg_sq"].view(self.shape).lerp_(squares, 1 - self.group["betas"][1])
+            self.state["exp_avg_sq"].view(self.shape).lerp_(squares, 1 - betas[1])
+            average = self.state["exp_avg_sq"].view(self.shape) / self.seen(betas[1])
+            self.factors = average.rsqrt_(), torch.ones((), device=self.weight.device)
         length = torch.stack([self._update(chunk).norm() for chunk in self.chunks()]).norm()
         too_long = (length / math.sqrt(self.weight.numel()) / self.group["clip"]).clamp_(min=1.0)
-        held, apart = self._moment(too_long)
-        rate, decay = self.group["lr"], self.group["weight_decay"]
-        factors = self._follow("res", apart, self.group["betas"][2]) if self.factored else None
+        self.factors = self.factors[0] / too_long, self.factors[1]
+        apart = self._moment()
+        scale = rate / self.seen(betas[0])
+        if self.factored:
+            rows, columns = self._follow("res", apart, betas[2])
+            rows *= scale
         weight = self.weight.view(self.shape)
         if decay:
             weight.add_(weight, alpha=-rate * decay)
         chance = torch.Generator(weight.device).manual_seed(self.count)
         for chunk in self.chunks():
-            move = held[chunk] if factors is None else held[chunk].mul_(factors[0][chunk]).mul_(factors[1])
-            move.mul_(rate / self.seen(self.group["betas"][0]))
+            move = torch.mul(self.moment[chunk], rows[chunk] if self.factored else scale, out=self._scratch(0, chunk))
+            if self.factored:
+                move.mul_(columns)
             if weight.dtype == torch.bfloat16:
                 weight[chunk] = rounded(weight[chunk].float().sub_(move), chance)
             else:
@@ -162,8 +183,8 @@ class _Step:
         """Row and column means of the squared gradient."""
         rows, columns = self._means()
         for chunk in self.chunks():
-            squares = self.gradient[chunk].float().square()
-            rows[chunk] = squares.mean(dim=1)
+            squares = torch.mul(self.gradient[chunk], self.gradient[chunk], out=self._scratch(0, chunk))
+            torch.mean(squares, dim=1, out=rows[chunk])
             columns += squares.sum(dim=0)
         return rows.add_(self.group["eps"][0]), columns.div_(self.shape[0]).add_(self.group["eps"][0])
 
@@ -180,42 +201,37 @@ class _Step:
 
     def _update(self, chunk: slice) -> Tensor:
         """The gradient, divided by the root of its average square."""
-        gradient = self.gradient[chunk]
-        if self.factored:
-            return (gradient * self.factors[0][chunk]).mul_(self.factors[1])
-        average = self.state["exp_avg_sq"].view(self.shape)[chunk]
-        return (average / self.seen(self.group["betas"][1])).rsqrt_().mul_(gradient)
+        return torch.mul(self.gradient[chunk], self.factors[0][chunk], out=self._scratch(0, chunk)).mul_(
+            self.factors[1]
+        )
 
-    def _moment(self, too_long: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Let the first moment follow; it, and row and column means of how far the updates are from it."""
+    def _moment(self) -> tuple[Tensor, Tensor]:
+        """Let the first moment follow; row and column means of how far the updates are from it."""
         rows, columns = self._means()
-        held = torch.empty(self.shape, device=self.weight.device)
         for chunk in self.chunks():
-            update = self._update(chunk).div_(too_long)
-            moment = self._stored(chunk).lerp_(update, 1 - self.group["betas"][0])
-            self._store(chunk, moment)
-            held[chunk] = moment
+            update, moment = self._update(chunk), self.moment[chunk]
+            if self.eight:
+                self._recall(chunk, moment)
+            moment.lerp_(update, 1 - self.group["betas"][0])
+            if self.eight:
+                self._remember(chunk, moment)
             if self.factored:
                 apart = update.sub_(moment).square_()
-                rows[chunk] = apart.mean(dim=1)
+                torch.mean(apart, dim=1, out=rows[chunk])
                 columns += apart.sum(dim=0)
-        return held, (rows.add_(self.group["eps"][1]), columns.div_(self.shape[0]).add_(self.group["eps"][1]))
+        return rows.add_(self.group["eps"][1]), columns.div_(self.shape[0]).add_(self.group["eps"][1])
 
-    def _stored(self, chunk: slice) -> Tensor:
-        """Some rows of the first moment in fp32."""
-        if self.state["exp_avg"].dtype != torch.int8:
-            return self.state["exp_avg"].view(self.shape)[chunk]
+    def _recall(self, chunk: slice, moment: Tensor) -> None:
+        """Some rows of the first moment, from 8 bits."""
         flat, blocks = self._places(chunk)
-        packed = (self.state["exp_avg"][flat], self.state["exp_avg_scale"][blocks], self.state["exp_avg_zero"][blocks])
-        return unpack(Packed(*packed)).view(-1, self.shape[1])
+        unpack(Packed(self.state["exp_avg"][flat], self.state["exp_avg_scale"][blocks]), moment.view(-1))
 
-    def _store(self, chunk: slice, moment: Tensor) -> None:
-        if self.state["exp_avg"].dtype != torch.int8:
-            return  # it was changed in place
+    def _remember(self, chunk: slice, moment: Tensor) -> None:
+        """The same, to 8 bits."""
         flat, blocks = self._places(chunk)
-        packed = pack(moment.flatten())
+        packed = pack(moment.view(-1), self._scratch(1, chunk).view(-1))
         self.state["exp_avg"][flat] = packed.codes
-        self.state["exp_avg_scale"][blocks], self.state["exp_avg_zero"][blocks] = packed.scale, packed.zero
+        self.state["exp_avg_scale"][blocks] = packed.scale
 
     def _places(self, chunk: slice) -> tuple[slice, slice]:
         first, last = chunk.start * self.shape[1], chunk.stop * self.shape[1]

@@ -1,7 +1,7 @@
-"""Eight bits for what an optimizer remembers: a scale and a zero for each block of 2048 elements.
+"""Eight bits for what an optimizer remembers: codes from -127 to 127, and one scale for each block of 2048 elements.
 
-The range of a block, min to max and always with zero in it, is cut into 255 steps, and one of the codes is exactly
-zero: what is zero stays zero. A block of nothing but zeros has the scale 0.
+The scale is a 127th of a block's largest value, whatever its sign. So zero is exactly zero, a block of nothing but
+zeros has the scale 0, and one of nothing but the same value is exact.
 """
 
 from typing import NamedTuple
@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own custom)
 from torch import Tensor
 
 BLOCK = 2048  # elements, counted through the flattened tensor
+CODES = 127
 
 
 class Packed(NamedTuple):
@@ -18,24 +19,25 @@ class Packed(NamedTuple):
 
     codes: Tensor  # int8, (elements,)
     scale: Tensor  # fp32, (blocks,)
-    zero: Tensor  # int8, (blocks,): the code of zero
 
 
-def pack(values: Tensor) -> Packed:
-    """Fp32 values, one dimension, to codes; the last block may be shorter."""
+def pack(values: Tensor, scratch: Tensor | None = None) -> Packed:
+    """Fp32 values, one dimension, to codes; the last block may be shorter. `scratch` is as long as the values."""
     blocks = _blocks(values)
-    low, high = blocks.amin(dim=1).clamp_(max=0), blocks.amax(dim=1).clamp_(min=0)
-    scale = (high - low) / 255
+    scale = torch.maximum(blocks.amax(dim=1), -blocks.amin(dim=1)) / CODES  # four times as fast as an infinity norm
     inverse = torch.where(scale > 0, 1 / scale, 0)
-    zero = (-low * inverse).round_() - 128
-    codes = (blocks * inverse[:, None]).add_(zero[:, None]).round_().clamp_(-128, 127).to(torch.int8)
-    return Packed(codes.flatten()[: len(values)], scale, zero.to(torch.int8))
+    into = None if scratch is None or len(values) % BLOCK else scratch.view(-1, BLOCK)
+    codes = torch.mul(blocks, inverse[:, None], out=into).round_().to(torch.int8)
+    return Packed(codes.flatten()[: len(values)], scale)
 
 
-def unpack(packed: Packed) -> Tensor:
-    """Codes to fp32 values."""
-    blocks = _blocks(packed.codes).float()
-    return blocks.sub_(packed.zero[:, None]).mul_(packed.scale[:, None]).flatten()[: len(packed.codes)]
+def unpack(packed: Packed, out: Tensor) -> Tensor:
+    """Codes to fp32 values in `out`."""
+    count = len(packed.codes)
+    whole = count - count % BLOCK
+    out[:whole].view(-1, BLOCK).copy_(packed.codes[:whole].view(-1, BLOCK)).mul_(packed.scale[: whole // BLOCK, None])
+    out[whole:].copy_(packed.codes[whole:]).mul_(packed.scale[whole // BLOCK :].sum())
+    return out
 
 
 def _blocks(values: Tensor) -> Tensor:

@@ -63,16 +63,16 @@ def test_codes_are_within_half_a_step_and_zero_is_zero(count: int, scale: float,
     values = torch.randn(count, generator=generator) * scale
     values[torch.rand(count, generator=generator) < 0.2] = 0
     packed = pack(values)
-    found = unpack(packed)
+    found = unpack(packed, torch.empty(count))
     step = packed.scale.repeat_interleave(BLOCK)[:count]
-    assert ((found - values).abs() <= 1.01 * step).all(), "half a step, and half of one that zero takes"
+    assert ((found - values).abs() <= 0.501 * step).all()
     assert (found[values == 0] == 0).all()
 
 
 @pytest.mark.parametrize("value", [0.0, 3.5, -2e-8])
 def test_a_constant_block_is_exact(value: float) -> None:
     values = torch.full((BLOCK + 5,), value)
-    assert torch.allclose(unpack(pack(values)), values, rtol=1e-6, atol=0)
+    assert torch.allclose(unpack(pack(values), torch.empty(len(values))), values, rtol=1e-6, atol=0)
 
 
 def test_weights_without_gradients_or_with_zeros_stay() -> None:
