@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sanac.core.errors import Misuse
 from sanac.core.family import split_block
@@ -20,7 +19,7 @@ from sanac.nn.surroundings import (
     scheduler_of,
     scheduler_settings,
 )
-from sanac.nn.trajectory import Sampling, starting_noise
+from sanac.nn.trajectory import Sampling
 from sanac.nn.weights import Blocks
 from sanac.prune.inputs import Inputs, choose_inputs
 from sanac.prune.measure import Wanted, announce
@@ -102,10 +101,6 @@ class Calibration:
     def announce(self, what: str, seconds: float, talk: Talk, *, yes: bool) -> None:
         """Say how long `what` on these prompts will take."""
         announce(f"{what} on {self.count} prompts", self.inputs, seconds, self.device, talk, yes=yes)
-
-    def noise(self, count: int) -> Tensor:
-        """What the trajectories of the first prompts start from."""
-        return starting_noise(count, self.model.architecture.in_channels, self.sampling)
 
     def states(self, shares: Sequence[int]) -> list[States]:
         """The states of all prompts in parts: the first gets what is left, the others these many fifths."""

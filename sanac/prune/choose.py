@@ -4,7 +4,7 @@ Both are kept in the workspace under their content keys, so a rerun reads them. 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,12 @@ from sanac.nn.block import POINT
 from sanac.nn.subsets import Kept
 from sanac.prune.calibrate import Calibration, calibration
 from sanac.prune.compensate import RIDGES, ROUNDS, Repair, fit
-from sanac.prune.endpoint import STEPS, Endpoints
 from sanac.prune.measure import Wanted, not_without
 from sanac.prune.search import TRIED, search
 from sanac.prune.select import Choice
+from sanac.prune.states import States
 
-SEARCH_SCHEMA = 2  # raised when the same settings would choose other blocks
+SEARCH_SCHEMA = 1  # raised when the same settings would choose other blocks
 REPAIR_SCHEMA = 1  # raised when the same settings would give other changes
 BEAM = 4
 EVERY = 4  # of the sampler's steps, which the search looks at
@@ -62,20 +62,13 @@ def find_blocks(model: Model, choice: Choice, wanted: Wanted, workspace: Path, t
     known = _known(file, key, {"kept": list, "error": float})
     if known is not None:
         return Searched(tuple(known["kept"]), known["error"], settings)
-    states.announce(
-        "searching", states.seconds(_search_forwards(blocks, choice.target, states.moments)), talk, yes=wanted.yes
-    )
+    states.announce("searching", states.seconds(_search_forwards(blocks, choice.target)), talk, yes=wanted.yes)
     if wanted.dry:
         raise not_without("the search")
     with torch.no_grad():
         fitted, judged = states.states([1])
-        room = max(1, wanted.memory_limit // 2 // together)
-        by_velocity = _Judge(lambda unseen: _means(fitted.errors(unseen, room)), file.with_name("seen.json"), key)
-        ends = Endpoints(fitted, states.scheduler, states.noise(len(fitted.captions)))
-        at_once = max(1, wanted.memory_limit // 2 // (4 * len(fitted.captions) * states.state_bytes))
-        by_end = _Judge(lambda unseen: ends.errors(unseen, at_once), file.with_name("ends.json"), key)
-        protected = frozenset(choice.protected(blocks))
-        found = search(blocks, choice.target, protected, by_velocity, last=by_end, beam=BEAM, talk=talk)
+        judge = _Judge(fitted, max(1, wanted.memory_limit // 2 // together), file.with_name("seen.json"), key)
+        found = search(blocks, choice.target, frozenset(choice.protected(blocks)), judge, beam=BEAM, talk=talk)
         kept = found[-1].kept
         error = float(judged.errors([kept])[kept].mean())
     steps = [{"kept": list(step.kept), "error": step.error} for step in found]
@@ -83,15 +76,11 @@ def find_blocks(model: Model, choice: Choice, wanted: Wanted, workspace: Path, t
     return Searched(kept, error, settings)
 
 
-def _means(errors: Mapping[Kept, torch.Tensor]) -> dict[Kept, float]:
-    return {kept: float(error.mean()) for kept, error in errors.items()}
-
-
 class _Judge:
-    """The error of subsets; what was seen is kept, so that a stopped search soon is where it was."""
+    """The mean error of subsets; what was seen is kept, so that a stopped search soon is where it was."""
 
-    def __init__(self, ask: Callable[[list[Kept]], Mapping[Kept, float]], file: Path, key: str) -> None:
-        self.ask, self.file, self.key = ask, file, key
+    def __init__(self, states: States, together: int, file: Path, key: str) -> None:
+        self.states, self.together, self.file, self.key = states, together, file, key
         known = _known(file, key, {"seen": dict})
         self.seen: dict[str, float] = known["seen"] if known else {}
 
@@ -100,20 +89,17 @@ class _Judge:
         names = {kept: ",".join(map(str, kept)) for kept in choices}
         unseen = [kept for kept in choices if names[kept] not in self.seen]
         if unseen:
-            for kept, error in self.ask(unseen).items():
+            for kept, errors in self.states.errors(unseen, self.together).items():
+                error = float(errors.mean())
                 self.seen[names[kept]] = error if math.isfinite(error) else 1e300
             _keep(self.file, {"key": self.key, "seen": self.seen})
         return {kept: self.seen[name] for kept, name in names.items()}
 
 
-def _search_forwards(blocks: int, target: int, moments: int) -> float:
-    """About how many forwards of the whole model a search takes at each moment.
-
-    Half a one for a subset while blocks leave; for each that the last judge looks at, a whole trajectory.
-    """
+def _search_forwards(blocks: int, target: int) -> float:
+    """About how many forwards of the whole model a search takes: half a forward for each subset it looks at."""
     rounds = sum(0.5 * BEAM * left * left / blocks for left in range(target + 1, blocks + 1))
-    judged = BEAM + 2 * min(TRIED, target * (blocks - target))
-    return rounds + judged * STEPS * target / blocks / moments
+    return rounds + 3 * 0.5 * min(TRIED, target * (blocks - target)) * target / blocks
 
 
 def decide_searched(model: Model, choice: Choice, found: Searched, writing: Writing) -> Surgery:

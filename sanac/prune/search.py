@@ -1,8 +1,7 @@
 """Which blocks stay, by search: subsets judged by the velocity they leave, on states that the model passed itself.
 
 One-shot scores judge every block as if all others stayed. Here blocks leave one at a time, the `beam` best subsets kept
-on the way. Another judge, dearer and better, has the last word: on the subsets that are left, and on what comes of them
-when a kept block and a dropped one change places, as long as that helps.
+on the way; then a kept block and a dropped one change places as long as that helps.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -28,16 +27,9 @@ class Step:
 
 
 def search(
-    blocks: int,
-    target: int,
-    protected: frozenset[int],
-    judge: Judge,
-    *,
-    last: Judge | None = None,
-    beam: int = 4,
-    talk: Talk = SILENCE,
+    blocks: int, target: int, protected: frozenset[int], judge: Judge, *, beam: int = 4, talk: Talk = SILENCE
 ) -> list[Step]:
-    """The best subset at every depth down to `target`, then what the last judge made of it; the last is the result."""
+    """The best subset at every depth down to `target`, then what swaps made of the last; the last is the result."""
     whole = tuple(range(blocks))
     found = [Step(whole, 0.0)]
     front: list[Kept] = [whole]
@@ -48,10 +40,7 @@ def search(
             front = sorted(errors, key=lambda kept: (errors[kept], kept))[:beam]
             found.append(Step(front[0], errors[front[0]]))
             talk.advance(1)
-        if last and target < blocks:
-            errors = last(front)
-            found.append(min((Step(kept, errors[kept]) for kept in front), key=lambda step: (step.error, step.kept)))
-        while better := _swapped(found[-1], blocks, protected, last or judge):
+        while better := _swapped(found[-1], blocks, protected, judge):
             found.append(better)
     finally:
         talk.end()

@@ -26,7 +26,6 @@ from sanac.prune.calibrate import calibration
 from sanac.prune.manual import decide_keep
 from sanac.prune.measure import Wanted
 from sanac.prune.select import Choice
-from sanac.prune.states import States
 from tests.conftest import Ran, Sanac
 
 FEW = ("--num-prompts", "8", "--timesteps", "3")
@@ -54,21 +53,21 @@ def test_a_stopped_search_asks_again_only_what_it_has_not_seen(
     model, wanted = open_model(locate(str(pipeline))), Wanted(num_prompts=4, timesteps=3)
     arguments = (model, Choice("search", 3), wanted, tmp_path, SILENCE)
     asked: list[int] = []
-    errors = States.errors
+    errors = choose.States.errors
 
-    def counted(self: States, choices: list[tuple[int, ...]], together: int | None = None) -> object:
+    def counted(self: choose.States, choices: list[tuple[int, ...]], together: int | None = None) -> object:
         if len(asked) == 2:
             asked.append(0)
             raise KeyboardInterrupt
         asked.append(len(choices))
         return errors(self, choices, together)
 
-    monkeypatch.setattr(States, "errors", counted)
+    monkeypatch.setattr(choose.States, "errors", counted)
     with pytest.raises(KeyboardInterrupt):
         choose.find_blocks(*arguments)
     stopped = choose.find_blocks(*arguments)
     seen = sum(asked)
-    monkeypatch.setattr(States, "errors", errors)
+    monkeypatch.setattr(choose.States, "errors", errors)
     fresh = choose.find_blocks(model, Choice("search", 3), wanted, tmp_path / "other", SILENCE)
     assert stopped == fresh
     assert seen == len(json.loads(next(tmp_path.glob("search-*/seen.json")).read_text())["seen"]) + 1

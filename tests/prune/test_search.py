@@ -51,19 +51,5 @@ def test_swaps_leave_a_dead_end() -> None:
     assert [step.error for step in found] == [0.0, 1.0, 3.0, 0.5]
 
 
-def test_the_last_judge_has_the_last_word() -> None:
-    """It sees what the beam left, and swaps by its own measure."""
-    asked: list[Kept] = []
-
-    def last(choices: list[Kept]) -> dict[Kept, float]:
-        asked.extend(choices)
-        return {kept: 0.1 if kept == (2, 3) else 0.2 if 3 in kept else 1.0 for kept in choices}
-
-    found = search(4, 2, frozenset(), pairwise, last=last, beam=3)
-    assert [(step.kept, step.error) for step in found[2:]] == [((0, 1), 0.5), ((1, 3), 0.2), ((2, 3), 0.1)]
-    assert asked[:3] == [(0, 1), (1, 2), (1, 3)], "the beam"
-    assert search(3, 3, frozenset(), pairwise, last=last)[-1].kept == (0, 1, 2)
-
-
 def test_at_full_depth_there_is_nothing_to_do() -> None:
     assert [step.kept for step in search(3, 3, frozenset(), pairwise)] == [(0, 1, 2)]
