@@ -27,10 +27,12 @@ from sanac.core import jsonfile
 from sanac.core.locate import locate
 from sanac.core.model import open_model
 from sanac.core.talk import SILENCE
+from sanac.core.units import bytes_text
 from sanac.finetune.came import new_state
 from sanac.finetune.dataset import open_prepared
 from sanac.finetune.drawing import Drawing
 from sanac.finetune.loop import Settings, train
+from sanac.finetune.memory import Load, foresee
 from sanac.finetune.optimizers import OPTIMIZERS, make_optimizer
 from sanac.finetune.pairs import open_source
 from sanac.finetune.prepare import prepare
@@ -130,7 +132,25 @@ def memory(work: Path, _: int) -> dict[str, Any]:
     return {"width": width, "batch": 4, "tokens": 256, "runs": found}
 
 
-PARTS = {"state": state, "time": timed, "loss": losses, "memory": memory}
+def recipes(_: Path, __: int) -> dict[str, Any]:
+    """What training SANA-1.5 at 1024 pixels would take, by depth: counted as `sanac finetune` counts it."""
+    plain = Load(4, 32, 32, 300, checkpointing=True)
+    ways = {
+        "--ema 0 --checkpointing, batches of 4": (plain, False),
+        "--checkpointing, batches of 4": (plain, True),
+        "--lora 16 --checkpointing, batches of 4": (dataclasses.replace(plain, lora=16), True),
+        "--ema 0, batches of 4": (dataclasses.replace(plain, checkpointing=False), False),
+    }
+    found = {}
+    for blocks in (20, 30, 60):
+        config = dataclasses.replace(SANA_4_8B, blocks=blocks).config()
+        for way, (load, average) in ways.items():
+            said = foresee(config, load, "came8bit", average=average)
+            found[f"{blocks} blocks, {way}"] = dataclasses.asdict(said) | {"total": said.total}
+    return {"bytes": found}
+
+
+PARTS = {"state": state, "time": timed, "loss": losses, "memory": memory, "recipes": recipes}
 
 
 def chart(found: dict[str, Any], path: Path) -> None:
@@ -170,6 +190,13 @@ def table(found: dict[str, Any]) -> None:
     for run in found.get("memory", {}).get("runs", []):
         what = f"memory said / taken, {run['blocks']} blocks"
         row(what, f"{run['off']:+.1%}", f"±{OFF:.0%}", met=abs(run["off"]) <= OFF)
+    if "recipes" in found:
+        click.echo(
+            "\n| SANA-1.5, 1024 pixels, CAME-8bit | takes | weights | gradients | activations |\n|---|---|---|---|---|"
+        )
+        for way, said in found["recipes"]["bytes"].items():
+            sizes = " | ".join(bytes_text(said[part]) for part in ("total", "weights", "gradients", "activations"))
+            click.echo(f"| {way} | {sizes} |")
     click.echo("")
     for part, values in (("bytes per parameter", "state/bytes"), ("time of a step / AdamW (foreach)", "time/ratio")):
         group, _, key = values.partition("/")
