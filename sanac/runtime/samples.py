@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from sanac.core.model import Model
 from sanac.runtime.pictures import save_sheet
 from sanac.runtime.pipeline import Sampling, open_painter
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Samples:
@@ -17,7 +19,7 @@ class Samples:
         self.prompts, self.every, self.folder = tuple(prompts), every, folder
         self.painter = open_painter(model, device)
 
-    def stepped(self, step: int, weights: Mapping[str, Tensor]) -> None:
+    def stepped(self, step: int, weights: "Mapping[str, Tensor]") -> None:
         """Called after each step with the weights that would be kept now."""
         if step % self.every:
             return
