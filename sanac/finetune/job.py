@@ -28,7 +28,7 @@ from sanac.finetune.flow import Times
 from sanac.finetune.loop import Settings, Watch, train
 from sanac.finetune.memory import Load, Memory, foresee
 from sanac.finetune.parent import check_teacher, parent_of
-from sanac.finetune.prepare import RECORD, prepare
+from sanac.finetune.prepare import RECORD, key_of, prepare
 from sanac.finetune.recovery import LOSSES, RecoveryTask
 from sanac.finetune.schedule import Schedule
 from sanac.finetune.student import open_student, save_weights
@@ -350,7 +350,7 @@ def _data(model: Model, teacher: Model | None, wanted: Wanted, workspace: Path, 
         return open_prepared(place, model.architecture)
     source = pairs.open_source(wanted.data, scene_count=wanted.samples, seed=wanted.seed)
     side = latent_side(model)
-    folder = workspace / f"data-{jsonfile.key_of([source.identity, side, wanted.data])[:8]}"
+    folder = workspace / f"data-{key_of(model, source, side)[:8]}"
     _there(folder, wanted)
     return open_prepared(prepare(model, source, side, folder, device, talk), model.architecture)
 

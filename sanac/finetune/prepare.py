@@ -89,10 +89,15 @@ def pixels(model: Model, side: int) -> int:
     return side * int(2 ** sum(count > 0 for count in layers[:-1])) * (1 if layers[0] else 2)
 
 
+def key_of(model: Model, source: Source, side: int) -> str:
+    """Equal where the same parts come out."""
+    return jsonfile.key_of(["prepare", SCHEMA, source.identity, pixels(model, side), encoders(model)])
+
+
 def prepare(model: Model, source: Source, side: int, path: Path, device: torch.device, talk: Talk) -> Path:
     """Encode all pairs of a source with the model's autoencoder and text encoder."""
     size = pixels(model, side)
-    folder = Folder(path, jsonfile.key_of(["prepare", SCHEMA, source.identity, size, encoders(model)]))
+    folder = Folder(path, key_of(model, source, side))
     record = folder.record()
     if record["finished"]:
         return path

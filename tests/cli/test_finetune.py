@@ -77,6 +77,13 @@ def test_the_same_command_is_cached_and_others_are_others(sanac: Sanac, pipeline
     assert len(keys) == 5
 
 
+def test_two_models_in_one_workspace_don_t_share_what_their_encoders_made(sanac: Sanac, pipeline: Path) -> None:
+    for number, keep in enumerate(("0,1,3,5", "0,1,2")):
+        assert sanac("prune", pipeline, "--keep", keep, "--out", f"small{number}").code == 0
+        ran = sanac("finetune", f"small{number}", *SHORT, "--out", f"out{number}")
+        assert ran.code == 0, ran.err
+
+
 def test_a_dry_run_prepares_nothing(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
     small = pruned(sanac, pipeline)
     ran = sanac("finetune", small, *SHORT, "--dry-run")
