@@ -212,18 +212,20 @@ def chart(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     )
     for axes, (word, model) in zip(panels[0], models.items(), strict=True):
         found = list(model["cells"].values())
-        for method in METHODS:
+        for number, method in enumerate(METHODS):
             points: dict[int, list[float]] = {}
             for cell in found:
                 if cell["method"] in {method, "whole"}:
                     points.setdefault(cell["depth"], []).append(cell["overall"]["value"])
             depths = sorted(points)
             if len(depths) > 1:
-                axes.plot(depths, [sum(points[d]) / len(points[d]) for d in depths], marker="o", label=method)
+                means = [sum(points[depth]) / len(points[depth]) for depth in depths]
+                axes.plot(depths, means, marker="o", color=f"C{number}", label=method)
         axes.set(title=word, xlabel="blocks", ylim=(0, 1))
         axes.grid(alpha=0.3)
     panels[0][0].set_ylabel("shapes score")
-    panels[0][0].legend(fontsize=8)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(METHODS), fontsize=8)
     figure.savefig(path, dpi=120)
 
 
