@@ -1,7 +1,7 @@
 """Small real models, built once per session, and a way to run the command line in this process."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,3 +73,14 @@ def broken(pipeline: Path, tmp_path: Path) -> Path:
     import shutil
 
     return Path(shutil.copytree(pipeline / "transformer", tmp_path / "broken"))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Training on one thread: bits that don't hang on how many cores are free, and no slower for small models."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -183,7 +183,8 @@ class _Step:
         """Row and column means of the squared gradient."""
         rows, columns = self._means()
         for chunk in self.chunks():
-            squares = torch.mul(self.gradient[chunk], self.gradient[chunk], out=self._scratch(0, chunk))
+            gradient = self.gradient[chunk].float()
+            squares = torch.mul(gradient, gradient, out=self._scratch(0, chunk))
             torch.mean(squares, dim=1, out=rows[chunk])
             columns += squares.sum(dim=0)
         return rows.add_(self.group["eps"][0]), columns.div_(self.shape[0]).add_(self.group["eps"][0])

@@ -1,39 +1,47 @@
 """Data-free: what the teacher itself paints for a list of prompts is what is learned from."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from sanac.core import jsonfile
+from sanac.core.model import Model
 from sanac.core.talk import Talk
-from sanac.finetune.prepare import PART, Folder, encoders
+from sanac.finetune.prepare import PART, Folder
 from sanac.nn.captions import Captions, encode
-from sanac.nn.surroundings import sampler, scheduler_settings
+from sanac.nn.surroundings import sampler, scheduler_of
 from sanac.nn.trajectory import Sampling, sample
 from sanac.nn.weights import Blocks
 
 SCHEMA = 1  # raised when the same prompts would give other latents
 
 
-def paint(
-    blocks: Blocks,
-    scheduler: Mapping[str, Any],
-    prompts: Sequence[str],
-    count: int,
-    sampling: Sampling,
-    path: Path,
-    talk: Talk,
-) -> Path:
-    """`count` latents by the teacher, prompts in turn, each with noise of its own; a folder like prepared data."""
-    model = blocks.model
-    settings = [sampling.to_json(), scheduler_settings(scheduler), list(prompts), count, encoders(model)]
-    folder = Folder(path, jsonfile.key_of(["data-free", SCHEMA, settings, model.identity()]))
+@dataclass(frozen=True)
+class Painting:
+    """`count` latents by a teacher, prompts in turn, each with noise of its own."""
+
+    teacher: Model
+    prompts: Sequence[str]
+    count: int
+    sampling: Sampling
+
+    @property
+    def key(self) -> str:
+        """Equal where the same is painted; the teacher's identity covers its sampler and its text encoder."""
+        settings = [self.sampling.to_json(), list(self.prompts), self.count]
+        return jsonfile.key_of(["data-free", SCHEMA, settings, self.teacher.identity()])
+
+
+def paint(job: Painting, blocks: Blocks, path: Path, talk: Talk) -> Path:
+    """Paint into a folder like prepared data, going on behind what lies there."""
+    model, count, sampling, prompts = job.teacher, job.count, job.sampling, job.prompts
+    folder = Folder(path, job.key)
     record = folder.record()
     if record["finished"]:
         return path
+    scheduler = scheduler_of(model)
     config = model.transformer.config or model.architecture.config()
     captions: Captions | None = None
     talk.begin("painting with the teacher", count * sampling.steps, "latents")

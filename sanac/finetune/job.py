@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from sanac.core.copying import digest_file
 from sanac.core.errors import Lacking, Misuse
 from sanac.core.execute import Surgery, Writing, decide
 from sanac.core.header import read_header
-from sanac.core.manifest import compose
 from sanac.core.model import Model
 from sanac.core.plan import keep_blocks
 from sanac.core.resources import available_memory
@@ -27,7 +26,7 @@ from sanac.finetune.drawing import Drawing
 from sanac.finetune.flow import Times
 from sanac.finetune.loop import Settings, Watch, train
 from sanac.finetune.memory import Load, Memory, foresee
-from sanac.finetune.parent import check_teacher, parent_of
+from sanac.finetune.parent import blocks_of, check_teacher, parent_of
 from sanac.finetune.prepare import RECORD, key_of, prepare
 from sanac.finetune.recovery import LOSSES, RecoveryTask
 from sanac.finetune.schedule import Schedule
@@ -107,7 +106,6 @@ class Recovery:
     wanted: Wanted
     losses: Mapping[str, float]
     workspace: Path
-    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
@@ -152,15 +150,9 @@ class Recovery:
         if "features" not in self.losses:
             return ()
         assert self.teacher is not None
-        mine = self.model.manifest.lineage if self.model.manifest else ()
-        hers = self.teacher.manifest.lineage if self.teacher.manifest else mine[:1]
-        plan = compose(mine[len(hers) :])
-        sources = plan.sources if plan else tuple(range(self.model.architecture.blocks))
-        found = [index for index in sources if index is not None]
-        related = [step.key for step in mine[: len(hers)]] == [step.key for step in hers]
-        if not related and self.teacher.architecture.blocks == self.model.architecture.blocks:
-            return tuple(range(self.model.architecture.blocks))
-        if not related or len(found) != len(sources):
+        sources = blocks_of(self.teacher, self.model)
+        found = [index for index in sources or () if index is not None]
+        if sources is None or len(found) != len(sources):
             raise Misuse(
                 "--loss features needs to know which blocks are whose",
                 why=f"{self.model.located.name} was not pruned from {self.teacher.located.name}",
@@ -297,11 +289,9 @@ class Recovery:
     def _lessons(self, device: torch.device, talk: Talk) -> Lessons | None:
         if self.teacher is None:
             return None
-        size = sum(ref.count * 4 for ref in self.teacher.weights)
-        blocks = Blocks(self.teacher, device, torch.float32, resident=size < self.wanted.memory_limit // 2)
         config = self.teacher.transformer.config or self.teacher.architecture.config()
         teaching = Teaching(
-            blocks,
+            _weights(self.teacher, self.wanted, device),
             config,
             lambda number: self.drawing.draw(self.data, number),
             self.exits,
@@ -360,14 +350,18 @@ def _painted(teacher: Model, wanted: Wanted, workspace: Path, device: torch.devi
     closed = bool(vocabulary) and wanted.prompts is None
     prompts, source = choose_prompts(wanted.prompts, wanted.samples if closed else None, vocabulary)
     sampling = Sampling(seed=wanted.seed + 1, side=latent_side(teacher))
-    size = sum(ref.count * 4 for ref in teacher.weights)
-    blocks = Blocks(teacher, device, torch.float32, resident=size < wanted.memory_limit // 2)
-    key = jsonfile.key_of([teacher.identity(), prompts, wanted.samples, sampling.to_json()])
-    folder = workspace / f"painted-{key[:8]}"
+    job = free.Painting(teacher, prompts, wanted.samples, sampling)
+    folder = workspace / f"painted-{job.key[:8]}"
     _there(folder, wanted)
     if not (folder / RECORD).exists():
         talk.note(f"data-free: {wanted.samples} latents by {teacher.located.name}, {len(prompts)} prompts ({source})")
-    return free.paint(blocks, scheduler_of(teacher), prompts, wanted.samples, sampling, folder, talk)
+    return free.paint(job, _weights(teacher, wanted, device), folder, talk)
+
+
+def _weights(teacher: Model, wanted: Wanted, device: torch.device) -> Blocks:
+    """The teacher's, read once if half of the limit is enough for them."""
+    size = sum(ref.count * 4 for ref in teacher.weights)
+    return Blocks(teacher, device, torch.float32, resident=size < wanted.memory_limit // 2)
 
 
 def _there(folder: Path, wanted: Wanted) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from sanac.core import jsonfile
 from sanac.core.errors import BadInput, Misuse, SanacError
 from sanac.core.locate import locate
+from sanac.core.manifest import Ancestor, compose
 from sanac.core.model import Model, open_model
 from sanac.core.stage import ORIGIN
 
@@ -17,9 +18,7 @@ def parent_of(model: Model) -> Model | None:
     while found.manifest is not None and any(step.stage == _SHRINKING for step in found.manifest.lineage):
         before = _origin(found)
         lineage = found.manifest.lineage
-        wanted = lineage[-2].key if len(lineage) > 1 else ""
-        known = before.manifest.key if before.manifest else before.identity()
-        if wanted and known != wanted:
+        if not _is(before, lineage[-2]):
             raise Misuse(
                 f"{before.located.name} is not what {found.located.name} was made from",
                 why="it was changed since, or another model stands in its place",
@@ -43,6 +42,23 @@ def _origin(model: Model) -> Model:
             why=error.message if isinstance(error, SanacError) else f"{path} doesn't say where it lay",
             hint="name the teacher: --teacher MODEL; or --loss flow, which needs none",
         ) from error
+
+
+def _is(model: Model, step: Ancestor) -> bool:
+    """Whether a step of a lineage is this very model; a foreign one may have been named by all of its bytes."""
+    if model.manifest:
+        return model.manifest.key == step.key
+    return step.key == model.identity() or step.key == model.identity(full_hash=True)
+
+
+def blocks_of(teacher: Model, student: Model) -> tuple[int | None, ...] | None:
+    """For each of the student's blocks its number in the teacher; None where one was not made from the other."""
+    lineage = student.manifest.lineage if student.manifest else ()
+    for place, step in enumerate(lineage[:-1]):
+        if _is(teacher, step):
+            plan = compose(lineage[place + 1 :])
+            return plan.sources if plan else tuple(range(student.architecture.blocks))
+    return None
 
 
 def check_teacher(teacher: Model, student: Model) -> None:

@@ -21,6 +21,7 @@ from sanac.core.stage import write_flushed
 from sanac.core.talk import Talk
 from sanac.finetune.pairs import Pair, Source, Tally
 from sanac.nn.captions import Captions, open_encoder
+from sanac.nn.device import shrinkage
 from sanac.nn.quiet import quiet
 
 SCHEMA = 1  # raised when the same pairs would give other parts
@@ -86,7 +87,7 @@ def pixels(model: Model, side: int) -> int:
     layers = vae.config.get("encoder_layers_per_block")
     if not isinstance(layers, list) or not all(type(count) is int for count in layers):
         raise BadInput(f"{vae.folder} is not the config of an AutoencoderDC")
-    return side * int(2 ** sum(count > 0 for count in layers[:-1])) * (1 if layers[0] else 2)
+    return side * shrinkage(layers)
 
 
 def key_of(model: Model, source: Source, side: int) -> str:
@@ -103,14 +104,15 @@ def prepare(model: Model, source: Source, side: int, path: Path, device: torch.d
         return path
     tally = Tally(record["seen"], list(record["skipped"]))
     encode: tuple[Callable[[Sequence[Pair]], Tensor], Callable[[Sequence[str], int], Captions]] | None = None
-    talk.begin("preparing", source.scenes, "samples") if source.scenes else talk.begin("preparing", 0, "samples")
+    talk.begin("preparing", source.count(), "samples")
     talk.advance(record["seen"])
     try:
         for found, many in _groups(source.pairs(tally, size, record["seen"])):
             encode = encode or (open_autoencoder(model, device), open_encoder(model, device))
-            record = {**record, "seen": record["seen"] + many, "skipped": tally.skipped, "parts": record["parts"] + 1}
+            record = {**record, "seen": record["seen"] + many, "skipped": tally.skipped}
             if found:
                 captions = encode[1]([pair.caption for pair in found], 32)
+                record["parts"] += 1
                 folder.put(record["parts"] - 1, encode[0](found), captions, record)
             talk.advance(many)
     finally:

@@ -3,10 +3,9 @@
 The last two are a teacher's lessons, worked out before training: batch number n is always the same batch.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from sanac.finetune.dataset import Prepared
 from sanac.finetune.drawing import Drawing
 from sanac.finetune.flow import TIMESTEPS, flow_loss
+from sanac.finetune.task import OfTransformer
 from sanac.finetune.teacher import Lessons
 
 LOSSES = ("flow", "distill", "features")
@@ -21,7 +21,7 @@ OUTLIER = 2.0  # standard deviations: what is further out is not imitated
 
 
 @dataclass
-class RecoveryTask:
+class RecoveryTask(OfTransformer):
     """A transformer and its batches; `weights` says how much each loss counts."""
 
     transformer: nn.Module
@@ -35,20 +35,10 @@ class RecoveryTask:
     shown: str = ""
 
     @property
-    def parts(self) -> Mapping[str, nn.Module]:
-        """The transformer alone."""
-        return {"transformer": self.transformer}
-
-    @property
     def identity(self) -> str:
         """What the loop's settings don't say."""
         said = self.lessons.identity if self.lessons else ""
         return f"{self.data.identity} {self.drawing} {sorted(self.weights.items())} {said} {self.exits}"
-
-    @cached_property
-    def _forward(self) -> Callable[..., tuple[Tensor]]:
-        forward: Callable[..., tuple[Tensor]] = torch.compile(self.transformer) if self.compiled else self.transformer
-        return forward
 
     def loss(self, _generator: torch.Generator, number: int, /) -> Tensor:
         """All losses of one batch; its randomness is its own."""
@@ -58,7 +48,7 @@ class RecoveryTask:
         self.shown = f"batch {number}: samples {', '.join(map(str, batch.picked))}"
         device = next(self.transformer.parameters()).device
         with self._watched() as streams:
-            predicted = self._forward(
+            predicted = self.forward(
                 batch.states.to(device),
                 batch.samples.embeddings.to(device),
                 batch.levels.to(device) * TIMESTEPS * self.timestep_scale,

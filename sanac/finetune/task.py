@@ -25,8 +25,26 @@ class Data(Protocol):
 Encoder = Callable[[list[str]], tuple[Tensor, Tensor]]  # captions -> embeddings (count, length, width), mask
 
 
+class OfTransformer:
+    """What is trained is a transformer, compiled or not; what encodes captions stays as it is."""
+
+    transformer: nn.Module
+    compiled: bool
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The transformer alone."""
+        return {"transformer": self.transformer}
+
+    @cached_property
+    def forward(self) -> Callable[..., tuple[Tensor]]:
+        """What a batch goes through."""
+        found: Callable[..., tuple[Tensor]] = torch.compile(self.transformer) if self.compiled else self.transformer
+        return found
+
+
 @dataclass
-class FlowTask:
+class FlowTask(OfTransformer):
     """A transformer, what encodes its captions, and the data it learns from."""
 
     transformer: nn.Module
@@ -39,19 +57,9 @@ class FlowTask:
     shown: str = ""
 
     @property
-    def parts(self) -> Mapping[str, nn.Module]:
-        """The transformer alone: what encodes captions stays as it is."""
-        return {"transformer": self.transformer}
-
-    @property
     def identity(self) -> str:
         """What the loop's settings don't say."""
         return f"{self.data.identity} {self.batch_size} {self.times} {self.caption_dropout}"
-
-    @cached_property
-    def _forward(self) -> Callable[..., tuple[Tensor]]:
-        forward: Callable[..., tuple[Tensor]] = torch.compile(self.transformer) if self.compiled else self.transformer
-        return forward
 
     def loss(self, generator: torch.Generator, _number: int = 0, /) -> Tensor:
         """One batch: draw data, noise and noise levels; compare the predicted velocity with the true one."""
@@ -63,7 +71,7 @@ class FlowTask:
         levels = self.times.draw(len(captions), generator).to(latents)
         embeddings, mask = self.encode(captions)
         states = noised(latents, noise, levels)
-        predicted = self._forward(
+        predicted = self.forward(
             states, embeddings, levels * TIMESTEPS, encoder_attention_mask=mask, return_dict=False
         )[0]
         return flow_loss(predicted, latents, noise)

@@ -59,11 +59,11 @@ class Lessons:
 
     def _read(self, name: str, number: int) -> Tensor:
         assert number < self.count
-        return self.file(name, "r")[number].view(torch.bfloat16).float()
+        return self.file(name)[number].view(torch.bfloat16).float()
 
-    def file(self, name: str, mode: str) -> "Stored":
+    def file(self, name: str) -> "Stored":
         """A tensor's file, batch by batch."""
-        return Stored(self.folder / f"{name}.bin", self.shapes[name], mode)
+        return Stored(self.folder / f"{name}.bin", self.shapes[name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,6 @@ class Stored:
 
     path: Path
     shape: tuple[int, ...]
-    mode: str
 
     def __getitem__(self, number: int) -> Tensor:
         size = int(np.prod(self.shape))
@@ -84,7 +83,8 @@ class Stored:
     def put(self, number: int, values: Tensor) -> None:
         """Write a batch."""
         assert values.shape == self.shape
-        with self.path.open(self.mode) as file:
+        self.path.touch()
+        with self.path.open("r+b") as file:
             file.seek(2 * values.numel() * number)
             file.write(values.to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().tobytes())
             file.flush()
@@ -157,10 +157,7 @@ class Teaching:
 def _put(lessons: Lessons, name: str, number: int, values: Tensor) -> None:
     if not torch.isfinite(values).all():
         raise BadInput(f"the teacher gives NaN or infinity as {name}", why=f"for batch {number}")
-    path = lessons.folder / f"{name}.bin"
-    if not path.exists():
-        path.touch()
-    lessons.file(name, "r+b").put(number, values)
+    lessons.file(name).put(number, values)
 
 
 def _done(folder: Path, key: str) -> int:

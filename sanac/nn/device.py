@@ -1,8 +1,18 @@
 """Where a model computes, and how large its pictures are by default."""
 
+from collections.abc import Sequence
+
 from sanac.core.errors import Lacking, Misuse
 
 SIDES = {16: 512, 32: 1024, 64: 2048, 128: 4096}  # what a pipeline takes for its size, by its config's sample_size
+
+
+def shrinkage(layers: Sequence[int]) -> int:
+    """How many pixels become one latent, each way, by an autoencoder's layers per stage of its encoder.
+
+    Stages without layers don't resample, but the first one may.
+    """
+    return int(2 ** sum(count > 0 for count in layers[:-1])) * (1 if layers[0] else 2)
 
 
 def pick_device(wanted: str | None) -> str:

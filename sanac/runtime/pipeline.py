@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sanac.core.errors import BadInput, Lacking, Misuse
 from sanac.core.model import Model
 from sanac.core.talk import SILENCE, Talk
-from sanac.nn.device import SIDES, pick_device
+from sanac.nn.device import SIDES, pick_device, shrinkage
 from sanac.nn.quiet import quiet
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Painter:
         side = SIDES.get(self.pipeline.transformer.config.sample_size, 1024)
         if sampling.size is None:
             return side, side
-        real = shrinkage(self.pipeline.vae.config)
+        real = shrinkage(self.pipeline.vae.config.encoder_layers_per_block)
         if any(edge % real for edge in sampling.size):
             nearest = "x".join(str(max(real, round(edge / real) * real)) for edge in sampling.size)
             raise Misuse(f"{sampling.size[0]}x{sampling.size[1]} is not a multiple of {real}", hint=f"--size {nearest}")
@@ -115,12 +115,6 @@ class Painter:
         words = dict.fromkeys(word for prompt in prompts for word in prompt.lower().split())
         unknown = tokenizer.unk_token_id
         return [word for word in words if unknown is not None and unknown in tokenizer(word)["input_ids"]]
-
-
-def shrinkage(config: Any) -> int:
-    """How many pixels become one latent, each way: stages without layers don't resample, but the first one may."""
-    layers = config.encoder_layers_per_block
-    return int(2 ** sum(count > 0 for count in layers[:-1])) * (1 if layers[0] else 2)
 
 
 def open_painter(model: Model, device: str | None = None) -> Painter:

@@ -10,21 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import SanaPipeline, SanaTransformer2DModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from tests.conftest import Ran, Sanac
-from tests.finetune.test_pairs import folder_of
+from sanac.tiny.build import build, save
+from tests.conftest import Sanac
+from tests.finetune.test_pairs import folder_of, png, tar_of
 from tests.finetune.test_teacher import write_part
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHORT = ("--steps", "3", "--batch", "4", "--data", "shapes", "--samples", "12")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def pruned(sanac: Sanac, pipeline: Path, out: str = "small") -> Path:
@@ -173,39 +167,118 @@ def test_stopped_and_continued_it_ends_in_the_same_bytes(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def refused(sanac: Sanac, code: int, words: str, *arguments: object) -> Ran:
-    ran = sanac("finetune", *arguments)
-    assert ran.code == code, ran.err
-    assert words in ran.err
-    return ran
-
-
-def test_what_makes_no_sense_is_said_at_once(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
-    refused(sanac, 2, "holds no artifact yet")
-    refused(sanac, 2, "nothing to learn from", pipeline)
-    refused(sanac, 2, "needs a teacher", pipeline, *SHORT, "--loss", "distill")
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("--steps 0", ("--steps", "0")),
+        ("contradict", ("--data", "shapes", "--data-free")),
+        ("no loss 'foo'", (*SHORT, "--loss", "foo")),
+        ("can't be read", (*SHORT, "--loss", "flow=1=2")),
+        ("belong together", (*SHORT, "--sample-every", "3")),
+        ("there is no nowhere", ("--data", "nowhere")),
+        ("is too small", (*SHORT, "--teacher-cache", "1KB")),
+        ("there is no tracker 'notebook'", (*SHORT, "--log-with", "notebook")),
+        ("--lora-file", (*SHORT, "--lora-file", "lora.safetensors")),
+    ],
+)
+def test_what_makes_no_sense_is_said_at_once(
+    sanac: Sanac, pipeline: Path, tmp_path: Path, words: str, options: tuple[str, ...]
+) -> None:
     small = pruned(sanac, pipeline)
-    refused(sanac, 2, "--steps 0", small, "--steps", "0")
-    refused(sanac, 2, "contradict", small, "--data", "shapes", "--data-free")
-    refused(sanac, 2, "no loss 'foo'", small, *SHORT, "--loss", "foo")
-    refused(sanac, 2, "can't be read", small, *SHORT, "--loss", "flow=1=2")
-    refused(sanac, 2, "belong together", small, *SHORT, "--sample-every", "3")
-    refused(sanac, 2, "there is no nowhere", small, "--data", "nowhere")
-    refused(sanac, 2, "is too small", small, *SHORT, "--teacher-cache", "1KB")
+    ran = sanac("finetune", small, *options)
+    assert ran.code == 2, ran.err
+    assert words in ran.err
+    assert not list((tmp_path / "sanac-out").glob("training-*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [("nothing to learn from", ()), ("needs a teacher", (*SHORT, "--loss", "distill"))],
+)
+def test_a_model_that_was_never_pruned_has_no_teacher(
+    sanac: Sanac, pipeline: Path, words: str, options: tuple[str, ...]
+) -> None:
+    ran = sanac("finetune", pipeline, *options)
+    assert ran.code == 2
+    assert words in ran.err
+
+
+def test_without_a_model_it_says_what_to_do(sanac: Sanac) -> None:
+    ran = sanac("finetune")
+    assert ran.code == 2
+    assert "holds no artifact yet" in ran.err
+
+
+def test_features_need_a_teacher_that_is_related(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    """One of the same depth or deeper that the model was not made from has other blocks, whatever their numbers."""
+    small = pruned(sanac, pipeline)
+    stranger = tmp_path / "stranger"
+    save(build(6, seed=1), stranger)
+    options = (*SHORT, "--teacher", stranger, "--out", "out")
+    ran = sanac("finetune", small, *options, "--loss", "features")
+    assert ran.code == 2
+    assert "was not pruned from stranger" in ran.err
+    assert sanac("finetune", small, *options, "--loss", "distill").code == 0
+
+
+def test_a_parent_named_by_all_of_its_bytes_is_found(sanac: Sanac, pipeline: Path) -> None:
+    ran = sanac("prune", pipeline, "--keep", "0,1,3,5", "--full-hash", "--out", "small")
+    assert ran.code == 0, ran.err
+    ran = sanac("finetune", "small", *SHORT, "--loss", "distill,features=0.1", "--out", "out")
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--precision", "bf16"), ("--checkpointing",), ("--accumulate", "2"), ("--log-with", "tensorboard")],
+    ids=lambda options: options[0],
+)
+def test_ways_to_train(sanac: Sanac, pipeline: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    small = pruned(sanac, pipeline)
+    ran = sanac("finetune", small, *SHORT, *options, "--out", "out")
+    assert ran.code == 0, ran.err
+    before, after = weights(small), weights("out")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert all(tensor.dtype == before[name].dtype and tensor.isfinite().all() for name, tensor in after.items())
+    if "--log-with" in options:
+        assert list(tmp_path.glob("**/events.out.tfevents*"))
+
+
+def test_prepared_data_of_another_shape(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    small = pruned(sanac, pipeline)
     write_part(tmp_path / "wide", "a", 4, side=4)
     made = load_file(tmp_path / "wide" / "a.safetensors")
-    from safetensors.torch import save_file
-
     save_file({**made, "latents": torch.zeros(4, 8, 4, 4)}, tmp_path / "wide" / "a.safetensors")
-    refused(sanac, 3, "[any, 16, any, any]", small, "--data", tmp_path / "wide")
+    ran = sanac("finetune", small, "--data", tmp_path / "wide")
+    assert ran.code == 3
+    assert "[any, 16, any, any]" in ran.err
     save_file({"latents": made["latents"]}, tmp_path / "wide" / "a.safetensors")
-    refused(sanac, 3, "brings no captions", small, "--data", tmp_path / "wide")
+    ran = sanac("finetune", small, "--data", tmp_path / "wide")
+    assert ran.code == 3
+    assert "brings no captions" in ran.err
+
+
+def test_a_tar_that_is_cut_off_is_found_before_anything_is_encoded(
+    sanac: Sanac, pipeline: Path, tmp_path: Path
+) -> None:
+    small = pruned(sanac, pipeline)
+    members = {f"{number}.{kind}": value for number in range(12) for kind, value in (("png", png()), ("txt", b"red"))}
+    tar_of(tmp_path / "data.tar", members)
+    whole = (tmp_path / "data.tar").read_bytes()
+    (tmp_path / "data.tar").write_bytes(whole[: len(whole) // 2])
+    ran = sanac("finetune", small, "--steps", "2", "--data", tmp_path / "data.tar", "--out", "out")
+    assert ran.code == 3, ran.err
+    assert "cut off" in ran.err
+    assert not list((tmp_path / "sanac-out").glob("data-*/part-*"))
+    assert not Path("out").exists()
 
 
 def test_a_run_that_diverges_keeps_its_last_good_state(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
     small = pruned(sanac, pipeline)
     options = ("--steps", "50", *SHORT[2:], "--save-every", "1", "--ema", "0", "--warmup", "0", "--optimizer", "adamw")
-    ran = refused(sanac, 3, "diverged at step", small, *options, "--learning-rate", "1e30")
+    ran = sanac("finetune", small, *options, "--learning-rate", "1e30")
+    assert ran.code == 3
+    assert "diverged at step" in ran.err
     assert "samples" in ran.err
     assert list((tmp_path / "sanac-out").glob("training-*/step-*.safetensors"))
     assert not list((tmp_path / "sanac-out").glob("finetune-*"))
@@ -214,6 +287,13 @@ def test_a_run_that_diverges_keeps_its_last_good_state(sanac: Sanac, pipeline: P
 def test_too_little_memory_says_what_would_help(sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sanac.finetune.job.available_memory", lambda: 1000)
     small = pruned(sanac, pipeline)
-    ran = refused(sanac, 4, "are free", small, *SHORT, "--optimizer", "adamw")
-    for way in ("--batch 2 --accumulate 2 saves", "--checkpointing saves", "came8bit saves", "--ema 0 saves"):
+    ran = sanac("finetune", small, *SHORT, "--optimizer", "adamw")
+    assert ran.code == 4
+    for way in (
+        "are free",
+        "--batch 2 --accumulate 2 saves",
+        "--checkpointing saves",
+        "came8bit saves",
+        "--ema 0 saves",
+    ):
         assert way in ran.err

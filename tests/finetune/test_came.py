@@ -171,3 +171,18 @@ def test_steps_smaller_than_bf16_s_add_up() -> None:
         optimizer.step()
     assert moved == pytest.approx(1 - float(exact.detach().mean()), rel=0.02)
     assert moved > 1e-3
+
+
+def test_bf16_gradients_are_squared_in_fp32() -> None:
+    """1e-3 squared is far below bf16's seven bits beside the sum of 256 of them."""
+    statistics = []
+    for dtype in (torch.bfloat16, torch.float32):
+        weight = nn.Parameter(torch.ones(256, 256, dtype=dtype))
+        optimizer = Came([weight], lr=1e-3)
+        generator = torch.Generator().manual_seed(0)
+        weight.grad = torch.randn(256, 256, generator=generator).bfloat16().to(dtype)
+        optimizer.step()
+        statistics.append(optimizer.state[weight])
+    for name, value in statistics[0].items():
+        if value.is_floating_point():
+            assert torch.allclose(value, statistics[1][name], rtol=1e-5), name

@@ -20,6 +20,8 @@ from sanac.finetune.loop import generator_for, train
 from sanac.finetune.task import FlowTask
 from tests.finetune import small
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Heard(Silence):
     """A Talk that remembers warnings."""
@@ -29,14 +31,6 @@ class Heard(Silence):
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _metrics(folder: Path) -> list[dict]:
