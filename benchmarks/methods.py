@@ -27,6 +27,7 @@ from sanac.core.talk import SILENCE
 from sanac.judge.intervals import PromptScore, paired_difference
 from sanac.prune.analyze import SCHEMA as SCORES_SCHEMA
 from sanac.prune.calibrate import calibration
+from sanac.prune.chart import TITLES
 from sanac.prune.choose import (
     REPAIR_SCHEMA,
     SEARCH_SCHEMA,
@@ -56,7 +57,7 @@ SCHEMAS = {  # what a method's cells hang on
 DRAWS = 10  # of random choices
 TARGETS = {8, 6}  # depths that a target names
 NAMED = {"bi", "search", "search+compensate"}
-RESULTS, PICTURE = Path("docs/results"), Path("docs/pictures/methods.png")
+RESULTS, PICTURES = Path("docs/results"), Path("docs/pictures")
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,26 @@ def chart(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def draw_profiles(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """What each block is worth by itself, by importance and by the velocity; one column per model."""
+    from matplotlib import pyplot as plt
+
+    figure, rows = plt.subplots(
+        len(SCORED), len(models), figsize=(5 * len(models), 5.2), layout="constrained", sharex="col", squeeze=False
+    )
+    for column, (word, model) in enumerate(models.items()):
+        for axes, metric in zip(rows[:, column], SCORED, strict=True):
+            found = model["profiles"][metric]
+            values = [block["value"] for block in found]
+            reach = [[b["value"] - b["low"] for b in found], [b["high"] - b["value"] for b in found]]
+            axes.bar(range(len(found)), values, yerr=reach, color="#4575b4", error_kw={"linewidth": 0.8})
+            axes.set(ylabel=TITLES[metric] if column == 0 else "", xticks=range(len(found)))
+            axes.grid(axis="y", alpha=0.3)
+        rows[0, column].set_title(word)
+        rows[-1, column].set_xlabel("block")
+    figure.savefig(path, dpi=120)
+
+
 def journal(word: str, name: str, many: int, few: int) -> None:
     """Compute what is missing of one model; each finished cell is written at once."""
     model = open_model(locate(word))
@@ -238,14 +259,22 @@ def journal(word: str, name: str, many: int, few: int) -> None:
     if known.get("identity") != identity:
         known = {"name": name, "identity": identity, "machine": machine(), "cells": {}}
     with workplace(None) as work:
+        scores = measure(model, Wanted(velocity=True), work, None, SILENCE).scores.to_json()
+        known["profiles"] = {name: scores["metrics"][name] for name in SCORED}
         for cell in cells(model.architecture.blocks, many, few):
             how = [cell.images, *SCHEMAS.get(cell.method, ())]
             if known["cells"].get(cell.name, {}).get("how") != how:
                 click.echo(f"{name}: {cell.name}, {cell.images} images", err=True)
                 known["cells"][cell.name] = {"how": how} | compute(word, cell, work)
-                partial = path.with_suffix(".partial")
-                partial.write_text(json.dumps(known) + "\n")
-                partial.replace(path)
+                write(known, path)
+        write(known, path)
+
+
+def write(known: Mapping[str, Any], path: Path) -> None:
+    """Whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(known) + "\n")
+    partial.replace(path)
 
 
 @click.command()
@@ -265,7 +294,8 @@ def main(words: tuple[str, ...], many: int, few: int, *, table: bool) -> None:
         click.echo(f"\n{word} ({model['machine']})\n")
         for line in (*rows(model["cells"]), "", *verdicts(model["cells"])):
             click.echo(line)
-    chart(models, PICTURE)
+    chart(models, PICTURES / "methods.png")
+    draw_profiles(models, PICTURES / "profiles.png")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from sanac.core.talk import Talk
 from sanac.core.weights import Weights
 from sanac.core.writer import SHARD_BYTES, Piece, fused, kept, made, write_safetensors, write_weights
 
-SCHEMA = 1  # of what this executor writes: raised when the same plan would give other bytes
+SCHEMA = 2  # of what this executor writes: raised when the same plan would give other bytes
 
 
 @dataclass(frozen=True, slots=True)
