@@ -1,7 +1,11 @@
 """Recovery compared: depth x start x loss x steps, judged on tuning prompts, and the best opened to the test prompts.
 
 python benchmarks/recovery.py --depth 8      (hours; a process and a journal per depth, docs/results/recovery-8.json)
+python benchmarks/recovery.py --depth 6 --part baselines --before build/tiny/shallow-model
 python benchmarks/recovery.py --table        (tables, verdicts and chart only)
+
+The second line's folder is left by `python -m sanac.tiny.train build/tiny`: the six blocks that sanac:tiny grew from.
+From scratch is the same depth with the recipe of sanac:tiny, for as much compute as that and the recovery took.
 
 Finished cells are kept: run it again. One thread; batches of 64; learning rates by `--part rates`, on tuning prompts.
 """
@@ -17,6 +21,7 @@ from typing import Any
 import click
 import matplotlib as mpl
 import torch
+from diffusers import SanaPipeline
 from judged import answers_of, scores_of
 from measure import machine
 
@@ -36,6 +41,11 @@ from sanac.prune.measure import measure
 from sanac.prune.select import Choice, decide_target
 from sanac.runtime.pipeline import Sampling, open_painter
 from sanac.shapes.prompts import suite
+from sanac.tiny.build import save, transformer
+from sanac.tiny.data import encode_scenes
+from sanac.tiny.text import Captions
+from sanac.tiny.train import SCENES as SCENES_OF_TINY
+from sanac.tiny.train import Lines, Recipe, learn, settings
 from sanac.verify.shapes import evaluate
 
 mpl.use("Agg")
@@ -43,6 +53,7 @@ mpl.use("Agg")
 DEPTHS = (8, 6, 4)
 STEPS = (0, 25, 100, 300, 1000)
 STARTS = ("bi", "search+compensate")
+SCRATCH, BEFORE = "from scratch", "before growth"
 LOSSES = {
     "flow": {"flow": 1.0},
     "distill": {"distill": 1.0},
@@ -75,8 +86,8 @@ class Cell:
 class Bench:
     """Everything of one depth that cells share."""
 
-    def __init__(self, depth: int, work: Path) -> None:
-        self.depth, self.work = depth, work
+    def __init__(self, depth: int, work: Path, before: Path | None = None) -> None:
+        self.depth, self.work, self.before = depth, work, before
         self.tiny = open_model(locate("sanac:tiny"))
         self.path = RESULTS / f"recovery-{depth}.json"
         self.journal = json.loads(self.path.read_text()) if self.path.is_file() else {}
@@ -93,9 +104,30 @@ class Bench:
 
     def pruned(self, start: str) -> Model:
         """The model as a cell starts from it."""
+        if start == BEFORE:
+            return open_model(locate(str(self.before)))
+        if start == SCRATCH:
+            return self._from_scratch()
         out = self.work / f"{start.replace(' ', '-')}-{self.depth}"
         if not (out / "sanac.json").is_file():
             execute(self._surgery(start), out, SILENCE)
+        return open_model(locate(str(out)))
+
+    def _from_scratch(self) -> Model:
+        """Trained as sanac:tiny was, for the compute of its training and of a hundred steps of recovery."""
+        recipe, out = Recipe(), self.work / "scratch" / "model"
+        if not out.is_dir():
+            whole = recipe.shallow_steps * recipe.shallow + recipe.deep_steps * recipe.deep
+            plan = settings(recipe, whole // self.depth + 100, recipe.rate)
+            pipeline = SanaPipeline.from_pretrained(self.tiny.located.path)
+            words = Captions(pipeline.tokenizer, pipeline.text_encoder.requires_grad_(requires_grad=False))
+            vae = pipeline.vae.float()
+            data = encode_scenes(vae, SCENES_OF_TINY, recipe.seed, self.work / "latents.safetensors", Lines())
+            torch.manual_seed(recipe.seed)
+            net = transformer(self.depth)
+            learn(net, words, data, plan, self.work / "scratch" / "run", Lines(), compiled=False)
+            pipeline.transformer = net.bfloat16()
+            save(pipeline, out)
         return open_model(locate(str(out)))
 
     def _surgery(self, start: str) -> Surgery:
@@ -163,6 +195,14 @@ def grid() -> list[Cell]:
     return found
 
 
+def baselines(bench: Bench) -> list[Cell]:
+    """What recovery has to beat, on tuning and on test prompts."""
+    found = [Cell(SCRATCH, "none", 0)]
+    if bench.before:
+        found += [Cell(BEFORE, "none", 0), Cell(BEFORE, "distill", 100)]
+    return [*found, *(replace(cell, split="test", images=2048) for cell in found)]
+
+
 def tested(cells: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
     """Opened to the test prompts: at 100 steps the best setting, the best with real data, the best without."""
     settings = [Cell(start, loss, 100) for start in STARTS for loss in LOSSES]
@@ -209,6 +249,14 @@ def verdicts(depth: int, cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
         met = "met" if beyond.low >= 0 else "NOT MET"
         lines.append(f"{depth} blocks, {best.name}: about {share:.1%} of the whole model; {SHARES[depth]:.0%}: {met}")
         lines.append(f"    beyond {SHARES[depth]:.0%} of it, paired: {beyond}")
+        for other in (Cell(SCRATCH, "none", 0), Cell(BEFORE, "none", 0), Cell(BEFORE, "distill", 100)):
+            against = cells.get(replace(other, split="test").name)
+            if against:
+                apart = paired_difference(scores_of(cells[best.name]), scores_of(against)).interval
+                won = "met" if apart.low > 0 else "NOT MET"
+                lines.append(
+                    f"    minus {other.start}, {other.steps} steps ({against['overall']['value']:.3f}): {apart}: {won}"
+                )
     real = [cell for cell in opened if cell.loss != "data-free"]
     free = [cell for cell in opened if cell.loss == "data-free"]
     if real and free:
@@ -262,24 +310,29 @@ def fill(bench: Bench, cells: list[Cell], images: int) -> None:
 
 @click.command()
 @click.option("--depth", "depths", multiple=True, type=click.Choice(["8", "6", "4"]), help="Compute this depth.")
-@click.option("--part", "parts", multiple=True, type=click.Choice(["rates", "grid", "test"]))
+@click.option("--part", "parts", multiple=True, type=click.Choice(["rates", "grid", "test", "baselines"]))
+@click.option("--before", type=click.Path(path_type=Path, exists=True), help="The model before growth.")
 @click.option("--images", default=512, show_default=True, help="Of tuning prompts.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("build/recovery"), show_default=True)
 @click.option("--table", is_flag=True, help="Compute nothing: print what is there.")
-def main(depths: tuple[str, ...], parts: tuple[str, ...], images: int, work: Path, *, table: bool) -> None:
+def main(
+    depths: tuple[str, ...], parts: tuple[str, ...], before: Path | None, images: int, work: Path, *, table: bool
+) -> None:
     """Fill the journals, print tables and verdicts, draw the chart."""
     torch.set_num_threads(1)
     for depth in () if table else map(int, depths):
         place = work / str(depth)
         place.mkdir(parents=True, exist_ok=True)
-        bench = Bench(depth, place)
-        asked = parts or ("rates", "grid", "test")
+        bench = Bench(depth, place, before)
+        asked = parts or ("rates", "grid", "test", "baselines")
         if "rates" in asked:
             rates(bench, images // 2)
         if "grid" in asked:
             fill(bench, grid(), images)
         if "test" in asked:
             fill(bench, tested(bench.journal["cells"]), images)
+        if "baselines" in asked:
+            fill(bench, baselines(bench), images)
     paths = {depth: RESULTS / f"recovery-{depth}.json" for depth in DEPTHS}
     journals = {depth: json.loads(path.read_text()) for depth, path in paths.items() if path.is_file()}
     for depth, journal in journals.items():

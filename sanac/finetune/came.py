@@ -131,6 +131,7 @@ class _Step:
         self.moment = (room[: weight.numel()] if self.eight else state["exp_avg"]).view(self.shape)
         longest = max(((chunk.stop - chunk.start) * self.shape[1] for chunk in self.chunks()), default=0)
         self.scratch = [torch.empty(longest, device=weight.device) for _ in range(2)]
+        self.one = torch.ones(1, 1, device=weight.device)
 
     def seen(self, beta: float) -> float:
         """What an average that started at zero has seen so far, as a share of one."""
@@ -150,34 +151,43 @@ class _Step:
 
     def take(self) -> None:
         """Change the weight and its state."""
-        betas, rate, decay = self.group["betas"], self.group["lr"], self.group["weight_decay"]
-        if self.factored:
-            self.factors = self._follow("sq", self._squares(), betas[1])
-        else:
-            squares = self.gradient.float().square().add_(self.group["eps"][0])
-            self.state["exp_avg_sq"].view(self.shape).lerp_(squares, 1 - betas[1])
-            average = self.state["exp_avg_sq"].view(self.shape) / self.seen(betas[1])
-            self.factors = average.rsqrt_(), torch.ones((), device=self.weight.device)
-        length = torch.stack([self._update(chunk).norm() for chunk in self.chunks()]).norm()
-        too_long = (length / math.sqrt(self.weight.numel()) / self.group["clip"]).clamp_(min=1.0)
-        self.factors = self.factors[0] / too_long, self.factors[1]
+        rows, columns = self._factors()
+        self.factors = rows, columns
+        self.factors = rows / self._excess(), columns
         apart = self._moment()
-        scale = rate / self.seen(betas[0])
         if self.factored:
-            rows, columns = self._follow("res", apart, betas[2])
-            rows *= scale
-        weight = self.weight.view(self.shape)
+            self._move(*self._follow("res", apart, self.group["betas"][2]))
+        else:
+            self._move(self.one, self.one)
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """By row and by column, what divides a gradient by the root of its average square."""
+        beta = self.group["betas"][1]
+        if self.factored:
+            return self._follow("sq", self._squares(), beta)
+        average = self.state["exp_avg_sq"].view(self.shape)
+        average.lerp_(self.gradient.float().square().add_(self.group["eps"][0]), 1 - beta)
+        return (average / self.seen(beta)).rsqrt_(), self.one
+
+    def _excess(self) -> Tensor:
+        """How many times longer than allowed the update is; one if it is not."""
+        lengths = [torch.linalg.vector_norm(self._update(chunk), dim=1) for chunk in self.chunks()]  # norm() is slow
+        length = torch.linalg.vector_norm(torch.cat(lengths))
+        return (length / math.sqrt(self.weight.numel()) / self.group["clip"]).clamp_(min=1.0)
+
+    def _move(self, rows: Tensor, columns: Tensor) -> None:
+        """The weight along its first moment, each element as far as its row and its column say."""
+        rate, decay, weight = self.group["lr"], self.group["weight_decay"], self.weight.view(self.shape)
+        rows = rows * (rate / self.seen(self.group["betas"][0]))
         if decay:
             weight.add_(weight, alpha=-rate * decay)
         chance = torch.Generator(weight.device).manual_seed(self.count)
         for chunk in self.chunks():
-            move = torch.mul(self.moment[chunk], rows[chunk] if self.factored else scale, out=self._scratch(0, chunk))
-            if self.factored:
-                move.mul_(columns)
+            move = torch.mul(self.moment[chunk], rows[chunk], out=self._scratch(0, chunk))
             if weight.dtype == torch.bfloat16:
-                weight[chunk] = rounded(weight[chunk].float().sub_(move), chance)
+                weight[chunk] = rounded(weight[chunk].float().addcmul_(move, columns, value=-1), chance)
             else:
-                weight[chunk].sub_(move)
+                weight[chunk].addcmul_(move, columns, value=-1)
 
     def _squares(self) -> tuple[Tensor, Tensor]:
         """Row and column means of the squared gradient."""
@@ -212,28 +222,18 @@ class _Step:
         for chunk in self.chunks():
             update, moment = self._update(chunk), self.moment[chunk]
             if self.eight:
-                self._recall(chunk, moment)
+                unpack(self._stored(chunk), moment.view(-1))
             moment.lerp_(update, 1 - self.group["betas"][0])
             if self.eight:
-                self._remember(chunk, moment)
+                pack(moment.view(-1), self._stored(chunk), self._scratch(1, chunk).view(-1))
             if self.factored:
                 apart = update.sub_(moment).square_()
                 torch.mean(apart, dim=1, out=rows[chunk])
                 columns += apart.sum(dim=0)
         return rows.add_(self.group["eps"][1]), columns.div_(self.shape[0]).add_(self.group["eps"][1])
 
-    def _recall(self, chunk: slice, moment: Tensor) -> None:
-        """Some rows of the first moment, from 8 bits."""
-        flat, blocks = self._places(chunk)
-        unpack(Packed(self.state["exp_avg"][flat], self.state["exp_avg_scale"][blocks]), moment.view(-1))
-
-    def _remember(self, chunk: slice, moment: Tensor) -> None:
-        """The same, to 8 bits."""
-        flat, blocks = self._places(chunk)
-        packed = pack(moment.view(-1), self._scratch(1, chunk).view(-1))
-        self.state["exp_avg"][flat] = packed.codes
-        self.state["exp_avg_scale"][blocks] = packed.scale
-
-    def _places(self, chunk: slice) -> tuple[slice, slice]:
+    def _stored(self, chunk: slice) -> Packed:
+        """Where some rows of the first moment are kept in 8 bits."""
         first, last = chunk.start * self.shape[1], chunk.stop * self.shape[1]
-        return slice(first, last), slice(first // BLOCK, -(-last // BLOCK))
+        blocks = slice(first // BLOCK, -(-last // BLOCK))
+        return Packed(self.state["exp_avg"][first:last], self.state["exp_avg_scale"][blocks])

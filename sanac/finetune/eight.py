@@ -21,14 +21,14 @@ class Packed(NamedTuple):
     scale: Tensor  # fp32, (blocks,)
 
 
-def pack(values: Tensor, scratch: Tensor | None = None) -> Packed:
+def pack(values: Tensor, into: Packed, scratch: Tensor | None = None) -> None:
     """Fp32 values, one dimension, to codes; the last block may be shorter. `scratch` is as long as the values."""
     blocks = _blocks(values)
     scale = torch.maximum(blocks.amax(dim=1), -blocks.amin(dim=1)) / CODES  # four times as fast as an infinity norm
     inverse = torch.where(scale > 0, 1 / scale, 0)
-    into = None if scratch is None or len(values) % BLOCK else scratch.view(-1, BLOCK)
-    codes = torch.mul(blocks, inverse[:, None], out=into).round_().to(torch.int8)
-    return Packed(codes.flatten()[: len(values)], scale)
+    room = None if scratch is None or len(values) % BLOCK else scratch.view(-1, BLOCK)
+    into.codes.copy_(torch.mul(blocks, inverse[:, None], out=room).round_().view(-1)[: len(values)])
+    into.scale.copy_(scale)
 
 
 def unpack(packed: Packed, out: Tensor) -> Tensor:
