@@ -14,7 +14,8 @@ Weights in bf16 are rounded by chance, so that small steps aren't lost.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -129,7 +130,7 @@ class _Step:
         self.gradient = weight.grad.reshape(self.shape)
         self.eight = state["exp_avg"].dtype == torch.int8
         self.moment = (room[: weight.numel()] if self.eight else state["exp_avg"]).view(self.shape)
-        longest = max(((chunk.stop - chunk.start) * self.shape[1] for chunk in self.chunks()), default=0)
+        longest = max(((chunk.stop - chunk.start) * self.shape[1] for chunk in self.chunks), default=0)
         self.scratch = [torch.empty(longest, device=weight.device) for _ in range(2)]
         self.one = torch.ones(1, 1, device=weight.device)
 
@@ -137,13 +138,13 @@ class _Step:
         """What an average that started at zero has seen so far, as a share of one."""
         return 1 - beta**self.count if self.group["correct_bias"] else 1.0
 
-    def chunks(self) -> Iterator[slice]:
+    @cached_property
+    def chunks(self) -> Sequence[slice]:
         """Rows that are worked on together; in whole blocks of the 8-bit storage, but for the last."""
         rows, columns = self.shape
         whole = BLOCK // math.gcd(columns, BLOCK)
         together = rows if self.weight.is_cuda else max(1, _CHUNK // columns // whole) * whole
-        for first in range(0, rows, together):
-            yield slice(first, min(rows, first + together))
+        return [slice(first, min(rows, first + together)) for first in range(0, rows, together)]
 
     def _scratch(self, number: int, chunk: slice) -> Tensor:
         rows, columns = chunk.stop - chunk.start, self.shape[1]
@@ -161,18 +162,22 @@ class _Step:
             self._move(self.one, self.one)
 
     def _factors(self) -> tuple[Tensor, Tensor]:
-        """By row and by column, what divides a gradient by the root of its average square."""
+        """By row and by column, what divides a gradient by the root of its average square; as one row if unfactored."""
         beta = self.group["betas"][1]
         if self.factored:
             return self._follow("sq", self._squares(), beta)
         average = self.state["exp_avg_sq"].view(self.shape)
         average.lerp_(self.gradient.float().square().add_(self.group["eps"][0]), 1 - beta)
-        return (average / self.seen(beta)).rsqrt_(), self.one
+        return self.one, (average / self.seen(beta)).rsqrt_()
 
     def _excess(self) -> Tensor:
         """How many times longer than allowed the update is; one if it is not."""
-        lengths = [torch.linalg.vector_norm(self._update(chunk), dim=1) for chunk in self.chunks()]  # norm() is slow
-        length = torch.linalg.vector_norm(torch.cat(lengths))
+        rows, columns = self.factors
+        lengths = []  # row by row: norm() of a whole tensor is slow
+        for chunk in self.chunks:
+            update = torch.mul(self.gradient[chunk], columns, out=self._scratch(0, chunk))
+            lengths.append(torch.linalg.vector_norm(update, dim=1))
+        length = torch.linalg.vector_norm(torch.cat(lengths) * rows.view(-1))
         return (length / math.sqrt(self.weight.numel()) / self.group["clip"]).clamp_(min=1.0)
 
     def _move(self, rows: Tensor, columns: Tensor) -> None:
@@ -182,7 +187,7 @@ class _Step:
         if decay:
             weight.add_(weight, alpha=-rate * decay)
         chance = torch.Generator(weight.device).manual_seed(self.count)
-        for chunk in self.chunks():
+        for chunk in self.chunks:
             move = torch.mul(self.moment[chunk], rows[chunk], out=self._scratch(0, chunk))
             if weight.dtype == torch.bfloat16:
                 weight[chunk] = rounded(weight[chunk].float().addcmul_(move, columns, value=-1), chance)
@@ -192,7 +197,7 @@ class _Step:
     def _squares(self) -> tuple[Tensor, Tensor]:
         """Row and column means of the squared gradient."""
         rows, columns = self._means()
-        for chunk in self.chunks():
+        for chunk in self.chunks:
             gradient = self.gradient[chunk].float()
             squares = torch.mul(gradient, gradient, out=self._scratch(0, chunk))
             torch.mean(squares, dim=1, out=rows[chunk])
@@ -219,7 +224,7 @@ class _Step:
     def _moment(self) -> tuple[Tensor, Tensor]:
         """Let the first moment follow; row and column means of how far the updates are from it."""
         rows, columns = self._means()
-        for chunk in self.chunks():
+        for chunk in self.chunks:
             update, moment = self._update(chunk), self.moment[chunk]
             if self.eight:
                 unpack(self._stored(chunk), moment.view(-1))
