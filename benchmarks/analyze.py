@@ -1,6 +1,8 @@
 """What `sanac analyze` costs: its memory on a synthetic 4.8B checkpoint, streaming beside resident weights, by depth.
 
-python benchmarks/analyze.py [--work DIR] [--rounds 5]      (--blocks 4 --width 1152 --prompts 8: a small one)
+python benchmarks/analyze.py [--part memory --part beside --part depth] [--work DIR] [--rounds 5]
+
+Each part is kept in docs/results/analyze.json when it is done. `--blocks 4 --width 1152 --prompts 8` is a small one.
 """
 
 import dataclasses
@@ -34,6 +36,7 @@ SIDE = 8  # of the latents
 TOKENS = 300  # of a caption, as the pipeline pads it
 SMALL = 1152  # width of the models that fit into memory: SANA-0.6B's
 DEPTHS = (2, 4, 6, 8, 12, 16)
+PARTS = ("memory", "beside", "depth")
 MEMORY, SLOWER, BENT = 2.5e9, 1.15, 0.1  # targets: bytes, times, share of a straight line
 
 
@@ -131,21 +134,24 @@ def chart(found: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def table(memory: dict[str, Any], beside: dict[str, Any], depth: dict[str, Any]) -> None:
+def table(found: dict[str, Any]) -> None:
     """Each target with its figure and its verdict."""
-    size = f"{memory['blocks']} blocks of width {memory['width']} ({bytes_text(memory['checkpoint'])})"
-    ran = f"{memory['prompts']} prompts, one step, {memory['seconds']:.0f} s"
-    rows = [
-        (f"peak of {size}, {ran}", bytes_text(memory["anonymous"]), bytes_text(MEMORY), memory["anonymous"] < MEMORY),
-        ("streamed / resident", f"{beside['ratio']:.3f}", f"{SLOWER}", beside["ratio"] <= SLOWER),
-        ("distance from linear in blocks", f"{depth['bent']:.1%}", f"{BENT:.0%}", depth["bent"] <= BENT),
-    ]
+    rows = []
+    if memory := found.get("memory"):
+        size = f"{memory['blocks']} blocks of width {memory['width']} ({bytes_text(memory['checkpoint'])})"
+        what = f"peak of {size}, {memory['prompts']} prompts, one step, {memory['seconds']:.0f} s"
+        rows.append((what, bytes_text(memory["anonymous"]), bytes_text(MEMORY), memory["anonymous"] < MEMORY))
+    if beside := found.get("beside"):
+        rows.append(("streamed / resident", f"{beside['ratio']:.3f}", f"{SLOWER}", beside["ratio"] <= SLOWER))
+    if depth := found.get("depth"):
+        rows.append(("distance from linear in blocks", f"{depth['bent']:.1%}", f"{BENT:.0%}", depth["bent"] <= BENT))
     click.echo("| | found | at most | |\n|---|---|---|---|")
-    for what, found, limit, met in rows:
-        click.echo(f"| {what} | {found} | {limit} | {'met' if met else '**not met**'} |")
+    for what, value, limit, met in rows:
+        click.echo(f"| {what} | {value} | {limit} | {'met' if met else '**not met**'} |")
 
 
 @click.command()
+@click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), default=PARTS)
 @click.option("--work", type=click.Path(path_type=Path), help="Where 9.4 GB go.  [default: a temporary folder]")
 @click.option("--blocks", default=60, show_default=True, type=click.IntRange(1), help="Of the large checkpoint.")
 @click.option("--width", default=2240, show_default=True, type=click.Choice([1152, 2240]), help="Of the large one.")
@@ -153,23 +159,32 @@ def table(memory: dict[str, Any], beside: dict[str, Any], depth: dict[str, Any])
 @click.option("--depths", default=",".join(map(str, DEPTHS)), show_default=True, help="Blocks of the small ones.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs"), show_default=True)
-def main(work: Path | None, blocks: int, width: int, prompts: int, depths: str, rounds: int, out: Path) -> None:
+def main(
+    parts: Sequence[str], work: Path | None, blocks: int, width: int, prompts: int, depths: str, rounds: int, out: Path
+) -> None:
     """Write OUT/results/analyze.json and OUT/pictures/analyze-cost.png; print the table; delete the checkpoints."""
     warning, sizes = refuse_if_busy(), [int(word) for word in depths.split(",")]
     if warning:
         click.echo(f"warning: {warning}", err=True)
-    few = min(prompts, 16)  # a small model's time per block needs no more
-    with workplace(work) as folder:
-        memory = peak(folder, blocks, width, prompts)
-        beside = streamed(folder, sizes[-1] // 2, few, rounds)
-        depth = by_depth(folder, sizes, few, rounds)
-    found = {"machine": machine(), "warning": warning, "threads": torch.get_num_threads()}
-    found |= {"memory": memory, "beside": beside, "depth": depth}
-    for part in ("results", "pictures"):
-        (out / part).mkdir(parents=True, exist_ok=True)
-    (out / "results" / "analyze.json").write_text(json.dumps(found, indent=1) + "\n")
-    chart(depth, out / "pictures" / "analyze-cost.png")
-    table(memory, beside, depth)
+    few = min(prompts, 16)  # the shape of a line needs no more
+    for folder in (out / "results", out / "pictures"):
+        folder.mkdir(parents=True, exist_ok=True)
+    file = out / "results" / "analyze.json"
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    how = {"machine": machine(), "warning": warning, "threads": torch.get_num_threads()}
+    for part in parts:
+        with workplace(work) as folder:
+            if part == "memory":
+                figures = peak(folder, blocks, width, prompts)
+            elif part == "beside":
+                figures = streamed(folder, sizes[-1] // 2, prompts, rounds)
+            else:
+                figures = by_depth(folder, sizes, few, rounds)
+        found[part] = figures | how
+        file.write_text(json.dumps(found, indent=1) + "\n")
+    if "depth" in found:
+        chart(found["depth"], out / "pictures" / "analyze-cost.png")
+    table(found)
 
 
 if __name__ == "__main__":
