@@ -7,7 +7,8 @@ python benchmarks/recovery.py --table        (tables, verdicts and chart only)
 The second line's folder is left by `python -m sanac.tiny.train build/tiny`: the six blocks that sanac:tiny grew from.
 From scratch is the same depth with the recipe of sanac:tiny, for as much compute as that and the recovery took.
 
-Finished cells are kept: run it again. One thread; batches of 64; learning rates by `--part rates`, on tuning prompts.
+Finished cells are kept: run it again. One thread; batches of 64. Learning rates are chosen at 6 blocks, on tuning
+prompts, for all depths: run that depth first.
 """
 
 import json
@@ -64,6 +65,7 @@ RANDOM = 3  # draws of random blocks
 SHARES = {8: 0.97, 6: 0.95, 4: 0.90}  # targets: of the whole model's score, after 100 steps
 FREE = 0.03  # how far data-free may be behind real data
 SCENES, PAINTED = 8192, 4096
+RATES_AT, RATES = 6, (5e-4, 1e-3, 2e-3, 4e-3)
 RESULTS, PICTURE = Path("docs/results"), Path("docs/pictures/recovery.png")
 
 
@@ -94,6 +96,13 @@ class Bench:
         identity = self.tiny.identity(full_hash=True)
         if self.journal.get("identity") != identity:
             self.journal = {"identity": identity, "depth": depth, "machine": machine(), "cells": {}}
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """The learning rate of each loss."""
+        if self.depth == RATES_AT:
+            return self.journal["rates"]
+        return json.loads((RESULTS / f"recovery-{RATES_AT}.json").read_text())["rates"]
 
     def put(self, name: str, cell: Mapping[str, Any]) -> None:
         """Write a finished cell at once."""
@@ -148,16 +157,16 @@ class Bench:
         free = cell.loss == "data-free"
         data = None if free else "shapes"
         samples = PAINTED if free else SCENES
-        rate = self.journal.get("rates", {}).get(cell.loss)
+        rate = self.rates[cell.loss]
         losses = LOSSES[cell.loss]
         return Wanted(cell.steps, losses, rate=rate, data=data, data_free=free, samples=samples, teacher=self.tiny)
 
-    def trained(self, cell: Cell, wanted: Wanted | None = None) -> Model:
+    def trained(self, cell: Cell) -> Model:
         """The model of a cell."""
         start = self.pruned(cell.start)
         if not cell.steps:
             return start
-        job = decide_recovery(start, wanted or self.wanted(cell), self.work, SILENCE)
+        job = decide_recovery(start, self.wanted(cell), self.work, SILENCE)
         out = self.work / "trained"
         shutil.rmtree(out, ignore_errors=True)
         surgery = job.surgery(Writing())
@@ -217,13 +226,14 @@ def tested(cells: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
 
 def rates(bench: Bench, images: int) -> None:
     """For each loss the learning rate that suits tuning prompts best after 100 steps."""
+    bench.journal.setdefault("rates", {})
     for loss in LOSSES:
-        if loss in bench.journal.setdefault("rates", {}):
+        if f"rates {loss}" in bench.journal["cells"]:
             continue
         scores = {}
-        for rate in (5e-4, 1e-3, 2e-3, 4e-3):
-            cell = Cell("search+compensate", loss, 100)
-            model = bench.trained(cell, replace(bench.wanted(cell), rate=rate))
+        for rate in RATES:
+            bench.journal["rates"][loss] = rate
+            model = bench.trained(Cell("search+compensate", loss, 100))
             scores[rate] = bench.judge(model, "tune", images)["overall"]["value"]
             click.echo(f"{bench.depth} blocks, {loss}, rate {rate:g}: {scores[rate]:.3f}", err=True)
         bench.journal["rates"][loss] = max(scores, key=lambda rate: scores[rate])
@@ -325,7 +335,7 @@ def main(
         place.mkdir(parents=True, exist_ok=True)
         bench = Bench(depth, place, before)
         asked = parts or ("rates", "grid", "test", "baselines")
-        if "rates" in asked:
+        if "rates" in asked and bench.depth == RATES_AT:
             rates(bench, images // 2)
         if "grid" in asked:
             fill(bench, grid(), images)
