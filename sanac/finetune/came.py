@@ -153,8 +153,7 @@ class _Step:
     def take(self) -> None:
         """Change the weight and its state."""
         rows, columns = self._factors()
-        self.factors = rows, columns
-        self.factors = rows / self._excess(), columns
+        self.factors = rows / self._excess(rows, columns), columns
         apart = self._moment()
         if self.factored:
             self._move(*self._follow("res", apart, self.group["betas"][2]))
@@ -170,9 +169,8 @@ class _Step:
         average.lerp_(self.gradient.float().square().add_(self.group["eps"][0]), 1 - beta)
         return self.one, (average / self.seen(beta)).rsqrt_()
 
-    def _excess(self) -> Tensor:
+    def _excess(self, rows: Tensor, columns: Tensor) -> Tensor:
         """How many times longer than allowed the update is; one if it is not."""
-        rows, columns = self.factors
         lengths = []  # row by row: norm() of a whole tensor is slow
         for chunk in self.chunks:
             update = torch.mul(self.gradient[chunk], columns, out=self._scratch(0, chunk))
