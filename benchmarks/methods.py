@@ -1,6 +1,6 @@
 """Ways of choosing blocks, compared: docs/results/methods-*.json and a chart. Finished cells are kept: run it again.
 
-python benchmarks/methods.py --model sanac:tiny --model control=build/control      (hours; one thread per process)
+python benchmarks/methods.py --model sanac:tiny --model control=benchmarks/control      (hours; one thread per process)
 python benchmarks/methods.py --table                                              (tables, verdicts and chart only)
 
 Blocks are chosen and repairs fitted on training prompts; scores are of test prompts, the same noises for every cell.
@@ -102,8 +102,8 @@ def decide(model: Model, cell: Cell, work: Path) -> tuple[Surgery | None, dict[s
     job = decide_searched(model, choice, find_blocks(model, choice, wanted, work, SILENCE), writing)
     if cell.method == "search":
         return job, {}
-    states = repair_states(model, replace(wanted, yes=True), cell.depth, SILENCE)
-    mending = Mending(with_repair(job, states), states, work)
+    states = repair_states(model, wanted, SILENCE)
+    mending = Mending(with_repair(job, states), states, work, yes=True)
     mended = mending.mended(SILENCE)
     return mended, mending.report() or {}
 

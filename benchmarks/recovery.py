@@ -149,8 +149,8 @@ class Bench:
             return decide_keep(self.tiny, ",".join(map(str, sorted(chosen))), writing)
         choice = Choice("search", self.depth)
         job = decide_searched(self.tiny, choice, find_blocks(self.tiny, choice, wanted, self.work, SILENCE), writing)
-        states = repair_states(self.tiny, wanted, self.depth, SILENCE)
-        return Mending(with_repair(job, states), states, self.work).mended(SILENCE)
+        states = repair_states(self.tiny, wanted, SILENCE)
+        return Mending(with_repair(job, states), states, self.work, yes=True).mended(SILENCE)
 
     def wanted(self, cell: Cell) -> Wanted:
         """How a cell is trained."""

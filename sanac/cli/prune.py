@@ -95,12 +95,11 @@ def command(
     if compensate:
         from sanac.prune.choose import repair_states
 
-        depth = choice.target if choice else opened.architecture.blocks // 2
-        states = repair_states(opened, wanted, depth, common.talk)
+        states = repair_states(opened, wanted, common.talk)
     job = _decide(opened, keep, choice, scores, wanted, writing, options, common)
     if states is None:
         return run_surgery(word, job, options, common)
-    return _run_repaired(word, job, states, options, common)
+    return _run_repaired(word, job, states, wanted, options, common)
 
 
 def _decide(
@@ -138,12 +137,16 @@ def _decide(
     return decide_target(opened, choice, scores, writing)
 
 
-def _run_repaired(word: str, job: "Surgery", states: "Calibration", options: StageOptions, common: Common) -> Result:
+def _run_repaired(
+    word: str, job: "Surgery", states: "Calibration", wanted: "Wanted", options: StageOptions, common: Common
+) -> Result:
     """Cut and repair; what the repair did is said, and kept beside the artifact."""
     from sanac.prune.choose import Mending, with_repair
     from sanac.verify.measurements import write_measurement
 
-    mending = Mending(with_repair(job, states), states, options.workspace)
+    mending = Mending(with_repair(job, states), states, options.workspace, wanted.yes)
+    if options.dry_run and mending.report() is None:
+        mending.announce(common.talk)
     result = run_surgery(word, mending.job, options, common, lambda _: mending.mended(common.talk))
     report = None if options.dry_run else mending.report()
     if report is not None:

@@ -25,7 +25,7 @@ from sanac.core.talk import Talk
 from sanac.nn.block import POINT
 from sanac.nn.subsets import Kept
 from sanac.prune.calibrate import Calibration, calibration
-from sanac.prune.compensate import RIDGES, ROUNDS, Repair, fit
+from sanac.prune.compensate import RIDGES, ROUNDS, Repair, fit, gaps_of
 from sanac.prune.measure import Wanted, not_without
 from sanac.prune.search import TRIED, search
 from sanac.prune.select import Choice
@@ -109,16 +109,17 @@ def decide_searched(model: Model, choice: Choice, found: Searched, writing: Writ
     return decide("prune", model, plan, settings | {"search": dict(found.settings)}, writing)
 
 
-def repair_states(model: Model, wanted: Wanted, depth: int, talk: Talk) -> Calibration:
-    """What a repair is fitted on; refuses at once what can't be done in this memory or this hour."""
+def repair_states(model: Model, wanted: Wanted, talk: Talk) -> Calibration:
+    """What a repair is fitted on; refuses at once what can't be done in this memory."""
     states = calibration(model, wanted, every=1)
-    outputs, inputs = model.weights.tensors[f"transformer_blocks.0.{POINT}"].shape[:2]
+    outputs, inputs = _point_shape(model)
     fixed = 8 * (states.moments * inputs**2 + (len(RIDGES) + 6) * outputs * inputs)
-    states = states.within(fixed, 2 * states.moments * states.state_bytes, talk)
-    gaps = min(depth + 1, model.architecture.blocks - depth)  # at most
-    solving = 2.0 * gaps * len(RIDGES) * ROUNDS * states.moments * outputs * inputs**2
-    states.announce("repairing", states.seconds(3.0, solving), talk, yes=wanted.yes)
-    return states
+    return states.within(fixed, 2 * states.moments * states.state_bytes, talk)
+
+
+def _point_shape(model: Model) -> tuple[int, int]:
+    outputs, inputs = model.weights.tensors[f"transformer_blocks.0.{POINT}"].shape[:2]
+    return outputs, inputs
 
 
 def with_repair(job: Surgery, states: Calibration) -> Surgery:
@@ -134,6 +135,19 @@ class Mending:
     job: Surgery
     states: Calibration
     workspace: Path
+    yes: bool = False  # whether it may take more than an hour
+
+    @property
+    def kept(self) -> Kept:
+        """The blocks that stay."""
+        return tuple(index for index in self.job.plan.sources if index is not None)
+
+    def announce(self, talk: Talk) -> None:
+        """Say how long fitting will take; more than an hour has to be wanted."""
+        outputs, inputs = _point_shape(self.states.model)
+        gaps = len(gaps_of(self.kept, self.states.model.architecture.blocks))
+        solving = 2.0 * gaps * len(RIDGES) * ROUNDS * self.states.moments * outputs * inputs**2
+        self.states.announce("repairing", self.states.seconds(3.0, solving), talk, yes=self.yes)
 
     @property
     def key(self) -> str:
@@ -156,9 +170,9 @@ class Mending:
         """The job with its additions, fitted now or before."""
         report = self.report()
         if report is None:
-            kept = tuple(index for index in self.job.plan.sources if index is not None)
+            self.announce(talk)
             with torch.no_grad():
-                found, report = _fitted(self.states, kept, talk)
+                found, report = _fitted(self.states, self.kept, talk)
             self.folder.mkdir(parents=True, exist_ok=True)
             partial = self.folder / "changes.partial"
             save_file({name: change.cpu().contiguous() for name, change in found.changes.items()}, partial)

@@ -66,11 +66,23 @@ def depth_of(model: Model, blocks: int | None, parameters: str | None) -> int:
     match = _COUNT.fullmatch((parameters or "").strip())
     if match is None:
         raise Misuse(f"--target-params {parameters} is no number", hint="--target-params 1.6B")
-    return nearest_depth(model.architecture, float(match[1]) * _UNITS[match[2].lower()])
+    wanted, architecture = float(match[1]) * _UNITS[match[2].lower()], model.architecture
+    depth = nearest_depth(architecture, wanted)
+    if not 1 <= depth <= architecture.blocks:
+        least, most = (parameters_at(architecture, blocks) for blocks in (1, architecture.blocks))
+        why = f"its transformer has {most:,} parameters, {least:,} with one block"
+        raise Misuse(f"--target-params {parameters} is out of {model.located.name}'s reach", why=why)
+    return depth
+
+
+def parameters_at(architecture: Architecture, blocks: int) -> int:
+    """Of the whole transformer at another depth."""
+    per_block = sum(map(math.prod, architecture.block_tensors().values()))
+    whole = sum(map(math.prod, architecture.tensors().values()))
+    return whole - (architecture.blocks - blocks) * per_block
 
 
 def nearest_depth(architecture: Architecture, parameters: float) -> int:
-    """The depth whose number of parameters is nearest; at least one block, at most all."""
-    per_block = sum(map(math.prod, architecture.block_tensors().values()))
-    outside = sum(map(math.prod, architecture.tensors().values())) - architecture.blocks * per_block
-    return min(max(1, round((parameters - outside) / per_block)), architecture.blocks)
+    """The depth whose number of parameters is nearest, whether there is such a depth or not."""
+    outside = parameters_at(architecture, 0)
+    return round((parameters - outside) / (parameters_at(architecture, 1) - outside))

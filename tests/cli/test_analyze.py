@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import SanaPipeline
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from sanac.nn.trajectory import Sampling, starting_noise
 from tests.conftest import Sanac
 
 FEW = ("--num-prompts", "3", "--timesteps", "3")
@@ -28,6 +30,26 @@ def test_scores_table_file_and_pictures(sanac: Sanac, pipeline: Path, tmp_path: 
     assert {name: len(entries) for name, entries in found["metrics"].items()} == {"bi": 6, "norm": 6}
     assert all(len(entry["by_step"]) == 3 for entry in found["metrics"]["bi"])
     assert all(entry["low"] <= entry["value"] <= entry["high"] for entry in found["metrics"]["norm"])
+
+
+def test_importance_is_that_of_hooks_on_stock_diffusers(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    prompts = ["two red circles", "a blue square above a cross", "a triangle"]
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts))
+    ran = sanac("analyze", pipeline, "--prompts", "prompts.txt", "--timesteps", "4", "--seed", "3", "--out", "a")
+    assert ran.code == 0, ran.err
+    stock, hooked = SanaPipeline.from_pretrained(pipeline), torch.zeros(6, dtype=torch.float64)
+    for index, part in enumerate(stock.transformer.transformer_blocks):
+
+        def hook(_module, given, result, index=index) -> None:  # both branches at once
+            hooked[index] += torch.cosine_similarity(given[0], result, dim=-1).double().mean()
+
+        part.register_forward_hook(hook)
+    noise = starting_noise(3, 16, Sampling(steps=4, side=4, seed=3))
+    how = {"height": 512, "width": 512, "use_resolution_binning": False, "output_type": "latent"}
+    for number, prompt in enumerate(prompts):
+        stock(prompt, latents=noise[number : number + 1], num_inference_steps=4, **how)
+    found = [entry["value"] for entry in json.loads(Path("a/scores.json").read_text())["metrics"]["bi"]]
+    assert torch.allclose(torch.tensor(found, dtype=torch.float64), 1 - hooked / 12, atol=1e-5, rtol=0)
 
 
 def test_twice_is_once_and_the_same(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
@@ -168,6 +190,16 @@ def test_prompts_files_that_are_none(content: bytes, says: str, sanac: Sanac, pi
         ran = sanac(verb[0], pipeline, *verb[1:], "--prompts", "prompts.txt")
         assert ran.code == 3
         assert says in ran.err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_measures_what_the_cpu_measures(sanac: Sanac, pipeline: Path) -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        ran = sanac("analyze", pipeline, *FEW, "--device", device, "--out", device)
+        assert ran.code == 0, ran.err
+        found.append([entry["value"] for entry in json.loads(Path(device, "scores.json").read_text())["metrics"]["bi"]])
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
 
 
 def test_what_takes_hours_says_what_makes_it_cheaper(

@@ -133,3 +133,13 @@ def test_gradients_flow() -> None:
     tensors = {name: tensor.requires_grad_() for name, tensor in model.state_dict(keep_vars=True).items()}
     forward(tensors, GEOMETRY, *list(inputs.values())[:3]).square().mean().backward()
     assert all(tensor.grad is not None and torch.isfinite(tensor.grad).all() for tensor in tensors.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_it_is_diffusers_there(dtype: torch.dtype) -> None:
+    model = _model(dtype).cuda()
+    inputs = {name: value.cuda() for name, value in _inputs(dtype).items()}
+    with torch.no_grad():
+        expected = model(**inputs).sample
+        assert torch.allclose(_ours(model, inputs), expected, atol=1e-6 if dtype == torch.float32 else 0)

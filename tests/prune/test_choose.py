@@ -189,3 +189,18 @@ def test_models_that_would_be_computed_as_another_are_refused(
 def test_keep_says_what_it_ignores(sanac: Sanac, pipeline: Path) -> None:
     ran = sanac("prune", pipeline, "--keep", "0-2", "--protect-first", "2", "--dry-run")
     assert "have no effect" in ran.err
+
+
+def test_a_repair_that_takes_hours_is_asked_for_and_one_that_was_made_is_not(
+    sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sanac.prune.measure.PATIENCE", 0.0)
+    ran = sanac("prune", pipeline, *MEND, "--out", "out")
+    assert ran.code == 4
+    assert "--yes" in ran.err
+    assert not Path("out").exists()
+    assert sanac("prune", pipeline, *MEND, "--out", "out", "--yes").code == 0
+    again = sanac("prune", pipeline, *MEND, "--out", "out", "--json")
+    assert again.code == 0, again.err
+    assert again.json["status"] == "cached"
+    assert "repairing" not in again.err

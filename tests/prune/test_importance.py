@@ -16,7 +16,7 @@ from sanac.nn.prompts import bundled_prompts, default_prompts, read_prompts
 from sanac.nn.trajectory import Place
 from sanac.prune.importance import Watcher
 from sanac.prune.scores import read_scores, score
-from sanac.prune.select import Choice, best, nearest_depth
+from sanac.prune.select import Choice, best, depth_of, nearest_depth
 from sanac.tiny import build
 
 
@@ -111,8 +111,12 @@ def test_parameters_become_the_nearest_depth(pipeline: Path) -> None:
     for blocks, size in sizes.items():
         assert nearest_depth(architecture, size) == blocks
         assert nearest_depth(architecture, size + 70_000) == blocks, "half a block is 75 thousand"
-    assert nearest_depth(architecture, 1) == 1
-    assert nearest_depth(architecture, 1e12) == 6
+
+
+@pytest.mark.parametrize("parameters", ["0", "1", "2M", "999B"])
+def test_parameters_that_no_depth_comes_near(pipeline: Path, parameters: str) -> None:
+    with pytest.raises(Misuse, match="out of pipeline's reach"):
+        depth_of(open_model(locate(str(pipeline))), None, parameters)
 
 
 def test_prompts_files(tmp_path: Path) -> None:
