@@ -43,6 +43,7 @@ class ConsoleTalk:
     def begin(self, label: str, total: int, unit: str = "") -> None:
         """Show a bar on a terminal."""
         self._label, self._total, self._done, self._unit = label, total, 0, unit
+        self._before: int | None = None
         self._started = self._said = time.monotonic()
         if self._verbosity >= 0 and sys.stderr.isatty():
             self._bar = _bar(unit, color=self._color)
@@ -53,12 +54,14 @@ class ConsoleTalk:
         """Move the bar, or say a line when it is time."""
         self._done += amount
         now = time.monotonic()
+        if self._before is None:  # the first may be what was done before a stop
+            self._before, self._started = self._done, now
         if self._bar:
             self._bar.advance(self._bar.task_ids[0], amount)
-        elif self._verbosity >= 0 and now - self._said >= _LINE_EVERY and self._total:
+        elif self._verbosity >= 0 and now - self._said >= _LINE_EVERY and self._total and self._done > self._before:
             self._said = now
             share = min(1.0, self._done / self._total)
-            left = (now - self._started) * (1 / share - 1) if share else 0
+            left = (now - self._started) * (self._total - self._done) / (self._done - self._before)
             whole = f"{self._total:,} {self._unit}" if self._unit else bytes_text(self._total)
             self.note(f"{self._label}: {share:.0%} of {whole}, {duration_text(left)} left")
 

@@ -44,7 +44,9 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], record: Mapping
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
-    for old in _newest_first(folder)[KEPT:]:
+    files = _newest_first(folder)
+    place = files.index(path)
+    for old in (*files[:place], *files[place + KEPT :]):  # what claims to be further couldn't be read
         old.unlink()
     return path
 

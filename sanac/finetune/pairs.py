@@ -157,7 +157,9 @@ def _opened(data: bytes, size: int) -> Image.Image | str:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            shown = image.convert("RGBA") if image.mode in {"P", "LA", "PA"} else image
+            shown = image.convert("RGBA") if image.mode in {"P", "LA", "PA"} else image.copy()
+            if image.mode.startswith("I"):  # 16 bits of grey, which PIL would cut off at 255
+                shown = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
             if shown.mode == "RGBA":
                 white = Image.new("RGBA", shown.size, "white")
                 shown = Image.alpha_composite(white, shown)

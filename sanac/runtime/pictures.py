@@ -1,4 +1,4 @@
-"""Pictures on disk: PNGs that say how they were made, contact sheets, and reading what others painted."""
+"""Pictures on disk: PNGs that say how they were made, and contact sheets."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageDraw, PngImagePlugin
 
 from sanac.core.errors import BadInput
 
@@ -34,18 +34,6 @@ def _save(image: Image.Image, path: Path, notes: PngImagePlugin.PngInfo | None =
         raise _unwritable(path, error.strerror or str(error)) from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-def read_picture(path: Path) -> NDArray[np.uint8]:
-    """(height, width, 3) from a picture of any mode; what is transparent lies on white."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            clear = Image.new("RGBA", image.size, "white")
-            clear.alpha_composite(image.convert("RGBA"))
-            return np.asarray(clear.convert("RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{path} is not a picture that can be read", why=str(error)) from error
 
 
 def save_sheet(

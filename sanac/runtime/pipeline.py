@@ -1,6 +1,7 @@
 """The torch backend: a stock diffusers pipeline, opened with care and asked for pictures, one seed per picture."""
 
 import json
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -112,7 +113,7 @@ class Painter:
     def unknown_words(self, prompts: Sequence[str]) -> list[str]:
         """Words that the tokenizer has no token for: the model can't see them."""
         tokenizer = self.pipeline.tokenizer
-        words = dict.fromkeys(word for prompt in prompts for word in prompt.lower().split())
+        words = dict.fromkeys(word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()))
         unknown = tokenizer.unk_token_id
         return [word for word in words if unknown is not None and unknown in tokenizer(word)["input_ids"]]
 

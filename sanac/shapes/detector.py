@@ -14,6 +14,7 @@ Floats = NDArray[np.float32]
 
 SMALLEST = 0.006  # share of the picture's area below which a region is a speck
 FAINTEST = 0.45  # share of a colour's full strength from which a pixel belongs to an item
+_BEYOND = 0.1  # of full scale, that floats may go beyond black and white
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ def as_rgb(picture: NDArray[np.generic]) -> Floats:
         raise ValueError(f"not a picture: its values are {pixels.dtype}")
     if not np.isfinite(values).all():
         raise ValueError("not a picture: it holds NaN or infinity")
+    if values.min() < -_BEYOND or values.max() > 1 + _BEYOND:
+        raise ValueError(f"not a picture: its floats go from {values.min():g} to {values.max():g}, not from 0 to 1")
     values = np.clip(values, 0, 1).astype(np.float32)
     if values.shape[2] in {2, 4}:  # what is transparent lies on white
         alpha = values[..., -1:]

@@ -27,6 +27,21 @@ def test_a_line_every_few_seconds_where_there_is_no_terminal(
     ]
 
 
+def test_what_was_done_before_a_stop_is_not_pace(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    talk = ConsoleTalk(0, color=False)
+    talk.begin("training", 1000, "steps")
+    talk.advance(800)
+    for _ in range(2):
+        now[0] += 3.0
+        talk.advance(30)
+    talk.end()
+    assert capsys.readouterr().err == "training: 86% of 1,000 steps, 14 s left\n"
+
+
 def test_quiet_leaves_only_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     talk = ConsoleTalk(-1, color=False)
     talk.note("note")

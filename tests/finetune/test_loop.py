@@ -120,6 +120,17 @@ def test_other_surroundings_are_warned_of(tmp_path: Path) -> None:
     assert heard.warnings == ["continuing, but not bit for bit: threads was 1, is 2"]
 
 
+def test_new_checkpoints_outlive_damaged_ones_that_claim_to_be_further(tmp_path: Path) -> None:
+    for step in (15, 20):
+        (tmp_path / f"step-{step:07d}.safetensors").write_bytes(b"{}")
+    for step in (5, 10):
+        checkpoint.save(tmp_path, step, {"weights/a": torch.ones(1)}, {})
+    found = checkpoint.load(tmp_path, SILENCE)
+    assert found is not None
+    assert found[1]["step"] == 10
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
     whole = small.digest(tmp_path)
     newest = max(tmp_path.glob("step-*.safetensors"))

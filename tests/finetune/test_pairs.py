@@ -77,7 +77,7 @@ def test_tars_as_webdataset_writes_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "color"), [("L", 128), ("RGBA", (255, 0, 0, 0)), ("P", 3), ("LA", (9, 9)), ("1", 1), ("I;16", 900)]
+    ("mode", "color"), [("L", 128), ("RGBA", (255, 0, 0, 0)), ("P", 3), ("LA", (9, 9)), ("1", 1), ("I;16", 32_896)]
 )
 def test_any_mode_becomes_rgb(tmp_path: Path, mode: str, color: object) -> None:
     folder = folder_of(tmp_path / "data", 1)
@@ -85,6 +85,8 @@ def test_any_mode_becomes_rgb(tmp_path: Path, mode: str, color: object) -> None:
     (pair,), _ = read(folder)
     assert pair
     assert pair.image.mode == "RGB"
+    if mode in {"L", "I;16"}:
+        assert pair.image.getpixel((3, 3)) == (128, 128, 128)
     if mode == "RGBA":
         assert pair.image.getpixel((3, 3)) == (255, 255, 255), "what is transparent lies on white"
 

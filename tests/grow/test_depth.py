@@ -32,6 +32,20 @@ def test_partial_computes_what_the_preserved_blocks_compute(
     assert preserve == 6 or not torch.equal(velocity(grown), velocity(load(sharded, dtype)))
 
 
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 6), st.integers(7, 12), st.integers(0, 2**31))
+def test_any_growth_is_undone_by_pruning_and_computes_what_was_kept(
+    pipeline: Path, tmp_path_factory: pytest.TempPathFactory, preserve: int, target: int, seed: int
+) -> None:
+    folder = tmp_path_factory.mktemp("law")
+    grow(pipeline, target, folder / "out", preserve=preserve, seed=seed)
+    assert torch.equal(velocity(load(folder / "out")), velocity(truncated(pipeline, preserve)))
+    kept = f"0-{preserve - 1}"
+    prune(folder / "out", kept, folder / "back")
+    prune(pipeline, kept, folder / "cut")
+    assert same(tensors(folder / "back"), tensors(folder / "cut"))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_new_block_is_the_identity_whatever_it_gets(dtype: torch.dtype, pipeline: Path, tmp_path: Path) -> None:
     grow(pipeline, 8, tmp_path / "out")

@@ -87,3 +87,10 @@ def test_a_suite_takes_tasks_in_turn_and_spreads_over_contents() -> None:
 def test_tasks_without_colours_hold_nothing_out(tag: str) -> None:
     assert prompts_of(tag, "held-out") == ()
     assert all(split_of(prompt) == "test" for prompt in prompts_of(tag, "test"))
+
+
+def test_seven_in_ten_prompts_are_for_training_one_for_tuning_two_for_tests() -> None:
+    splits = [split_of(prompt) for tag in TAGS for content in contents(tag) for prompt in phrasings(content)]
+    seen = [split for split in splits if split != "held-out"]
+    shares = [seen.count(split) / len(seen) for split in ("train", "tune", "test")]
+    assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.02)

@@ -61,4 +61,4 @@ def test_without_half_of_its_blocks_it_does_not(sanac, tmp_path: Path) -> None:
 
 
 def test_words_that_it_does_not_know_are_named(painter: Painter) -> None:
-    assert painter.unknown_words(["a red circle", "a mauve rhombus"]) == ["mauve", "rhombus"]
+    assert painter.unknown_words(["A red circle!", "a mauve rhombus, please"]) == ["mauve", "rhombus", "please"]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import SanaPipeline
+from safetensors.torch import load_file
 
 from sanac.core.talk import SILENCE
 from sanac.tiny import train
@@ -24,6 +25,9 @@ def test_all_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, control:
     assert made[0] == made[1]
     pipeline = SanaPipeline.from_pretrained(made[0].parent)
     assert pipeline.transformer.config.num_layers == 12
+    averaged = load_file(max((tmp_path / ("control" if control else "deep")).glob("step-*.safetensors")))
+    for name, weight in pipeline.transformer.state_dict().items():
+        assert torch.equal(weight.float(), averaged[f"average/transformer/{name}"].bfloat16().float()), name
     assert SHORT.control_steps == 4
     if not control:
         assert SanaPipeline.from_pretrained(tmp_path / "shallow-model").transformer.config.num_layers == 6
