@@ -4,6 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ def environment(device: torch.device, *, compiled: bool) -> dict[str, str]:
         "device": f"{device.type} {name}",
         "threads": str(torch.get_num_threads()),
         "compiled": str(compiled),
-        "torch": torch.__version__,
         "capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "diffusers", "transformers")},
     }
 
 
@@ -69,7 +71,7 @@ def check(record: Mapping[str, Any], key: str, surroundings: Mapping[str, str], 
         raise BadInput(
             f"the checkpoint in {folder} belongs to another configuration",
             why="its settings, its data or its shapes differ from this run's",
-            hint="--fresh starts over, or choose another folder",
+            hint="delete that folder, or choose another",
         )
     before = record.get("environment", {})
     changed = [

@@ -7,6 +7,7 @@ training.
 
 import copy
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from diffusers import AutoencoderDC, SanaPipeline, SanaTransformer2DModel
 from torch import Tensor, nn
 
+from sanac.core.errors import BadInput, SanacError
 from sanac.core.execute import Writing, execute
 from sanac.core.locate import locate
 from sanac.core.model import open_model
@@ -25,6 +27,7 @@ from sanac.finetune.loop import Settings, train
 from sanac.finetune.schedule import Schedule
 from sanac.finetune.task import FlowTask
 from sanac.grow.depth import decide_growth
+from sanac.nn.device import pick_device
 from sanac.tiny import build, reading
 from sanac.tiny.autoencoder import AutoencoderTask
 from sanac.tiny.data import Latents, encode_scenes
@@ -187,7 +190,16 @@ class Lines(Silence):
 def main(folder: Path, device: str, rate: float, *, control: bool, compiled: bool) -> None:
     """Train sanac:tiny into FOLDER, continuing what is there."""
     recipe = Recipe(rate=rate)
-    made = make(recipe, folder, torch.device(device), Lines(), control=control, compiled=compiled)
+    try:
+        where = torch.device(pick_device(device))
+        made = make(recipe, folder, where, Lines(), control=control, compiled=compiled)
+    except SanacError as error:
+        said = [error.message, error.why and f"  why: {error.why}", error.hint and f"  try: {error.hint}"]
+        click.echo("error: " + "\n".join(filter(None, said)), err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+        sys.exit(BadInput.exit_code)
     click.echo(f"wrote {made}")
 
 

@@ -4,12 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from diffusers import SanaPipeline
 from safetensors.torch import load_file
 
 from sanac.core.talk import SILENCE
-from sanac.tiny import train
-from sanac.tiny.train import Recipe, make
+from sanac.finetune import loop
+from sanac.finetune.loop import Settings
+from sanac.finetune.schedule import Schedule
+from sanac.tiny import build, train
+from sanac.tiny.autoencoder import AutoencoderTask
+from sanac.tiny.train import Recipe, main, make
 
 SHORT = Recipe(autoencoder_steps=3, reading_steps=3, shallow_steps=4, deep_steps=2)
 
@@ -31,3 +36,21 @@ def test_all_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, control:
     assert SHORT.control_steps == 4
     if not control:
         assert SanaPipeline.from_pretrained(tmp_path / "shallow-model").transformer.config.num_layers == 6
+
+
+def test_mistakes_are_said_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for words, code in (([str(tmp_path / "file" / "in")], 3), ([str(tmp_path), "--device", "tpu"], 2)):
+        ran = CliRunner().invoke(main, words)
+        assert ran.exit_code == code, ran.output
+        assert ran.output.startswith("error: ")
+    train_of(tmp_path / "run", rate=1e-3)
+    ran = CliRunner().invoke(main, [str(tmp_path / "run")])
+    assert ran.exit_code == 3
+    assert "another configuration" in ran.output
+
+
+def train_of(folder: Path, rate: float) -> None:
+    """A first step of the first stage, with other settings than the trainer's."""
+    vae = build.autoencoder()
+    loop.train(AutoencoderTask(vae), Settings(Schedule(rate, 1)), folder / "autoencoder", SILENCE)
