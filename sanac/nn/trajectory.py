@@ -20,6 +20,9 @@ from sanac.nn.weights import Blocks
 EMPTY, PROMPT = 0, 1  # the branches of guidance
 
 
+WORK = 24  # states that computing with a block takes beside the state: the feed-forward is five times as wide
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How trajectories are sampled."""

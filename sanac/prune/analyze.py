@@ -15,7 +15,7 @@ from sanac.core.model import Model
 from sanac.core.talk import Talk
 from sanac.nn.captions import Captions
 from sanac.nn.surroundings import forward_seconds, sampler, scheduler_settings
-from sanac.nn.trajectory import Reached, Sampling, sample, starting_noise
+from sanac.nn.trajectory import WORK, Reached, Sampling, sample, starting_noise
 from sanac.nn.weights import Blocks
 from sanac.prune.importance import METRICS, WATCHED, Watcher
 from sanac.prune.progress import Journal, Saved
@@ -27,7 +27,6 @@ SCHEMA = 1  # raised when the same settings would give other scores
 VELOCITY = METRICS.index("velocity")
 _FP32 = 4
 PROGRESS = ".progress"  # beside the scores, until they are finished
-_WORK = 24  # states that computing with a block takes beside the state: the feed-forward is five times as wide
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class Analysis:
     @property
     def batch(self) -> int:
         """How many prompts go through a block together: what that takes is a quarter of the limit at most."""
-        return max(1, min(self.sampling.batch, self.memory_limit // 4 // (_WORK * self.state_bytes)))
+        return max(1, min(self.sampling.batch, self.memory_limit // 4 // (WORK * self.state_bytes)))
 
     @property
     def left_out_together(self) -> int:
@@ -109,7 +108,7 @@ class Analysis:
         each = 2 * self.state_bytes + caption + (self.sampling.steps + 4) * latents  # velocities, noise, what is mixed
         given = captions.embeddings.numel() * captions.embeddings.element_size()
         given += self.count * latents if "size" in self.inputs else 0  # pictures, all of them
-        work = self.batch * (_WORK * self.state_bytes + 3 * caption)
+        work = self.batch * (WORK * self.state_bytes + 3 * caption)
         weights = _all_bytes(self.model) if self.resident else _outside_bytes(self.model)
         if self.velocity:
             work = max(work, 4 * self.model.architecture.blocks * self.state_bytes)
@@ -214,7 +213,7 @@ class _Run:
         """(blocks, prompts): what the velocity loses without each block."""
         given = captions.to(self.weights.device, self.weights.dtype)
         outside, guidance = self.weights.outside(), self.job.sampling.guidance
-        states = States(self.weights, outside, self.config, given, guidance, (moment,))
+        states = States(self.weights, outside, self.config, given, guidance, (moment,), self.job.batch)
         return leave_one_out(states, self.job.left_out_together)
 
 

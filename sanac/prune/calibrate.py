@@ -19,13 +19,14 @@ from sanac.nn.surroundings import (
     scheduler_of,
     scheduler_settings,
 )
-from sanac.nn.trajectory import Sampling
+from sanac.nn.trajectory import WORK, Sampling
 from sanac.nn.weights import Blocks
 from sanac.prune.inputs import Inputs, choose_inputs
 from sanac.prune.measure import Wanted, announce
 from sanac.prune.states import States, states_of
 
 _FP32 = 4
+_LONGEST = 300  # tokens of a caption, as the pipeline cuts it
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,25 @@ class Calibration:
         """What is held of one prompt at one moment: its latents and the velocity there."""
         return 2 * self.sampling.side**2 * self.model.architecture.in_channels * _FP32
 
+    @property
+    def caption_bytes(self) -> int:
+        """One caption as every block is given it, at its longest."""
+        return _LONGEST * self.model.architecture.width * _FP32
+
+    @property
+    def batch(self) -> int:
+        """How many prompts go through a block together: what that takes is a quarter of the limit at most."""
+        return max(1, min(self.sampling.batch, self.memory_limit // 4 // self._work))
+
+    @property
+    def _work(self) -> int:
+        """What computing with a block takes for one prompt, one branch."""
+        return WORK * self.state_bytes // 2 + 3 * self.caption_bytes
+
     def within(self, fixed: int, each: int, talk: Talk) -> "Calibration":
-        """As many prompts as fit into the memory limit beside `fixed` bytes, when one takes `each`."""
-        fixed += 2 * self._block_bytes
+        """As many prompts as fit into the memory limit beside `fixed` bytes, when one takes `each` and its caption."""
+        fixed += 2 * self._block_bytes + self.batch * self._work
+        each += _LONGEST * self.model.architecture.caption_channels * _FP32
         fitting = (self.memory_limit - fixed) // each
         if fitting >= self.count:
             return self
@@ -116,7 +133,8 @@ class Calibration:
         blocks = Blocks(self.model, device, torch.float32, resident=size < self.memory_limit // 4)
         captions = self.inputs.captions(device).part(0, self.count)
         config = self.model.transformer.config or self.model.architecture.config()
-        return states_of(blocks, sampler(self.scheduler), captions, self.sampling, config, every=self.every)
+        sampling = replace(self.sampling, batch=self.batch)
+        return states_of(blocks, sampler(self.scheduler), captions, sampling, config, every=self.every)
 
 
 LEAST = 3  # prompts: to fit on, to choose by, to judge by

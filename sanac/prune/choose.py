@@ -114,7 +114,7 @@ def repair_states(model: Model, wanted: Wanted, talk: Talk) -> Calibration:
     states = calibration(model, wanted, every=1)
     outputs, inputs = _point_shape(model)
     fixed = 8 * (states.moments * inputs**2 + (len(RIDGES) + 6) * outputs * inputs)
-    return states.within(fixed, 2 * states.moments * states.state_bytes, talk)
+    return states.within(fixed, 2 * states.moments * (states.state_bytes + states.caption_bytes), talk)
 
 
 def _point_shape(model: Model) -> tuple[int, int]:

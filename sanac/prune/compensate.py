@@ -139,8 +139,9 @@ class _Side:
                 _Stream(
                     number, replace(start, state=start.state.new_empty(0)), moment.latents, start.state, start.state
                 )
-                for number, moment in enumerate(states.moments)
-                for start in states.starts(moment)
+                for part in states.parts()
+                for number, moment in enumerate(part.moments)
+                for start in part.starts(moment)
             ],
         )
 
@@ -258,8 +259,8 @@ def _mend_embedding(sides: Sequence[_Side], last: int, repair: Repair) -> None:
         stored = sides[0].states.as_stored(f"{EMBEDDING}.{name}", old + change.reshape(old.shape))
         repair.changes[f"{EMBEDDING}.{name}"] = stored - old
     for side in sides:
-        changed = side.states.changed(repair.changes)
-        starts = (start for moment in changed.moments for start in changed.starts(moment))
+        parts = side.states.changed(repair.changes).parts()
+        starts = (start for part in parts for moment in part.moments for start in part.starts(moment))
         for stream, start in zip(side.streams, starts, strict=True):
             stream.student = start.state
 

@@ -34,6 +34,7 @@ class States:
     captions: Captions
     guidance: float
     moments: tuple[Moment, ...]
+    batch: int  # prompts that go through a block together, at most
 
     @property
     def geometry(self) -> Geometry:
@@ -46,6 +47,11 @@ class States:
             Moment(moment.timestep, moment.latents[start:stop], moment.velocity[start:stop]) for moment in self.moments
         )
         return replace(self, captions=self.captions.part(start, stop), moments=tuple(moments))
+
+    def parts(self) -> Iterator["States"]:
+        """Batch by batch."""
+        for start in range(0, len(self.captions), self.batch):
+            yield self.part(start, start + self.batch)
 
     def starts(self, moment: Moment) -> tuple[Start, Start]:
         """All prompts of a moment before the first block: without and with their captions."""
@@ -76,7 +82,7 @@ class States:
         So many prompts, each moment counted, go through the blocks `together`: every choice has its own states.
         """
         moments, count = len(self.moments), len(self.captions)
-        size = min(together or count, count)
+        size = min(together or count, count, self.batch)
         pieces = [(number, first) for first in range(0, count, size) for number in range(moments)]
         at_once = max(1, (together or moments * count) // size)
         found = {kept: torch.full((moments, count), torch.nan) for kept in choices}
@@ -115,4 +121,4 @@ def states_of(
         if step % every == every // 2:
             moments.append(Moment(scheduler.timesteps[step], latents, guided))
         latents = after
-    return States(blocks, blocks.outside(), config, captions, sampling.guidance, tuple(moments))
+    return States(blocks, blocks.outside(), config, captions, sampling.guidance, tuple(moments), sampling.batch)

@@ -97,7 +97,7 @@ def test_a_damaged_repair_is_fitted_again(sanac: Sanac, pipeline: Path, tmp_path
 
 def test_fewer_prompts_by_the_memory_limit_are_another_repair(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
     plenty = sanac("prune", pipeline, *MEND, "--out", tmp_path / "a", "--json")
-    tight = sanac("prune", pipeline, *MEND, "--memory-limit", "4800KB", "--out", tmp_path / "b", "--json")
+    tight = sanac("prune", pipeline, *MEND, "--memory-limit", "9MB", "--out", tmp_path / "b", "--json")
     assert "of 8 prompts fit" in tight.err
     assert tight.json["key"] != plenty.json["key"]
     assert velocity_error(tight) != velocity_error(plenty)

@@ -1,5 +1,6 @@
 """The closed-form repair: its normal equations, its gaps, and what it writes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ def states(pipeline: Path) -> tuple[States, States]:
 
 def error(states: States, kept: tuple[int, ...]) -> float:
     return float(states.errors([kept])[kept].mean())
+
+
+def test_a_repair_doesn_t_hang_on_batches(states: tuple[States, States]) -> None:
+    with torch.no_grad():
+        whole, parts = (fit(*(replace(side, batch=batch) for side in states), (1, 3, 4)) for batch in (64, 3))
+    assert whole.changes.keys() == parts.changes.keys()
+    assert "patch_embed.proj.weight" in whole.changes
+    for name, change in whole.changes.items():
+        assert (parts.changes[name] - change).norm() < 1e-4 * change.norm(), name
 
 
 def test_the_solution_is_that_of_each_channel_s_own_gram_matrix() -> None:

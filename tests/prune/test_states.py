@@ -1,5 +1,6 @@
 """Calibration states: asked in pieces they say the same, and only blocks that are needed are read."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 
 from sanac.core.locate import locate
 from sanac.core.model import open_model
+from sanac.core.talk import SILENCE
+from sanac.nn.block import block
 from sanac.nn.weights import Blocks
 from sanac.prune.calibrate import calibration
 from sanac.prune.measure import Wanted
@@ -28,6 +31,31 @@ def test_errors_don_t_hang_on_how_many_go_together(states: States, together: int
     for kept in CHOICES:
         assert whole[kept].shape == (3, 5)
         assert torch.allclose(parts[kept], whole[kept], rtol=1e-4), kept
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_errors_don_t_hang_on_batches(states: States, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def watched(tensors, state, *more):
+        sizes.append(len(state))
+        return block(tensors, state, *more)
+
+    with torch.no_grad():
+        whole = states.errors(CHOICES)
+        monkeypatch.setattr("sanac.nn.subsets.block", watched)
+        parts = replace(states, batch=batch).errors(CHOICES)
+    assert max(sizes) == batch
+    for kept in CHOICES:
+        assert torch.allclose(parts[kept], whole[kept], rtol=1e-4), kept
+
+
+def test_a_smaller_limit_gives_smaller_batches_and_then_fewer_prompts(pipeline: Path) -> None:
+    model = open_model(locate(str(pipeline)))
+    jobs = [calibration(model, Wanted(num_prompts=50, memory_limit=limit), every=1) for limit in (2 * 10**9, 10**7)]
+    assert [job.batch for job in jobs] == [64, 5]
+    assert jobs[0].within(0, jobs[0].state_bytes, SILENCE).count == 50
+    assert jobs[1].within(0, 200_000, SILENCE).count == 22
 
 
 def test_dropped_blocks_are_not_read(states: States, monkeypatch: pytest.MonkeyPatch) -> None:
