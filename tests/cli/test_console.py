@@ -1,5 +1,6 @@
 """How talk looks, and that a download is only ever offered."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,38 +9,38 @@ from sanac.cli import choose, console
 from sanac.cli.console import ConsoleTalk
 from tests.conftest import Sanac
 
+Said = Callable[..., list[str]]
 
-def test_a_line_every_few_seconds_where_there_is_no_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [100.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-    talk = ConsoleTalk(0, color=False)
-    talk.begin("writing", 1000)
-    for _ in range(10):
-        now[0] += 2.0
-        talk.advance(100)
-    talk.end()
-    assert capsys.readouterr().err.splitlines() == [
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Said:
+    """What a job says that advances by these amounts, each so many seconds after the one before."""
+
+    def run(*begun: object, steps: Sequence[tuple[float, int]]) -> list[str]:
+        now = [100.0]
+        monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+        talk = ConsoleTalk(0, color=False)
+        talk.begin(*begun)
+        for seconds, amount in steps:
+            now[0] += seconds
+            talk.advance(amount)
+        talk.end()
+        return capsys.readouterr().err.splitlines()
+
+    return run
+
+
+def test_a_line_every_few_seconds_where_there_is_no_terminal(said: Said) -> None:
+    assert said("writing", 1000, steps=[(2.0, 100)] * 10) == [
         "writing: 30% of 1.00 kB, 14 s left",
         "writing: 60% of 1.00 kB, 8 s left",
         "writing: 90% of 1.00 kB, 2 s left",
     ]
 
 
-def test_what_was_done_before_a_stop_is_not_pace(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [100.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-    talk = ConsoleTalk(0, color=False)
-    talk.begin("training", 1000, "steps")
-    talk.advance(800)
-    for _ in range(2):
-        now[0] += 3.0
-        talk.advance(30)
-    talk.end()
-    assert capsys.readouterr().err == "training: 86% of 1,000 steps, 14 s left\n"
+def test_what_was_done_before_a_stop_is_not_pace(said: Said) -> None:
+    lines = said("training", 1000, "steps", steps=[(0.0, 800), (3.0, 30), (3.0, 30)])
+    assert lines == ["training: 86% of 1,000 steps, 14 s left"]
 
 
 def test_quiet_leaves_only_warnings(capsys: pytest.CaptureFixture[str]) -> None:
