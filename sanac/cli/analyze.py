@@ -43,7 +43,11 @@ _OPTIONS = (
         show_default=True,
         help="Cosine per token, or of whole samples.",
     ),
-    click.option("--memory-limit", default="2GB", show_default=True, metavar="SIZE", help="More prompts are chunked."),
+    click.option(
+        "--memory-limit",
+        metavar="SIZE",
+        help="What it takes at most.  [default: 2GB; search and repair: more]",
+    ),
     click.option("--yes", is_flag=True, help="Go on although the estimate is over an hour."),
 )
 
@@ -77,8 +81,16 @@ def wanted_from(measured: dict[str, Any], common: Common) -> "Wanted":
     """The options of `measuring`, for the library."""
     from sanac.prune.measure import Wanted
 
-    limit = parse_bytes(measured.pop("memory_limit"))
+    said = measured.pop("memory_limit")
+    limit = parse_bytes(said) if said else None
     return Wanted(**measured, memory_limit=limit, seed=common.seed or 0, device=common.device)
+
+
+def idle_measuring() -> list[str]:
+    """The options of `measuring` that were given and say what is measured: idle where nothing is."""
+    context, command_line = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
+    given = [name for name in _NAMES if context.get_parameter_source(name) == command_line]
+    return [f"--{name.replace('_', '-')}" for name in given if name not in {"yes", "memory_limit"}]
 
 
 @click.command(

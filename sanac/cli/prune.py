@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sanac.cli.analyze import measuring, wanted_from
+from sanac.cli.analyze import idle_measuring, measuring, wanted_from
 from sanac.cli.options import Common, StageOptions, common, stage
 from sanac.cli.result import Result
 from sanac.cli.surgery import SurgeryOptions, open_source, run_surgery, surgery
@@ -89,6 +89,9 @@ def command(
         choice.check(opened.architecture.blocks)
         if target_params is not None:
             common.talk.note(f"--target-params {target_params}: nearest is {depth} blocks")
+        idle = idle_measuring()
+        if scores and not compensate and idle:
+            common.talk.warn(f"--scores FILE was measured before: {', '.join(idle)} have no effect")
     elif scores or protect_first or protect_last or select != "bi":
         common.talk.warn("--keep says which blocks stay: --scores, --select and --protect-* have no effect")
     states = None
@@ -133,7 +136,8 @@ def _decide(
         from sanac.prune.measure import measure
 
         wanted = replace(wanted, velocity=choice.select == "velocity")
-        scores = measure(opened, wanted, options.workspace, None, common.talk).scores
+        cheaper = ("--scores FILE made elsewhere",)
+        scores = measure(opened, wanted, options.workspace, None, common.talk, cheaper=cheaper).scores
     return decide_target(opened, choice, scores, writing)
 
 

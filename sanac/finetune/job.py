@@ -16,7 +16,6 @@ from sanac.core.execute import Surgery, Writing, decide
 from sanac.core.header import read_header
 from sanac.core.model import Model
 from sanac.core.plan import keep_blocks
-from sanac.core.resources import available_memory
 from sanac.core.talk import Talk
 from sanac.core.units import bytes_text
 from sanac.finetune import free, pairs
@@ -32,7 +31,7 @@ from sanac.finetune.recovery import LOSSES, RecoveryTask
 from sanac.finetune.schedule import Schedule
 from sanac.finetune.student import open_student, save_weights
 from sanac.finetune.teacher import Lessons, Teaching
-from sanac.nn.device import pick_device
+from sanac.nn.device import free_memory, pick_device
 from sanac.nn.prompts import choose_prompts
 from sanac.nn.surroundings import check_computable, latent_side, scheduler_of, vocabulary_of
 from sanac.nn.trajectory import Sampling
@@ -218,8 +217,7 @@ class Recovery:
 
     def check_room(self, memory: Memory) -> None:
         """Lacking if training would not fit; what would help is named with what it saves."""
-        device = torch.device(pick_device(self.wanted.device))
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+        free = free_memory(pick_device(self.wanted.device))
         if memory.total <= free:
             return
         wanted = self.wanted

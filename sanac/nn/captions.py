@@ -10,6 +10,8 @@ from sanac.core.errors import BadInput, Misuse
 from sanac.core.model import Model
 from sanac.nn.quiet import quiet
 
+LONGEST = 300  # tokens of a caption, as the pipeline cuts it
+
 
 @dataclass(frozen=True, slots=True)
 class Captions:

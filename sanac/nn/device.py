@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from sanac.core.errors import Lacking, Misuse
+from sanac.core.resources import available_memory
 
 SIDES = {16: 512, 32: 1024, 64: 2048, 128: 4096}  # what a pipeline takes for its size, by its config's sample_size
 
@@ -31,3 +32,11 @@ def pick_device(wanted: str | None) -> str:
     if device.type == "cuda" and (not cuda or (device.index or 0) >= torch.cuda.device_count()):
         raise Lacking(f"{wanted} is not here", why=f"torch {torch.__version__} sees no such GPU", hint="sanac doctor")
     return wanted
+
+
+def free_memory(device: str) -> int:
+    """Bytes that can be taken where it is computed."""
+    import torch
+
+    where = torch.device(device)
+    return int(torch.cuda.mem_get_info(where)[0]) if where.type == "cuda" else available_memory()

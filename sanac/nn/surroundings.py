@@ -11,8 +11,9 @@ from sanac.core.errors import BadInput, Misuse
 from sanac.core.family import split_block
 from sanac.core.model import Component, Model
 from sanac.nn.device import SIDES
-from sanac.nn.weights import refuse_loras
+from sanac.nn.weights import Blocks, refuse_loras
 
+_ENCODED = 600  # tokens: 300 of a caption, and the instruction that the pipeline puts in front of it
 _SANA = {  # the sampler that SANA-1.5 ships with, where a transformer comes alone
     "_class_name": "DPMSolverMultistepScheduler",
     "prediction_type": "flow_prediction",
@@ -99,10 +100,29 @@ def scheduler_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in sorted(config.items()) if not key.startswith("_")}
 
 
-def forward_seconds(model: Model, tokens: float, device: str, more: float = 0.0) -> float:
-    """How long so many tokens take through all blocks, and `more` operations: a trial of the machine tells."""
+def forward_seconds(model: Model, tokens: float, device: str, *, more: float = 0.0, readings: float = 1.0) -> float:
+    """How long so many tokens take through all blocks, and `more` operations: a trial of the machine tells.
+
+    Weights are read while it works, so many times: what takes longer counts.
+    """
+    where = torch.device(device)
     parameters = sum(ref.count for ref in model.weights if split_block(ref.name))
-    return (2.0 * parameters * tokens + more) / _speed(torch.device(device))
+    forwards = 2.0 * parameters * tokens / _speed(where)
+    return max(forwards, readings * _reading(model, where)) + more / _speed(where)
+
+
+def encoding_operations(model: Model, prompts: int) -> float:
+    """What the model's text encoder multiplies and adds for so many prompts, padded as its pipeline does."""
+    part = _part(model, "text_encoder")
+    counts = [ref.count for ref in part.weights or () if "embed_tokens" not in ref.name] if part else []
+    return 2.0 * sum(counts) * _ENCODED * prompts
+
+
+def _reading(model: Model, device: torch.device) -> float:
+    """Seconds that reading all blocks takes: one is tried."""
+    since = time.perf_counter()
+    Blocks(model, device, torch.float32).block(0)
+    return model.architecture.blocks * (time.perf_counter() - since)
 
 
 def _speed(device: torch.device) -> float:

@@ -166,7 +166,7 @@ class _Run:
                 timesteps = when.scaled.expand(count)
                 start = embed(self.outside, some, caption.expand(count, -1, -1), timesteps, mask.expand(count, -1))
                 for values in (start.state, start.timestep, start.condition.caption):
-                    self._check(values, "what stands before the blocks", when, self.offset + first)
+                    self._check(values, "what stands before the blocks", when)
                 kept = replace(start, state=start.state.new_empty(0))  # the first state is not held to the end
                 yield _Part(branch, self.offset + first, kept, start.state)
 
@@ -175,18 +175,18 @@ class _Run:
         for index, tensors in self.blocks.sweep(range(first, len(self.blocks))):
             for part in parts:
                 after = block(tensors, part.state, part.start.condition, self.geometry)
-                self._check(after, f"block {index}", when, part.first)
+                self._check(after, f"block {index}", when)
                 self.observe(Place(when.step, index, part.branch, part.first), part.state, after)
                 part.state = after
             del tensors  # not held while the one after the next is read
             if index + 1 < len(self.blocks):
                 self.reached(Reached(when.step, index + 1, [part.state for part in parts]))
 
-    def _check(self, values: Tensor, what: str, when: _Moment, first: int) -> None:
+    def _check(self, values: Tensor, what: str, when: _Moment) -> None:
         if not torch.isfinite(values).all():
             raise BadInput(
                 f"{what} gives NaN or infinity at step {when.step}, timestep {float(when.timestep):.0f}",
-                why=f"for prompt {first} or one of the {len(values)} computed with it",
+                why=f"for one of {len(values)} prompts that are computed together",
                 hint=f"sanac inspect {self.blocks.model.located.path} --scan",
             )
 

@@ -13,7 +13,7 @@ from sanac.core.errors import Misuse
 from sanac.core.family import split_block
 from sanac.core.model import Model
 from sanac.core.talk import Talk
-from sanac.nn.captions import Captions
+from sanac.nn.captions import LONGEST, Captions
 from sanac.nn.surroundings import forward_seconds, sampler, scheduler_settings
 from sanac.nn.trajectory import WORK, Reached, Sampling, sample, starting_noise
 from sanac.nn.weights import Blocks
@@ -100,19 +100,9 @@ class Analysis:
         return max(1, self.memory_limit // 4 // (4 * self.model.architecture.blocks * self.state_bytes))
 
     def chunk(self, captions: Captions) -> int:
-        """How many prompts fit into the memory limit beside two blocks; Misuse if not even one does."""
-        architecture = self.model.architecture
-        length = captions.embeddings.shape[1]
-        caption = length * architecture.width * _FP32
-        latents = self.tokens * architecture.patch_size**2 * architecture.in_channels * _FP32
-        each = 2 * self.state_bytes + caption + (self.sampling.steps + 4) * latents  # velocities, noise, what is mixed
-        given = captions.embeddings.numel() * captions.embeddings.element_size()
-        given += self.count * latents if "size" in self.inputs else 0  # pictures, all of them
-        work = self.batch * (WORK * self.state_bytes + 3 * caption)
-        weights = _all_bytes(self.model) if self.resident else _outside_bytes(self.model)
-        if self.velocity:
-            work = max(work, 4 * self.model.architecture.blocks * self.state_bytes)
-        fixed = _two_blocks(self.model) + weights + given + work
+        """How many prompts go through together; Misuse if the memory limit is too small for one."""
+        given = captions.embeddings
+        fixed, each = self.taken(given.shape[1], given.numel() * given.element_size())
         fitting = (self.memory_limit - fixed) // each
         if fitting < 1:
             raise Misuse(
@@ -121,6 +111,19 @@ class Analysis:
                 hint=f"--memory-limit {(fixed + each) // 1_000_000 + 1}MB",
             )
         return int(min(fitting, len(captions)))
+
+    def taken(self, length: int, given: int) -> tuple[int, int]:
+        """(bytes beside the prompts, bytes of one), where captions have such a length and are `given` bytes in all."""
+        architecture = self.model.architecture
+        caption = length * architecture.width * _FP32
+        latents = self.tokens * architecture.patch_size**2 * architecture.in_channels * _FP32
+        each = 2 * self.state_bytes + caption + (self.sampling.steps + 4) * latents  # velocities, noise, what is mixed
+        given += self.count * latents if "size" in self.inputs else 0  # pictures, all of them
+        work = self.batch * (WORK * self.state_bytes + 3 * caption)
+        weights = _all_bytes(self.model) if self.resident else _outside_bytes(self.model)
+        if self.velocity:
+            work = max(work, 4 * self.model.architecture.blocks * self.state_bytes)
+        return _two_blocks(self.model) + weights + given + work, each
 
 
 def analyze(job: Analysis, captions: Captions, folder: Path, talk: Talk, data: Tensor | None = None) -> Scores:
@@ -225,10 +228,14 @@ def _scores(job: Analysis, watcher: Watcher) -> Scores:
     return Scores(metrics, job.model.identity(), job.model.located.name, job.settings)
 
 
-def estimate(job: Analysis) -> float:
-    """Seconds, by a short trial of the machine."""
+def estimate(job: Analysis, encoding: float = 0.0) -> float:
+    """Seconds, by a short trial of the machine; captions are taken to be as long as they may be."""
     forwards = 1 + (job.model.architecture.blocks - 1) / 2 if job.velocity else 1
-    return forward_seconds(job.model, job.tokens * 2 * job.count * job.sampling.steps * forwards, job.device)
+    tokens = job.tokens * 2 * job.count * job.sampling.steps * forwards
+    fixed, each = job.taken(LONGEST, job.count * LONGEST * job.model.architecture.caption_channels * _FP32)
+    chunks = -(-job.count // max(1, (job.memory_limit - fixed) // each))
+    readings = 1 if job.resident else job.sampling.steps * chunks
+    return forward_seconds(job.model, tokens, job.device, more=encoding, readings=readings)
 
 
 def _two_blocks(model: Model) -> int:

@@ -10,7 +10,9 @@ from sanac.core.errors import Misuse
 from sanac.core.family import split_block
 from sanac.core.model import Model
 from sanac.core.talk import Talk
-from sanac.nn.device import pick_device
+from sanac.core.units import bytes_text
+from sanac.nn.captions import LONGEST
+from sanac.nn.device import free_memory, pick_device
 from sanac.nn.surroundings import (
     check_computable,
     forward_seconds,
@@ -22,11 +24,10 @@ from sanac.nn.surroundings import (
 from sanac.nn.trajectory import WORK, Sampling
 from sanac.nn.weights import Blocks
 from sanac.prune.inputs import Inputs, choose_inputs
-from sanac.prune.measure import Wanted, announce
+from sanac.prune.measure import LIMIT, Wanted, announce
 from sanac.prune.states import States, states_of
 
 _FP32 = 4
-_LONGEST = 300  # tokens of a caption, as the pipeline cuts it
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Calibration:
     scheduler: Mapping[str, Any]
     every: int  # of the sampler's steps, which are looked at
     memory_limit: int
+    room: int  # what it may take where the limit is not enough: more if the user named none
     device: str
 
     @property
@@ -76,7 +78,7 @@ class Calibration:
     @property
     def caption_bytes(self) -> int:
         """One caption as every block is given it, at its longest."""
-        return _LONGEST * self.model.architecture.width * _FP32
+        return LONGEST * self.model.architecture.width * _FP32
 
     @property
     def batch(self) -> int:
@@ -89,20 +91,21 @@ class Calibration:
         return WORK * self.state_bytes // 2 + 3 * self.caption_bytes
 
     def within(self, fixed: int, each: int, talk: Talk) -> "Calibration":
-        """As many prompts as fit into the memory limit beside `fixed` bytes, when one takes `each` and its caption."""
+        """As many prompts as there is room for beside `fixed` bytes, when one takes `each` and its caption."""
         fixed += 2 * self._block_bytes + self.batch * self._work
-        each += _LONGEST * self.model.architecture.caption_channels * _FP32
-        fitting = (self.memory_limit - fixed) // each
+        each += LONGEST * self.model.architecture.caption_channels * _FP32
+        fitting, wanted = (self.room - fixed) // each, fixed + each * self.count
         if fitting >= self.count:
+            if wanted > self.memory_limit:
+                talk.note(f"takes up to {bytes_text(wanted)} of memory; --memory-limit would have it take less")
             return self
         if fitting < LEAST:
-            megabytes = [number // 1_000_000 for number in (fixed, each)]
             raise Misuse(
-                f"--memory-limit {self.memory_limit:,} is too small for this",
-                why="it takes {:,} MB, and {:,} MB for each of three prompts or more".format(*megabytes),
+                f"{bytes_text(self.room)} of memory are too little for this",
+                why=f"it takes {bytes_text(fixed)}, and {bytes_text(each)} for each of three prompts or more",
                 hint=f"--memory-limit {(fixed + LEAST * each) // 1_000_000 + 1}MB, or fewer --timesteps",
             )
-        talk.note(f"--memory-limit: {fitting} of {self.count} prompts fit")
+        talk.note(f"{fitting} of {self.count} prompts fit into {bytes_text(self.room)} of memory (--memory-limit)")
         return replace(self, count=fitting)
 
     @property
@@ -110,10 +113,24 @@ class Calibration:
         counts = [ref.count for ref in self.model.weights if split_block(ref.name)]
         return _FP32 * sum(counts) // self.model.architecture.blocks
 
-    def seconds(self, forwards: float, more: float = 0.0) -> float:
-        """How long it takes to sample, to push states through the model so many times, and `more` operations."""
+    def seconds(self, forwards: float, *, more: float = 0.0, readings: float) -> float:
+        """How long encoding, sampling, so many forwards of all states, and `more` operations take.
+
+        Sampling reads the model at each step; `readings` are on top of that, if it doesn't stay in memory.
+        """
         passes = self.sampling.steps + forwards * self.moments
-        return forward_seconds(self.model, self.tokens * self.count * passes, self.device, more)
+        return forward_seconds(
+            self.model,
+            self.tokens * self.count * passes,
+            self.device,
+            more=more + self.inputs.encoding,
+            readings=1 if self.resident else self.sampling.steps + readings,
+        )
+
+    @property
+    def resident(self) -> bool:
+        """Whether the weights are read once and stay: a quarter of the limit is enough for them."""
+        return sum(ref.count * _FP32 for ref in self.model.weights) < self.memory_limit // 4
 
     def announce(self, what: str, seconds: float, talk: Talk, *, yes: bool) -> None:
         """Say how long `what` on these prompts will take."""
@@ -129,8 +146,7 @@ class Calibration:
     def whole(self) -> States:
         """The states of all prompts."""
         device = torch.device(self.device)
-        size = sum(ref.count * _FP32 for ref in self.model.weights)
-        blocks = Blocks(self.model, device, torch.float32, resident=size < self.memory_limit // 4)
+        blocks = Blocks(self.model, device, torch.float32, resident=self.resident)
         captions = self.inputs.captions(device).part(0, self.count)
         config = self.model.transformer.config or self.model.architecture.config()
         sampling = replace(self.sampling, batch=self.batch)
@@ -153,4 +169,6 @@ def calibration(model: Model, wanted: Wanted, every: int) -> Calibration:
     sampling = Sampling(wanted.timesteps, wanted.guidance, wanted.seed, latent_side(model), batch=64)
     scheduler, device = scheduler_of(model), pick_device(wanted.device)
     every = min(every, wanted.timesteps)
-    return Calibration(model, inputs, inputs.count, sampling, scheduler, every, wanted.memory_limit, device)
+    limit = wanted.memory_limit or LIMIT
+    room = wanted.memory_limit or max(LIMIT, free_memory(device) // 2)
+    return Calibration(model, inputs, inputs.count, sampling, scheduler, every, limit, room, device)

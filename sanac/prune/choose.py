@@ -36,6 +36,7 @@ REPAIR_SCHEMA = 1  # raised when the same settings would give other changes
 BEAM = 4
 EVERY = 4  # of the sampler's steps, which the search looks at
 SEARCHED = 32  # prompts that it looks at
+SWAPS = 3  # rounds of swaps, about
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +55,22 @@ def find_blocks(model: Model, choice: Choice, wanted: Wanted, workspace: Path, t
     if wanted.num_prompts is None and wanted.prompts is None and wanted.embeddings is None:
         wanted = replace(wanted, num_prompts=SEARCHED)
     states = calibration(model, wanted, EVERY)
-    together = 2 * BEAM * blocks * states.state_bytes  # of one prompt: all subsets of a round, on both sides of a block
-    states = states.within(together, states.moments * states.moment_bytes, talk)
+    share = _Share.of(states.memory_limit // 2, states.state_bytes, BEAM * blocks)
+    states = states.within(share.taken, states.moments * states.moment_bytes, talk)
     settings = {"schema": SEARCH_SCHEMA, "choice": asdict(choice), "beam": BEAM, **states.settings}
     key = jsonfile.key_of(["search", settings, model.identity()])
     file = workspace / f"search-{key[:8]}" / "search.json"
     known = _known(file, key, {"kept": list, "error": float})
     if known is not None:
         return Searched(tuple(known["kept"]), known["error"], settings)
-    states.announce("searching", states.seconds(_search_forwards(blocks, choice.target)), talk, yes=wanted.yes)
+    forwards, sweeps = _search_forwards(blocks, choice.target), _search_rounds(blocks, choice.target)
+    sweeps *= -(-states.count * states.moments // share.prompts) * -(-BEAM * blocks // share.choices)
+    states.announce("searching", states.seconds(forwards, readings=sweeps), talk, yes=wanted.yes)
     if wanted.dry:
         raise not_without("the search")
     with torch.no_grad():
         fitted, judged = states.states([1])
-        judge = _Judge(fitted, max(1, wanted.memory_limit // 2 // together), file.with_name("seen.json"), key)
+        judge = _Judge(fitted, share, file.with_name("seen.json"), key)
         found = search(blocks, choice.target, frozenset(choice.protected(blocks)), judge, beam=BEAM, talk=talk)
         kept = found[-1].kept
         error = float(judged.errors([kept])[kept].mean())
@@ -76,30 +79,52 @@ def find_blocks(model: Model, choice: Choice, wanted: Wanted, workspace: Path, t
     return Searched(kept, error, settings)
 
 
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """How many prompts (each moment counted) and choices of blocks are looked at together: each pair has a state."""
+
+    prompts: int
+    choices: int
+    taken: int  # bytes: states on both sides of a block
+
+    @classmethod
+    def of(cls, limit: int, state_bytes: int, choices: int) -> "_Share":
+        """All choices of a round on as many prompts as the limit allows; else fewer choices on one."""
+        pairs = max(1, limit // (2 * state_bytes))
+        choices = min(choices, pairs)
+        return cls(pairs // choices, choices, 2 * state_bytes * choices)
+
+
 class _Judge:
     """The mean error of subsets; what was seen is kept, so that a stopped search soon is where it was."""
 
-    def __init__(self, states: States, together: int, file: Path, key: str) -> None:
-        self.states, self.together, self.file, self.key = states, together, file, key
+    def __init__(self, states: States, share: _Share, file: Path, key: str) -> None:
+        self.states, self.share, self.file, self.key = states, share, file, key
         known = _known(file, key, {"seen": dict})
         self.seen: dict[str, float] = known["seen"] if known else {}
 
     def __call__(self, choices: list[Kept]) -> dict[Kept, float]:
         """NaN counts as infinitely bad."""
         names = {kept: ",".join(map(str, kept)) for kept in choices}
-        unseen = [kept for kept in choices if names[kept] not in self.seen]
-        if unseen:
-            for kept, errors in self.states.errors(unseen, self.together).items():
+        unseen = sorted(kept for kept in choices if names[kept] not in self.seen)  # neighbours begin alike
+        for first in range(0, len(unseen), self.share.choices):
+            some = unseen[first : first + self.share.choices]
+            for kept, errors in self.states.errors(some, self.share.prompts).items():
                 error = float(errors.mean())
                 self.seen[names[kept]] = error if math.isfinite(error) else 1e300
             _keep(self.file, {"key": self.key, "seen": self.seen})
         return {kept: self.seen[name] for kept, name in names.items()}
 
 
+def _search_rounds(blocks: int, target: int) -> int:
+    """About how often a search asks."""
+    return blocks - target + SWAPS
+
+
 def _search_forwards(blocks: int, target: int) -> float:
     """About how many forwards of the whole model a search takes: half a forward for each subset it looks at."""
     rounds = sum(0.5 * BEAM * left * left / blocks for left in range(target + 1, blocks + 1))
-    return rounds + 3 * 0.5 * min(TRIED, target * (blocks - target)) * target / blocks
+    return rounds + SWAPS * 0.5 * min(TRIED, target * (blocks - target)) * target / blocks
 
 
 def decide_searched(model: Model, choice: Choice, found: Searched, writing: Writing) -> Surgery:
@@ -147,7 +172,8 @@ class Mending:
         outputs, inputs = _point_shape(self.states.model)
         gaps = len(gaps_of(self.kept, self.states.model.architecture.blocks))
         solving = 2.0 * gaps * len(RIDGES) * ROUNDS * self.states.moments * outputs * inputs**2
-        self.states.announce("repairing", self.states.seconds(3.0, solving), talk, yes=self.yes)
+        seconds = self.states.seconds(3.0, more=solving, readings=3)
+        self.states.announce("repairing", seconds, talk, yes=self.yes)
 
     @property
     def key(self) -> str:

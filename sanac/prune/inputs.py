@@ -1,6 +1,6 @@
 """What a model is measured on: prompts encoded here, embeddings that were made before, or the user's own latents."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from sanac.nn.brought import Brought, open_captions, read_captions
 from sanac.nn.captions import Captions, encode, has_encoder
 from sanac.nn.latents import Latents, open_latents
 from sanac.nn.prompts import choose_prompts
-from sanac.nn.surroundings import vocabulary_of
+from sanac.nn.surroundings import encoding_operations, vocabulary_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class Inputs:
     def needs_encoder(self) -> bool:
         """Whether the model's text encoder has to be there, and is not."""
         return self.embeddings is None and not has_encoder(self.model)
+
+    @property
+    def encoding(self) -> float:
+        """Operations that encoding takes."""
+        return 0.0 if self.embeddings else encoding_operations(self.model, max(1, len(self.prompts)))
 
     def captions(self, device: torch.device) -> Captions:
         """Encode the prompts, or read what was encoded."""
@@ -78,7 +83,16 @@ def choose_inputs(
     if encoded:
         return Inputs(model, _first(count, len(encoded), encoded.path), str(encoded.path), embeddings=encoded)
     found, source = choose_prompts(prompts, count, vocabulary_of(model))
-    return Inputs(model, len(found), source, prompts=tuple(found))
+    return Inputs(model, len(found), source, prompts=tuple(_mixed(found)))
+
+
+def _mixed(prompts: Sequence[str]) -> list[str]:
+    """In an order that follows from the texts alone.
+
+    What goes by position, noise and the parts to fit on and to judge by, is then the same however a file is sorted, and
+    prompts of one kind that stand together in it are spread over all parts.
+    """
+    return sorted(prompts, key=jsonfile.key_of)
 
 
 def _first(count: int | None, there: int, path: Path) -> int:

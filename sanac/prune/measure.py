@@ -22,6 +22,7 @@ from sanac.prune.inputs import Inputs, choose_inputs
 from sanac.prune.scores import Scores, read_scores
 
 EULER = "FlowMatchEulerDiscreteScheduler"
+LIMIT = 2_000_000_000  # bytes
 PATIENCE = 3600.0  # seconds that a job may take without being asked for
 
 
@@ -34,7 +35,7 @@ class Wanted:
     timesteps: int = 20
     guidance: float = 4.5
     reduce: str = "token"
-    memory_limit: int = 2_000_000_000
+    memory_limit: int | None = None  # LIMIT; what searches and repairs may take half of what is free
     yes: bool = False
     seed: int = 0
     device: str | None = None
@@ -73,8 +74,13 @@ class Measured:
     folder: Path
 
 
-def measure(model: Model, wanted: Wanted, workspace: Path, out: Path | None, talk: Talk) -> Measured:
-    """Scores of a model: read if these very ones were measured before, else measured."""
+def measure(
+    model: Model, wanted: Wanted, workspace: Path, out: Path | None, talk: Talk, *, cheaper: Sequence[str] = ()
+) -> Measured:
+    """Scores of a model: read if these very ones were measured before, else measured.
+
+    `cheaper` are ways that the user has where it would take long.
+    """
     wanted.check()
     check_computable(model)
     device = pick_device(wanted.device)
@@ -85,29 +91,28 @@ def measure(model: Model, wanted: Wanted, workspace: Path, out: Path | None, tal
     scheduler, whole = scheduler_of(model), wanted.reduce == "sample"
     if wanted.data and scheduler.get("_class_name") != EULER and not scheduler.get("use_flow_sigmas"):
         raise Misuse("--inputs noised needs a sampler of flow matching", why="its noise levels mean something else")
-    job = Analysis(
-        model, inputs.prompts, sampling, scheduler, whole, wanted.memory_limit, device, inputs.settings, wanted.velocity
-    )
-    captions = None
-    if wanted.save_embeddings:
-        captions = inputs.captions(torch.device(device))
-        write_captions(captions, wanted.save_embeddings)
-        talk.note(f"wrote {wanted.save_embeddings}: {len(captions)} captions")
+    limit = wanted.memory_limit or LIMIT
+    job = Analysis(model, inputs.prompts, sampling, scheduler, whole, limit, device, inputs.settings, wanted.velocity)
     folder = out or workspace / f"analyze-{job.key[:8]}"
     done = folder / "scores.json"
-    if _is_of(done, job.key):
+    cached = _is_of(done, job.key)
+    if cached and not wanted.save_embeddings:
         return Measured("cached", read_scores(done), folder)
-    if out and done.exists():
+    if out and done.exists() and not cached:
         raise Misuse(f"{done} holds other scores", hint="--out another folder, or delete it")
-    what = f"measuring {inputs.count} {'pictures' if inputs.latents else 'prompts'}"
-    cheaper = ("--scores FILE made elsewhere",)
-    announce(what, inputs, estimate(job), device, talk, yes=wanted.yes, cheaper=cheaper)
+    if not cached:
+        what = f"measuring {inputs.count} {'pictures' if inputs.latents else 'prompts'}"
+        announce(what, inputs, estimate(job, inputs.encoding), device, talk, yes=wanted.yes, cheaper=cheaper)
     if inputs.latents and not inputs.latents.captioned:
         talk.note(f"{inputs.source} brings no captions: all pictures get the empty one")
     if wanted.dry:
         raise not_without("scores")
-    if captions is None:
-        captions = inputs.captions(torch.device(device))
+    captions = inputs.captions(torch.device(device))
+    if wanted.save_embeddings:
+        write_captions(captions, wanted.save_embeddings)
+        talk.note(f"wrote {wanted.save_embeddings}: {len(captions)} captions")
+    if cached:
+        return Measured("cached", read_scores(done), folder)
     data = inputs.data()
     job.chunk(captions)  # too small a limit leaves no folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +144,7 @@ def announce(
         raise Lacking(
             f"{what} would take about {duration_text(seconds)} here",
             why="the model is big and there is no GPU" if device == "cpu" else "the model is big",
-            hint=f"{', '.join(ways)}, or --yes",
+            hint=f"{', '.join(ways)}, a machine with a GPU, or --yes",
         )
 
 

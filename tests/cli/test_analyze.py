@@ -14,7 +14,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from sanac.core.locate import locate
+from sanac.core.model import open_model
 from sanac.nn.trajectory import Sampling, starting_noise
+from sanac.prune.inputs import choose_inputs
 from tests.conftest import Sanac
 
 FEW = ("--num-prompts", "3", "--timesteps", "3")
@@ -46,7 +49,8 @@ def test_importance_is_that_of_hooks_on_stock_diffusers(sanac: Sanac, pipeline: 
         part.register_forward_hook(hook)
     noise = starting_noise(3, 16, Sampling(steps=4, side=4, seed=3))
     how = {"height": 512, "width": 512, "use_resolution_binning": False, "output_type": "latent"}
-    for number, prompt in enumerate(prompts):
+    model = open_model(locate(str(pipeline)))
+    for number, prompt in enumerate(choose_inputs(model, prompts=Path("prompts.txt")).prompts):
         stock(prompt, latents=noise[number : number + 1], num_inference_steps=4, **how)
     found = [entry["value"] for entry in json.loads(Path("a/scores.json").read_text())["metrics"]["bi"]]
     assert torch.allclose(torch.tensor(found, dtype=torch.float64), 1 - hooked / 12, atol=1e-5, rtol=0)
@@ -210,8 +214,12 @@ def test_what_takes_hours_says_what_makes_it_cheaper(
         ran = sanac(verb[0], sharded, *verb[1:], "--device", "cpu")
         assert ran.code == 4
         assert "about" in ran.err
-        for way in ("--num-prompts 10", "--timesteps 5", "--scores FILE", "--embeddings FILE", "--yes"):
+        for way in ("--num-prompts 10", "--timesteps 5", "--embeddings FILE", "--yes"):
             assert way in ran.err
+        assert ("--scores FILE" in ran.err) == (verb[0] == "prune"), "analyze makes them"
+    refused = sanac("analyze", pipeline, "--device", "cpu", "--save-embeddings", tmp_path / "captions")
+    assert refused.code == 4
+    assert not (tmp_path / "captions").exists(), "asked before anything is encoded"
     assert "--embeddings" not in sanac("analyze", pipeline, "--device", "cpu").err, "it has its text encoder"
     assert sanac("analyze", pipeline, *FEW, "--yes").code == 0
 
@@ -228,6 +236,16 @@ def test_pruning_by_importance_keeps_the_best(sanac: Sanac, pipeline: Path, tmp_
         assert [entry["keep"] for entry in ran.json["plan"]["blocks"]] == expected
     assert (measured.json["status"], from_file.json["status"]) == ("ok", "cached")
     assert measured.json["out"] == from_file.json["out"]
+
+
+def test_options_that_scores_make_idle_are_named(sanac: Sanac, pipeline: Path) -> None:
+    scored = sanac("analyze", pipeline, *FEW, "--json").json
+    job = ("prune", pipeline, "--target-blocks", "3", "--scores", Path(scored["out"]) / "scores.json")
+    assert "no effect" not in sanac(*job, "--yes", "--dry-run").err
+    idle = sanac(*job, "--timesteps", "7", "--num-prompts", "3", "--dry-run")
+    assert idle.code == 0
+    assert "--num-prompts, --timesteps have no effect" in idle.err
+    assert "no effect" not in sanac(*job, *FEW, "--compensate", "--dry-run").err, "the repair is measured, too"
 
 
 def test_protected_blocks_stay(sanac: Sanac, pipeline: Path) -> None:

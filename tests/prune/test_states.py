@@ -8,7 +8,7 @@ import torch
 
 from sanac.core.locate import locate
 from sanac.core.model import open_model
-from sanac.core.talk import SILENCE
+from sanac.core.talk import SILENCE, Silence
 from sanac.nn.block import block
 from sanac.nn.weights import Blocks
 from sanac.prune.calibrate import calibration
@@ -16,6 +16,16 @@ from sanac.prune.measure import Wanted
 from sanac.prune.states import States
 
 CHOICES = ((0, 2, 4), (0, 1, 2, 4, 5), (1, 5))
+
+
+class Heard(Silence):
+    """What was noted."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +66,19 @@ def test_a_smaller_limit_gives_smaller_batches_and_then_fewer_prompts(pipeline: 
     assert [job.batch for job in jobs] == [64, 5]
     assert jobs[0].within(0, jobs[0].state_bytes, SILENCE).count == 50
     assert jobs[1].within(0, 200_000, SILENCE).count == 22
+
+
+def test_who_names_no_limit_gets_more_where_it_is_needed(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sanac.prune.calibrate.free_memory", lambda _: 10 * 10**9)
+    model, talk = open_model(locate(str(pipeline))), Heard()
+    free, held = (calibration(model, Wanted(num_prompts=50, memory_limit=said), every=1) for said in (None, 2 * 10**9))
+    assert free.batch == held.batch, "the same arithmetic"
+    assert free.within(0, 10**6, talk).count == 50
+    assert not talk.lines, "the usual limit is enough"
+    assert free.within(0, 8 * 10**7, talk).count == 50
+    assert "takes up to 4.0" in talk.lines[0]
+    assert free.within(0, 10**9, talk).count == held.within(0, 4 * 10**8, talk).count == 4
+    assert "4 of 50 prompts fit into 5.00 GB" in talk.lines[1]
 
 
 def test_dropped_blocks_are_not_read(states: States, monkeypatch: pytest.MonkeyPatch) -> None:
