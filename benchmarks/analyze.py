@@ -1,6 +1,8 @@
 """What `sanac analyze` costs: its memory on a synthetic 4.8B checkpoint, streaming beside resident weights, by depth.
 
-python benchmarks/analyze.py [--part memory --part beside --part depth] [--work DIR] [--rounds 5]
+And whether a search and a repair keep to the memory that they are given.
+
+python benchmarks/analyze.py [--part memory --part beside --part depth --part limit] [--work DIR] [--rounds 5]
 
 Each part is kept in docs/results/analyze.json when it is done. `--blocks 4 --width 1152 --prompts 8` is a small one.
 """
@@ -36,16 +38,17 @@ SIDE = 8  # of the latents
 TOKENS = 300  # of a caption, as the pipeline pads it
 SMALL = 1152  # width of the models that fit into memory: SANA-0.6B's
 DEPTHS = (2, 4, 6, 8, 12, 16)
-PARTS = ("memory", "beside", "depth")
+PARTS = ("memory", "beside", "depth", "limit")
+LIMIT, BESIDE = 1_000_000_000, 350_000_000  # --memory-limit; Python with torch take that besides
 MEMORY, SLOWER, BENT = 2.5e9, 1.15, 0.1  # targets: bytes, times, share of a straight line
 
 
-def synthetic(folder: Path, blocks: int, width: int) -> Model:
-    """A checkpoint of SANA's shape whose pictures have 8 x 8 latents."""
+def synthetic(folder: Path, blocks: int, width: int, side: int = SIDE) -> Model:
+    """A checkpoint of SANA's shape, with latents of so many rows."""
     sizes = {"blocks": blocks, "width": width, "hidden": width * 5 // 2, "cross_width": width}
     write_transformer(folder, dataclasses.replace(SANA_4_8B, **sizes))
     config = jsonfile.read_object(folder / "config.json")
-    (folder / "config.json").write_bytes(jsonfile.pretty(config | {"sample_size": SIDE}))
+    (folder / "config.json").write_bytes(jsonfile.pretty(config | {"sample_size": side}))
     return open_model(locate(str(folder)))
 
 
@@ -67,6 +70,21 @@ def peak(folder: Path, blocks: int, width: int, prompts: int) -> dict[str, Any]:
     size = model.weights.size
     remove(folder / "model", given, folder / "out")
     return {"blocks": blocks, "width": width, "prompts": prompts, "checkpoint": size, **dataclasses.asdict(run)}
+
+
+def limited(folder: Path) -> dict[str, Any]:
+    """The highest anonymous memory of a search and of a repair that not all prompts fit into, and of neither."""
+    model, given = synthetic(folder / "model", 8, SMALL, side=32), folder / "captions.safetensors"
+    write_captions(captions(24), given)
+    base = [sys.executable, "-m", "sanac", "prune", str(folder / "model"), "--timesteps", "1", "--device", "cpu"]
+    base += ["--embeddings", str(given), "--memory-limit", str(LIMIT), "--yes", "--workspace", str(folder / "work")]
+    jobs = {
+        "search": ["--target-blocks", "7", "--select", "search", "--num-prompts", "3"],
+        "repair": ["--keep", "0-2,4-7", "--compensate"],
+    }
+    runs = {name: measure([*base, *more, "--out", str(folder / name)]) for name, more in jobs.items()}
+    found = {name: dataclasses.asdict(run) for name, run in runs.items()}
+    return {"blocks": 8, "width": SMALL, "checkpoint": model.weights.size, "limit": LIMIT, **found}
 
 
 def sweep(weights: Blocks, given: Captions) -> float:
@@ -145,6 +163,11 @@ def table(found: dict[str, Any]) -> None:
         rows.append(("streamed / resident", f"{beside['ratio']:.3f}", f"{SLOWER}", beside["ratio"] <= SLOWER))
     if depth := found.get("depth"):
         rows.append(("distance from linear in blocks", f"{depth['bent']:.1%}", f"{BENT:.0%}", depth["bent"] <= BENT))
+    for name in ("search", "repair"):
+        if limit := found.get("limit"):
+            most = limit["limit"] + BESIDE
+            what = f"peak of a {name} with --memory-limit {bytes_text(limit['limit'])}"
+            rows.append((what, bytes_text(limit[name]["anonymous"]), bytes_text(most), limit[name]["anonymous"] < most))
     click.echo("| | found | at most | |\n|---|---|---|---|")
     for what, value, limit, met in rows:
         click.echo(f"| {what} | {value} | {limit} | {'met' if met else '**not met**'} |")
@@ -178,6 +201,8 @@ def main(
                 figures = peak(folder, blocks, width, prompts)
             elif part == "beside":
                 figures = streamed(folder, sizes[-1] // 2, prompts, rounds)
+            elif part == "limit":
+                figures = limited(folder)
             else:
                 figures = by_depth(folder, sizes, few, rounds)
         found[part] = figures | how

@@ -250,6 +250,44 @@ def draw_profiles(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def draw_table(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """The scores as a picture: methods by depths, a panel per model, the darker the better."""
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(
+        1, len(models), figsize=(5 * len(models), 3.2), layout="constrained", sharey=True, squeeze=False
+    )
+    for axes, (word, model) in zip(panels[0], models.items(), strict=True):
+        found = list(model["cells"].values())
+        for row, method in enumerate(METHODS):
+            for column, depth in enumerate(DEPTHS):
+                same = [cell["overall"] for cell in found if (cell["method"], cell["depth"]) == (method, depth)]
+                if not same:
+                    continue
+                values = [overall["value"] for overall in same]
+                value, low, high = sum(values) / len(same), same[0]["low"], same[0]["high"]
+                if method == "random":
+                    low, high = min(values), max(values)
+                axes.add_patch(plt.Rectangle((column, row), 1, 1, facecolor=plt.get_cmap("Blues")(value * 0.85)))
+                ink = "white" if value > 0.6 else "black"
+                axes.text(column + 0.5, row + 0.42, f"{value:.3f}", ha="center", va="center", color=ink, fontsize=11)
+                axes.text(
+                    column + 0.5,
+                    row + 0.75,
+                    f"{low:.3f} to {high:.3f}",
+                    ha="center",
+                    va="center",
+                    color=ink,
+                    fontsize=7,
+                )
+        axes.set(xlim=(0, len(DEPTHS)), ylim=(len(METHODS), 0), title=f"{word}: score on test prompts")
+        axes.set_xticks([column + 0.5 for column in range(len(DEPTHS))], [f"{depth} blocks" for depth in DEPTHS])
+        axes.set_yticks([row + 0.5 for row in range(len(METHODS))], METHODS)
+        axes.tick_params(length=0)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def journal(word: str, name: str, many: int, few: int) -> None:
     """Compute what is missing of one model; each finished cell is written at once."""
     model = open_model(locate(word))
@@ -295,6 +333,7 @@ def main(words: tuple[str, ...], many: int, few: int, *, table: bool) -> None:
         for line in (*rows(model["cells"]), "", *verdicts(model["cells"])):
             click.echo(line)
     chart(models, PICTURES / "methods.png")
+    draw_table(models, PICTURES / "methods-table.png")
     draw_profiles(models, PICTURES / "profiles.png")
 
 

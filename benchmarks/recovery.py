@@ -7,8 +7,8 @@ python benchmarks/recovery.py --table        (tables, verdicts and chart only)
 The second line's folder is left by `python -m sanac.tiny.train build/tiny`: the six blocks that sanac:tiny grew from.
 From scratch is the same depth with the recipe of sanac:tiny, for as much compute as that and the recovery took.
 
-Finished cells are kept: run it again. One thread; batches of 64. Learning rates are chosen at 6 blocks, on tuning
-prompts, for all depths: run that depth first.
+Finished cells are kept: run it again. One thread; batches of 64. Learning rates are chosen, and the other defaults
+looked at, at 6 blocks, on tuning prompts, for all depths: run that depth first.
 """
 
 import json
@@ -66,6 +66,18 @@ SHARES = {8: 0.97, 6: 0.95, 4: 0.90}  # targets: of the whole model's score, aft
 FREE = 0.03  # how far data-free may be behind real data
 SCENES, PAINTED = 8192, 4096
 RATES_AT, RATES = 6, (5e-4, 1e-3, 2e-3, 4e-3)
+VARIANTS: dict[str, dict[str, Any]] = {  # of what `finetune` does by default, one setting at a time
+    "as it is": {},
+    "batch 16": {"batch": 16},
+    "batch 32": {"batch": 32},
+    "batch 128": {"batch": 128},
+    "no warm-up": {"warmup": 0},
+    "warm-up 30": {"warmup": 30},
+    "no average": {"average": 0.0},
+    "average 0.95": {"average": 0.95},
+    "captions never dropped": {"caption_dropout": 0.0},
+    **{f"adamw, rate {rate:g}": {"optimizer": "adamw", "rate": rate} for rate in (2.5e-4, 5e-4, 1e-3, 2e-3)},
+}
 RESULTS, PICTURE = Path("docs/results"), Path("docs/pictures/recovery.png")
 
 
@@ -78,6 +90,7 @@ class Cell:
     steps: int
     split: str = "tune"
     images: int = 512
+    variant: str = "as it is"
 
     @property
     def name(self) -> str:
@@ -159,7 +172,8 @@ class Bench:
         samples = PAINTED if free else SCENES
         rate = self.rates[cell.loss]
         losses = LOSSES[cell.loss]
-        return Wanted(cell.steps, losses, rate=rate, data=data, data_free=free, samples=samples, teacher=self.tiny)
+        wanted = Wanted(cell.steps, losses, rate=rate, data=data, data_free=free, samples=samples, teacher=self.tiny)
+        return replace(wanted, **VARIANTS[cell.variant])
 
     def trained(self, cell: Cell) -> Model:
         """The model of a cell."""
@@ -240,6 +254,18 @@ def rates(bench: Bench, images: int) -> None:
         bench.put(f"rates {loss}", {"scores": {f"{rate:g}": score for rate, score in scores.items()}})
 
 
+def defaults(bench: Bench, images: int) -> None:
+    """What other settings would make of a hundred steps, on tuning prompts."""
+    known = bench.journal["cells"].get("defaults", {})
+    for name in VARIANTS:
+        if name not in known:
+            model = bench.trained(Cell("search+compensate", "distill", 100, variant=name))
+            overall = bench.judge(model, "tune", images)["overall"]
+            known = known | {name: {key: overall[key] for key in ("value", "low", "high")}}
+            bench.put("defaults", known)
+            click.echo(f"{bench.depth} blocks, {name}: {overall['value']:.3f}", err=True)
+
+
 def whole_scores() -> list[PromptScore]:
     """The whole model's, on the test prompts."""
     cells = json.loads((RESULTS / "depth.json").read_text())["models"]["sanac:tiny"]["cells"]
@@ -287,6 +313,18 @@ def rows(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def settled(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A Markdown table: scores by learning rate, and by what else was tried; empty where it wasn't."""
+    lines = []
+    for loss in LOSSES:
+        if found := cells.get(f"rates {loss}"):
+            scores = ", ".join(f"{rate}: {score:.3f}" for rate, score in found["scores"].items())
+            lines.append(f"rates, {loss}: {scores}")
+    for name, found in cells.get("defaults", {}).items():
+        lines.append(f"| {name} | {found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}] |")
+    return lines
+
+
 def chart(journals: Mapping[int, Mapping[str, Any]], path: Path) -> None:
     """Score by steps, a panel per depth."""
     from matplotlib import pyplot as plt
@@ -320,7 +358,7 @@ def fill(bench: Bench, cells: list[Cell], images: int) -> None:
 
 @click.command()
 @click.option("--depth", "depths", multiple=True, type=click.Choice(["8", "6", "4"]), help="Compute this depth.")
-@click.option("--part", "parts", multiple=True, type=click.Choice(["rates", "grid", "test", "baselines"]))
+@click.option("--part", "parts", multiple=True, type=click.Choice(["rates", "defaults", "grid", "test", "baselines"]))
 @click.option("--before", type=click.Path(path_type=Path, exists=True), help="The model before growth.")
 @click.option("--images", default=512, show_default=True, help="Of tuning prompts.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("build/recovery"), show_default=True)
@@ -334,9 +372,11 @@ def main(
         place = work / str(depth)
         place.mkdir(parents=True, exist_ok=True)
         bench = Bench(depth, place, before)
-        asked = parts or ("rates", "grid", "test", "baselines")
+        asked = parts or ("rates", "defaults", "grid", "test", "baselines")
         if "rates" in asked and bench.depth == RATES_AT:
             rates(bench, images // 2)
+        if "defaults" in asked and bench.depth == RATES_AT:
+            defaults(bench, images)
         if "grid" in asked:
             fill(bench, grid(), images)
         if "test" in asked:
@@ -347,7 +387,7 @@ def main(
     journals = {depth: json.loads(path.read_text()) for depth, path in paths.items() if path.is_file()}
     for depth, journal in journals.items():
         click.echo(f"\n{depth} blocks ({journal['machine']}): score on tuning prompts (velocity error) by steps\n")
-        for line in (*rows(journal["cells"]), "", *verdicts(depth, journal["cells"])):
+        for line in (*rows(journal["cells"]), "", *settled(journal["cells"]), "", *verdicts(depth, journal["cells"])):
             click.echo(line)
     if journals:
         chart(journals, PICTURE)

@@ -55,7 +55,7 @@ def find_blocks(model: Model, choice: Choice, wanted: Wanted, workspace: Path, t
     if wanted.num_prompts is None and wanted.prompts is None and wanted.embeddings is None:
         wanted = replace(wanted, num_prompts=SEARCHED)
     states = calibration(model, wanted, EVERY)
-    share = _Share.of(states.memory_limit // 2, states.state_bytes, BEAM * blocks)
+    share = _Share.of(states.memory_limit // 4, states.state_bytes, BEAM * blocks)
     states = states.within(share.taken, states.moments * states.moment_bytes, talk)
     settings = {"schema": SEARCH_SCHEMA, "choice": asdict(choice), "beam": BEAM, **states.settings}
     key = jsonfile.key_of(["search", settings, model.identity()])
