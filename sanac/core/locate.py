@@ -9,6 +9,7 @@ from sanac.core.errors import BadInput, Lacking, Misuse
 
 DEFAULT_MODEL = "Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers"
 TINY = "sanac:tiny"
+_TINY_FOLDER = Path(__file__).resolve().parent.parent / "tiny" / "model"
 _HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*?)(?:@([\w./-]+))?", re.ASCII)
 
 
@@ -43,19 +44,20 @@ def locate(text: str) -> Located:
 
 def _embedded() -> Located:
     """The model that the package brings along."""
-    folder = Path(__file__).resolve().parent.parent / "tiny" / "model"
-    if not (folder / "model_index.json").is_file():
+    if not (_TINY_FOLDER / "model_index.json").is_file():
         raise Lacking(
             f"{TINY} is missing from this installation",
-            why=f"{folder} holds no model",
+            why=f"{_TINY_FOLDER} holds no model",
             hint="install sanac again; python -m sanac.tiny.train DIR makes the model anew, in an hour or two",
         )
-    return Located(folder, folder, TINY)
+    return Located(_TINY_FOLDER, _TINY_FOLDER, TINY)
 
 
 def _at(path: Path) -> Located:
     """A link into the hub's cache keeps its name, which says what the blob behind it is."""
     real, plain = path.resolve(), path.absolute()
+    if real == _TINY_FOLDER:
+        return _embedded()
     if real.is_file() and _boundary(plain) in real.parents:
         return Located(plain, _boundary(plain), _name_of(plain))
     return Located(real, _boundary(real), _name_of(real))

@@ -103,6 +103,7 @@ def test_the_embedded_model_is_part_of_the_package(monkeypatch: pytest.MonkeyPat
     found = locate("sanac:tiny")
     assert (found.path / "model_index.json").is_file()
     assert (found.name, found.boundary) == ("sanac:tiny", found.path)
-    monkeypatch.setattr("sanac.core.locate.__file__", str(tmp_path / "core" / "locate.py"))
+    assert locate(str(found.path)) == found, "a lineage that leads there knows it by its name"
+    monkeypatch.setattr("sanac.core.locate._TINY_FOLDER", tmp_path / "tiny")
     with pytest.raises(Lacking, match="missing from this installation"):
         locate("sanac:tiny")
