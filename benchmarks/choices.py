@@ -25,6 +25,7 @@ from sanac.prune.calibrate import calibration
 from sanac.prune.choose import SEARCHED
 from sanac.prune.manual import decide_keep
 from sanac.prune.measure import Wanted
+from sanac.prune.states import Share
 from sanac.runtime.pipeline import Sampling, open_painter
 from sanac.verify.shapes import evaluate
 
@@ -43,7 +44,7 @@ def errors(choices: list[tuple[int, ...]]) -> dict[str, list[float]]:
     """Each subset's error at each timestep, where a search looks, with all timesteps."""
     states = calibration(open_model(locate("sanac:tiny")), Wanted(num_prompts=SEARCHED), every=1)
     with torch.no_grad():
-        found = states.whole().errors(choices, 200)
+        found = states.whole().errors(choices, Share.of(500_000_000, states.state_bytes, len(choices)))
     return {str(kept): error.mean(dim=1).tolist() for kept, error in found.items()}
 
 

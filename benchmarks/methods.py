@@ -4,6 +4,7 @@ python benchmarks/methods.py --model sanac:tiny --model control=benchmarks/contr
 python benchmarks/methods.py --table                                              (tables, verdicts and chart only)
 
 Blocks are chosen and repairs fitted on training prompts; scores are of test prompts, the same noises for every cell.
+Every run chooses anew, and paints what was cut otherwise than before.
 """
 
 import json
@@ -25,12 +26,9 @@ from sanac.core.locate import locate
 from sanac.core.model import Model, open_model
 from sanac.core.talk import SILENCE
 from sanac.judge.intervals import PromptScore, paired_difference
-from sanac.prune.analyze import SCHEMA as SCORES_SCHEMA
 from sanac.prune.calibrate import calibration
 from sanac.prune.chart import TITLES
 from sanac.prune.choose import (
-    REPAIR_SCHEMA,
-    SEARCH_SCHEMA,
     Mending,
     decide_searched,
     find_blocks,
@@ -38,7 +36,7 @@ from sanac.prune.choose import (
     with_repair,
 )
 from sanac.prune.manual import decide_keep
-from sanac.prune.measure import Wanted, measure
+from sanac.prune.measure import Wanted, measured
 from sanac.prune.select import Choice, decide_target
 from sanac.runtime.pipeline import Sampling, open_painter
 from sanac.shapes.prompts import suite
@@ -49,11 +47,6 @@ mpl.use("Agg")
 DEPTHS = (10, 8, 6, 4)
 SCORED = ("bi", "velocity")
 METHODS = ("random", "even", *SCORED, "search", "search+compensate")
-SCHEMAS = {  # what a method's cells hang on
-    **dict.fromkeys(SCORED, (SCORES_SCHEMA,)),
-    "search": (SEARCH_SCHEMA,),
-    "search+compensate": (SEARCH_SCHEMA, REPAIR_SCHEMA),
-}
 DRAWS = 10  # of random choices
 TARGETS = {8, 6}  # depths that a target names
 NAMED = {"bi", "search", "search+compensate"}
@@ -96,7 +89,7 @@ def decide(model: Model, cell: Cell, work: Path) -> tuple[Surgery | None, dict[s
         kept = sorted(random.Random(f"{cell.depth} {cell.draw}").sample(range(blocks), cell.depth))
         return decide_keep(model, ",".join(map(str, kept)), writing), {}
     if cell.method in SCORED:
-        scores = measure(model, Wanted(velocity=True), work, None, SILENCE).scores
+        scores = measured(model, Wanted(velocity=True), work, SILENCE)
         return decide_target(model, Choice(cell.method, cell.depth), scores, writing), {}
     choice = Choice("search", cell.depth)
     job = decide_searched(model, choice, find_blocks(model, choice, wanted, work, SILENCE), writing)
@@ -120,18 +113,23 @@ def velocity_error(model: Model, kept: tuple[int, ...], job: Surgery | None) -> 
         return float(found.whole().changed(changes).errors([kept])[kept].mean())
 
 
-def compute(word: str, cell: Cell, work: Path) -> dict[str, Any]:
-    """Choose, cut, paint, judge."""
-    model = open_model(locate(word))
+def compute(model: Model, cell: Cell, known: Mapping[str, Any], work: Path) -> Mapping[str, Any]:
+    """Choose, cut, paint, judge; what is `known` of the same blocks and repair is not painted again."""
     job, report = decide(model, cell, work)
     kept = tuple(range(model.architecture.blocks))
     opened = model
     if job is not None:
         kept = tuple(index for index in job.plan.sources if index is not None)
+    how = [cell.images, list(kept), report.get("changes", "")]
+    if known.get("how") == how:
+        return known
+    click.echo(f"{cell.name}, {cell.images} images", err=True)
+    if job is not None:
         execute(job, work / "pruned", SILENCE)
         opened = open_model(locate(str(work / "pruned")))
     found = evaluate(open_painter(opened, "cpu"), cell.images, Sampling(batch=32), 0, "test", SILENCE)
     return {
+        "how": how,
         "method": cell.method,
         "depth": cell.depth,
         "kept": list(kept),
@@ -297,14 +295,11 @@ def journal(word: str, name: str, many: int, few: int) -> None:
     if known.get("identity") != identity:
         known = {"name": name, "identity": identity, "machine": machine(), "cells": {}}
     with workplace(None) as work:
-        scores = measure(model, Wanted(velocity=True), work, None, SILENCE).scores.to_json()
+        scores = measured(model, Wanted(velocity=True), work, SILENCE).to_json()
         known["profiles"] = {name: scores["metrics"][name] for name in SCORED}
         for cell in cells(model.architecture.blocks, many, few):
-            how = [cell.images, *SCHEMAS.get(cell.method, ())]
-            if known["cells"].get(cell.name, {}).get("how") != how:
-                click.echo(f"{name}: {cell.name}, {cell.images} images", err=True)
-                known["cells"][cell.name] = {"how": how} | compute(word, cell, work)
-                write(known, path)
+            known["cells"][cell.name] = compute(model, cell, known["cells"].get(cell.name, {}), work)
+            write(known, path)
         write(known, path)
 
 

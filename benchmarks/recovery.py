@@ -38,7 +38,7 @@ from sanac.prune.calibrate import calibration
 from sanac.prune.choose import Mending, decide_searched, find_blocks, repair_states, with_repair
 from sanac.prune.manual import decide_keep
 from sanac.prune.measure import Wanted as Measured
-from sanac.prune.measure import measure
+from sanac.prune.measure import measured
 from sanac.prune.select import Choice, decide_target
 from sanac.runtime.pipeline import Sampling, open_painter
 from sanac.shapes.prompts import suite
@@ -155,7 +155,7 @@ class Bench:
     def _surgery(self, start: str) -> Surgery:
         writing, wanted, blocks = Writing(), Measured(yes=True), self.tiny.architecture.blocks
         if start == "bi":
-            scores = measure(self.tiny, wanted, self.work, None, SILENCE).scores
+            scores = measured(self.tiny, wanted, self.work, SILENCE)
             return decide_target(self.tiny, Choice("bi", self.depth), scores, writing)
         if start.startswith("random"):
             chosen = random.Random(f"{self.depth} {start}").sample(range(blocks), self.depth)

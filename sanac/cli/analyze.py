@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sanac.cli.choose import open_word
-from sanac.cli.options import Common, common
+from sanac.cli.choose import open_word, starting_word
+from sanac.cli.options import Common, StageOptions, common, stage
 from sanac.cli.result import Result
 from sanac.cli.tables import console, table
 from sanac.core.units import parse_bytes
@@ -114,16 +114,14 @@ Examples:
 )
 @measuring
 @click.option("--save-embeddings", type=_FOLDER, metavar="FILE", help="Keep the encoded prompts for --embeddings.")
-@click.option("--out", type=_FOLDER, metavar="DIR", help="Where to write.  [default: WORKSPACE/analyze-KEY]")
-@click.option("--workspace", type=_FOLDER, default="sanac-out", show_default=True, metavar="DIR")
+@stage
 @common()
 def command(
     model: str | None,
     metric: str,
     save_embeddings: Path | None,
-    out: Path | None,
-    workspace: Path,
     measured: dict[str, Any],
+    options: StageOptions,
     common: Common,
 ) -> Result:
     """Watch the stream between MODEL's blocks while it samples, and score each block by how much it changes it.
@@ -131,22 +129,31 @@ def command(
     The model need not fit in memory: per sampler step its blocks are read one after the other, and the states of all
     prompts are pushed through. A stopped run continues where it was.
     """
-    from sanac.core.workspace import read_workspace, starting_model
+    from sanac.core.workspace import record
     from sanac.prune.chart import draw
-    from sanac.prune.measure import measure
+    from sanac.prune.measure import decide_measuring
 
-    word = model
-    if word is None:
-        word, reason = starting_model(read_workspace(workspace))
-        common.talk.note(f"model: {word} ({reason})")
+    word = model or starting_word(options, common)
     opened = open_word(word, common)
-    wanted = wanted_from(measured, common)
-    wanted = replace(wanted, save_embeddings=save_embeddings, velocity=metric == "velocity")
-    found = measure(opened, wanted, workspace, out, common.talk)
-    pictures = draw(found.scores, metric, found.folder)
-    data = {"pictures": [str(path) for path in pictures], **found.scores.to_json()}
-    show = functools.partial(_show, found.scores, metric, [found.folder / "scores.json", *pictures])
-    return Result(found.status, show, data, str(found.folder), common.as_json)
+    wanted = replace(wanted_from(measured, common), save_embeddings=save_embeddings, velocity=metric == "velocity")
+    job = decide_measuring(opened, wanted, options.workspace, options.out)
+    scores = None if options.force else job.known()
+    status = "ok" if scores is None else "cached"
+    if scores is None:
+        job.check_place(force=options.force, fresh=options.fresh)
+        job.announce(common.talk)
+    if options.dry_run:
+        done = f"{job.folder} {'already holds these' if scores else 'would hold the scores'}"
+        return Result(status, lambda: click.echo(done), {"dry_run": True}, str(job.folder), common.as_json)
+    if scores is None:
+        scores = job.run(common.talk)
+    elif save_embeddings:
+        job.captions(common.talk)
+    record(options.workspace, word)
+    pictures = draw(scores, metric, job.folder)
+    data = {"pictures": [str(path) for path in pictures], **scores.to_json()}
+    show = functools.partial(_show, scores, metric, [job.file, *pictures])
+    return Result(status, show, data, str(job.folder), common.as_json)
 
 
 def _show(scores: "Scores", metric: str, files: list[Path]) -> None:

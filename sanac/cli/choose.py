@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sanac.cli.options import Common, interactive
+from sanac.cli.options import Common, StageOptions, interactive
 
 if TYPE_CHECKING:
     from sanac.core.model import Model
@@ -25,3 +25,12 @@ def open_word(word: str, common: Common) -> "Model":
     for note in opened.transformer.weights.notes if opened.transformer.weights else ():
         common.talk.note(note)
     return opened
+
+
+def starting_word(options: StageOptions, common: Common) -> str:
+    """MODEL for a verb that starts from the source and was given none."""
+    from sanac.core.workspace import read_workspace, starting_model
+
+    word, reason = starting_model(read_workspace(options.workspace))
+    common.talk.note(f"model: {word} ({reason})")
+    return word

@@ -89,11 +89,9 @@ def command(
         choice.check(opened.architecture.blocks)
         if target_params is not None:
             common.talk.note(f"--target-params {target_params}: nearest is {depth} blocks")
-        idle = idle_measuring()
-        if scores and not compensate and idle:
-            common.talk.warn(f"--scores FILE was measured before: {', '.join(idle)} have no effect")
     elif scores or protect_first or protect_last or select != "bi":
         common.talk.warn("--keep says which blocks stay: --scores, --select and --protect-* have no effect")
+    _warn_of_idle(choice, scores, compensate=compensate, common=common)
     states = None
     if compensate:
         from sanac.prune.choose import repair_states
@@ -103,6 +101,18 @@ def command(
     if states is None:
         return run_surgery(word, job, options, common)
     return _run_repaired(word, job, states, wanted, options, common)
+
+
+def _warn_of_idle(choice: "Choice | None", scores: Path | None, *, compensate: bool, common: Common) -> None:
+    """Options of measuring, where nothing is measured or not in that way."""
+    if not compensate and (choice is None or scores):
+        reason = "--scores FILE was measured before" if scores else "--keep says which blocks stay"
+        idle = idle_measuring()
+    else:
+        reason, searched = "search and repair look at the velocity", choice is None or choice.select == "search"
+        idle = [option for option in idle_measuring() if option == "--reduce" and (searched or scores)]
+    if idle:
+        common.talk.warn(f"{reason}: {', '.join(idle)} have no effect")
 
 
 def _decide(
@@ -133,11 +143,10 @@ def _decide(
         scores = read_scores(file)
         check_model(scores, opened, file)
     else:
-        from sanac.prune.measure import measure
+        from sanac.prune.measure import measured
 
         wanted = replace(wanted, velocity=choice.select == "velocity")
-        cheaper = ("--scores FILE made elsewhere",)
-        scores = measure(opened, wanted, options.workspace, None, common.talk, cheaper=cheaper).scores
+        scores = measured(opened, wanted, options.workspace, common.talk, ("--scores FILE made elsewhere",))
     return decide_target(opened, choice, scores, writing)
 
 
@@ -155,7 +164,11 @@ def _run_repaired(
     report = None if options.dry_run else mending.report()
     if report is not None:
         error = report["velocity_error"]
-        common.talk.note(f"velocity error on unseen prompts: {error['pruned']:.4f} -> {error['repaired']:.4f} repaired")
+        said = f"velocity error on unseen prompts: {error['pruned']:.4f} -> {error['repaired']:.4f} repaired"
+        if report["left_out"]:
+            said = f"no repair was made: velocity error on unseen prompts stays {error['pruned']:.4f}"
+        common.talk.note(said)
+        result = replace(result, data={**result.data, "velocity_error": error, "repaired": not report["left_out"]})
         metrics = {f"velocity_error/{name}": value for name, value in error.items()}
         write_measurement(Path(str(result.out)), "compensate", report, metrics)
     return result

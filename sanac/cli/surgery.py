@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sanac.cli.choose import open_word
+from sanac.cli.choose import open_word, starting_word
 from sanac.cli.options import Common, StageOptions
 from sanac.cli.result import Result
 from sanac.core.errors import Misuse
@@ -79,11 +79,7 @@ _OPTIONS = (
 
 def open_source(word: str | None, chosen: SurgeryOptions, options: StageOptions, common: Common) -> tuple[str, "Model"]:
     """MODEL's word and the model, LoRAs included; the workspace's source when none was given."""
-    from sanac.core.workspace import read_workspace, starting_model
-
-    if word is None:
-        word, reason = starting_model(read_workspace(options.workspace))
-        common.talk.note(f"model: {word} ({reason})")
+    word = word or starting_word(options, common)
     return word, open_word(word, common).with_loras(chosen.loras)
 
 
@@ -95,10 +91,10 @@ def run_surgery(
     complete: "Callable[[Surgery], Surgery]" = lambda job: job,
 ) -> Result:
     """Show the plan, or complete it and carry it out, and record the result in the workspace."""
-    from sanac.core.execute import execute, foresee
-    from sanac.core.workspace import is_derived, read_workspace, record
+    from sanac.core.execute import carry_out, foresee
+    from sanac.core.workspace import read_workspace, record
 
-    workspace = read_workspace(options.workspace)
+    read_workspace(options.workspace)  # a broken one is found out before anything is done
     out = options.out or options.workspace / f"{job.stage}-{job.key[:8]}"
     _check_place(out, options.workspace)
     data: dict[str, Any] = {"plan": job.plan.to_json(), "key": job.key, "needs": asdict(job.needs)}
@@ -110,12 +106,10 @@ def run_surgery(
         needs = f"{bytes_text(job.needs.disk)} of disk and {bytes_text(job.needs.memory)} of memory"
         done = f"{out} already holds this" if status == "cached" else f"would write {out}, with {needs}"
         return Result(status, lambda: _show(job, done), data, str(out), common.as_json)
+    status = "cached"
     if foresee(job, out, common.talk) is None:
-        job = complete(job)
-    status, _ = execute(job, out, common.talk)
-    local = Path(word).expanduser()
-    source = str(local.absolute()) if local.exists() else word
-    record(options.workspace, source=None if is_derived(workspace, local) else source, head=out)
+        status, _ = carry_out(complete(job), out, common.talk)
+    record(options.workspace, word, out)
     done = f"{out} already holds this (cached)" if status == "cached" else f"wrote {out}"
     return Result(status, lambda: _show(job, done, load=str(out)), data, str(out), common.as_json)
 

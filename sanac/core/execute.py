@@ -219,10 +219,13 @@ def foresee(job: Surgery, out: Path, talk: Talk) -> Manifest | None:
 
 def execute(job: Surgery, out: Path, talk: Talk) -> tuple[str, Manifest]:
     """Write the artifact to `out`: ('ok', manifest), or ('cached', manifest) when it already stands there."""
-    out = _absolute(out)
     finished = foresee(job, out, talk)
-    if finished is not None:
-        return "cached", finished
+    return ("cached", finished) if finished else carry_out(job, out, talk)
+
+
+def carry_out(job: Surgery, out: Path, talk: Talk) -> tuple[str, Manifest]:
+    """The same, for what was foreseen."""
+    out = _absolute(out)
     how = (["linked"] if job.writing.link else []) + ([job.filled_digest] if job.filled_digest else [])
     journal_key = jsonfile.key_of([job.key, *how]) if how else job.key
     with open_stage(out, journal_key, fresh=job.writing.fresh) as stage:

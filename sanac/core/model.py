@@ -111,6 +111,14 @@ class Model:
         root = [[path.name, digest_file(path)] for path in self.root_files]
         return jsonfile.key_of([*parts, *root, self.model_index, *self.patch_identity])
 
+    def content(self) -> str:
+        """One digest of the transformer's tensors, wherever they lie: read, unless a manifest knows their digests."""
+        known = self.manifest.tensors.get("transformer", {}) if self.manifest else {}
+        refs = sorted(self.weights, key=lambda ref: ref.name)
+        digests = (known.get(ref.name) or digest_file(ref.path, ref.start, ref.size) for ref in refs)
+        tensors = [[ref.name, ref.dtype, list(ref.shape), digest] for ref, digest in zip(refs, digests, strict=True)]
+        return jsonfile.key_of([tensors, *self.patch_identity])
+
 
 def _identity(part: Component, *, full_hash: bool) -> list[Any]:
     weight_files = part.weights.files if part.weights else ()

@@ -42,19 +42,31 @@ def read_workspace(folder: Path) -> Workspace:
     return Workspace(folder, source, head)
 
 
-def record(folder: Path, *, source: str | None, head: Path) -> Workspace:
-    """Make `head` the newest artifact and, unless None, `source` the model that the work starts from."""
+def record(folder: Path, word: str, head: Path | None = None) -> Workspace:
+    """Make MODEL the source that the work starts from, unless it came from there, and `head` the newest artifact."""
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / "workspace.lock"):
         current = read_workspace(folder)
-        real, home = Path(os.path.realpath(head)), Path(os.path.realpath(folder))
-        word = str(real.relative_to(home) if real.is_relative_to(home) else real)
-        updated = replace(current, source=source if source is not None else current.source, head=word)
+        place = _seen_from(folder, head) if head else current.head
+        updated = replace(current, source=_source(current, word), head=place)
         value: dict[str, Any] = {"schema": SCHEMA, "source": updated.source, "head": updated.head}
         temporary = folder / "workspace.json.new"
         write_flushed(temporary, jsonfile.pretty(value))
         temporary.rename(folder / "workspace.json")
     return updated
+
+
+def _source(workspace: Workspace, word: str) -> str:
+    """An artifact doesn't become the source where one is recorded."""
+    local = Path(word).expanduser()
+    if workspace.source and local.is_dir() and read_manifest(local) is not None:
+        return workspace.source
+    return str(local.absolute()) if local.exists() else word
+
+
+def _seen_from(folder: Path, place: Path) -> str:
+    real, home = Path(os.path.realpath(place)), Path(os.path.realpath(folder))
+    return str(real.relative_to(home) if real.is_relative_to(home) else real)
 
 
 @contextmanager
@@ -79,11 +91,6 @@ def starting_model(workspace: Workspace) -> tuple[str, str]:
     if chosen := os.environ.get("SANAC_MODEL"):
         return chosen, "from $SANAC_MODEL"
     return DEFAULT_MODEL, "the default: no MODEL given, none recorded, $SANAC_MODEL not set"
-
-
-def is_derived(workspace: Workspace, path: Path) -> bool:
-    """Whether a MODEL is an artifact while a source is recorded: it then doesn't become the source."""
-    return bool(workspace.source) and path.is_dir() and read_manifest(path) is not None
 
 
 def newest_artifact(workspace: Workspace) -> str:

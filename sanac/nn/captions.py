@@ -71,10 +71,9 @@ def open_encoder(model: Model, device: torch.device) -> Callable[[Sequence[str],
         with torch.no_grad():
             for start in range(0, len(prompts), batch):
                 part = list(prompts[start : start + batch])
-                embeddings, mask, empty, empty_mask = pipeline.encode_prompt(
-                    part, complex_human_instruction=instruction, device=device
-                )
-                found.append((embeddings, mask))
+                how = {"complex_human_instruction": instruction, "device": device}
+                found.append(pipeline.encode_prompt(part, do_classifier_free_guidance=False, **how)[:2])
+            *_, empty, empty_mask = pipeline.encode_prompt("", device=device)
         embeddings, mask = (torch.cat(parts) for parts in zip(*found, strict=True))
         return Captions(*trimmed(embeddings, mask), *trimmed(empty[:1], empty_mask[:1]))
 

@@ -15,12 +15,12 @@ def read_prompts(path: Path) -> list[str]:
     try:
         if path.stat().st_size > _LARGEST:
             raise BadInput(f"{path} is too large for a list of prompts", why=f"it has more than {_LARGEST:,} bytes")
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise BadInput(f"cannot read {path}", why=error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not UTF-8", why=str(error), hint="save it as UTF-8, one prompt per line") from error
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    prompts = [line.strip() for line in text.split("\n") if line.strip()]
     if not prompts:
         raise BadInput(f"{path} holds no prompt", hint="write one prompt per line")
     return prompts

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sanac.core import jsonfile
-from sanac.core.errors import Misuse
+from sanac.core.errors import BadInput, Misuse
 from sanac.core.family import split_block
 from sanac.core.model import Model
 from sanac.core.talk import Talk
@@ -20,7 +20,7 @@ from sanac.nn.weights import Blocks
 from sanac.prune.importance import METRICS, WATCHED, Watcher
 from sanac.prune.progress import Journal, Saved
 from sanac.prune.scores import Scores, score
-from sanac.prune.states import Moment, States
+from sanac.prune.states import Moment, Share, States
 from sanac.prune.velocity import leave_one_out
 
 SCHEMA = 1  # raised when the same settings would give other scores
@@ -95,22 +95,29 @@ class Analysis:
         return max(1, min(self.sampling.batch, self.memory_limit // 4 // (WORK * self.state_bytes)))
 
     @property
-    def left_out_together(self) -> int:
-        """How many prompts go through all choices of blocks together: each has its states, before and after a block."""
-        return max(1, self.memory_limit // 4 // (4 * self.model.architecture.blocks * self.state_bytes))
+    def share(self) -> Share:
+        """How many prompts go through how many choices of blocks together, where each is left out in turn."""
+        return Share.of(self.memory_limit // 4, 2 * self.state_bytes, self.model.architecture.blocks)
 
     def chunk(self, captions: Captions) -> int:
         """How many prompts go through together; Misuse if the memory limit is too small for one."""
         given = captions.embeddings
-        fixed, each = self.taken(given.shape[1], given.numel() * given.element_size())
+        return self.fitting(given.shape[1], given.numel() * given.element_size())
+
+    def fitting(self, length: int, given: int) -> int:
+        """The same, where captions have such a length and are `given` bytes in all."""
+        fixed, each = self.taken(length, given)
         fitting = (self.memory_limit - fixed) // each
         if fitting < 1:
+            enough = self
+            while (needed := sum(enough.taken(length, given))) > enough.memory_limit:
+                enough = replace(enough, memory_limit=needed)  # which may mean larger batches
             raise Misuse(
                 f"--memory-limit {self.memory_limit:,} is too small",
-                why="two blocks and the state of one prompt don't fit",
-                hint=f"--memory-limit {(fixed + each) // 1_000_000 + 1}MB",
+                why="two blocks and the states of one prompt don't fit",
+                hint=f"--memory-limit {enough.memory_limit // 1_000_000 + 1}MB",
             )
-        return int(min(fitting, len(captions)))
+        return int(min(fitting, self.count))
 
     def taken(self, length: int, given: int) -> tuple[int, int]:
         """(bytes beside the prompts, bytes of one), where captions have such a length and are `given` bytes in all."""
@@ -122,7 +129,7 @@ class Analysis:
         work = self.batch * (WORK * self.state_bytes + 3 * caption)
         weights = _all_bytes(self.model) if self.resident else _outside_bytes(self.model)
         if self.velocity:
-            work = max(work, 4 * self.model.architecture.blocks * self.state_bytes)
+            work = max(work, self.share.taken(2 * self.state_bytes))
         return _two_blocks(self.model) + weights + given + work, each
 
 
@@ -217,15 +224,25 @@ class _Run:
         given = captions.to(self.weights.device, self.weights.dtype)
         outside, guidance = self.weights.outside(), self.job.sampling.guidance
         states = States(self.weights, outside, self.config, given, guidance, (moment,), self.job.batch)
-        return leave_one_out(states, self.job.left_out_together)
+        return leave_one_out(states, self.job.share)
 
 
 def _scores(job: Analysis, watcher: Watcher) -> Scores:
     metrics = {}
     for name in job.metrics:
+        _check(name, watcher.values[METRICS.index(name)])
         by_prompt, by_step = watcher.by_prompt(name).tolist(), watcher.by_step(name).tolist()
         metrics[name] = tuple(score(prompts, steps) for prompts, steps in zip(by_prompt, by_step, strict=True))
-    return Scores(metrics, job.model.identity(), job.model.located.name, job.settings)
+    return Scores(metrics, job.model.identity(), job.model.content(), job.model.located.name, job.settings)
+
+
+def _check(metric: str, values: Tensor) -> None:
+    """Scores are of finite numbers: (steps, blocks, branches, prompts)."""
+    bad = (~torch.isfinite(values)).nonzero()
+    if len(bad):
+        step, block = bad[0][:2].tolist()
+        what = f"leaving out block {block}" if metric == METRICS[VELOCITY] else f"block {block}"
+        raise BadInput(f"{what} gives NaN or infinity at step {step}", why=f"no {metric} can be told from that")
 
 
 def estimate(job: Analysis, encoding: float = 0.0) -> float:
@@ -233,8 +250,9 @@ def estimate(job: Analysis, encoding: float = 0.0) -> float:
     forwards = 1 + (job.model.architecture.blocks - 1) / 2 if job.velocity else 1
     tokens = job.tokens * 2 * job.count * job.sampling.steps * forwards
     fixed, each = job.taken(LONGEST, job.count * LONGEST * job.model.architecture.caption_channels * _FP32)
-    chunks = -(-job.count // max(1, (job.memory_limit - fixed) // each))
-    readings = 1 if job.resident else job.sampling.steps * chunks
+    chunk = max(1, min(job.count, (job.memory_limit - fixed) // each))
+    sweeps = 1 + (job.share.sweeps(chunk, job.model.architecture.blocks) if job.velocity else 0)
+    readings = 1 if job.resident else job.sampling.steps * -(-job.count // chunk) * sweeps
     return forward_seconds(job.model, tokens, job.device, more=encoding, readings=readings)
 
 

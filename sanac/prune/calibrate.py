@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sanac.core.errors import Misuse
+from sanac.core.errors import Lacking, Misuse
 from sanac.core.family import split_block
 from sanac.core.model import Model
 from sanac.core.talk import Talk
@@ -24,7 +24,7 @@ from sanac.nn.surroundings import (
 from sanac.nn.trajectory import WORK, Sampling
 from sanac.nn.weights import Blocks
 from sanac.prune.inputs import Inputs, choose_inputs
-from sanac.prune.measure import LIMIT, Wanted, announce
+from sanac.prune.measure import FEWEST, LIMIT, Cost, Wanted
 from sanac.prune.states import States, states_of
 
 _FP32 = 4
@@ -41,8 +41,10 @@ class Calibration:
     scheduler: Mapping[str, Any]
     every: int  # of the sampler's steps, which are looked at
     memory_limit: int
-    room: int  # what it may take where the limit is not enough: more if the user named none
+    named: bool  # whether the limit is the user's
     device: str
+    batch: int  # prompts that go through a block together
+    resident: bool = False  # whether the weights are read once and stay
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -81,32 +83,56 @@ class Calibration:
         return LONGEST * self.model.architecture.width * _FP32
 
     @property
-    def batch(self) -> int:
-        """How many prompts go through a block together: what that takes is a quarter of the limit at most."""
-        return max(1, min(self.sampling.batch, self.memory_limit // 4 // self._work))
-
-    @property
-    def _work(self) -> int:
+    def work(self) -> int:
         """What computing with a block takes for one prompt, one branch."""
         return WORK * self.state_bytes // 2 + 3 * self.caption_bytes
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of the whole model, as it is computed with."""
+        return sum(ref.count * _FP32 for ref in self.model.weights)
+
     def within(self, fixed: int, each: int, talk: Talk) -> "Calibration":
-        """As many prompts as there is room for beside `fixed` bytes, when one takes `each` and its caption."""
-        fixed += 2 * self._block_bytes + self.batch * self._work
-        each += LONGEST * self.model.architecture.caption_channels * _FP32
-        fitting, wanted = (self.room - fixed) // each, fixed + each * self.count
-        if fitting >= self.count:
-            if wanted > self.memory_limit:
-                talk.note(f"takes up to {bytes_text(wanted)} of memory; --memory-limit would have it take less")
-            return self
-        if fitting < LEAST:
+        """As many prompts as fit, where `fixed` bytes are needed for them all and `each` for one, once it was sampled.
+
+        Only a limit that was named makes them fewer: what comes out must not hang on the memory that happens to be
+        free. What is left goes to larger batches and to weights that stay.
+        """
+        limit, least = self.memory_limit, self._takes(LEAST, 1, fixed, each)
+        if least > limit and self.named:
             raise Misuse(
-                f"{bytes_text(self.room)} of memory are too little for this",
-                why=f"it takes {bytes_text(fixed)}, and {bytes_text(each)} for each of three prompts or more",
-                hint=f"--memory-limit {(fixed + LEAST * each) // 1_000_000 + 1}MB, or fewer --timesteps",
+                f"--memory-limit {limit:,} is too small for this",
+                why=f"three prompts, the least, take {bytes_text(least)}",
+                hint=f"--memory-limit {least // 1_000_000 + 1}MB, or fewer --timesteps",
             )
-        talk.note(f"{fitting} of {self.count} prompts fit into {bytes_text(self.room)} of memory (--memory-limit)")
-        return replace(self, count=fitting)
+        per_prompt = self._takes(self.count + 1, 1, fixed, each) - self._takes(self.count, 1, fixed, each)
+        count, whole = self.count, self._takes(self.count, 1, fixed, each)
+        if whole > limit and self.named:
+            count = next(n for n in range(self.count, 0, -1) if self._takes(n, 1, fixed, each) <= limit)
+            talk.note(f"--memory-limit: {count} of {self.count} prompts fit")
+        elif whole > limit:
+            limit, free = whole, free_memory(self.device)
+            if whole > free:
+                fitting = max(LEAST, self.count - -(-(whole - free) // per_prompt))
+                raise Lacking(
+                    f"this takes {bytes_text(whole)} of memory, {bytes_text(free)} are free",
+                    why=f"each of {self.count} prompts takes {bytes_text(per_prompt)}",
+                    hint=f"--num-prompts {fitting}, or fewer --timesteps",
+                )
+            talk.note(f"takes {bytes_text(whole)} of memory for {count} prompts; --memory-limit makes them fewer")
+        left = limit - self._takes(count, 1, fixed, each)
+        resident = self.weight_bytes < min(left, self.memory_limit // 4)
+        left -= self.weight_bytes if resident else 0
+        batch = max(1, min(self.batch, 1 + left // self.work))
+        return replace(self, count=count, batch=batch, resident=resident)
+
+    def _takes(self, count: int, batch: int, fixed: int, each: int) -> int:
+        """Bytes for so many prompts, so many at a time: while they are sampled, or afterwards, whichever is more."""
+        caption = LONGEST * self.model.architecture.caption_channels * _FP32
+        held = count * (caption + self.moments * self.moment_bytes)
+        sampled = count * (self.state_bytes + self.caption_bytes)
+        weights = 2 * self._block_bytes + self.weight_bytes - self.model.architecture.blocks * self._block_bytes
+        return weights + batch * self.work + held + max(sampled, fixed + each * count)
 
     @property
     def _block_bytes(self) -> int:
@@ -127,14 +153,10 @@ class Calibration:
             readings=1 if self.resident else self.sampling.steps + readings,
         )
 
-    @property
-    def resident(self) -> bool:
-        """Whether the weights are read once and stay: a quarter of the limit is enough for them."""
-        return sum(ref.count * _FP32 for ref in self.model.weights) < self.memory_limit // 4
-
     def announce(self, what: str, seconds: float, talk: Talk, *, yes: bool) -> None:
         """Say how long `what` on these prompts will take."""
-        announce(f"{what} on {self.count} prompts", self.inputs, seconds, self.device, talk, yes=yes)
+        what, steps = f"{what} on {self.count} prompts", self.sampling.steps
+        Cost(what, seconds, self.device, self.inputs, self.count, steps).announce(talk, yes=yes)
 
     def states(self, shares: Sequence[int]) -> list[States]:
         """The states of all prompts in parts: the first gets what is left, the others these many fifths."""
@@ -153,7 +175,8 @@ class Calibration:
         return states_of(blocks, sampler(self.scheduler), captions, sampling, config, every=self.every)
 
 
-LEAST = 3  # prompts: to fit on, to choose by, to judge by
+LEAST = FEWEST  # prompts: to fit on, to choose by, to judge by
+TOGETHER = 64  # prompts that go through a block together, at most
 
 
 def calibration(model: Model, wanted: Wanted, every: int) -> Calibration:
@@ -166,9 +189,10 @@ def calibration(model: Model, wanted: Wanted, every: int) -> Calibration:
     if inputs.count < LEAST:
         why = "some are to fit on, others to judge by"
         raise Misuse(f"{inputs.count} prompts are not enough", why=why, hint="--num-prompts 100")
-    sampling = Sampling(wanted.timesteps, wanted.guidance, wanted.seed, latent_side(model), batch=64)
+    sampling = Sampling(wanted.timesteps, wanted.guidance, wanted.seed, latent_side(model))
     scheduler, device = scheduler_of(model), pick_device(wanted.device)
     every = min(every, wanted.timesteps)
-    limit = wanted.memory_limit or LIMIT
-    room = wanted.memory_limit or max(LIMIT, free_memory(device) // 2)
-    return Calibration(model, inputs, inputs.count, sampling, scheduler, every, limit, room, device)
+    limit, named = wanted.memory_limit or LIMIT, wanted.memory_limit is not None
+    found = Calibration(model, inputs, inputs.count, sampling, scheduler, every, limit, named, device, batch=1)
+    batch = max(1, min(TOGETHER, limit // 4 // found.work))
+    return replace(found, batch=batch, resident=found.weight_bytes < limit // 4)

@@ -29,7 +29,7 @@ from sanac.prune.compensate import RIDGES, ROUNDS, Repair, fit, gaps_of
 from sanac.prune.measure import Wanted, not_without
 from sanac.prune.search import TRIED, search
 from sanac.prune.select import Choice
-from sanac.prune.states import States
+from sanac.prune.states import Share, States
 
 SEARCH_SCHEMA = 1  # raised when the same settings would choose other blocks
 REPAIR_SCHEMA = 1  # raised when the same settings would give other changes
@@ -55,8 +55,8 @@ def find_blocks(model: Model, choice: Choice, wanted: Wanted, workspace: Path, t
     if wanted.num_prompts is None and wanted.prompts is None and wanted.embeddings is None:
         wanted = replace(wanted, num_prompts=SEARCHED)
     states = calibration(model, wanted, EVERY)
-    share = _Share.of(states.memory_limit // 4, states.state_bytes, BEAM * blocks)
-    states = states.within(share.taken, states.moments * states.moment_bytes, talk)
+    share = Share.of(states.memory_limit // 4, states.state_bytes, BEAM * blocks)
+    states = states.within(share.taken(states.state_bytes), 0, talk)
     settings = {"schema": SEARCH_SCHEMA, "choice": asdict(choice), "beam": BEAM, **states.settings}
     key = jsonfile.key_of(["search", settings, model.identity()])
     file = workspace / f"search-{key[:8]}" / "search.json"
@@ -64,7 +64,7 @@ def find_blocks(model: Model, choice: Choice, wanted: Wanted, workspace: Path, t
     if known is not None:
         return Searched(tuple(known["kept"]), known["error"], settings)
     forwards, sweeps = _search_forwards(blocks, choice.target), _search_rounds(blocks, choice.target)
-    sweeps *= -(-states.count * states.moments // share.prompts) * -(-BEAM * blocks // share.choices)
+    sweeps *= share.sweeps(states.count * states.moments, BEAM * blocks)
     states.announce("searching", states.seconds(forwards, readings=sweeps), talk, yes=wanted.yes)
     if wanted.dry:
         raise not_without("the search")
@@ -73,32 +73,16 @@ def find_blocks(model: Model, choice: Choice, wanted: Wanted, workspace: Path, t
         judge = _Judge(fitted, share, file.with_name("seen.json"), key)
         found = search(blocks, choice.target, frozenset(choice.protected(blocks)), judge, beam=BEAM, talk=talk)
         kept = found[-1].kept
-        error = float(judged.errors([kept])[kept].mean())
+        error = float(judged.errors([kept], share)[kept].mean())
     steps = [{"kept": list(step.kept), "error": step.error} for step in found]
     _keep(file, {"key": key, "kept": list(kept), "error": error, "steps": steps})
     return Searched(kept, error, settings)
 
 
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """How many prompts (each moment counted) and choices of blocks are looked at together: each pair has a state."""
-
-    prompts: int
-    choices: int
-    taken: int  # bytes: states on both sides of a block
-
-    @classmethod
-    def of(cls, limit: int, state_bytes: int, choices: int) -> "_Share":
-        """All choices of a round on as many prompts as the limit allows; else fewer choices on one."""
-        pairs = max(1, limit // (2 * state_bytes))
-        choices = min(choices, pairs)
-        return cls(pairs // choices, choices, 2 * state_bytes * choices)
-
-
 class _Judge:
     """The mean error of subsets; what was seen is kept, so that a stopped search soon is where it was."""
 
-    def __init__(self, states: States, share: _Share, file: Path, key: str) -> None:
+    def __init__(self, states: States, share: Share, file: Path, key: str) -> None:
         self.states, self.share, self.file, self.key = states, share, file, key
         known = _known(file, key, {"seen": dict})
         self.seen: dict[str, float] = known["seen"] if known else {}
@@ -106,10 +90,9 @@ class _Judge:
     def __call__(self, choices: list[Kept]) -> dict[Kept, float]:
         """NaN counts as infinitely bad."""
         names = {kept: ",".join(map(str, kept)) for kept in choices}
-        unseen = sorted(kept for kept in choices if names[kept] not in self.seen)  # neighbours begin alike
-        for first in range(0, len(unseen), self.share.choices):
-            some = unseen[first : first + self.share.choices]
-            for kept, errors in self.states.errors(some, self.share.prompts).items():
+        unseen = [kept for kept in choices if names[kept] not in self.seen]
+        if unseen:
+            for kept, errors in self.states.errors(unseen, self.share).items():
                 error = float(errors.mean())
                 self.seen[names[kept]] = error if math.isfinite(error) else 1e300
             _keep(self.file, {"key": self.key, "seen": self.seen})
@@ -187,7 +170,11 @@ class Mending:
 
     def report(self) -> dict[str, Any] | None:
         """What the repair did, if it was fitted before and lies there undamaged."""
-        known = _known(self.folder / "repair.json", self.key, {"changes": str, "velocity_error": dict, "gaps": list})
+        known = _known(
+            self.folder / "repair.json",
+            self.key,
+            {"changes": str, "velocity_error": dict, "left_out": bool, "gaps": list},
+        )
         changes = self.folder / "changes.safetensors"
         whole = known is not None and changes.is_file() and digest_file(changes) == known["changes"]
         return known if whole else None
@@ -221,7 +208,11 @@ def _fitted(states: Calibration, kept: Kept, talk: Talk) -> tuple[Repair, dict[s
     if not after <= before:
         talk.warn(f"the repair made the velocity worse ({before:.4f} -> {after:.4f}) and is left out")
         found, after = Repair(), before
-    report = {"velocity_error": {"pruned": before, "repaired": after}, "gaps": [asdict(gap) for gap in found.gaps]}
+    report = {
+        "velocity_error": {"pruned": before, "repaired": after},
+        "left_out": not found.changes,
+        "gaps": [asdict(gap) for gap in found.gaps],
+    }
     return found, report
 
 

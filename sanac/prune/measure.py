@@ -14,6 +14,7 @@ from sanac.core.stage import write_flushed
 from sanac.core.talk import Talk
 from sanac.core.units import duration_text
 from sanac.nn.brought import write_captions
+from sanac.nn.captions import Captions
 from sanac.nn.device import pick_device
 from sanac.nn.surroundings import check_computable, latent_side, scheduler_of
 from sanac.nn.trajectory import Sampling
@@ -23,6 +24,7 @@ from sanac.prune.scores import Scores, read_scores
 
 EULER = "FlowMatchEulerDiscreteScheduler"
 LIMIT = 2_000_000_000  # bytes
+FEWEST = 3  # prompts that are worth measuring on
 PATIENCE = 3600.0  # seconds that a job may take without being asked for
 
 
@@ -49,6 +51,8 @@ class Wanted:
     def check(self) -> None:
         """What was said contradicts itself: all of it at once."""
         problems = []
+        if not 0 <= self.guidance <= 100:
+            problems.append(f"--guidance {self.guidance} is not between 0 and 100")
         if self.inputs == "noised" and self.data is None:
             problems.append("--inputs noised needs --data DIR, a folder of latents")
         if self.inputs != "noised" and self.data is not None:
@@ -65,22 +69,74 @@ class Wanted:
             raise Misuse(problems[0], problems=problems)
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Scores, the folder that they lie in, and whether they were there already."""
+@dataclass(frozen=True)
+class Measuring:
+    """A measurement that is fully decided, and the folder that its scores lie in."""
 
-    status: str
-    scores: Scores
+    job: Analysis
+    inputs: Inputs
+    wanted: Wanted
     folder: Path
 
+    @property
+    def file(self) -> Path:
+        """The scores."""
+        return self.folder / "scores.json"
 
-def measure(
-    model: Model, wanted: Wanted, workspace: Path, out: Path | None, talk: Talk, *, cheaper: Sequence[str] = ()
-) -> Measured:
-    """Scores of a model: read if these very ones were measured before, else measured.
+    def known(self) -> Scores | None:
+        """Those of this very job, if they lie there whole."""
+        try:
+            if jsonfile.read_object(self.file).get("key") == self.job.key:
+                return read_scores(self.file)
+        except BadInput:  # nothing there, or nothing that can be read: measured anew
+            pass
+        return None
 
-    `cheaper` are ways that the user has where it would take long.
-    """
+    def check_place(self, *, force: bool, fresh: bool) -> None:
+        """Other scores are replaced only when told to; so is what a stopped run left."""
+        if self.file.exists() and not force and not self._of_workspace:
+            raise Misuse(f"{self.file} holds other scores", hint="--out another folder, or replace them with --force")
+        if fresh:
+            shutil.rmtree(self.folder / PROGRESS, ignore_errors=True)
+
+    @property
+    def _of_workspace(self) -> bool:
+        """Whether the folder bears this job's key: what lies there can only be this job's, damaged."""
+        return self.folder.name == f"analyze-{self.job.key[:8]}"
+
+    def announce(self, talk: Talk, cheaper: Sequence[str] = ()) -> None:
+        """Say how long it will take; what takes long only goes on when told to."""
+        inputs, steps = self.inputs, self.job.sampling.steps
+        what = f"measuring {inputs.count} {'pictures' if inputs.latents else 'prompts'}"
+        cost = Cost(what, estimate(self.job, inputs.encoding), self.job.device, inputs, inputs.count, steps)
+        cost.announce(talk, yes=self.wanted.yes, cheaper=cheaper)
+        if inputs.latents and not inputs.latents.captioned:
+            talk.note(f"{inputs.source} brings no captions: all pictures get the empty one")
+
+    def captions(self, talk: Talk) -> Captions:
+        """Encoded or read, and kept if the user wants them."""
+        found = self.inputs.captions(torch.device(self.job.device))
+        if self.wanted.save_embeddings:
+            write_captions(found, self.wanted.save_embeddings)
+            talk.note(f"wrote {self.wanted.save_embeddings}: {len(found)} captions")
+        return found
+
+    def run(self, talk: Talk) -> Scores:
+        """Measure, going on from what a stopped run left; the file appears whole."""
+        self.job.fitting(1, 0)  # whatever is too little even for the shortest captions is said before they are encoded
+        captions, data = self.captions(talk), self.inputs.data()
+        self.job.chunk(captions)  # too small a limit leaves no folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        scores = analyze(self.job, captions, self.folder, talk, data)
+        fresh = self.file.with_name("scores.json.new")
+        write_flushed(fresh, jsonfile.pretty(scores.to_json() | {"key": self.job.key}))
+        fresh.replace(self.file)
+        shutil.rmtree(self.folder / PROGRESS, ignore_errors=True)
+        return scores
+
+
+def decide_measuring(model: Model, wanted: Wanted, workspace: Path, out: Path | None = None) -> Measuring:
+    """Prompts, sampler and place chosen; nothing encoded or computed yet."""
     wanted.check()
     check_computable(model)
     device = pick_device(wanted.device)
@@ -93,58 +149,52 @@ def measure(
         raise Misuse("--inputs noised needs a sampler of flow matching", why="its noise levels mean something else")
     limit = wanted.memory_limit or LIMIT
     job = Analysis(model, inputs.prompts, sampling, scheduler, whole, limit, device, inputs.settings, wanted.velocity)
-    folder = out or workspace / f"analyze-{job.key[:8]}"
-    done = folder / "scores.json"
-    cached = _is_of(done, job.key)
-    if cached and not wanted.save_embeddings:
-        return Measured("cached", read_scores(done), folder)
-    if out and done.exists() and not cached:
-        raise Misuse(f"{done} holds other scores", hint="--out another folder, or delete it")
-    if not cached:
-        what = f"measuring {inputs.count} {'pictures' if inputs.latents else 'prompts'}"
-        announce(what, inputs, estimate(job, inputs.encoding), device, talk, yes=wanted.yes, cheaper=cheaper)
-    if inputs.latents and not inputs.latents.captioned:
-        talk.note(f"{inputs.source} brings no captions: all pictures get the empty one")
+    return Measuring(job, inputs, wanted, out or workspace / f"analyze-{job.key[:8]}")
+
+
+def measured(model: Model, wanted: Wanted, workspace: Path, talk: Talk, cheaper: Sequence[str] = ()) -> Scores:
+    """Scores of a model: read if these very ones were measured before, else measured, unless it is a dry run.
+
+    `cheaper` are ways that the user has where it would take long.
+    """
+    job = decide_measuring(model, wanted, workspace)
+    scores = job.known()
+    if scores is not None:
+        return scores
+    job.announce(talk, cheaper)
     if wanted.dry:
         raise not_without("scores")
-    captions = inputs.captions(torch.device(device))
-    if wanted.save_embeddings:
-        write_captions(captions, wanted.save_embeddings)
-        talk.note(f"wrote {wanted.save_embeddings}: {len(captions)} captions")
-    if cached:
-        return Measured("cached", read_scores(done), folder)
-    data = inputs.data()
-    job.chunk(captions)  # too small a limit leaves no folder
-    folder.mkdir(parents=True, exist_ok=True)
-    scores = analyze(job, captions, folder, talk, data)
-    fresh = folder / "scores.json.new"
-    write_flushed(fresh, jsonfile.pretty(scores.to_json() | {"key": job.key}))
-    fresh.replace(done)
-    shutil.rmtree(folder / PROGRESS, ignore_errors=True)
-    return Measured("ok", scores, folder)
+    return job.run(talk)
 
 
-def _is_of(scores: Path, key: str) -> bool:
-    """Whether scores of this very job lie there; what can't be read doesn't."""
-    try:
-        return scores.exists() and jsonfile.read_object(scores).get("key") == key
-    except BadInput:
-        return False
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """How long a job will take, and what that hangs on."""
 
+    what: str
+    seconds: float
+    device: str
+    inputs: Inputs
+    prompts: int
+    steps: int
 
-def announce(
-    what: str, inputs: Inputs, seconds: float, device: str, talk: Talk, *, yes: bool, cheaper: Sequence[str] = ()
-) -> None:
-    """Say how long it will take; what takes long only goes on when told to."""
-    talk.note(f"{what} ({inputs.source}): about {duration_text(seconds)} on {device}")
-    if seconds > PATIENCE and not yes:
-        ways = ["fewer prompts (--num-prompts 10)", "fewer steps (--timesteps 5)", *cheaper]
-        if inputs.needs_encoder:
-            ways.append("--embeddings FILE (it has no text encoder)")
+    def announce(self, talk: Talk, *, yes: bool, cheaper: Sequence[str] = ()) -> None:
+        """Say it; what takes long only goes on when told to."""
+        talk.note(f"{self.what} ({self.inputs.source}): about {duration_text(self.seconds)} on {self.device}")
+        if self.seconds <= PATIENCE or yes:
+            return
+        fewer = {"--num-prompts": (self.prompts, max(FEWEST, self.prompts // 10))}
+        fewer["--timesteps"] = (self.steps, max(1, self.steps // 4))
+        ways = [
+            f"{option} {less} (about {duration_text(self.seconds * less / asked)})"
+            for option, (asked, less) in fewer.items()
+            if less < asked
+        ]
+        ways += [*cheaper, *(["--embeddings FILE (it has no text encoder)"] if self.inputs.needs_encoder else [])]
         raise Lacking(
-            f"{what} would take about {duration_text(seconds)} here",
-            why="the model is big and there is no GPU" if device == "cpu" else "the model is big",
-            hint=f"{', '.join(ways)}, a machine with a GPU, or --yes",
+            f"{self.what} would take about {duration_text(self.seconds)} here",
+            why="the model is big and there is no GPU" if self.device == "cpu" else "the model is big",
+            hint=f"{', '.join(ways)}, a machine with a GPU, or --yes" if ways else "a machine with a GPU, or --yes",
         )
 
 

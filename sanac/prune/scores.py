@@ -30,6 +30,7 @@ class Scores:
 
     metrics: Mapping[str, tuple[Score, ...]]
     model: str  # its identity
+    content: str  # digest of its transformer's tensors
     name: str
     settings: Mapping[str, Any]
 
@@ -39,6 +40,7 @@ class Scores:
             "schema": SCHEMA,
             "kind": "block scores",
             "model": self.model,
+            "content": self.content,
             "name": self.name,
             "settings": dict(self.settings),
             "metrics": {
@@ -77,10 +79,10 @@ def read_scores(path: Path) -> Scores:
         metrics = {str(name): tuple(map(_score, found)) for name, found in value["metrics"].items()}
         if not metrics or len({len(found) for found in metrics.values()}) != 1:
             raise ValueError("its metrics don't have equally many blocks")
-        model, name = value["model"], value["name"]
-        if not isinstance(model, str) or not isinstance(name, str):
+        model, content, name = value["model"], value.get("content", ""), value["name"]
+        if not all(isinstance(word, str) for word in (model, content, name)):
             raise ValueError("it doesn't say which model it is of")
-        return Scores(metrics, model, name, dict(value["settings"]))
+        return Scores(metrics, model, content, name, dict(value["settings"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} is not a scores file", why=str(error), hint="sanac analyze MODEL makes one") from error
 
@@ -94,9 +96,10 @@ def _score(entry: Any) -> Score:
 
 
 def check_model(scores: Scores, model: Model, path: Path) -> None:
-    """Scores say something about the very model that they were measured on."""
+    """Scores say something about the very model that they were measured on, wherever a copy of it lies."""
     blocks = len(next(iter(scores.metrics.values())))
-    if scores.model != model.identity() or blocks != model.architecture.blocks:
+    same = scores.model == model.identity() or (scores.content and scores.content == model.content())
+    if not same or blocks != model.architecture.blocks:
         raise BadInput(
             f"{path} was made for another model",
             why=f"it is of {scores.name} with {blocks} blocks; {model.located.name} has another digest",

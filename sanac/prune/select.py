@@ -12,7 +12,7 @@ from sanac.core.model import Model
 from sanac.core.plan import Plan, keep_blocks
 from sanac.prune.scores import Scores
 
-_COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kmb]?)", re.ASCII | re.IGNORECASE)
+_COUNT = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmb]?)", re.ASCII | re.IGNORECASE)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 

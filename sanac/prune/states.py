@@ -24,6 +24,32 @@ class Moment:
     velocity: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How many prompts (each moment counted) and choices of blocks are looked at together: each pair has a state."""
+
+    prompts: int
+    choices: int
+
+    @classmethod
+    def of(cls, limit: int, state_bytes: int, choices: int) -> "Share":
+        """All of these choices on as many prompts as the limit allows; else fewer choices on one.
+
+        `state_bytes` are those of one prompt's stream, both branches; every pair has it on both sides of a block.
+        """
+        pairs = max(1, limit // (2 * state_bytes))
+        choices = min(choices, pairs)
+        return cls(pairs // choices, choices)
+
+    def taken(self, state_bytes: int) -> int:
+        """Bytes, with the state that all choices begin at."""
+        return (2 * self.choices + 1) * self.prompts * state_bytes
+
+    def sweeps(self, prompts: int, choices: int) -> int:
+        """How often the weights are read for so many of both."""
+        return -(-prompts // self.prompts) * -(-choices // self.choices)
+
+
 @dataclass(frozen=True)
 class States:
     """Moments of trajectories, ready to be asked about."""
@@ -76,19 +102,20 @@ class States:
         """As the sampler mixes both branches."""
         return empty + self.guidance * (prompted - empty) if self.guidance > 1 else prompted
 
-    def errors(self, choices: Sequence[Kept], together: int | None = None) -> dict[Kept, Tensor]:
-        """The relative error of the guided velocity under each choice of blocks: (moments, prompts).
-
-        So many prompts, each moment counted, go through the blocks `together`: every choice has its own states.
-        """
+    def errors(self, choices: Sequence[Kept], share: Share | None = None) -> dict[Kept, Tensor]:
+        """The relative error of the guided velocity under each choice of blocks: (moments, prompts)."""
         moments, count = len(self.moments), len(self.captions)
-        size = min(together or count, count, self.batch)
+        share = share or Share(moments * count, max(1, len(choices)))
+        size = min(share.prompts, count, self.batch)
         pieces = [(number, first) for first in range(0, count, size) for number in range(moments)]
-        at_once = max(1, (together or moments * count) // size)
+        at_once = max(1, share.prompts // size)
         found = {kept: torch.full((moments, count), torch.nan) for kept in choices}
-        for place in range(0, len(pieces), at_once):
-            for kept, number, first, error in self._errors(pieces[place : place + at_once], size, choices):
-                found[kept][number, first : first + len(error)] = error
+        ordered = sorted(found)  # neighbours begin alike
+        for begin in range(0, len(ordered), share.choices):
+            some = ordered[begin : begin + share.choices]
+            for place in range(0, len(pieces), at_once):
+                for kept, number, first, error in self._errors(pieces[place : place + at_once], size, some):
+                    found[kept][number, first : first + len(error)] = error
         return found
 
     def _errors(

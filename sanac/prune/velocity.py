@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from sanac.prune.states import States
+from sanac.prune.states import Share, States
 
 
-def leave_one_out(states: States, together: int) -> Tensor:
+def leave_one_out(states: States, share: Share) -> Tensor:
     """|v_without_i - v|^2 / |v|^2, its mean over the moments: (blocks, prompts)."""
     blocks = range(len(states.blocks))
     choices = [tuple(index for index in blocks if index != left) for left in blocks]
-    errors = states.errors(choices, together)
+    errors = states.errors(choices, share)
     return torch.stack([errors[kept].mean(dim=0) for kept in choices])

@@ -1,6 +1,7 @@
 """`sanac analyze` and `sanac prune --target-blocks` as their user runs them."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,9 +15,12 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from sanac.core.family import block_name
 from sanac.core.locate import locate
 from sanac.core.model import open_model
+from sanac.nn.block import POINT
 from sanac.nn.trajectory import Sampling, starting_noise
+from sanac.prune.compensate import Repair
 from sanac.prune.inputs import choose_inputs
 from tests.conftest import Sanac
 
@@ -242,10 +246,98 @@ def test_options_that_scores_make_idle_are_named(sanac: Sanac, pipeline: Path) -
     scored = sanac("analyze", pipeline, *FEW, "--json").json
     job = ("prune", pipeline, "--target-blocks", "3", "--scores", Path(scored["out"]) / "scores.json")
     assert "no effect" not in sanac(*job, "--yes", "--dry-run").err
-    idle = sanac(*job, "--timesteps", "7", "--num-prompts", "3", "--dry-run")
-    assert idle.code == 0
-    assert "--num-prompts, --timesteps have no effect" in idle.err
+    few = ("--timesteps", "7", "--num-prompts", "3", "--dry-run")
+    for idle in (sanac(*job, *few), sanac("prune", pipeline, "--keep", "0-2", *few)):
+        assert idle.code == 0
+        assert "--num-prompts, --timesteps have no effect" in idle.err
+    searched = sanac("prune", pipeline, "--target-blocks", "3", "--select", "search", *FEW, "--reduce", "sample")
+    assert "--reduce have no effect" in searched.err
     assert "no effect" not in sanac(*job, *FEW, "--compensate", "--dry-run").err, "the repair is measured, too"
+
+
+def test_scores_hold_for_a_copy_of_the_model(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    """Measured where there is a GPU, used where the model was downloaded again; not for other weights."""
+    scores = Path(sanac("analyze", pipeline, *FEW, "--json").json["out"]) / "scores.json"
+    copy = Path(shutil.copytree(pipeline, tmp_path / "copy"))
+    weights = copy / "transformer" / "diffusion_pytorch_model.safetensors"
+    os.utime(weights, (1, 1))
+    job = ("prune", copy, "--target-blocks", "3", "--scores", scores)
+    assert sanac(*job, "--out", "a").code == 0
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    changed = sanac(*job, "--out", "b")
+    assert changed.code == 3
+    assert "made for another model" in changed.err
+
+
+def test_advice_is_less_than_what_was_asked(sanac: Sanac, sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sanac.prune.measure.PATIENCE", 0.0)
+    ran = sanac("analyze", sharded, "--num-prompts", "4", "--timesteps", "3", "--device", "cpu")
+    assert "--num-prompts 3 (about" in ran.err
+    assert "--timesteps 1 (about" in ran.err
+    least = sanac("analyze", sharded, "--num-prompts", "3", "--timesteps", "1", "--device", "cpu")
+    assert "--num-prompts" not in least.err
+    assert "--timesteps" not in least.err
+
+
+def test_a_dry_run_estimates_and_writes_nothing(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    ran = sanac("analyze", pipeline, *FEW, "--dry-run")
+    assert ran.code == 0
+    assert "about" in ran.err
+    assert not (tmp_path / "sanac-out").exists()
+
+
+def test_other_scores_are_replaced_only_by_force(sanac: Sanac, pipeline: Path) -> None:
+    assert sanac("analyze", pipeline, *FEW, "--out", "a").code == 0
+    other = ("analyze", pipeline, *FEW, "--seed", "1", "--out", "a", "--json")
+    refused = sanac(*other)
+    assert refused.code == 2
+    assert "--force" in refused.err
+    assert sanac(*other, "--force").json["status"] == "ok"
+    assert sanac(*other).json["status"] == "cached"
+
+
+def test_damaged_scores_are_measured_again(sanac: Sanac, pipeline: Path) -> None:
+    first = sanac("analyze", pipeline, *FEW, "--json").json
+    file = Path(first["out"]) / "scores.json"
+    found = json.loads(file.read_text())
+    file.write_text(json.dumps(found | {"metrics": {}}))
+    again = sanac("analyze", pipeline, *FEW, "--json").json
+    assert (again["status"], again["metrics"]) == ("ok", first["metrics"])
+
+
+def test_what_was_analyzed_is_what_is_pruned(sanac: Sanac, pipeline: Path) -> None:
+    sanac("analyze", pipeline, *FEW)
+    ran = sanac("prune", "--target-blocks", "3", *FEW, "--json")
+    assert ran.code == 0, ran.err
+    assert "the source recorded" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--guidance", "nan", "--target-blocks", "3"), "--guidance nan"),
+        (("--target-params", "9" * 400), "is no number"),
+    ],
+)
+def test_numbers_without_sense_are_refused(sanac: Sanac, pipeline: Path, options: tuple[str, ...], words: str) -> None:
+    ran = sanac("prune", pipeline, *options)
+    assert ran.code == 2
+    assert words in ran.err
+
+
+def test_a_repair_that_helps_nothing_is_said_to_be_none(
+    sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "sanac.prune.choose.fit", lambda *_: Repair({block_name(0, POINT): torch.full((96, 240, 1, 1), 9.0)})
+    )
+    job = ("prune", pipeline, "--keep", "0,2,4", "--compensate", *FEW, "--json")
+    for ran in (sanac(*job), sanac(*job)):
+        assert "no repair was made" in ran.err
+        assert ran.json["repaired"] is False
+        assert ran.json["velocity_error"]["pruned"] == ran.json["velocity_error"]["repaired"]
 
 
 def test_protected_blocks_stay(sanac: Sanac, pipeline: Path) -> None:

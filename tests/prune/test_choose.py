@@ -77,14 +77,14 @@ def test_a_search_in_little_memory_finds_the_same(pipeline: Path, tmp_path: Path
     """Where not even one prompt's states under all choices fit, fewer choices are looked at together."""
     model, wanted = open_model(locate(str(pipeline))), Wanted(num_prompts=4, timesteps=3)
     state = calibration(model, wanted, every=1).state_bytes
-    share = choose._Share.of(10 * state, state, 4 * 6)
-    assert (share.prompts, share.choices, share.taken) == (1, 5, 10 * state)
+    share = choose.Share.of(10 * state, state, 4 * 6)
+    assert (share.prompts, share.choices, share.sweeps(3, 6)) == (1, 5, 6)
     fitted = calibration(model, wanted, every=1).whole()
     choices = [tuple(index for index in range(6) if index != left) for left in (4, 1, 5, 0, 3, 2)]
     with torch.no_grad():
         one, other = (
             choose._Judge(fitted, how, tmp_path / f"{how.choices}.json", "")(choices)
-            for how in (share, choose._Share.of(10**9, state, 4 * 6))
+            for how in (share, choose.Share.of(10**9, state, 4 * 6))
         )
     assert one == pytest.approx(other, rel=1e-5)
 

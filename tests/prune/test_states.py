@@ -1,11 +1,13 @@
 """Calibration states: asked in pieces they say the same, and only blocks that are needed are read."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from sanac.core.errors import Lacking, Misuse
 from sanac.core.locate import locate
 from sanac.core.model import open_model
 from sanac.core.talk import SILENCE, Silence
@@ -13,7 +15,7 @@ from sanac.nn.block import block
 from sanac.nn.weights import Blocks
 from sanac.prune.calibrate import calibration
 from sanac.prune.measure import Wanted
-from sanac.prune.states import States
+from sanac.prune.states import Share, States
 
 CHOICES = ((0, 2, 4), (0, 1, 2, 4, 5), (1, 5))
 
@@ -34,10 +36,11 @@ def states(pipeline: Path) -> States:
         return calibration(open_model(locate(str(pipeline))), Wanted(num_prompts=5, timesteps=3), every=1).whole()
 
 
-@pytest.mark.parametrize("together", [1, 2, 5, 7, 10, 100])
-def test_errors_don_t_hang_on_how_many_go_together(states: States, together: int) -> None:
+@pytest.mark.parametrize("prompts", [1, 2, 5, 7, 10, 100])
+@pytest.mark.parametrize("choices", [1, 2, 3])
+def test_errors_don_t_hang_on_how_many_go_together(states: States, prompts: int, choices: int) -> None:
     with torch.no_grad():
-        whole, parts = states.errors(CHOICES), states.errors(CHOICES, together)
+        whole, parts = states.errors(CHOICES), states.errors(CHOICES, Share(prompts, choices))
     for kept in CHOICES:
         assert whole[kept].shape == (3, 5)
         assert torch.allclose(parts[kept], whole[kept], rtol=1e-4), kept
@@ -65,20 +68,40 @@ def test_a_smaller_limit_gives_smaller_batches_and_then_fewer_prompts(pipeline: 
     jobs = [calibration(model, Wanted(num_prompts=50, memory_limit=limit), every=1) for limit in (2 * 10**9, 10**7)]
     assert [job.batch for job in jobs] == [64, 5]
     assert jobs[0].within(0, jobs[0].state_bytes, SILENCE).count == 50
-    assert jobs[1].within(0, 200_000, SILENCE).count == 22
+    fewer = jobs[1].within(0, 200_000, SILENCE)
+    assert (fewer.count, fewer.batch) == (24, 1), "all that there is goes to prompts"
 
 
-def test_who_names_no_limit_gets_more_where_it_is_needed(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sanac.prune.calibrate.free_memory", lambda _: 10 * 10**9)
+def test_who_names_no_limit_gets_all_prompts_or_none(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes out does not hang on the memory that happens to be free."""
+    monkeypatch.setattr("sanac.prune.calibrate.free_memory", lambda _: 5 * 10**9)
     model, talk = open_model(locate(str(pipeline))), Heard()
     free, held = (calibration(model, Wanted(num_prompts=50, memory_limit=said), every=1) for said in (None, 2 * 10**9))
     assert free.batch == held.batch, "the same arithmetic"
     assert free.within(0, 10**6, talk).count == 50
     assert not talk.lines, "the usual limit is enough"
     assert free.within(0, 8 * 10**7, talk).count == 50
-    assert "takes up to 4.0" in talk.lines[0]
-    assert free.within(0, 10**9, talk).count == held.within(0, 4 * 10**8, talk).count == 4
-    assert "4 of 50 prompts fit into 5.00 GB" in talk.lines[1]
+    assert "takes 4.0" in talk.lines[0]
+    with pytest.raises(Lacking, match=r"5\.00 GB are free") as lacking:
+        free.within(0, 10**9, talk)
+    assert "--num-prompts 4," in lacking.value.hint
+    assert held.within(0, 4 * 10**8, talk).count == 4
+    assert "4 of 50 prompts fit" in talk.lines[1]
+
+
+@pytest.mark.parametrize("each", [10**5, 10**6])
+def test_the_hint_is_enough_and_more_memory_never_means_fewer_prompts(pipeline: Path, each: int) -> None:
+    model = open_model(locate(str(pipeline)))
+    with pytest.raises(Misuse) as small:
+        calibration(model, Wanted(num_prompts=50, memory_limit=10**6), every=1).within(0, each, SILENCE)
+    least = int(re.search(r"--memory-limit (\d+)MB", small.value.hint)[1])
+    limits = [least * 10**6 + step * 10**6 for step in range(0, 60, 3)]
+    counts = [
+        calibration(model, Wanted(num_prompts=50, memory_limit=limit), every=1).within(0, each, SILENCE).count
+        for limit in limits
+    ]
+    assert counts[0] >= 3
+    assert counts == sorted(counts)
 
 
 def test_dropped_blocks_are_not_read(states: States, monkeypatch: pytest.MonkeyPatch) -> None:
