@@ -11,6 +11,7 @@ from sanac.core.family import split_block
 from sanac.core.model import Model
 from sanac.core.talk import Talk
 from sanac.core.units import bytes_text
+from sanac.nn.allocator import give_back_when_freed
 from sanac.nn.captions import LONGEST
 from sanac.nn.device import free_memory, pick_device
 from sanac.nn.surroundings import (
@@ -167,6 +168,8 @@ class Calibration:
 
     def whole(self) -> States:
         """The states of all prompts."""
+        if not self.resident:
+            give_back_when_freed()
         device = torch.device(self.device)
         blocks = Blocks(self.model, device, torch.float32, resident=self.resident)
         captions = self.inputs.captions(device).part(0, self.count)

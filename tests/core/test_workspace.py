@@ -9,18 +9,29 @@ from sanac.core import workspace
 from sanac.core.errors import BadInput, Lacking
 from sanac.core.locate import DEFAULT_MODEL
 from sanac.core.workspace import Workspace, read_workspace, record, starting_model
+from tests.conftest import Sanac
 
 
 def test_source_and_head_are_remembered(tmp_path: Path) -> None:
     folder = tmp_path / "ws"
     assert read_workspace(folder) == Workspace(folder)
     assert not folder.exists()
-    record(folder, source="org/model", head=folder / "prune-1")
-    record(folder, source=None, head=tmp_path / "elsewhere")
-    found = read_workspace(folder)
-    assert found == Workspace(folder, "org/model", str(tmp_path / "elsewhere"))
-    record(folder, source=None, head=folder / "prune-1")
-    assert read_workspace(folder).head == "prune-1"
+    record(folder, "org/model", folder / "prune-1")
+    assert read_workspace(folder) == Workspace(folder, "org/model", "prune-1")
+    record(folder, "org/other")
+    assert read_workspace(folder) == Workspace(folder, "org/other", "prune-1"), "measured, not made"
+    record(folder, "org/other", tmp_path / "elsewhere")
+    assert read_workspace(folder).head == str(tmp_path / "elsewhere")
+
+
+def test_an_artifact_does_not_become_the_source(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    folder, artifact = tmp_path / "ws", tmp_path / "small"
+    assert sanac("prune", pipeline, "--keep", "0-2", "--out", artifact, "--workspace", tmp_path / "elsewhere").code == 0
+    record(folder, "org/model", artifact)
+    record(folder, str(artifact))
+    assert read_workspace(folder).source == "org/model"
+    record(tmp_path / "other", str(artifact))
+    assert read_workspace(tmp_path / "other").source == str(artifact), "where there is none"
 
 
 def test_where_a_verb_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +51,7 @@ def test_a_broken_one(text: str, tmp_path: Path) -> None:
 
 def _record_many(folder: Path, name: str) -> None:
     for number in range(20):
-        record(folder, source=name, head=folder / f"{name}-{number}")
+        record(folder, name, folder / f"{name}-{number}")
 
 
 def test_concurrent_writers_leave_one_whole_file(tmp_path: Path) -> None:
@@ -62,4 +73,4 @@ def test_a_lock_that_stays_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with (tmp_path / "workspace.lock").open("a") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
         with pytest.raises(Lacking, match="locked"):
-            record(tmp_path, source=None, head=tmp_path / "x")
+            record(tmp_path, "model", tmp_path / "x")
