@@ -19,11 +19,25 @@ from sanac.core.manifest import Ancestor, Manifest, changed_after_sealing
 from sanac.core.model import SIDE_FILE, Component, Model, streaming_memory
 from sanac.core.plan import Keep, New, Plan
 from sanac.core.pth_writer import write_pth
+from sanac.core.quantized import FILE as QUANTIZED
+from sanac.core.quantized import Quantized, header_digest
 from sanac.core.resources import Needs, announce
 from sanac.core.stage import ORIGIN, Stage, find_finished, held_bytes, open_stage, partial_name, replaced_name
 from sanac.core.talk import Talk
 from sanac.core.weights import Weights
-from sanac.core.writer import SHARD_BYTES, Piece, fused, kept, made, write_safetensors, write_weights
+from sanac.core.writer import (
+    SHARD_BYTES,
+    Piece,
+    encode_header,
+    fused,
+    in_file_order,
+    kept,
+    made,
+    shard_names,
+    split,
+    write_safetensors,
+    write_weights,
+)
 
 SCHEMA = 2  # of what this executor writes: raised when the same plan would give other bytes
 
@@ -39,6 +53,18 @@ class Writing:
     fresh: bool = False
     full_hash: bool = False
     layout: str = "diffusers"  # or nvlabs (.pth), single (.safetensors with NVlabs' names)
+
+
+@dataclass(frozen=True)
+class Repacked:
+    """How a component is written, instead of as it was: quantized."""
+
+    pieces: tuple[Piece, ...]
+    stem: str  # of its weight files
+    config: Mapping[str, Any]
+    metadata: Mapping[str, str]  # in the headers of its weight files
+    quantized: Quantized  # headers left open
+    memory: int  # that making the pieces takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +83,7 @@ class Surgery:
     additions: Mapping[str, Addition] = field(default_factory=dict)  # to the model's own tensors, when written
     replaced: Mapping[str, TensorRef] = field(default_factory=dict)  # instead of the model's own tensors
     filled_digest: str = ""  # of the file that holds what is added or put in their place
+    repacked: Mapping[str, Repacked] = field(default_factory=dict)  # components that are written quantized
 
     @property
     def architecture(self) -> Architecture:
@@ -66,6 +93,8 @@ class Surgery:
     @property
     def pieces(self) -> tuple[Piece, ...]:
         """The output's tensors: what stands outside the blocks, then block by block; NVlabs' layouts have their own."""
+        if "transformer" in self.repacked:
+            return self.repacked["transformer"].pieces
         if self.writing.layout == "diffusers":
             return tuple(self._piece(name) for name in _in_order(self.architecture))
         names = nvlabs.sources(self.architecture)
@@ -84,6 +113,8 @@ class Surgery:
             found = {**reference.transformer.config, **model.architecture.shape_config()}
         elif not found:
             found = model.architecture.config() | nvlabs.image_size(model.extras)
+        if "transformer" in self.repacked:
+            found = dict(self.repacked["transformer"].config)
         return _without_paths(found | dict(self.plan.config))
 
     @property
@@ -144,16 +175,29 @@ class Surgery:
         """The components that go along unchanged."""
         return self.companions.others if self.companions else ()
 
+    def unchanged(self, part: Component) -> tuple[Path, ...]:
+        """The files of a component that go along as they are."""
+        if part.name not in self.repacked:
+            return part.files
+        weights = part.weights.files if part.weights else ()
+        return tuple(path for path in part.files if path not in weights and path.name != "config.json")
+
+    def repacked_pieces(self, part: Component) -> tuple[Piece, ...]:
+        """The tensors of a component that is quantized."""
+        return self.repacked[part.name].pieces if part.name in self.repacked else ()
+
     @property
     def needs(self) -> Needs:
         """What it takes to execute this."""
         weights = sum(piece.size for piece in self.pieces)
-        carried = sum(path.stat().st_size for part in self.carried for path in part.files)
+        carried = sum(path.stat().st_size for part in self.carried for path in self.unchanged(part))
+        carried += sum(piece.size for part in self.carried for piece in self.repacked_pieces(part))
         written = weights if self.writing.link else weights + carried
         merged = max(
             (4 * self.model.weights.tensors[name].count for name in (*self.model.patches, *self.additions)), default=0
         )
         memory = streaming_memory(self.model) + 5 * merged  # base, change, sum, result and the one before, in fp32
+        memory += max((part.memory for part in self.repacked.values()), default=0)
         return Needs(disk=written + (1 << 20), memory=memory, traffic=weights + carried)
 
 
@@ -174,6 +218,12 @@ def decide(
 ) -> Surgery:
     """Everything that is to be done, named by its content key, before anything is."""
     architecture = model.architecture
+    if model.weights.quantized:
+        raise Misuse(
+            f"{model.located.name} is quantized",
+            why="what changes its weights comes before that",
+            hint=f"{stage} the model that it was made from, then quantize again",
+        )
     if plan.source_blocks != architecture.blocks:
         raise Misuse(
             "the plan is for another model",
@@ -306,20 +356,43 @@ def _place_transformer(stage: Stage, job: Surgery, talk: Talk) -> dict[str, str]
     """The weights in the layout asked for, and the small files that belong to it; returns the tensors' digests."""
     model, pieces = job.model, job.pieces
     config = jsonfile.pretty(job.config)
+    repacked = job.repacked.get("transformer")
     if job.writing.layout == "nvlabs":
         stage.place_bytes("config.json", config)
         return write_pth(stage, "model.pth", pieces, talk=talk)
     if job.writing.layout == "single":
         stage.place_bytes("config.json", config)
         return write_safetensors(stage, "model.safetensors", pieces, talk=talk)
-    stage.place_bytes("transformer/config.json", config)
+    if repacked is None:
+        stage.place_bytes("transformer/config.json", config)
     if model.extras:
         write_safetensors(stage, SIDE_FILE, [kept(name, ref) for name, ref in sorted(model.extras.items())], talk=talk)
     if job.companions and job.companions.model_index:
         stage.place_bytes("model_index.json", jsonfile.pretty(_without_paths(job.companions.model_index)))
         for path in job.companions.root_files:
             _carry_file(stage, job, path, path.name, talk)
+    if repacked is not None:
+        return _place_repacked(stage, "transformer", repacked, job, talk)
     return write_weights(stage, "transformer", pieces, shard_bytes=job.writing.shard_bytes, talk=talk)
+
+
+def _place_repacked(stage: Stage, folder: str, part: Repacked, job: Surgery, talk: Talk) -> dict[str, str]:
+    """A quantized component: config, what is quantized how, weights; returns the tensors' digests."""
+    shards = split(part.pieces, job.writing.shard_bytes)
+    names = shard_names(len(shards), part.stem)
+    heads = (encode_header(in_file_order(shard), part.metadata) for shard in shards)
+    headers = {name: header_digest(head[8:]) for name, head in zip(names, heads, strict=True)}
+    stage.place_bytes(f"{folder}/config.json", jsonfile.pretty(_without_paths(part.config)))
+    stage.place_bytes(f"{folder}/{QUANTIZED}", jsonfile.pretty(replace(part.quantized, headers=headers).to_json()))
+    return write_weights(
+        stage,
+        folder,
+        part.pieces,
+        shard_bytes=job.writing.shard_bytes,
+        talk=talk,
+        stem=part.stem,
+        metadata=part.metadata,
+    )
 
 
 def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -330,7 +403,9 @@ def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
 def _carry(stage: Stage, job: Surgery, part: Component, talk: Talk) -> None:
     """Take a component along unchanged. A variant's files lose the variant in their names: plain loading finds them."""
     variant = part.weights.variant if part.weights else ""
-    for path in part.files:
+    if part.name in job.repacked:
+        _place_repacked(stage, part.name, job.repacked[part.name], job, talk)
+    for path in job.unchanged(part):
         name = f"{part.name}/{_plain_name(path.name, variant)}"
         if part.weights and path == part.weights.index and variant:
             stage.place_bytes(name, _plain_index(part.weights, variant))

@@ -11,12 +11,14 @@ from sanac.core.errors import BadInput
 from sanac.core.header import Header, TensorRef, read_header
 from sanac.core.locate import inside
 from sanac.core.pth import read_pth
+from sanac.core.quantized import FILE as QUANTIZED
+from sanac.core.quantized import PACKED_FILE, Parts, Quantized, attach, read_quantized
 
 PTH_SUFFIXES = (".pth", ".pt", ".ckpt")
 # Where training code puts the weights, in the order of preference; '' is the file's top level.
 _MODEL_GROUPS = ("state_dict", "model", "module", "state_dict_ema", "ema", "")
 
-_STEMS = ("diffusion_pytorch_model", "model")  # what diffusers and transformers load
+_STEMS = ("diffusion_pytorch_model", "model", PACKED_FILE)  # what diffusers, transformers and sanac load
 _INDEX = re.compile(r"(?P<stem>[\w-]+)\.safetensors\.index(?:\.(?P<variant>[\w-]+))?\.json", re.ASCII)
 _SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors", re.ASCII)
 _SINGLE = re.compile(r"(?P<stem>[\w-]+)(?:\.(?P<variant>[\w-]+))?\.safetensors", re.ASCII)
@@ -33,11 +35,13 @@ class Weights:
     layout: str = "diffusers"  # or nvlabs: the names on disk; `tensors` always has those of diffusers
     extras: Mapping[str, TensorRef] = field(default_factory=dict)  # what only NVlabs' layout has
     notes: tuple[str, ...] = ()  # what was chosen while opening, for the user to know
+    quantized: Quantized | None = None
+    parts: Mapping[str, Parts] = field(default_factory=dict)  # of the tensors that are quantized
 
     @property
     def size(self) -> int:
         """Bytes of all tensors."""
-        return sum(ref.size for ref in self.tensors.values())
+        return sum(ref.size for ref in self.tensors.values()) + sum(part.scale.size for part in self.parts.values())
 
     @property
     def count(self) -> int:
@@ -101,10 +105,17 @@ def in_diffusers_names(weights: Weights, where: str) -> Weights:
 
 
 def open_folder(folder: Path, boundary: Path) -> Weights | None:
-    """The tensors that a component's folder holds; None when it holds no .safetensors weights.
+    """The tensors that a component's folder holds, quantized or not; None when it holds no .safetensors weights."""
+    found = _open_plain(folder, boundary)
+    if found is None or not (folder / QUANTIZED).is_file():
+        return found
+    quantized = read_quantized(inside(boundary, folder / QUANTIZED))
+    tensors, parts = attach(quantized, found.tensors, found.headers, folder)
+    return replace(found, tensors=tensors, parts=parts, quantized=quantized)
 
-    The plain set is taken when there is one, else the only variant (fp16, bf16, ...).
-    """
+
+def _open_plain(folder: Path, boundary: Path) -> Weights | None:
+    """As the files have them. The plain set is taken when there is one, else the only variant (fp16, bf16, ...)."""
     names = sorted(entry.name for entry in folder.iterdir())
     found: dict[str, str] = {}  # variant -> file name; an index wins over a single file, as in diffusers
     for name in names:

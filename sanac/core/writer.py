@@ -1,6 +1,6 @@
 """How weights are laid out on disk: shards of a chosen size, aligned, with diffusers' file names and index."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ class Piece:
     shape: tuple[int, ...]
     parts: tuple[Range | Made, ...]
     sealed: str = ""  # the digest it must have, where the source's manifest knows it
+    with_next: bool = False  # whether it has to lie in the next one's shard
 
     @property
     def size(self) -> int:
@@ -52,28 +53,43 @@ def fused(name: str, pieces: Sequence[Piece]) -> Piece:
 
 
 def write_weights(
-    stage: Stage, folder: str, pieces: Sequence[Piece], *, shard_bytes: int, talk: Talk, digests: bool = True
+    stage: Stage,
+    folder: str,
+    pieces: Sequence[Piece],
+    *,
+    shard_bytes: int,
+    talk: Talk,
+    digests: bool = True,
+    stem: str = DIFFUSERS_STEM,
+    metadata: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Write the pieces as `folder/diffusion_pytorch_model*.safetensors`; returns each tensor's digest."""
+    """Write the pieces as `folder/STEM*.safetensors`; returns each tensor's digest."""
     shards = split(pieces, shard_bytes)
-    names = shard_names(len(shards))
+    names = shard_names(len(shards), stem)
     labels: dict[str, str] = {}
     for name, shard in zip(names, shards, strict=True):
-        labels |= write_safetensors(stage, f"{folder}/{name}", shard, talk=talk, digests=digests)
+        file = f"{folder}/{name}"
+        labels |= write_safetensors(stage, file, shard, talk=talk, digests=digests, metadata=metadata)
     if len(shards) > 1:
         weight_map = {piece.name: name for name, shard in zip(names, shards, strict=True) for piece in shard}
         total = sum(piece.size for piece in pieces)
         index = jsonfile.pretty({"metadata": {"total_size": total}, "weight_map": weight_map})
-        stage.place_bytes(f"{folder}/{DIFFUSERS_STEM}.safetensors.index.json", index)
+        stage.place_bytes(f"{folder}/{stem}.safetensors.index.json", index)
     return labels
 
 
 def write_safetensors(
-    stage: Stage, name: str, pieces: Sequence[Piece], *, talk: Talk, digests: bool = True
+    stage: Stage,
+    name: str,
+    pieces: Sequence[Piece],
+    *,
+    talk: Talk,
+    digests: bool = True,
+    metadata: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Write one .safetensors file; returns each tensor's digest."""
-    ordered = sorted(pieces, key=_alignment)
-    head = encode_header(ordered)
+    ordered = in_file_order(pieces)
+    head = encode_header(ordered, metadata)
     return place_weights(stage, name, ordered, [_plain(head), *_parts(ordered)], talk=talk, digests=digests)
 
 
@@ -107,34 +123,39 @@ def _parts(pieces: Sequence[Piece]) -> list[Range | Made]:
     return [part for piece in pieces for part in piece.parts]
 
 
-def shard_names(count: int) -> list[str]:
+def shard_names(count: int, stem: str = DIFFUSERS_STEM) -> list[str]:
     """The names diffusers gives: one plain file, or NNNNN-of-NNNNN."""
     if count == 1:
-        return [f"{DIFFUSERS_STEM}.safetensors"]
-    return [f"{DIFFUSERS_STEM}-{index:05d}-of-{count:05d}.safetensors" for index in range(1, count + 1)]
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{index:05d}-of-{count:05d}.safetensors" for index in range(1, count + 1)]
 
 
 def split(pieces: Sequence[Piece], limit: int) -> list[list[Piece]]:
     """In order, a new shard whenever the next tensor would not fit; a larger tensor stands alone."""
     shards: list[list[Piece]] = []
-    room = 0
+    room, together = 0, False
     for piece in pieces:
-        if not shards or piece.size > room:
+        if not shards or (piece.size > room and not together):
             shards.append([])
             room = limit
         shards[-1].append(piece)
         room -= piece.size
+        together = piece.with_next
     return shards
 
 
-def _alignment(piece: Piece) -> int:
+def in_file_order(pieces: Sequence[Piece]) -> list[Piece]:
     """Wider types first, else in the order given: every tensor then starts at a multiple of its item size."""
+    return sorted(pieces, key=_alignment)
+
+
+def _alignment(piece: Piece) -> int:
     return -DTYPE_BITS[piece.dtype]
 
 
-def encode_header(pieces: Sequence[Piece]) -> bytes:
+def encode_header(pieces: Sequence[Piece], metadata: Mapping[str, str] | None = None) -> bytes:
     """The length and the JSON header of a .safetensors file that holds these tensors in this order."""
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     position = 0
     for piece in pieces:
         end = position + piece.size

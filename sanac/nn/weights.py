@@ -12,10 +12,13 @@ from sanac.core.errors import BadInput, Misuse
 from sanac.core.family import block_name, split_block
 from sanac.core.header import TensorRef
 from sanac.core.model import Model
+from sanac.core.quantized import Parts
+from sanac.nn.quantize import restored
 
 _ALIGNED = 64  # elements: what vector instructions like, in any dtype
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _STORED = DTYPES | {"BOOL": torch.bool, "U8": torch.uint8, "I32": torch.int32, "I64": torch.int64}
+_STORED |= {"I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn}
 
 
 def read_tensor(ref: TensorRef, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -42,6 +45,12 @@ def map_tensor(ref: TensorRef) -> Tensor:
         return torch.empty(ref.shape, dtype=_STORED[ref.dtype])
     raw = np.memmap(ref.path, np.uint8, mode="c", offset=ref.start, shape=(ref.size,))
     return torch.from_numpy(raw).view(_STORED[ref.dtype]).view(ref.shape)
+
+
+def read_quantized(parts: Parts, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A quantized weight as it is computed with."""
+    stored, scale = (map_tensor(ref).to(device) for ref in (parts.stored, parts.scale))
+    return restored(stored, scale, parts.packing, dtype)
 
 
 def _read(ref: TensorRef, raw: memoryview, tensor: Tensor) -> None:
@@ -117,7 +126,11 @@ class Blocks:
                 del tensors
 
     def _read(self, names: Mapping[str, str]) -> dict[str, Tensor]:
-        refs = self.model.weights.tensors
-        found = read_tensors({name: refs[full] for name, full in names.items()}, self.device, self.dtype)
+        refs, parts = self.model.weights.tensors, self.model.weights.parts
+        plain = {name: refs[full] for name, full in names.items() if full not in parts}
+        found = read_tensors(plain, self.device, self.dtype)
+        for name, full in names.items():
+            if full in parts:
+                found[name] = read_quantized(parts[full], self.device, self.dtype)
         changed = {name: found[name] + self.changes[full] for name, full in names.items() if full in self.changes}
         return found | changed

@@ -15,6 +15,7 @@ from sanac.core.model import Model
 from sanac.core.talk import SILENCE, Talk
 from sanac.nn.device import SIDES, pick_device, shrinkage
 from sanac.nn.quiet import quiet
+from sanac.runtime.quantized import quantized_parts
 
 if TYPE_CHECKING:
     import torch
@@ -132,10 +133,12 @@ def open_painter(model: Model, device: str | None = None) -> Painter:
     with quiet():
         from diffusers import SanaPipeline
 
+        dtype = _dtype(model, where)
         try:
             pipeline = SanaPipeline.from_pretrained(
                 model.located.path,
-                torch_dtype=_dtype(model, where),
+                **quantized_parts(model, dtype),
+                torch_dtype=dtype,
                 local_files_only=True,
                 use_safetensors=True,
             )
@@ -158,5 +161,6 @@ def _dtype(model: Model, device: str) -> "torch.dtype":
     import torch
 
     dtypes = {"BF16": torch.bfloat16, "F16": torch.float16}
-    dtype = model.weights.tensors["proj_out.weight"].dtype
+    quantized = model.weights.quantized
+    dtype = quantized.dtype if quantized else model.weights.tensors["proj_out.weight"].dtype
     return torch.float32 if device == "cpu" else dtypes.get(dtype, torch.float32)

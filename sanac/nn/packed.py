@@ -1,0 +1,59 @@
+"""Layers whose weights stay quantized in memory, and are restored where they are used."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own custom)
+from torch import Tensor, nn
+
+from sanac.core.quantized import Packing
+from sanac.nn.quantize import restored
+
+
+class PackedLinear(nn.Module):  # type: ignore[misc]
+    """A linear layer."""
+
+    stored: Tensor
+    scale: Tensor
+
+    def __init__(self, packing: Packing, stored: Tensor, scale: Tensor, bias: nn.Parameter | None) -> None:
+        """Its bias is the plain layer's own."""
+        super().__init__()
+        self.packing = packing
+        self.register_buffer("stored", stored)
+        self.register_buffer("scale", scale)
+        self.bias = bias
+
+    def weight_in(self, dtype: torch.dtype) -> Tensor:
+        """The weight, for the length of a product."""
+        return restored(self.stored, self.scale, self.packing, dtype)
+
+    def forward(self, given: Tensor) -> Tensor:
+        """As the plain layer."""
+        return F.linear(given, self.weight_in(given.dtype), self.bias)
+
+    def _apply(self, function, recurse: bool = True):  # type: ignore[no-untyped-def]  # noqa: FBT001, FBT002
+        """Moves, but keeps its dtypes: `to(dtype)` is about what is computed in."""
+        stored, scale = self.stored, self.scale
+        super()._apply(function, recurse)
+        self.stored, self.scale = stored.to(self.stored.device), scale.to(self.scale.device)
+        return self
+
+
+class PackedConv2d(PackedLinear):
+    """A convolution."""
+
+    def __init__(self, packing: Packing, stored: Tensor, scale: Tensor, like: nn.Conv2d) -> None:
+        """Of the shape of a plain one."""
+        super().__init__(packing, stored, scale, like.bias)
+        self.how = {"stride": like.stride, "padding": like.padding, "dilation": like.dilation, "groups": like.groups}
+
+    def forward(self, given: Tensor) -> Tensor:
+        """As the plain layer."""
+        return F.conv2d(given, self.weight_in(given.dtype), self.bias, **self.how)
+
+
+def packed_like(layer: nn.Module, packing: Packing, stored: Tensor, scale: Tensor) -> nn.Module:
+    """The layer that takes the place of a plain one."""
+    if isinstance(layer, nn.Conv2d):
+        return PackedConv2d(packing, stored, scale, layer)
+    assert isinstance(layer, nn.Linear), f"{type(layer).__name__} can't be quantized"
+    return PackedLinear(packing, stored, scale, layer.bias)

@@ -1,0 +1,145 @@
+"""Quantize and dequantize: operators that torch can trace, whose eager kernels are the simulator everywhere.
+
+Weights are looked at as matrices, an output channel a row; a group of `block` neighbours in a row shares a scale (all
+of the row without a block; the last group may be shorter). Zero is always zero: there are no zero points.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own custom)
+from torch import Tensor
+
+from sanac.core.quantized import Packing
+
+LARGEST = {"int8": 127.0, "int4": 7.0, "fp8": 448.0}  # what the largest value of a group becomes
+_LOWEST = {"int8": -127.0, "int4": -8.0, "fp8": -448.0}
+SHRUNK = 24  # scales that are tried by `smallest_error`, from the largest value's down to a half of it
+_PIECE = 1 << 22  # values that are worked with at a time
+
+
+def _quantize(values: Tensor, scale: Tensor, block: int, form: str) -> Tensor:
+    """(rows, columns) and (rows, groups of `block` columns) -> whole numbers, or fp8."""
+    scaled = values.float() / _spread(scale, block, values)
+    if form == "fp8":
+        return scaled.clamp_(_LOWEST[form], LARGEST[form]).to(torch.float8_e4m3fn)
+    return scaled.round_().clamp_(_LOWEST[form], LARGEST[form]).to(torch.int8)
+
+
+def _dequantize(stored: Tensor, scale: Tensor, block: int, dtype: torch.dtype) -> Tensor:
+    """What quantized values stand for, in `dtype`: the products are rounded once."""
+    return (stored.float() * _spread(scale, block, stored)).to(dtype)
+
+
+def _spread(scale: Tensor, block: int, values: Tensor) -> Tensor:
+    """A scale for each value; one per row is left to be broadcast."""
+    scale, columns = scale.float(), values.shape[1]
+    return scale if block >= columns else scale.repeat_interleave(block, dim=1)[:, :columns]
+
+
+_quantizing = torch.library.custom_op("sanac::quantize", _quantize, mutates_args=())
+_dequantizing = torch.library.custom_op("sanac::dequantize", _dequantize, mutates_args=())
+_quantizing.register_fake(
+    lambda values, _scale, _block, form: torch.empty_like(
+        values, dtype=torch.float8_e4m3fn if form == "fp8" else torch.int8
+    )
+)
+_dequantizing.register_fake(lambda stored, _scale, _block, dtype: torch.empty_like(stored, dtype=dtype))
+quantize: Callable[[Tensor, Tensor, int, str], Tensor] = _quantizing
+dequantize: Callable[[Tensor, Tensor, int, torch.dtype], Tensor] = _dequantizing
+
+
+def pack(values: Tensor) -> Tensor:
+    """Four-bit numbers, two to a byte along the rows: the first in the lower half. An odd row ends in a zero."""
+    padded = F.pad(values, (0, values.shape[1] % 2)).view(torch.uint8) & 0xF
+    return padded[:, ::2] | (padded[:, 1::2] << 4)
+
+
+def unpack(packed: Tensor, columns: int) -> Tensor:
+    """The reverse."""
+    halves = torch.stack((packed & 0xF, packed >> 4), dim=2).flatten(1)[:, :columns].view(torch.int8)
+    return torch.where(halves > 7, halves - 16, halves)
+
+
+def matrix(weight: Tensor) -> Tensor:
+    """A weight as a matrix: an output channel a row."""
+    return weight.flatten(1)
+
+
+def grouped(values: Tensor, block: int) -> Tensor:
+    """(rows, columns) -> (rows, groups, block), with zeros behind a shorter last group."""
+    return F.pad(values, (0, -values.shape[1] % block)).unflatten(1, (-1, block))
+
+
+def nearest(weight: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
+    """Scales by which each group's largest value is the largest number; a group of zeros has the scale one."""
+    largest = grouped(matrix(weight), packing.width).abs().amax(dim=2).float()
+    return torch.where(largest > 0, largest / LARGEST[packing.form], 1.0).to(dtype)
+
+
+def smallest_error(weight: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
+    """Scales that leave the smallest square error of each group: large values may be cut for the others' sake."""
+    return torch.cat([_smallest_error(rows, packing, dtype) for rows in _pieces(matrix(weight))])
+
+
+def _smallest_error(rows: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
+    values, low, high = grouped(rows.float(), packing.width), _LOWEST[packing.form], LARGEST[packing.form]
+    largest = nearest(rows, packing, torch.float32)
+    best = largest.to(dtype)
+    least = torch.full_like(largest, torch.inf)
+    for step in range(SHRUNK):
+        scale = (largest * (1 - 0.5 * step / SHRUNK)).to(dtype)
+        spread = scale.float()[:, :, None]
+        error = (values - (values / spread).round_().clamp_(low, high) * spread).square_().sum(dim=2)
+        better = error < least
+        least, best = torch.where(better, error, least), torch.where(better, scale, best)
+    return best
+
+
+def _pieces(rows: Tensor) -> list[Tensor]:
+    return list(rows.split(max(1, _PIECE // max(1, rows.shape[1]))))
+
+
+ROUNDINGS: dict[str, Callable[[Tensor, Packing, torch.dtype], Tensor]] = {
+    "nearest": nearest,
+    "search": smallest_error,
+}
+
+
+def stored_values(weight: Tensor, scale: Tensor, packing: Packing) -> Tensor:
+    """The weight's quantized values as a matrix, row pieces at a time."""
+    scale = scale.flatten(1)
+    rows = matrix(weight)
+    count = max(1, _PIECE // max(1, rows.shape[1]))
+    pieces = [
+        quantize(rows[start : start + count], scale[start : start + count], packing.width, packing.form)
+        for start in range(0, len(rows), count)
+    ]
+    return torch.cat(pieces)
+
+
+def restored(stored: Tensor, scale: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
+    """The weight that quantized values, packed or not, stand for."""
+    values = unpack(stored, packing.columns) if stored.dtype == torch.uint8 else stored.flatten(1)
+    return dequantize(values, scale.flatten(1), packing.width, dtype).view(packing.shape)
+
+
+class _Through(torch.autograd.Function):  # type: ignore[misc]
+    """Straight through: forward the quantized weight, backward as if it were the weight itself."""
+
+    @staticmethod
+    def forward(_context: object, weight: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
+        """Quantized and restored."""
+        scale = ROUNDINGS[packing.rounding](weight, packing, dtype)
+        return restored(stored_values(weight, scale, packing), scale, packing, weight.dtype)
+
+    @staticmethod
+    def backward(_context: object, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Unchanged."""
+        return gradient, None, None
+
+
+def simulated(weight: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
+    """What a weight will be once it is quantized, with a gradient."""
+    found: Tensor = _Through.apply(weight, packing, dtype)
+    return found

@@ -1,0 +1,127 @@
+"""Quantization as its user asks for it: what is to be done, fully decided, as a job of the one executor."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from sanac.core.errors import BadInput, Misuse
+from sanac.core.execute import Repacked, Surgery, Writing, decide
+from sanac.core.family import dtype_counts
+from sanac.core.model import Component, Model
+from sanac.core.plan import keep_blocks
+from sanac.core.quantized import PACKED, PACKED_FILE, TORCHAO, Packing, Quantized
+from sanac.quantize.packing import Rounded, pieces_of, torchao_metadata
+from sanac.quantize.schemes import Scheme, scheme_of
+from sanac.quantize.which import COMPONENTS, INCLUDES, sort_out
+
+SCHEMA = 1  # raised when the same settings would give other bytes
+_STEMS = {"text_encoder": "model"}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the user said."""
+
+    scheme: str
+    components: tuple[str, ...] = ("transformer",)
+    block: int | None = None
+    rounding: str | None = None
+    include: frozenset[str] = frozenset()
+
+    def check(self) -> Scheme:
+        """All that contradicts itself."""
+        scheme = scheme_of(self.scheme, self.block)
+        problems = [f"there is no component {name!r}" for name in self.components if name not in COMPONENTS]
+        problems += [f"there is nothing called {name!r} to include" for name in self.include if name not in INCLUDES]
+        if problems:
+            known = f"components: {', '.join(COMPONENTS)}; --include {', '.join(INCLUDES)}"
+            raise Misuse(problems[0], problems=problems, hint=known)
+        return scheme
+
+
+def decide_quantizing(model: Model, wanted: Wanted, writing: Writing) -> Surgery:
+    """The job that quantizes these components and takes the rest along."""
+    scheme = wanted.check()
+    blocks = model.architecture.blocks
+    repacked = {
+        COMPONENTS[name]: repack(part_named(model, COMPONENTS[name]), scheme, wanted) for name in wanted.components
+    }
+    if model.patches:
+        raise Misuse("a LoRA is merged before quantizing", hint="sanac convert --lora first")
+    settings = {"schema": SCHEMA, **asdict(wanted), "include": sorted(wanted.include)}
+    plan = keep_blocks(blocks, list(range(blocks)))
+    return replace(decide("quantize", model, plan, settings, writing), repacked=repacked)
+
+
+def part_named(model: Model, name: str) -> Component:
+    """A component with weights."""
+    part = next((part for part in model.components if part.name == name), None)
+    if part is None:
+        raise Misuse(f"{model.located.name} has no {name}", why="it is not a whole pipeline")
+    if part.weights is None:
+        raise BadInput(f"the {name} has no .safetensors weights", hint="save it again with safe serialization")
+    if part.weights.quantized:
+        schemes = sorted({packing.scheme for packing in part.weights.quantized.weights.values()})
+        raise Misuse(
+            f"the {name} of {model.located.name} is quantized already ({', '.join(schemes)})",
+            why="rounding what was rounded adds errors and saves nothing",
+            hint="quantize the model that it was made from",
+        )
+    return part
+
+
+def repack(part: Component, scheme: Scheme, wanted: Wanted) -> Repacked:
+    """A component, quantized; nothing is read but headers."""
+    assert part.weights is not None
+    tensors = part.weights.tensors
+    chosen, left = sort_out(part.name, tensors, wanted.include)
+    dtype = next(iter(dtype_counts([tensors[name] for name in chosen])))
+    packings: dict[str, Packing] = {}
+    for name in chosen:
+        packing = _packing(tensors[name].shape, scheme, wanted)
+        if packing is None:
+            left[name] = f"--block {wanted.block} doesn't divide its {math.prod(tensors[name].shape[1:])} inputs"
+        else:
+            packings[name] = packing
+    layout = scheme.layout
+    rounded = {name: Rounded(tensors[name], packing, layout, dtype) for name, packing in packings.items()}
+    config = dict(part.config)
+    if layout == TORCHAO:
+        config["quantization_config"] = torchao_config(scheme, wanted, left)
+    return Repacked(
+        pieces=pieces_of(tensors, rounded),
+        stem=PACKED_FILE if layout == PACKED else _STEMS.get(part.name, "diffusion_pytorch_model"),
+        config=config,
+        metadata=torchao_metadata(tensors, packings, dtype) if layout == TORCHAO else {},
+        quantized=Quantized(layout, dtype, packings, left, {}),
+        memory=24 * max(math.prod(packing.shape) for packing in packings.values()),
+    )
+
+
+def _packing(shape: tuple[int, ...], scheme: Scheme, wanted: Wanted) -> Packing | None:
+    """How a weight is stored; None where torchao can't have this block size."""
+    block = wanted.block or scheme.block
+    inputs = math.prod(shape[1:])
+    if scheme.layout == TORCHAO and block and (inputs % block or math.prod(shape[2:]) != 1):
+        return None
+    if block and block >= inputs:
+        block = None
+    return Packing(scheme.name, scheme.form, block, shape, wanted.rounding or scheme.rounding)
+
+
+def torchao_config(scheme: Scheme, wanted: Wanted, left: Mapping[str, str]) -> dict[str, Any]:
+    """What diffusers and transformers want in config.json, by torchao's own hand."""
+    import torch
+    from torchao.core.config import config_to_dict
+    from torchao.quantization import IntxWeightOnlyConfig
+    from torchao.quantization.granularity import PerAxis, PerGroup
+
+    block = wanted.block or scheme.block
+    how = IntxWeightOnlyConfig(getattr(torch, scheme.form), granularity=PerGroup(block) if block else PerAxis(0))
+    modules = sorted(name.removesuffix(".weight") for name in left if name.endswith(".weight"))
+    return {
+        "quant_method": "torchao",
+        "quant_type": {"default": config_to_dict(how)},
+        "modules_to_not_convert": modules,
+    }

@@ -1,0 +1,104 @@
+"""A quantized component as pieces to write: made from the checkpoint tensor by tensor when their turn comes."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from sanac.core.errors import BadInput
+from sanac.core.header import TensorRef
+from sanac.core.quantized import FORMS, PACKED, Packing, part_name
+from sanac.core.writer import Piece, kept, made
+from sanac.nn.quantize import ROUNDINGS, pack, stored_values
+from sanac.nn.weights import DTYPES, read_tensor
+
+_CPU = torch.device("cpu")
+_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+@dataclass
+class Rounded:
+    """One weight on its way: its scale is worked out once and kept, as it is small."""
+
+    ref: TensorRef
+    packing: Packing
+    layout: str
+    dtype: str  # of the scale
+    read: Callable[[TensorRef], Tensor] = field(default=lambda ref: read_tensor(ref, _CPU, torch.float32))
+    _scale: Tensor | None = None
+
+    def scale(self, weight: Tensor | None = None) -> Tensor:
+        """(rows, groups), as it is stored."""
+        if self._scale is None:
+            weight = self.read(self.ref) if weight is None else weight
+            found = ROUNDINGS[self.packing.rounding](weight, self.packing, DTYPES[self.dtype])
+            if not torch.isfinite(found).all():
+                raise BadInput(f"{self.ref.name} holds NaN or infinity", hint="sanac inspect MODEL --scan")
+            self._scale = found
+        return self._scale
+
+    def stored(self) -> Tensor:
+        """The quantized values, as they are stored."""
+        weight = self.read(self.ref)
+        values = stored_values(weight, self.scale(weight), self.packing)
+        return pack(values) if self.layout == PACKED and self.packing.form == "int4" else values
+
+    def pieces(self) -> tuple[Piece, ...]:
+        """What is written of it."""
+        packing, name = self.packing, self.ref.name
+        shape = packing.stored_shape(self.layout)
+        dtype, size = FORMS[packing.form][0], 1
+        for edge in shape:
+            size *= edge
+        scales = packing.shape[0] * packing.groups
+        found = [
+            made(
+                part_name(name, "scale"),
+                self.dtype,
+                packing.scale_shape(self.layout),
+                scales * _BYTES[self.dtype],
+                lambda: _bytes(self.scale()),
+            )
+        ]
+        if self.layout != PACKED:  # torchao wants one: symmetric schemes have zeros
+            zeros = bytes(scales)
+            found.append(
+                made(part_name(name, "zero_point"), "I8", packing.scale_shape(self.layout), scales, lambda: zeros)
+            )
+        found.append(made(part_name(name, "qdata"), dtype, shape, size, lambda: _bytes(self.stored())))
+        return tuple(_together(found))
+
+
+def _together(pieces: Sequence[Piece]) -> list[Piece]:
+    return [*(replace(piece, with_next=True) for piece in pieces[:-1]), pieces[-1]]
+
+
+def _bytes(values: Tensor) -> bytes:
+    return bytes(values.contiguous().view(torch.uint8).numpy().data)
+
+
+def pieces_of(tensors: Mapping[str, TensorRef], rounded: Mapping[str, Rounded]) -> tuple[Piece, ...]:
+    """A component's: in the order of the names, quantized or as they were."""
+    found: list[Piece] = []
+    for name, ref in sorted(tensors.items()):
+        found += rounded[name].pieces() if name in rounded else [kept(name, ref)]
+    return tuple(found)
+
+
+def torchao_metadata(tensors: Mapping[str, TensorRef], packings: Mapping[str, Packing], dtype: str) -> dict[str, str]:
+    """What torchao wants in the files' headers: for each weight which tensors it is made of, and how."""
+    found = {name: json.dumps({"_type": "Tensor"}) for name in tensors if name not in packings}
+    for name, packing in packings.items():
+        rest = packing.shape[1:]
+        block = [1, packing.width, *rest[1:]] if packing.block else [1, *rest]
+        about = {
+            "target_dtype": {"_type": "torch.dtype", "_data": packing.form},
+            "block_size": block,
+            "dtype": {"_type": "torch.dtype", "_data": str(DTYPES[dtype]).removeprefix("torch.")},
+            "activation_quantization": None,
+        }
+        entry = {"_type": "IntxUnpackedToInt8Tensor", "_data": about}
+        found[name] = json.dumps(entry | {"_tensor_data_names": ["qdata", "scale", "zero_point"]})
+    return found | {"tensor_names": json.dumps(sorted(tensors))}

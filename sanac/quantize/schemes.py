@@ -1,0 +1,39 @@
+"""The schemes by name: how many bits, what shares a scale, and who can read the result."""
+
+from dataclasses import dataclass
+
+from sanac.core.errors import Misuse
+from sanac.core.quantized import PACKED, TORCHAO
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """One way to store weights."""
+
+    name: str
+    form: str
+    block: int | None  # inputs that share a scale, unless the user says otherwise; None: all of an output channel
+    blocks: tuple[int, ...]  # that may be asked for
+    layout: str
+    rounding: str  # unless the user says otherwise
+    title: str
+
+
+SCHEMES = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme("int8-wo", "int8", None, (32, 64, 128), TORCHAO, "nearest", "8 bits, a scale per output channel"),
+        Scheme("int4-wo", "int4", 64, (32, 64, 128), PACKED, "search", "4 bits, a scale per block of inputs"),
+        Scheme("fp8-wo", "fp8", None, (32, 64, 128), PACKED, "nearest", "8 bits, floating point (e4m3)"),
+    )
+}
+
+
+def scheme_of(name: str, block: int | None) -> Scheme:
+    """The scheme asked for, with its block size."""
+    if name not in SCHEMES:
+        raise Misuse(f"there is no scheme {name!r}", hint=f"one of {', '.join(SCHEMES)}")
+    found = SCHEMES[name]
+    if block is not None and block not in found.blocks:
+        raise Misuse(f"--block {block} is not for {name}", hint=f"one of {', '.join(map(str, found.blocks))}")
+    return found
