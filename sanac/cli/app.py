@@ -13,7 +13,19 @@ from typing import NoReturn
 import click
 
 from sanac import __version__
-from sanac.cli import analyze, completion, convert, doctor, evaluate, finetune, generate, grow, inspect, prune
+from sanac.cli import (
+    analyze,
+    completion,
+    convert,
+    doctor,
+    evaluate,
+    finetune,
+    generate,
+    grow,
+    inspect,
+    prune,
+    quantize,
+)
 from sanac.cli.result import Result, emit, emit_error, emit_stop, mute_stdout, report_bug
 from sanac.core.errors import BadInput, Lacking, Misuse, SanacError, Terminated
 
@@ -58,7 +70,7 @@ def app() -> None:
     """Make SANA text-to-image models smaller and deployable, and keep proof of what was lost."""
 
 
-for _verb in (inspect, convert, analyze, prune, grow, finetune, evaluate, generate, doctor, completion):
+for _verb in (inspect, convert, analyze, prune, grow, finetune, quantize, evaluate, generate, doctor, completion):
     app.add_command(_verb.command)
 
 

@@ -34,3 +34,12 @@ def starting_word(options: StageOptions, common: Common) -> str:
     word, reason = starting_model(read_workspace(options.workspace))
     common.talk.note(f"model: {word} ({reason})")
     return word
+
+
+def newest_word(options: StageOptions, common: Common) -> str:
+    """MODEL for a verb that goes on from the newest artifact and was given none."""
+    from sanac.core.workspace import newest_artifact, read_workspace
+
+    word = newest_artifact(read_workspace(options.workspace))
+    common.talk.note(f"model: {word} (the newest artifact in {options.workspace})")
+    return word

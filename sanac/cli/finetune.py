@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sanac.cli.choose import open_word
+from sanac.cli.choose import newest_word, open_word
 from sanac.cli.options import Common, StageOptions, common, stage
 from sanac.cli.result import Result
 from sanac.cli.surgery import run_surgery
@@ -110,12 +110,8 @@ def command(model: str | None, options: StageOptions, common: Common, **said: An
 
 def _open(model: str | None, options: StageOptions, common: Common) -> tuple[str, "Model"]:
     """MODEL, or the workspace's newest artifact."""
-    if model is None:
-        from sanac.core.workspace import newest_artifact, read_workspace
-
-        model = newest_artifact(read_workspace(options.workspace))
-        common.talk.note(f"model: {model} (the newest artifact in {options.workspace})")
-    return model, open_word(model, common)
+    word = model or newest_word(options, common)
+    return word, open_word(word, common)
 
 
 def _wanted(said: dict[str, Any], options: StageOptions, common: Common) -> "Wanted":

@@ -130,16 +130,26 @@ def _check_place(out: Path, workspace: Path) -> None:
 def _show(job: "Surgery", done: str, load: str = "") -> None:
     before, after = job.model.weights.size, sum(piece.size for piece in job.pieces)
     click.echo(f"{job.model.located.name}: {job.model.architecture.title}")
-    if job.stage != "finetune":  # it moves no block
+    if job.stage not in {"finetune", "quantize"}:  # they move no block
         click.echo(f"plan: {job.plan}")
     if job.model.patches:
         click.echo(f"LoRA: merged into {len(job.model.patches)} tensors")
-    click.echo(f"transformer: {bytes_text(before)} -> {bytes_text(after)} ({after / before:.0%})")
+    sizes = {"transformer": (before, after)}
+    for part in job.carried:
+        old = part.weights.size if part.weights else 0
+        sizes[part.name] = (old, sum(piece.size for piece in job.repacked_pieces(part)) or old)
+    shown = {name: size for name, size in sizes.items() if name == "transformer" or name in job.repacked}
+    if job.repacked and len(sizes) > 1:
+        shown["all weights"] = (sum(old for old, _ in sizes.values()), sum(new for _, new in sizes.values()))
+    for name, (old, new) in shown.items():
+        click.echo(f"{name}: {bytes_text(old)} -> {bytes_text(new)} ({new / old:.0%})")
     click.echo(done)
     if not load:
         return
     if job.writing.layout != "diffusers":
         click.echo(f"the weights: {load}/model.{'pth' if job.writing.layout == 'nvlabs' else 'safetensors'}")
+    elif job.needs_sanac:
+        click.echo(f'load it with sanac.load_pipeline("{load}")')
     elif job.companions:
         click.echo(f'load it with SanaPipeline.from_pretrained("{load}")')
     else:

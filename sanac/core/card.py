@@ -15,7 +15,15 @@ _TRANSFORMER = """from diffusers import SanaTransformer2DModel
 transformer = SanaTransformer2DModel.from_pretrained("PATH_OF_THIS_FOLDER", subfolder="transformer")"""
 
 
-def render(lineage: Sequence[Ancestor], left_out: Sequence[str], source: Architecture, *, whole: bool) -> str:
+_OWN = """import sanac
+
+pipe = sanac.load_pipeline("PATH_OF_THIS_FOLDER")  # its weights are packed: stock diffusers can't read them
+image = pipe("a red circle").images[0]"""
+
+
+def render(
+    lineage: Sequence[Ancestor], left_out: Sequence[str], source: Architecture, *, whole: bool, own: bool = False
+) -> str:
     """The model card, in Markdown with the hub's front matter."""
     base, last = lineage[0].name, lineage[-1]
     base_line = f"base_model: {base.partition('@')[0]}\n" if "/" in base else ""
@@ -34,7 +42,7 @@ pipeline_tag: text-to-image
 Made by sanac from {source.title}. The content key is `{last.key}`.
 {left_out}
 ```python
-{_PIPELINE if whole else _TRANSFORMER}
+{_OWN if own else _PIPELINE if whole else _TRANSFORMER}
 ```
 
 ## Where it comes from

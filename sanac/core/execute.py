@@ -19,8 +19,8 @@ from sanac.core.manifest import Ancestor, Manifest, changed_after_sealing
 from sanac.core.model import SIDE_FILE, Component, Model, streaming_memory
 from sanac.core.plan import Keep, New, Plan
 from sanac.core.pth_writer import write_pth
-from sanac.core.quantized import FILE as QUANTIZED
-from sanac.core.quantized import Quantized, header_digest
+from sanac.core.quantized import PACKED
+from sanac.core.repacked import Repacked
 from sanac.core.resources import Needs, announce
 from sanac.core.stage import ORIGIN, Stage, find_finished, held_bytes, open_stage, partial_name, replaced_name
 from sanac.core.talk import Talk
@@ -28,13 +28,9 @@ from sanac.core.weights import Weights
 from sanac.core.writer import (
     SHARD_BYTES,
     Piece,
-    encode_header,
     fused,
-    in_file_order,
     kept,
     made,
-    shard_names,
-    split,
     write_safetensors,
     write_weights,
 )
@@ -53,18 +49,6 @@ class Writing:
     fresh: bool = False
     full_hash: bool = False
     layout: str = "diffusers"  # or nvlabs (.pth), single (.safetensors with NVlabs' names)
-
-
-@dataclass(frozen=True)
-class Repacked:
-    """How a component is written, instead of as it was: quantized."""
-
-    pieces: tuple[Piece, ...]
-    stem: str  # of its weight files
-    config: Mapping[str, Any]
-    metadata: Mapping[str, str]  # in the headers of its weight files
-    quantized: Quantized  # headers left open
-    memory: int  # that making the pieces takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +153,13 @@ class Surgery:
         if self.writing.transformer_only or self.writing.layout != "diffusers":
             return None
         return self.pipeline or (self.model if self.model.model_index else None)
+
+    @property
+    def needs_sanac(self) -> bool:
+        """Whether some of its weights are packed as stock diffusers can't read them."""
+        carried = [part.weights.quantized for part in self.carried if part.weights and part.name not in self.repacked]
+        found = [*(part.quantized for part in self.repacked.values()), *carried]
+        return any(quantized.layout == PACKED for quantized in found if quantized)
 
     @property
     def carried(self) -> tuple[Component, ...]:
@@ -290,7 +281,8 @@ def carry_out(job: Surgery, out: Path, talk: Talk) -> tuple[str, Manifest]:
         if stage.files:
             talk.note(f"continuing {stage.partial}: {len(stage.files)} files are already there")
         tensors = _write(stage, job, talk)
-        text = card.render(_lineage(job), _left_out(job), job.model.architecture, whole=job.companions is not None)
+        whole, own = job.companions is not None, job.needs_sanac
+        text = card.render(_lineage(job), _left_out(job), job.model.architecture, whole=whole, own=own)
         stage.place_bytes("README.md", text.encode(errors="backslashreplace"))
         if _witness(job.model, job.pipeline) != job.witness:
             raise BadInput(f"{job.model.located.path} was changed while it was read", hint="run the same command again")
@@ -372,27 +364,8 @@ def _place_transformer(stage: Stage, job: Surgery, talk: Talk) -> dict[str, str]
         for path in job.companions.root_files:
             _carry_file(stage, job, path, path.name, talk)
     if repacked is not None:
-        return _place_repacked(stage, "transformer", repacked, job, talk)
+        return repacked.place(stage, "transformer", job.writing.shard_bytes, talk)
     return write_weights(stage, "transformer", pieces, shard_bytes=job.writing.shard_bytes, talk=talk)
-
-
-def _place_repacked(stage: Stage, folder: str, part: Repacked, job: Surgery, talk: Talk) -> dict[str, str]:
-    """A quantized component: config, what is quantized how, weights; returns the tensors' digests."""
-    shards = split(part.pieces, job.writing.shard_bytes)
-    names = shard_names(len(shards), part.stem)
-    heads = (encode_header(in_file_order(shard), part.metadata) for shard in shards)
-    headers = {name: header_digest(head[8:]) for name, head in zip(names, heads, strict=True)}
-    stage.place_bytes(f"{folder}/config.json", jsonfile.pretty(_without_paths(part.config)))
-    stage.place_bytes(f"{folder}/{QUANTIZED}", jsonfile.pretty(replace(part.quantized, headers=headers).to_json()))
-    return write_weights(
-        stage,
-        folder,
-        part.pieces,
-        shard_bytes=job.writing.shard_bytes,
-        talk=talk,
-        stem=part.stem,
-        metadata=part.metadata,
-    )
 
 
 def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -404,7 +377,7 @@ def _carry(stage: Stage, job: Surgery, part: Component, talk: Talk) -> None:
     """Take a component along unchanged. A variant's files lose the variant in their names: plain loading finds them."""
     variant = part.weights.variant if part.weights else ""
     if part.name in job.repacked:
-        _place_repacked(stage, part.name, job.repacked[part.name], job, talk)
+        job.repacked[part.name].place(stage, part.name, job.writing.shard_bytes, talk)
     for path in job.unchanged(part):
         name = f"{part.name}/{_plain_name(path.name, variant)}"
         if part.weights and path == part.weights.index and variant:

@@ -28,6 +28,7 @@ _NAMES = {
     (2240, 40): "3.2B",
     (2240, 60): "4.8B",
 }
+QUANTIZED = ("INT8", "INT4", "FP8")  # how a weight's dtype reads where quant.json says that it is quantized
 _LARGEST_SIDE = 1024  # of the latent: images of 32,768 px
 _TOLD_OTHERWISE = {"_class_name", "mlp_ratio", "qk_norm"}  # another spelling can mean the same
 _PARTS = (
@@ -258,7 +259,7 @@ def _misfits(architecture: Architecture, tensors: Mapping[str, TensorRef]) -> li
         for name, shape in expected.items()
         if name in tensors and tensors[name].shape != shape
     ]
-    floats = {"F32", "F16", "BF16", "F64"}
+    floats = {"F32", "F16", "BF16", "F64", *QUANTIZED}
     problems += [
         f"{name} has dtype {ref.dtype}, expected a float" for name, ref in tensors.items() if ref.dtype not in floats
     ]

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sanac.core.errors import BadInput, Misuse
-from sanac.core.execute import Repacked, Surgery, Writing, decide
+from sanac.core.execute import Surgery, Writing, decide
 from sanac.core.family import dtype_counts
 from sanac.core.model import Component, Model
 from sanac.core.plan import keep_blocks
 from sanac.core.quantized import PACKED, PACKED_FILE, TORCHAO, Packing, Quantized
+from sanac.core.repacked import Repacked
 from sanac.quantize.packing import Rounded, pieces_of, torchao_metadata
 from sanac.quantize.schemes import Scheme, scheme_of
 from sanac.quantize.which import COMPONENTS, INCLUDES, sort_out

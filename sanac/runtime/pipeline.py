@@ -5,13 +5,15 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sanac.core.errors import BadInput, Lacking, Misuse
-from sanac.core.model import Model
+from sanac.core.locate import locate
+from sanac.core.model import Model, open_model
 from sanac.core.talk import SILENCE, Talk
 from sanac.nn.device import SIDES, pick_device, shrinkage
 from sanac.nn.quiet import quiet
@@ -154,6 +156,14 @@ def open_painter(model: Model, device: str | None = None) -> Painter:
     except torch.cuda.OutOfMemoryError as error:
         raise Lacking(f"{model.located.name} doesn't fit on {where}", hint="--device cpu") from error
     return Painter(pipeline, model.located.name, where)
+
+
+def load_pipeline(path: str | Path, device: str | None = None) -> "SanaPipeline":
+    """A stock diffusers pipeline from any model that sanac knows, quantized or not: `sanac.load_pipeline`.
+
+    PATH is a folder, a hub id in the local cache or `sanac:tiny`; no code in it is run, nothing is downloaded.
+    """
+    return open_painter(open_model(locate(str(path))), device).pipeline
 
 
 def _dtype(model: Model, device: str) -> "torch.dtype":
