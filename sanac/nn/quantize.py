@@ -74,7 +74,7 @@ def grouped(values: Tensor, block: int) -> Tensor:
 def nearest(weight: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
     """Scales by which each group's largest value is the largest number; a group of zeros has the scale one."""
     largest = grouped(matrix(weight), packing.width).abs().amax(dim=2).float()
-    return torch.where(largest > 0, largest / LARGEST[packing.form], 1.0).to(dtype)
+    return torch.where(largest == 0, 1.0, largest / LARGEST[packing.form]).to(dtype)  # NaN stays to be seen
 
 
 def smallest_error(weight: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:

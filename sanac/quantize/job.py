@@ -85,6 +85,8 @@ def repack(part: Component, scheme: Scheme, wanted: Wanted) -> Repacked:
             left[name] = f"--block {wanted.block} doesn't divide its {math.prod(tensors[name].shape[1:])} inputs"
         else:
             packings[name] = packing
+    if not packings:
+        raise Misuse(f"--block {wanted.block} divides the inputs of no weight of the {part.name}", hint="--block 32")
     layout = scheme.layout
     rounded = {name: Rounded(tensors[name], packing, layout, dtype) for name, packing in packings.items()}
     config = dict(part.config)
