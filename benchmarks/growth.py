@@ -95,7 +95,8 @@ def chart(runs: dict[str, dict[str, Any]], path: Path) -> None:
     for number, (name, run) in enumerate(runs.items()):
         axes.plot(*zip(*run["curve"], strict=True), color=f"C{number}", label=name)
         axes.plot(run["steps"], run["loss"], "o", color=f"C{number}")
-    axes.set(xlabel="steps of 12 blocks", ylabel="loss (dots: on fresh scenes, averaged weights)", ylim=(0.4, 1.0))
+    title = "dots: averaged weights, on scenes that no training saw"
+    axes.set(xlabel="steps of 12 blocks", ylabel="loss", ylim=(0.4, 1.0), title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

@@ -12,6 +12,7 @@ from sanac.core.model import Component, Model
 from sanac.core.plan import keep_blocks
 from sanac.core.quantized import PACKED, PACKED_FILE, TORCHAO, Packing, Quantized
 from sanac.core.repacked import Repacked
+from sanac.nn.quiet import quiet
 from sanac.quantize.packing import Rounded, pieces_of, torchao_metadata
 from sanac.quantize.schemes import Scheme, scheme_of
 from sanac.quantize.which import COMPONENTS, INCLUDES, sort_out
@@ -116,9 +117,11 @@ def _packing(shape: tuple[int, ...], scheme: Scheme, wanted: Wanted) -> Packing 
 def torchao_config(scheme: Scheme, wanted: Wanted, left: Mapping[str, str]) -> dict[str, Any]:
     """What diffusers and transformers want in config.json, by torchao's own hand."""
     import torch
-    from torchao.core.config import config_to_dict
-    from torchao.quantization import IntxWeightOnlyConfig
-    from torchao.quantization.granularity import PerAxis, PerGroup
+
+    with quiet():
+        from torchao.core.config import config_to_dict
+        from torchao.quantization import IntxWeightOnlyConfig
+        from torchao.quantization.granularity import PerAxis, PerGroup
 
     block = wanted.block or scheme.block
     how = IntxWeightOnlyConfig(getattr(torch, scheme.form), granularity=PerGroup(block) if block else PerAxis(0))

@@ -28,7 +28,7 @@ assert not any(name.split(".")[0] == "sanac" for name in sys.modules)
 model = SanaTransformer2DModel.from_pretrained(sys.argv[1], subfolder="transformer", torch_dtype=torch.bfloat16).eval()
 inputs = load_file(sys.argv[2])
 with torch.no_grad():
-    save_file({"out": model(*(inputs[name] for name in "abc"), return_dict=False)[0]}, sys.argv[3])
+    save_file({"out": model(*(inputs[name] for name in "abc"), return_dict=False)[0].contiguous()}, sys.argv[3])
 """
 
 
