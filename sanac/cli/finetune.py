@@ -62,6 +62,7 @@ Examples:
 @click.option("--compile", "compiled", is_flag=True, help="Faster steps after a minute or two.")
 @click.option("--lora", type=click.IntRange(1), metavar="RANK", help="Train low-rank changes only, then merge them.")
 @click.option("--lora-file", type=_FOLDER, metavar="FILE", help="Keep these changes as a file, too.")
+@click.option("--fake-quant", metavar="SCHEME", help="Train for `sanac quantize --scheme SCHEME`.")
 @click.option("--teacher-cache", default="4GB", show_default=True, metavar="SIZE", help="Disk for its answers.")
 @click.option("--memory-limit", default="2GB", show_default=True, metavar="SIZE", help="While the teacher is asked.")
 @click.option("--save-every", type=click.IntRange(1), default=100, show_default=True, metavar="N", help="Steps.")

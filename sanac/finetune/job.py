@@ -16,6 +16,9 @@ from sanac.core.execute import Surgery, Writing, decide
 from sanac.core.header import read_header
 from sanac.core.model import Model
 from sanac.core.plan import keep_blocks
+from sanac.core.quantizable import sort_out
+from sanac.core.quantized import Packing
+from sanac.core.schemes import scheme_of
 from sanac.core.talk import Talk
 from sanac.core.units import bytes_text
 from sanac.finetune import free, pairs
@@ -32,15 +35,17 @@ from sanac.finetune.schedule import Schedule
 from sanac.finetune.student import open_student, save_weights
 from sanac.finetune.teacher import Lessons, Teaching
 from sanac.nn.device import free_memory, pick_device
+from sanac.nn.packed import simulate
 from sanac.nn.prompts import choose_prompts
 from sanac.nn.surroundings import check_computable, latent_side, scheduler_of, vocabulary_of
 from sanac.nn.trajectory import Sampling
-from sanac.nn.weights import Blocks
+from sanac.nn.weights import DTYPES, Blocks
 
 SCHEMA = 1  # raised when the same settings would train differently
 TOKENS = 16_384  # of a batch, where the user names no batch size
-RATE = 0.1  # learning rate times width, where the user names none
+RATE, GENTLE = 0.1, 0.01  # learning rate times width, where the user names none; for rounding that is nearly right
 WARMUP = 0.1  # share of the steps
+FAKE_QUANT_SCHEMA = 1  # raised when simulated quantization would train differently
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ class Wanted:
     compiled: bool = False
     lora: int | None = None  # rank
     lora_file: Path | None = None
+    fake_quant: str | None = None  # scheme that the weights will be quantized by
     dry: bool = False  # nothing is computed: what was not prepared before is lacking
     save_every: int = 100
     seed: int = 0
@@ -86,6 +92,10 @@ class Wanted:
             problems.append("--lora-file is for --lora RANK")
         if self.prompts and self.data:
             problems.append("--prompts are for --data-free: with --data, captions lie beside the pictures")
+        if self.fake_quant:
+            scheme_of(self.fake_quant)
+        if self.fake_quant and self.lora:
+            problems.append("--fake-quant and --lora contradict each other: what is quantized are whole weights")
         unknown = sorted(set(self.losses or {}) - set(LOSSES))
         problems += [f"there is no loss {name!r}: {', '.join(LOSSES)}" for name in unknown]
         problems += [
@@ -116,7 +126,7 @@ class Recovery:
     @property
     def rate(self) -> float:
         """The peak learning rate."""
-        return self.wanted.rate or RATE / self.model.architecture.width
+        return self.wanted.rate or (GENTLE if self.wanted.fake_quant else RATE) / self.model.architecture.width
 
     @property
     def drawing(self) -> Drawing:
@@ -197,6 +207,8 @@ class Recovery:
             "checkpointing": self.wanted.checkpointing,
             "lora": self.wanted.lora,
         }
+        if self.wanted.fake_quant:
+            how["fake_quant"] = [FAKE_QUANT_SCHEMA, self.wanted.fake_quant]
         if self.teacher:
             how["teacher"] = [self.teacher.identity(), self.distinct, list(self.exits)]
         plan = keep_blocks(self.model.architecture.blocks, list(range(self.model.architecture.blocks)))
@@ -260,6 +272,8 @@ class Recovery:
             student = open_student(self.model, device, torch.float32)
             if self.wanted.lora:
                 add_lora(student, self.model.architecture, self.wanted.lora, self.wanted.seed)
+            if self.wanted.fake_quant:
+                simulate(student, *self._packings(self.wanted.fake_quant))
             if self.wanted.checkpointing:
                 student.enable_gradient_checkpointing()
             task = RecoveryTask(
@@ -284,6 +298,13 @@ class Recovery:
             save_adapter(weights, self.wanted.lora_file)
         save_weights(merged(student) if self.wanted.lora else student.state_dict(), self.model, file)
 
+    def _packings(self, name: str) -> tuple[dict[str, Packing], torch.dtype]:
+        """How the weights will be quantized, and the dtype of their scales."""
+        tensors, scheme = self.model.weights.tensors, scheme_of(name)
+        chosen, _ = sort_out("transformer", tensors, frozenset())
+        packings = {weight: scheme.packing(tensors[weight].shape, None, None) for weight in chosen}
+        return {weight: how for weight, how in packings.items() if how}, DTYPES[tensors[chosen[0]].dtype]
+
     def _lessons(self, device: torch.device, talk: Talk) -> Lessons | None:
         if self.teacher is None:
             return None
@@ -305,7 +326,7 @@ def decide_recovery(model: Model, wanted: Wanted, workspace: Path, talk: Talk) -
     teacher = wanted.teacher
     needed = wanted.data is None or wanted.losses is None or bool({"distill", "features"} & set(wanted.losses))
     if teacher is None and needed:
-        teacher = parent_of(model)
+        teacher = parent_of(model) or (model if wanted.fake_quant else None)
     losses = wanted.losses or ({"distill": 1.0} if teacher else {"flow": 1.0})
     if teacher is None and {"distill", "features"} & set(losses):
         raise Misuse(

@@ -1,11 +1,14 @@
 """Layers whose weights stay quantized in memory, and are restored where they are used."""
 
+import functools
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own custom)
 from torch import Tensor, nn
 
 from sanac.core.quantized import Packing
-from sanac.nn.quantize import restored
+from sanac.nn.quantize import restored, simulated
 
 
 class PackedLinear(nn.Module):  # type: ignore[misc]
@@ -57,3 +60,17 @@ def packed_like(layer: nn.Module, packing: Packing, stored: Tensor, scale: Tenso
         return PackedConv2d(packing, stored, scale, layer)
     assert isinstance(layer, nn.Linear), f"{type(layer).__name__} can't be quantized"
     return PackedLinear(packing, stored, scale, layer.bias)
+
+
+def simulate(module: nn.Module, packings: Mapping[str, Packing], dtype: torch.dtype) -> None:
+    """Have layers compute with what their weights will be once quantized; the weights themselves stay, and learn."""
+    for name, packing in packings.items():
+        layer = module.get_submodule(name.removesuffix(".weight"))
+        layer.forward = functools.partial(_simulated, layer, packing, dtype)
+
+
+def _simulated(layer: nn.Module, packing: Packing, dtype: torch.dtype, given: Tensor) -> Tensor:
+    weight = simulated(layer.weight, packing, dtype)
+    if isinstance(layer, nn.Conv2d):
+        return F.conv2d(given, weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+    return F.linear(given, weight, layer.bias)

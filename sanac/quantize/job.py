@@ -10,12 +10,12 @@ from sanac.core.execute import Surgery, Writing, decide
 from sanac.core.family import dtype_counts
 from sanac.core.model import Component, Model
 from sanac.core.plan import keep_blocks
+from sanac.core.quantizable import COMPONENTS, INCLUDES, sort_out
 from sanac.core.quantized import PACKED, PACKED_FILE, TORCHAO, Packing, Quantized
 from sanac.core.repacked import Repacked
+from sanac.core.schemes import Scheme, scheme_of
 from sanac.nn.quiet import quiet
 from sanac.quantize.packing import Rounded, pieces_of, torchao_metadata
-from sanac.quantize.schemes import Scheme, scheme_of
-from sanac.quantize.which import COMPONENTS, INCLUDES, sort_out
 
 SCHEMA = 1  # raised when the same settings would give other bytes
 _STEMS = {"text_encoder": "model"}
@@ -81,7 +81,7 @@ def repack(part: Component, scheme: Scheme, wanted: Wanted) -> Repacked:
     dtype = next(iter(dtype_counts([tensors[name] for name in chosen])))
     packings: dict[str, Packing] = {}
     for name in chosen:
-        packing = _packing(tensors[name].shape, scheme, wanted)
+        packing = scheme.packing(tensors[name].shape, wanted.block, wanted.rounding)
         if packing is None:
             left[name] = f"--block {wanted.block} doesn't divide its {math.prod(tensors[name].shape[1:])} inputs"
         else:
@@ -101,17 +101,6 @@ def repack(part: Component, scheme: Scheme, wanted: Wanted) -> Repacked:
         quantized=Quantized(layout, dtype, packings, left, {}),
         memory=24 * max(math.prod(packing.shape) for packing in packings.values()),
     )
-
-
-def _packing(shape: tuple[int, ...], scheme: Scheme, wanted: Wanted) -> Packing | None:
-    """How a weight is stored; None where torchao can't have this block size."""
-    block = wanted.block or scheme.block
-    inputs = math.prod(shape[1:])
-    if scheme.layout == TORCHAO and block and (inputs % block or math.prod(shape[2:]) != 1):
-        return None
-    if block and block >= inputs:
-        block = None
-    return Packing(scheme.name, scheme.form, block, shape, wanted.rounding or scheme.rounding)
 
 
 def torchao_config(scheme: Scheme, wanted: Wanted, left: Mapping[str, str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import sanac as package
 from sanac.core.locate import locate
 from sanac.core.model import open_model
 from sanac.core.quantized import FILE, part_name
+from sanac.nn.packed import simulate
 from sanac.nn.quantize import ROUNDINGS, pack, restored, stored_values
 from sanac.nn.weights import Blocks
 from tests.conftest import Sanac
@@ -146,6 +147,37 @@ def test_our_own_forward_restores_them(sanac: Sanac, half: Path, scheme: str) ->
     assert torch.equal(found["ff.conv_point.weight"], block.ff.conv_point.weight_in(torch.float32))
     assert torch.equal(found["attn2.to_k.weight"], block.attn2.to_k.weight)
     assert sanac("analyze", "q", "--num-prompts", "3", "--timesteps", "2").code == 0
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_training_simulates_what_quantizing_does(sanac: Sanac, half: Path, scheme: str) -> None:
+    """Bit for bit: the layer that learns computes what the packed one will."""
+    assert sanac("quantize", half, "--scheme", scheme, "--out", "q").code == 0
+    packed = package.load_pipeline("q", "cpu").transformer
+    plain = package.load_pipeline(half, "cpu").transformer
+    simulate(plain, open_model(locate("q")).weights.quantized.weights, torch.bfloat16)
+    given = tuple(tensor.float() for tensor in inputs())
+    with torch.no_grad():
+        assert torch.equal(plain(*given, return_dict=False)[0], packed(*given, return_dict=False)[0])
+
+
+def test_training_for_four_bits_makes_four_bits_better(sanac: Sanac, half: Path, one_thread: None) -> None:
+    job = ("finetune", half, "--data", "shapes", "--samples", "64", "--batch", "16", "--steps", "100")
+    ran = sanac(*job, "--fake-quant", "int4-wo", "--out", "tuned", "--json")
+    assert ran.code == 0, ran.err
+    errors = []
+    for source in (half, "tuned"):
+        assert sanac("quantize", source, "--scheme", "int4-wo", "--out", f"q{len(errors)}").code == 0
+        found = package.load_pipeline(f"q{len(errors)}", "cpu").transformer
+        reference = package.load_pipeline(half, "cpu").transformer
+        given = tuple(tensor.float() for tensor in inputs())
+        with torch.no_grad():
+            apart = found(*given, return_dict=False)[0] - reference(*given, return_dict=False)[0]
+        errors.append(float(apart.square().mean()))
+    assert errors[1] < 0.95 * errors[0], errors
+    with_lora = sanac(*job, "--fake-quant", "int4-wo", "--lora", "4", "--out", "x")
+    assert (with_lora.code, "--lora" in with_lora.err) == (2, True)
+    assert sanac(*job, "--fake-quant", "int5", "--out", "x").code == 2
 
 
 def test_every_layout_can_be_quantized(sanac: Sanac, half: Path, sharded: Path) -> None:

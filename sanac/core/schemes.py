@@ -1,9 +1,10 @@
 """The schemes by name: how many bits, what shares a scale, and who can read the result."""
 
+import math
 from dataclasses import dataclass
 
 from sanac.core.errors import Misuse
-from sanac.core.quantized import PACKED, TORCHAO
+from sanac.core.quantized import PACKED, TORCHAO, Packing
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,16 @@ class Scheme:
     rounding: str  # unless the user says otherwise
     title: str
 
+    def packing(self, shape: tuple[int, ...], block: int | None, rounding: str | None) -> Packing | None:
+        """How a weight of this shape is stored; None where torchao can't have this block size."""
+        block = block or self.block
+        inputs = math.prod(shape[1:])
+        if self.layout == TORCHAO and block and (inputs % block or math.prod(shape[2:]) != 1):
+            return None
+        return Packing(
+            self.name, self.form, block if block and block < inputs else None, shape, rounding or self.rounding
+        )
+
 
 SCHEMES = {
     scheme.name: scheme
@@ -29,7 +40,7 @@ SCHEMES = {
 }
 
 
-def scheme_of(name: str, block: int | None) -> Scheme:
+def scheme_of(name: str, block: int | None = None) -> Scheme:
     """The scheme asked for, with its block size."""
     if name not in SCHEMES:
         raise Misuse(f"there is no scheme {name!r}", hint=f"one of {', '.join(SCHEMES)}")
