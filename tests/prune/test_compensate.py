@@ -37,7 +37,7 @@ def test_a_repair_doesn_t_hang_on_batches(states: tuple[States, States]) -> None
     assert whole.changes.keys() == parts.changes.keys()
     assert "patch_embed.proj.weight" in whole.changes
     for name, change in whole.changes.items():
-        assert (parts.changes[name] - change).norm() < 1e-4 * change.norm(), name
+        assert (parts.changes[name] - change).norm() < 1e-3 * change.norm(), name
 
 
 def test_the_solution_is_that_of_each_channel_s_own_gram_matrix() -> None:
