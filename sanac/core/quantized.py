@@ -106,18 +106,20 @@ def read_quantized(path: Path) -> Quantized:
         raise BadInput(f"{path} is of another version of sanac", hint="quantize the model again")
     try:
         found = Quantized(**{**value, "weights": {name: _packing(entry) for name, entry in value["weights"].items()}})
+        if (found.layout, found.dtype) not in [(layout, dtype) for layout in (TORCHAO, PACKED) for dtype in SCALES]:
+            raise ValueError(f"layout {found.layout!r}, dtype {found.dtype!r}")
+        if not isinstance(found.left, dict) or not isinstance(found.headers, dict):
+            raise ValueError("left and headers are not objects")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} is broken", why=str(error), hint="quantize the model again") from error
-    if found.layout not in {TORCHAO, PACKED} or found.dtype not in SCALES:
-        raise BadInput(f"{path} is broken", why=f"layout {found.layout!r}, dtype {found.dtype!r}")
     return found
 
 
 def _packing(entry: Mapping[str, Any]) -> Packing:
     found = Packing(**{**entry, "shape": tuple(entry["shape"])})
-    sound = (
-        found.form in FORMS and len(found.shape) >= 2 and all(type(size) is int and size > 0 for size in found.shape)
-    )
+    words = all(type(word) is str for word in (found.scheme, found.form, found.rounding))
+    sizes = len(found.shape) >= 2 and all(type(size) is int and size > 0 for size in found.shape)
+    sound = words and sizes and found.form in FORMS
     if not sound or not (found.block is None or (type(found.block) is int and found.block > 0)):
         raise ValueError(f"{dict(entry)!r} describes no weight")
     return found
