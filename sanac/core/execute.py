@@ -97,8 +97,6 @@ class Surgery:
             found = {**reference.transformer.config, **model.architecture.shape_config()}
         elif not found:
             found = model.architecture.config() | nvlabs.image_size(model.extras)
-        if "transformer" in self.repacked:
-            found = dict(self.repacked["transformer"].config)
         return _without_paths(found | dict(self.plan.config))
 
     @property

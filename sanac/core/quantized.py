@@ -6,6 +6,7 @@ from it. A weight `a.b.weight` is stored as `a.b._weight_qdata` and `a.b._weight
 weight files that it belongs to: edited, or beside another model's weights, it is refused.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,10 +40,7 @@ class Packing:
     @property
     def columns(self) -> int:
         """Inputs of one output channel."""
-        columns = 1
-        for size in self.shape[1:]:
-            columns *= size
-        return columns
+        return math.prod(self.shape[1:])
 
     @property
     def width(self) -> int:

@@ -46,14 +46,14 @@ def decide_quantizing(model: Model, wanted: Wanted, writing: Writing) -> Surgery
     """The job that quantizes these components and takes the rest along."""
     scheme = wanted.check()
     blocks = model.architecture.blocks
-    repacked = {
-        COMPONENTS[name]: repack(part_named(model, COMPONENTS[name]), scheme, wanted) for name in wanted.components
-    }
+    parts = [part_named(model, COMPONENTS[name]) for name in wanted.components]
     if model.patches:
         raise Misuse("a LoRA is merged before quantizing", hint="sanac convert --lora first")
     settings = {"schema": SCHEMA, **asdict(wanted), "include": sorted(wanted.include)}
     plan = keep_blocks(blocks, list(range(blocks)))
-    return replace(decide("quantize", model, plan, settings, writing), repacked=repacked)
+    job = decide("quantize", model, plan, settings, writing)
+    configs = {part.name: job.config if part is model.transformer else part.config for part in parts}
+    return replace(job, repacked={part.name: repack(part, configs[part.name], scheme, wanted) for part in parts})
 
 
 def part_named(model: Model, name: str) -> Component:
@@ -73,7 +73,7 @@ def part_named(model: Model, name: str) -> Component:
     return part
 
 
-def repack(part: Component, scheme: Scheme, wanted: Wanted) -> Repacked:
+def repack(part: Component, config: Mapping[str, Any], scheme: Scheme, wanted: Wanted) -> Repacked:
     """A component, quantized; nothing is read but headers."""
     assert part.weights is not None
     tensors = part.weights.tensors
@@ -90,9 +90,8 @@ def repack(part: Component, scheme: Scheme, wanted: Wanted) -> Repacked:
         raise Misuse(f"--block {wanted.block} divides the inputs of no weight of the {part.name}", hint="--block 32")
     layout = scheme.layout
     rounded = {name: Rounded(tensors[name], packing, layout, dtype) for name, packing in packings.items()}
-    config = dict(part.config)
     if layout == TORCHAO:
-        config["quantization_config"] = torchao_config(scheme, wanted, left)
+        config = {**config, "quantization_config": torchao_config(scheme, wanted, left)}
     return Repacked(
         pieces=pieces_of(tensors, rounded),
         stem=PACKED_FILE if layout == PACKED else _STEMS.get(part.name, "diffusion_pytorch_model"),

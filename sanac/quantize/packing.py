@@ -1,7 +1,8 @@
 """A quantized component as pieces to write: made from the checkpoint tensor by tensor when their turn comes."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from sanac.core.errors import BadInput
 from sanac.core.header import TensorRef
-from sanac.core.quantized import FORMS, PACKED, Packing, part_name
+from sanac.core.quantized import FORMS, PACKED, TORCHAO, Packing, part_name
 from sanac.core.writer import Piece, kept, made
 from sanac.nn.quantize import ROUNDINGS, pack, stored_values
 from sanac.nn.weights import DTYPES, read_tensor
@@ -46,33 +47,17 @@ class Rounded:
         return pack(values) if self.layout == PACKED and self.packing.form == "int4" else values
 
     def pieces(self) -> tuple[Piece, ...]:
-        """What is written of it."""
+        """What is written of it, to lie in one shard."""
         packing, name = self.packing, self.ref.name
-        shape = packing.stored_shape(self.layout)
-        dtype, size = FORMS[packing.form][0], 1
-        for edge in shape:
-            size *= edge
-        scales = packing.shape[0] * packing.groups
+        few, many = packing.scale_shape(self.layout), packing.stored_shape(self.layout)
+        scales, dtype = math.prod(few), FORMS[packing.form][0]
         found = [
-            made(
-                part_name(name, "scale"),
-                self.dtype,
-                packing.scale_shape(self.layout),
-                scales * _BYTES[self.dtype],
-                lambda: _bytes(self.scale()),
-            )
+            made(part_name(name, "scale"), self.dtype, few, scales * _BYTES[self.dtype], lambda: _bytes(self.scale()))
         ]
-        if self.layout != PACKED:  # torchao wants one: symmetric schemes have zeros
-            zeros = bytes(scales)
-            found.append(
-                made(part_name(name, "zero_point"), "I8", packing.scale_shape(self.layout), scales, lambda: zeros)
-            )
-        found.append(made(part_name(name, "qdata"), dtype, shape, size, lambda: _bytes(self.stored())))
-        return tuple(_together(found))
-
-
-def _together(pieces: Sequence[Piece]) -> list[Piece]:
-    return [*(replace(piece, with_next=True) for piece in pieces[:-1]), pieces[-1]]
+        if self.layout == TORCHAO:  # it wants zero points; symmetric schemes have zeros
+            found.append(made(part_name(name, "zero_point"), "I8", few, scales, lambda: bytes(scales)))
+        found = [replace(piece, with_next=True) for piece in found]
+        return (*found, made(part_name(name, "qdata"), dtype, many, math.prod(many), lambda: _bytes(self.stored())))
 
 
 def _bytes(values: Tensor) -> bytes:
