@@ -202,15 +202,20 @@ def rows(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def chart(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Score by depth, one line per method, one panel per model."""
+def _panels(models: Mapping[str, Mapping[str, Any]], height: float) -> tuple[Any, list[tuple[str, Any, list[Any]]]]:
+    """A figure with a panel for each model, and its cells."""
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(
-        1, len(models), figsize=(5 * len(models), 3.8), layout="constrained", sharey=True, squeeze=False
-    )
-    for axes, (word, model) in zip(panels[0], models.items(), strict=True):
-        found = list(model["cells"].values())
+    count = len(models)
+    figure, axes = plt.subplots(1, count, figsize=(5 * count, height), layout="constrained", sharey=True, squeeze=False)
+    cells = (list(model["cells"].values()) for model in models.values())
+    return figure, list(zip(models, axes[0], cells, strict=True))
+
+
+def chart(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Score by depth, one line per method, one panel per model."""
+    figure, panels = _panels(models, 3.8)
+    for word, axes, found in panels:
         for number, method in enumerate(METHODS):
             points: dict[int, list[float]] = {}
             for cell in found:
@@ -222,8 +227,8 @@ def chart(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
                 axes.plot(depths, means, marker="o", color=f"C{number}", label=method)
         axes.set(title=word, xlabel="blocks", ylim=(0, 1))
         axes.grid(alpha=0.3)
-    panels[0][0].set_ylabel("shapes score")
-    handles, labels = panels[0][0].get_legend_handles_labels()
+    panels[0][1].set_ylabel("shapes score")
+    handles, labels = panels[0][1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(METHODS), fontsize=8)
     figure.savefig(path, dpi=120)
 
@@ -252,11 +257,8 @@ def draw_table(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """The scores as a picture: methods by depths, a panel per model, the darker the better."""
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(
-        1, len(models), figsize=(5 * len(models), 3.2), layout="constrained", sharey=True, squeeze=False
-    )
-    for axes, (word, model) in zip(panels[0], models.items(), strict=True):
-        found = list(model["cells"].values())
+    figure, panels = _panels(models, 3.2)
+    for word, axes, found in panels:
         for row, method in enumerate(METHODS):
             for column, depth in enumerate(DEPTHS):
                 same = [cell["overall"] for cell in found if (cell["method"], cell["depth"]) == (method, depth)]

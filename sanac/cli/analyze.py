@@ -136,16 +136,20 @@ def command(
     word = model or starting_word(options, common)
     opened = open_word(word, common)
     wanted = replace(wanted_from(measured, common), save_embeddings=save_embeddings, velocity=metric == "velocity")
+    wanted = replace(wanted, yes=wanted.yes or options.dry_run)
     job = decide_measuring(opened, wanted, options.workspace, options.out)
     scores = None if options.force else job.known()
     status = "ok" if scores is None else "cached"
     if scores is None:
-        job.check_place(force=options.force, fresh=options.fresh)
+        if options.out and not options.force:
+            job.spare_others()
         job.announce(common.talk)
     if options.dry_run:
         done = f"{job.folder} {'already holds these' if scores else 'would hold the scores'}"
         return Result(status, lambda: click.echo(done), {"dry_run": True}, str(job.folder), common.as_json)
     if scores is None:
+        if options.fresh:
+            job.forget()
         scores = job.run(common.talk)
     elif save_embeddings:
         job.captions(common.talk)

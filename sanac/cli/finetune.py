@@ -77,7 +77,8 @@ def command(model: str | None, options: StageOptions, common: Common, **said: An
     By default the model that it was pruned from teaches it, on latents that this teacher paints: no data is needed.
     Without MODEL it takes the workspace's newest artifact. Ctrl-C saves the state; the same command goes on from it.
     """
-    word, opened = _open(model, options, common)
+    word = model or newest_word(options, common)
+    opened = open_word(word, common)
     every, prompts = said.pop("sample_every"), said.pop("sample_prompts")
     names = [name for name in said.pop("log_with").split(",") if name]
     if bool(every) != bool(prompts):
@@ -107,12 +108,6 @@ def command(model: str | None, options: StageOptions, common: Common, **said: An
     if not options.dry_run and folder.is_dir():
         _keep_measurements(folder, Path(str(result.out)), job, common)
     return replace(result, data={**result.data, "memory": memory.total})
-
-
-def _open(model: str | None, options: StageOptions, common: Common) -> tuple[str, "Model"]:
-    """MODEL, or the workspace's newest artifact."""
-    word = model or newest_word(options, common)
-    return word, open_word(word, common)
 
 
 def _wanted(said: dict[str, Any], options: StageOptions, common: Common) -> "Wanted":

@@ -94,9 +94,12 @@ def command(
     _warn_of_idle(choice, scores, compensate=compensate, common=common)
     states = None
     if compensate:
+        from sanac.core.talk import SILENCE
         from sanac.prune.choose import repair_states
 
         states = repair_states(opened, wanted, common.talk)
+        if choice and not scores:  # choosing may take hours: what the repair lacks is said before
+            states.check_room(SILENCE)
     job = _decide(opened, keep, choice, scores, wanted, writing, options, common)
     if states is None:
         return run_surgery(word, job, options, common)

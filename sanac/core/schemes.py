@@ -17,7 +17,6 @@ class Scheme:
     blocks: tuple[int, ...]  # that may be asked for
     layout: str
     rounding: str  # unless the user says otherwise
-    title: str
 
     def packing(self, shape: tuple[int, ...], block: int | None, rounding: str | None) -> Packing | None:
         """How a weight of this shape is stored; None where torchao can't have this block size."""
@@ -33,9 +32,9 @@ class Scheme:
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
-        Scheme("int8-wo", "int8", None, (32, 64, 128), TORCHAO, "nearest", "8 bits, a scale per output channel"),
-        Scheme("int4-wo", "int4", 64, (32, 64, 128), PACKED, "search", "4 bits, a scale per block of inputs"),
-        Scheme("fp8-wo", "fp8", None, (32, 64, 128), PACKED, "nearest", "8 bits, floating point (e4m3)"),
+        Scheme("int8-wo", "int8", None, (32, 64, 128), TORCHAO, "nearest"),
+        Scheme("int4-wo", "int4", 64, (32, 64, 128), PACKED, "search"),
+        Scheme("fp8-wo", "fp8", None, (32, 64, 128), PACKED, "nearest"),
     )
 }
 

@@ -25,7 +25,7 @@ from sanac.nn.surroundings import (
 from sanac.nn.trajectory import WORK, Sampling
 from sanac.nn.weights import Blocks
 from sanac.prune.inputs import Inputs, choose_inputs
-from sanac.prune.measure import FEWEST, LIMIT, Cost, Wanted
+from sanac.prune.measure import FEWEST, Cost, Wanted
 from sanac.prune.states import States, states_of
 
 _FP32 = 4
@@ -46,6 +46,8 @@ class Calibration:
     device: str
     batch: int  # prompts that go through a block together
     resident: bool = False  # whether the weights are read once and stay
+    fixed: int = 0  # bytes that are needed for all prompts, once they were sampled
+    each: int = 0  # and for one
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -106,26 +108,30 @@ class Calibration:
                 why=f"three prompts, the least, take {bytes_text(least)}",
                 hint=f"--memory-limit {least // 1_000_000 + 1}MB, or fewer --timesteps",
             )
-        per_prompt = self._takes(self.count + 1, 1, fixed, each) - self._takes(self.count, 1, fixed, each)
-        count, whole = self.count, self._takes(self.count, 1, fixed, each)
-        if whole > limit and self.named:
+        count = self.count
+        if self._takes(count, 1, fixed, each) > limit and self.named:
             count = next(n for n in range(self.count, 0, -1) if self._takes(n, 1, fixed, each) <= limit)
             talk.note(f"--memory-limit: {count} of {self.count} prompts fit")
-        elif whole > limit:
-            limit, free = whole, free_memory(self.device)
-            if whole > free:
-                fitting = max(LEAST, self.count - -(-(whole - free) // per_prompt))
-                raise Lacking(
-                    f"this takes {bytes_text(whole)} of memory, {bytes_text(free)} are free",
-                    why=f"each of {self.count} prompts takes {bytes_text(per_prompt)}",
-                    hint=f"--num-prompts {fitting}, or fewer --timesteps",
-                )
-            talk.note(f"takes {bytes_text(whole)} of memory for {count} prompts; --memory-limit makes them fewer")
-        left = limit - self._takes(count, 1, fixed, each)
+        left = max(0, limit - self._takes(count, 1, fixed, each))
         resident = self.weight_bytes < min(left, self.memory_limit // 4)
         left -= self.weight_bytes if resident else 0
         batch = max(1, min(self.batch, 1 + left // self.work))
-        return replace(self, count=count, batch=batch, resident=resident)
+        return replace(self, count=count, batch=batch, resident=resident, fixed=fixed, each=each)
+
+    def check_room(self, talk: Talk) -> None:
+        """Lacking if there is less than all prompts need; more than the usual limit is said."""
+        needed = self._takes(self.count, self.batch, self.fixed, self.each)
+        if needed <= self.memory_limit:
+            return
+        free, fewer = free_memory(self.device), self._takes(self.count - 1, self.batch, self.fixed, self.each)
+        if needed > free:
+            fitting = max(LEAST, self.count - -(-(needed - free) // (needed - fewer)))
+            raise Lacking(
+                f"this takes {bytes_text(needed)} of memory, {bytes_text(free)} are free",
+                why=f"each of {self.count} prompts takes {bytes_text(needed - fewer)}",
+                hint=f"--num-prompts {fitting}, or fewer --timesteps",
+            )
+        talk.note(f"takes {bytes_text(needed)} of memory for {self.count} prompts; --memory-limit makes them fewer")
 
     def _takes(self, count: int, batch: int, fixed: int, each: int) -> int:
         """Bytes for so many prompts, so many at a time: while they are sampled, or afterwards, whichever is more."""
@@ -155,7 +161,8 @@ class Calibration:
         )
 
     def announce(self, what: str, seconds: float, talk: Talk, *, yes: bool) -> None:
-        """Say how long `what` on these prompts will take."""
+        """Say what `what` on these prompts will take, before anything is computed."""
+        self.check_room(talk)
         what, steps = f"{what} on {self.count} prompts", self.sampling.steps
         Cost(what, seconds, self.device, self.inputs, self.count, steps).announce(talk, yes=yes)
 
@@ -195,7 +202,7 @@ def calibration(model: Model, wanted: Wanted, every: int) -> Calibration:
     sampling = Sampling(wanted.timesteps, wanted.guidance, wanted.seed, latent_side(model))
     scheduler, device = scheduler_of(model), pick_device(wanted.device)
     every = min(every, wanted.timesteps)
-    limit, named = wanted.memory_limit or LIMIT, wanted.memory_limit is not None
+    limit, named = wanted.limit, wanted.memory_limit is not None
     found = Calibration(model, inputs, inputs.count, sampling, scheduler, every, limit, named, device, batch=1)
     batch = max(1, min(TOGETHER, limit // 4 // found.work))
     return replace(found, batch=batch, resident=found.weight_bytes < limit // 4)

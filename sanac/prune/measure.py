@@ -48,6 +48,11 @@ class Wanted:
     velocity: bool = False
     dry: bool = False  # nothing is computed: what was not measured before is lacking
 
+    @property
+    def limit(self) -> int:
+        """The memory limit, named or not."""
+        return self.memory_limit or LIMIT
+
     def check(self) -> None:
         """What was said contradicts itself: all of it at once."""
         problems = []
@@ -92,17 +97,14 @@ class Measuring:
             pass
         return None
 
-    def check_place(self, *, force: bool, fresh: bool) -> None:
-        """Other scores are replaced only when told to; so is what a stopped run left."""
-        if self.file.exists() and not force and not self._of_workspace:
+    def spare_others(self) -> None:
+        """Misuse where other scores lie already."""
+        if self.file.exists():
             raise Misuse(f"{self.file} holds other scores", hint="--out another folder, or replace them with --force")
-        if fresh:
-            shutil.rmtree(self.folder / PROGRESS, ignore_errors=True)
 
-    @property
-    def _of_workspace(self) -> bool:
-        """Whether the folder bears this job's key: what lies there can only be this job's, damaged."""
-        return self.folder.name == f"analyze-{self.job.key[:8]}"
+    def forget(self) -> None:
+        """Begin anew, whatever a stopped run left."""
+        shutil.rmtree(self.folder / PROGRESS, ignore_errors=True)
 
     def announce(self, talk: Talk, cheaper: Sequence[str] = ()) -> None:
         """Say how long it will take; what takes long only goes on when told to."""
@@ -147,8 +149,8 @@ def decide_measuring(model: Model, wanted: Wanted, workspace: Path, out: Path | 
     scheduler, whole = scheduler_of(model), wanted.reduce == "sample"
     if wanted.data and scheduler.get("_class_name") != EULER and not scheduler.get("use_flow_sigmas"):
         raise Misuse("--inputs noised needs a sampler of flow matching", why="its noise levels mean something else")
-    limit = wanted.memory_limit or LIMIT
-    job = Analysis(model, inputs.prompts, sampling, scheduler, whole, limit, device, inputs.settings, wanted.velocity)
+    how = (sampling, scheduler, whole, wanted.limit, device, inputs.settings, wanted.velocity)
+    job = Analysis(model, inputs.prompts, *how)
     return Measuring(job, inputs, wanted, out or workspace / f"analyze-{job.key[:8]}")
 
 

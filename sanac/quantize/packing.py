@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,13 +27,12 @@ class Rounded:
     packing: Packing
     layout: str
     dtype: str  # of the scale
-    read: Callable[[TensorRef], Tensor] = field(default=lambda ref: read_tensor(ref, _CPU, torch.float32))
     _scale: Tensor | None = None
 
     def scale(self, weight: Tensor | None = None) -> Tensor:
         """(rows, groups), as it is stored."""
         if self._scale is None:
-            weight = self.read(self.ref) if weight is None else weight
+            weight = read_tensor(self.ref, _CPU, torch.float32) if weight is None else weight
             found = ROUNDINGS[self.packing.rounding](weight, self.packing, DTYPES[self.dtype])
             if not torch.isfinite(found).all():
                 raise BadInput(f"{self.ref.name} holds NaN or infinity", hint="sanac inspect MODEL --scan")
@@ -42,7 +41,7 @@ class Rounded:
 
     def stored(self) -> Tensor:
         """The quantized values, as they are stored."""
-        weight = self.read(self.ref)
+        weight = read_tensor(self.ref, _CPU, torch.float32)
         values = stored_values(weight, self.scale(weight), self.packing)
         return pack(values) if self.layout == PACKED and self.packing.form == "int4" else values
 

@@ -20,8 +20,10 @@ from sanac.core.locate import locate
 from sanac.core.model import open_model
 from sanac.nn.block import POINT
 from sanac.nn.trajectory import Sampling, starting_noise
+from sanac.prune.analyze import estimate
 from sanac.prune.compensate import Repair
 from sanac.prune.inputs import choose_inputs
+from sanac.prune.measure import Wanted, decide_measuring
 from tests.conftest import Sanac
 
 FEW = ("--num-prompts", "3", "--timesteps", "3")
@@ -286,6 +288,46 @@ def test_a_dry_run_estimates_and_writes_nothing(sanac: Sanac, pipeline: Path, tm
     assert ran.code == 0
     assert "about" in ran.err
     assert not (tmp_path / "sanac-out").exists()
+
+
+def test_a_dry_run_leaves_what_a_stopped_run_left(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    left = tmp_path / "a" / ".progress" / "prompts-0.safetensors"
+    left.parent.mkdir(parents=True)
+    left.write_text("journal")
+    assert sanac("analyze", pipeline, *FEW, "--out", "a", "--fresh", "--dry-run").code == 0
+    assert left.exists()
+
+
+def test_the_estimate_counts_reading_and_encoding(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of a streamed model each reading; of prompts the text encoder's products."""
+    model = open_model(locate(str(pipeline)))
+    seconds = []
+    monkeypatch.setattr("sanac.nn.surroundings._speed", lambda _: 1e12)
+    monkeypatch.setattr("sanac.nn.surroundings._reading", lambda *_: 100.0)
+    for limit, steps in ((None, 4), (9_000_000, 4), (9_000_000, 8)):
+        wanted = Wanted(num_prompts=3, timesteps=steps, memory_limit=limit)
+        job = decide_measuring(model, wanted, tmp_path)
+        seconds.append(estimate(job.job))
+        encoder = sum(ref.count for ref in model.others[1].weights if "embed_tokens" not in ref.name)
+        assert job.inputs.encoding == 2 * encoder * 600 * 3
+        assert estimate(job.job, 5e12) == pytest.approx(seconds[-1] + 5)
+    assert seconds == [100, 400, 800], "read once where it stays, else once a step"
+
+
+def test_a_cached_repair_needs_no_memory(sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = ("prune", pipeline, "--keep", "0,2,4", "--compensate", *FEW, "--json")
+    assert sanac(*job).json["status"] == "ok"
+    monkeypatch.setattr("sanac.prune.measure.LIMIT", 1000)
+    monkeypatch.setattr("sanac.prune.calibrate.free_memory", lambda _: 1000)
+    assert sanac(*job).json["status"] == "cached"
+    lacking = sanac("prune", pipeline, "--keep", "0,2,5", "--compensate", *FEW)
+    assert lacking.code == 4
+    assert "are free" in lacking.err
+    early = sanac("prune", pipeline, "--target-blocks", "3", "--compensate", *FEW)
+    assert early.code == 4
+    assert "measuring" not in early.err, "said before hours of measuring"
 
 
 def test_other_scores_are_replaced_only_by_force(sanac: Sanac, pipeline: Path) -> None:

@@ -1,5 +1,6 @@
 """What the writer lays out is what the safetensors library and diffusers read."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,8 @@ def test_the_library_reads_mixed_types_back(shard_bytes: int, tmp_path: Path) ->
 def test_names_are_those_of_diffusers() -> None:
     assert shard_names(1) == ["diffusion_pytorch_model.safetensors"]
     assert shard_names(3)[1] == "diffusion_pytorch_model-00002-of-00003.safetensors"
+
+
+def test_tensors_that_belong_together_lie_in_one_shard() -> None:
+    pieces = [replace(piece(name, "U8", 6), with_next=name in "ab") for name in ("x", "a", "b", "c", "y")]
+    assert [[found.name for found in shard] for shard in split(pieces, 13)] == [["x", "a", "b", "c"], ["y"]]

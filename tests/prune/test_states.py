@@ -79,11 +79,16 @@ def test_who_names_no_limit_gets_all_prompts_or_none(pipeline: Path, monkeypatch
     free, held = (calibration(model, Wanted(num_prompts=50, memory_limit=said), every=1) for said in (None, 2 * 10**9))
     assert free.batch == held.batch, "the same arithmetic"
     assert free.within(0, 10**6, talk).count == 50
+    free.within(0, 10**6, talk).check_room(talk)
     assert not talk.lines, "the usual limit is enough"
-    assert free.within(0, 8 * 10**7, talk).count == 50
+    more = free.within(0, 8 * 10**7, talk)
+    more.check_room(talk)
+    assert more.count == 50
     assert "takes 4.0" in talk.lines[0]
+    much = free.within(0, 10**9, talk)
     with pytest.raises(Lacking, match=r"5\.00 GB are free") as lacking:
-        free.within(0, 10**9, talk)
+        much.check_room(talk)
+    assert much.count == 50
     assert "--num-prompts 4," in lacking.value.hint
     assert held.within(0, 4 * 10**8, talk).count == 4
     assert "4 of 50 prompts fit" in talk.lines[1]
