@@ -21,11 +21,11 @@ from sanac.core.execute import Writing, execute
 from sanac.core.locate import locate
 from sanac.core.model import open_model
 from sanac.core.talk import SILENCE
-from sanac.prune.calibrate import calibration
+from sanac.nn.asked import Wanted
+from sanac.nn.calibrate import calibration
+from sanac.nn.states import Share
 from sanac.prune.choose import SEARCHED
 from sanac.prune.manual import decide_keep
-from sanac.prune.measure import Wanted
-from sanac.prune.states import Share
 from sanac.runtime.pipeline import Sampling, open_painter
 from sanac.verify.shapes import evaluate
 

@@ -26,7 +26,8 @@ from sanac.core.locate import locate
 from sanac.core.model import Model, open_model
 from sanac.core.talk import SILENCE
 from sanac.judge.intervals import PromptScore, paired_difference
-from sanac.prune.calibrate import calibration
+from sanac.nn.asked import Wanted
+from sanac.nn.calibrate import calibration
 from sanac.prune.chart import TITLES
 from sanac.prune.choose import (
     Mending,
@@ -36,7 +37,7 @@ from sanac.prune.choose import (
     with_repair,
 )
 from sanac.prune.manual import decide_keep
-from sanac.prune.measure import Wanted, measured
+from sanac.prune.measure import measured
 from sanac.prune.select import Choice, decide_target
 from sanac.runtime.pipeline import Sampling, open_painter
 from sanac.shapes.prompts import suite

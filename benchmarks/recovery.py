@@ -33,11 +33,11 @@ from sanac.core.talk import SILENCE
 from sanac.finetune.job import Wanted, decide_recovery
 from sanac.finetune.loop import Watch
 from sanac.judge.intervals import PromptScore, paired_difference
+from sanac.nn.asked import Wanted as Measured
+from sanac.nn.calibrate import calibration
 from sanac.nn.weights import Blocks
-from sanac.prune.calibrate import calibration
 from sanac.prune.choose import Mending, decide_searched, find_blocks, repair_states, with_repair
 from sanac.prune.manual import decide_keep
-from sanac.prune.measure import Wanted as Measured
 from sanac.prune.measure import measured
 from sanac.prune.select import Choice, decide_target
 from sanac.runtime.pipeline import Sampling, open_painter

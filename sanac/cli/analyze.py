@@ -15,7 +15,7 @@ from sanac.cli.tables import console, table
 from sanac.core.units import parse_bytes
 
 if TYPE_CHECKING:
-    from sanac.prune.measure import Wanted
+    from sanac.nn.asked import Wanted
     from sanac.prune.scores import Scores
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -79,7 +79,7 @@ def measuring(function: Command) -> Command:
 
 def wanted_from(measured: dict[str, Any], common: Common) -> "Wanted":
     """The options of `measuring`, for the library."""
-    from sanac.prune.measure import Wanted
+    from sanac.nn.asked import Wanted
 
     said = measured.pop("memory_limit")
     limit = parse_bytes(said) if said else None

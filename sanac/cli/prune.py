@@ -14,8 +14,8 @@ from sanac.cli.surgery import SurgeryOptions, open_source, run_surgery, surgery
 if TYPE_CHECKING:
     from sanac.core.execute import Surgery, Writing
     from sanac.core.model import Model
-    from sanac.prune.calibrate import Calibration
-    from sanac.prune.measure import Wanted
+    from sanac.nn.asked import Wanted
+    from sanac.nn.calibrate import Calibration
     from sanac.prune.select import Choice
 
 

@@ -14,13 +14,13 @@ from sanac.core.family import split_block
 from sanac.core.model import Model
 from sanac.core.talk import Talk
 from sanac.nn.captions import LONGEST, Captions
+from sanac.nn.states import Moment, Share, States
 from sanac.nn.surroundings import forward_seconds, sampler, scheduler_settings
 from sanac.nn.trajectory import WORK, Reached, Sampling, sample, starting_noise
 from sanac.nn.weights import Blocks
 from sanac.prune.importance import METRICS, WATCHED, Watcher
 from sanac.prune.progress import Journal, Saved
 from sanac.prune.scores import Scores, score
-from sanac.prune.states import Moment, Share, States
 from sanac.prune.velocity import leave_one_out
 
 SCHEMA = 1  # raised when the same settings would give other scores

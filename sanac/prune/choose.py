@@ -22,14 +22,14 @@ from sanac.core.model import Model
 from sanac.core.plan import keep_blocks
 from sanac.core.stage import write_flushed
 from sanac.core.talk import Talk
+from sanac.nn.asked import Wanted, not_without
 from sanac.nn.block import POINT
+from sanac.nn.calibrate import Calibration, calibration
+from sanac.nn.states import Share, States
 from sanac.nn.subsets import Kept
-from sanac.prune.calibrate import Calibration, calibration
 from sanac.prune.compensate import RIDGES, ROUNDS, Repair, fit, gaps_of
-from sanac.prune.measure import Wanted, not_without
 from sanac.prune.search import TRIED, search
 from sanac.prune.select import Choice
-from sanac.prune.states import Share, States
 
 SEARCH_SCHEMA = 1  # raised when the same settings would choose other blocks
 REPAIR_SCHEMA = 1  # raised when the same settings would give other changes

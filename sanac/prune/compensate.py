@@ -22,8 +22,8 @@ from sanac.core.family import block_name
 from sanac.core.talk import SILENCE, Talk
 from sanac.nn.block import POINT, Condition, Geometry, block, point, until_point
 from sanac.nn.ends import Start
+from sanac.nn.states import States
 from sanac.nn.subsets import Kept
-from sanac.prune.states import States
 
 Tensors = Mapping[str, Tensor]
 

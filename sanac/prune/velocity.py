@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sanac.prune.states import Share, States
+from sanac.nn.states import Share, States
 
 
 def leave_one_out(states: States, share: Share) -> Tensor:

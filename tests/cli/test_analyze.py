@@ -18,12 +18,13 @@ from safetensors.torch import save_file
 from sanac.core.family import block_name
 from sanac.core.locate import locate
 from sanac.core.model import open_model
+from sanac.nn.asked import Wanted
 from sanac.nn.block import POINT
+from sanac.nn.inputs import choose_inputs
 from sanac.nn.trajectory import Sampling, starting_noise
 from sanac.prune.analyze import estimate
 from sanac.prune.compensate import Repair
-from sanac.prune.inputs import choose_inputs
-from sanac.prune.measure import Wanted, decide_measuring
+from sanac.prune.measure import decide_measuring
 from tests.conftest import Sanac
 
 FEW = ("--num-prompts", "3", "--timesteps", "3")
@@ -215,7 +216,7 @@ def test_a_gpu_measures_what_the_cpu_measures(sanac: Sanac, pipeline: Path) -> N
 def test_what_takes_hours_says_what_makes_it_cheaper(
     sanac: Sanac, pipeline: Path, sharded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("sanac.prune.measure.PATIENCE", 0.0)
+    monkeypatch.setattr("sanac.nn.asked.PATIENCE", 0.0)
     for verb in (("analyze",), ("prune", "--target-blocks", "3")):
         ran = sanac(verb[0], sharded, *verb[1:], "--device", "cpu")
         assert ran.code == 4
@@ -274,7 +275,7 @@ def test_scores_hold_for_a_copy_of_the_model(sanac: Sanac, pipeline: Path, tmp_p
 
 
 def test_advice_is_less_than_what_was_asked(sanac: Sanac, sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sanac.prune.measure.PATIENCE", 0.0)
+    monkeypatch.setattr("sanac.nn.asked.PATIENCE", 0.0)
     ran = sanac("analyze", sharded, "--num-prompts", "4", "--timesteps", "3", "--device", "cpu")
     assert "--num-prompts 3 (about" in ran.err
     assert "--timesteps 1 (about" in ran.err
@@ -319,8 +320,8 @@ def test_the_estimate_counts_reading_and_encoding(
 def test_a_cached_repair_needs_no_memory(sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = ("prune", pipeline, "--keep", "0,2,4", "--compensate", *FEW, "--json")
     assert sanac(*job).json["status"] == "ok"
-    monkeypatch.setattr("sanac.prune.measure.LIMIT", 1000)
-    monkeypatch.setattr("sanac.prune.calibrate.free_memory", lambda _: 1000)
+    monkeypatch.setattr("sanac.nn.asked.LIMIT", 1000)
+    monkeypatch.setattr("sanac.nn.calibrate.free_memory", lambda _: 1000)
     assert sanac(*job).json["status"] == "cached"
     lacking = sanac("prune", pipeline, "--keep", "0,2,5", "--compensate", *FEW)
     assert lacking.code == 4

@@ -20,11 +20,11 @@ from sanac.core.lora import Addition
 from sanac.core.model import open_model
 from sanac.core.stage import Stage
 from sanac.core.talk import SILENCE
+from sanac.nn.asked import Wanted
 from sanac.nn.block import POINT
+from sanac.nn.calibrate import calibration
 from sanac.prune import choose
-from sanac.prune.calibrate import calibration
 from sanac.prune.manual import decide_keep
-from sanac.prune.measure import Wanted
 from sanac.prune.select import Choice
 from tests.conftest import Ran, Sanac
 
@@ -210,7 +210,7 @@ def test_keep_says_what_it_ignores(sanac: Sanac, pipeline: Path) -> None:
 def test_a_repair_that_takes_hours_is_asked_for_and_one_that_was_made_is_not(
     sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sanac.prune.measure.PATIENCE", 0.0)
+    monkeypatch.setattr("sanac.nn.asked.PATIENCE", 0.0)
     ran = sanac("prune", pipeline, *MEND, "--out", "out")
     assert ran.code == 4
     assert "--yes" in ran.err

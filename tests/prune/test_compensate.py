@@ -10,11 +10,11 @@ from diffusers import SanaTransformer2DModel
 from sanac.core.family import block_name
 from sanac.core.locate import locate
 from sanac.core.model import open_model
+from sanac.nn.asked import Wanted
 from sanac.nn.block import POINT, block
-from sanac.prune.calibrate import calibration
+from sanac.nn.calibrate import calibration
+from sanac.nn.states import States
 from sanac.prune.compensate import Sums, fit, gaps_of, last_operation
-from sanac.prune.measure import Wanted
-from sanac.prune.states import States
 from tests.conftest import Sanac
 
 FEW = Wanted(num_prompts=20, timesteps=4, guidance=1.0)

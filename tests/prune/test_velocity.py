@@ -9,8 +9,9 @@ import torch
 from sanac.core.locate import locate
 from sanac.core.model import open_model
 from sanac.core.talk import SILENCE
-from sanac.prune.calibrate import calibration
-from sanac.prune.measure import Wanted, measured
+from sanac.nn.asked import Wanted
+from sanac.nn.calibrate import calibration
+from sanac.prune.measure import measured
 from tests.conftest import Sanac
 
 FEW = ("--num-prompts", "4", "--timesteps", "4")

@@ -11,11 +11,11 @@ from sanac.core.errors import Lacking, Misuse
 from sanac.core.locate import locate
 from sanac.core.model import open_model
 from sanac.core.talk import SILENCE, Silence
+from sanac.nn.asked import Wanted
 from sanac.nn.block import block
+from sanac.nn.calibrate import calibration
+from sanac.nn.states import Share, States
 from sanac.nn.weights import Blocks
-from sanac.prune.calibrate import calibration
-from sanac.prune.measure import Wanted
-from sanac.prune.states import Share, States
 
 CHOICES = ((0, 2, 4), (0, 1, 2, 4, 5), (1, 5))
 
@@ -74,7 +74,7 @@ def test_a_smaller_limit_gives_smaller_batches_and_then_fewer_prompts(pipeline: 
 
 def test_who_names_no_limit_gets_all_prompts_or_none(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes out does not hang on the memory that happens to be free."""
-    monkeypatch.setattr("sanac.prune.calibrate.free_memory", lambda _: 5 * 10**9)
+    monkeypatch.setattr("sanac.nn.calibrate.free_memory", lambda _: 5 * 10**9)
     model, talk = open_model(locate(str(pipeline))), Heard()
     free, held = (calibration(model, Wanted(num_prompts=50, memory_limit=said), every=1) for said in (None, 2 * 10**9))
     assert free.batch == held.batch, "the same arithmetic"

@@ -12,8 +12,11 @@ from sanac.core.model import Model
 from sanac.core.talk import Talk
 from sanac.core.units import bytes_text
 from sanac.nn.allocator import give_back_when_freed
+from sanac.nn.asked import FEWEST, Cost, Wanted
 from sanac.nn.captions import LONGEST
 from sanac.nn.device import free_memory, pick_device
+from sanac.nn.inputs import Inputs, choose_inputs
+from sanac.nn.states import States, states_of
 from sanac.nn.surroundings import (
     check_computable,
     forward_seconds,
@@ -24,9 +27,6 @@ from sanac.nn.surroundings import (
 )
 from sanac.nn.trajectory import WORK, Sampling
 from sanac.nn.weights import Blocks
-from sanac.prune.inputs import Inputs, choose_inputs
-from sanac.prune.measure import FEWEST, Cost, Wanted
-from sanac.prune.states import States, states_of
 
 _FP32 = 4
 
