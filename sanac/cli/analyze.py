@@ -1,96 +1,22 @@
 """`sanac analyze`: what each block is worth."""
 
 import functools
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sanac.cli.choose import open_word, starting_word
+from sanac.cli.measuring import measuring, wanted_from
 from sanac.cli.options import Common, StageOptions, common, stage
 from sanac.cli.result import Result
 from sanac.cli.tables import console, table
-from sanac.core.units import parse_bytes
 
 if TYPE_CHECKING:
-    from sanac.nn.asked import Wanted
     from sanac.prune.scores import Scores
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 _FOLDER = click.Path(path_type=Path)
-_OPTIONS = (
-    click.option("--prompts", type=_FOLDER, metavar="FILE", help="One prompt per line.  [default: bundled]"),
-    click.option(
-        "--embeddings", type=_FOLDER, metavar="FILE", help="Captions that --save-embeddings wrote, instead of prompts."
-    ),
-    click.option("--num-prompts", type=click.IntRange(1), metavar="N", help="How many of them.  [default: 100]"),
-    click.option(
-        "--inputs",
-        type=click.Choice(["sampled", "noised"]),
-        default="sampled",
-        show_default=True,
-        help="What is pushed through: sampled trajectories, or --data under noise.",
-    ),
-    click.option("--data", type=_FOLDER, metavar="DIR", help="Latents of your own pictures, as .safetensors files."),
-    click.option("--timesteps", type=click.IntRange(1, 1000), default=20, show_default=True, help="Sampler steps."),
-    click.option("--guidance", type=click.FloatRange(0, 100), default=4.5, show_default=True, help="Guidance scale."),
-    click.option(
-        "--reduce",
-        type=click.Choice(["token", "sample"]),
-        default="token",
-        show_default=True,
-        help="Cosine per token, or of whole samples.",
-    ),
-    click.option(
-        "--memory-limit",
-        metavar="SIZE",
-        help="What it takes at most.  [default: 2GB; search and repair: more]",
-    ),
-    click.option("--yes", is_flag=True, help="Go on although the estimate is over an hour."),
-)
-
-_NAMES = (
-    "prompts",
-    "embeddings",
-    "num_prompts",
-    "inputs",
-    "data",
-    "timesteps",
-    "guidance",
-    "reduce",
-    "memory_limit",
-    "yes",
-)
-
-
-def measuring(function: Command) -> Command:
-    """Add the options of what measures blocks; they arrive as `wanted`, to be completed by `wanted_from`."""
-
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, measured={name: kwargs.pop(name) for name in _NAMES}, **kwargs)
-
-    for option in reversed(_OPTIONS):
-        wrapper = option(wrapper)
-    return wrapper  # type: ignore[return-value]
-
-
-def wanted_from(measured: dict[str, Any], common: Common) -> "Wanted":
-    """The options of `measuring`, for the library."""
-    from sanac.nn.asked import Wanted
-
-    said = measured.pop("memory_limit")
-    limit = parse_bytes(said) if said else None
-    return Wanted(**measured, memory_limit=limit, seed=common.seed or 0, device=common.device)
-
-
-def idle_measuring() -> list[str]:
-    """The options of `measuring` that were given and say what is measured: idle where nothing is."""
-    context, command_line = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
-    given = [name for name in _NAMES if context.get_parameter_source(name) == command_line]
-    return [f"--{name.replace('_', '-')}" for name in given if name not in {"yes", "memory_limit"}]
 
 
 @click.command(

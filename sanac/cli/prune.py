@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sanac.cli.analyze import idle_measuring, measuring, wanted_from
+from sanac.cli.measuring import idle_measuring, measuring, wanted_from
 from sanac.cli.options import Common, StageOptions, common, stage
 from sanac.cli.result import Result
 from sanac.cli.surgery import SurgeryOptions, open_source, run_surgery, surgery

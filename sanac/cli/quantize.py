@@ -1,11 +1,18 @@
 """`sanac quantize`: fewer bits per weight."""
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from sanac.cli.choose import newest_word, open_word
+from sanac.cli.measuring import calibrating, idle_measuring, wanted_from
 from sanac.cli.options import Common, StageOptions, common, stage
 from sanac.cli.result import Result
 from sanac.cli.surgery import SurgeryOptions, run_surgery, surgery
+
+if TYPE_CHECKING:
+    from sanac.core.execute import Surgery
+    from sanac.nn.asked import Wanted
 
 
 @click.command(
@@ -16,6 +23,7 @@ Examples:
   sanac quantize --scheme int8-wo
   sanac quantize MODEL --scheme int4-wo --block 64 --component transformer
   sanac quantize MODEL --scheme int8-wo --component transformer --component text-encoder
+  sanac quantize MODEL --scheme int4-wo --rounding gptq --num-prompts 32
   sanac quantize MODEL --scheme int4-wo --rounding nearest --include kv --dry-run""",
 )
 @click.argument("model", metavar="[MODEL]", required=False)
@@ -32,13 +40,15 @@ Examples:
 @click.option("--block", type=int, metavar="N", help="Inputs that share a scale.  [default: 64 for int4-wo, else all]")
 @click.option(
     "--rounding",
-    type=click.Choice(["nearest", "search"]),
-    help="Scales by the largest value, or by the smallest error.  [default: search for int4-wo, else nearest]",
+    type=click.Choice(["nearest", "search", "gptq"]),
+    help="Scales by the largest value, or by the smallest error; gptq: values fitted to what layers are given, too.  "
+    "[default: search for int4-wo, else nearest]",
 )
 @click.option("--include", multiple=True, metavar="NAME", help="What is left alone otherwise: kv.")
+@calibrating
 @surgery
 @stage
-@common("device", "seed")
+@common()
 def command(
     model: str | None,
     scheme: str,
@@ -46,14 +56,16 @@ def command(
     block: int | None,
     rounding: str | None,
     include: tuple[str, ...],
+    measured: dict[str, Any],
     chosen: SurgeryOptions,
     options: StageOptions,
     common: Common,
 ) -> Result:
-    """Store MODEL's weights in fewer bits; nothing is loaded, the input is not touched.
+    """Store MODEL's weights in fewer bits, tensor by tensor; the input is not touched.
 
-    The same command gives the same bytes. quant.json beside the weights says which are quantized, how, and why the
-    others are not. Without MODEL it takes the workspace's newest artifact.
+    Only --rounding gptq computes with the model: it samples prompts and fits block by block. Everything else gives the
+    same bytes anywhere. quant.json beside the weights says which are quantized, how, and why the others are not.
+    Without MODEL it takes the workspace's newest artifact.
     """
     from sanac.quantize.job import Wanted, decide_quantizing
 
@@ -63,4 +75,19 @@ def command(
     job = decide_quantizing(opened, wanted, chosen.writing(options))
     for name, part in job.repacked.items():
         common.talk.note(f"{name}: {len(part.quantized.weights)} weights to {scheme}, {len(part.quantized.left)} left")
-    return run_surgery(word, job, options, common)
+    if rounding != "gptq":
+        if idle := idle_measuring():
+            common.talk.warn(f"only --rounding gptq looks at what layers are given: {', '.join(idle)} have no effect")
+        return run_surgery(word, job, options, common)
+    return _run_fitted(word, job, wanted_from(measured, common), options, common)
+
+
+def _run_fitted(word: str, job: "Surgery", wanted: "Wanted", options: StageOptions, common: Common) -> Result:
+    """Fit what is written to what layers are given, now or before."""
+    from sanac.quantize.fitting import Fitting, fitting_states, with_fit
+
+    states = fitting_states(job, wanted, common.talk)
+    fitting = Fitting(with_fit(job, states), states, options.workspace, wanted.yes)
+    if options.dry_run and fitting.report() is None:
+        fitting.announce(common.talk)
+    return run_surgery(word, fitting.job, options, common, lambda _: fitting.fitted(common.talk))

@@ -128,7 +128,8 @@ def _check_place(out: Path, workspace: Path) -> None:
 
 
 def _show(job: "Surgery", done: str, load: str = "") -> None:
-    before, after = job.model.weights.size, sum(piece.size for piece in job.pieces)
+    before = job.model.weights.size
+    after = sum(piece.size for piece in job.pieces) or before  # it may go along as it is
     click.echo(f"{job.model.located.name}: {job.model.architecture.title}")
     if job.stage not in {"finetune", "quantize"}:  # they move no block
         click.echo(f"plan: {job.plan}")
@@ -138,7 +139,7 @@ def _show(job: "Surgery", done: str, load: str = "") -> None:
     for part in job.carried:
         old = part.weights.size if part.weights else 0
         sizes[part.name] = (old, sum(piece.size for piece in job.repacked_pieces(part)) or old)
-    shown = {name: size for name, size in sizes.items() if name == "transformer" or name in job.repacked}
+    shown = {name: size for name, size in sizes.items() if name in (job.repacked or {"transformer"})}
     if job.repacked and len(sizes) > 1:
         shown["all weights"] = (sum(old for old, _ in sizes.values()), sum(new for _, new in sizes.values()))
     for name, (old, new) in shown.items():

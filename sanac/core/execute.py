@@ -79,6 +79,8 @@ class Surgery:
         """The output's tensors: what stands outside the blocks, then block by block; NVlabs' layouts have their own."""
         if "transformer" in self.repacked:
             return self.repacked["transformer"].pieces
+        if self.model.weights.quantized:  # it goes along like other components
+            return ()
         if self.writing.layout == "diffusers":
             return tuple(self._piece(name) for name in _in_order(self.architecture))
         names = nvlabs.sources(self.architecture)
@@ -161,8 +163,10 @@ class Surgery:
 
     @property
     def carried(self) -> tuple[Component, ...]:
-        """The components that go along unchanged."""
-        return self.companions.others if self.companions else ()
+        """The components that go along: unchanged, or repacked."""
+        others = self.companions.others if self.companions else ()
+        packed = self.model.weights.quantized and "transformer" not in self.repacked
+        return (*others, self.model.transformer) if packed else others
 
     def unchanged(self, part: Component) -> tuple[Path, ...]:
         """The files of a component that go along as they are."""
@@ -207,7 +211,7 @@ def decide(
 ) -> Surgery:
     """Everything that is to be done, named by its content key, before anything is."""
     architecture = model.architecture
-    if model.weights.quantized:
+    if model.weights.quantized and stage != "quantize":
         raise Misuse(
             f"{model.located.name} is quantized",
             why="what changes its weights comes before that",
@@ -353,7 +357,7 @@ def _place_transformer(stage: Stage, job: Surgery, talk: Talk) -> dict[str, str]
     if job.writing.layout == "single":
         stage.place_bytes("config.json", config)
         return write_safetensors(stage, "model.safetensors", pieces, talk=talk)
-    if repacked is None:
+    if repacked is None and pieces:
         stage.place_bytes("transformer/config.json", config)
     if model.extras:
         write_safetensors(stage, SIDE_FILE, [kept(name, ref) for name, ref in sorted(model.extras.items())], talk=talk)
@@ -363,6 +367,8 @@ def _place_transformer(stage: Stage, job: Surgery, talk: Talk) -> dict[str, str]
             _carry_file(stage, job, path, path.name, talk)
     if repacked is not None:
         return repacked.place(stage, "transformer", job.writing.shard_bytes, talk)
+    if not pieces:  # carried
+        return dict(model.manifest.tensors.get("transformer", {})) if model.manifest else {}
     return write_weights(stage, "transformer", pieces, shard_bytes=job.writing.shard_bytes, talk=talk)
 
 

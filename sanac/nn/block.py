@@ -3,7 +3,7 @@
 Shapes: B samples, N = height x width tokens, C channels, S caption tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own custom)
 from torch import Tensor
 
 Tensors = Mapping[str, Tensor]  # of one block, under the names that follow `transformer_blocks.<i>.`
+Look = Callable[[str, Tensor], None]  # told what each weight is about to be multiplied by, in its layer's layout
 
 POINT = "ff.conv_point.weight"
 QK_EPSILON = 1e-5
@@ -45,22 +46,27 @@ class Condition:
     width: int
 
 
-def block(tensors: Tensors, state: Tensor, condition: Condition, geometry: Geometry) -> Tensor:
+def unseen(_name: str, _given: Tensor) -> None:
+    """Nobody looks."""
+
+
+def block(tensors: Tensors, state: Tensor, condition: Condition, geometry: Geometry, look: Look = unseen) -> Tensor:
     """(B, N, C) -> (B, N, C): linear self-attention, cross-attention, gated convolutional feed-forward."""
-    state, given, gate = until_point(tensors, state, condition, geometry)
+    state, given, gate = until_point(tensors, state, condition, geometry, look)
+    look(POINT, given)
     return state + gate * point(tensors, given)
 
 
 def until_point(
-    tensors: Tensors, state: Tensor, condition: Condition, geometry: Geometry
+    tensors: Tensors, state: Tensor, condition: Condition, geometry: Geometry, look: Look = unseen
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A block as far as its last operation: the stream, what `conv_point` is given, and the gate on what it gives."""
     shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation(tensors, condition.modulation)
     normed = layer_norm(state, geometry.epsilon) * (1 + scale) + shift
-    state = state + gate * linear_attention(tensors, normed.to(state.dtype), geometry)
-    state = cross_attention(tensors, state, condition, geometry) + state
+    state = state + gate * linear_attention(tensors, normed.to(state.dtype), geometry, look)
+    state = cross_attention(tensors, state, condition, geometry, look) + state
     normed = layer_norm(state, geometry.epsilon) * (1 + ff_scale) + ff_shift
-    return state, gated(tensors, normed, condition.height, condition.width), ff_gate
+    return state, gated(tensors, normed, condition.height, condition.width, look), ff_gate
 
 
 def modulation(tensors: Tensors, timestep: Tensor) -> tuple[Tensor, ...]:
@@ -83,10 +89,12 @@ def rms_norm(values: Tensor, weight: Tensor, epsilon: float = QK_EPSILON) -> Ten
     return scaled * weight
 
 
-def projections(tensors: Tensors, part: str, asking: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def projections(
+    tensors: Tensors, part: str, asking: Tensor, asked: Tensor, look: Look
+) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of an attention, normed where the model has QK norm."""
     query, key, value = (
-        F.linear(source, tensors[f"{part}.{name}.weight"], tensors.get(f"{part}.{name}.bias"))
+        _linear(tensors, f"{part}.{name}", source, look)
         for name, source in (("to_q", asking), ("to_k", asked), ("to_v", asked))
     )
     if f"{part}.norm_q.weight" in tensors:
@@ -95,14 +103,14 @@ def projections(tensors: Tensors, part: str, asking: Tensor, asked: Tensor) -> t
     return query, key, value
 
 
-def output(tensors: Tensors, part: str, values: Tensor) -> Tensor:
-    """An attention's output projection."""
-    return F.linear(values, tensors[f"{part}.to_out.0.weight"], tensors[f"{part}.to_out.0.bias"])
+def _linear(tensors: Tensors, name: str, given: Tensor, look: Look) -> Tensor:
+    look(f"{name}.weight", given)
+    return F.linear(given, tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
 
 
-def linear_attention(tensors: Tensors, state: Tensor, geometry: Geometry) -> Tensor:
+def linear_attention(tensors: Tensors, state: Tensor, geometry: Geometry, look: Look) -> Tensor:
     """ReLU(q) times the sum over tokens of v ReLU(k)', divided by the same with ones for v; in fp32."""
-    query, key, value = projections(tensors, "attn1", state, state)
+    query, key, value = projections(tensors, "attn1", state, state, look)
     heads = (geometry.heads, -1)
     query = F.relu(query.transpose(1, 2).unflatten(1, heads)).float()
     key = F.relu(key.transpose(1, 2).unflatten(1, heads).transpose(2, 3)).float()
@@ -110,24 +118,25 @@ def linear_attention(tensors: Tensors, state: Tensor, geometry: Geometry) -> Ten
     ones = F.pad(value, (0, 0, 0, 1), mode="constant", value=1.0)
     mixed = torch.matmul(torch.matmul(ones, key), query)
     mixed = mixed[:, :, :-1] / (mixed[:, :, -1:] + LINEAR_EPSILON)
-    result = output(tensors, "attn1", mixed.flatten(1, 2).transpose(1, 2).to(state.dtype))
+    result = _linear(tensors, "attn1.to_out.0", mixed.flatten(1, 2).transpose(1, 2).to(state.dtype), look)
     return result.clip(-LARGEST_HALF, LARGEST_HALF) if state.dtype == torch.float16 else result
 
 
-def cross_attention(tensors: Tensors, state: Tensor, condition: Condition, geometry: Geometry) -> Tensor:
+def cross_attention(tensors: Tensors, state: Tensor, condition: Condition, geometry: Geometry, look: Look) -> Tensor:
     """Softmax attention from tokens to the caption."""
     query, key, value = (
         part.unflatten(-1, (geometry.cross_heads, -1)).transpose(1, 2)
-        for part in projections(tensors, "attn2", state, condition.caption)
+        for part in projections(tensors, "attn2", state, condition.caption, look)
     )
     bias = None if condition.bias is None else condition.bias[:, None].expand(-1, geometry.cross_heads, -1, -1)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    return output(tensors, "attn2", mixed.transpose(1, 2).flatten(2).to(query.dtype))
+    return _linear(tensors, "attn2.to_out.0", mixed.transpose(1, 2).flatten(2).to(query.dtype), look)
 
 
-def gated(tensors: Tensors, normed: Tensor, height: int, width: int) -> Tensor:
+def gated(tensors: Tensors, normed: Tensor, height: int, width: int, look: Look) -> Tensor:
     """GLUMBConv but for `conv_point`, (B, H, height, width): widened, neighbours mixed, one half gating the other."""
     picture = normed.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    look("ff.conv_inverted.weight", picture)
     wide = F.silu(F.conv2d(picture, tensors["ff.conv_inverted.weight"], tensors["ff.conv_inverted.bias"]))
     depthwise = tensors["ff.conv_depth.weight"]
     mixed = F.conv2d(wide, depthwise, tensors["ff.conv_depth.bias"], padding=1, groups=depthwise.shape[0])

@@ -103,6 +103,7 @@ def _pieces(rows: Tensor) -> list[Tensor]:
 ROUNDINGS: dict[str, Callable[[Tensor, Packing, torch.dtype], Tensor]] = {
     "nearest": nearest,
     "search": smallest_error,
+    "gptq": smallest_error,  # its values are fitted besides
 }
 
 

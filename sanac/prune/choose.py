@@ -14,14 +14,13 @@ from safetensors.torch import save_file
 
 from sanac.core import jsonfile
 from sanac.core.copying import digest_file
-from sanac.core.errors import BadInput
 from sanac.core.execute import Surgery, Writing, decide
 from sanac.core.header import read_header
 from sanac.core.lora import Addition
 from sanac.core.model import Model
 from sanac.core.plan import keep_blocks
-from sanac.core.stage import write_flushed
 from sanac.core.talk import Talk
+from sanac.core.workfile import keep, lying
 from sanac.nn.asked import Wanted, not_without
 from sanac.nn.block import POINT
 from sanac.nn.calibrate import Calibration, calibration
@@ -60,7 +59,7 @@ def find_blocks(model: Model, choice: Choice, wanted: Wanted, workspace: Path, t
     settings = {"schema": SEARCH_SCHEMA, "choice": asdict(choice), "beam": BEAM, **states.settings}
     key = jsonfile.key_of(["search", settings, model.identity()])
     file = workspace / f"search-{key[:8]}" / "search.json"
-    known = _known(file, key, {"kept": list, "error": float})
+    known = lying(file, key, {"kept": list, "error": float})
     if known is not None:
         return Searched(tuple(known["kept"]), known["error"], settings)
     forwards, sweeps = _search_forwards(blocks, choice.target), _search_rounds(blocks, choice.target)
@@ -75,7 +74,7 @@ def find_blocks(model: Model, choice: Choice, wanted: Wanted, workspace: Path, t
         kept = found[-1].kept
         error = float(judged.errors([kept], share)[kept].mean())
     steps = [{"kept": list(step.kept), "error": step.error} for step in found]
-    _keep(file, {"key": key, "kept": list(kept), "error": error, "steps": steps})
+    keep(file, {"key": key, "kept": list(kept), "error": error, "steps": steps})
     return Searched(kept, error, settings)
 
 
@@ -84,7 +83,7 @@ class _Judge:
 
     def __init__(self, states: States, share: Share, file: Path, key: str) -> None:
         self.states, self.share, self.file, self.key = states, share, file, key
-        known = _known(file, key, {"seen": dict})
+        known = lying(file, key, {"seen": dict})
         self.seen: dict[str, float] = known["seen"] if known else {}
 
     def __call__(self, choices: list[Kept]) -> dict[Kept, float]:
@@ -95,7 +94,7 @@ class _Judge:
             for kept, errors in self.states.errors(unseen, self.share).items():
                 error = float(errors.mean())
                 self.seen[names[kept]] = error if math.isfinite(error) else 1e300
-            _keep(self.file, {"key": self.key, "seen": self.seen})
+            keep(self.file, {"key": self.key, "seen": self.seen})
         return {kept: self.seen[name] for kept, name in names.items()}
 
 
@@ -170,7 +169,7 @@ class Mending:
 
     def report(self) -> dict[str, Any] | None:
         """What the repair did, if it was fitted before and lies there undamaged."""
-        known = _known(
+        known = lying(
             self.folder / "repair.json",
             self.key,
             {"changes": str, "velocity_error": dict, "left_out": bool, "gaps": list},
@@ -191,7 +190,7 @@ class Mending:
             save_file({name: change.cpu().contiguous() for name, change in found.changes.items()}, partial)
             report |= {"key": self.key, "changes": digest_file(partial)}
             partial.replace(self.folder / "changes.safetensors")
-            _keep(self.folder / "repair.json", report)
+            keep(self.folder / "repair.json", report)
         additions = read_header(self.folder / "changes.safetensors").tensors
         return replace(
             self.job,
@@ -214,22 +213,3 @@ def _fitted(states: Calibration, kept: Kept, talk: Talk) -> tuple[Repair, dict[s
         "gaps": [asdict(gap) for gap in found.gaps],
     }
     return found, report
-
-
-def _known(file: Path, key: str, fields: Mapping[str, type]) -> dict[str, Any] | None:
-    """What lies in a file of ours, if it is whole and of this key."""
-    if not file.is_file():
-        return None
-    try:
-        found = jsonfile.read_object(file)
-    except BadInput:
-        return None
-    sound = all(isinstance(found.get(name), kind) for name, kind in fields.items())
-    return dict(found) if sound and found.get("key") == key else None
-
-
-def _keep(file: Path, found: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    write_flushed(partial, jsonfile.pretty(dict(found)))
-    partial.replace(file)

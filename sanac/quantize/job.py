@@ -35,6 +35,8 @@ class Wanted:
         """All that contradicts itself."""
         scheme = scheme_of(self.scheme, self.block)
         problems = [f"there is no component {name!r}" for name in self.components if name not in COMPONENTS]
+        if self.rounding == "gptq" and self.components != ("transformer",):
+            problems.append("--rounding gptq is for the transformer, whose blocks are swept: quantize others apart")
         problems += [f"there is nothing called {name!r} to include" for name in self.include if name not in INCLUDES]
         if problems:
             known = f"components: {', '.join(COMPONENTS)}; --include {', '.join(INCLUDES)}"
@@ -47,6 +49,8 @@ def decide_quantizing(model: Model, wanted: Wanted, writing: Writing) -> Surgery
     scheme = wanted.check()
     blocks = model.architecture.blocks
     parts = [part_named(model, COMPONENTS[name]) for name in wanted.components]
+    if writing.transformer_only and wanted.components != ("transformer",):
+        raise Misuse("--transformer-only leaves behind what --component would quantize")
     if model.patches:
         raise Misuse("a LoRA is merged before quantizing", hint="sanac convert --lora first")
     settings = {"schema": SCHEMA, **asdict(wanted), "include": sorted(wanted.include)}

@@ -284,3 +284,25 @@ def test_a_quant_json_that_is_not_the_artifact_s_own(sanac: Sanac, half: Path, d
     ran = sanac("inspect", "q")
     assert ran.code == 3, ran.out
     assert FILE in ran.err
+
+
+def test_one_component_after_another(sanac: Sanac, half: Path) -> None:
+    """The same files as in one go; what was quantized goes along bit for bit."""
+    both = ("--component", "transformer", "--component", "text-encoder")
+    assert sanac("quantize", half, "--scheme", "int4-wo", *both, "--out", "both").code == 0
+    assert sanac("quantize", half, "--scheme", "int4-wo", "--out", "first").code == 0
+    ran = sanac("quantize", "first", "--scheme", "int4-wo", "--component", "text-encoder", "--out", "then")
+    assert ran.code == 0, ran.err
+    assert "transformer:" not in ran.out, "it stays as it is"
+    assert 'sanac.load_pipeline("then")' in ran.out
+    for part in ("transformer", "text_encoder", "vae"):
+        for file in (Path("both") / part).iterdir():
+            assert file.read_bytes() == (Path("then") / part / file.name).read_bytes(), file
+    tensors = [open_model(locate(name)).manifest.tensors["transformer"] for name in ("both", "then")]
+    assert tensors[0] == tensors[1]
+    assert sanac("inspect", "then", "--scan").code == 0
+    twice = sanac("quantize", "then", "--scheme", "int8-wo", "--component", "text-encoder", "--out", "x")
+    assert (twice.code, "quantized already (int4-wo)" in twice.err) == (2, True)
+    alone = sanac("quantize", half, "--scheme", "int4-wo", *both, "--transformer-only", "--out", "x")
+    assert (alone.code, "leaves behind" in alone.err) == (2, True)
+    assert not Path("x").exists()

@@ -1,0 +1,44 @@
+"""GPTQ (arXiv 2210.17323): what rounding one input's weights got wrong is made up for by the inputs still to come.
+
+With H = X'X of what a layer is given, and U the upper Cholesky factor of H^-1 (H^-1 = U'U), input j of W is rounded
+to q_j, and every later input k loses (w_j - q_j) / U_jj * U_jk: the change that keeps |X W' - X Q'|^2 smallest. Inputs
+with much energy come first, while there is much left to make up with; scales are found before, from the weight alone.
+"""
+
+import torch
+from torch import Tensor
+
+from sanac.core.quantized import Packing
+from sanac.nn.quantize import dequantize, matrix, quantize
+
+DAMPING = 0.01  # of H's mean diagonal, added to all of it
+TOGETHER = 128  # inputs after which all later ones are corrected at once
+
+
+def order_and_factor(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """The order in which inputs are rounded, and U for inputs in that order; from H (inputs, inputs)."""
+    diagonal = gram.diagonal()
+    order = torch.argsort(diagonal, descending=True, stable=True)
+    damped = gram[order][:, order].double()
+    damped.diagonal().add_((DAMPING * diagonal.mean()).clamp_min(torch.finfo(torch.float32).tiny))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    return order, torch.linalg.cholesky(inverse, upper=True).float()
+
+
+def corrected(weight: Tensor, scale: Tensor, order: Tensor, factor: Tensor, packing: Packing) -> Tensor:
+    """The weight's quantized values, as `sanac.nn.quantize.stored_values` gives them without looking at inputs."""
+    left = matrix(weight).float().T[order].contiguous()  # an input a row
+    scales = scale.float().T[order // packing.width]
+    stored = []
+    for start in range(0, len(left), TOGETHER):
+        stop = min(start + TOGETHER, len(left))
+        errors = torch.empty_like(left[start:stop])
+        for index in range(start, stop):
+            value, its = left[index][:, None], scales[index][:, None]
+            rounded = quantize(value, its, 1, packing.form)
+            error = (value - dequantize(rounded, its, 1, torch.float32))[:, 0] / factor[index, index]
+            left[index + 1 : stop] -= factor[index, index + 1 : stop, None] * error
+            errors[index - start] = error
+            stored.append(rounded)
+        left[stop:] -= factor[start:stop, stop:].T @ errors
+    return torch.cat(stored, dim=1)[:, torch.argsort(order)]
