@@ -117,11 +117,15 @@ def _show(summary: "Summary", *, scanned: bool, descent: str, color: bool) -> No
 def _components(summary: "Summary") -> "Table":
     from sanac.cli.tables import table
 
-    rows = table(("component", "class"), ("parameters", "on disk", "dtype"))
+    quantized = summary.plain_bytes != summary.total.bytes
+    before = ("before",) if quantized else ()
+    rows = table(("component", "class"), ("parameters", *before, "on disk", "dtype"))
     for part in summary.components:
         count = f"{part.amount.parameters:,}" if part.amount.parameters else "-"
-        rows.add_row(part.name, part.class_name, count, bytes_text(part.amount.bytes), ", ".join(part.dtypes) or "-")
-    rows.add_row("total", "", f"{summary.total.parameters:,}", bytes_text(summary.total.bytes), "")
+        sizes = [part.plain_bytes, part.amount.bytes] if quantized else [part.amount.bytes]
+        rows.add_row(part.name, part.class_name, count, *map(bytes_text, sizes), ", ".join(part.dtypes) or "-")
+    sizes = [summary.plain_bytes, summary.total.bytes] if quantized else [summary.total.bytes]
+    rows.add_row("total", "", f"{summary.total.parameters:,}", *map(bytes_text, sizes), "")
     return rows
 
 

@@ -29,7 +29,7 @@ def render(
     base_line = f"base_model: {base.partition('@')[0]}\n" if "/" in base else ""
     steps = "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(lineage, start=1))
     plan = compose(lineage)
-    in_all = f"\nIn all: {plan}.\n" if plan else ""
+    in_all = f"\nIn all: {plan}.\n" if plan and plan.moves else ""
     left_out = f"\nNot in this folder: {', '.join(left_out)}.\n" if left_out else ""
     return f"""---
 library_name: diffusers
@@ -57,4 +57,4 @@ The terms of the source's licence apply to it.
 def _step(step: Ancestor) -> str:
     text = f"**{step.stage}**"
     text += f" {step.name}" if step.name else ""
-    return f"{text}: {step.plan}" if step.plan else text
+    return f"{text}: {step.moved}" if step.moved else text

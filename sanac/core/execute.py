@@ -68,6 +68,7 @@ class Surgery:
     replaced: Mapping[str, TensorRef] = field(default_factory=dict)  # instead of the model's own tensors
     filled_digest: str = ""  # of the file that holds what is added or put in their place
     repacked: Mapping[str, Repacked] = field(default_factory=dict)  # components that are written quantized
+    how: str = ""  # for people, where the plan doesn't say it: '100 steps of distill'
 
     @property
     def architecture(self) -> Architecture:
@@ -323,7 +324,7 @@ def _keep_clear_of(out: Path, model: Model) -> None:
 def _lineage(job: Surgery) -> tuple[Ancestor, ...]:
     manifest = job.model.manifest
     before = manifest.lineage if manifest else (Ancestor("source", job.identity, job.model.located.name),)
-    return (*before, Ancestor(job.stage, job.key, plan=job.plan))
+    return (*before, Ancestor(job.stage, job.key, job.how, job.plan))
 
 
 def _left_out(job: Surgery) -> tuple[str, ...]:

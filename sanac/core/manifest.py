@@ -21,8 +21,13 @@ class Ancestor:
 
     stage: str
     key: str
-    name: str = ""
+    name: str = ""  # of the source; how a stage was done that moves no block
     plan: Plan | None = None
+
+    @property
+    def moved(self) -> str:
+        """What became of the blocks, unless the name says all that happened."""
+        return str(self.plan) if self.plan and (self.plan.moves or not self.name) else ""
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the manifest."""

@@ -70,6 +70,11 @@ class Plan:
         """For each output block, its number in the source; None for a new one."""
         return tuple(origin.block if isinstance(origin, Keep) else None for origin in self.blocks)
 
+    @property
+    def moves(self) -> bool:
+        """Whether blocks change their place, go or come."""
+        return self.sources != tuple(range(self.source_blocks))
+
     def __str__(self) -> str:
         """'20 -> 60 blocks: keep 0-17, new 18-59 (partial, seed 0); num_layers = 60'."""
         patch = "".join(f"; {key} = {value}" for key, value in self.config)

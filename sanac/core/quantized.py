@@ -130,6 +130,12 @@ class Parts:
     packing: Packing
     stored: TensorRef
     scale: TensorRef
+    zero_point: TensorRef | None = None  # torchao's, all zeros
+
+    @property
+    def size(self) -> int:
+        """Bytes of them all."""
+        return sum(ref.size for ref in (self.stored, self.scale, self.zero_point) if ref)
 
 
 def attach(
@@ -145,9 +151,9 @@ def attach(
         )
     plain, parts, problems = dict(tensors), {}, []
     for name, packing in found.weights.items():
-        dtype, zero = FORMS[packing.form][0], part_name(name, _ZERO_POINT)
+        dtype = FORMS[packing.form][0]
         stored, scale = (plain.pop(part_name(name, part), None) for part in ("qdata", "scale"))
-        plain.pop(zero, None)
+        zeros = plain.pop(part_name(name, _ZERO_POINT), None)
         if found.layout == TORCHAO:
             dtype = "F8_E4M3" if packing.form == "fp8" else "I8"
         if stored is None or scale is None:
@@ -158,7 +164,7 @@ def attach(
             problems.append(f"the scale of {name}: {scale.dtype} {list(scale.shape)} doesn't fit what quant.json says")
         else:
             plain[name] = TensorRef(name, packing.form.upper(), packing.shape, stored.path, stored.start, stored.size)
-            parts[name] = Parts(packing, stored, scale)
+            parts[name] = Parts(packing, stored, scale, zeros)
     if problems:
         raise BadInput(f"{where} contradicts its quant.json", why=problems[0], problems=problems)
     return plain, parts

@@ -1,13 +1,14 @@
 """What `inspect` says of a model: family, parameters and bytes per component and part, lineage, needs."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sanac.core.family import dtype_counts, part_of, split_block, training_note
+from sanac.core.header import DTYPE_BITS
 from sanac.core.model import Component, Model
 from sanac.core.plan import Keep
+from sanac.core.weights import Weights
 
 _ITEM_BYTES = 2  # pipelines run in 16 bits
 
@@ -27,6 +28,7 @@ class ComponentSummary:
     name: str
     class_name: str
     amount: Amount
+    plain_bytes: int  # that it would take if it weren't quantized
     dtypes: Mapping[str, int]
     files: int
 
@@ -46,6 +48,7 @@ class Summary:
     parts: Mapping[str, Amount]
     block: Amount
     total: Amount
+    plain_bytes: int
     run_bytes: int  # all components at once, in 16 bits or as stored if that is less
     offload_bytes: int  # the largest component alone
     lineage: tuple[str, ...]
@@ -67,12 +70,12 @@ def summarise(model: Model) -> Summary:
     parts: dict[str, Amount] = {}
     for ref in model.weights:
         before = parts.get(part_of(ref.name), Amount(0, 0))
-        parts[part_of(ref.name)] = Amount(before.parameters + ref.count, before.bytes + ref.size)
+        parts[part_of(ref.name)] = Amount(before.parameters + ref.count, before.bytes + model.weights.size_of(ref))
     first_block = [ref for ref in model.weights if (found := split_block(ref.name)) and found[0] == 0]
     sizes = [_run_bytes(part) for part in model.components]
     manifest = model.manifest
     plan = manifest.whole_plan if manifest else None
-    several = manifest is not None and sum(step.plan is not None for step in manifest.lineage) > 1
+    several = manifest is not None and sum(bool(step.moved) for step in manifest.lineage) > 1
     return Summary(
         name=model.located.name,
         kind="artifact" if manifest else model.kind,
@@ -83,13 +86,12 @@ def summarise(model: Model) -> Summary:
         guidance=architecture.guidance,
         components=components,
         parts=dict(sorted(parts.items(), key=lambda item: -item[1].bytes)),
-        block=Amount(sum(ref.count for ref in first_block), sum(ref.size for ref in first_block)),
+        block=Amount(sum(ref.count for ref in first_block), sum(map(model.weights.size_of, first_block))),
         total=Amount(sum(c.amount.parameters for c in components), sum(c.amount.bytes for c in components)),
+        plain_bytes=sum(c.plain_bytes for c in components),
         run_bytes=sum(sizes),
         offload_bytes=max(sizes),
-        lineage=tuple(_step(step.stage, step.name, str(step.plan or "")) for step in manifest.lineage)
-        if manifest
-        else (),
+        lineage=tuple(_step(step.stage, step.name, step.moved) for step in manifest.lineage) if manifest else (),
         origins=tuple(o.block if isinstance(o, Keep) else str(o) for o in plan.blocks) if plan else None,
         in_all=str(plan) if several else "",
         left_out=manifest.left_out if manifest else (),
@@ -101,17 +103,23 @@ def summarise(model: Model) -> Summary:
 def _component(part: Component) -> ComponentSummary:
     if part.weights is None:
         size = sum(path.stat().st_size for path in part.files)
-        return ComponentSummary(part.name, part.class_name, Amount(0, size), {}, len(part.files))
-    amount = Amount(part.weights.count, part.weights.size)
-    return ComponentSummary(part.name, part.class_name, amount, dtype_counts(part.weights), len(part.files))
+        return ComponentSummary(part.name, part.class_name, Amount(0, size), size, {}, len(part.files))
+    amount, counts = Amount(part.weights.count, part.weights.size), dtype_counts(part.weights)
+    return ComponentSummary(part.name, part.class_name, amount, _plain_bytes(part.weights), counts, len(part.files))
+
+
+def _plain_bytes(weights: Weights) -> int:
+    """All weights, in the dtype that quantized ones had before."""
+    quantized = weights.quantized
+    if not quantized:
+        return weights.size
+    before = DTYPE_BITS[quantized.dtype] // 8
+    return sum(before * ref.count if ref.name in quantized.weights else ref.size for ref in weights)
 
 
 def _run_bytes(part: Component) -> int:
-    weights: Counter[str] = Counter()
-    for ref in part.weights or ():
-        weights["stored"] += ref.size
-        weights["half"] += _ITEM_BYTES * ref.count
-    return min(weights["stored"], weights["half"])
+    stored = part.weights.size if part.weights else 0
+    return min(stored, _ITEM_BYTES * part.weights.count if part.weights else 0)
 
 
 def _step(stage: str, name: str, plan: str) -> str:

@@ -41,7 +41,11 @@ class Weights:
     @property
     def size(self) -> int:
         """Bytes of all tensors."""
-        return sum(ref.size for ref in self.tensors.values()) + sum(part.scale.size for part in self.parts.values())
+        return sum(map(self.size_of, self.tensors.values()))
+
+    def size_of(self, ref: TensorRef) -> int:
+        """Bytes of one tensor, with its scales if it is quantized."""
+        return self.parts[ref.name].size if ref.name in self.parts else ref.size
 
     @property
     def count(self) -> int:

@@ -212,7 +212,9 @@ class Recovery:
         if self.teacher:
             how["teacher"] = [self.teacher.identity(), self.distinct, list(self.exits)]
         plan = keep_blocks(self.model.architecture.blocks, list(range(self.model.architecture.blocks)))
-        return decide("finetune", self.model, plan, how, writing)
+        said = f"{self.wanted.steps} steps of {' and '.join(self.losses)}"
+        said += f" for {self.wanted.fake_quant}" if self.wanted.fake_quant else ""
+        return replace(decide("finetune", self.model, plan, how, writing), how=said)
 
     def folder(self, job: Surgery) -> Path:
         """Where the run keeps its state until the artifact stands."""

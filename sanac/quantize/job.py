@@ -31,6 +31,13 @@ class Wanted:
     rounding: str | None = None
     include: frozenset[str] = frozenset()
 
+    def __str__(self) -> str:
+        """'transformer to int4-wo, block 32, nearest'."""
+        said = [f"{' and '.join(self.components)} to {self.scheme}"]
+        said += [f"block {self.block}"] if self.block else []
+        said += [self.rounding] if self.rounding else []
+        return ", ".join(said + [f"with {name}" for name in sorted(self.include)])
+
     def check(self) -> Scheme:
         """All that contradicts itself."""
         scheme = scheme_of(self.scheme, self.block)
@@ -57,7 +64,8 @@ def decide_quantizing(model: Model, wanted: Wanted, writing: Writing) -> Surgery
     plan = keep_blocks(blocks, list(range(blocks)))
     job = decide("quantize", model, plan, settings, writing)
     configs = {part.name: job.config if part is model.transformer else part.config for part in parts}
-    return replace(job, repacked={part.name: repack(part, configs[part.name], scheme, wanted) for part in parts})
+    repacked = {part.name: repack(part, configs[part.name], scheme, wanted) for part in parts}
+    return replace(job, repacked=repacked, how=str(wanted))
 
 
 def part_named(model: Model, name: str) -> Component:

@@ -306,3 +306,21 @@ def test_one_component_after_another(sanac: Sanac, half: Path) -> None:
     alone = sanac("quantize", half, "--scheme", "int4-wo", *both, "--transformer-only", "--out", "x")
     assert (alone.code, "leaves behind" in alone.err) == (2, True)
     assert not Path("x").exists()
+
+
+@pytest.mark.parametrize(("scheme", "extra"), [("int8-wo", 4 + 1), ("int4-wo", 4)])
+def test_inspect_says_what_it_was_and_is(sanac: Sanac, sharded: Path, scheme: str, extra: int) -> None:
+    """Bytes before and after; those of parts, scales included, add up to the whole."""
+    assert sanac("quantize", sharded, "--scheme", scheme, "--out", "q").code == 0
+    (part,) = open_model(locate("q")).components
+    found = sanac("inspect", "q", "--json").json
+    assert found["plain_bytes"] == 4 * found["total"]["parameters"], "fp32"
+    assert found["total"]["bytes"] == sum(one["bytes"] for one in found["parts"].values())
+    packings = part.weights.quantized.weights.values()
+    stored = sum(packing.columns * packing.shape[0] for packing in packings)
+    scales = sum(packing.shape[0] * packing.groups for packing in packings)
+    rest = 4 * (found["total"]["parameters"] - stored)
+    assert found["total"]["bytes"] == rest + (stored if scheme == "int8-wo" else stored // 2) + extra * scales
+    assert "before" in sanac("inspect", "q").out
+    assert "before" not in sanac("inspect", sharded).out
+    assert found["lineage"][-1] == f"quantize transformer to {scheme}"
