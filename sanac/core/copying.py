@@ -54,7 +54,7 @@ class Made:
             yield start, min(self.step, self.size - start)
 
 
-def whole(label: str, size: int, make: Callable[[], bytes]) -> Made:
+def whole(label: str, size: int, make: Callable[[], bytes | memoryview]) -> Made:
     """Bytes that can only be made all at once."""
     return Made(label, size, lambda _start, _count: make())
 

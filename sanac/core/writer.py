@@ -37,7 +37,7 @@ def kept(name: str, source: TensorRef, sealed: str = "") -> Piece:
     return Piece(name, source.dtype, source.shape, (Range(name, source.path, source.start, source.size),), sealed)
 
 
-def made(name: str, dtype: str, shape: tuple[int, ...], size: int, make: Callable[[], bytes]) -> Piece:
+def made(name: str, dtype: str, shape: tuple[int, ...], size: int, make: Callable[[], bytes | memoryview]) -> Piece:
     """A tensor that is computed as a whole when its turn comes."""
     return Piece(name, dtype, shape, (whole(name, size, make),))
 

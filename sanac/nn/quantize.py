@@ -15,26 +15,34 @@ from sanac.core.quantized import Packing
 LARGEST = {"int8": 127.0, "int4": 7.0, "fp8": 448.0}  # what the largest value of a group becomes
 _LOWEST = {"int8": -127.0, "int4": -8.0, "fp8": -448.0}
 SHRUNK = 24  # scales that are tried by `smallest_error`, from the largest value's down to a half of it
-_PIECE = 1 << 22  # values that are worked with at a time
+PIECE = 1 << 20  # values that are worked with at a time: they stay in the processor's cache
+_SEARCHED = 1 << 18  # and where each is looked at again and again
 
 
 def _quantize(values: Tensor, scale: Tensor, block: int, form: str) -> Tensor:
     """(rows, columns) and (rows, groups of `block` columns) -> whole numbers, or fp8."""
-    scaled = values.float() / _spread(scale, block, values)
-    if form == "fp8":
-        return scaled.clamp_(_LOWEST[form], LARGEST[form]).to(torch.float8_e4m3fn)
-    return scaled.round_().clamp_(_LOWEST[form], LARGEST[form]).to(torch.int8)
+    given, spread = _paired(values, scale, block)
+    scaled = torch.div(given, spread)  # of two dtypes: divided in fp32
+    if form != "fp8":
+        scaled.round_()
+    stored = scaled.clamp_(_LOWEST[form], LARGEST[form]).to(torch.float8_e4m3fn if form == "fp8" else torch.int8)
+    return stored.reshape(values.shape)
 
 
 def _dequantize(stored: Tensor, scale: Tensor, block: int, dtype: torch.dtype) -> Tensor:
     """What quantized values stand for, in `dtype`: the products are rounded once."""
-    return (stored.float() * _spread(scale, block, stored)).to(dtype)
+    given, spread = _paired(stored.float() if stored.is_floating_point() else stored, scale, block)
+    return torch.mul(given, spread).to(dtype).reshape(stored.shape)
 
 
-def _spread(scale: Tensor, block: int, values: Tensor) -> Tensor:
-    """A scale for each value; one per row is left to be broadcast."""
+def _paired(values: Tensor, scale: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Values and their scales in fp32, of shapes that go together."""
     scale, columns = scale.float(), values.shape[1]
-    return scale if block >= columns else scale.repeat_interleave(block, dim=1)[:, :columns]
+    if block >= columns:
+        return values, scale
+    if columns % block == 0:
+        return values.unflatten(1, (-1, block)), scale[:, :, None]
+    return values, scale.repeat_interleave(block, dim=1)[:, :columns]
 
 
 _quantizing = torch.library.custom_op("sanac::quantize", _quantize, mutates_args=())
@@ -51,8 +59,8 @@ dequantize: Callable[[Tensor, Tensor, int, torch.dtype], Tensor] = _dequantizing
 
 def pack(values: Tensor) -> Tensor:
     """Four-bit numbers, two to a byte along the rows: the first in the lower half. An odd row ends in a zero."""
-    padded = F.pad(values, (0, values.shape[1] % 2)).view(torch.uint8) & 0xF
-    return padded[:, ::2] | (padded[:, 1::2] << 4)
+    pairs = F.pad(values, (0, values.shape[1] % 2)).view(torch.int16)  # the first is in the lower byte
+    return ((pairs & 0xF) | (pairs >> 4 & 0xF0)).to(torch.uint8)
 
 
 def unpack(packed: Tensor, columns: int) -> Tensor:
@@ -79,7 +87,9 @@ def nearest(weight: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
 
 def smallest_error(weight: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
     """Scales that leave the smallest square error of each group: large values may be cut for the others' sake."""
-    return torch.cat([_smallest_error(rows, packing, dtype) for rows in _pieces(matrix(weight))])
+    rows = matrix(weight)
+    pieces = rows.split(max(1, _SEARCHED // rows.shape[1]))
+    return torch.cat([_smallest_error(piece, packing, dtype) for piece in pieces])
 
 
 def _smallest_error(rows: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
@@ -87,17 +97,15 @@ def _smallest_error(rows: Tensor, packing: Packing, dtype: torch.dtype) -> Tenso
     largest = nearest(rows, packing, torch.float32)
     best = largest.to(dtype)
     least = torch.full_like(largest, torch.inf)
+    apart = torch.empty_like(values)
     for step in range(SHRUNK):
         scale = (largest * (1 - 0.5 * step / SHRUNK)).to(dtype)
         spread = scale.float()[:, :, None]
-        error = (values - (values / spread).round_().clamp_(low, high) * spread).square_().sum(dim=2)
+        torch.div(values, spread, out=apart)
+        error = apart.round_().clamp_(low, high).mul_(spread).sub_(values).square_().sum(dim=2)
         better = error < least
         least, best = torch.where(better, error, least), torch.where(better, scale, best)
     return best
-
-
-def _pieces(rows: Tensor) -> list[Tensor]:
-    return list(rows.split(max(1, _PIECE // max(1, rows.shape[1]))))
 
 
 ROUNDINGS: dict[str, Callable[[Tensor, Packing, torch.dtype], Tensor]] = {
@@ -111,12 +119,9 @@ def stored_values(weight: Tensor, scale: Tensor, packing: Packing) -> Tensor:
     """The weight's quantized values as a matrix, row pieces at a time."""
     scale = scale.flatten(1)
     rows = matrix(weight)
-    count = max(1, _PIECE // max(1, rows.shape[1]))
-    pieces = [
-        quantize(rows[start : start + count], scale[start : start + count], packing.width, packing.form)
-        for start in range(0, len(rows), count)
-    ]
-    return torch.cat(pieces)
+    count = max(1, PIECE // rows.shape[1])
+    pieces = zip(rows.split(count), scale.split(count), strict=True)
+    return torch.cat([quantize(some, their, packing.width, packing.form) for some, their in pieces])
 
 
 def restored(stored: Tensor, scale: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:

@@ -39,6 +39,14 @@ def read_tensors(refs: Mapping[str, TensorRef], device: torch.device, dtype: tor
     return found
 
 
+def read_rows(ref: TensorRef, start: int, stop: int) -> Tensor:
+    """Some of a tensor's rows, flattened, as they are stored."""
+    row = ref.size // ref.shape[0]
+    raw = bytearray((stop - start) * row)
+    _fill(raw, ref, ref.start + start * row)
+    return torch.frombuffer(raw, dtype=DTYPES[ref.dtype]).view(stop - start, -1)
+
+
 def map_tensor(ref: TensorRef) -> Tensor:
     """A tensor where it lies in its file: bytes are read when they are looked at. Writing to it changes nothing."""
     if not ref.size:
@@ -59,15 +67,19 @@ def _read(ref: TensorRef, raw: memoryview, tensor: Tensor) -> None:
         raise BadInput(f"{ref.name} is stored as {ref.dtype}", why="that can't be computed with")
     if not ref.size:
         return
-    left = raw
+    _fill(raw, ref, ref.start)
+    tensor.copy_(torch.frombuffer(raw, dtype=DTYPES[ref.dtype]).view(ref.shape))
+
+
+def _fill(raw: memoryview | bytearray, ref: TensorRef, place: int) -> None:
+    left = memoryview(raw)
     with ref.path.open("rb", buffering=0) as file:
-        file.seek(ref.start)
+        file.seek(place)
         while left:
             got = file.readinto(left)
             if not got:
                 raise BadInput(f"{ref.path} ended early", why=f"{len(left):,} bytes of {ref.name} are missing")
             left = left[got:]
-    tensor.copy_(torch.frombuffer(raw, dtype=DTYPES[ref.dtype]).view(ref.shape))
 
 
 def refuse_loras(model: Model) -> None:

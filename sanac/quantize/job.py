@@ -14,6 +14,7 @@ from sanac.core.quantizable import COMPONENTS, INCLUDES, sort_out
 from sanac.core.quantized import PACKED, PACKED_FILE, TORCHAO, Packing, Quantized
 from sanac.core.repacked import Repacked
 from sanac.core.schemes import Scheme, scheme_of
+from sanac.nn.quantize import PIECE
 from sanac.nn.quiet import quiet
 from sanac.quantize.packing import Rounded, pieces_of, torchao_metadata
 
@@ -110,7 +111,7 @@ def repack(part: Component, config: Mapping[str, Any], scheme: Scheme, wanted: W
         config=config,
         metadata=torchao_metadata(tensors, packings, dtype) if layout == TORCHAO else {},
         quantized=Quantized(layout, dtype, packings, left, {}),
-        memory=24 * max(math.prod(packing.shape) for packing in packings.values()),
+        memory=24 * max(PIECE, *(packing.columns for packing in packings.values())),
     )
 
 

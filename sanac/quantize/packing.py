@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sanac.core.copying import Made
 from sanac.core.errors import BadInput
 from sanac.core.header import TensorRef
 from sanac.core.quantized import FORMS, PACKED, TORCHAO, Packing, part_name
 from sanac.core.writer import Piece, kept, made
-from sanac.nn.quantize import ROUNDINGS, pack, stored_values
-from sanac.nn.weights import DTYPES, read_tensor
+from sanac.nn.quantize import PIECE, ROUNDINGS, pack, quantize
+from sanac.nn.weights import DTYPES, read_rows
 
-_CPU = torch.device("cpu")
 _BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass
 class Rounded:
-    """One weight on its way: its scale is worked out once and kept, as it is small."""
+    """One weight on its way, some rows at a time. Its scale is worked out once and kept, as it is small."""
 
     ref: TensorRef
     packing: Packing
@@ -29,38 +29,51 @@ class Rounded:
     dtype: str  # of the scale
     _scale: Tensor | None = None
 
-    def scale(self, weight: Tensor | None = None) -> Tensor:
+    @property
+    def together(self) -> int:
+        """Rows that are worked with at a time."""
+        return max(1, PIECE // self.packing.columns)
+
+    def scale(self) -> Tensor:
         """(rows, groups), as it is stored."""
         if self._scale is None:
-            weight = read_tensor(self.ref, _CPU, torch.float32) if weight is None else weight
-            found = ROUNDINGS[self.packing.rounding](weight, self.packing, DTYPES[self.dtype])
+            rounding, dtype, rows = ROUNDINGS[self.packing.rounding], DTYPES[self.dtype], self.packing.shape[0]
+            starts = range(0, rows, self.together)
+            pieces = (read_rows(self.ref, start, min(start + self.together, rows)) for start in starts)
+            found = torch.cat([rounding(piece, self.packing, dtype) for piece in pieces])
             if not torch.isfinite(found).all():
                 raise BadInput(f"{self.ref.name} holds NaN or infinity", hint="sanac inspect MODEL --scan")
             self._scale = found
         return self._scale
 
-    def stored(self) -> Tensor:
-        """The quantized values, as they are stored."""
-        weight = read_tensor(self.ref, _CPU, torch.float32)
-        values = stored_values(weight, self.scale(weight), self.packing)
-        return pack(values) if self.layout == PACKED and self.packing.form == "int4" else values
+    def stored(self, start: int, stop: int) -> Tensor:
+        """The quantized values of some rows, as they are stored."""
+        packing = self.packing
+        values = quantize(read_rows(self.ref, start, stop), self.scale()[start:stop], packing.width, packing.form)
+        return pack(values) if self.layout == PACKED and packing.form == "int4" else values
 
     def pieces(self) -> tuple[Piece, ...]:
         """What is written of it, to lie in one shard."""
         packing, name = self.packing, self.ref.name
         few, many = packing.scale_shape(self.layout), packing.stored_shape(self.layout)
-        scales, dtype = math.prod(few), FORMS[packing.form][0]
+        scales = math.prod(few)
         found = [
             made(part_name(name, "scale"), self.dtype, few, scales * _BYTES[self.dtype], lambda: _bytes(self.scale()))
         ]
         if self.layout == TORCHAO:  # it wants zero points; symmetric schemes have zeros
             found.append(made(part_name(name, "zero_point"), "I8", few, scales, lambda: bytes(scales)))
-        found = [replace(piece, with_next=True) for piece in found]
-        return (*found, made(part_name(name, "qdata"), dtype, many, math.prod(many), lambda: _bytes(self.stored())))
+        row = math.prod(many[1:])  # bytes: everything is stored in one or less
+
+        def some(start: int, count: int) -> memoryview:
+            return _bytes(self.stored(start // row, (start + count) // row))
+
+        name = part_name(name, "qdata")
+        values = Made(name, many[0] * row, some, self.together * row)
+        return (*(replace(p, with_next=True) for p in found), Piece(name, FORMS[packing.form][0], many, (values,)))
 
 
-def _bytes(values: Tensor) -> bytes:
-    return bytes(values.contiguous().view(torch.uint8).numpy().data)
+def _bytes(values: Tensor) -> memoryview:
+    return memoryview(values.contiguous().view(torch.uint8).numpy()).cast("B")
 
 
 def pieces_of(tensors: Mapping[str, TensorRef], rounded: Mapping[str, Rounded]) -> tuple[Piece, ...]:

@@ -145,9 +145,7 @@ def test_a_damaged_fit_is_made_again(sanac: Sanac, pipeline: Path, damage: str, 
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize(
-    "options", [("--scheme", "int8-wo"), ("--scheme", "fp8-wo"), ("--scheme", "int4-wo", "--include", "kv")]
-)
+@pytest.mark.parametrize("options", ["--scheme int8-wo", "--scheme fp8-wo", "--scheme int4-wo --include kv"])
 def test_other_schemes_are_fitted_too(sanac: Sanac, pipeline: Path, options: str) -> None:
     ran = sanac("quantize", pipeline, *FIT[2:], *options.split(), "--out", "q", "--json")
     assert ran.code == 0, ran.err
