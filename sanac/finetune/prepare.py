@@ -22,6 +22,7 @@ from sanac.core.talk import Talk
 from sanac.finetune.pairs import Pair, Source, Tally
 from sanac.nn.captions import Captions, open_encoder
 from sanac.nn.device import shrinkage
+from sanac.nn.quantized import quantized_parts
 from sanac.nn.quiet import quiet
 
 SCHEMA = 1  # raised when the same pairs would give other parts
@@ -156,7 +157,7 @@ def open_autoencoder(model: Model, device: torch.device) -> Callable[[Sequence[P
             from diffusers import AutoencoderDC
 
             dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-            vae = AutoencoderDC.from_pretrained(
+            vae = quantized_parts(model, dtype, {"vae"}).get("vae") or AutoencoderDC.from_pretrained(
                 model.located.path, subfolder="vae", torch_dtype=dtype, local_files_only=True, use_safetensors=True
             )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:

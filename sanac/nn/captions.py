@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sanac.core.errors import BadInput, Misuse
 from sanac.core.model import Model
+from sanac.nn.quantized import quantized_parts
 from sanac.nn.quiet import quiet
 
 LONGEST = 300  # tokens of a caption, as the pipeline cuts it
@@ -59,7 +60,12 @@ def open_encoder(model: Model, device: torch.device) -> Callable[[Sequence[str],
             from diffusers import SanaPipeline
 
             pipeline = SanaPipeline.from_pretrained(
-                model.located.path, transformer=None, vae=None, local_files_only=True, use_safetensors=True
+                model.located.path,
+                **quantized_parts(model, torch.float32, {"text_encoder"}),
+                transformer=None,
+                vae=None,
+                local_files_only=True,
+                use_safetensors=True,
             )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise BadInput(f"diffusers can't open {model.located.name}", why=str(error).splitlines()[0][:300]) from error

@@ -16,8 +16,8 @@ from sanac.core.locate import locate
 from sanac.core.model import Model, open_model
 from sanac.core.talk import SILENCE, Talk
 from sanac.nn.device import SIDES, pick_device, shrinkage
+from sanac.nn.quantized import quantized_parts
 from sanac.nn.quiet import quiet
-from sanac.runtime.quantized import quantized_parts
 
 if TYPE_CHECKING:
     import torch

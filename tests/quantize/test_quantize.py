@@ -324,3 +324,26 @@ def test_inspect_says_what_it_was_and_is(sanac: Sanac, sharded: Path, scheme: st
     assert "before" in sanac("inspect", "q").out
     assert "before" not in sanac("inspect", sharded).out
     assert found["lineage"][-1] == f"quantize transformer to {scheme}"
+
+
+@pytest.mark.parametrize("scheme", ["int8-wo", "int4-wo"])
+def test_what_reads_captions_and_pictures_is_quantized(sanac: Sanac, half: Path, scheme: str) -> None:
+    """A transformer is analyzed, pruned, trained and fitted by a quantized text encoder and autoencoder."""
+    others = ("--component", "text-encoder", "--component", "vae")
+    assert sanac("quantize", half, "--scheme", scheme, *others, "--out", "q").code == 0
+    few = ("--num-prompts", "3", "--timesteps", "2")
+    for job in (
+        ("analyze", "q", *few),
+        ("prune", "q", "--target-blocks", "5", *few, "--out", "five"),
+        ("finetune", "five", "--data", "shapes", "--samples", "16", "--batch", "4", "--steps", "2", "--out", "tuned"),
+        ("quantize", "tuned", "--scheme", "int4-wo", "--rounding", "gptq", *few, "--out", "all"),
+        ("generate", "all", "a red circle", "--steps", "2", "--out", "pictures"),
+    ):
+        ran = sanac(*job)
+        assert ran.code == 0, ran.err
+    schemes = {
+        part.name: {packing.scheme for packing in part.weights.quantized.weights.values()}
+        for part in open_model(locate("all")).components
+        if part.weights
+    }
+    assert schemes == {"transformer": {"int4-wo"}, "text_encoder": {scheme}, "vae": {scheme}}

@@ -1,5 +1,6 @@
 """Components with quantized weights, as modules of a stock pipeline: read by sanac, whoever else could read them."""
 
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 from sanac.core.errors import BadInput
@@ -11,10 +12,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def quantized_parts(model: Model, dtype: "torch.dtype") -> "dict[str, nn.Module]":
+def quantized_parts(model: Model, dtype: "torch.dtype", among: Container[str] | None = None) -> "dict[str, nn.Module]":
     """The components that are quantized, loaded; the others are for the stock loader."""
-    found = (part for part in model.components if part.weights and part.weights.quantized)
-    return {part.name: load_part(part, dtype) for part in found}
+    parts = (part for part in model.components if among is None or part.name in among)
+    return {part.name: load_part(part, dtype) for part in parts if part.weights and part.weights.quantized}
 
 
 def load_part(part: Component, dtype: "torch.dtype") -> "nn.Module":

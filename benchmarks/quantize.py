@@ -1,0 +1,339 @@
+"""Quantizing: how fast and in how much memory at the 4.8B shape, and what it costs sanac:tiny in quality.
+
+python benchmarks/quantize.py --part speed [--work DIR] [--rounds 3]     (writes 9.4 GB, deletes them)
+python benchmarks/quantize.py --part table [--images 2048]               (an hour or two; finished rows are kept)
+python benchmarks/quantize.py --part show                                (tables, verdicts, charts only)
+
+The table's second model is sanac:tiny pruned to six blocks by search, compensated, and recovered in a hundred steps.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import click
+import matplotlib as mpl
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.judged import answers_of, scores_of
+from benchmarks.measure import interleaved, machine, refuse_if_busy, remove, report, workplace
+from benchmarks.synthetic import write_transformer
+from sanac.core import jsonfile
+from sanac.core.locate import locate
+from sanac.core.model import Model, open_model
+from sanac.core.talk import SILENCE
+from sanac.core.units import bytes_text
+from sanac.judge.intervals import Interval, paired_difference
+from sanac.nn.asked import Wanted
+from sanac.nn.calibrate import Calibration, calibration
+from sanac.nn.states import States
+from sanac.nn.weights import Blocks
+from sanac.runtime.pipeline import Sampling, open_painter
+from sanac.shapes.prompts import suite
+from sanac.verify.shapes import evaluate
+
+mpl.use("Agg")
+
+RESULTS, CHART, GALLERY = (
+    Path("docs/results/quantize.json"),
+    Path("docs/pictures/quantize.png"),
+    Path("docs/pictures/quantize-images.png"),
+)
+SMALL = "6 blocks, recovered"
+TORCHAO = """
+import sys, torch
+from diffusers import SanaTransformer2DModel
+from torchao.quantization import IntxWeightOnlyConfig, quantize_
+from torchao.quantization.granularity import PerAxis
+model = SanaTransformer2DModel.from_pretrained(sys.argv[1], torch_dtype=torch.bfloat16)
+def wanted(module, name):
+    linear = isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)) and "conv_depth" not in name
+    return linear and "transformer_blocks" in name and not name.endswith(("attn2.to_k", "attn2.to_v"))
+quantize_(model, IntxWeightOnlyConfig(torch.int8, granularity=PerAxis(0)), filter_fn=wanted)
+model.save_pretrained(sys.argv[2])
+"""
+FAKE = "finetune {} --data shapes --steps 100 --fake-quant int4-wo"
+ROWS: dict[str, tuple[str, ...]] = {  # name -> what is done to a model, command after command; {} is the one before
+    "as it was": (),
+    "int8-wo": ("quantize {} --scheme int8-wo",),
+    "int8-wo, with kv": ("quantize {} --scheme int8-wo --include kv",),
+    "fp8-wo": ("quantize {} --scheme fp8-wo",),
+    "int4-wo, nearest": ("quantize {} --scheme int4-wo --rounding nearest",),
+    "int4-wo, search": ("quantize {} --scheme int4-wo",),
+    "int4-wo, gptq": ("quantize {} --scheme int4-wo --rounding gptq",),
+    "int4-wo, gptq, block 32": ("quantize {} --scheme int4-wo --rounding gptq --block 32",),
+    "int4-wo, gptq, block 128": ("quantize {} --scheme int4-wo --rounding gptq --block 128",),
+    "int4-wo, gptq, with kv": ("quantize {} --scheme int4-wo --rounding gptq --include kv",),
+    "int4-wo, search, trained for": (FAKE, "quantize {} --scheme int4-wo"),
+    "int4-wo, gptq, trained for": (FAKE, "quantize {} --scheme int4-wo --rounding gptq"),
+    "text encoder int8-wo": ("quantize {} --scheme int8-wo --component text-encoder",),
+    "text encoder int4-wo": ("quantize {} --scheme int4-wo --component text-encoder",),
+    "all int8-wo": ("quantize {} --scheme int8-wo --component transformer --component text-encoder --component vae",),
+    "autoencoder int8-wo": ("quantize {} --scheme int8-wo --component vae",),
+    "autoencoder int4-wo": ("quantize {} --scheme int4-wo --component vae",),
+}
+BEST = ("int4-wo, nearest", "int4-wo, search", "int4-wo, gptq")
+LOSSES = {"int8-wo": 0.01, "int4": 0.03}  # targets
+
+
+def speed(work: Path | None, rounds: int) -> None:
+    """Streamed, beside `cp` of what goes in and comes out, and beside torchao in memory."""
+    warning = refuse_if_busy()
+    with workplace(work) as folder:
+        source, out, copy = (folder / name for name in ("source", "out", "copy"))
+        click.echo(f"writing a synthetic 4.8B checkpoint to {source} ...", err=True)
+        size = write_transformer(source)
+        quantize = [sys.executable, "-m", "sanac", "quantize", str(source), "--workspace", str(folder / "ws")]
+        schemes = {
+            "int8-wo": ["--scheme", "int8-wo"],
+            "int4-wo, nearest": ["--scheme", "int4-wo", "--rounding", "nearest"],
+        }
+        commands: dict[str, list[str]] = {}
+        for name, options in schemes.items():
+            kept = folder / name.split(",")[0]
+            subprocess.run([*quantize, *options, "--out", str(kept)], check=True, capture_output=True)
+            commands[f"cp of both, {name}"] = ["cp", "-r", str(source), str(kept), str(copy)]
+            commands[name] = [*quantize, *options, "--out", str(out)]
+        commands["torchao, in memory, int8"] = [sys.executable, "-c", TORCHAO, str(source), str(out)]
+
+        def clean() -> None:
+            remove(copy, out)
+            copy.mkdir()
+
+        clean()
+        runs = interleaved(commands, rounds, clean)
+        bases = tuple(name for name in commands if name.startswith("cp"))
+        report(f"{bytes_text(size)} in", runs, bases, warning)
+
+
+@dataclass
+class Bench:
+    """One model, and the rows that are made of it."""
+
+    name: str
+    source: Path | str
+    work: Path
+    images: int
+
+    @cached_property
+    def model(self) -> Model:
+        """As it was."""
+        return open_model(locate(str(self.source)))
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Tuning prompts, where this model's trajectories pass."""
+        prompts = tuple(prompt.text for prompt in suite("tune", 24))
+        found = calibration(self.model, Wanted(num_prompts=len(prompts), seed=77), every=2)
+        return replace(found, inputs=replace(found.inputs, prompts=prompts))
+
+    @cached_property
+    def states(self) -> States:
+        """Those states, and the velocity there."""
+        with torch.no_grad():
+            return self.calibration.whole()
+
+    def made(self, commands: tuple[str, ...]) -> Model:
+        """What the commands leave; what comes before the last is kept, as rows share it."""
+        found = str(self.source)
+        for command in commands:
+            out = self.work / jsonfile.key_of([command, found])[:8]
+            if out.is_dir() and command != commands[-1]:
+                found = str(out)
+                continue
+            asked = command.format(shlex.quote(found))
+            sanac("--out", str(out), "--force", "--workspace", str(self.work / "ws"), verb=asked)
+            found = str(out)
+        return open_model(locate(found))
+
+    def row(self, name: str) -> dict[str, Any]:
+        """Made, judged on test prompts, and beside the pictures of the model as it was."""
+        model = self.made(ROWS[name])
+        found = evaluate(open_painter(model, "cpu"), self.images, Sampling(batch=32), 0, "test", SILENCE)
+        kept = self.work / "pictures.npy"
+        if not ROWS[name]:
+            np.save(kept, found.pictures)
+        sizes = {part.name: part.weights.size for part in model.components if part.weights}
+        return {
+            "bytes": sizes,
+            "velocity_error": self.velocity_error(model) if ROWS[name] else 0.0,
+            "psnr": psnr(found.pictures, np.load(kept)) if ROWS[name] else None,
+            "answers": answers_of(found),
+            **found.to_json(),
+        }
+
+    def velocity_error(self, model: Model) -> float:
+        """Relative, of the guided velocity; with captions as this model's text encoder gives them."""
+        blocks = Blocks(model, torch.device("cpu"), torch.float32, resident=True)
+        kept = tuple(range(len(blocks)))
+        captions = replace(self.calibration.inputs, model=model).captions(blocks.device).to(blocks.device, blocks.dtype)
+        with torch.no_grad():
+            mine = replace(self.states, blocks=blocks, outside=blocks.outside(), captions=captions)
+            return float(mine.errors([kept])[kept].mean())
+
+
+def sanac(*options: str, verb: str) -> None:
+    """Run a command as its user would."""
+    subprocess.run([sys.executable, "-m", "sanac", *shlex.split(verb), *options], check=True, capture_output=True)
+
+
+def psnr(found: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> float:
+    """Mean over pictures of the peak signal to noise ratio, dB; pictures that are equal count as 60."""
+    errors = np.square(found.astype(np.float32) - wanted).mean(axis=(1, 2, 3))
+    return float(np.minimum(60.0, 10 * np.log10(255**2 / np.maximum(errors, 1e-9))).mean())
+
+
+def small(work: Path) -> Path:
+    """sanac:tiny pruned to six blocks and recovered."""
+    pruned, out = work / "pruned", work / "recovered"
+    workspace = ("--workspace", str(work / "ws"))
+    if not out.is_dir():
+        sanac("--out", str(pruned), *workspace, verb="prune sanac:tiny --target-blocks 6 --select search --compensate")
+        sanac("--out", str(out), *workspace, verb=f"finetune {shlex.quote(str(pruned))} --data shapes --steps 100")
+    return out
+
+
+def table(work: Path, images: int, rows: tuple[str, ...]) -> None:
+    """Compute what is missing."""
+    journal = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"models": {}}
+    for name in ("sanac:tiny", SMALL):
+        place = work / name.replace(":", "-").replace(",", "").replace(" ", "-")
+        place.mkdir(parents=True, exist_ok=True)
+        bench = Bench(name, "sanac:tiny" if name == "sanac:tiny" else small(place), place, images)
+        entry = journal["models"].setdefault(name, {})
+        identity = bench.model.identity(full_hash=True)
+        if entry.get("identity") != identity:
+            entry = journal["models"][name] = {"identity": identity, "machine": machine(), "rows": {}}
+        for row in rows or ROWS:
+            if row not in entry["rows"]:
+                click.echo(f"{name}: {row}", err=True)
+                entry["rows"][row] = bench.row(row)
+                RESULTS.write_text(json.dumps(journal) + "\n")
+
+
+def lost(rows: Mapping[str, Mapping[str, Any]], name: str) -> Interval:
+    """Score as it was minus this row's, paired by prompt."""
+    return paired_difference(scores_of(rows["as it was"]), scores_of(rows[name])).interval
+
+
+def show(name: str, entry: Mapping[str, Any]) -> None:
+    """The table and the verdicts of one model."""
+    rows = entry["rows"]
+    click.echo(f"\n{name} ({entry['machine']}), {rows['as it was']['pictures']} test prompts\n")
+    titles = ("", "score", "lost", "held out", "velocity SQNR", "PSNR", "transformer", "pipeline")
+    click.echo(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    for row, found in rows.items():
+        plain = not ROWS[row]
+        cells = [
+            row,
+            f"{found['overall']['value']:.3f}",
+            "" if plain else str(lost(rows, row)),
+            f"{found['held_out']['value']:.3f}",
+            "" if plain else decibels(found["velocity_error"]),
+            "" if plain else f"{found['psnr']:.1f} dB",
+            share(found["bytes"]["transformer"], rows["as it was"]["bytes"]["transformer"]),
+            share(sum(found["bytes"].values()), sum(rows["as it was"]["bytes"].values())),
+        ]
+        click.echo(f"| {' | '.join(cells)} |")
+    click.echo()
+    if "int8-wo" in rows:
+        verdict("int8-wo loses", lost(rows, "int8-wo"), LOSSES["int8-wo"])
+    there = [row for row in BEST if row in rows]
+    if there:
+        best = min(there, key=lambda row: rows[row]["velocity_error"])  # chosen on tuning prompts
+        verdict(f"{best} loses", lost(rows, best), LOSSES["int4"])
+    for how in ("search", "gptq"):
+        before, after = f"int4-wo, {how}", f"int4-wo, {how}, trained for"
+        if before in rows and after in rows:
+            regained(rows, before, after)
+
+
+def decibels(error: float) -> str:
+    """A relative error as a ratio of signal to noise."""
+    return f"{-10 * np.log10(error):.1f} dB" if error else "exact"
+
+
+def share(after: int, before: int) -> str:
+    """'1.63 MB (43%)'."""
+    return f"{bytes_text(after)} ({after / before:.0%})"
+
+
+def verdict(what: str, found: Interval, most: float) -> None:
+    """Met when the interval's far end is."""
+    click.echo(f"{what} {found}; at most {most}: {'met' if found.high <= most else 'NOT MET'}")
+
+
+def regained(rows: Mapping[str, Mapping[str, Any]], before: str, after: str) -> None:
+    """Half of what was lost: of the score, and of the velocity's error."""
+    plain, first, then = (scores_of(rows[name]) for name in ("as it was", before, after))
+    half = [replace(a, right=(a.right + b.right) / 2) for a, b in zip(plain, first, strict=True)]
+    beyond = paired_difference(then, half).interval
+    met = "met" if beyond.low >= 0 else "NOT MET"
+    click.echo(f"{after}: beyond half of what {before} lost of the score: {beyond}: {met}")
+    errors = [rows[name]["velocity_error"] for name in (before, after)]
+    met = "met" if errors[1] <= errors[0] / 2 else "NOT MET"
+    click.echo(f"    its velocity error: {errors[0]:.4f} -> {errors[1]:.4f}, half of it: {met}")
+
+
+def chart(models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Score and velocity SQNR by the transformer's bytes."""
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for number, entry in enumerate(models.values()):
+        rows = entry["rows"]
+        whole = rows["as it was"]["bytes"]["transformer"]
+        shown = [row for row in rows if "encoder" not in row and "all" not in row]
+        for place, row in enumerate(shown):
+            found, marker = rows[row], "os^Dv<>Pp*Xhd"[place % 13]
+            size = found["bytes"]["transformer"] / whole
+            low, high = (abs(found["overall"][end] - found["overall"]["value"]) for end in ("low", "high"))
+            label = row if number == 0 else None
+            panels[0].errorbar(
+                size, found["overall"]["value"], [[low], [high]], marker=marker, color=f"C{place}", label=label,
+                markerfacecolor="none" if number else None, linestyle="none", capsize=2,
+            )  # fmt: skip
+            if found["velocity_error"]:
+                level = -10 * np.log10(found["velocity_error"])
+                fill = "none" if number else f"C{place}"
+                panels[1].plot(size, level, marker=marker, color=f"C{place}", markerfacecolor=fill, linestyle="none")
+    panels[0].set(xlabel="transformer, share of bf16", ylabel="shapes score, test prompts")
+    panels[1].set(xlabel="transformer, share of bf16", ylabel="velocity SQNR, dB")
+    for axes in panels:
+        axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8, title="filled: 12 blocks\nhollow: 6, recovered")
+    figure.savefig(CHART, dpi=110)
+
+
+@click.command()
+@click.option("--part", type=click.Choice(["speed", "table", "show"]), default="show", show_default=True)
+@click.option("--row", "rows", multiple=True, type=click.Choice(list(ROWS)), help="Of the table, only these.")
+@click.option("--images", default=2048, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--work", type=click.Path(path_type=Path), help="Where models lie.  [default: build/quantize]")
+def main(part: str, rows: tuple[str, ...], images: int, rounds: int, work: Path | None) -> None:
+    """Compute, print, draw."""
+    if part == "speed":
+        speed(work, rounds)
+        return
+    if part == "table":
+        torch.set_num_threads(1)
+        table(work or Path("build/quantize"), images, rows)
+    models = json.loads(RESULTS.read_text())["models"]
+    for name, entry in models.items():
+        show(name, entry)
+    chart(models)
+
+
+if __name__ == "__main__":
+    main()
