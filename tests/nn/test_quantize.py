@@ -88,3 +88,30 @@ def test_the_gradient_goes_straight_through() -> None:
     assert not torch.equal(found, weight)
     (found * torch.arange(64.0)).sum().backward()
     assert torch.equal(weight.grad, torch.arange(64.0).expand(4, 64))
+
+
+@pytest.mark.parametrize(
+    ("form", "block", "steps"), [("int8", None, 2.0), ("int8", 32, 2.0), ("int4", 64, 1.0), ("fp8", None, 0.0)]
+)
+def test_torchao_agrees(form: str, block: int | None, steps: float) -> None:
+    """Its own rounding: to so many steps, as it divides by 127.5 and 7.5. From the same stored values: bit for bit."""
+    from torchao.quantization import Float8WeightOnlyConfig, IntxUnpackedToInt8Tensor, IntxWeightOnlyConfig, quantize_
+    from torchao.quantization.granularity import PerAxis, PerGroup
+
+    layer = torch.nn.Linear(256, 64, bias=False).bfloat16()
+    torch.nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(0))
+    weight, how = layer.weight.detach().clone(), packing(layer.weight, form, block)
+    scale = ROUNDINGS["nearest"](weight, how, torch.bfloat16)
+    stored = stored_values(weight, scale, how)
+    mine = restored(stored, scale, how, torch.bfloat16)
+    ints = {"int8": torch.int8, "int4": torch.int4}
+    granularity = PerGroup(block) if block else PerAxis(0)
+    whole = IntxWeightOnlyConfig(ints[form], granularity=granularity) if form in ints else Float8WeightOnlyConfig()
+    quantize_(layer, whole)
+    step = scale.float().repeat_interleave(how.width, dim=1)
+    assert ((layer.weight.dequantize() - mine).abs() <= steps * step).all()
+    if form in ints:
+        same = IntxUnpackedToInt8Tensor(
+            stored, scale, torch.zeros_like(scale, dtype=torch.int8), ints[form], (1, how.width), torch.bfloat16, None
+        )
+        assert torch.equal(same.dequantize(), mine)

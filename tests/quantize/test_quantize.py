@@ -32,6 +32,17 @@ with torch.no_grad():
     save_file({"out": model(*(inputs[name] for name in "abc"), return_dict=False)[0].contiguous()}, sys.argv[3])
 """
 
+STOCK_PIPELINE = """
+import sys, torch
+from diffusers import SanaPipeline
+from safetensors.torch import save_file
+assert not any(name.split(".")[0] == "sanac" for name in sys.modules)
+pipe = SanaPipeline.from_pretrained(sys.argv[1], torch_dtype=torch.bfloat16)
+how = dict(num_inference_steps=2, height=512, width=512, use_resolution_binning=False, output_type="pt")
+image = pipe("a red circle", generator=torch.Generator().manual_seed(0), **how).images
+save_file({"image": image.contiguous()}, sys.argv[2])
+"""
+
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory, pipeline: Path) -> Path:
@@ -127,6 +138,26 @@ def test_stock_diffusers_reads_eight_bits_without_sanac(
     mine = package.load_pipeline("q", "cpu").transformer.bfloat16()
     with torch.no_grad():
         assert torch.equal(mine(*inputs(), return_dict=False)[0], stock)
+
+
+def test_stock_diffusers_reads_a_whole_pipeline_of_eight_bits(sanac: Sanac, half: Path, tmp_path: Path) -> None:
+    parts = ("transformer", "text-encoder", "vae")
+    options = [word for part in parts for word in ("--component", part)]
+    assert sanac("quantize", half, "--scheme", "int8-wo", *options, "--out", "q").code == 0
+    command = [sys.executable, "-c", STOCK_PIPELINE, "q", "out.safetensors"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    mine = package.load_pipeline("q", "cpu").to(torch.bfloat16)
+    image = mine(
+        "a red circle",
+        num_inference_steps=2,
+        height=512,
+        width=512,
+        use_resolution_binning=False,
+        generator=torch.Generator().manual_seed(0),
+        output_type="pt",
+    ).images
+    assert torch.equal(load_file(tmp_path / "out.safetensors")["image"], image)
 
 
 @pytest.mark.parametrize("scheme", ["int4-wo", "fp8-wo"])
