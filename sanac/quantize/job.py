@@ -111,7 +111,8 @@ def repack(part: Component, config: Mapping[str, Any], scheme: Scheme, wanted: W
         config=config,
         metadata=torchao_metadata(tensors, packings, dtype) if layout == TORCHAO else {},
         quantized=Quantized(layout, dtype, packings, left, {}),
-        memory=24 * max(PIECE, *(packing.columns for packing in packings.values())),
+        memory=24 * max(PIECE, *(how.columns for how in packings.values()))
+        + sum(4 * how.shape[0] * how.groups for how in packings.values()),
     )
 
 

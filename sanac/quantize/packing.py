@@ -21,7 +21,7 @@ _BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 @dataclass
 class Rounded:
-    """One weight on its way, some rows at a time. Its scale is worked out once and kept, as it is small."""
+    """One weight on its way, some rows at a time. Its scale is worked out once and kept until all rows were made."""
 
     ref: TensorRef
     packing: Packing
@@ -48,8 +48,10 @@ class Rounded:
 
     def stored(self, start: int, stop: int) -> Tensor:
         """The quantized values of some rows, as they are stored."""
-        packing = self.packing
-        values = quantize(read_rows(self.ref, start, stop), self.scale()[start:stop], packing.width, packing.form)
+        packing, scale = self.packing, self.scale()
+        values = quantize(read_rows(self.ref, start, stop), scale[start:stop], packing.width, packing.form)
+        if stop == len(scale):
+            self._scale = None  # of all weights together they would be hundreds of megabytes
         return pack(values) if self.layout == PACKED and packing.form == "int4" else values
 
     def pieces(self) -> tuple[Piece, ...]:
