@@ -1,7 +1,7 @@
 """Quantizing: how fast and in how much memory at the 4.8B shape, and what it costs sanac:tiny in quality.
 
 python benchmarks/quantize.py --part speed [--work DIR] [--rounds 3]     (writes 9.4 GB, deletes them)
-python benchmarks/quantize.py --part table [--images 2048]               (an hour or two; finished rows are kept)
+python benchmarks/quantize.py --part table [--model 12]                  (two hours each; finished rows are kept)
 python benchmarks/quantize.py --part show                                (tables, verdicts, charts only)
 
 The table's second model is sanac:tiny pruned to six blocks by search, compensated, and recovered in a hundred steps.
@@ -44,12 +44,8 @@ from sanac.verify.shapes import evaluate
 
 mpl.use("Agg")
 
-RESULTS, CHART, GALLERY = (
-    Path("docs/results/quantize.json"),
-    Path("docs/pictures/quantize.png"),
-    Path("docs/pictures/quantize-images.png"),
-)
-SMALL = "6 blocks, recovered"
+RESULTS, CHART = Path("docs/results"), Path("docs/pictures/quantize.png")
+MODELS = {"12": "sanac:tiny", "6": "6 blocks, recovered"}
 TORCHAO = """
 import sys, torch
 from diffusers import SanaTransformer2DModel
@@ -66,19 +62,17 @@ FAKE = "finetune {} --data shapes --steps 100 --fake-quant int4-wo"
 ROWS: dict[str, tuple[str, ...]] = {  # name -> what is done to a model, command after command; {} is the one before
     "as it was": (),
     "int8-wo": ("quantize {} --scheme int8-wo",),
-    "int8-wo, with kv": ("quantize {} --scheme int8-wo --include kv",),
-    "fp8-wo": ("quantize {} --scheme fp8-wo",),
     "int4-wo, nearest": ("quantize {} --scheme int4-wo --rounding nearest",),
     "int4-wo, search": ("quantize {} --scheme int4-wo",),
     "int4-wo, gptq": ("quantize {} --scheme int4-wo --rounding gptq",),
-    "int4-wo, gptq, block 32": ("quantize {} --scheme int4-wo --rounding gptq --block 32",),
-    "int4-wo, gptq, block 128": ("quantize {} --scheme int4-wo --rounding gptq --block 128",),
-    "int4-wo, gptq, with kv": ("quantize {} --scheme int4-wo --rounding gptq --include kv",),
     "int4-wo, search, trained for": (FAKE, "quantize {} --scheme int4-wo"),
     "int4-wo, gptq, trained for": (FAKE, "quantize {} --scheme int4-wo --rounding gptq"),
     "text encoder int8-wo": ("quantize {} --scheme int8-wo --component text-encoder",),
     "text encoder int4-wo": ("quantize {} --scheme int4-wo --component text-encoder",),
-    "all int8-wo": ("quantize {} --scheme int8-wo --component transformer --component text-encoder --component vae",),
+    "fp8-wo": ("quantize {} --scheme fp8-wo",),
+    "int8-wo, with kv": ("quantize {} --scheme int8-wo --include kv",),
+    "int4-wo, gptq, with kv": ("quantize {} --scheme int4-wo --rounding gptq --include kv",),
+    "int4-wo, gptq, block 128": ("quantize {} --scheme int4-wo --rounding gptq --block 128",),
     "autoencoder int8-wo": ("quantize {} --scheme int8-wo --component vae",),
     "autoencoder int4-wo": ("quantize {} --scheme int4-wo --component vae",),
 }
@@ -120,7 +114,6 @@ def speed(work: Path | None, rounds: int) -> None:
 class Bench:
     """One model, and the rows that are made of it."""
 
-    name: str
     source: Path | str
     work: Path
     images: int
@@ -203,22 +196,25 @@ def small(work: Path) -> Path:
     return out
 
 
-def table(work: Path, images: int, rows: tuple[str, ...]) -> None:
+def journal_of(model: str) -> Path:
+    """Where a model's rows are kept."""
+    return RESULTS / f"quantize-{model}.json"
+
+
+def table(model: str, work: Path, images: int, rows: tuple[str, ...]) -> None:
     """Compute what is missing."""
-    journal = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"models": {}}
-    for name in ("sanac:tiny", SMALL):
-        place = work / name.replace(":", "-").replace(",", "").replace(" ", "-")
-        place.mkdir(parents=True, exist_ok=True)
-        bench = Bench(name, "sanac:tiny" if name == "sanac:tiny" else small(place), place, images)
-        entry = journal["models"].setdefault(name, {})
-        identity = bench.model.identity(full_hash=True)
-        if entry.get("identity") != identity:
-            entry = journal["models"][name] = {"identity": identity, "machine": machine(), "rows": {}}
-        for row in rows or ROWS:
-            if row not in entry["rows"]:
-                click.echo(f"{name}: {row}", err=True)
-                entry["rows"][row] = bench.row(row)
-                RESULTS.write_text(json.dumps(journal) + "\n")
+    place, path = work / model, journal_of(model)
+    place.mkdir(parents=True, exist_ok=True)
+    bench = Bench("sanac:tiny" if model == "12" else small(place), place, images)
+    identity = bench.model.identity(full_hash=True)
+    journal = json.loads(path.read_text()) if path.is_file() else {}
+    if journal.get("identity") != identity:
+        journal = {"identity": identity, "machine": machine(), "rows": {}}
+    for row in rows or ROWS:
+        if row not in journal["rows"]:
+            click.echo(f"{MODELS[model]}: {row}", err=True)
+            journal["rows"][row] = bench.row(row)
+            path.write_text(json.dumps(journal) + "\n")
 
 
 def lost(rows: Mapping[str, Mapping[str, Any]], name: str) -> Interval:
@@ -232,7 +228,7 @@ def show(name: str, entry: Mapping[str, Any]) -> None:
     click.echo(f"\n{name} ({entry['machine']}), {rows['as it was']['pictures']} test prompts\n")
     titles = ("", "score", "lost", "held out", "velocity SQNR", "PSNR", "transformer", "pipeline")
     click.echo(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
-    for row, found in rows.items():
+    for row, found in ((row, rows[row]) for row in ROWS if row in rows):
         plain = not ROWS[row]
         cells = [
             row,
@@ -317,19 +313,22 @@ def chart(models: Mapping[str, Mapping[str, Any]]) -> None:
 
 @click.command()
 @click.option("--part", type=click.Choice(["speed", "table", "show"]), default="show", show_default=True)
+@click.option("--model", "asked", multiple=True, type=click.Choice(list(MODELS)), help="Blocks of the table's model.")
 @click.option("--row", "rows", multiple=True, type=click.Choice(list(ROWS)), help="Of the table, only these.")
 @click.option("--images", default=2048, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--work", type=click.Path(path_type=Path), help="Where models lie.  [default: build/quantize]")
-def main(part: str, rows: tuple[str, ...], images: int, rounds: int, work: Path | None) -> None:
+def main(part: str, asked: tuple[str, ...], rows: tuple[str, ...], images: int, rounds: int, work: Path | None) -> None:
     """Compute, print, draw."""
     if part == "speed":
         speed(work, rounds)
         return
     if part == "table":
         torch.set_num_threads(1)
-        table(work or Path("build/quantize"), images, rows)
-    models = json.loads(RESULTS.read_text())["models"]
+        for model in asked or tuple(MODELS):
+            table(model, work or Path("build/quantize"), images, rows)
+    paths = {name: journal_of(model) for model, name in MODELS.items()}
+    models = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
     for name, entry in models.items():
         show(name, entry)
     chart(models)
