@@ -213,7 +213,23 @@ def test_training_for_four_bits_makes_four_bits_better(sanac: Sanac, half: Path,
 
 def test_every_layout_can_be_quantized(sanac: Sanac, half: Path, sharded: Path) -> None:
     assert sanac("prune", half, "--keep", "0,2,4", "--out", "pruned").code == 0
-    assert sanac("finetune", "pruned", "--data", "shapes", "--steps", "2", "--batch", "4", "--out", "tuned").code == 0
+    assert (
+        sanac(
+            "finetune",
+            "pruned",
+            "--data",
+            "shapes",
+            "--samples",
+            "16",
+            "--steps",
+            "2",
+            "--batch",
+            "4",
+            "--out",
+            "tuned",
+        ).code
+        == 0
+    )
     assert sanac("convert", "tuned", "--to", "nvlabs", "--out", "nvlabs").code == 0
     assert sanac("convert", "tuned", "--to", "single", "--out", "single").code == 0
     found = []
@@ -378,3 +394,47 @@ def test_what_reads_captions_and_pictures_is_quantized(sanac: Sanac, half: Path,
         if part.weights
     }
     assert schemes == {"transformer": {"int4-wo"}, "text_encoder": {scheme}, "vae": {scheme}}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_every_dtype_can_be_pruned_trained_and_quantized(
+    sanac: Sanac, pipeline: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    from diffusers import SanaPipeline
+
+    SanaPipeline.from_pretrained(pipeline, torch_dtype=dtype).save_pretrained(tmp_path / "source")
+    assert sanac("prune", "source", "--keep", "0,2,4", "--out", "pruned").code == 0
+    assert (
+        sanac(
+            "finetune",
+            "pruned",
+            "--data",
+            "shapes",
+            "--samples",
+            "16",
+            "--steps",
+            "2",
+            "--batch",
+            "4",
+            "--out",
+            "tuned",
+        ).code
+        == 0
+    )
+    for scheme in SCHEMES:
+        ran = sanac("quantize", "tuned", "--scheme", scheme, "--out", scheme)
+        assert ran.code == 0, ran.err
+        assert {parts.scale.dtype for parts in open_model(locate(scheme)).weights.parts.values()} == {
+            {torch.float16: "F16", torch.float32: "F32"}[dtype]
+        }
+        assert sanac("generate", scheme, "a red circle", "--steps", "1", "--out", f"{scheme}-pictures").code == 0
+    save_file(dict(zip("abc", (part.to(dtype) for part in inputs()), strict=True)), "inputs.safetensors")
+    stock = STOCK.replace("torch.bfloat16", str(dtype))
+    command = [sys.executable, "-c", stock, "int8-wo", "inputs.safetensors", "out.safetensors"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    mine = package.load_pipeline("int8-wo", "cpu").transformer.to(dtype)
+    given = load_file("inputs.safetensors")
+    with torch.no_grad():
+        found = mine(*(given[name] for name in "abc"), return_dict=False)[0]
+    assert torch.equal(load_file(tmp_path / "out.safetensors")["out"], found)
