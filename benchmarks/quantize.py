@@ -289,7 +289,7 @@ def chart(models: Mapping[str, Mapping[str, Any]]) -> None:
     for number, entry in enumerate(models.values()):
         rows = entry["rows"]
         whole = rows["as it was"]["bytes"]["transformer"]
-        shown = [row for row in rows if "encoder" not in row and "all" not in row]
+        shown = [row for row in rows if "encoder" not in row]  # those of the transformer
         for place, row in enumerate(shown):
             found, marker = rows[row], "os^Dv<>Pp*Xhd"[place % 13]
             size = found["bytes"]["transformer"] / whole

@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-_LAZY = {"load_pipeline": "sanac.runtime.pipeline"}  # what takes torch to import
+_LAZY = dict.fromkeys(("load_pipeline", "load_transformer"), "sanac.runtime.pipeline")  # what takes torch to import
 
 
 def __getattr__(name: str) -> Any:

@@ -52,17 +52,18 @@ def command(
     The first picture's noise is drawn from --seed (0 by default), the next one's from the seed after it.
     """
     from sanac.runtime.generate import generate
-    from sanac.runtime.pictures import make_folder
+    from sanac.runtime.pictures import made_folder
     from sanac.runtime.pipeline import Sampling, open_painter
 
     sampling = Sampling(steps, guidance, _size(size), batch)
     if blank := [f"prompt {number}" for number, prompt in enumerate(prompts, 1) if not prompt.strip()]:
         raise Misuse(f"{', '.join(blank)} is empty", hint="say what the picture is to show")
-    make_folder(out)
-    painter = open_painter(open_word(model, common), common.device)
-    if unknown := painter.unknown_words(prompts):
-        common.talk.warn(f"the model's vocabulary doesn't have: {', '.join(unknown)}; it can't see these words")
-    files = generate(painter, prompts, each, common.seed or 0, sampling, out, common.talk)
+    opened = open_word(model, common)
+    with made_folder(out):
+        painter = open_painter(opened, common.device)
+        if unknown := painter.unknown_words(prompts):
+            common.talk.warn(f"the model's vocabulary doesn't have: {', '.join(unknown)}; it can't see these words")
+        files = generate(painter, prompts, each, common.seed or 0, sampling, out, common.talk)
     data = {"pictures": [str(path) for path in files], "device": painter.device}
     return Result("ok", lambda: _show(files), data, str(out), common.as_json)
 

@@ -1,7 +1,7 @@
 """Options of what measures a model: prompts, sampler, memory."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -89,8 +89,8 @@ def wanted_from(measured: dict[str, Any], common: Common) -> "Wanted":
     return Wanted(**measured, memory_limit=limit, seed=common.seed or 0, device=common.device)
 
 
-def idle_measuring() -> list[str]:
+def idle_measuring(spared: Container[str] = ("yes", "memory_limit")) -> list[str]:
     """The options of `measuring` that were given and say what is measured: idle where nothing is."""
     context, command_line = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
     given = [name for name in _OPTIONS if context.get_parameter_source(name) == command_line]
-    return [f"--{name.replace('_', '-')}" for name in given if name not in {"yes", "memory_limit"}]
+    return [f"--{name.replace('_', '-')}" for name in given if name not in spared]

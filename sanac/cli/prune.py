@@ -71,6 +71,8 @@ def command(
     analyze` does. Weights are copied tensor by tensor, nothing is loaded; the input is not touched. Without MODEL it
     takes the workspace's source, else $SANAC_MODEL, else the released 4.8B model.
     """
+    from sanac.core.execute import refuse_quantized
+
     targets = {"--keep": keep, "--target-blocks": target_blocks, "--target-params": target_params}
     given = [name for name, value in targets.items() if value is not None]
     if len(given) != 1:
@@ -79,6 +81,7 @@ def command(
     if select == "search" and scores is not None:
         raise click.UsageError("--select search asks the model itself, not --scores", click.get_current_context())
     word, opened = open_source(model, chosen, options, common)
+    refuse_quantized(opened, "prune")
     wanted, writing = replace(wanted_from(measured, common), dry=options.dry_run), chosen.writing(options)
     choice = None
     if keep is None:

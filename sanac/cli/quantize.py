@@ -12,6 +12,7 @@ from sanac.cli.surgery import SurgeryOptions, run_surgery, surgery
 
 if TYPE_CHECKING:
     from sanac.core.execute import Surgery
+    from sanac.core.model import Model
     from sanac.nn.asked import Wanted
 
 
@@ -70,16 +71,34 @@ def command(
     from sanac.quantize.job import Wanted, decide_quantizing
 
     word = model or newest_word(options, common)
-    opened = open_word(word, common).with_loras(chosen.loras)
+    opened = open_word(word, common)
+    if model is None:
+        word, opened = _before_quantizing(word, opened, components, common)
+    opened = opened.with_loras(chosen.loras)
     wanted = Wanted(scheme, tuple(dict.fromkeys(components)), block, rounding, frozenset(include))
     job = decide_quantizing(opened, wanted, chosen.writing(options))
     for name, part in job.repacked.items():
         common.talk.note(f"{name}: {len(part.quantized.weights)} weights to {scheme}, {len(part.quantized.left)} left")
     if rounding != "gptq":
-        if idle := idle_measuring():
+        if idle := idle_measuring(spared=()):
             common.talk.warn(f"only --rounding gptq looks at what layers are given: {', '.join(idle)} have no effect")
         return run_surgery(word, job, options, common)
     return _run_fitted(word, job, wanted_from(measured, common), options, common)
+
+
+def _before_quantizing(word: str, opened: "Model", components: tuple[str, ...], common: Common) -> tuple[str, "Model"]:
+    """The newest artifact, or what it was made from if these components are quantized there: a rerun as typed."""
+    from sanac.core.stage import origin_of
+
+    names = {name.replace("-", "_") for name in components}
+    while opened.manifest and opened.manifest.stage == "quantize":
+        quantized = {part.name for part in opened.components if part.weights and part.weights.quantized}
+        before = origin_of(opened.located.path)
+        if not before or not names & quantized:
+            break
+        common.talk.note(f"{word} is quantized already: going on from {before}, which it was made from")
+        word, opened = before, open_word(before, common)
+    return word, opened
 
 
 def _run_fitted(word: str, job: "Surgery", wanted: "Wanted", options: StageOptions, common: Common) -> Result:

@@ -99,6 +99,10 @@ def run_surgery(
     _check_place(out, options.workspace)
     data: dict[str, Any] = {"plan": job.plan.to_json(), "key": job.key, "needs": asdict(job.needs)}
     data |= {"dry_run": options.dry_run, "family": job.model.architecture.title, "layout": job.writing.layout}
+    if job.repacked:
+        data["sizes"] = {name: {"before": old, "after": new} for name, (old, new) in _sizes(job).items()}
+        counts = {name: part.quantized for name, part in job.repacked.items()}
+        data["quantized"] = {n: {"weights": len(q.weights), "left": len(q.left)} for n, q in counts.items()}
     if job.writing.link:
         common.talk.warn("--link shares files with the source: editing one in place changes both")
     if options.dry_run:
@@ -127,18 +131,23 @@ def _check_place(out: Path, workspace: Path) -> None:
         )
 
 
-def _show(job: "Surgery", done: str, load: str = "") -> None:
+def _sizes(job: "Surgery") -> dict[str, tuple[int, int]]:
+    """Bytes of each component's weights, before and after."""
     before = job.model.weights.size
-    after = sum(piece.size for piece in job.pieces) or before  # it may go along as it is
+    found = {"transformer": (before, sum(piece.size for piece in job.pieces) or before)}  # or it goes along as it is
+    for part in job.carried:
+        old = part.weights.size if part.weights else 0
+        found[part.name] = (old, sum(piece.size for piece in job.repacked_pieces(part)) or old)
+    return found
+
+
+def _show(job: "Surgery", done: str, load: str = "") -> None:
+    sizes = _sizes(job)
     click.echo(f"{job.model.located.name}: {job.model.architecture.title}")
     if job.stage not in {"finetune", "quantize"}:  # they move no block
         click.echo(f"plan: {job.plan}")
     if job.model.patches:
         click.echo(f"LoRA: merged into {len(job.model.patches)} tensors")
-    sizes = {"transformer": (before, after)}
-    for part in job.carried:
-        old = part.weights.size if part.weights else 0
-        sizes[part.name] = (old, sum(piece.size for piece in job.repacked_pieces(part)) or old)
     shown = {name: size for name, size in sizes.items() if name in (job.repacked or {"transformer"})}
     if job.repacked and len(sizes) > 1:
         shown["all weights"] = (sum(old for old, _ in sizes.values()), sum(new for _, new in sizes.values()))
@@ -150,7 +159,7 @@ def _show(job: "Surgery", done: str, load: str = "") -> None:
     if job.writing.layout != "diffusers":
         click.echo(f"the weights: {load}/model.{'pth' if job.writing.layout == 'nvlabs' else 'safetensors'}")
     elif job.needs_sanac:
-        click.echo(f'load it with sanac.load_pipeline("{load}")')
+        click.echo(f'load it with sanac.{"load_pipeline" if job.companions else "load_transformer"}("{load}")')
     elif job.companions:
         click.echo(f'load it with SanaPipeline.from_pretrained("{load}")')
     else:

@@ -15,16 +15,29 @@ _TRANSFORMER = """from diffusers import SanaTransformer2DModel
 transformer = SanaTransformer2DModel.from_pretrained("PATH_OF_THIS_FOLDER", subfolder="transformer")"""
 
 
-_OWN = """import sanac
+_OWN = """import sanac  # some weights are packed: stock diffusers can't read them
 
-pipe = sanac.load_pipeline("PATH_OF_THIS_FOLDER")  # its weights are packed: stock diffusers can't read them
+pipe = sanac.load_pipeline("PATH_OF_THIS_FOLDER")
 image = pipe("a red circle").images[0]"""
+
+_OWN_TRANSFORMER = """import sanac  # some weights are packed: stock diffusers can't read them
+
+transformer = sanac.load_transformer("PATH_OF_THIS_FOLDER")"""
+
+_TORCHAO = "Its 8-bit weights are torchao's: `pip install torchao` beside diffusers.\n"
 
 
 def render(
-    lineage: Sequence[Ancestor], left_out: Sequence[str], source: Architecture, *, whole: bool, own: bool = False
+    lineage: Sequence[Ancestor],
+    left_out: Sequence[str],
+    source: Architecture,
+    *,
+    whole: bool,
+    own: bool = False,
+    torchao: bool = False,
 ) -> str:
     """The model card, in Markdown with the hub's front matter."""
+    packed, plain = (_OWN, _PIPELINE) if whole else (_OWN_TRANSFORMER, _TRANSFORMER)
     base, last = lineage[0].name, lineage[-1]
     base_line = f"base_model: {base.partition('@')[0]}\n" if "/" in base else ""
     steps = "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(lineage, start=1))
@@ -42,9 +55,9 @@ pipeline_tag: text-to-image
 Made by sanac from {source.title}. The content key is `{last.key}`.
 {left_out}
 ```python
-{_OWN if own else _PIPELINE if whole else _TRANSFORMER}
+{packed if own else plain}
 ```
-
+{_TORCHAO if torchao and not own else ""}
 ## Where it comes from
 
 {steps}

@@ -19,7 +19,7 @@ from sanac.core.manifest import Ancestor, Manifest, changed_after_sealing
 from sanac.core.model import SIDE_FILE, Component, Model, streaming_memory
 from sanac.core.plan import Keep, New, Plan
 from sanac.core.pth_writer import write_pth
-from sanac.core.quantized import PACKED
+from sanac.core.quantized import PACKED, TORCHAO
 from sanac.core.repacked import Repacked
 from sanac.core.resources import Needs, announce
 from sanac.core.stage import ORIGIN, Stage, find_finished, held_bytes, open_stage, partial_name, replaced_name
@@ -158,9 +158,14 @@ class Surgery:
     @property
     def needs_sanac(self) -> bool:
         """Whether some of its weights are packed as stock diffusers can't read them."""
+        return PACKED in self.layouts
+
+    @property
+    def layouts(self) -> set[str]:
+        """Of what is quantized in the output."""
         carried = [part.weights.quantized for part in self.carried if part.weights and part.name not in self.repacked]
         found = [*(part.quantized for part in self.repacked.values()), *carried]
-        return any(quantized.layout == PACKED for quantized in found if quantized)
+        return {quantized.layout for quantized in found if quantized}
 
     @property
     def carried(self) -> tuple[Component, ...]:
@@ -202,6 +207,16 @@ def _in_order(architecture: Architecture) -> list[str]:
     return [*outside, *(block_name(index, rest) for index in range(architecture.blocks) for rest in rests)]
 
 
+def refuse_quantized(model: Model, stage: str) -> None:
+    """What changes weights comes before they are quantized; said before anything is computed."""
+    if model.weights.quantized:
+        raise Misuse(
+            f"{model.located.name} is quantized",
+            why="what changes its weights comes before that",
+            hint=f"{stage} the model that it was made from, then quantize again",
+        )
+
+
 def decide(
     stage: str,
     model: Model,
@@ -212,12 +227,8 @@ def decide(
 ) -> Surgery:
     """Everything that is to be done, named by its content key, before anything is."""
     architecture = model.architecture
-    if model.weights.quantized and stage != "quantize":
-        raise Misuse(
-            f"{model.located.name} is quantized",
-            why="what changes its weights comes before that",
-            hint=f"{stage} the model that it was made from, then quantize again",
-        )
+    if stage != "quantize":
+        refuse_quantized(model, stage)
     if plan.source_blocks != architecture.blocks:
         raise Misuse(
             "the plan is for another model",
@@ -284,8 +295,9 @@ def carry_out(job: Surgery, out: Path, talk: Talk) -> tuple[str, Manifest]:
         if stage.files:
             talk.note(f"continuing {stage.partial}: {len(stage.files)} files are already there")
         tensors = _write(stage, job, talk)
-        whole, own = job.companions is not None, job.needs_sanac
-        text = card.render(_lineage(job), _left_out(job), job.model.architecture, whole=whole, own=own)
+        whole, own, torchao = job.companions is not None, job.needs_sanac, TORCHAO in job.layouts
+        about = (_lineage(job), _left_out(job), job.model.architecture)
+        text = card.render(*about, whole=whole, own=own, torchao=torchao)
         stage.place_bytes("README.md", text.encode(errors="backslashreplace"))
         if _witness(job.model, job.pipeline) != job.witness:
             raise BadInput(f"{job.model.located.path} was changed while it was read", hint="run the same command again")

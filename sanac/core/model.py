@@ -114,7 +114,7 @@ class Model:
     def content(self) -> str:
         """One digest of the transformer's tensors, wherever they lie: read, unless a manifest knows their digests."""
         known = self.manifest.tensors.get("transformer", {}) if self.manifest else {}
-        refs = sorted(self.weights, key=lambda ref: ref.name)
+        refs = sorted(self.weights.stored, key=lambda ref: ref.name)
         digests = (known.get(ref.name) or digest_file(ref.path, ref.start, ref.size) for ref in refs)
         tensors = [[ref.name, ref.dtype, list(ref.shape), digest] for ref, digest in zip(refs, digests, strict=True)]
         return jsonfile.key_of([tensors, *self.patch_identity])
@@ -127,7 +127,7 @@ def _identity(part: Component, *, full_hash: bool) -> list[Any]:
         return small
     small.append(dict(part.config))  # of a single file, it lies beside it
     if full_hash:
-        tensors = sorted(part.weights, key=lambda ref: ref.name)
+        tensors = sorted(part.weights.stored, key=lambda ref: ref.name)
         return small + [[t.name, t.dtype, list(t.shape), digest_file(t.path, t.start, t.size)] for t in tensors]
     return small + part.weights.identity()
 

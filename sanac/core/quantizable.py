@@ -2,9 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sanac.core.errors import Misuse
+from sanac.core.family import dtype_counts
 from sanac.core.header import TensorRef
+from sanac.core.quantized import Packing
+from sanac.core.schemes import Scheme
 
 COMPONENTS = {"transformer": "transformer", "text-encoder": "text_encoder", "vae": "vae"}
 INCLUDES = {"kv": "keys and values of captions"}
@@ -33,6 +37,37 @@ _RULES: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {  # the first that
         (re.compile(r".+\.weight"), ""),
     ),
 }
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """How a component's weights will be stored."""
+
+    packings: Mapping[str, Packing]
+    left: Mapping[str, str]  # weight -> why it stays as it is
+    dtype: str  # of most that are quantized: that of their scales
+
+
+def choose(
+    part: str,
+    tensors: Mapping[str, TensorRef],
+    scheme: Scheme,
+    block: int | None = None,
+    rounding: str | None = None,
+    include: frozenset[str] = frozenset(),
+) -> Chosen:
+    """Which weights of a component are quantized by a scheme, and how."""
+    names, left = sort_out(part, tensors, include)
+    packings: dict[str, Packing] = {}
+    for name in names:
+        packing = scheme.packing(tensors[name].shape, block, rounding)
+        if packing is None:
+            left[name] = scheme.refusal(tensors[name].shape, block or scheme.block)
+        else:
+            packings[name] = packing
+    if not packings:
+        raise Misuse(f"no weight of the {part} takes --block {block}", why=left[names[0]])
+    return Chosen(packings, left, next(iter(dtype_counts([tensors[name] for name in names]))))
 
 
 def sort_out(part: str, tensors: Mapping[str, TensorRef], include: frozenset[str]) -> tuple[list[str], dict[str, str]]:

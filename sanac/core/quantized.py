@@ -7,6 +7,7 @@ weight files that it belongs to: edited, or beside another model's weights, it i
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ FORMS = {"int8": ("I8", 1), "int4": ("U8", 2), "fp8": ("F8_E4M3", 1)}  # how sto
 SCALES = ("BF16", "F16", "F32")
 TORCHAO, PACKED = "torchao", "packed"
 _ZERO_POINT = "zero_point"
+_WORD = re.compile(r"[a-z0-9-]{1,32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def read_quantized(path: Path) -> Quantized:
 
 def _packing(entry: Mapping[str, Any]) -> Packing:
     found = Packing(**{**entry, "shape": tuple(entry["shape"])})
-    words = all(type(word) is str for word in (found.scheme, found.form, found.rounding))
+    words = all(type(w) is str and _WORD.fullmatch(w) for w in (found.scheme, found.form, found.rounding))
     sizes = len(found.shape) >= 2 and all(type(size) is int and size > 0 for size in found.shape)
     sound = words and sizes and found.form in FORMS
     if not sound or not (found.block is None or (type(found.block) is int and found.block > 0)):
@@ -133,9 +135,14 @@ class Parts:
     zero_point: TensorRef | None = None  # torchao's, all zeros
 
     @property
+    def refs(self) -> tuple[TensorRef, ...]:
+        """All of them, under the names that they have on disk."""
+        return tuple(filter(None, (self.stored, self.scale, self.zero_point)))
+
+    @property
     def size(self) -> int:
         """Bytes of them all."""
-        return sum(ref.size for ref in (self.stored, self.scale, self.zero_point) if ref)
+        return sum(ref.size for ref in self.refs)
 
 
 def attach(
@@ -162,6 +169,8 @@ def attach(
             problems.append(f"{name}: {stored.dtype} {list(stored.shape)} doesn't fit what quant.json says")
         elif scale.dtype not in SCALES or scale.shape != packing.scale_shape(found.layout):
             problems.append(f"the scale of {name}: {scale.dtype} {list(scale.shape)} doesn't fit what quant.json says")
+        elif found.layout == TORCHAO and (not zeros or (zeros.dtype, zeros.shape) != ("I8", scale.shape)):
+            problems.append(f"the zero points of {name} are missing or misshapen")
         else:
             plain[name] = TensorRef(name, packing.form.upper(), packing.shape, stored.path, stored.start, stored.size)
             parts[name] = Parts(packing, stored, scale, zeros)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from sanac.core.copying import digest_file
 from sanac.core.header import TensorRef
 from sanac.core.model import OTHER_WEIGHTS, Model
-from sanac.core.talk import Talk
+from sanac.core.talk import SILENCE, Talk
 
 _CHUNK = 8 << 20
 # As integers, the sign bit removed: a value is NaN or Inf when it is at or above this.
@@ -46,7 +45,7 @@ def unread(model: Model) -> tuple[str, ...]:
 
 def scan(model: Model, talk: Talk) -> tuple[Finding, ...]:
     """Every finding in every component; constant memory."""
-    refs = [(part.name, ref) for part in model.components for ref in part.weights or ()]
+    refs = [(part.name, ref) for part in model.components if part.weights for ref in part.weights.stored]
     sealed = model.manifest.files if model.manifest else {}
     talk.begin("scanning", sum(ref.size for _, ref in refs) + sum(file.size for file in sealed.values()))
     try:
@@ -54,6 +53,12 @@ def scan(model: Model, talk: Talk) -> tuple[Finding, ...]:
             Finding(part, ref.name, f"{bad:,} of {ref.count:,} values are NaN or Inf")
             for part, ref in refs
             if (bad := _count_bad(ref, talk))
+        ]
+        findings += [
+            Finding(part.name, parts.zero_point.name, "its zero points are not zero")
+            for part in model.components
+            for parts in (part.weights.parts.values() if part.weights else ())
+            if parts.zero_point and any(any(chunk) for chunk in _chunks(parts.zero_point, SILENCE))
         ]
         findings += [
             Finding("artifact", name, "its digest is not the one it was sealed with")
@@ -72,13 +77,13 @@ def _count_bad(ref: TensorRef, talk: Talk) -> int:
     kind, mask, first_bad = _FIRST_BAD[ref.dtype]
     return sum(
         int(np.count_nonzero((np.frombuffer(chunk, dtype=kind) & kind(mask)) >= kind(first_bad)))
-        for chunk in _chunks(ref.path, ref.start, ref.size, talk)
+        for chunk in _chunks(ref, talk)
     )
 
 
-def _chunks(path: Path, start: int, size: int, talk: Talk) -> Iterator[bytes]:
-    with path.open("rb", buffering=0) as file:
-        for done in range(0, size, _CHUNK):
-            data = os.pread(file.fileno(), min(_CHUNK, size - done), start + done)
+def _chunks(ref: TensorRef, talk: Talk) -> Iterator[bytes]:
+    with ref.path.open("rb", buffering=0) as file:
+        for done in range(0, ref.size, _CHUNK):
+            data = os.pread(file.fileno(), min(_CHUNK, ref.size - done), ref.start + done)
             talk.advance(len(data))
             yield data

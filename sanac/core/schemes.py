@@ -18,11 +18,20 @@ class Scheme:
     layout: str
     rounding: str  # unless the user says otherwise
 
+    def refusal(self, shape: tuple[int, ...], block: int | None) -> str:
+        """Why a weight of this shape can't be stored; '' if it can."""
+        if self.layout != TORCHAO or not block:
+            return ""
+        if math.prod(shape[2:]) != 1:
+            return f"--block {block}: torchao has no blocks for kernels of {shape[2]}x{shape[3]}"
+        inputs = shape[1]
+        return f"--block {block} doesn't divide its {inputs} inputs" if inputs % block else ""
+
     def packing(self, shape: tuple[int, ...], block: int | None, rounding: str | None) -> Packing | None:
         """How a weight of this shape is stored; None where torchao can't have this block size."""
         block = block or self.block
         inputs = math.prod(shape[1:])
-        if self.layout == TORCHAO and block and (inputs % block or math.prod(shape[2:]) != 1):
+        if self.refusal(shape, block):
             return None
         return Packing(
             self.name, self.form, block if block and block < inputs else None, shape, rounding or self.rounding

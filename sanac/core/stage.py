@@ -279,3 +279,12 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def origin_of(artifact: Path) -> str:
+    """Where the model lay that an artifact was made from; '' where that is not known, or nothing is there any more."""
+    try:
+        found = str(jsonfile.read_object(artifact / ORIGIN).get("source", ""))
+    except BadInput:
+        return ""
+    return found if found and Path(found).exists() else ""

@@ -43,6 +43,12 @@ class Weights:
         """Bytes of all tensors."""
         return sum(map(self.size_of, self.tensors.values()))
 
+    @property
+    def stored(self) -> Iterator[TensorRef]:
+        """Every tensor on disk, scales among them."""
+        for ref in self.tensors.values():
+            yield from self.parts[ref.name].refs if ref.name in self.parts else (ref,)
+
     def size_of(self, ref: TensorRef) -> int:
         """Bytes of one tensor, with its scales if it is quantized."""
         return self.parts[ref.name].size if ref.name in self.parts else ref.size

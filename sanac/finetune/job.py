@@ -12,13 +12,12 @@ import torch
 from sanac.core import jsonfile
 from sanac.core.copying import digest_file
 from sanac.core.errors import Lacking, Misuse
-from sanac.core.execute import Surgery, Writing, decide
+from sanac.core.execute import Surgery, Writing, decide, refuse_quantized
 from sanac.core.header import read_header
 from sanac.core.model import Model
 from sanac.core.plan import keep_blocks
-from sanac.core.quantizable import sort_out
-from sanac.core.quantized import Packing
-from sanac.core.schemes import scheme_of
+from sanac.core.quantizable import Chosen, choose
+from sanac.core.schemes import SCHEMES, scheme_of
 from sanac.core.talk import Talk
 from sanac.core.units import bytes_text
 from sanac.finetune import free, pairs
@@ -92,8 +91,8 @@ class Wanted:
             problems.append("--lora-file is for --lora RANK")
         if self.prompts and self.data:
             problems.append("--prompts are for --data-free: with --data, captions lie beside the pictures")
-        if self.fake_quant:
-            scheme_of(self.fake_quant)
+        if self.fake_quant and self.fake_quant not in SCHEMES:
+            problems.append(f"there is no scheme {self.fake_quant!r}: {', '.join(SCHEMES)}")
         if self.fake_quant and self.lora:
             problems.append("--fake-quant and --lora contradict each other: what is quantized are whole weights")
         unknown = sorted(set(self.losses or {}) - set(LOSSES))
@@ -227,7 +226,10 @@ class Recovery:
         wanted = self.wanted
         load = Load(self.batch, height, width, caption, wanted.checkpointing, wanted.precision, wanted.lora)
         config = self.model.transformer.config or self.model.architecture.config()
-        return foresee(config, load, wanted.optimizer, average=bool(wanted.average))
+        found = foresee(config, load, wanted.optimizer, average=bool(wanted.average))
+        rounded = self.rounded.packings.values() if self.rounded else ()
+        kept = sum(4 * how.shape[0] * how.columns for how in rounded)  # until the gradients are there
+        return replace(found, activations=found.activations + kept)
 
     def check_room(self, memory: Memory) -> None:
         """Lacking if training would not fit; what would help is named with what it saves."""
@@ -274,8 +276,8 @@ class Recovery:
             student = open_student(self.model, device, torch.float32)
             if self.wanted.lora:
                 add_lora(student, self.model.architecture, self.wanted.lora, self.wanted.seed)
-            if self.wanted.fake_quant:
-                simulate(student, *self._packings(self.wanted.fake_quant))
+            if self.rounded:
+                simulate(student, self.rounded.packings, DTYPES[self.rounded.dtype])
             if self.wanted.checkpointing:
                 student.enable_gradient_checkpointing()
             task = RecoveryTask(
@@ -300,12 +302,11 @@ class Recovery:
             save_adapter(weights, self.wanted.lora_file)
         save_weights(merged(student) if self.wanted.lora else student.state_dict(), self.model, file)
 
-    def _packings(self, name: str) -> tuple[dict[str, Packing], torch.dtype]:
-        """How the weights will be quantized, and the dtype of their scales."""
-        tensors, scheme = self.model.weights.tensors, scheme_of(name)
-        chosen, _ = sort_out("transformer", tensors, frozenset())
-        packings = {weight: scheme.packing(tensors[weight].shape, None, None) for weight in chosen}
-        return {weight: how for weight, how in packings.items() if how}, DTYPES[tensors[chosen[0]].dtype]
+    @property
+    def rounded(self) -> Chosen | None:
+        """How the weights will be quantized, if they are trained for that."""
+        name = self.wanted.fake_quant
+        return choose("transformer", self.model.weights.tensors, scheme_of(name)) if name else None
 
     def _lessons(self, device: torch.device, talk: Talk) -> Lessons | None:
         if self.teacher is None:
@@ -325,6 +326,7 @@ class Recovery:
 def decide_recovery(model: Model, wanted: Wanted, workspace: Path, talk: Talk) -> Recovery:
     """Everything decided, and the data prepared: what is learned is part of what the artifact is."""
     wanted.check()
+    refuse_quantized(model, "finetune")
     teacher = wanted.teacher
     needed = wanted.data is None or wanted.losses is None or bool({"distill", "features"} & set(wanted.losses))
     if teacher is None and needed:

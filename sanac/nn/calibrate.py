@@ -189,16 +189,16 @@ LEAST = FEWEST  # prompts: to fit on, to choose by, to judge by
 TOGETHER = 64  # prompts that go through a block together, at most
 
 
-def calibration(model: Model, wanted: Wanted, every: int) -> Calibration:
+def calibration(model: Model, wanted: Wanted, every: int, least: int = LEAST) -> Calibration:
     """From what the user said; a hundred prompts if nothing."""
     wanted.check()
     check_computable(model)
     if wanted.data:
         raise Misuse("search and repair look at sampled trajectories", why="--inputs noised is for scores")
     inputs = choose_inputs(model, prompts=wanted.prompts, count=wanted.num_prompts, embeddings=wanted.embeddings)
-    if inputs.count < LEAST:
+    if inputs.count < least:
         why = "some are to fit on, others to judge by"
-        raise Misuse(f"{inputs.count} prompts are not enough", why=why, hint="--num-prompts 100")
+        raise Misuse(f"{inputs.count} prompts are too few", why=why, hint="--num-prompts 100")
     sampling = Sampling(wanted.timesteps, wanted.guidance, wanted.seed, latent_side(model))
     scheduler, device = scheduler_of(model), pick_device(wanted.device)
     every = min(every, wanted.timesteps)

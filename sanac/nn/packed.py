@@ -56,9 +56,10 @@ class PackedConv2d(PackedLinear):
 
 def packed_like(layer: nn.Module, packing: Packing, stored: Tensor, scale: Tensor) -> nn.Module:
     """The layer that takes the place of a plain one."""
+    if not isinstance(layer, (nn.Linear, nn.Conv2d)) or tuple(layer.weight.shape) != packing.shape:
+        raise ValueError(f"a {type(layer).__name__} has no quantized weight of shape {list(packing.shape)}")
     if isinstance(layer, nn.Conv2d):
         return PackedConv2d(packing, stored, scale, layer)
-    assert isinstance(layer, nn.Linear), f"{type(layer).__name__} can't be quantized"
     return PackedLinear(packing, stored, scale, layer.bias)
 
 

@@ -82,7 +82,13 @@ def grouped(values: Tensor, block: int) -> Tensor:
 def nearest(weight: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
     """Scales by which each group's largest value is the largest number; a group of zeros has the scale one."""
     largest = grouped(matrix(weight), packing.width).abs().amax(dim=2).float()
-    return torch.where(largest == 0, 1.0, largest / LARGEST[packing.form]).to(dtype)  # NaN stays to be seen
+    return _as_scale(torch.where(largest == 0, 1.0, largest / LARGEST[packing.form]), dtype)
+
+
+def _as_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """As it is stored: never zero, which fp16 soon is; NaN stays to be seen."""
+    limits = torch.finfo(dtype)
+    return scale.to(dtype).clamp_min(limits.smallest_normal * limits.eps)
 
 
 def smallest_error(weight: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
@@ -95,14 +101,15 @@ def smallest_error(weight: Tensor, packing: Packing, dtype: torch.dtype) -> Tens
 def _smallest_error(rows: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
     values, low, high = grouped(rows.float(), packing.width), _LOWEST[packing.form], LARGEST[packing.form]
     largest = nearest(rows, packing, torch.float32)
-    best = largest.to(dtype)
+    best = _as_scale(largest, dtype)
     least = torch.full_like(largest, torch.inf)
-    apart = torch.empty_like(values)
+    apart, eight = torch.empty_like(values), packing.form == "fp8"
     for step in range(SHRUNK):
-        scale = (largest * (1 - 0.5 * step / SHRUNK)).to(dtype)
+        scale = _as_scale(largest * (1 - 0.5 * step / SHRUNK), dtype)
         spread = scale.float()[:, :, None]
         torch.div(values, spread, out=apart)
-        error = apart.round_().clamp_(low, high).mul_(spread).sub_(values).square_().sum(dim=2)
+        rounded = apart.clamp_(low, high).to(torch.float8_e4m3fn).float() if eight else apart.round_().clamp_(low, high)
+        error = rounded.mul_(spread).sub_(values).square_().sum(dim=2)
         better = error < least
         least, best = torch.where(better, error, least), torch.where(better, scale, best)
     return best

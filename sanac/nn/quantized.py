@@ -24,7 +24,7 @@ def load_part(part: Component, dtype: "torch.dtype") -> "nn.Module":
     from accelerate import init_empty_weights
 
     from sanac.nn.packed import packed_like
-    from sanac.nn.weights import map_tensor, read_tensor
+    from sanac.nn.weights import map_quantized, read_tensor
 
     assert part.weights is not None
     cpu = torch.device("cpu")
@@ -34,7 +34,7 @@ def load_part(part: Component, dtype: "torch.dtype") -> "nn.Module":
         for name, parts in part.weights.parts.items():
             path, _, _ = name.rpartition(".")
             owner, _, last = path.rpartition(".")
-            stored, scale = (map_tensor(ref).clone() for ref in (parts.stored, parts.scale))
+            stored, scale = (found.clone() for found in map_quantized(parts))
             parent = module.get_submodule(owner)
             setattr(parent, last, packed_like(getattr(parent, last), parts.packing, stored, scale))
         plain = {name: ref for name, ref in part.weights.tensors.items() if name not in part.weights.parts}

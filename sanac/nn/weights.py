@@ -57,8 +57,15 @@ def map_tensor(ref: TensorRef) -> Tensor:
 
 def read_quantized(parts: Parts, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A quantized weight as it is computed with."""
-    stored, scale = (map_tensor(ref).to(device) for ref in (parts.stored, parts.scale))
+    stored, scale = (found.to(device) for found in map_quantized(parts))
     return restored(stored, scale, parts.packing, dtype)
+
+
+def map_quantized(parts: Parts) -> tuple[Tensor, Tensor]:
+    """(values, scale) where they lie; symmetric schemes have no zero points but zeros."""
+    if parts.zero_point and map_tensor(parts.zero_point).any():
+        raise BadInput(f"{parts.zero_point.name} is not zero", why="sanac's schemes are symmetric")
+    return map_tensor(parts.stored), map_tensor(parts.scale)
 
 
 def _read(ref: TensorRef, raw: memoryview, tensor: Tensor) -> None:

@@ -50,7 +50,7 @@ def fitting_states(job: Surgery, wanted: Wanted, talk: Talk) -> Calibration:
     packings = job.repacked["transformer"].quantized.weights
     if wanted.num_prompts is None and wanted.prompts is None and wanted.embeddings is None:
         wanted = replace(wanted, num_prompts=PROMPTS)
-    states = calibration(job.model, wanted, EVERY)
+    states = calibration(job.model, wanted, EVERY, least=1)
     widths = _widths(packings)
     solving = max(5 * 8 * packing.columns**2 + 16 * packing.shape[0] * packing.columns for packing in packings.values())
     fixed = sum(8 * width**2 for width in widths.values()) + solving

@@ -1,17 +1,15 @@
 """Quantization as its user asks for it: what is to be done, fully decided, as a job of the one executor."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sanac.core.errors import BadInput, Misuse
 from sanac.core.execute import Surgery, Writing, decide
-from sanac.core.family import dtype_counts
 from sanac.core.model import Component, Model
 from sanac.core.plan import keep_blocks
-from sanac.core.quantizable import COMPONENTS, INCLUDES, sort_out
-from sanac.core.quantized import PACKED, PACKED_FILE, TORCHAO, Packing, Quantized
+from sanac.core.quantizable import COMPONENTS, INCLUDES, choose
+from sanac.core.quantized import PACKED, PACKED_FILE, TORCHAO, Quantized
 from sanac.core.repacked import Repacked
 from sanac.core.schemes import Scheme, scheme_of
 from sanac.nn.quantize import PIECE
@@ -32,17 +30,13 @@ class Wanted:
     rounding: str | None = None
     include: frozenset[str] = frozenset()
 
-    def __str__(self) -> str:
-        """'transformer to int4-wo, block 32, nearest'."""
-        said = [f"{' and '.join(self.components)} to {self.scheme}"]
-        said += [f"block {self.block}"] if self.block else []
-        said += [self.rounding] if self.rounding else []
-        return ", ".join(said + [f"with {name}" for name in sorted(self.include)])
-
     def check(self) -> Scheme:
         """All that contradicts itself."""
-        scheme = scheme_of(self.scheme, self.block)
         problems = [f"there is no component {name!r}" for name in self.components if name not in COMPONENTS]
+        try:
+            scheme = scheme_of(self.scheme, self.block)
+        except Misuse as error:
+            problems.insert(0, f"{error.message}: {error.hint}")
         if self.rounding == "gptq" and self.components != ("transformer",):
             problems.append("--rounding gptq is for the transformer, whose blocks are swept: quantize others apart")
         problems += [f"there is nothing called {name!r} to include" for name in self.include if name not in INCLUDES]
@@ -61,12 +55,22 @@ def decide_quantizing(model: Model, wanted: Wanted, writing: Writing) -> Surgery
         raise Misuse("--transformer-only leaves behind what --component would quantize")
     if model.patches:
         raise Misuse("a LoRA is merged before quantizing", hint="sanac convert --lora first")
-    settings = {"schema": SCHEMA, **asdict(wanted), "include": sorted(wanted.include)}
+    block, rounding = wanted.block or scheme.block, wanted.rounding or scheme.rounding
+    settings = {
+        "schema": SCHEMA,
+        "scheme": scheme.name,
+        "components": sorted(wanted.components),
+        "block": block,
+        "rounding": rounding,
+        "include": sorted(wanted.include),
+    }
     plan = keep_blocks(blocks, list(range(blocks)))
     job = decide("quantize", model, plan, settings, writing)
     configs = {part.name: job.config if part is model.transformer else part.config for part in parts}
     repacked = {part.name: repack(part, configs[part.name], scheme, wanted) for part in parts}
-    return replace(job, repacked=repacked, how=str(wanted))
+    said = [f"{' and '.join(sorted(wanted.components))} to {scheme.name}", f"block {block}" if block else "", rounding]
+    said += [f"with {name}" for name in sorted(wanted.include)]
+    return replace(job, repacked=repacked, how=", ".join(filter(None, said)))
 
 
 def part_named(model: Model, name: str) -> Component:
@@ -90,17 +94,8 @@ def repack(part: Component, config: Mapping[str, Any], scheme: Scheme, wanted: W
     """A component, quantized; nothing is read but headers."""
     assert part.weights is not None
     tensors = part.weights.tensors
-    chosen, left = sort_out(part.name, tensors, wanted.include)
-    dtype = next(iter(dtype_counts([tensors[name] for name in chosen])))
-    packings: dict[str, Packing] = {}
-    for name in chosen:
-        packing = scheme.packing(tensors[name].shape, wanted.block, wanted.rounding)
-        if packing is None:
-            left[name] = f"--block {wanted.block} doesn't divide its {math.prod(tensors[name].shape[1:])} inputs"
-        else:
-            packings[name] = packing
-    if not packings:
-        raise Misuse(f"--block {wanted.block} divides the inputs of no weight of the {part.name}", hint="--block 32")
+    chosen = choose(part.name, tensors, scheme, wanted.block, wanted.rounding, wanted.include)
+    packings, left, dtype = chosen.packings, chosen.left, chosen.dtype
     layout = scheme.layout
     rounded = {name: Rounded(tensors[name], packing, layout, dtype) for name, packing in packings.items()}
     if layout == TORCHAO:

@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,19 @@ def make_folder(folder: Path) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BadInput(f"cannot write to {folder}", why="permission denied", hint="choose another --out")
     return folder
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[Path]:
+    """The same, and gone again if what follows fails while it is new and empty."""
+    there = folder.exists()
+    make_folder(folder)
+    try:
+        yield folder
+    except BaseException:
+        if not there and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
 
 
 def _unwritable(path: Path, why: str) -> BadInput:

@@ -21,7 +21,7 @@ from sanac.nn.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import SanaPipeline
+    from diffusers import SanaPipeline, SanaTransformer2DModel
 
 Pictures = NDArray[np.uint8]  # (count, height, width, 3)
 
@@ -129,7 +129,9 @@ def open_painter(model: Model, device: str | None = None) -> Painter:
         raise Misuse(
             f"{model.located.name} is a transformer without the rest of its pipeline",
             why="pictures need its text encoder and autoencoder",
-            hint=f"sanac convert {model.located.path} --to diffusers --pipeline PIPELINE --out complete",
+            hint="quantize the whole pipeline"
+            if model.weights.quantized
+            else f"sanac convert {model.located.path} --to diffusers --pipeline PIPELINE --out complete",
         )
     where = pick_device(device)
     with quiet():
@@ -164,6 +166,21 @@ def load_pipeline(path: str | Path, device: str | None = None) -> "SanaPipeline"
     PATH is a folder, a hub id in the local cache or `sanac:tiny`; no code in it is run, nothing is downloaded.
     """
     return open_painter(open_model(locate(str(path))), device).pipeline
+
+
+def load_transformer(path: str | Path, device: str | None = None) -> "SanaTransformer2DModel":
+    """The transformer alone, as stock diffusers knows it: `sanac.load_transformer`, for folders without the rest."""
+    model, where = open_model(locate(str(path))), pick_device(device)
+    dtype = _dtype(model, where)
+    found = quantized_parts(model, dtype, {"transformer"}).get("transformer")
+    if found is None:
+        with quiet():
+            from diffusers import SanaTransformer2DModel
+
+            found = SanaTransformer2DModel.from_pretrained(
+                model.transformer.folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
+            )
+    return found.to(where)
 
 
 def _dtype(model: Model, device: str) -> "torch.dtype":

@@ -10,6 +10,7 @@ from sanac.core.locate import locate
 from sanac.core.model import open_model
 from sanac.core.quantized import Packing
 from sanac.nn.asked import Wanted
+from sanac.nn.block import Condition
 from sanac.nn.calibrate import calibration
 from sanac.nn.quantize import ROUNDINGS, restored, stored_values
 from sanac.quantize import fitting, gptq
@@ -197,3 +198,42 @@ def half_broken(pipeline: Path, tmp_path: Path) -> Path:
     tensors["transformer_blocks.1.scale_shift_table"][0, 0] = torch.nan
     save_file(tensors, file)
     return folder
+
+
+def grams_of(sanac: Sanac, model: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> list[torch.Tensor]:
+    """X'X as they are solved, block after block."""
+    seen: list[torch.Tensor] = []
+    real = fitting.order_and_factor
+    monkeypatch.setattr(fitting, "order_and_factor", lambda gram: seen.append(gram) or real(gram))
+    assert sanac("quantize", model, *FIT, *options, "--out", f"q{len(options)}", "--force", "--fresh").code == 0
+    monkeypatch.setattr(fitting, "order_and_factor", real)
+    return seen
+
+
+def test_blocks_see_what_quantizing_left_of_those_before(
+    sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    """The first block is given the same by any scheme, the second not."""
+    four = grams_of(sanac, pipeline, monkeypatch)
+    eight = grams_of(sanac, pipeline, monkeypatch, "--scheme", "int8-wo")
+    each = len(four) // 6
+    assert len(four) == len(eight) == 6 * each
+    assert all(torch.equal(one, other) for one, other in zip(four[:each], eight[:each], strict=True))
+    assert not any(torch.equal(one, other) for one, other in zip(four[each:], eight[each:], strict=True))
+
+
+def test_padding_of_captions_is_left_out(one_thread: None) -> None:
+    sums: dict[str, torch.Tensor] = {}
+    caption = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    bias = torch.zeros(2, 1, 5)
+    bias[1, 0, 3:] = -10000.0
+    look = fitting._Sums(sums, {"attn2.to_k.weight"}, Condition(torch.empty(0), caption, bias, 1, 1))
+    look("attn2.to_k.weight", caption)
+    look("attn2.to_v.weight", caption)
+    rows = torch.cat((caption[0], caption[1, :3]))
+    assert torch.allclose(sums.pop("attn2.to_k.weight").float(), rows.T @ rows, atol=1e-5)
+    assert not sums
+
+
+def test_one_prompt_is_enough(sanac: Sanac, pipeline: Path) -> None:
+    assert sanac("quantize", pipeline, *FIT[:4], "--num-prompts", "1", "--timesteps", "2", "--out", "q").code == 0

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,16 @@ from diffusers import SanaTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 import sanac as package
+from sanac.core import jsonfile
+from sanac.core.header import read_header
 from sanac.core.locate import locate
 from sanac.core.model import open_model
-from sanac.core.quantized import FILE, part_name
+from sanac.core.quantized import FILE, _digest, header_digest, part_name
+from sanac.core.talk import SILENCE
+from sanac.finetune.job import Wanted, decide_recovery
 from sanac.nn.packed import simulate
 from sanac.nn.quantize import ROUNDINGS, pack, restored, stored_values
-from sanac.nn.weights import Blocks
+from sanac.nn.weights import _STORED, Blocks, read_quantized
 from tests.conftest import Sanac
 
 SCHEMES = ("int8-wo", "int4-wo", "fp8-wo")
@@ -322,9 +327,6 @@ def test_a_quant_json_that_is_not_the_artifact_s_own(sanac: Sanac, half: Path, d
         entry = value["weights"]["transformer_blocks.0.attn1.to_q.weight"]
         entry["block"] = 32
         if damage == "resealed":
-            from sanac.core import jsonfile
-            from sanac.core.quantized import _digest
-
             del value["seal"]
             value["seal"] = _digest(jsonfile.canonical(value))
         path.write_text(json.dumps(value))
@@ -438,3 +440,151 @@ def test_every_dtype_can_be_pruned_trained_and_quantized(
     with torch.no_grad():
         found = mine(*(given[name] for name in "abc"), return_dict=False)[0]
     assert torch.equal(load_file(tmp_path / "out.safetensors")["out"], found)
+
+
+def test_what_is_damaged_in_packed_weights_is_found(sanac: Sanac, half: Path) -> None:
+    """NaN in scales and in fp8 values, and zero points that are not zero."""
+    assert sanac("quantize", half, "--scheme", "int8-wo", "--out", "int8-wo").code == 0
+    assert sanac("quantize", half, "--scheme", "fp8-wo", "--out", "fp8-wo").code == 0
+    name = "transformer_blocks.0.attn1.to_q.weight"
+    for scheme, part, value in (
+        ("int8-wo", "scale", torch.nan),
+        ("fp8-wo", "qdata", torch.nan),
+        ("int8-wo", "zero_point", 3),
+    ):
+        damaged = Path(shutil.copytree(scheme, f"{scheme}-{part}"))
+        (damaged / "sanac.json").unlink()
+        (file,) = (damaged / "transformer").glob("*.safetensors")
+        with file.open("r+b") as raw:  # the header stays as it was
+            ref = read_header(file).tensors[part_name(name, part)]
+            raw.seek(ref.start)
+            raw.write(torch.full(ref.shape, value).to(_STORED[ref.dtype]).view(torch.uint8).numpy().tobytes())
+        ran = sanac("inspect", damaged, "--scan")
+        assert (ran.code, part_name(name, part) in ran.err) == (3, True), (scheme, part, ran.err)
+        if part == "zero_point":
+            assert sanac("generate", damaged, "a red circle", "--steps", "1", "--out", "x").code == 3
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_small_weights_in_half_precision_stay_finite(sanac: Sanac, pipeline: Path, tmp_path: Path, scheme: str) -> None:
+    """A scale of fp16 would soon be zero."""
+    folder = Path(shutil.copytree(pipeline / "transformer", tmp_path / "tiny"))
+    file, name = folder / "diffusion_pytorch_model.safetensors", "transformer_blocks.0.attn1.to_q.weight"
+    tensors = {key: tensor.half() for key, tensor in load_file(file).items()}
+    tensors[name][0] = 1e-6
+    tensors[name][1] = 0
+    save_file(tensors, file)
+    assert sanac("quantize", folder, "--scheme", scheme, "--out", "q").code == 0
+    (part,) = open_model(locate("q")).components
+    found = read_quantized(part.weights.parts[name], torch.device("cpu"), torch.float32)
+    assert found.isfinite().all()
+    assert (found[1] == 0).all()
+    assert ((found[0] - 1e-6).abs() < 0.2e-6).all()
+
+
+def test_scales_are_part_of_what_a_model_is(sanac: Sanac, half: Path) -> None:
+    """`--full-hash` reads them, too."""
+    assert sanac("quantize", half, "--scheme", "int4-wo", "--out", "q").code == 0
+    Path("q/sanac.json").unlink()
+    model = open_model(locate("q"))
+    before, content = model.identity(full_hash=True), model.content()
+    ref = model.weights.parts["transformer_blocks.0.attn1.to_q.weight"].scale
+    with ref.path.open("r+b") as file:
+        file.seek(ref.start)
+        file.write(bytes(ref.size))
+    assert open_model(locate("q")).identity(full_hash=True) != before
+    assert open_model(locate("q")).content() != content
+
+
+def test_a_transformer_alone_is_loaded_by_sanac(sanac: Sanac, sharded: Path) -> None:
+    ran = sanac("quantize", sharded, "--scheme", "int4-wo", "--out", "q")
+    assert 'sanac.load_transformer("q")' in ran.out
+    assert "sanac.load_transformer" in Path("q/README.md").read_text()
+    found, plain = (package.load_transformer(place, "cpu") for place in ("q", sharded))
+    given = tuple(tensor.float() for tensor in inputs())
+    with torch.no_grad():
+        one, other = (module(*given, return_dict=False)[0] for module in (found, plain))
+    assert 0 < (one - other).square().mean() < 0.1 * other.square().mean()
+    painted = sanac("generate", "q", "a red circle", "--out", "x")
+    assert (painted.code, "quantize the whole pipeline" in painted.err) == (2, True)
+
+
+def test_what_is_refused_is_refused_at_once(sanac: Sanac, half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sanac("quantize", half, "--scheme", "int8-wo", "--out", "q").code == 0
+    monkeypatch.setattr("sanac.finetune.job._data", lambda *_: pytest.fail("data was prepared"))
+    monkeypatch.setattr("sanac.prune.measure.Measuring.run", lambda *_: pytest.fail("blocks were measured"))
+    for job in (("finetune", "q", "--data", "shapes"), ("prune", "q", "--target-blocks", "3")):
+        ran = sanac(*job, "--out", "other")
+        assert (ran.code, "quantized" in ran.err) == (2, True), ran.err
+
+
+def test_a_rerun_as_typed_is_cached(sanac: Sanac, half: Path) -> None:
+    sanac("prune", half, "--keep", "0-2", "--out", "sanac-out/small")
+    first = sanac("quantize", "--scheme", "int8-wo", "--json").json
+    text = ("quantize", "--scheme", "int4-wo", "--component", "text-encoder", "--json")
+    then = sanac(*text).json
+    assert sanac(*text).json == {**then, "status": "cached"}
+    assert sanac("quantize", "--scheme", "int8-wo", "--json").json == {**first, "status": "cached"}
+    assert sanac("quantize", "--scheme", "int8-wo", "--rounding", "nearest", "--json").json["key"] == first["key"]
+    assert first["quantized"]["transformer"]["weights"] == 3 * 8
+    assert first["sizes"]["transformer"]["after"] < 0.7 * first["sizes"]["transformer"]["before"]
+
+
+def test_all_that_is_wrong_is_said_at_once(sanac: Sanac, half: Path) -> None:
+    ran = sanac("quantize", half, "--scheme", "int5", "--component", "foo", "--include", "bar", "--out", "q", "--json")
+    assert (ran.code, len(ran.json["error"]["problems"])) == (2, 3)
+    kernels = sanac("quantize", half, "--scheme", "int8-wo", "--block", "32", "--component", "vae", "--out", "q")
+    assert "kernels of 3x3" in kernels.err
+
+
+def test_training_for_it_is_counted(sanac: Sanac, half: Path, tmp_path: Path) -> None:
+    """Autograd keeps every restored weight until its gradient is there."""
+    wanted = Wanted(data="shapes", samples=16, batch=4)
+    model = open_model(locate(str(half)))
+    plain, rounded = (
+        decide_recovery(model, replace(wanted, fake_quant=scheme), tmp_path, SILENCE).memory()
+        for scheme in (None, "int4-wo")
+    )
+    counted = sum(how.shape[0] * how.columns for how in quantized_by(half, sanac).values())
+    assert rounded.activations - plain.activations == 4 * counted
+
+
+def quantized_by(model: Path, sanac: Sanac) -> dict[str, object]:
+    sanac("quantize", model, "--scheme", "int4-wo", "--out", "by")
+    return open_model(locate("by")).weights.quantized.weights
+
+
+@pytest.mark.parametrize("damage", ["an embedding", "a shape", "a scheme's name", "no zero points"])
+def test_a_hostile_quant_json(sanac: Sanac, half: Path, damage: str) -> None:
+    """Sealed by whoever wrote it, and beside weights whose headers fit."""
+    scheme = "int8-wo" if damage == "no zero points" else "int4-wo"
+    assert sanac("quantize", half, "--scheme", scheme, "--component", "text-encoder", "--out", "q").code == 0
+    Path("q/sanac.json").unlink()
+    path = Path("q/text_encoder") / FILE
+    value = json.loads(path.read_text())
+    del value["seal"]
+    name, entry = next(iter(value["weights"].items()))
+    if damage == "a shape":
+        entry["shape"][1] -= 1
+    elif damage == "a scheme's name":
+        entry["scheme"] = "\x1b[31mX"
+    elif damage == "no zero points":
+        file = next(Path("q/text_encoder").glob("*.safetensors"))
+        tensors = load_file(file)
+        del tensors[part_name(name, "zero_point")]
+        save_file(tensors, file)
+        value["headers"] = {file.name: header_digest(read_header(file).raw)}
+    else:
+        tensors = load_file("q/text_encoder/quantized.safetensors")
+        embedding = next(key for key in tensors if "embed_tokens" in key)
+        rows, columns = tensors.pop(embedding).shape
+        tensors[part_name(embedding, "qdata")] = torch.zeros(rows, columns // 2, dtype=torch.uint8)
+        tensors[part_name(embedding, "scale")] = torch.ones(rows, 1, dtype=torch.bfloat16)
+        save_file(tensors, "q/text_encoder/quantized.safetensors")
+        value["weights"][embedding] = {**entry, "shape": [rows, columns], "block": None}
+        file = Path("q/text_encoder/quantized.safetensors")
+        value["headers"] = {file.name: header_digest(read_header(file).raw)}
+    path.write_text(json.dumps({**value, "seal": _digest(jsonfile.canonical(value))}))
+    ran = sanac("generate", "q", "a red circle", "--steps", "1", "--out", "x")
+    assert ran.code == 3, ran.err
+    assert not Path("x").exists()
