@@ -1,6 +1,7 @@
 """Quantizing: how fast and in how much memory at the 4.8B shape, and what it costs sanac:tiny in quality.
 
 python benchmarks/quantize.py --part speed [--work DIR] [--rounds 3]     (writes 9.4 GB, deletes them)
+python benchmarks/quantize.py --part bytes                               (of the 4.8B shape, by scheme: a moment)
 python benchmarks/quantize.py --part table [--model 12]                  (two hours each; finished rows are kept)
 python benchmarks/quantize.py --part show                                (tables, verdicts, charts only)
 
@@ -108,6 +109,27 @@ def speed(work: Path | None, rounds: int) -> None:
         runs = interleaved(commands, rounds, clean)
         bases = tuple(name for name in commands if name.startswith("cp"))
         report(f"{bytes_text(size)} in", runs, bases, warning)
+
+
+def sizes() -> None:
+    """Bytes of the 4.8B transformer by scheme, as a dry run over a sparse file of its shape says."""
+    options = {
+        "int8-wo": ("int8-wo", 0.52),
+        "int8-wo, with kv": ("int8-wo --include kv", 0.52),
+        "int4-wo": ("int4-wo", 0.30),
+        "int4-wo, with kv": ("int4-wo --include kv", 0.30),
+        "fp8-wo": ("fp8-wo", None),
+    }
+    with workplace(None) as folder:
+        write_transformer(folder / "source", sparse=True)
+        for name, (scheme, most) in options.items():
+            command = ["quantize", str(folder / "source"), "--scheme", *scheme.split(), "--dry-run", "--json"]
+            where = ["--workspace", str(folder / "ws")]
+            run = subprocess.run([sys.executable, "-m", "sanac", *command, *where], check=True, capture_output=True)
+            found = json.loads(run.stdout)["sizes"]["transformer"]
+            part = found["after"] / found["before"]
+            met = "" if most is None else f"; at most {most}: {'met' if part <= most else 'NOT MET'}"
+            click.echo(f"{name}: {share(found['after'], found['before'])}, {part:.3f} of bf16{met}")
 
 
 @dataclass
@@ -312,7 +334,7 @@ def chart(models: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 @click.command()
-@click.option("--part", type=click.Choice(["speed", "table", "show"]), default="show", show_default=True)
+@click.option("--part", type=click.Choice(["speed", "bytes", "table", "show"]), default="show", show_default=True)
 @click.option("--model", "asked", multiple=True, type=click.Choice(list(MODELS)), help="Blocks of the table's model.")
 @click.option("--row", "rows", multiple=True, type=click.Choice(list(ROWS)), help="Of the table, only these.")
 @click.option("--images", default=2048, show_default=True)
@@ -320,8 +342,8 @@ def chart(models: Mapping[str, Mapping[str, Any]]) -> None:
 @click.option("--work", type=click.Path(path_type=Path), help="Where models lie.  [default: build/quantize]")
 def main(part: str, asked: tuple[str, ...], rows: tuple[str, ...], images: int, rounds: int, work: Path | None) -> None:
     """Compute, print, draw."""
-    if part == "speed":
-        speed(work, rounds)
+    if part in {"speed", "bytes"}:
+        speed(work, rounds) if part == "speed" else sizes()
         return
     if part == "table":
         torch.set_num_threads(1)
