@@ -49,14 +49,15 @@ RESULTS, CHART = Path("docs/results"), Path("docs/pictures/quantize.png")
 MODELS = {"12": "sanac:tiny", "6": "6 blocks, recovered"}
 TORCHAO = """
 import sys, torch
-from diffusers import SanaTransformer2DModel
+from diffusers import SanaTransformer2DModel, TorchAoConfig
 from torchao.quantization import IntxWeightOnlyConfig, quantize_
 from torchao.quantization.granularity import PerAxis
-model = SanaTransformer2DModel.from_pretrained(sys.argv[1], torch_dtype=torch.bfloat16)
-def wanted(module, name):
-    linear = isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)) and "conv_depth" not in name
-    return linear and "transformer_blocks" in name and not name.endswith(("attn2.to_k", "attn2.to_v"))
-quantize_(model, IntxWeightOnlyConfig(torch.int8, granularity=PerAxis(0)), filter_fn=wanted)
+scheme = IntxWeightOnlyConfig(torch.int8, granularity=PerAxis(0))
+high = ["patch_embed", "time_embed", "caption_projection", "proj_out", "attn2.to_k", "attn2.to_v"]
+config = TorchAoConfig(scheme, modules_to_not_convert=high)
+model = SanaTransformer2DModel.from_pretrained(sys.argv[1], quantization_config=config, torch_dtype=torch.bfloat16)
+points = lambda module, name: isinstance(module, torch.nn.Conv2d) and module.kernel_size == (1, 1) and "ff." in name
+quantize_(model, scheme, filter_fn=points)
 model.save_pretrained(sys.argv[2])
 """
 FAKE = "finetune {} --data shapes --steps 100 --fake-quant int4-wo"
