@@ -106,7 +106,7 @@ def _run_fitted(word: str, job: "Surgery", wanted: "Wanted", options: StageOptio
     from sanac.quantize.fitting import Fitting, fitting_states, with_fit
 
     states = fitting_states(job, wanted, common.talk)
-    fitting = Fitting(with_fit(job, states), states, options.workspace, wanted.yes)
-    if options.dry_run and fitting.report() is None:
+    fitting = Fitting(with_fit(job, states), states, options.workspace, wanted.yes, options.fresh)
+    if options.dry_run and (options.fresh or fitting.report() is None):
         fitting.announce(common.talk)
     return run_surgery(word, fitting.job, options, common, lambda _: fitting.fitted(common.talk))

@@ -21,8 +21,8 @@ _SEARCHED = 1 << 18  # and where each is looked at again and again
 
 def _quantize(values: Tensor, scale: Tensor, block: int, form: str) -> Tensor:
     """(rows, columns) and (rows, groups of `block` columns) -> whole numbers, or fp8."""
-    given, spread = _paired(values, scale, block)
-    scaled = torch.div(given, spread)  # of two dtypes: divided in fp32
+    given, spread = _paired(values.to(torch.float32, copy=True), scale, block)
+    scaled = given.div_(spread)
     if form != "fp8":
         scaled.round_()
     stored = scaled.clamp_(_LOWEST[form], LARGEST[form]).to(torch.float8_e4m3fn if form == "fp8" else torch.int8)

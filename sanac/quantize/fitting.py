@@ -78,6 +78,7 @@ class Fitting:
     states: Calibration
     workspace: Path
     yes: bool = False  # whether it may take more than an hour
+    fresh: bool = False  # begin anew, whatever lies there
 
     @property
     def packings(self) -> Mapping[str, Packing]:
@@ -101,9 +102,7 @@ class Fitting:
         states, blocks = self.states, self.states.model.architecture.blocks
         tokens = states.tokens * states.moments * states.count
         sums = 2.0 * blocks * tokens * sum(width**2 for width in _widths(self.packings).values())
-        solving = sum(
-            2.0 * packing.shape[0] * packing.columns**2 + packing.columns**3 for packing in self.packings.values()
-        )
+        solving = sum(2.0 * how.shape[0] * how.columns**2 + how.columns**3 for how in self.packings.values())
         self.states.announce("fitting", states.seconds(2.0, more=sums + solving, readings=2), talk, yes=self.yes)
 
     def report(self) -> dict[str, Any] | None:
@@ -114,7 +113,7 @@ class Fitting:
 
     def fitted(self, talk: Talk) -> Surgery:
         """The job with its values, fitted now or before."""
-        report = self.report()
+        report = None if self.fresh else self.report()
         if report is None:
             self.announce(talk)
             report = self._fit(talk)
@@ -128,8 +127,8 @@ class Fitting:
         return replace(self.job, repacked=repacked, filled_digest=digest_file(self.folder / REPORT))
 
     def _fit(self, talk: Talk) -> dict[str, Any]:
-        if (self.folder / REPORT).exists():  # it was whole once, and isn't any more
-            shutil.rmtree(self.folder)
+        if self.fresh or (self.folder / REPORT).exists():  # it was whole once, and isn't any more
+            shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         files = {}
         with torch.no_grad():

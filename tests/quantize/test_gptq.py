@@ -125,6 +125,8 @@ def test_a_stopped_fit_goes_on(sanac: Sanac, pipeline: Path, monkeypatch: pytest
     assert asked == [0, 1, 2, 3, 3, 4, 5]
     one, other = weights_of("a"), weights_of("b")
     assert all(torch.equal(one[name], other[name]) for name in one)
+    assert sanac("quantize", pipeline, *FIT, "--out", "c", "--workspace", "two", "--fresh").code == 0
+    assert asked[7:] == [0, 1, 2, 3, 4, 5]
     cached = sanac("quantize", pipeline, *FIT, "--out", "b", "--workspace", "two", "--json")
     assert cached.json["status"] == "cached"
 
