@@ -330,7 +330,7 @@ def decide_recovery(model: Model, wanted: Wanted, workspace: Path, talk: Talk) -
     teacher = wanted.teacher
     needed = wanted.data is None or wanted.losses is None or bool({"distill", "features"} & set(wanted.losses))
     if teacher is None and needed:
-        teacher = parent_of(model) or (model if wanted.fake_quant else None)
+        teacher = _usual_teacher(model, wanted)
     losses = wanted.losses or ({"distill": 1.0} if teacher else {"flow": 1.0})
     if teacher is None and {"distill", "features"} & set(losses):
         raise Misuse(
@@ -345,6 +345,14 @@ def decide_recovery(model: Model, wanted: Wanted, workspace: Path, talk: Talk) -
     data = _data(model, teacher, wanted, workspace, talk)
     taught = teacher if {"distill", "features"} & set(losses) else None
     return Recovery(model, taught, data, wanted, losses, workspace)
+
+
+def _usual_teacher(model: Model, wanted: Wanted) -> Model | None:
+    """What the model was pruned from; itself, where nothing is to come back but what rounding takes."""
+    recovered = model.manifest is not None and model.manifest.stage == "finetune"
+    if wanted.fake_quant and recovered:
+        return model
+    return parent_of(model) or (model if wanted.fake_quant else None)
 
 
 def _data(model: Model, teacher: Model | None, wanted: Wanted, workspace: Path, talk: Talk) -> Prepared:

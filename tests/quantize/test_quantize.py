@@ -588,3 +588,18 @@ def test_a_hostile_quant_json(sanac: Sanac, half: Path, damage: str) -> None:
     ran = sanac("generate", "q", "a red circle", "--steps", "1", "--out", "x")
     assert ran.code == 3, ran.err
     assert not Path("x").exists()
+
+
+def test_who_teaches_what_is_trained_for_rounding(sanac: Sanac, half: Path) -> None:
+    """What was only pruned still has to come back; what was recovered is its own measure."""
+    few = ("--data", "shapes", "--samples", "16", "--batch", "4", "--steps", "1")
+    sanac("prune", half, "--keep", "0-2", "--out", "pruned")
+    sanac("finetune", "pruned", *few, "--out", "recovered")
+    assert taught("pruned") == open_model(locate(str(half))).identity()
+    assert taught("recovered") == open_model(locate("recovered")).identity()
+    assert taught(str(half)) == open_model(locate(str(half))).identity()
+
+
+def taught(model: str) -> str:
+    wanted = Wanted(data="shapes", samples=16, batch=4, fake_quant="int4-wo")
+    return decide_recovery(open_model(locate(model)), wanted, Path("ws"), SILENCE).teacher.identity()
