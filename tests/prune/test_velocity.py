@@ -65,7 +65,7 @@ def test_prune_by_search_is_cached_and_says_what_it_costs(sanac: Sanac, pipeline
     [
         (("--target-blocks", "3", "--select", "search", "--scores", "x.json"), "not --scores"),
         (("--target-blocks", "7", "--select", "search"), "between 1 and 6"),
-        (("--target-blocks", "3", "--select", "search", "--num-prompts", "1"), "1 prompts are not enough"),
+        (("--target-blocks", "3", "--select", "search", "--num-prompts", "1"), "1 prompts are too few"),
         (("--target-blocks", "3", "--select", "search", "--memory-limit", "1KB"), "--memory-limit"),
         (("--keep", "0-2", "--compensate", "--memory-limit", "1KB"), "--memory-limit"),
     ],

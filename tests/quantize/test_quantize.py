@@ -372,7 +372,8 @@ def test_inspect_says_what_it_was_and_is(sanac: Sanac, sharded: Path, scheme: st
     assert found["total"]["bytes"] == rest + (stored if scheme == "int8-wo" else stored // 2) + extra * scales
     assert "before" in sanac("inspect", "q").out
     assert "before" not in sanac("inspect", sharded).out
-    assert found["lineage"][-1] == f"quantize transformer to {scheme}"
+    how = {"int8-wo": "nearest", "int4-wo": "block 64, search"}[scheme]
+    assert found["lineage"][-1] == f"quantize transformer to {scheme}, {how}"
 
 
 @pytest.mark.parametrize("scheme", ["int8-wo", "int4-wo"])
