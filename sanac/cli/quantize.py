@@ -75,6 +75,7 @@ def command(
     if model is None:
         word, opened = _before_quantizing(word, opened, components, common)
     opened = opened.with_loras(chosen.loras)
+    looked = wanted_from(measured, common)
     wanted = Wanted(scheme, tuple(dict.fromkeys(components)), block, rounding, frozenset(include))
     job = decide_quantizing(opened, wanted, chosen.writing(options))
     for name, part in job.repacked.items():
@@ -83,7 +84,7 @@ def command(
         if idle := idle_measuring(spared=()):
             common.talk.warn(f"only --rounding gptq looks at what layers are given: {', '.join(idle)} have no effect")
         return run_surgery(word, job, options, common)
-    return _run_fitted(word, job, wanted_from(measured, common), options, common)
+    return _run_fitted(word, job, looked, options, common)
 
 
 def _before_quantizing(word: str, opened: "Model", components: tuple[str, ...], common: Common) -> tuple[str, "Model"]:

@@ -26,6 +26,7 @@ from sanac.nn.weights import _STORED, Blocks, read_quantized
 from tests.conftest import Sanac
 
 SCHEMES = ("int8-wo", "int4-wo", "fp8-wo")
+BRIEFLY = ("--data", "shapes", "--samples", "16", "--batch", "4", "--steps", "2")
 STOCK = """
 import sys, torch
 from diffusers import SanaTransformer2DModel
@@ -218,23 +219,7 @@ def test_training_for_four_bits_makes_four_bits_better(sanac: Sanac, half: Path,
 
 def test_every_layout_can_be_quantized(sanac: Sanac, half: Path, sharded: Path) -> None:
     assert sanac("prune", half, "--keep", "0,2,4", "--out", "pruned").code == 0
-    assert (
-        sanac(
-            "finetune",
-            "pruned",
-            "--data",
-            "shapes",
-            "--samples",
-            "16",
-            "--steps",
-            "2",
-            "--batch",
-            "4",
-            "--out",
-            "tuned",
-        ).code
-        == 0
-    )
+    assert sanac("finetune", "pruned", *BRIEFLY, "--out", "tuned").code == 0
     assert sanac("convert", "tuned", "--to", "nvlabs", "--out", "nvlabs").code == 0
     assert sanac("convert", "tuned", "--to", "single", "--out", "single").code == 0
     found = []
@@ -385,7 +370,7 @@ def test_what_reads_captions_and_pictures_is_quantized(sanac: Sanac, half: Path,
     for job in (
         ("analyze", "q", *few),
         ("prune", "q", "--target-blocks", "5", *few, "--out", "five"),
-        ("finetune", "five", "--data", "shapes", "--samples", "16", "--batch", "4", "--steps", "2", "--out", "tuned"),
+        ("finetune", "five", *BRIEFLY, "--out", "tuned"),
         ("quantize", "tuned", "--scheme", "int4-wo", "--rounding", "gptq", *few, "--out", "all"),
         ("generate", "all", "a red circle", "--steps", "2", "--out", "pictures"),
     ):
@@ -407,23 +392,7 @@ def test_every_dtype_can_be_pruned_trained_and_quantized(
 
     SanaPipeline.from_pretrained(pipeline, torch_dtype=dtype).save_pretrained(tmp_path / "source")
     assert sanac("prune", "source", "--keep", "0,2,4", "--out", "pruned").code == 0
-    assert (
-        sanac(
-            "finetune",
-            "pruned",
-            "--data",
-            "shapes",
-            "--samples",
-            "16",
-            "--steps",
-            "2",
-            "--batch",
-            "4",
-            "--out",
-            "tuned",
-        ).code
-        == 0
-    )
+    assert sanac("finetune", "pruned", *BRIEFLY, "--out", "tuned").code == 0
     for scheme in SCHEMES:
         ran = sanac("quantize", "tuned", "--scheme", scheme, "--out", scheme)
         assert ran.code == 0, ran.err
@@ -534,6 +503,8 @@ def test_a_rerun_as_typed_is_cached(sanac: Sanac, half: Path) -> None:
 def test_all_that_is_wrong_is_said_at_once(sanac: Sanac, half: Path) -> None:
     ran = sanac("quantize", half, "--scheme", "int5", "--component", "foo", "--include", "bar", "--out", "q", "--json")
     assert (ran.code, len(ran.json["error"]["problems"])) == (2, 3)
+    size = sanac("quantize", half, "--scheme", "int8-wo", "--memory-limit", "foo", "--out", "q")
+    assert (size.code, "foo" in size.err) == (2, True)
     kernels = sanac("quantize", half, "--scheme", "int8-wo", "--block", "32", "--component", "vae", "--out", "q")
     assert "kernels of 3x3" in kernels.err
 
@@ -593,9 +564,8 @@ def test_a_hostile_quant_json(sanac: Sanac, half: Path, damage: str) -> None:
 
 def test_who_teaches_what_is_trained_for_rounding(sanac: Sanac, half: Path) -> None:
     """What was only pruned still has to come back; what was recovered is its own measure."""
-    few = ("--data", "shapes", "--samples", "16", "--batch", "4", "--steps", "1")
     sanac("prune", half, "--keep", "0-2", "--out", "pruned")
-    sanac("finetune", "pruned", *few, "--out", "recovered")
+    sanac("finetune", "pruned", *BRIEFLY, "--out", "recovered")
     assert taught("pruned") == open_model(locate(str(half))).identity()
     assert taught("recovered") == open_model(locate("recovered")).identity()
     assert taught(str(half)) == open_model(locate(str(half))).identity()
