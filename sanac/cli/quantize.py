@@ -1,5 +1,6 @@
 """`sanac quantize`: fewer bits per weight."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -95,7 +96,7 @@ def _before_quantizing(word: str, opened: "Model", components: tuple[str, ...], 
     while opened.manifest and opened.manifest.stage == "quantize":
         quantized = {part.name for part in opened.components if part.weights and part.weights.quantized}
         before = origin_of(opened.located.path)
-        if not before or not names & quantized:
+        if not before or not Path(before).exists() or not names & quantized:
             break
         common.talk.note(f"{word} is quantized already: going on from {before}, which it was made from")
         word, opened = before, open_word(before, common)

@@ -60,11 +60,11 @@ def choose(
     names, left = sort_out(part, tensors, include)
     packings: dict[str, Packing] = {}
     for name in names:
-        packing = scheme.packing(tensors[name].shape, block, rounding)
-        if packing is None:
-            left[name] = scheme.refusal(tensors[name].shape, block or scheme.block)
+        shape = tensors[name].shape
+        if reason := scheme.refusal(shape, block or scheme.block):
+            left[name] = reason
         else:
-            packings[name] = packing
+            packings[name] = scheme.packing(shape, block, rounding)
     if not packings:
         raise Misuse(f"no weight of the {part} takes --block {block}", why=left[names[0]])
     return Chosen(packings, left, next(iter(dtype_counts([tensors[name] for name in names]))))

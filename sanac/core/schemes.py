@@ -23,19 +23,14 @@ class Scheme:
         if self.layout != TORCHAO or not block:
             return ""
         if math.prod(shape[2:]) != 1:
-            return f"--block {block}: torchao has no blocks for kernels of {shape[2]}x{shape[3]}"
-        inputs = shape[1]
-        return f"--block {block} doesn't divide its {inputs} inputs" if inputs % block else ""
+            return f"--block {block}: torchao has no blocks for kernels of {'x'.join(map(str, shape[2:]))}"
+        return f"--block {block} doesn't divide its {shape[1]} inputs" if shape[1] % block else ""
 
-    def packing(self, shape: tuple[int, ...], block: int | None, rounding: str | None) -> Packing | None:
-        """How a weight of this shape is stored; None where torchao can't have this block size."""
+    def packing(self, shape: tuple[int, ...], block: int | None, rounding: str | None) -> Packing:
+        """How a weight of this shape is stored, if nothing speaks against it."""
         block = block or self.block
-        inputs = math.prod(shape[1:])
-        if self.refusal(shape, block):
-            return None
-        return Packing(
-            self.name, self.form, block if block and block < inputs else None, shape, rounding or self.rounding
-        )
+        shared = block if block and block < math.prod(shape[1:]) else None
+        return Packing(self.name, self.form, shared, shape, rounding or self.rounding)
 
 
 SCHEMES = {

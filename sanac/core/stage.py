@@ -282,9 +282,8 @@ def flush_folder(folder: Path) -> None:
 
 
 def origin_of(artifact: Path) -> str:
-    """Where the model lay that an artifact was made from; '' where that is not known, or nothing is there any more."""
+    """Where the model lay that an artifact was made from; '' where that is not known."""
     try:
-        found = str(jsonfile.read_object(artifact / ORIGIN).get("source", ""))
+        return str(jsonfile.read_object(artifact / ORIGIN).get("source", ""))
     except BadInput:
         return ""
-    return found if found and Path(found).exists() else ""

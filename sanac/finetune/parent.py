@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from sanac.core import jsonfile
 from sanac.core.errors import BadInput, Misuse, SanacError
 from sanac.core.locate import locate
 from sanac.core.manifest import Ancestor, compose
 from sanac.core.model import Model, open_model
-from sanac.core.stage import ORIGIN
+from sanac.core.stage import origin_of
 
 _SHRINKING = "prune"
 
@@ -30,16 +29,17 @@ def parent_of(model: Model) -> Model | None:
 
 def _origin(model: Model) -> Model:
     """What an artifact was made from, where it lay then."""
-    path = model.located.path / ORIGIN
+    word = origin_of(model.located.path)
     try:
-        word = str(jsonfile.read_object(path)["source"])
+        if not word:
+            raise Misuse(f"{model.located.path} doesn't say where it lay")
         if not Path(word).exists():
             raise Misuse(f"{word} is not there any more")
         return open_model(locate(word))
-    except (SanacError, KeyError) as error:
+    except SanacError as error:
         raise Misuse(
             f"the model that {model.located.name} was made from can't be opened",
-            why=error.message if isinstance(error, SanacError) else f"{path} doesn't say where it lay",
+            why=error.message,
             hint="name the teacher: --teacher MODEL; or --loss flow, which needs none",
         ) from error
 

@@ -48,6 +48,7 @@ class Calibration:
     resident: bool = False  # whether the weights are read once and stay
     fixed: int = 0  # bytes that are needed for all prompts, once they were sampled
     each: int = 0  # and for one
+    least: int = FEWEST  # prompts: to fit on, to choose by, to judge by
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -101,11 +102,11 @@ class Calibration:
         Only a limit that was named makes them fewer: what comes out must not hang on the memory that happens to be
         free. What is left goes to larger batches and to weights that stay.
         """
-        limit, least = self.memory_limit, self._takes(LEAST, 1, fixed, each)
+        limit, least = self.memory_limit, self._takes(self.least, 1, fixed, each)
         if least > limit and self.named:
             raise Misuse(
                 f"--memory-limit {limit:,} is too small for this",
-                why=f"three prompts, the least, take {bytes_text(least)}",
+                why=f"{self.least} prompts, the least, take {bytes_text(least)}",
                 hint=f"--memory-limit {least // 1_000_000 + 1}MB, or fewer --timesteps",
             )
         count = self.count
@@ -125,7 +126,7 @@ class Calibration:
             return
         free, fewer = free_memory(self.device), self._takes(self.count - 1, self.batch, self.fixed, self.each)
         if needed > free:
-            fitting = max(LEAST, self.count - -(-(needed - free) // (needed - fewer)))
+            fitting = max(self.least, self.count - -(-(needed - free) // (needed - fewer)))
             raise Lacking(
                 f"this takes {bytes_text(needed)} of memory, {bytes_text(free)} are free",
                 why=f"each of {self.count} prompts takes {bytes_text(needed - fewer)}",
@@ -185,11 +186,10 @@ class Calibration:
         return states_of(blocks, sampler(self.scheduler), captions, sampling, config, every=self.every)
 
 
-LEAST = FEWEST  # prompts: to fit on, to choose by, to judge by
 TOGETHER = 64  # prompts that go through a block together, at most
 
 
-def calibration(model: Model, wanted: Wanted, every: int, least: int = LEAST) -> Calibration:
+def calibration(model: Model, wanted: Wanted, every: int, least: int = FEWEST) -> Calibration:
     """From what the user said; a hundred prompts if nothing."""
     wanted.check()
     check_computable(model)
@@ -203,6 +203,8 @@ def calibration(model: Model, wanted: Wanted, every: int, least: int = LEAST) ->
     scheduler, device = scheduler_of(model), pick_device(wanted.device)
     every = min(every, wanted.timesteps)
     limit, named = wanted.limit, wanted.memory_limit is not None
-    found = Calibration(model, inputs, inputs.count, sampling, scheduler, every, limit, named, device, batch=1)
+    found = Calibration(
+        model, inputs, inputs.count, sampling, scheduler, every, limit, named, device, batch=1, least=least
+    )
     batch = max(1, min(TOGETHER, limit // 4 // found.work))
     return replace(found, batch=batch, resident=found.weight_bytes < limit // 4)

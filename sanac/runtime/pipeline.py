@@ -174,12 +174,17 @@ def load_transformer(path: str | Path, device: str | None = None) -> "SanaTransf
     dtype = _dtype(model, where)
     found = quantized_parts(model, dtype, {"transformer"}).get("transformer")
     if found is None:
-        with quiet():
-            from diffusers import SanaTransformer2DModel
+        try:
+            with quiet():
+                from diffusers import SanaTransformer2DModel
 
-            found = SanaTransformer2DModel.from_pretrained(
-                model.transformer.folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
-            )
+                found = SanaTransformer2DModel.from_pretrained(
+                    model.transformer.folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
+                )
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+            raise BadInput(
+                f"diffusers can't open {model.located.name}", why=str(error).splitlines()[0][:300]
+            ) from error
     return found.to(where)
 
 
