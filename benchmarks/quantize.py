@@ -3,9 +3,11 @@
 python benchmarks/quantize.py --part speed [--work DIR] [--rounds 3]     (writes 9.4 GB, deletes them)
 python benchmarks/quantize.py --part bytes                               (of the 4.8B shape, by scheme: a moment)
 python benchmarks/quantize.py --part table [--model 12]                  (two hours each; finished rows are kept)
+python benchmarks/quantize.py --part budget                              (three budgets beside uniform schemes)
 python benchmarks/quantize.py --part show                                (tables, verdicts, charts only)
 
-The table's second model is sanac:tiny pruned to six blocks by search, compensated, and recovered in a hundred steps.
+The table's second model is sanac:tiny pruned to six blocks by search, compensated, and recovered in a hundred steps;
+its third is sanac:tiny with outliers planted, the same function (benchmarks/outliers.py).
 """
 
 import json
@@ -28,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.judged import answers_of, scores_of
 from benchmarks.measure import interleaved, machine, refuse_if_busy, remove, report, workplace
+from benchmarks.outliers import write_outliers
 from benchmarks.synthetic import write_transformer
 from sanac.core import jsonfile
 from sanac.core.locate import locate
@@ -46,7 +49,7 @@ from sanac.verify.shapes import evaluate
 mpl.use("Agg")
 
 RESULTS, CHART = Path("docs/results"), Path("docs/pictures/quantize.png")
-MODELS = {"12": "sanac:tiny", "6": "6 blocks, recovered"}
+MODELS = {"12": "sanac:tiny", "6": "6 blocks, recovered", "outliers": "sanac:tiny with outliers"}
 TORCHAO = """
 import sys, torch
 from diffusers import SanaTransformer2DModel, TorchAoConfig
@@ -77,9 +80,20 @@ ROWS: dict[str, tuple[str, ...]] = {  # name -> what is done to a model, command
     "int4-wo, gptq, block 128": ("quantize {} --scheme int4-wo --rounding gptq --block 128",),
     "autoencoder int8-wo": ("quantize {} --scheme int8-wo --component vae",),
     "autoencoder int4-wo": ("quantize {} --scheme int4-wo --component vae",),
+    "int8": ("quantize {} --scheme int8",),
+    "int8, unsmoothed": ("quantize {} --scheme int8 --smoothing none",),
+    "int8, all blocks": ("quantize {} --scheme int8 --include ends",),
+    "int8-dynamic": ("quantize {} --scheme int8-dynamic",),
+    "int8-dynamic, unsmoothed": ("quantize {} --scheme int8-dynamic --smoothing none",),
+    "fp8": ("quantize {} --scheme fp8",),
+    "fp8, all blocks": ("quantize {} --scheme fp8 --include ends",),
+    "fp8-dynamic": ("quantize {} --scheme fp8-dynamic",),
 }
+PLANTED = ("as it was", "int8, unsmoothed", "int8", "int8-dynamic, unsmoothed", "int8-dynamic", "fp8")
 BEST = ("int4-wo, nearest", "int4-wo, search", "int4-wo, gptq")
-LOSSES = {"int8-wo": 0.01, "int4": 0.03}  # targets
+LOSSES = {"int8-wo": 0.01, "int8": 0.02, "int8-dynamic": 0.02, "fp8": 0.02, "fp8-dynamic": 0.02}  # targets
+BEST_LOSES, SMOOTHED_LOSES, COLLAPSED = 0.03, 0.05, 0.25
+BUDGETS = ("--scheme int4-wo", "--scheme int8-wo")  # whose bytes are budgets, and the middle between
 
 
 def speed(work: Path | None, rounds: int) -> None:
@@ -219,6 +233,40 @@ def small(work: Path) -> Path:
     return out
 
 
+def source_of(model: str, work: Path) -> Path | str:
+    """The model that a table's rows are made of."""
+    if model == "12":
+        return "sanac:tiny"
+    if model == "6":
+        return small(work)
+    if not (work / "planted").is_dir():
+        write_outliers(locate("sanac:tiny").path, work / "planted")
+    return work / "planted"
+
+
+def budget(work: Path) -> None:
+    """Three budgets: what is chosen beside every uniform scheme that fits, on prompts that no choice saw."""
+    work.mkdir(parents=True, exist_ok=True)
+    bench, out = Bench("sanac:tiny", work, 0), work / "budget"
+
+    def made(how: str) -> tuple[int, float]:
+        sanac("--out", str(out), "--force", "--workspace", str(work / "ws"), verb=f"quantize sanac:tiny {how}")
+        model = open_model(locate(str(out)))
+        return model.weights.size, bench.velocity_error(model)
+
+    uniform = {how: made(how) for how in (*BUDGETS, "--scheme int4-wo --rounding nearest", "--scheme fp8-wo")}
+    least, most = (uniform[how][0] for how in BUDGETS)
+    titles = ("budget", "chosen", "velocity SQNR", "best uniform scheme", "its velocity SQNR", "")
+    click.echo(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    for limit in (least, (least + most) // 2, most):
+        size, error = made(f"--max-bytes {limit}")
+        fitting = {how: error for how, (size, error) in uniform.items() if size <= limit}
+        best = min(fitting, key=lambda how: fitting[how])
+        cells = [bytes_text(limit), bytes_text(size), decibels(error), best.removeprefix("--scheme ")]
+        met = "met" if error <= fitting[best] else "NOT MET"
+        click.echo(f"| {' | '.join(cells)} | {decibels(fitting[best])} | {met} |")
+
+
 def journal_of(model: str) -> Path:
     """Where a model's rows are kept."""
     return RESULTS / f"quantize-{model}.json"
@@ -228,12 +276,12 @@ def table(model: str, work: Path, images: int, rows: tuple[str, ...]) -> None:
     """Compute what is missing."""
     place, path = work / model, journal_of(model)
     place.mkdir(parents=True, exist_ok=True)
-    bench = Bench("sanac:tiny" if model == "12" else small(place), place, images)
+    bench = Bench(source_of(model, place), place, images)
     identity = bench.model.identity(full_hash=True)
     journal = json.loads(path.read_text()) if path.is_file() else {}
     if journal.get("identity") != identity:
         journal = {"identity": identity, "machine": machine(), "rows": {}}
-    for row in rows or ROWS:
+    for row in rows or (PLANTED if model == "outliers" else ROWS):
         if row not in journal["rows"]:
             click.echo(f"{MODELS[model]}: {row}", err=True)
             journal["rows"][row] = bench.row(row)
@@ -265,12 +313,17 @@ def show(name: str, entry: Mapping[str, Any]) -> None:
         ]
         click.echo(f"| {' | '.join(cells)} |")
     click.echo()
-    if "int8-wo" in rows:
-        verdict("int8-wo loses", lost(rows, "int8-wo"), LOSSES["int8-wo"])
+    planted = name == MODELS["outliers"]
+    for row, most in LOSSES.items():
+        if row in rows:
+            verdict(f"{row} loses", lost(rows, row), SMOOTHED_LOSES if planted else most)
+    if planted and "int8, unsmoothed" in rows:
+        found = lost(rows, "int8, unsmoothed")
+        click.echo(f"unsmoothed int8 loses {found}: {'collapsed' if found.low > COLLAPSED else 'NOT COLLAPSED'}")
     there = [row for row in BEST if row in rows]
     if there:
         best = min(there, key=lambda row: rows[row]["velocity_error"])  # chosen on tuning prompts
-        verdict(f"{best} loses", lost(rows, best), LOSSES["int4"])
+        verdict(f"{best} loses", lost(rows, best), BEST_LOSES)
     for how in ("search", "gptq"):
         before, after = f"int4-wo, {how}", f"int4-wo, {how}, trained for"
         if before in rows and after in rows:
@@ -314,18 +367,18 @@ def chart(models: Mapping[str, Mapping[str, Any]]) -> None:
         whole = rows["as it was"]["bytes"]["transformer"]
         shown = [row for row in rows if "encoder" not in row]  # those of the transformer
         for place, row in enumerate(shown):
-            found, marker = rows[row], "os^Dv<>Pp*Xhd"[place % 13]
-            size = found["bytes"]["transformer"] / whole
+            found, marker, color = rows[row], "os^Dv<>Pp*Xhd"[place % 13], f"C{list(ROWS).index(row) % 10}"
+            size = found["bytes"]["transformer"] / whole + 0.003 * (place % 5 - 2)  # beside each other
             low, high = (abs(found["overall"][end] - found["overall"]["value"]) for end in ("low", "high"))
             label = row if number == 0 else None
             panels[0].errorbar(
-                size, found["overall"]["value"], [[low], [high]], marker=marker, color=f"C{place}", label=label,
+                size, found["overall"]["value"], [[low], [high]], marker=marker, color=color, label=label,
                 markerfacecolor="none" if number else None, linestyle="none", capsize=2,
             )  # fmt: skip
             if found["velocity_error"]:
                 level = -10 * np.log10(found["velocity_error"])
-                fill = "none" if number else f"C{place}"
-                panels[1].plot(size, level, marker=marker, color=f"C{place}", markerfacecolor=fill, linestyle="none")
+                fill = "none" if number else color
+                panels[1].plot(size, level, marker=marker, color=color, markerfacecolor=fill, linestyle="none")
     panels[0].set(xlabel="transformer, share of bf16", ylabel="shapes score, test prompts")
     panels[1].set(xlabel="transformer, share of bf16", ylabel="velocity SQNR, dB")
     for axes in panels:
@@ -335,7 +388,9 @@ def chart(models: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 @click.command()
-@click.option("--part", type=click.Choice(["speed", "bytes", "table", "show"]), default="show", show_default=True)
+@click.option(
+    "--part", type=click.Choice(["speed", "bytes", "table", "budget", "show"]), default="show", show_default=True
+)
 @click.option("--model", "asked", multiple=True, type=click.Choice(list(MODELS)), help="Blocks of the table's model.")
 @click.option("--row", "rows", multiple=True, type=click.Choice(list(ROWS)), help="Of the table, only these.")
 @click.option("--images", default=2048, show_default=True)
@@ -346,15 +401,18 @@ def main(part: str, asked: tuple[str, ...], rows: tuple[str, ...], images: int, 
     if part in {"speed", "bytes"}:
         speed(work, rounds) if part == "speed" else sizes()
         return
+    torch.set_num_threads(1)
+    if part == "budget":
+        budget((work or Path("build/quantize")) / "12")
+        return
     if part == "table":
-        torch.set_num_threads(1)
         for model in asked or tuple(MODELS):
             table(model, work or Path("build/quantize"), images, rows)
     paths = {name: journal_of(model) for model, name in MODELS.items()}
     models = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
     for name, entry in models.items():
         show(name, entry)
-    chart(models)
+    chart({name: entry for name, entry in models.items() if name != MODELS["outliers"]})
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ def command(
     opened = open_word(model, common)
     home = make_folder(out or (opened.located.path if opened.manifest else _home(model)))
     painter = open_painter(opened, common.device)
+    for doubt in painter.doubts():
+        common.talk.warn(doubt)
     sampling = Sampling(steps, guidance, batch=batch)
     found = evaluate(painter, images, sampling, common.seed or 0, split, common.talk)  # type: ignore[arg-type]
     about = {"model": opened.located.name, "suite": suite, "split": split, "seed": common.seed or 0}

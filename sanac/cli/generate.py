@@ -61,6 +61,8 @@ def command(
     opened = open_word(model, common)
     with made_folder(out):
         painter = open_painter(opened, common.device)
+        for doubt in painter.doubts():
+            common.talk.warn(doubt)
         if unknown := painter.unknown_words(prompts):
             common.talk.warn(f"the model's vocabulary doesn't have: {', '.join(unknown)}; it can't see these words")
         files = generate(painter, prompts, each, common.seed or 0, sampling, out, common.talk)

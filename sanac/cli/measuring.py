@@ -24,7 +24,7 @@ _OPTIONS: dict[str, Callable[[Command], Command]] = {
         "--num-prompts",
         type=click.IntRange(1),
         metavar="N",
-        help="How many.  [default: 100; search, gptq: 32]",
+        help="How many.  [default: 100; search, gptq, int8, fp8: 32; a budget: 8]",
     ),
     "inputs": click.option(
         "--inputs",

@@ -1,5 +1,6 @@
 """`sanac quantize`: fewer bits per weight."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,19 @@ from sanac.cli.choose import newest_word, open_word
 from sanac.cli.measuring import calibrating, idle_measuring, wanted_from
 from sanac.cli.options import Common, StageOptions, common, stage
 from sanac.cli.result import Result
-from sanac.cli.surgery import SurgeryOptions, run_surgery, surgery
+from sanac.cli.surgery import SurgeryOptions, check_out, run_surgery, surgery
+from sanac.cli.tables import console, table
+from sanac.core.errors import Misuse
+from sanac.core.units import parse_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from sanac.core.execute import Surgery
     from sanac.core.model import Model
-    from sanac.nn.asked import Wanted
+    from sanac.nn.asked import Wanted as Looked
+    from sanac.quantize.allocate import Budget
+    from sanac.quantize.job import Wanted
 
 
 @click.command(
@@ -26,10 +34,16 @@ Examples:
   sanac quantize MODEL --scheme int4-wo --block 64 --component transformer
   sanac quantize MODEL --scheme int8-wo --component transformer --component text-encoder
   sanac quantize MODEL --scheme int4-wo --rounding gptq --num-prompts 32
+  sanac quantize MODEL --scheme int8 --num-prompts 32
+  sanac quantize MODEL --max-bytes 2GB --component transformer --component text-encoder --explain
   sanac quantize MODEL --scheme int4-wo --rounding nearest --include kv --dry-run""",
 )
 @click.argument("model", metavar="[MODEL]", required=False)
-@click.option("--scheme", required=True, metavar="NAME", help="int8-wo, int4-wo or fp8-wo.")
+@click.option(
+    "--scheme",
+    metavar="NAME",
+    help="int8-wo, int4-wo, fp8-wo; int8, int8-dynamic, fp8, fp8-dynamic: activations, too.",
+)
 @click.option(
     "--component",
     "components",
@@ -46,18 +60,42 @@ Examples:
     help="Scales by the largest value, or by the smallest error; gptq: values fitted to what layers are given, too.  "
     "[default: search for int4-wo, else nearest]",
 )
-@click.option("--include", multiple=True, metavar="NAME", help="What is left alone otherwise: kv.")
+@click.option("--include", multiple=True, metavar="NAME", help="What is left alone otherwise: kv, ends.")
+@click.option("--leave", multiple=True, metavar="PATTERN", help="Weights that stay as they are.")
+@click.option(
+    "--smoothing",
+    type=click.Choice(["search", "none"]),
+    help="Of what outlier-prone layers are given.  [default: search, with activations]",
+)
+@click.option(
+    "--ranges",
+    type=click.Choice(["minmax", "percentile", "mse"]),
+    help="How int8's and fp8's static scales are chosen.  [default: minmax]",
+)
+@click.option("--max-bytes", metavar="SIZE", help="Of the components: mixes schemes for the least error within it.")
+@click.option("--min-sqnr", type=float, metavar="DB", help="Of the velocity: mixes schemes for the fewest bytes.")
+@click.option(
+    "--among", metavar="LIST", help="Schemes that --max-bytes and --min-sqnr mix.  [default: int8-wo,int4-wo]"
+)
+@click.option("--explain", is_flag=True, help="Print how sensitive each weight is, and what it was given.")
 @calibrating
 @surgery
 @stage
 @common()
 def command(
     model: str | None,
-    scheme: str,
+    scheme: str | None,
     components: tuple[str, ...],
     block: int | None,
     rounding: str | None,
     include: tuple[str, ...],
+    leave: tuple[str, ...],
+    smoothing: str | None,
+    ranges: str | None,
+    max_bytes: str | None,
+    min_sqnr: float | None,
+    among: str | None,
+    explain: bool,
     measured: dict[str, Any],
     chosen: SurgeryOptions,
     options: StageOptions,
@@ -65,27 +103,98 @@ def command(
 ) -> Result:
     """Store MODEL's weights in fewer bits, tensor by tensor; the input is not touched.
 
-    Only --rounding gptq computes with the model: it samples prompts and fits block by block. Everything else gives the
-    same bytes anywhere. quant.json beside the weights says which are quantized, how, and why the others are not.
+    One of --scheme, --max-bytes and --min-sqnr says how. What looks at activations (gptq, int8, fp8, smoothing) or at
+    errors (a budget) samples prompts with the model; everything else gives the same bytes anywhere. quant.json beside
+    the weights says which are quantized, how, and why the others are not.
     Without MODEL it takes the workspace's newest artifact.
     """
+    from sanac.quantize.allocate import AMONG, Budget
     from sanac.quantize.job import Wanted, decide_quantizing
 
+    _check_ways(scheme, max_bytes, min_sqnr)
+    components = tuple(dict.fromkeys(components))
     word = model or newest_word(options, common)
     opened = open_word(word, common)
     if model is None:
         word, opened = _before_quantizing(word, opened, components, common)
     opened = opened.with_loras(chosen.loras)
     looked = wanted_from(measured, common)
-    wanted = Wanted(scheme, tuple(dict.fromkeys(components)), block, rounding, frozenset(include))
+    if scheme is None:
+        _refuse({"--block": block, "--smoothing": smoothing, "--ranges": ranges}, "is for one --scheme")
+        limit = parse_bytes(max_bytes) if max_bytes is not None else None
+        kinds = tuple(filter(None, map(str.strip, among.split(",")))) if among is not None else AMONG
+        budget = Budget(limit, min_sqnr, kinds, components, rounding, frozenset(include), leave)
+        return _run_budget(word, opened, budget, looked, chosen, options, common, explain=explain)
+    _refuse({"--among": among, "--explain": explain}, "is for --max-bytes and --min-sqnr")
+    wanted = Wanted(scheme, components, block, rounding, frozenset(include), leave, smoothing, ranges)
     job = decide_quantizing(opened, wanted, chosen.writing(options))
     for name, part in job.repacked.items():
         common.talk.note(f"{name}: {len(part.quantized.weights)} weights to {scheme}, {len(part.quantized.left)} left")
-    if rounding != "gptq":
+    if not wanted.looks:
         if idle := idle_measuring(spared=()):
-            common.talk.warn(f"only --rounding gptq looks at what layers are given: {', '.join(idle)} have no effect")
+            common.talk.warn(f"nothing looks at what layers are given: {', '.join(idle)} have no effect")
         return run_surgery(word, job, options, common)
-    return _run_fitted(word, job, looked, options, common)
+    return _run_fitted(word, job, wanted, looked, options, common)
+
+
+def _check_ways(scheme: str | None, max_bytes: str | None, min_sqnr: float | None) -> None:
+    ways = {"--scheme": scheme, "--max-bytes": max_bytes, "--min-sqnr": min_sqnr}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) != 1:
+        what = f"{' and '.join(given)} contradict each other" if given else "how to quantize is not said"
+        raise Misuse(what, why="one of --scheme, --max-bytes and --min-sqnr says it", hint="--scheme int8-wo")
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    problems = [f"{name} {why}" for name, value in options.items() if value]
+    if problems:
+        raise Misuse(problems[0], problems=problems)
+
+
+def _run_budget(
+    word: str,
+    opened: "Model",
+    budget: "Budget",
+    looked: "Looked",
+    chosen: SurgeryOptions,
+    options: StageOptions,
+    common: Common,
+    *,
+    explain: bool,
+) -> Result:
+    """Measure, choose, write; what was chosen and why is kept beside the artifact."""
+    from sanac.quantize.allocate import allocating, explained, summary
+    from sanac.verify.measurements import write_measurement
+
+    writing, talk = chosen.writing(options), common.talk
+    looked = replace(looked, dry=options.dry_run)
+    check_out(options)
+    job = allocating(opened, budget, looked, writing, options.workspace, talk, fresh=options.fresh)
+    found = job.allocated(talk)
+    for line in summary(found):
+        talk.note(line)
+    result = run_surgery(word, job.job(found, writing), options, common)
+    rows, data = explained(job.units, found), found.to_json()
+    if not options.dry_run:
+        metrics = {"sqnr": found.best.sqnr} if found.best.error else {}
+        write_measurement(Path(str(result.out)), "allocation", data | job.asked_for | {"units": rows}, metrics)
+    if not explain:
+        return replace(result, data={**result.data, "allocation": data})
+
+    def show() -> None:
+        result.show()
+        _show_units(rows, budget.among, color=common.color)
+
+    return replace(result, show=show, data={**result.data, "allocation": data | {"units": rows}})
+
+
+def _show_units(rows: "Sequence[Mapping[str, Any]]", among: tuple[str, ...], *, color: bool) -> None:
+    """The most sensitive first."""
+    shown = table(("unit", "gets"), ("bytes", *(f"error at {name}" for name in among)))
+    for row in rows:
+        errors = (f"{row['errors'][name]:.1e}" if name in row["errors"] else "" for name in among)
+        shown.add_row(row["unit"], row["scheme"], f"{row['bytes']:,}", *errors)
+    console(color=color).print(shown)
 
 
 def _before_quantizing(word: str, opened: "Model", components: tuple[str, ...], common: Common) -> tuple[str, "Model"]:
@@ -103,12 +212,14 @@ def _before_quantizing(word: str, opened: "Model", components: tuple[str, ...], 
     return word, opened
 
 
-def _run_fitted(word: str, job: "Surgery", wanted: "Wanted", options: StageOptions, common: Common) -> Result:
+def _run_fitted(
+    word: str, job: "Surgery", wanted: "Wanted", looked: "Looked", options: StageOptions, common: Common
+) -> Result:
     """Fit what is written to what layers are given, now or before."""
     from sanac.quantize.fitting import Fitting, fitting_states, with_fit
 
-    states = fitting_states(job, wanted, common.talk)
-    fitting = Fitting(with_fit(job, states), states, options.workspace, wanted.yes, options.fresh)
+    states = fitting_states(job, looked, common.talk)
+    fitting = Fitting(with_fit(job, states), wanted, states, options.workspace, looked.yes, options.fresh)
     if options.dry_run and (options.fresh or fitting.report() is None):
         fitting.announce(common.talk)
     return run_surgery(word, fitting.job, options, common, lambda _: fitting.fitted(common.talk))

@@ -118,6 +118,17 @@ def run_surgery(
     return Result(status, lambda: _show(job, done, load=str(out)), data, str(out), common.as_json)
 
 
+def check_out(options: StageOptions) -> None:
+    """What can be said of the place before hours go into what is to stand there."""
+    from sanac.core.stage import check_replaceable
+    from sanac.core.workspace import read_workspace
+
+    read_workspace(options.workspace)
+    if options.out:
+        _check_place(options.out, options.workspace)
+        check_replaceable(options.out)
+
+
 def _check_place(out: Path, workspace: Path) -> None:
     """OUT is a folder of its own: not a file's name, and not a place that the workspace lives in."""
     if out.suffix in {".pth", ".safetensors"}:

@@ -12,7 +12,7 @@ from sanac.core.copying import digest_file
 from sanac.core.errors import BadInput
 from sanac.core.family import TRANSFORMER_CLASS, Architecture, config_problems, recognise
 from sanac.core.header import TensorRef
-from sanac.core.locate import Located, inside
+from sanac.core.locate import TINY, Located, inside
 from sanac.core.lora import Patch, parse_word, read_patches
 from sanac.core.manifest import Manifest, changed_after_sealing, check_sealed, read_manifest
 from sanac.core.weights import PTH_SUFFIXES, Weights, in_diffusers_names, open_file, open_folder
@@ -107,6 +107,7 @@ class Model:
         if self.manifest is not None and not full_hash:
             sealed = {path: file.blake3 for path, file in self.manifest.files.items()}
             return jsonfile.key_of(["artifact", self.manifest.key, sealed, *self.patch_identity])
+        full_hash = full_hash or self.located.name == TINY  # the same wherever and whenever it was installed
         parts = [[part.name, _identity(part, full_hash=full_hash)] for part in self.components]
         root = [[path.name, digest_file(path)] for path in self.root_files]
         return jsonfile.key_of([*parts, *root, self.model_index, *self.patch_identity])

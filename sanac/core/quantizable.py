@@ -1,18 +1,21 @@
 """Which weights of a component are quantized, and why the others are not."""
 
+import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sanac.core.errors import Misuse
-from sanac.core.family import dtype_counts
+from sanac.core.family import dtype_counts, split_block
 from sanac.core.header import TensorRef
 from sanac.core.quantized import Packing
 from sanac.core.schemes import Scheme
 
 COMPONENTS = {"transformer": "transformer", "text-encoder": "text_encoder", "vae": "vae"}
-INCLUDES = {"kv": "keys and values of captions"}
+INCLUDES = {"kv": "keys and values of captions", "ends": "the first and last two blocks"}
 
+ENDS = 2  # blocks at either end that stay high where activations are quantized, too
+SMOOTHED = ("attn1.to_out.0.weight", "attn2.to_out.0.weight", "ff.conv_inverted.weight", "ff.conv_point.weight")
 _BLOCK = r"transformer_blocks\.\d+\."
 _KV = "keys and values of captions: few tokens pass them, and errors there reach every pixel (--include kv)"
 _RULES: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {  # the first that matches; '' means: quantized
@@ -39,54 +42,90 @@ _RULES: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {  # the first that
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the user says about a component's weights; None: as the scheme has it."""
+
+    scheme: Scheme
+    block: int | None = None
+    rounding: str | None = None
+    include: frozenset[str] = frozenset()
+    leave: tuple[str, ...] = ()  # patterns of names
+    smooth: bool = False  # what outlier-prone layers are given
+
+
 @dataclass(frozen=True)
 class Chosen:
     """How a component's weights will be stored."""
 
+    wish: Wish
+    layout: str
     packings: Mapping[str, Packing]
     left: Mapping[str, str]  # weight -> why it stays as it is
     dtype: str  # of most that are quantized: that of their scales
 
 
-def choose(
-    part: str,
-    tensors: Mapping[str, TensorRef],
-    scheme: Scheme,
-    block: int | None = None,
-    rounding: str | None = None,
-    include: frozenset[str] = frozenset(),
-) -> Chosen:
-    """Which weights of a component are quantized by a scheme, and how."""
-    names, left = sort_out(part, tensors, include)
+def choose(part: str, tensors: Mapping[str, TensorRef], wish: Wish) -> Chosen:
+    """Which weights of a component are quantized, and how."""
+    scheme = wish.scheme
+    names, left = sort_out(part, tensors, wish)
     packings: dict[str, Packing] = {}
     for name in names:
         shape = tensors[name].shape
-        if reason := scheme.refusal(shape, block or scheme.block):
+        if reason := scheme.refusal(shape, wish.block or scheme.block):
             left[name] = reason
         else:
-            packings[name] = scheme.packing(shape, block, rounding)
+            smooth = wish.smooth and name.endswith(SMOOTHED)
+            packings[name] = scheme.packing(shape, wish.block, wish.rounding, smooth=smooth)
     if not packings:
-        raise Misuse(f"no weight of the {part} takes --block {block}", why=left[names[0]])
-    return Chosen(packings, left, next(iter(dtype_counts([tensors[name] for name in names]))))
+        raise Misuse(f"no weight of the {part} takes --block {wish.block}", why=left[names[0]])
+    dtype = next(iter(dtype_counts([tensors[name] for name in names])))
+    return Chosen(wish, scheme.layout, packings, left, dtype)
 
 
-def sort_out(part: str, tensors: Mapping[str, TensorRef], include: frozenset[str]) -> tuple[list[str], dict[str, str]]:
+def sort_out(part: str, tensors: Mapping[str, TensorRef], wish: Wish) -> tuple[list[str], dict[str, str]]:
     """(weights to quantize, the others with more than one dimension and why not)."""
-    chosen, left = [], {}
-    for name, ref in sorted(tensors.items()):
-        if len(ref.shape) < 2:
-            continue
+    chosen: list[str] = []
+    left: dict[str, str] = {}
+    weights = {name: ref for name, ref in sorted(tensors.items()) if len(ref.shape) > 1}
+    ends = _ends(weights) if wish.scheme.given and "ends" not in wish.include else {}
+    for name, ref in weights.items():
         reason = next((reason for pattern, reason in _RULES[part] if pattern.fullmatch(name)), "not known to sanac")
-        if reason == _KV and "kv" in include:
+        if reason == _KV and "kv" in wish.include:
             reason = ""
-        if not reason and len(ref.shape) > 2 and ref.shape[1] == 1:
-            reason = "depthwise: few weights a channel"
-        if not reason and ref.dtype not in {"F32", "F16", "BF16"}:
-            reason = f"stored as {ref.dtype}"
+        if not reason:
+            reason = _reason(name, ref, wish.leave) or ends.get(name, "")
         if reason:
             left[name] = reason
         else:
             chosen.append(name)
     if not chosen:
-        raise Misuse(f"the {part} has no weights that can be quantized")
+        hint = "--include ends" if ends else ""
+        raise Misuse(f"the {part} has no weights that can be quantized", why=next(iter(ends.values()), ""), hint=hint)
     return chosen, left
+
+
+def check_patterns(leave: Sequence[str], found: Mapping[str, Chosen]) -> None:
+    """Each of these patterns is to leave something that would be quantized without it."""
+    left = [reason for chosen in found.values() for reason in chosen.left.values()]
+    if idle := [pattern for pattern in leave if f"--leave {pattern}" not in left]:
+        names = next(iter(next(iter(found.values())).packings))
+        problems = [f"--leave {pattern} leaves no weight that would be quantized" for pattern in idle]
+        raise Misuse(problems[0], problems=problems, hint=f"for example --leave {names}")
+
+
+def _reason(name: str, ref: TensorRef, leave: Sequence[str]) -> str:
+    """Why a weight that the rules would have quantized is not; '' if it is."""
+    if pattern := next((pattern for pattern in leave if fnmatch.fnmatchcase(name, pattern)), ""):
+        return f"--leave {pattern}"
+    if len(ref.shape) > 2 and ref.shape[1] == 1:
+        return "depthwise: few weights a channel"
+    return "" if ref.dtype in {"F32", "F16", "BF16"} else f"stored as {ref.dtype}"
+
+
+def _ends(names: Iterable[str]) -> dict[str, str]:
+    """The weights of the first and the last blocks, and why they stay."""
+    places = {name: place[0] for name in names if (place := split_block(name))}
+    last = max(places.values(), default=0)
+    why = f"first and last {ENDS} blocks: activations are hardest there (--include ends)"
+    return {name: why for name, index in places.items() if index < ENDS or index > last - ENDS}

@@ -2,7 +2,8 @@
 
 It lies beside the weights and is the one source of truth about them: the torch model, the graph and the report are made
 from it. A weight `a.b.weight` is stored as `a.b._weight_qdata` and `a.b._weight_scale` (torchao's own names, which has
-`a.b._weight_zero_point` besides, all zeros here). It carries a digest of its own content, and of the headers of the
+`a.b._weight_zero_point` besides, all zeros here); where what it is multiplied by is smoothed, the exponents lie in
+`a.b._weight_smooth`. It carries a digest of its own content, and of the headers of the
 weight files that it belongs to: edited, or beside another model's weights, it is refused.
 """
 
@@ -20,13 +21,23 @@ from sanac.core.errors import BadInput
 from sanac.core.header import Header, TensorRef
 
 FILE = "quant.json"
-SCHEMA = 1
+SCHEMA = 2
 PACKED_FILE = "quantized"  # stem of weights that only sanac reads: stock diffusers finds none, instead of nonsense
 FORMS = {"int8": ("I8", 1), "int4": ("U8", 2), "fp8": ("F8_E4M3", 1)}  # how stored, values per stored one
 SCALES = ("BF16", "F16", "F32")
 TORCHAO, PACKED = "torchao", "packed"
-_ZERO_POINT = "zero_point"
+STATIC, TOKEN = "static", "token"
+_LEAST = 2.0**-126  # that fp32 has in full
 _WORD = re.compile(r"[a-z0-9-]{1,32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """How what a weight is multiplied by is quantized, too."""
+
+    kind: str  # static: all of it by one scale; token: each token by its own largest value
+    smooth: bool  # whether its channels are divided by powers of two before, by which the weight's are multiplied
+    scale: float | None = None  # the static one
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,7 @@ class Packing:
     block: int | None  # inputs that share a scale; None: all of an output channel
     shape: tuple[int, ...]  # of the weight
     rounding: str
+    given: Given | None = None  # None: it stays as it is
 
     @property
     def columns(self) -> int:
@@ -108,6 +120,8 @@ def read_quantized(path: Path) -> Quantized:
         found = Quantized(**{**value, "weights": {name: _packing(entry) for name, entry in value["weights"].items()}})
         if (found.layout, found.dtype) not in [(layout, dtype) for layout in (TORCHAO, PACKED) for dtype in SCALES]:
             raise ValueError(f"layout {found.layout!r}, dtype {found.dtype!r}")
+        if found.layout == TORCHAO and any(packing.given for packing in found.weights.values()):
+            raise ValueError("torchao knows nothing of what weights are given")
         if not isinstance(found.left, dict) or not isinstance(found.headers, dict):
             raise ValueError("left and headers are not objects")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -116,13 +130,25 @@ def read_quantized(path: Path) -> Quantized:
 
 
 def _packing(entry: Mapping[str, Any]) -> Packing:
-    found = Packing(**{**entry, "shape": tuple(entry["shape"])})
+    given = None if entry["given"] is None else Given(**entry["given"])
+    found = Packing(**{**entry, "shape": tuple(entry["shape"]), "given": given})
     words = all(type(w) is str and _WORD.fullmatch(w) for w in (found.scheme, found.form, found.rounding))
     sizes = len(found.shape) >= 2 and all(type(size) is int and size > 0 for size in found.shape)
     sound = words and sizes and found.form in FORMS
     if not sound or not (found.block is None or (type(found.block) is int and found.block > 0)):
         raise ValueError(f"{dict(entry)!r} describes no weight")
+    if given and (found.block is not None or not _sound(given, found)):
+        raise ValueError(f"{entry['given']!r} describes nothing that {found.form} is multiplied by")
     return found
+
+
+def _sound(given: Given, packing: Packing) -> bool:
+    if packing.form not in {"int8", "fp8"} or type(given.smooth) is not bool or given.kind not in {STATIC, TOKEN}:
+        return False
+    if given.kind == TOKEN:
+        return given.scale is None
+    whole = packing.form != "fp8" or packing.rounding == "tensor"
+    return whole and type(given.scale) is float and _LEAST <= given.scale <= 1 / _LEAST
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +159,12 @@ class Parts:
     stored: TensorRef
     scale: TensorRef
     zero_point: TensorRef | None = None  # torchao's, all zeros
+    smooth: TensorRef | None = None  # exponents of two, one for each input
 
     @property
     def refs(self) -> tuple[TensorRef, ...]:
         """All of them, under the names that they have on disk."""
-        return tuple(filter(None, (self.stored, self.scale, self.zero_point)))
+        return tuple(filter(None, (self.stored, self.scale, self.zero_point, self.smooth)))
 
     @property
     def size(self) -> int:
@@ -158,22 +185,36 @@ def attach(
         )
     plain, parts, problems = dict(tensors), {}, []
     for name, packing in found.weights.items():
-        dtype = FORMS[packing.form][0]
-        stored, scale = (plain.pop(part_name(name, part), None) for part in ("qdata", "scale"))
-        zeros = plain.pop(part_name(name, _ZERO_POINT), None)
-        if found.layout == TORCHAO:
-            dtype = "F8_E4M3" if packing.form == "fp8" else "I8"
+        stored, scale, zeros, smooth = (
+            plain.pop(part_name(name, part), None) for part in ("qdata", "scale", "zero_point", "smooth")
+        )
         if stored is None or scale is None:
             problems.append(f"the parts of {name} are missing")
-        elif (stored.dtype, stored.shape) != (dtype, packing.stored_shape(found.layout)):
-            problems.append(f"{name}: {stored.dtype} {list(stored.shape)} doesn't fit what quant.json says")
-        elif scale.dtype not in SCALES or scale.shape != packing.scale_shape(found.layout):
-            problems.append(f"the scale of {name}: {scale.dtype} {list(scale.shape)} doesn't fit what quant.json says")
-        elif found.layout == TORCHAO and (not zeros or (zeros.dtype, zeros.shape) != ("I8", scale.shape)):
-            problems.append(f"the zero points of {name} are missing or misshapen")
+        elif problem := _misfit(Parts(packing, stored, scale, zeros, smooth), found.layout):
+            problems.append(f"{name}: {problem}")
         else:
             plain[name] = TensorRef(name, packing.form.upper(), packing.shape, stored.path, stored.start, stored.size)
-            parts[name] = Parts(packing, stored, scale, zeros)
+            parts[name] = Parts(packing, stored, scale, zeros, smooth)
     if problems:
         raise BadInput(f"{where} contradicts its quant.json", why=problems[0], problems=problems)
     return plain, parts
+
+
+def _misfit(parts: Parts, layout: str) -> str:
+    """What of a weight doesn't fit what quant.json says of it; '' if all does."""
+    packing, stored, scale, zeros, smooth = parts.packing, parts.stored, parts.scale, parts.zero_point, parts.smooth
+    dtype = FORMS[packing.form][0]
+    if layout == TORCHAO:
+        dtype = "F8_E4M3" if packing.form == "fp8" else "I8"
+    if (stored.dtype, stored.shape) != (dtype, packing.stored_shape(layout)):
+        return f"{stored.dtype} {list(stored.shape)} doesn't fit what quant.json says"
+    if scale.dtype not in SCALES or scale.shape != packing.scale_shape(layout):
+        return f"its scale, {scale.dtype} {list(scale.shape)}, doesn't fit what quant.json says"
+    if layout == TORCHAO and (not zeros or (zeros.dtype, zeros.shape) != ("I8", scale.shape)):
+        return "its zero points are missing or misshapen"
+    wanted = bool(packing.given and packing.given.smooth)
+    if wanted != bool(smooth):
+        return f"its smoothing is {'missing' if wanted else 'not in quant.json'}"
+    if smooth and (smooth.dtype, smooth.shape) != ("I8", (packing.columns,)):
+        return f"its smoothing, {smooth.dtype} {list(smooth.shape)}, doesn't fit its inputs"
+    return ""

@@ -79,8 +79,8 @@ class Stage:
         shutil.rmtree(self.partial)
 
 
-def find_finished(out: Path, key: str, *, force: bool) -> Manifest | None:
-    """The manifest of OUT when it already is the artifact of this key; raises when something else is in the way."""
+def check_replaceable(out: Path) -> Manifest | None:
+    """The manifest of OUT, if an artifact stands there; raises when something else is in the way."""
     if not out.exists() and not out.is_symlink():
         return None
     if out.is_symlink() or not out.is_dir() or os.path.ismount(out):
@@ -91,14 +91,20 @@ def find_finished(out: Path, key: str, *, force: bool) -> Manifest | None:
     except BadInput as error:
         hint = f"if nothing in it is of use, delete {out}"
         raise BadInput(f"{out} holds a damaged artifact", why=error.why or error.message, hint=hint) from error
-    if manifest is None:
-        if not any(out.iterdir()):
-            return None
+    if manifest is None and any(out.iterdir()):
         raise Misuse(
             f"{out} holds something that sanac did not write",
             why="even --force replaces nothing but artifacts",
             hint="choose another --out, or empty the folder",
         )
+    return manifest
+
+
+def find_finished(out: Path, key: str, *, force: bool) -> Manifest | None:
+    """The manifest of OUT when it already is the artifact of this key; raises when something else is in the way."""
+    manifest = check_replaceable(out)
+    if manifest is None:
+        return None
     if force:
         _refuse_to_delete(out, manifest)
         return None

@@ -16,7 +16,7 @@ from sanac.core.execute import Surgery, Writing, decide, refuse_quantized
 from sanac.core.header import read_header
 from sanac.core.model import Model
 from sanac.core.plan import keep_blocks
-from sanac.core.quantizable import Chosen, choose
+from sanac.core.quantizable import Chosen, Wish, choose
 from sanac.core.schemes import SCHEMES, scheme_of
 from sanac.core.talk import Talk
 from sanac.core.units import bytes_text
@@ -93,6 +93,9 @@ class Wanted:
             problems.append("--prompts are for --data-free: with --data, captions lie beside the pictures")
         if self.fake_quant and self.fake_quant not in SCHEMES:
             problems.append(f"there is no scheme {self.fake_quant!r}: {', '.join(SCHEMES)}")
+        elif self.fake_quant and SCHEMES[self.fake_quant].given:
+            known = ", ".join(name for name, scheme in SCHEMES.items() if not scheme.given)
+            problems.append(f"--fake-quant {self.fake_quant}: it trains for weights alone: {known}")
         if self.fake_quant and self.lora:
             problems.append("--fake-quant and --lora contradict each other: what is quantized are whole weights")
         unknown = sorted(set(self.losses or {}) - set(LOSSES))
@@ -306,7 +309,7 @@ class Recovery:
     def rounded(self) -> Chosen | None:
         """How the weights will be quantized, if they are trained for that."""
         name = self.wanted.fake_quant
-        return choose("transformer", self.model.weights.tensors, scheme_of(name)) if name else None
+        return choose("transformer", self.model.weights.tensors, Wish(scheme_of(name))) if name else None
 
     def _lessons(self, device: torch.device, talk: Talk) -> Lessons | None:
         if self.teacher is None:

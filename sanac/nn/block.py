@@ -13,8 +13,9 @@ from torch import Tensor
 
 Tensors = Mapping[str, Tensor]  # of one block, under the names that follow `transformer_blocks.<i>.`
 Look = Callable[[str, Tensor], None]  # told what each weight is about to be multiplied by, in its layer's layout
+Use = Callable[[Tensor], Tensor]  # what it is multiplied by instead
 
-POINT = "ff.conv_point.weight"
+INVERTED, POINT = "ff.conv_inverted.weight", "ff.conv_point.weight"
 QK_EPSILON = 1e-5
 LINEAR_EPSILON = 1e-15
 LARGEST_HALF = 65504
@@ -46,6 +47,15 @@ class Condition:
     width: int
 
 
+class Used(dict[str, Tensor]):
+    """A block's tensors where not all that weights are given is used as it is."""
+
+    def __init__(self, tensors: Tensors, uses: Mapping[str, Use]) -> None:
+        """Tensors and uses, by name."""
+        super().__init__(tensors)
+        self.uses = uses
+
+
 def unseen(_name: str, _given: Tensor) -> None:
     """Nobody looks."""
 
@@ -53,8 +63,7 @@ def unseen(_name: str, _given: Tensor) -> None:
 def block(tensors: Tensors, state: Tensor, condition: Condition, geometry: Geometry, look: Look = unseen) -> Tensor:
     """(B, N, C) -> (B, N, C): linear self-attention, cross-attention, gated convolutional feed-forward."""
     state, given, gate = until_point(tensors, state, condition, geometry, look)
-    look(POINT, given)
-    return state + gate * point(tensors, given)
+    return state + gate * point(tensors, _used(tensors, POINT, given, look))
 
 
 def until_point(
@@ -104,8 +113,14 @@ def projections(
 
 
 def _linear(tensors: Tensors, name: str, given: Tensor, look: Look) -> Tensor:
-    look(f"{name}.weight", given)
-    return F.linear(given, tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
+    weight = f"{name}.weight"
+    return F.linear(_used(tensors, weight, given, look), tensors[weight], tensors.get(f"{name}.bias"))
+
+
+def _used(tensors: Tensors, name: str, given: Tensor, look: Look) -> Tensor:
+    look(name, given)
+    use = tensors.uses.get(name) if isinstance(tensors, Used) else None
+    return use(given) if use else given
 
 
 def linear_attention(tensors: Tensors, state: Tensor, geometry: Geometry, look: Look) -> Tensor:
@@ -136,8 +151,8 @@ def cross_attention(tensors: Tensors, state: Tensor, condition: Condition, geome
 def gated(tensors: Tensors, normed: Tensor, height: int, width: int, look: Look) -> Tensor:
     """GLUMBConv but for `conv_point`, (B, H, height, width): widened, neighbours mixed, one half gating the other."""
     picture = normed.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-    look("ff.conv_inverted.weight", picture)
-    wide = F.silu(F.conv2d(picture, tensors["ff.conv_inverted.weight"], tensors["ff.conv_inverted.bias"]))
+    picture = _used(tensors, INVERTED, picture, look)
+    wide = F.silu(F.conv2d(picture, tensors[INVERTED], tensors["ff.conv_inverted.bias"]))
     depthwise = tensors["ff.conv_depth.weight"]
     mixed = F.conv2d(wide, depthwise, tensors["ff.conv_depth.bias"], padding=1, groups=depthwise.shape[0])
     values, gate = mixed.chunk(2, dim=1)

@@ -1,10 +1,11 @@
 """Prompts as a transformer gets them: embeddings and masks, by the pipeline's own text encoder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sanac.core.errors import BadInput, Misuse
 from sanac.core.model import Model
@@ -47,8 +48,34 @@ def encode(model: Model, prompts: Sequence[str], device: torch.device, batch: in
     return open_encoder(model, device)(prompts, batch)
 
 
-def open_encoder(model: Model, device: torch.device) -> Callable[[Sequence[str], int], Captions]:
-    """What turns prompts into captions, so many at a time; it holds the text encoder."""
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """What turns prompts into captions; it holds the text encoder."""
+
+    pipeline: Any
+    device: torch.device
+
+    @property
+    def module(self) -> nn.Module:
+        """The text encoder itself."""
+        found: nn.Module = self.pipeline.text_encoder
+        return found
+
+    def __call__(self, prompts: Sequence[str], batch: int = 16) -> Captions:
+        """So many prompts at a time."""
+        instruction, found = _instruction(), list[tuple[Tensor, Tensor]]()
+        with torch.no_grad():
+            for start in range(0, len(prompts), batch):
+                part = list(prompts[start : start + batch])
+                how = {"complex_human_instruction": instruction, "device": self.device}
+                found.append(self.pipeline.encode_prompt(part, do_classifier_free_guidance=False, **how)[:2])
+            *_, empty, empty_mask = self.pipeline.encode_prompt("", device=self.device)
+        embeddings, mask = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Captions(*trimmed(embeddings, mask), *trimmed(empty[:1], empty_mask[:1]))
+
+
+def open_encoder(model: Model, device: torch.device) -> Encoder:
+    """The model's own."""
     if not has_encoder(model):
         raise Misuse(
             f"{model.located.name} has no text encoder",
@@ -70,20 +97,7 @@ def open_encoder(model: Model, device: torch.device) -> Callable[[Sequence[str],
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise BadInput(f"diffusers can't open {model.located.name}", why=str(error).splitlines()[0][:300]) from error
     pipeline.text_encoder.to(device)
-    instruction = _instruction()
-
-    def encoded(prompts: Sequence[str], batch: int) -> Captions:
-        found: list[tuple[Tensor, Tensor]] = []
-        with torch.no_grad():
-            for start in range(0, len(prompts), batch):
-                part = list(prompts[start : start + batch])
-                how = {"complex_human_instruction": instruction, "device": device}
-                found.append(pipeline.encode_prompt(part, do_classifier_free_guidance=False, **how)[:2])
-            *_, empty, empty_mask = pipeline.encode_prompt("", device=device)
-        embeddings, mask = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return Captions(*trimmed(embeddings, mask), *trimmed(empty[:1], empty_mask[:1]))
-
-    return encoded
+    return Encoder(pipeline, device)
 
 
 def _instruction() -> list[str]:

@@ -8,7 +8,8 @@ import torch.nn.functional as F  # noqa: N812 (torch's own custom)
 from torch import Tensor, nn
 
 from sanac.core.quantized import Packing
-from sanac.nn.quantize import restored, simulated
+from sanac.nn.given import as_given, as_rows, multiplies, product
+from sanac.nn.quantize import Values, restored, simulated
 
 
 class PackedLinear(nn.Module):  # type: ignore[misc]
@@ -16,51 +17,73 @@ class PackedLinear(nn.Module):  # type: ignore[misc]
 
     stored: Tensor
     scale: Tensor
+    smooth: Tensor | None
+    static: Tensor | None
 
-    def __init__(self, packing: Packing, stored: Tensor, scale: Tensor, bias: nn.Parameter | None) -> None:
+    def __init__(self, packing: Packing, values: Values, bias: nn.Parameter | None) -> None:
         """Its bias is the plain layer's own."""
         super().__init__()
         self.packing = packing
-        self.register_buffer("stored", stored)
-        self.register_buffer("scale", scale)
+        self.register_buffer("stored", values.stored)
+        self.register_buffer("scale", values.scale)
+        self.register_buffer("smooth", values.smooth)
+        static = torch.tensor(packing.given.scale) if packing.given and packing.given.scale else None
+        self.register_buffer("static", static)
         self.bias = bias
+
+    def forward(self, given: Tensor) -> Tensor:
+        """As the plain layer, of quantized numbers."""
+        if self.packing.given is None:
+            return self.plain(given, self.weight_in(given.dtype))
+        values = Values(self.stored, self.scale, self.smooth)
+        rows = product(as_rows(given), self.packing, values, self.static)
+        return as_given(rows if self.bias is None else rows + self.bias, given)
 
     def weight_in(self, dtype: torch.dtype) -> Tensor:
         """The weight, for the length of a product."""
         return restored(self.stored, self.scale, self.packing, dtype)
 
-    def forward(self, given: Tensor) -> Tensor:
-        """As the plain layer."""
-        return F.linear(given, self.weight_in(given.dtype), self.bias)
+    def plain(self, given: Tensor, weight: Tensor) -> Tensor:
+        """As the plain layer, with this weight."""
+        return F.linear(given, weight, self.bias)
 
     def _apply(self, function, recurse: bool = True):  # type: ignore[no-untyped-def]  # noqa: FBT001, FBT002
         """Moves, but keeps its dtypes: `to(dtype)` is about what is computed in."""
-        stored, scale = self.stored, self.scale
+        kept = {name: buffer for name, buffer in self.named_buffers(recurse=False) if buffer is not None}
         super()._apply(function, recurse)
-        self.stored, self.scale = stored.to(self.stored.device), scale.to(self.scale.device)
+        for name, buffer in kept.items():
+            setattr(self, name, buffer.to(getattr(self, name).device))
         return self
 
 
 class PackedConv2d(PackedLinear):
     """A convolution."""
 
-    def __init__(self, packing: Packing, stored: Tensor, scale: Tensor, like: nn.Conv2d) -> None:
+    def __init__(self, packing: Packing, values: Values, like: nn.Conv2d) -> None:
         """Of the shape of a plain one."""
-        super().__init__(packing, stored, scale, like.bias)
+        super().__init__(packing, values, like.bias)
         self.how = {"stride": like.stride, "padding": like.padding, "dilation": like.dilation, "groups": like.groups}
 
-    def forward(self, given: Tensor) -> Tensor:
-        """As the plain layer."""
-        return F.conv2d(given, self.weight_in(given.dtype), self.bias, **self.how)
+    def plain(self, given: Tensor, weight: Tensor) -> Tensor:
+        """As the plain layer, with this weight."""
+        return F.conv2d(given, weight, self.bias, **self.how)
 
 
-def packed_like(layer: nn.Module, packing: Packing, stored: Tensor, scale: Tensor) -> nn.Module:
+def packed_like(layer: nn.Module, packing: Packing, values: Values) -> nn.Module:
     """The layer that takes the place of a plain one."""
     if not isinstance(layer, (nn.Linear, nn.Conv2d)) or tuple(layer.weight.shape) != packing.shape:
         raise ValueError(f"a {type(layer).__name__} has no quantized weight of shape {list(packing.shape)}")
+    if packing.given and packing.columns != packing.shape[1]:
+        raise ValueError(f"nothing that a kernel of {list(packing.shape[2:])} is given can be quantized")
     if isinstance(layer, nn.Conv2d):
-        return PackedConv2d(packing, stored, scale, layer)
-    return PackedLinear(packing, stored, scale, layer.bias)
+        return PackedConv2d(packing, values, layer)
+    return PackedLinear(packing, values, layer.bias)
+
+
+def in_floats(module: nn.Module, device: torch.device) -> list[str]:
+    """Of the numbers that layers multiply, those that this device has no products of."""
+    layers = (layer for layer in module.modules() if isinstance(layer, PackedLinear) and layer.packing.given)
+    return sorted({form for layer in layers if not multiplies(form := layer.packing.form, device)})
 
 
 def simulate(module: nn.Module, packings: Mapping[str, Packing], dtype: torch.dtype) -> None:

@@ -5,6 +5,7 @@ of the row without a block; the last group may be shorter). Zero is always zero:
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own custom)
@@ -13,20 +14,37 @@ from torch import Tensor
 from sanac.core.quantized import Packing
 
 LARGEST = {"int8": 127.0, "int4": 7.0, "fp8": 448.0}  # what the largest value of a group becomes
+STORED = {"int8": torch.int8, "int4": torch.int8, "fp8": torch.float8_e4m3fn}
 _LOWEST = {"int8": -127.0, "int4": -8.0, "fp8": -448.0}
 SHRUNK = 24  # scales that are tried by `smallest_error`, from the largest value's down to a half of it
-PIECE = 1 << 20  # values that are worked with at a time: they stay in the processor's cache
-_SEARCHED = 1 << 18  # and where each is looked at again and again
+PIECE = 1 << 18  # values that a processor works with at a time: they stay in its cache
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What of a quantized weight is computed with."""
+
+    stored: Tensor
+    scale: Tensor
+    smooth: Tensor | None = None  # exponents of two
+
+    def kept(self) -> "Values":
+        """The same in memory of their own."""
+        return Values(self.stored.clone(), self.scale.clone(), None if self.smooth is None else self.smooth.clone())
 
 
 def _quantize(values: Tensor, scale: Tensor, block: int, form: str) -> Tensor:
     """(rows, columns) and (rows, groups of `block` columns) -> whole numbers, or fp8."""
-    given, spread = _paired(values.to(torch.float32, copy=True), scale, block)
-    scaled = given.div_(spread)
-    if form != "fp8":
-        scaled.round_()
-    stored = scaled.clamp_(_LOWEST[form], LARGEST[form]).to(torch.float8_e4m3fn if form == "fp8" else torch.int8)
-    return stored.reshape(values.shape)
+    stored = torch.empty_like(values, dtype=STORED[form])
+    together = max(1, PIECE // values.shape[1]) if values.device.type == "cpu" else len(values)
+    room = torch.empty_like(values[:together], dtype=torch.float32)
+    for given, their, found in zip(values.split(together), scale.split(together), stored.split(together), strict=True):
+        scaled, spread = _paired(room[: len(given)].copy_(given), their, block)
+        scaled.div_(spread)
+        if form != "fp8":
+            scaled.round_()
+        found.copy_(scaled.clamp_(_LOWEST[form], LARGEST[form]).view(found.shape))
+    return stored
 
 
 def _dequantize(stored: Tensor, scale: Tensor, block: int, dtype: torch.dtype) -> Tensor:
@@ -47,11 +65,7 @@ def _paired(values: Tensor, scale: Tensor, block: int) -> tuple[Tensor, Tensor]:
 
 _quantizing = torch.library.custom_op("sanac::quantize", _quantize, mutates_args=())
 _dequantizing = torch.library.custom_op("sanac::dequantize", _dequantize, mutates_args=())
-_quantizing.register_fake(
-    lambda values, _scale, _block, form: torch.empty_like(
-        values, dtype=torch.float8_e4m3fn if form == "fp8" else torch.int8
-    )
-)
+_quantizing.register_fake(lambda values, _scale, _block, form: torch.empty_like(values, dtype=STORED[form]))
 _dequantizing.register_fake(lambda stored, _scale, _block, dtype: torch.empty_like(stored, dtype=dtype))
 quantize: Callable[[Tensor, Tensor, int, str], Tensor] = _quantizing
 dequantize: Callable[[Tensor, Tensor, int, torch.dtype], Tensor] = _dequantizing
@@ -59,8 +73,8 @@ dequantize: Callable[[Tensor, Tensor, int, torch.dtype], Tensor] = _dequantizing
 
 def pack(values: Tensor) -> Tensor:
     """Four-bit numbers, two to a byte along the rows: the first in the lower half. An odd row ends in a zero."""
-    pairs = F.pad(values, (0, values.shape[1] % 2)).view(torch.int16)  # the first is in the lower byte
-    return ((pairs & 0xF) | (pairs >> 4 & 0xF0)).to(torch.uint8)
+    pairs = F.pad(values & 0xF, (0, values.shape[1] % 2)).view(torch.int16)  # the first is in the lower byte
+    return (pairs >> 4).bitwise_or_(pairs).to(torch.uint8)
 
 
 def unpack(packed: Tensor, columns: int) -> Tensor:
@@ -81,8 +95,18 @@ def grouped(values: Tensor, block: int) -> Tensor:
 
 def nearest(weight: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
     """Scales by which each group's largest value is the largest number; a group of zeros has the scale one."""
-    largest = grouped(matrix(weight), packing.width).abs().amax(dim=2).float()
-    return _as_scale(torch.where(largest == 0, 1.0, largest / LARGEST[packing.form]), dtype)
+    return _by_largest(grouped(matrix(weight), packing.width), packing.form, dtype)
+
+
+def of_all(weight: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
+    """The same, of all of a weight together."""
+    return _by_largest(weight.reshape(1, 1, -1), packing.form, dtype).repeat(len(weight), 1)
+
+
+def _by_largest(groups: Tensor, form: str, dtype: torch.dtype) -> Tensor:
+    bits = torch.int16 if groups.element_size() == 2 else torch.int32  # without their sign, they order floats
+    largest = (groups.view(bits) & torch.iinfo(bits).max).amax(dim=2).view(groups.dtype).float()
+    return _as_scale(torch.where(largest == 0, 1.0, largest / LARGEST[form]), dtype)
 
 
 def _as_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -94,7 +118,7 @@ def _as_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
 def smallest_error(weight: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
     """Scales that leave the smallest square error of each group: large values may be cut for the others' sake."""
     rows = matrix(weight)
-    pieces = rows.split(max(1, _SEARCHED // rows.shape[1]))
+    pieces = rows.split(max(1, PIECE // rows.shape[1]))
     return torch.cat([_smallest_error(piece, packing, dtype) for piece in pieces])
 
 
@@ -119,16 +143,13 @@ ROUNDINGS: dict[str, Callable[[Tensor, Packing, torch.dtype], Tensor]] = {
     "nearest": nearest,
     "search": smallest_error,
     "gptq": smallest_error,  # its values are fitted besides
+    "tensor": of_all,
 }
 
 
 def stored_values(weight: Tensor, scale: Tensor, packing: Packing) -> Tensor:
-    """The weight's quantized values as a matrix, row pieces at a time."""
-    scale = scale.flatten(1)
-    rows = matrix(weight)
-    count = max(1, PIECE // rows.shape[1])
-    pieces = zip(rows.split(count), scale.split(count), strict=True)
-    return torch.cat([quantize(some, their, packing.width, packing.form) for some, their in pieces])
+    """The weight's quantized values as a matrix."""
+    return quantize(matrix(weight), scale.flatten(1), packing.width, packing.form)
 
 
 def restored(stored: Tensor, scale: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:

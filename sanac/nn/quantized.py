@@ -34,15 +34,14 @@ def load_part(part: Component, dtype: "torch.dtype") -> "nn.Module":
         for name, parts in part.weights.parts.items():
             path, _, _ = name.rpartition(".")
             owner, _, last = path.rpartition(".")
-            stored, scale = (found.clone() for found in map_quantized(parts))
             parent = module.get_submodule(owner)
-            setattr(parent, last, packed_like(getattr(parent, last), parts.packing, stored, scale))
+            setattr(parent, last, packed_like(getattr(parent, last), parts.packing, map_quantized(parts).kept()))
         plain = {name: ref for name, ref in part.weights.tensors.items() if name not in part.weights.parts}
         state = {name: read_tensor(ref, cpu, dtype) for name, ref in plain.items()}
         wrong = module.load_state_dict(state, strict=False, assign=True)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         raise BadInput(f"the {part.name} can't be built", why=str(error).splitlines()[0][:300]) from error
-    missing = [name for name in wrong.missing_keys if not name.endswith((".stored", ".scale"))]
+    missing = [name for name in wrong.missing_keys if not name.endswith((".stored", ".scale", ".smooth", ".static"))]
     if missing or wrong.unexpected_keys:
         problems = [f"{name} is missing" for name in missing] + [f"{name} is unknown" for name in wrong.unexpected_keys]
         raise BadInput(f"{part.folder} doesn't fit a {part.class_name}", why=problems[0], problems=problems)

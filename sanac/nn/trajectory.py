@@ -6,7 +6,7 @@ plus the states, whatever the model's depth.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -166,7 +166,9 @@ class _Run:
                 timesteps = when.scaled.expand(count)
                 start = embed(self.outside, some, caption.expand(count, -1, -1), timesteps, mask.expand(count, -1))
                 for values in (start.state, start.timestep, start.condition.caption):
-                    self._check(values, "what stands before the blocks", when)
+                    if not torch.isfinite(values).all():
+                        why = f"for one of {count} prompts that are computed together"
+                        self._refuse("what stands before the blocks", when, why)
                 kept = replace(start, state=start.state.new_empty(0))  # the first state is not held to the end
                 yield _Part(branch, self.offset + first, kept, start.state)
 
@@ -175,20 +177,31 @@ class _Run:
         for index, tensors in self.blocks.sweep(range(first, len(self.blocks))):
             for part in parts:
                 after = block(tensors, part.state, part.start.condition, self.geometry)
-                self._check(after, f"block {index}", when)
+                if not torch.isfinite(after).all():
+                    self._refuse(f"block {index}", when, self._first(tensors, part))
                 self.observe(Place(when.step, index, part.branch, part.first), part.state, after)
                 part.state = after
             del tensors  # not held while the one after the next is read
             if index + 1 < len(self.blocks):
                 self.reached(Reached(when.step, index + 1, [part.state for part in parts]))
 
-    def _check(self, values: Tensor, what: str, when: _Moment) -> None:
-        if not torch.isfinite(values).all():
-            raise BadInput(
-                f"{what} gives NaN or infinity at step {when.step}, timestep {float(when.timestep):.0f}",
-                why=f"for one of {len(values)} prompts that are computed together",
-                hint=f"sanac inspect {self.blocks.model.located.path} --scan",
-            )
+    def _refuse(self, what: str, when: _Moment, why: str) -> NoReturn:
+        raise BadInput(
+            f"{what} gives NaN or infinity at step {when.step}, timestep {float(when.timestep):.0f}",
+            why=why,
+            hint=f"sanac inspect {self.blocks.model.located.path} --scan",
+        )
+
+    def _first(self, tensors: Mapping[str, Tensor], part: _Part) -> str:
+        """Where in a block it begins."""
+        bad: list[str] = []
+
+        def look(name: str, given: Tensor) -> None:
+            if not torch.isfinite(given).all():
+                bad.append(name)
+
+        block(tensors, part.state, part.start.condition, self.geometry, look)
+        return f"{bad[0].removesuffix('.weight')} is given it first" if bad else "its last layer makes it"
 
 
 def _continue(parts: Sequence[_Part], step: int, begun: Reached | None) -> int:

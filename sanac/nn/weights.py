@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from sanac.core.family import block_name, split_block
 from sanac.core.header import TensorRef
 from sanac.core.model import Model
 from sanac.core.quantized import Parts
-from sanac.nn.quantize import restored
+from sanac.nn.block import Use, Used
+from sanac.nn.given import STEEPEST, simulated_given
+from sanac.nn.quantize import Values, restored
 
 _ALIGNED = 64  # elements: what vector instructions like, in any dtype
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -42,9 +45,9 @@ def read_tensors(refs: Mapping[str, TensorRef], device: torch.device, dtype: tor
 def read_rows(ref: TensorRef, start: int, stop: int) -> Tensor:
     """Some of a tensor's rows, flattened, as they are stored."""
     row = ref.size // ref.shape[0]
-    raw = bytearray((stop - start) * row)
-    _fill(raw, ref, ref.start + start * row)
-    return torch.frombuffer(raw, dtype=DTYPES[ref.dtype]).view(stop - start, -1)
+    raw = torch.empty((stop - start) * row, dtype=torch.uint8)  # memory that the allocator has at hand
+    _fill(memoryview(raw.numpy()), ref, ref.start + start * row)
+    return raw.view(DTYPES[ref.dtype]).view(stop - start, -1)
 
 
 def map_tensor(ref: TensorRef) -> Tensor:
@@ -57,15 +60,23 @@ def map_tensor(ref: TensorRef) -> Tensor:
 
 def read_quantized(parts: Parts, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A quantized weight as it is computed with."""
-    stored, scale = (found.to(device) for found in map_quantized(parts))
-    return restored(stored, scale, parts.packing, dtype)
+    values = map_quantized(parts)
+    return restored(values.stored.to(device), values.scale.to(device), parts.packing, dtype)
 
 
-def map_quantized(parts: Parts) -> tuple[Tensor, Tensor]:
-    """(values, scale) where they lie; symmetric schemes have no zero points but zeros."""
+def map_quantized(parts: Parts) -> Values:
+    """What lies in the files, where it lies; symmetric schemes have no zero points but zeros."""
     if parts.zero_point and map_tensor(parts.zero_point).any():
         raise BadInput(f"{parts.zero_point.name} is not zero", why="sanac's schemes are symmetric")
-    return map_tensor(parts.stored), map_tensor(parts.scale)
+    smooth = None
+    if parts.smooth:
+        smooth = map_tensor(parts.smooth)
+        if smooth.short().abs().max() > STEEPEST:
+            raise BadInput(f"{parts.smooth.name} is no smoothing", why=f"exponents are at most {STEEPEST}")
+    stored, scale, packing = map_tensor(parts.stored), map_tensor(parts.scale), parts.packing
+    if packing.rounding == "tensor" and (scale != scale[:1]).any():
+        raise BadInput(f"{parts.scale.name} differs from row to row", why="quant.json says that all rows share it")
+    return Values(stored, scale, smooth)
 
 
 def _read(ref: TensorRef, raw: memoryview, tensor: Tensor) -> None:
@@ -152,4 +163,12 @@ class Blocks:
             if full in parts:
                 found[name] = read_quantized(parts[full], self.device, self.dtype)
         changed = {name: found[name] + self.changes[full] for name, full in names.items() if full in self.changes}
-        return found | changed
+        uses = {
+            name: self._use(parts[full]) for name, full in names.items() if full in parts and parts[full].packing.given
+        }
+        return Used(found | changed, uses)
+
+    def _use(self, parts: Parts) -> Use:
+        smooth = map_quantized(parts).smooth
+        smooth = None if smooth is None else smooth.to(self.device)
+        return partial(simulated_given, packing=parts.packing, exponents=smooth)

@@ -1,6 +1,6 @@
 """Quantization as its user asks for it: what is to be done, fully decided, as a job of the one executor."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,16 +8,17 @@ from sanac.core.errors import BadInput, Misuse
 from sanac.core.execute import Surgery, Writing, decide
 from sanac.core.model import Component, Model
 from sanac.core.plan import keep_blocks
-from sanac.core.quantizable import COMPONENTS, INCLUDES, choose
-from sanac.core.quantized import PACKED, PACKED_FILE, TORCHAO, Quantized
+from sanac.core.quantizable import COMPONENTS, INCLUDES, Chosen, Wish, check_patterns, choose
+from sanac.core.quantized import PACKED, PACKED_FILE, STATIC, TOKEN, TORCHAO, Quantized
 from sanac.core.repacked import Repacked
-from sanac.core.schemes import Scheme, scheme_of
-from sanac.nn.quantize import PIECE
+from sanac.core.schemes import SCHEMES, Scheme, scheme_of
+from sanac.core.weights import Weights
 from sanac.nn.quiet import quiet
-from sanac.quantize.packing import Rounded, pieces_of, torchao_metadata
+from sanac.quantize.activations import RANGES
+from sanac.quantize.packing import TOGETHER, Fit, Rounded, pieces_of, torchao_metadata
 
 SCHEMA = 1  # raised when the same settings would give other bytes
-_TORCH = 800_000_000  # imported, and what the allocator keeps of what was freed: 0.66 to 0.91 GB in all at 4.8B
+_TORCH = 500_000_000  # imported, and what the allocator keeps of what was freed: 0.47 to 0.54 GB in all at 4.8B
 _STEMS = {"text_encoder": "model"}
 
 
@@ -30,6 +31,25 @@ class Wanted:
     block: int | None = None
     rounding: str | None = None
     include: frozenset[str] = frozenset()
+    leave: tuple[str, ...] = ()
+    smoothing: str | None = None  # search, or none
+    ranges: str | None = None
+
+    @property
+    def looks(self) -> bool:
+        """Whether what layers are given has to be looked at."""
+        scheme = SCHEMES[self.scheme]
+        return self.rounding == "gptq" or scheme.given == STATIC or self.smooth
+
+    @property
+    def smooth(self) -> bool:
+        """Whether outlier-prone layers are smoothed."""
+        return bool(SCHEMES[self.scheme].given) and self.smoothing != "none"
+
+    @property
+    def wish(self) -> Wish:
+        """About each component's weights."""
+        return Wish(scheme_of(self.scheme), self.block, self.rounding, self.include, self.leave, self.smooth)
 
     def check(self) -> Scheme:
         """All that contradicts itself."""
@@ -38,8 +58,19 @@ class Wanted:
             scheme = scheme_of(self.scheme, self.block)
         except Misuse as error:
             problems.insert(0, f"{error.message}: {error.hint}")
+        given = SCHEMES[self.scheme].given if self.scheme in SCHEMES else None
         if self.rounding == "gptq" and self.components != ("transformer",):
             problems.append("--rounding gptq is for the transformer, whose blocks are swept: quantize others apart")
+        if given and self.components != ("transformer",):
+            problems.append(f"--scheme {self.scheme} is for the transformer; for others those that end in -wo")
+        if self.scheme in SCHEMES and not given:
+            asked = {"--smoothing": self.smoothing, "--ranges": self.ranges, "--include ends": "ends" in self.include}
+            told = [name for name, value in asked.items() if value]
+            problems += [f"{name} is about activations, which {self.scheme} leaves alone" for name in told]
+        if given == TOKEN and self.ranges:
+            problems.append(f"--ranges is for static scales: {self.scheme} takes each token's own")
+        if given and SCHEMES[self.scheme].form == "fp8" and self.rounding:
+            problems.append(f"--rounding {self.rounding}: {self.scheme} has one way to round")
         problems += [f"there is nothing called {name!r} to include" for name in self.include if name not in INCLUDES]
         if problems:
             known = f"components: {', '.join(COMPONENTS)}; --include {', '.join(INCLUDES)}"
@@ -48,14 +79,9 @@ class Wanted:
 
 
 def decide_quantizing(model: Model, wanted: Wanted, writing: Writing) -> Surgery:
-    """The job that quantizes these components and takes the rest along."""
+    """The job that quantizes these components by one scheme and takes the rest along."""
     scheme = wanted.check()
-    blocks = model.architecture.blocks
-    parts = [part_named(model, COMPONENTS[name]) for name in wanted.components]
-    if writing.transformer_only and wanted.components != ("transformer",):
-        raise Misuse("--transformer-only leaves behind what --component would quantize")
-    if model.patches:
-        raise Misuse("a LoRA is merged before quantizing", hint="sanac convert --lora first")
+    parts = parts_of(model, wanted.components, writing)
     block, rounding = wanted.block or scheme.block, wanted.rounding or scheme.rounding
     settings = {
         "schema": SCHEMA,
@@ -64,14 +90,57 @@ def decide_quantizing(model: Model, wanted: Wanted, writing: Writing) -> Surgery
         "block": block,
         "rounding": rounding,
         "include": sorted(wanted.include),
+        "leave": sorted(wanted.leave),
     }
-    plan = keep_blocks(blocks, list(range(blocks)))
-    job = decide("quantize", model, plan, settings, writing)
-    configs = {part.name: job.config if part is model.transformer else part.config for part in parts}
-    repacked = {part.name: repack(part, configs[part.name], scheme, wanted) for part in parts}
+    if scheme.given:
+        settings["given"] = [scheme.given, wanted.smooth, wanted.ranges or RANGES[0]]
     said = [f"{' and '.join(sorted(wanted.components))} to {scheme.name}", f"block {block}" if block else "", rounding]
     said += [f"with {name}" for name in sorted(wanted.include)]
-    return replace(job, repacked=repacked, how=", ".join(filter(None, said)))
+    said += [f"without {pattern}" for pattern in sorted(wanted.leave)] + (["smoothed"] if wanted.smooth else [])
+    chosen = {part.name: choose(part.name, weights_of(part).tensors, wanted.wish) for part in parts}
+    check_patterns(wanted.leave, chosen)
+    if scheme.given and not writing.force:
+        _refuse_half(model, chosen["transformer"].dtype)
+    return decide_chosen(model, chosen, settings, ", ".join(filter(None, said)), writing)
+
+
+def _refuse_half(model: Model, dtype: str) -> None:
+    """The range of activations is a property of the checkpoint: SANA-1.5 was trained in bf16."""
+    if dtype == "F16" and model.architecture.qk_norm:
+        raise Misuse(
+            f"{model.located.name} is stored in fp16, but SANA-1.5 was trained in bf16",
+            why="what its layers give can go beyond 65,504, the largest number of fp16: nothing to calibrate on",
+            hint="quantize the checkpoint in bf16; --force if it was trained in fp16 after all",
+        )
+
+
+def decide_chosen(
+    model: Model, chosen: Mapping[str, Chosen], settings: Mapping[str, Any], how: str, writing: Writing
+) -> Surgery:
+    """The job that stores components' weights as was chosen."""
+    blocks = model.architecture.blocks
+    plan = keep_blocks(blocks, list(range(blocks)))
+    job = decide("quantize", model, plan, dict(settings), writing)
+    parts = [part for part in model.components if part.name in chosen]
+    configs = {part.name: job.config if part is model.transformer else part.config for part in parts}
+    repacked = {part.name: repack(part, configs[part.name], chosen[part.name]) for part in parts}
+    return replace(job, repacked=repacked, how=how)
+
+
+def parts_of(model: Model, components: Sequence[str], writing: Writing) -> list[Component]:
+    """The components that are to be quantized; Misuse where they can't be."""
+    parts = [part_named(model, COMPONENTS[name]) for name in components]
+    if writing.transformer_only and tuple(components) != ("transformer",):
+        raise Misuse("--transformer-only leaves behind what --component would quantize")
+    if model.patches:
+        raise Misuse("a LoRA is merged before quantizing", hint="sanac convert --lora first")
+    return parts
+
+
+def weights_of(part: Component) -> Weights:
+    """Of a component that has some."""
+    assert part.weights is not None
+    return part.weights
 
 
 def part_named(model: Model, name: str) -> Component:
@@ -91,16 +160,19 @@ def part_named(model: Model, name: str) -> Component:
     return part
 
 
-def repack(part: Component, config: Mapping[str, Any], scheme: Scheme, wanted: Wanted) -> Repacked:
-    """A component, quantized; nothing is read but headers."""
-    assert part.weights is not None
-    tensors = part.weights.tensors
-    chosen = choose(part.name, tensors, scheme, wanted.block, wanted.rounding, wanted.include)
-    packings, left, dtype = chosen.packings, chosen.left, chosen.dtype
-    layout = scheme.layout
-    rounded = {name: Rounded(tensors[name], packing, layout, dtype) for name, packing in packings.items()}
+def repack(
+    part: Component, config: Mapping[str, Any], chosen: Chosen, fits: Mapping[str, Fit] | None = None
+) -> Repacked:
+    """A component, quantized; nothing is read but headers. `fits` are what looking at inputs found, by weight."""
+    tensors, fits = weights_of(part).tensors, fits or {}
+    packings = {name: fits.get(name, Fit()).packing(packing) for name, packing in chosen.packings.items()}
+    left, dtype, layout = chosen.left, chosen.dtype, chosen.layout
+    rounded = {
+        name: Rounded(tensors[name], packing, layout, dtype, fits.get(name, Fit()))
+        for name, packing in packings.items()
+    }
     if layout == TORCHAO:
-        config = {**config, "quantization_config": torchao_config(scheme, wanted, left)}
+        config = {**config, "quantization_config": torchao_config(chosen.wish, left)}
     return Repacked(
         pieces=pieces_of(tensors, rounded),
         stem=PACKED_FILE if layout == PACKED else _STEMS.get(part.name, "diffusion_pytorch_model"),
@@ -108,12 +180,13 @@ def repack(part: Component, config: Mapping[str, Any], scheme: Scheme, wanted: W
         metadata=torchao_metadata(tensors, packings, dtype) if layout == TORCHAO else {},
         quantized=Quantized(layout, dtype, packings, left, {}),
         memory=_TORCH
-        + 24 * max(PIECE, *(how.columns for how in packings.values()))
+        + 24 * max([TOGETHER, *(how.columns for how in packings.values())])
+        + max((2 * tensors[name].size for name, how in packings.items() if how.rounding == "tensor"), default=0)
         + sum(4 * how.shape[0] * how.groups for how in packings.values()),
     )
 
 
-def torchao_config(scheme: Scheme, wanted: Wanted, left: Mapping[str, str]) -> dict[str, Any]:
+def torchao_config(wish: Wish, left: Mapping[str, str]) -> dict[str, Any]:
     """What diffusers and transformers want in config.json, by torchao's own hand."""
     import torch
 
@@ -122,8 +195,8 @@ def torchao_config(scheme: Scheme, wanted: Wanted, left: Mapping[str, str]) -> d
         from torchao.quantization import IntxWeightOnlyConfig
         from torchao.quantization.granularity import PerAxis, PerGroup
 
-    block = wanted.block or scheme.block
-    how = IntxWeightOnlyConfig(getattr(torch, scheme.form), granularity=PerGroup(block) if block else PerAxis(0))
+    block = wish.block or wish.scheme.block
+    how = IntxWeightOnlyConfig(getattr(torch, wish.scheme.form), granularity=PerGroup(block) if block else PerAxis(0))
     modules = sorted(name.removesuffix(".weight") for name in left if name.endswith(".weight"))
     return {
         "quant_method": "torchao",

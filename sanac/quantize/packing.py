@@ -13,10 +13,25 @@ from sanac.core.errors import BadInput
 from sanac.core.header import TensorRef
 from sanac.core.quantized import FORMS, PACKED, TORCHAO, Packing, part_name
 from sanac.core.writer import Piece, kept, made
-from sanac.nn.quantize import PIECE, ROUNDINGS, pack, quantize
-from sanac.nn.weights import DTYPES, read_rows
+from sanac.nn.quantize import ROUNDINGS, pack, quantize
+from sanac.nn.weights import DTYPES, map_tensor, read_rows
+from sanac.quantize.activations import smoothed_weight
 
+TOGETHER = 1 << 20  # values that are read and written at a time
 _BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What looking at a weight's inputs found, as files hold it."""
+
+    stored: TensorRef | None = None  # values; None: they follow from the weight
+    smooth: TensorRef | None = None
+    scale: float | None = None  # of what it is given
+
+    def packing(self, before: Packing) -> Packing:
+        """With what was found, so that quant.json can say it."""
+        return replace(before, given=replace(before.given, scale=self.scale)) if before.given else before
 
 
 @dataclass
@@ -27,29 +42,34 @@ class Rounded:
     packing: Packing
     layout: str
     dtype: str  # of the scale
+    fit: Fit = Fit()
     _scale: Tensor | None = None
 
     @property
     def together(self) -> int:
         """Rows that are worked with at a time."""
-        return max(1, PIECE // self.packing.columns)
+        return max(1, TOGETHER // self.packing.columns)
 
     def scale(self) -> Tensor:
         """(rows, groups), as it is stored."""
         if self._scale is None:
             rounding, dtype, rows = ROUNDINGS[self.packing.rounding], DTYPES[self.dtype], self.packing.shape[0]
-            starts = range(0, rows, self.together)
-            pieces = (read_rows(self.ref, start, min(start + self.together, rows)) for start in starts)
+            step = rows if self.packing.rounding == "tensor" else self.together
+            pieces = (self._read(start, min(start + step, rows)) for start in range(0, rows, step))
             found = torch.cat([rounding(piece, self.packing, dtype) for piece in pieces])
             if not torch.isfinite(found).all():
                 raise BadInput(f"{self.ref.name} holds NaN or infinity", hint="sanac inspect MODEL --scan")
             self._scale = found
         return self._scale
 
+    def _read(self, start: int, stop: int) -> Tensor:
+        rows = read_rows(self.ref, start, stop)
+        return smoothed_weight(rows, map_tensor(self.fit.smooth)) if self.fit.smooth else rows
+
     def stored(self, start: int, stop: int) -> Tensor:
         """The quantized values of some rows, as they are stored."""
         packing, scale = self.packing, self.scale()
-        values = quantize(read_rows(self.ref, start, stop), scale[start:stop], packing.width, packing.form)
+        values = quantize(self._read(start, stop), scale[start:stop], packing.width, packing.form)
         if stop == len(scale):
             self._scale = None  # of all weights together they would be hundreds of megabytes
         return pack(values) if self.layout == PACKED and packing.form == "int4" else values
@@ -64,14 +84,27 @@ class Rounded:
         ]
         if self.layout == TORCHAO:  # it wants zero points; symmetric schemes have zeros
             found.append(made(part_name(name, "zero_point"), "I8", few, scales, lambda: bytes(scales)))
+        if packing.given and packing.given.smooth:
+            found.append(self._smooth())
         row = math.prod(many[1:])  # bytes: everything is stored in one or less
 
         def some(start: int, count: int) -> memoryview:
             return _bytes(self.stored(start // row, (start + count) // row))
 
         name = part_name(name, "qdata")
-        values = Made(name, many[0] * row, some, self.together * row)
-        return (*(replace(p, with_next=True) for p in found), Piece(name, FORMS[packing.form][0], many, (values,)))
+        values = Piece(name, FORMS[packing.form][0], many, (Made(name, many[0] * row, some, self.together * row),))
+        values = kept(name, self.fit.stored) if self.fit.stored else values
+        return (*(replace(p, with_next=True) for p in found), values)
+
+    def _smooth(self) -> Piece:
+        name, columns = part_name(self.ref.name, "smooth"), self.packing.columns
+        if self.fit.smooth:
+            return kept(name, self.fit.smooth)
+        return made(name, "I8", (columns,), columns, lambda: _never(name))
+
+
+def _never(name: str) -> bytes:
+    raise AssertionError(f"{name} is written before anything was looked at")
 
 
 def _bytes(values: Tensor) -> memoryview:

@@ -113,6 +113,15 @@ class Painter:
             raise Misuse(f"{sampling.size[0]}x{sampling.size[1]} is not a multiple of {real}", hint=f"--size {nearest}")
         return sampling.size[0] // real * factor, sampling.size[1] // real * factor
 
+    def doubts(self) -> list[str]:
+        """What a user of this pipeline on this device should know."""
+        import torch
+
+        from sanac.nn.packed import in_floats
+
+        forms = in_floats(self.pipeline.transformer, torch.device(self.device))
+        return [f"{self.device} has no products of {form}: they are computed in floats, no faster" for form in forms]
+
     def unknown_words(self, prompts: Sequence[str]) -> list[str]:
         """Words that the tokenizer has no token for: the model can't see them."""
         tokenizer = self.pipeline.tokenizer

@@ -36,7 +36,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"schema": 2},
+        {"schema": 3},
         {"layout": "other"},
         {"layout": ["packed"]},
         {"dtype": {}},
@@ -57,6 +57,15 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         entry(shape="ab"),
         entry(scheme=None),
         entry(more=1),
+        entry(given=3),
+        entry(given={}),
+        entry(given={"kind": "token", "smooth": False, "scale": None}),
+        entry(form="int8", given={"kind": "token", "smooth": False, "scale": 1.0}),
+        entry(form="int8", given={"kind": "static", "smooth": False, "scale": True}),
+        entry(form="int8", given={"kind": "static", "smooth": False, "scale": 10**400}),
+        entry(form="int8", block=8, given={"kind": "token", "smooth": False, "scale": None}),
+        entry(form="fp8", block=None, given={"kind": "static", "smooth": False, "scale": 1.0}),
+        entry(form="int8", block=None, given={"kind": "token", "smooth": False, "scale": None}) | {"layout": "torchao"},
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:

@@ -121,8 +121,10 @@ def test_nan_names_block_and_step(pipeline: Path) -> None:
     blocks.block(2)["ff.conv_point.weight"].fill_(torch.nan)
     captions = encode(model, PROMPTS, CPU)
     config = dict(model.transformer.config)
-    with torch.no_grad(), pytest.raises(BadInput, match="block 2 gives NaN or infinity at step 0, timestep 999"):
+    named = pytest.raises(BadInput, match="block 2 gives NaN or infinity at step 0, timestep 999")
+    with torch.no_grad(), named as caught:
         list(sample(blocks, scheduler(), captions, SAMPLING, lambda *_: None, config))
+    assert "its last layer makes it" in caught.value.why
     captions.embeddings[1, 0] = torch.inf
     with torch.no_grad(), pytest.raises(BadInput, match="before the blocks gives NaN or infinity at step 0") as caught:
         list(sample(blocks, scheduler(), captions, SAMPLING, lambda *_: None, config))

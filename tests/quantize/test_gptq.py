@@ -13,7 +13,7 @@ from sanac.nn.asked import Wanted
 from sanac.nn.block import Condition
 from sanac.nn.calibrate import calibration
 from sanac.nn.quantize import ROUNDINGS, restored, stored_values
-from sanac.quantize import fitting, gptq
+from sanac.quantize import fitting, gptq, sweep
 from tests.conftest import Sanac
 
 FIT = ("--scheme", "int4-wo", "--rounding", "gptq", "--num-prompts", "4", "--timesteps", "4")
@@ -110,15 +110,15 @@ def _read(ref: object) -> torch.Tensor:
 
 def test_a_stopped_fit_goes_on(sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     assert sanac("quantize", pipeline, *FIT, "--out", "a", "--workspace", "one").code == 0
-    real, asked = fitting._Sweep._fit, []
+    real, asked = sweep.Sweep._fit, []
 
-    def stopping(self: object, tensors: object, packings: object, scales: object, index: int) -> object:
+    def stopping(self: object, tensors: object, packings: object, index: int) -> object:
         asked.append(index)
         if len(asked) == 4:
             raise KeyboardInterrupt
-        return real(self, tensors, packings, scales, index)
+        return real(self, tensors, packings, index)
 
-    monkeypatch.setattr(fitting._Sweep, "_fit", stopping)
+    monkeypatch.setattr(sweep.Sweep, "_fit", stopping)
     assert sanac("quantize", pipeline, *FIT, "--out", "b", "--workspace", "two").code == 130
     assert not Path("b").exists()
     assert sanac("quantize", pipeline, *FIT, "--out", "b", "--workspace", "two").code == 0
@@ -205,10 +205,10 @@ def half_broken(pipeline: Path, tmp_path: Path) -> Path:
 def grams_of(sanac: Sanac, model: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> list[torch.Tensor]:
     """X'X as they are solved, block after block."""
     seen: list[torch.Tensor] = []
-    real = fitting.order_and_factor
-    monkeypatch.setattr(fitting, "order_and_factor", lambda gram: seen.append(gram) or real(gram))
+    real = sweep.order_and_factor
+    monkeypatch.setattr(sweep, "order_and_factor", lambda gram: seen.append(gram) or real(gram))
     assert sanac("quantize", model, *FIT, *options, "--out", f"q{len(options)}", "--force", "--fresh").code == 0
-    monkeypatch.setattr(fitting, "order_and_factor", real)
+    monkeypatch.setattr(sweep, "order_and_factor", real)
     return seen
 
 
@@ -225,16 +225,15 @@ def test_blocks_see_what_quantizing_left_of_those_before(
 
 
 def test_padding_of_captions_is_left_out(one_thread: None) -> None:
-    sums: dict[str, torch.Tensor] = {}
+    key = "attn2.to_k.weight"
+    looks = {key: sweep._Looked(Packing("test", "int4", None, (4, 8), "gptq"), each=1)}
     caption = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
     bias = torch.zeros(2, 1, 5)
     bias[1, 0, 3:] = -10000.0
-    look = fitting._Sums(sums, {"attn2.to_k.weight"}, Condition(torch.empty(0), caption, bias, 1, 1))
-    look("attn2.to_k.weight", caption)
-    look("attn2.to_v.weight", caption)
+    for name in (key, "attn2.to_v.weight"):
+        sweep._look(looks, range(2), Condition(torch.empty(0), caption, bias, 1, 1), name, caption)
     rows = torch.cat((caption[0], caption[1, :3]))
-    assert torch.allclose(sums.pop("attn2.to_k.weight").float(), rows.T @ rows, atol=1e-5)
-    assert not sums
+    assert torch.allclose(looks[key].gram.float(), rows.T @ rows, atol=1e-5)
 
 
 def test_one_prompt_is_enough(sanac: Sanac, pipeline: Path) -> None:

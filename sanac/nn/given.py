@@ -1,0 +1,93 @@
+"""What weights are multiplied by, quantized: all of it by one scale that calibration found, or token by token.
+
+Channels with outliers are divided by powers of two before, by which the weight's columns are multiplied: both exact in
+any dtype, so that smoothing by itself changes nothing.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own custom)
+from torch import Tensor
+
+from sanac.core.quantized import STATIC, Given, Packing
+from sanac.nn.quantize import LARGEST, STORED, Values, restored
+
+LOWEST = {"int8": -128.0, "fp8": -448.0}  # as graphs saturate; weights don't use the last number
+STEEPEST = 24  # exponents of smoothing, either way
+_CAPABLE = {"int8": (7, 5), "fp8": (8, 9)}  # GPUs
+_MANY = 16  # rows, more than which a GPU's product of int8 wants, and what counts of it have to be multiples of
+
+
+def as_rows(values: Tensor) -> Tensor:
+    """Channels last: those of a picture are its second dimension."""
+    return values.movedim(1, -1) if values.ndim == 4 else values
+
+
+def as_given(rows: Tensor, like: Tensor) -> Tensor:
+    """The reverse."""
+    return rows.movedim(-1, 1) if like.ndim == 4 else rows
+
+
+def factors(exponents: Tensor, dtype: torch.dtype) -> Tensor:
+    """Powers of two."""
+    return torch.exp2(exponents.float()).to(dtype)
+
+
+def smoothed(rows: Tensor, exponents: Tensor | None) -> Tensor:
+    """Channels divided by their powers of two, in fp32: half precision has not all of them."""
+    return rows if exponents is None else rows * factors(-exponents, torch.float32)
+
+
+def rounded(rows: Tensor, given: Given, form: str, static: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(int8 or fp8 values, their scale in fp32: one number, or one for each token); `static` is that number there."""
+    if given.kind == STATIC:
+        assert given.scale is not None
+        scale = torch.tensor(given.scale, device=rows.device) if static is None else static
+    else:
+        largest = rows.abs().amax(dim=-1, keepdim=True).float()
+        scale = torch.where(largest == 0, 1.0, largest / LARGEST[form])
+    scaled = rows.float() / scale
+    if form != "fp8":
+        scaled = scaled.round()
+    return scaled.clamp(LOWEST[form], LARGEST[form]).to(STORED[form]), scale
+
+
+def simulated_given(values: Tensor, packing: Packing, exponents: Tensor | None) -> Tensor:
+    """What a layer computes with instead of what it is given, in the same layout; smoothed."""
+    assert packing.given is not None
+    stored, scale = rounded(smoothed(as_rows(values), exponents), packing.given, packing.form)
+    return as_given((stored.float() * scale).to(values.dtype), values)
+
+
+def product(rows: Tensor, packing: Packing, weight: Values, static: Tensor | None = None) -> Tensor:
+    """What is given, quantized, times a quantized weight: (..., columns) -> (..., rows of the weight)."""
+    assert packing.given is not None
+    values, their = rounded(smoothed(rows, weight.smooth), packing.given, packing.form, static)
+    left, right, scale = values.flatten(0, -2).contiguous(), weight.stored.flatten(1), weight.scale
+    if not _multiplies(left, right, packing.form):
+        wide = torch.float32 if rows.dtype == torch.float16 else rows.dtype  # smoothed numbers may be beyond fp16
+        used = restored(right, scale, packing, torch.float32).flatten(1)
+        return F.linear((values.float() * their).to(wide), used.to(wide)).to(rows.dtype)
+    if packing.form == "int8":
+        sums = torch._int_mm(left, right.t()).unflatten(0, values.shape[:-1])  # noqa: SLF001 (there is no other)
+        return (sums * their * scale.float().flatten()).to(rows.dtype)
+    whole = packing.given.kind == STATIC  # such a weight has one scale, too
+    scales = (their, scale[0, 0].float()) if whole else (their.flatten(0, -2), scale.float().t())
+    out = rows.dtype if left.device.type == "cpu" else torch.bfloat16  # all that every GPU has
+    found: Tensor = torch._scaled_mm(left, right.t(), *scales, out_dtype=out)  # noqa: SLF001
+    return found.unflatten(0, values.shape[:-1]).to(rows.dtype)
+
+
+def multiplies(form: str, device: torch.device) -> bool:
+    """Whether a device has products of these numbers themselves; elsewhere they are computed in floats."""
+    if device.type != "cuda":
+        return form == "int8"
+    capable: bool = torch.cuda.get_device_capability(device) >= _CAPABLE[form]
+    return capable
+
+
+def _multiplies(left: Tensor, right: Tensor, form: str) -> bool:
+    """The same, in these shapes."""
+    if not multiplies(form, left.device):
+        return False
+    fits = left.shape[1] % _MANY == 0 and right.shape[0] % _MANY == 0 and left.shape[0] > _MANY
+    return bool(fits or left.device.type != "cuda")

@@ -1,0 +1,173 @@
+"""One option for each of many items: the least cost within a limit of weight (a multiple-choice knapsack), exactly.
+
+A price per unit of weight makes the items independent: each takes what is cheapest at it. The best such price bounds
+from below what any choice can cost. Items are then added one by one to a front of choices, none of which is both
+cheaper and lighter than another; those that can't beat the best one known, even if all that is still to come were free
+to cost what the price says, are dropped. What is left is small, and at its end stands the best choice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST = 200_000  # choices that are kept on the way; beyond that the answer is as near as `gap` says
+_HALVINGS = 200
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What each of its options costs and weighs."""
+
+    costs: Numbers
+    weights: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An option for each item."""
+
+    options: tuple[int, ...]
+    cost: float
+    weight: float
+    gap: float  # how much less another choice might cost, at most; 0.0: none does
+
+
+def lightest(items: Sequence[Item]) -> float:
+    """The least that any choice weighs."""
+    return float(sum(item.weights.min() for item in items))
+
+
+def cheapest(items: Sequence[Item], limit: float) -> Choice | None:
+    """The choice of the least cost that weighs no more than the limit; None if nothing does."""
+    if lightest(items) > limit:
+        return None
+    price = _price(items, limit)
+    reduced = [item.costs + price * item.weights for item in items]
+    bound = sum(float(part.min()) for part in reduced) - price * limit
+    known = _filled(items, _at(items, price), limit)
+    order = sorted(range(len(items)), key=lambda index: -_decided(reduced[index]))
+    found, whole = _front(items, reduced, order, price, limit, known.cost)
+    best = found if found is not None and found.cost <= known.cost else known
+    return Choice(best.options, best.cost, best.weight, 0.0 if whole else max(0.0, best.cost - bound))
+
+
+def swaps(items: Sequence[Item], options: Sequence[int], limit: float, count: int) -> list[tuple[int, ...]]:
+    """Choices within the limit that differ in one item or two, those of the least cost first."""
+    moves = [
+        (place, option, item.costs[option] - item.costs[now], item.weights[option] - item.weights[now])
+        for place, (item, now) in enumerate(zip(items, options, strict=True))
+        for option in range(len(item.costs))
+        if option != now
+    ]
+    if not moves:
+        return []
+    places, news, costs, weights = (np.array(column) for column in zip(*moves, strict=True))
+    first, second = np.triu_indices(len(moves))  # a move with itself stands for that move alone
+    alone = first == second
+    apart = alone | (places[first] != places[second])
+    first, second, alone = first[apart], second[apart], alone[apart]
+    cost = costs[first] + np.where(alone, 0.0, costs[second])
+    weight = _weight(items, options) + weights[first] + np.where(alone, 0.0, weights[second])
+    fitting = np.flatnonzero(weight <= limit)
+    found = []
+    for pick in fitting[np.argsort(cost[fitting], kind="stable")[:count]]:
+        changed = list(options)
+        for move in (first[pick], second[pick]):
+            changed[places[move]] = int(news[move])
+        found.append(tuple(changed))
+    return found
+
+
+def _at(items: Sequence[Item], price: float) -> list[int]:
+    """Each item's cheapest option at a price; the lighter of equals."""
+    return [int(np.lexsort((item.weights, item.costs + price * item.weights))[0]) for item in items]
+
+
+def _weight(items: Sequence[Item], options: Sequence[int]) -> float:
+    return float(sum(item.weights[option] for item, option in zip(items, options, strict=True)))
+
+
+def _cost(items: Sequence[Item], options: Sequence[int]) -> float:
+    return float(sum(item.costs[option] for item, option in zip(items, options, strict=True)))
+
+
+def _price(items: Sequence[Item], limit: float) -> float:
+    """The lowest at which what is taken is light enough."""
+    if _weight(items, _at(items, 0.0)) <= limit:
+        return 0.0
+    low, high = 0.0, 2 * max(float(np.ptp(item.costs)) for item in items) / min(map(_least_step, items))
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if _weight(items, _at(items, middle)) <= limit:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _least_step(item: Item) -> float:
+    steps = np.diff(np.unique(item.weights))
+    return float(steps.min()) if len(steps) else float("inf")
+
+
+def _filled(items: Sequence[Item], options: list[int], limit: float) -> Choice:
+    """What is left of the limit is spent where a unit of it saves most."""
+    options, weight = list(options), _weight(items, options)
+    while True:
+        best, gain = None, 0.0
+        for place, item in enumerate(items):
+            now = options[place]
+            for option in range(len(item.costs)):
+                more = item.weights[option] - item.weights[now]
+                less = item.costs[now] - item.costs[option]
+                if less > 0 and weight + more <= limit and less / max(more, 1e-12) > gain:
+                    best, gain = (place, option), less / max(more, 1e-12)
+        if best is None:
+            return Choice(tuple(options), _cost(items, options), weight, 0.0)
+        weight += items[best[0]].weights[best[1]] - items[best[0]].weights[options[best[0]]]
+        options[best[0]] = best[1]
+
+
+def _decided(reduced: Numbers) -> float:
+    """How much dearer at the price an item's second option is."""
+    return float(np.partition(reduced, 1)[1] - reduced.min()) if len(reduced) > 1 else float("inf")
+
+
+def _front(
+    items: Sequence[Item], reduced: Sequence[Numbers], order: Sequence[int], price: float, limit: float, known: float
+) -> tuple[Choice | None, bool]:
+    """(the best choice, if one is no dearer than what is known; whether nothing had to be dropped for its number)."""
+    costs, weights = np.zeros(1), np.zeros(1)
+    ways: list[tuple[NDArray[np.intp], NDArray[np.int16]]] = []
+    left = sum(float(part.min()) for part in reduced)
+    light, whole = lightest(items), True
+    slack = 1e-12 * max(1.0, abs(known))
+    for index in order:
+        item = items[index]
+        left -= float(reduced[index].min())
+        light -= float(item.weights.min())
+        count = len(item.costs)
+        all_costs = (costs[:, None] + item.costs).ravel()
+        all_weights = (weights[:, None] + item.weights).ravel()
+        bounds = all_costs + left + price * (all_weights - limit)
+        sound = np.flatnonzero((all_weights + light <= limit * (1 + 1e-15)) & (bounds <= known + slack))
+        sound = sound[np.lexsort((all_costs[sound], all_weights[sound]))]
+        lowest = np.minimum.accumulate(np.r_[np.inf, all_costs[sound]])[:-1]
+        sound = sound[all_costs[sound] < lowest]
+        if len(sound) > MOST:
+            whole = False
+            sound = sound[np.sort(np.argpartition(bounds[sound], MOST)[:MOST])]
+        ways.append(((sound // count), (sound % count).astype(np.int16)))
+        costs, weights = all_costs[sound], all_weights[sound]
+    if not len(costs):
+        return None, whole
+    place = int(costs.argmin())
+    options, best = [0] * len(items), place
+    for index, (before, option) in zip(reversed(order), reversed(ways), strict=True):
+        options[index] = int(option[best])
+        best = int(before[best])
+    return Choice(tuple(options), float(costs[place]), float(weights[place]), 0.0), whole

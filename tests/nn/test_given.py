@@ -1,0 +1,111 @@
+"""What weights are multiplied by, quantized: by definition, token by token, and as devices multiply."""
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own custom)
+from torch import nn
+
+from sanac.core.quantized import STATIC, TOKEN, Given, Packing
+from sanac.nn.given import LOWEST, as_rows, product, rounded, simulated_given, smoothed
+from sanac.nn.packed import packed_like
+from sanac.nn.quantize import LARGEST, ROUNDINGS, Values, restored, stored_values
+
+EXPONENTS = torch.tensor([0, 3, -2, 8] * 8, dtype=torch.int8)
+
+
+def weight_of(
+    rows: int, given: Given, form: str = "int8", kernel: tuple[int, ...] = ()
+) -> tuple[torch.Tensor, Packing]:
+    weight = torch.randn(rows, 32, *kernel, generator=torch.Generator().manual_seed(1))
+    return weight, Packing("test", form, None, tuple(weight.shape), "nearest", given)
+
+
+def tokens(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("form", ["int8", "fp8"])
+def test_a_static_scale_is_for_all_and_cuts_off(form: str) -> None:
+    rows = torch.tensor([[0.0, 0.5, -1.0], [1e6, -1e6, 0.26]])
+    values, scale = rounded(rows, Given(STATIC, smooth=False, scale=0.5), form)
+    assert float(scale) == 0.5
+    assert values[0].float().tolist() == [0.0, 1.0, -2.0]
+    assert values[1].float().tolist()[:2] == [LARGEST[form], LOWEST[form]]
+
+
+@pytest.mark.parametrize("form", ["int8", "fp8"])
+def test_each_token_has_its_own_scale(form: str) -> None:
+    rows = tokens(5, 32) * torch.tensor([1e-4, 1.0, 1e4, 0.0, 3.0])[:, None]
+    values, scale = rounded(rows, Given(TOKEN, smooth=False), form)
+    assert scale.shape == (5, 1)
+    assert (values.float().abs().amax(dim=1) == torch.tensor([1, 1, 1, 0, 1]) * LARGEST[form]).all()
+    step = {"int8": 0.5 / 127, "fp8": 2**-4}[form]
+    errors = (values.float() * scale - rows).abs() / rows.abs().amax(dim=1, keepdim=True).clamp_min(1)
+    assert errors.max() <= step
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_smoothing_changes_no_bit(dtype: torch.dtype) -> None:
+    rows = tokens(6, 49).to(dtype)
+    exponents = torch.arange(-24, 25, dtype=torch.int8)
+    moved = smoothed(rows, exponents)
+    assert torch.isfinite(moved).all()
+    assert torch.equal(smoothed(moved, -exponents).to(dtype), rows)
+
+
+@pytest.mark.parametrize("form", ["int8", "fp8"])
+def test_half_precision_stays_finite(form: str) -> None:
+    weight, how = weight_of(16, Given(TOKEN, smooth=True), form, (1, 1))
+    exponents = torch.tensor([-20, 0, 0, 20] * 8, dtype=torch.int8)
+    moved = weight * torch.exp2(exponents.float())[:, None, None]
+    scale = ROUNDINGS["nearest"](moved, how, torch.float32)
+    layer = packed_like(nn.Conv2d(32, 16, 1), how, Values(stored_values(moved, scale, how), scale, exponents))
+    assert torch.isfinite(layer.half()(tokens(1, 32, 4, 4).half())).all()
+    assert layer.scale.dtype == torch.float32, "what numbers stand for is not rounded when a model is"
+
+
+@pytest.mark.parametrize("kind", [STATIC, TOKEN])
+@pytest.mark.parametrize("form", ["int8", "fp8"])
+@pytest.mark.parametrize("kernel", [(), (1, 1)])
+@pytest.mark.parametrize("smooth", [True, False])
+def test_a_layer_computes_what_is_simulated(kind: str, form: str, kernel: tuple[int, ...], *, smooth: bool) -> None:
+    """int8 is multiplied as it is here, in whole numbers; the simulator in floats."""
+    given = Given(kind, smooth, 0.05 if kind == STATIC else None)
+    weight, how = weight_of(16, given, form, kernel)
+    exponents = EXPONENTS if smooth else None
+    scale = ROUNDINGS["nearest"](weight, how, torch.float32)
+    stored = stored_values(weight, scale, how)
+    plain = nn.Conv2d(32, 16, 1) if kernel else nn.Linear(32, 16)
+    layer = packed_like(plain, how, Values(stored, scale, exponents))
+    values = tokens(2, 32, 4, 3) if kernel else tokens(2, 7, 32)
+    simulated = simulated_given(values, how, exponents)
+    used = restored(stored, scale, how, torch.float32)
+    wanted = F.conv2d(simulated, used, plain.bias) if kernel else F.linear(simulated, used, plain.bias)
+    found = layer(values)
+    assert found.shape == wanted.shape
+    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("kind", [STATIC, TOKEN])
+def test_devices_multiply_fp8_as_it_is_simulated(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU is asked for; torch answers it on the processor, too."""
+    given = Given(kind, smooth=False, scale=0.01 if kind == STATIC else None)
+    weight, how = weight_of(16, given, "fp8")
+    scale = ROUNDINGS["tensor" if kind == STATIC else "nearest"](weight, how, torch.float32)
+    stored, rows = stored_values(weight, scale, how), tokens(3, 4, 32)
+    wanted = product(rows, how, Values(stored, scale))
+    monkeypatch.setattr("sanac.nn.given._multiplies", lambda *_: True)
+    found = product(rows, how, Values(stored, scale))
+    assert found.shape == wanted.shape == (3, 4, 16)
+    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
+def test_pictures_have_their_channels_second() -> None:
+    picture = tokens(2, 32, 4, 3)
+    assert torch.equal(as_rows(picture)[1, 2, 1], picture[1, :, 2, 1])
+
+
+def test_kernels_that_mix_neighbours_are_refused() -> None:
+    weight, how = weight_of(16, Given(TOKEN, smooth=False), kernel=(3, 3))
+    with pytest.raises(ValueError, match="kernel"):
+        packed_like(nn.Conv2d(32, 16, 3), how, Values(weight, weight))
