@@ -18,7 +18,6 @@ from sanac.nn.weights import DTYPES, map_tensor, read_rows
 from sanac.quantize.activations import smoothed_weight
 
 TOGETHER = 1 << 20  # values that are read and written at a time
-_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +78,8 @@ class Rounded:
         packing, name = self.packing, self.ref.name
         few, many = packing.scale_shape(self.layout), packing.stored_shape(self.layout)
         scales = math.prod(few)
-        found = [
-            made(part_name(name, "scale"), self.dtype, few, scales * _BYTES[self.dtype], lambda: _bytes(self.scale()))
-        ]
+        size = scales * DTYPES[self.dtype].itemsize
+        found = [made(part_name(name, "scale"), self.dtype, few, size, lambda: _bytes(self.scale()))]
         if self.layout == TORCHAO:  # it wants zero points; symmetric schemes have zeros
             found.append(made(part_name(name, "zero_point"), "I8", few, scales, lambda: bytes(scales)))
         if packing.given and packing.given.smooth:

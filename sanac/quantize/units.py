@@ -1,6 +1,5 @@
 """What can be given more bits or fewer: weights of the transformer, layers of the text encoder; and what each takes."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,12 +11,12 @@ from sanac.core.quantizable import Chosen, Wish, check_patterns, choose
 from sanac.core.quantized import PACKED, Packing
 from sanac.core.schemes import scheme_of
 from sanac.quantize.job import weights_of
+from sanac.quantize.packing import Rounded
 from sanac.quantize.sensitivity import Question
 
 HIGH = "high"  # the name of leaving a unit as it is
 COMPONENTS = ("transformer", "text_encoder")  # the velocity hangs on no other
 _LAYER = re.compile(r"(.*layers\.\d+)\..+")
-_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +115,7 @@ def _units(part: Component, ways: Mapping[str, Chosen]) -> list[Unit]:
         sizes = {HIGH: sum(tensors[name].size for name in weights)}
         for scheme, how in ways.items():
             if all(name in how.packings for name in weights):
-                sizes[scheme] = sum(stored_bytes(how.packings[name], how.dtype) for name in weights)
+                written = (Rounded(tensors[name], how.packings[name], PACKED, how.dtype).pieces() for name in weights)
+                sizes[scheme] = sum(piece.size for pieces in written for piece in pieces)
         found.append(Unit(part.name, group, tuple(weights), sizes))
     return found
-
-
-def stored_bytes(packing: Packing, dtype: str) -> int:
-    """What a quantized weight takes, with its scales."""
-    return math.prod(packing.stored_shape(PACKED)) + packing.shape[0] * packing.groups * _BYTES[dtype]

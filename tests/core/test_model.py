@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,16 @@ def test_identity_is_of_content_not_of_place(pipeline: Path, tmp_path: Path) -> 
     assert opened(copy).identity() == opened(pipeline).identity()
     edit(copy / "scheduler" / "scheduler_config.json", flow_shift=1.0)
     assert opened(copy).identity() != opened(pipeline).identity()
+
+
+def test_the_embedded_model_is_known_by_its_bytes(tmp_path: Path) -> None:
+    """Installed again, its files have other times: what was made of it is still its child."""
+    tiny = locate("sanac:tiny")
+    copy = Path(shutil.copytree(tiny.path, tmp_path / "again", copy_function=shutil.copyfile))  # times of today
+    again = open_model(replace(tiny, path=copy, boundary=copy))
+    assert again.identity() == open_model(tiny).identity()
+    edit(copy / "scheduler" / "scheduler_config.json", flow_shift=1.0)
+    assert open_model(replace(tiny, path=copy, boundary=copy)).identity() != open_model(tiny).identity()
 
 
 def test_full_hash_sees_what_headers_do_not(broken: Path) -> None:

@@ -49,6 +49,14 @@ def test_a_group_of_zeros_stays_zero() -> None:
         assert found.count_nonzero() == 1
 
 
+def test_one_scale_for_all_of_a_weight() -> None:
+    weight = torch.randn(6, 40, 1, 1, generator=torch.Generator().manual_seed(0))
+    weight[4, 7] = -9.0
+    scale = ROUNDINGS["tensor"](weight, packing(weight, "fp8", None), torch.float32)
+    assert scale.shape == (6, 1)
+    assert (scale == 9.0 / LARGEST["fp8"]).all()
+
+
 @pytest.mark.parametrize(("form", "least"), [("int4", 0.9), ("fp8", 0.99)])
 def test_searched_scales_are_never_worse(form: str, least: float) -> None:
     weight = torch.randn(32, 256, generator=torch.Generator().manual_seed(1)) ** 3

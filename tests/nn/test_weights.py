@@ -24,7 +24,9 @@ import sys, threading, time
 import torch
 from sanac.core.locate import locate
 from sanac.core.model import open_model
+from sanac.nn.allocator import give_back_when_freed
 from sanac.nn.weights import Blocks
+give_back_when_freed()  # as where memory is short: what is kept of what was freed is glibc's affair
 def anonymous():
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))

@@ -24,6 +24,7 @@ from sanac.nn.weights import Blocks
 from sanac.quantize import sweep
 from sanac.quantize.activations import RANGES, Seen, fit_given, smoothed_weight, static_scale
 from tests.conftest import Sanac
+from tests.quantize.conftest import Stopping
 
 BRIEFLY = ("--num-prompts", "3", "--timesteps", "4")
 SCHEMES = ("int8", "int8-dynamic", "fp8", "fp8-dynamic")
@@ -140,19 +141,11 @@ def test_planted_outliers(sanac: Sanac, one_thread: None) -> None:
 
 
 def test_a_killed_run_goes_on_with_the_same(
-    sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+    sanac: Sanac, pipeline: Path, stopped_at_the_fourth: Stopping, one_thread: None
 ) -> None:
     how = ("--scheme", "int8", "--include", "ends", *BRIEFLY)
     assert sanac("quantize", pipeline, *how, "--out", "a", "--workspace", "one").code == 0
-    real, asked = sweep.Sweep._fit, []
-
-    def stopping(self: object, tensors: object, packings: object, index: int) -> object:
-        asked.append(index)
-        if len(asked) == 4:
-            raise KeyboardInterrupt
-        return real(self, tensors, packings, index)
-
-    monkeypatch.setattr(sweep.Sweep, "_fit", stopping)
+    asked = stopped_at_the_fourth()
     assert sanac("quantize", pipeline, *how, "--out", "b", "--workspace", "two").code == 130
     assert not Path("b").exists()
     assert sanac("quantize", pipeline, *how, "--out", "b", "--workspace", "two").code == 0
@@ -179,6 +172,32 @@ def test_the_streamed_weight_is_the_one_that_was_looked_at(sanac: Sanac, pipelin
         assert torch.equal(scale, stored[f"{stem}_weight_scale"])
         assert torch.equal(stored_values(weight, scale, packing).view(packing.shape), stored[f"{stem}_weight_qdata"])
     assert smoothed > 6
+
+
+@pytest.mark.parametrize("scheme", ["int8", "fp8-dynamic"])
+def test_each_block_sees_what_the_artifact_gives(
+    sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, one_thread: None
+) -> None:
+    """The states that the sweep ends with are those that the artifact's own blocks make, rounded inputs and all."""
+    began, sweeps = [], []
+    real = sweep.Sweep.advance
+
+    def watched(self: sweep.Sweep, index: int, tensors: object, file: Path) -> None:
+        if index == 0:
+            began[:], sweeps[:] = list(self.streams), [self]
+        real(self, index, tensors, file)
+
+    monkeypatch.setattr(sweep.Sweep, "advance", watched)
+    assert sanac("quantize", pipeline, "--scheme", scheme, "--include", "ends", *BRIEFLY, "--out", "q").code == 0
+    blocks = Blocks(open_model(locate("q")), torch.device("cpu"), torch.float32)
+    states = [start.state for start in began]
+    with torch.no_grad():
+        for _, tensors in blocks.sweep(range(6)):
+            pairs = zip(states, began, strict=True)
+            states = [block(tensors, state, start.condition, sweeps[0].geometry) for state, start in pairs]
+    assert len(states) > 1
+    for ours, start in zip(states, sweeps[0].streams, strict=True):
+        assert torch.equal(ours, start.state)
 
 
 def test_without_smoothing_a_dynamic_scheme_looks_at_nothing(sanac: Sanac, pipeline: Path) -> None:

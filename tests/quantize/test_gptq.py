@@ -15,6 +15,7 @@ from sanac.nn.calibrate import calibration
 from sanac.nn.quantize import ROUNDINGS, restored, stored_values
 from sanac.quantize import fitting, gptq, sweep
 from tests.conftest import Sanac
+from tests.quantize.conftest import Stopping
 
 FIT = ("--scheme", "int4-wo", "--rounding", "gptq", "--num-prompts", "4", "--timesteps", "4")
 CASES = [("int4", 32), ("int4", 64), ("int8", None), ("fp8", None)]
@@ -108,17 +109,9 @@ def _read(ref: object) -> torch.Tensor:
     return map_tensor(ref).clone()
 
 
-def test_a_stopped_fit_goes_on(sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+def test_a_stopped_fit_goes_on(sanac: Sanac, pipeline: Path, stopped_at_the_fourth: Stopping, one_thread: None) -> None:
     assert sanac("quantize", pipeline, *FIT, "--out", "a", "--workspace", "one").code == 0
-    real, asked = sweep.Sweep._fit, []
-
-    def stopping(self: object, tensors: object, packings: object, index: int) -> object:
-        asked.append(index)
-        if len(asked) == 4:
-            raise KeyboardInterrupt
-        return real(self, tensors, packings, index)
-
-    monkeypatch.setattr(sweep.Sweep, "_fit", stopping)
+    asked = stopped_at_the_fourth()
     assert sanac("quantize", pipeline, *FIT, "--out", "b", "--workspace", "two").code == 130
     assert not Path("b").exists()
     assert sanac("quantize", pipeline, *FIT, "--out", "b", "--workspace", "two").code == 0

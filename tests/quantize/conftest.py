@@ -1,0 +1,28 @@
+"""What tests of fitting share."""
+
+from collections.abc import Callable
+
+import pytest
+
+from sanac.quantize.sweep import Sweep
+
+Stopping = Callable[[], list[int]]
+
+
+@pytest.fixture
+def stopped_at_the_fourth(monkeypatch: pytest.MonkeyPatch) -> Stopping:
+    """Once called, the fourth block that is fitted is interrupted; gives the numbers of all that are asked for."""
+
+    def start() -> list[int]:
+        real, asked = Sweep._fit, list[int]()
+
+        def stopping(self: object, tensors: object, packings: object, index: int) -> object:
+            asked.append(index)
+            if len(asked) == 4:
+                raise KeyboardInterrupt
+            return real(self, tensors, packings, index)
+
+        monkeypatch.setattr(Sweep, "_fit", stopping)
+        return asked
+
+    return start
