@@ -164,6 +164,8 @@ def _run_budget(
 ) -> Result:
     """Measure, choose, write; what was chosen and why is kept beside the artifact."""
     from sanac.quantize.allocate import allocating, explained, summary
+    from sanac.quantize.chart import draw
+    from sanac.quantize.units import HIGH
     from sanac.verify.measurements import write_measurement
 
     writing, talk = chosen.writing(options), common.talk
@@ -177,7 +179,8 @@ def _run_budget(
     rows, data = explained(job.units, found), found.to_json()
     if not options.dry_run:
         metrics = {"sqnr": found.best.sqnr} if found.best.error else {}
-        write_measurement(Path(str(result.out)), "allocation", data | job.asked_for | {"units": rows}, metrics)
+        report = write_measurement(Path(str(result.out)), "allocation", data | job.asked_for | {"units": rows}, metrics)
+        draw(rows, (HIGH, *budget.among), summary(found)[0], report.with_suffix(".png"))
     if not explain:
         return replace(result, data={**result.data, "allocation": data})
 

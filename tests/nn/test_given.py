@@ -100,6 +100,21 @@ def test_devices_multiply_fp8_as_it_is_simulated(kind: str, monkeypatch: pytest.
     assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", [STATIC, TOKEN])
+@pytest.mark.parametrize("form", ["int8", "fp8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_it_is_what_is_simulated_here(kind: str, form: str, dtype: torch.dtype) -> None:
+    """Products of its own where it has them; static int8, which engines multiply, too."""
+    given = Given(kind, smooth=True, scale=0.05 if kind == STATIC else None)
+    weight, how = weight_of(16, given, form)
+    scale = ROUNDINGS["tensor" if kind == STATIC and form == "fp8" else "nearest"](weight, how, torch.float32)
+    layer = packed_like(nn.Linear(32, 16), how, Values(stored_values(weight, scale, how), scale, EXPONENTS))
+    values = tokens(40, 32)
+    wanted, found = layer(values), layer.to("cuda", dtype)(values.to("cuda", dtype)).float().cpu()
+    assert (found - wanted).norm() < (1e-2 if dtype == torch.bfloat16 or form == "fp8" else 1e-5) * wanted.norm()
+
+
 def test_pictures_have_their_channels_second() -> None:
     picture = tokens(2, 32, 4, 3)
     assert torch.equal(as_rows(picture)[1, 2, 1], picture[1, :, 2, 1])

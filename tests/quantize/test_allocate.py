@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from sanac.core.execute import Writing
 from sanac.core.locate import locate
@@ -94,6 +95,8 @@ def test_what_is_written_is_what_was_chosen(sanac: Sanac, three: Path) -> None:
     }
     report = json.loads(Path("q/measurements/allocation.json").read_text())
     assert len(report["units"]) == 3 * 8
+    with Image.open("q/measurements/allocation.png") as picture:
+        assert len(set(picture.convert("RGB").getdata())) > 20
     shown = sanac("quantize", three, "--max-bytes", "600KB", *BRIEFLY, "--out", "q", "--explain")
     assert "cached" in shown.out
     assert "transformer_blocks.1.ff.conv_point.weight" in shown.out
