@@ -28,6 +28,8 @@ class Geometry:
     heads: int
     cross_heads: int
     epsilon: float = 1e-6
+    floor: bool = False  # keeps divisors above zero by a floor: optimizers of graphs delete a sum with so little
+    island: torch.dtype | None = None  # what the depthwise convolution is computed in, if not in the model's dtype
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Geometry":
@@ -75,12 +77,12 @@ def until_point(
     state = state + gate * linear_attention(tensors, normed.to(state.dtype), geometry, look)
     state = cross_attention(tensors, state, condition, geometry, look) + state
     normed = layer_norm(state, geometry.epsilon) * (1 + ff_scale) + ff_shift
-    return state, gated(tensors, normed, condition.height, condition.width, look), ff_gate
+    return state, gated(tensors, normed, condition, geometry, look), ff_gate
 
 
 def modulation(tensors: Tensors, timestep: Tensor) -> tuple[Tensor, ...]:
     """Shift, scale and gate of the self-attention, then of the feed-forward: (B, 1, C) each."""
-    values = tensors["scale_shift_table"][None] + timestep.reshape(len(timestep), 6, -1)
+    values = tensors["scale_shift_table"][None] + timestep.reshape(timestep.shape[0], 6, -1)
     return tuple(values.chunk(6, dim=1))
 
 
@@ -132,7 +134,9 @@ def linear_attention(tensors: Tensors, state: Tensor, geometry: Geometry, look: 
     value = value.transpose(1, 2).unflatten(1, heads).float()
     ones = F.pad(value, (0, 0, 0, 1), mode="constant", value=1.0)
     mixed = torch.matmul(torch.matmul(ones, key), query)
-    mixed = mixed[:, :, :-1] / (mixed[:, :, -1:] + LINEAR_EPSILON)
+    divisor = mixed[:, :, -1:]
+    divisor = divisor.clamp(min=LINEAR_EPSILON) if geometry.floor else divisor + LINEAR_EPSILON
+    mixed = mixed[:, :, :-1] / divisor
     result = _linear(tensors, "attn1.to_out.0", mixed.flatten(1, 2).transpose(1, 2).to(state.dtype), look)
     return result.clip(-LARGEST_HALF, LARGEST_HALF) if state.dtype == torch.float16 else result
 
@@ -148,13 +152,14 @@ def cross_attention(tensors: Tensors, state: Tensor, condition: Condition, geome
     return _linear(tensors, "attn2.to_out.0", mixed.transpose(1, 2).flatten(2).to(query.dtype), look)
 
 
-def gated(tensors: Tensors, normed: Tensor, height: int, width: int, look: Look) -> Tensor:
+def gated(tensors: Tensors, normed: Tensor, condition: Condition, geometry: Geometry, look: Look) -> Tensor:
     """GLUMBConv but for `conv_point`, (B, H, height, width): widened, neighbours mixed, one half gating the other."""
-    picture = normed.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    picture = normed.unflatten(1, (condition.height, condition.width)).permute(0, 3, 1, 2)
     picture = _used(tensors, INVERTED, picture, look)
     wide = F.silu(F.conv2d(picture, tensors[INVERTED], tensors["ff.conv_inverted.bias"]))
-    depthwise = tensors["ff.conv_depth.weight"]
-    mixed = F.conv2d(wide, depthwise, tensors["ff.conv_depth.bias"], padding=1, groups=depthwise.shape[0])
+    island = geometry.island or wide.dtype
+    depthwise, bias = (tensors[f"ff.conv_depth.{part}"].to(island) for part in ("weight", "bias"))
+    mixed = F.conv2d(wide.to(island), depthwise, bias, padding=1, groups=depthwise.shape[0]).to(wide.dtype)
     values, gate = mixed.chunk(2, dim=1)
     return values * F.silu(gate)
 

@@ -65,14 +65,26 @@ def head(tensors: Tensors, state: Tensor, start: Start) -> Tensor:
     values = _linear(tensors, "proj_out", layer_norm(state, HEAD_EPSILON) * (1 + scale) + shift)
     patch = tensors["patch_embed.proj.weight"].shape[-1]
     height, width = start.condition.height, start.condition.width
-    values = values.reshape(len(values), height, width, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
-    return values.reshape(len(values), -1, height * patch, width * patch)
+    values = values.reshape(values.shape[0], height, width, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
+    return values.reshape(values.shape[0], -1, height * patch, width * patch)
 
 
 def _embedded(tensors: Tensors, name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
     """A number per sample as sines and cosines, through two layers."""
     waves = sinusoidal(value).to(dtype)
     return _linear(tensors, f"{name}.linear_2", F.silu(_linear(tensors, f"{name}.linear_1", waves)))
+
+
+def positions(rows: int, columns: int, base: int, scale: float, width: int) -> Tensor:
+    """(1, rows x columns, width), fp32: columns, then rows, as sines and cosines; a side counts `base` steps."""
+    steps = torch.arange(width // 4, dtype=torch.float64) / (width / 4)
+    omega = (1.0 / 10000**steps).float()
+    sides = []
+    for count, shape in ((columns, (1, columns, -1)), (rows, (rows, 1, -1))):
+        angle = torch.arange(count, dtype=torch.float32)[:, None] / (count / base) / scale * omega
+        waves = torch.cat((angle.sin(), angle.cos()), dim=1)
+        sides.append(waves.view(shape).expand(rows, columns, -1))
+    return torch.cat(sides, dim=2).flatten(0, 1)[None]
 
 
 def sinusoidal(value: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Graphs for other runtimes: ONNX whose weights stay where they are."""

@@ -1,0 +1,156 @@
+"""A traced program as an ONNX graph: translated, tidied, its one block stamped for all, its nodes named by module."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common as passes
+from onnxscript import optimizer
+
+from sanac.core.family import block_name, split_block
+from sanac.export.program import BLOCKS, OUTPUT, OWN, Traced
+
+OPSET = 22  # below, Conv knows no bf16; above, runtimes fail on attention with masks
+
+
+def graph_of(traced: Traced, blocks: int) -> ir.Model:
+    """The graph, its weights without values: initializers under the checkpoint's names."""
+    names = {"input_names": list(traced.inputs), "output_names": [OUTPUT]}
+    made = torch.onnx.export(traced.program, (), optimize=False, opset_version=OPSET, verbose=False, **names)
+    model: ir.Model = made.model
+    for name in traced.program.state_dict:
+        model.graph.initializers[name].const_value = None  # nothing can be folded that hangs on a weight
+    tidy(model)
+    stamp(model, blocks)
+    name_axes(model, traced)
+    name_nodes(model.graph)
+    return model
+
+
+def tidy(model: ir.Model) -> None:
+    """Constants are folded and shared, what nothing hangs on is dropped; no node is rewritten."""
+    for _ in range(2):
+        optimizer.fold_constants(model)
+        passes.CommonSubexpressionEliminationPass()(model)
+    passes.IdentityEliminationPass()(model)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.RemoveUnusedOpsetsPass()(model)
+
+
+def stamp(model: ir.Model, blocks: int) -> None:
+    """Repeat what stands between the edges, and take them out. What is the same for all blocks is computed once."""
+    graph = model.graph
+    first, last = (node for node in graph if node.domain == OWN)
+    weights = [value for name, value in graph.initializers.items() if split_block(name)]
+    inside = _between(graph, {first.outputs[0], *weights}, last)
+    for node in inside:
+        node.metadata_props[BLOCKS] = "0"
+    begin, end = first.inputs[0], last.inputs[0]
+    assert begin is not None
+    assert end is not None
+    after: ir.Value = end
+    for index in range(1, blocks):
+        known = {first.outputs[0]: after, **{value: _weight(value, index, graph) for value in weights}}
+        copies = [_copy(node, known, index) for node in inside]
+        graph.insert_before(last, copies)
+        after = known[end]
+    ir.convenience.replace_all_uses_with(first.outputs[0], begin)
+    ir.convenience.replace_all_uses_with(last.outputs[0], after)
+    graph.remove((first, last), safe=True)
+    model.opset_imports.pop(OWN, None)
+
+
+def _between(graph: ir.Graph, begin: set[ir.Value], last: ir.Node) -> list[ir.Node]:
+    """What hangs on these values, as far as `last`."""
+    reached, found = set(begin), []
+    for node in graph:
+        if node is not last and any(value in reached for value in node.inputs):
+            reached.update(node.outputs)
+            found.append(node)
+    return found
+
+
+def _weight(first: ir.Value, index: int, graph: ir.Graph) -> ir.Value:
+    """Another block's weight of the same place."""
+    place = split_block(first.name or "")
+    assert place
+    value = ir.Value(name=block_name(index, place[1]), shape=first.shape, type=first.type)
+    graph.initializers.add(value)
+    return value
+
+
+def _copy(node: ir.Node, known: dict[ir.Value, ir.Value], index: int) -> ir.Node:
+    """The same node of another block; `known` learns what it gives."""
+    inputs = [known.get(value, value) if value is not None else None for value in node.inputs]
+    found = ir.Node(
+        node.domain,
+        node.op_type,
+        inputs,
+        list(node.attributes.values()),
+        num_outputs=len(node.outputs),
+        metadata_props={**node.metadata_props, BLOCKS: str(index)},
+    )
+    for old, new in zip(node.outputs, found.outputs, strict=True):
+        new.shape, new.type = old.shape, old.type
+        known[old] = new
+    return found
+
+
+def name_axes(model: ir.Model, traced: Traced) -> None:
+    """Symbols by what they count, wherever a shape is written down."""
+    words: dict[str, str] = {}
+    for value, axes in zip(model.graph.inputs, traced.axes, strict=True):
+        assert value.shape is not None
+        for place, name in axes.items():
+            words.setdefault(str(value.shape[place]), name)
+        value.shape = ir.Shape([axes.get(place, size) for place, size in enumerate(value.shape)])
+    every = (value for node in model.graph for value in node.outputs)
+    for value in every:
+        if value.shape is not None:
+            value.shape = ir.Shape([size if isinstance(size, int) else _said(str(size), words) for size in value.shape])
+
+
+def _said(expression: str, words: Mapping[str, str]) -> str:
+    return re.sub(r"s\d+", lambda found: words.get(found[0], found[0]), expression)
+
+
+def name_nodes(graph: ir.Graph) -> None:
+    """By module and operation: /transformer_blocks/7/attn1/to_q/MatMul; values after the nodes that give them."""
+    taken: dict[str, int] = {}
+    outputs = set(graph.outputs)
+    for node in graph:
+        place = "/".join(("", *_module(node), node.op_type))
+        taken[place] = count = taken.get(place, -1) + 1
+        node.name = f"{place}_{count}" if count else place
+        for number, value in enumerate(node.outputs):
+            if value not in outputs:
+                value.name = f"{node.name}:{number}" if number else node.name
+        node.metadata_props.clear()
+
+
+def _module(node: ir.Node) -> tuple[str, ...]:
+    """Of the weight that it works on; else of the block that it stands in."""
+    for name in _weights_of((node,)):
+        return tuple(name.split(".")[:-1])
+    return (BLOCKS, node.metadata_props[BLOCKS]) if BLOCKS in node.metadata_props else ()
+
+
+def _weights_of(nodes: Iterable[ir.Node]) -> Iterable[str]:
+    """Names of the weights that nodes take, also by way of one node that only turns or casts them."""
+    for node in nodes:
+        for value in node.inputs:
+            if value is None:
+                continue
+            before = value.producer()
+            if value.is_initializer() and value.const_value is None:
+                yield value.name or ""
+            elif before is not None and before.op_type in {"Transpose", "Cast", "DequantizeLinear"}:
+                yield from _weights_of((before,))
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Write the graph; its weights are not touched."""
+    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))

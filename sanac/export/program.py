@@ -1,0 +1,122 @@
+"""The transformer as torch traces it: our own forward, with one block however deep the model is, and no weights.
+
+What ONNX optimizers would fold away is not in it, and every size that can differ from call to call is a symbol.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim, ExportedProgram
+
+from sanac.core.family import Architecture, split_block
+from sanac.nn.block import Condition, Geometry, block
+from sanac.nn.ends import embed, head, positions
+
+INPUTS = ("hidden_states", "encoder_hidden_states", "encoder_attention_mask", "timestep")
+GUIDANCE, OUTPUT = "guidance", "out_hidden_states"  # names that ONNX clients of diffusers know
+BLOCKS, OWN = "transformer_blocks", "sanac"  # a domain of operators that no finished graph has
+_LARGEST = {"batch": 1024, "rows": 4096, "columns": 4096, "sequence_length": 8192}
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A program of one block, and the names of its symbols."""
+
+    program: ExportedProgram
+    inputs: tuple[str, ...]
+    axes: tuple[dict[int, str], ...]  # of each input, by dimension
+
+
+class _Named(nn.Module):  # type: ignore[misc]
+    """Parameters under names with dots."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.names = tuple(shapes)
+        for name, shape in shapes.items():
+            *path, leaf = name.split(".")
+            place: nn.Module = self
+            for step in path:
+                if not hasattr(place, step):
+                    place.add_module(step, nn.Module())
+                place = place.get_submodule(step)
+            place.register_parameter(leaf, nn.Parameter(torch.empty(shape, dtype=dtype), requires_grad=False))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: self.get_parameter(name) for name in self.names}
+
+
+class _Transformer(_Named):
+    """As diffusers' class is called; with a single block."""
+
+    def __init__(self, architecture: Architecture, config: Mapping[str, Any], geometry: Geometry, dtype: torch.dtype):
+        outside = {name: shape for name, shape in architecture.tensors().items() if split_block(name) is None}
+        super().__init__(outside, dtype)
+        self.transformer_blocks = nn.ModuleList([_Named(architecture.block_tensors(), dtype)])
+        self.geometry, self.config = geometry, config
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor,
+        timestep: Tensor,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        tensors = self.tensors()
+        where = self._positions(hidden_states)
+        start = embed(tensors, hidden_states, encoder_hidden_states, timestep, encoder_attention_mask, guidance, where)
+        only = self.transformer_blocks[0]
+        assert isinstance(only, _Named)
+        given: Condition = start.condition
+        state = _edge(block(only.tensors(), _edge(start.state), given, self.geometry))
+        return head(tensors, state, start)
+
+    def _positions(self, latents: Tensor) -> Tensor | None:
+        scale, patch = self.config.get("interpolation_scale"), self.config["patch_size"]
+        if scale is None:
+            return None
+        rows, columns = latents.shape[2] // patch, latents.shape[3] // patch
+        return positions(rows, columns, self.config["sample_size"] // patch, scale, self._width)
+
+    @property
+    def _width(self) -> int:
+        return len(self.get_parameter("patch_embed.proj.bias"))
+
+
+def _edge(state: Tensor) -> Tensor:
+    """The stream between blocks: what stands between two edges is one block."""
+    return torch.onnx.ops.symbolic(f"{OWN}::Edge", (state,), dtype=state.dtype, shape=state.shape, version=1)
+
+
+def traced(
+    architecture: Architecture, config: Mapping[str, Any], dtype: torch.dtype, island: torch.dtype | None = None
+) -> Traced:
+    """A program that computes in `dtype`, but for the depthwise convolution, if that is an `island`."""
+    geometry = replace(Geometry.of(config), floor=True, island=island)
+    patch, sizes = architecture.patch_size, {name: Dim(name, min=1, max=most) for name, most in _LARGEST.items()}
+    picture = {0: sizes["batch"], 2: patch * sizes["rows"], 3: patch * sizes["columns"]}
+    text = {0: sizes["batch"], 1: sizes["sequence_length"]}
+    shapes = [picture, text, text, {0: sizes["batch"]}]
+    with FakeTensorMode():
+        net = _Transformer(architecture, config, geometry, dtype)
+        given = [
+            torch.empty(2, architecture.in_channels, 6 * patch, 10 * patch, dtype=dtype),
+            torch.empty(2, 7, architecture.caption_channels, dtype=dtype),
+            torch.ones(2, 7, dtype=torch.int64),
+            torch.empty(2),
+        ]
+        if architecture.guidance:
+            given.append(torch.empty(2))
+            shapes.append({0: sizes["batch"]})
+        program = torch.export.export(net, tuple(given), dynamic_shapes=tuple(shapes))
+    prefix = f"{patch}*" if patch > 1 else ""
+    latents = {0: "batch", 2: f"{prefix}rows", 3: f"{prefix}columns"}
+    captions = {0: "batch", 1: "sequence_length"}
+    axes = (latents, captions, captions, {0: "batch"}, {0: "batch"})
+    inputs = (*INPUTS, GUIDANCE) if architecture.guidance else INPUTS
+    return Traced(program, inputs, axes[: len(inputs)])
