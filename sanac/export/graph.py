@@ -1,5 +1,6 @@
 """A traced program as an ONNX graph: translated, tidied, its one block stamped for all, its nodes named by module."""
 
+import ast
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,22 +11,27 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
 from sanac.core.family import block_name, split_block
-from sanac.export.program import BLOCKS, OUTPUT, OWN, Traced
+from sanac.export.traced import OWN, Traced
 
+_SCOPES = "pkg.torch.onnx.name_scopes"
+BLOCKS = "transformer_blocks"
 OPSET = 22  # below, Conv knows no bf16; above, runtimes fail on attention with masks
 
 
-def graph_of(traced: Traced, blocks: int) -> ir.Model:
+def graph_of(traced: Traced) -> ir.Model:
     """The graph, its weights without values: initializers under the checkpoint's names."""
-    names = {"input_names": list(traced.inputs), "output_names": [OUTPUT]}
+    names = {"input_names": list(traced.inputs), "output_names": [traced.output]}
     made = torch.onnx.export(traced.program, (), optimize=False, opset_version=OPSET, verbose=False, **names)
     model: ir.Model = made.model
-    for name in traced.program.state_dict:
-        model.graph.initializers[name].const_value = None  # nothing can be folded that hangs on a weight
+    weights = [value for name in traced.program.state_dict if (value := model.graph.initializers.get(name))]
+    for value in weights:
+        value.const_value = None  # nothing can be folded that hangs on a weight
     tidy(model)
-    stamp(model, blocks)
+    for value in weights:
+        value.name = (value.name or "").removeprefix(traced.prefix)
+    stamp(model, traced.blocks)
     name_axes(model, traced)
-    name_nodes(model.graph)
+    name_nodes(model.graph, traced.prefix)
     return model
 
 
@@ -43,7 +49,10 @@ def tidy(model: ir.Model) -> None:
 def stamp(model: ir.Model, blocks: int) -> None:
     """Repeat what stands between the edges, and take them out. What is the same for all blocks is computed once."""
     graph = model.graph
-    first, last = (node for node in graph if node.domain == OWN)
+    edges = [node for node in graph if node.domain == OWN]
+    if not edges:
+        return
+    first, last = edges
     weights = [value for name, value in graph.initializers.items() if split_block(name)]
     inside = _between(graph, {first.outputs[0], *weights}, last)
     for node in inside:
@@ -117,12 +126,12 @@ def _said(expression: str, words: Mapping[str, str]) -> str:
     return re.sub(r"s\d+", lambda found: words.get(found[0], found[0]), expression)
 
 
-def name_nodes(graph: ir.Graph) -> None:
+def name_nodes(graph: ir.Graph, prefix: str) -> None:
     """By module and operation: /transformer_blocks/7/attn1/to_q/MatMul; values after the nodes that give them."""
     taken: dict[str, int] = {}
     outputs = set(graph.outputs)
     for node in graph:
-        place = "/".join(("", *_module(node), node.op_type))
+        place = "/".join(("", *_module(node, prefix), node.op_type))
         taken[place] = count = taken.get(place, -1) + 1
         node.name = f"{place}_{count}" if count else place
         for number, value in enumerate(node.outputs):
@@ -131,11 +140,15 @@ def name_nodes(graph: ir.Graph) -> None:
         node.metadata_props.clear()
 
 
-def _module(node: ir.Node) -> tuple[str, ...]:
-    """Of the weight that it works on; else of the block that it stands in."""
+def _module(node: ir.Node, prefix: str) -> tuple[str, ...]:
+    """Of the weight that it works on; else of the block that it stands in, or where torch saw it."""
     for name in _weights_of((node,)):
         return tuple(name.split(".")[:-1])
-    return (BLOCKS, node.metadata_props[BLOCKS]) if BLOCKS in node.metadata_props else ()
+    if BLOCKS in node.metadata_props:
+        return (BLOCKS, node.metadata_props[BLOCKS])
+    scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+    place = scopes[-2] if len(scopes) > 1 else ""
+    return tuple(filter(None, place.removeprefix(prefix).split("."))) if place.startswith(prefix) else ()
 
 
 def _weights_of(nodes: Iterable[ir.Node]) -> Iterable[str]:

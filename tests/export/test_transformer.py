@@ -15,8 +15,8 @@ from diffusers import SanaTransformer2DModel
 from sanac.core.locate import locate
 from sanac.core.model import open_model
 from sanac.export.graph import graph_of, save
-from sanac.export.program import GUIDANCE, traced
 from sanac.export.references import refer
+from sanac.export.transformer import GUIDANCE, transformer
 
 BASE = {
     "in_channels": 4,
@@ -54,7 +54,7 @@ def built(folder: Path, **options: Any) -> SanaTransformer2DModel:
 
 def exported(folder: Path, dtype: torch.dtype = torch.float32, island: torch.dtype | None = None) -> Path:
     model = open_model(locate(str(folder)))
-    graph = graph_of(traced(model.architecture, model.transformer.config, dtype, island), model.architecture.blocks)
+    graph = graph_of(transformer(model.architecture, model.transformer.config, dtype, island))
     refer(graph, model.weights.tensors, folder)
     save(graph, folder / "model.onnx")
     return folder / "model.onnx"

@@ -4,31 +4,22 @@ What ONNX optimizers would fold away is not in it, and every size that can diffe
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim
 
 from sanac.core.family import Architecture, split_block
+from sanac.export.traced import OWN, Traced
 from sanac.nn.block import Condition, Geometry, block
 from sanac.nn.ends import embed, head, positions
 
 INPUTS = ("hidden_states", "encoder_hidden_states", "encoder_attention_mask", "timestep")
 GUIDANCE, OUTPUT = "guidance", "out_hidden_states"  # names that ONNX clients of diffusers know
-BLOCKS, OWN = "transformer_blocks", "sanac"  # a domain of operators that no finished graph has
 _LARGEST = {"batch": 1024, "rows": 4096, "columns": 4096, "sequence_length": 8192}
-
-
-@dataclass(frozen=True, slots=True)
-class Traced:
-    """A program of one block, and the names of its symbols."""
-
-    program: ExportedProgram
-    inputs: tuple[str, ...]
-    axes: tuple[dict[int, str], ...]  # of each input, by dimension
 
 
 class _Named(nn.Module):  # type: ignore[misc]
@@ -93,7 +84,7 @@ def _edge(state: Tensor) -> Tensor:
     return torch.onnx.ops.symbolic(f"{OWN}::Edge", (state,), dtype=state.dtype, shape=state.shape, version=1)
 
 
-def traced(
+def transformer(
     architecture: Architecture, config: Mapping[str, Any], dtype: torch.dtype, island: torch.dtype | None = None
 ) -> Traced:
     """A program that computes in `dtype`, but for the depthwise convolution, if that is an `island`."""
@@ -119,4 +110,4 @@ def traced(
     captions = {0: "batch", 1: "sequence_length"}
     axes = (latents, captions, captions, {0: "batch"}, {0: "batch"})
     inputs = (*INPUTS, GUIDANCE) if architecture.guidance else INPUTS
-    return Traced(program, inputs, axes[: len(inputs)])
+    return Traced(program, inputs, axes[: len(inputs)], OUTPUT, blocks=architecture.blocks)
