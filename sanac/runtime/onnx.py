@@ -1,0 +1,178 @@
+"""onnxruntime behind the calls that torch's parts answer: in a stock diffusers pipeline each stands for one of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sanac.core import jsonfile
+from sanac.core.errors import BadInput, Lacking
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+GRAPH = "model.onnx"
+_KINDS = {
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(bfloat16)": torch.bfloat16,
+    "tensor(int64)": torch.int64,
+}
+
+
+class Graph:
+    """A session, called with torch's tensors by name."""
+
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        """Open the graph, whose weights lie beside it."""
+        self.path = path
+        self.session = open_session(path, device)
+        self.inputs = {one.name: _KINDS[one.type] for one in self.session.get_inputs()}
+        self.outputs = tuple(one.name for one in self.session.get_outputs())
+
+    def __call__(self, **given: Tensor) -> tuple[Tensor, ...]:
+        """The graph's outputs in order, as they come; inputs are cast to what it takes."""
+        feed = {name: given[name].to("cpu", kind).numpy() for name, kind in self.inputs.items()}
+        try:
+            found: Sequence[np.ndarray[Any, Any]] = self.session.run(None, feed)
+        except _errors() as error:
+            raise BadInput(f"onnxruntime can't run {self.path}", why=_first_line(error)) from error
+        return tuple(torch.from_numpy(array) for array in found)
+
+
+class _Part:
+    """What a pipeline asks of any of its models."""
+
+    def __init__(self, folder: Path, config: Path, device: str) -> None:
+        self.graph = Graph(folder / GRAPH, device)
+        self.config = SimpleNamespace(**jsonfile.read_object(config))
+        self.dtype, self.device = torch.float32, torch.device("cpu")
+
+    def to(self, *_: Any, **__: Any) -> "_Part":
+        """It stays where its session is."""
+        return self
+
+
+class Transformer(_Part):
+    """SanaTransformer2DModel's call."""
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        """FOLDER holds the graph and the transformer's config."""
+        super().__init__(folder, folder / "config.json", device)
+
+    def __call__(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        timestep: Tensor,
+        guidance: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        return_dict: bool = True,  # noqa: FBT001, FBT002 (diffusers' own)
+        **_: Any,
+    ) -> Any:
+        """The velocity, in the latents' dtype."""
+        if encoder_attention_mask is None:
+            encoder_attention_mask = torch.ones(encoder_hidden_states.shape[:2], dtype=torch.int64)
+        given = {
+            "hidden_states": hidden_states,
+            "encoder_hidden_states": encoder_hidden_states,
+            "encoder_attention_mask": encoder_attention_mask,
+            "timestep": timestep,
+        }
+        (found,) = self.graph(**given | ({"guidance": guidance} if guidance is not None else {}))
+        found = found.to(hidden_states)
+        return SimpleNamespace(sample=found) if return_dict else (found,)
+
+
+class TextEncoder(_Part):
+    """Gemma2Model's call."""
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        """FOLDER holds the graph and the encoder's config."""
+        super().__init__(folder, folder / "config.json", device)
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> tuple[Tensor, ...]:
+        """The last hidden state."""
+        return self.graph(input_ids=input_ids, attention_mask=attention_mask)
+
+
+class Autoencoder(_Part):
+    """AutoencoderDC's `decode`."""
+
+    def __init__(self, folder: Path, config: Path, device: str = "cpu") -> None:
+        """FOLDER holds the decoder's graph."""
+        super().__init__(folder, config, device)
+
+    def decode(self, latents: Tensor, return_dict: bool = True) -> Any:  # noqa: FBT001, FBT002 (diffusers' own)
+        """From latents, unscaled, to the picture."""
+        (found,) = self.graph(latent_sample=latents)
+        return SimpleNamespace(sample=found.to(latents)) if return_dict else (found.to(latents),)
+
+
+def open_session(path: Path, device: str = "cpu") -> "onnxruntime.InferenceSession":
+    """A session of a graph; weights are looked for in its own folder only."""
+    runtime = _onnxruntime()
+    check_references(path)
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if device.startswith("cuda") else None
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return runtime.InferenceSession(path, options, providers=providers or ["CPUExecutionProvider"])
+    except _errors() as error:
+        raise BadInput(f"onnxruntime can't open {path}", why=_first_line(error)) from error
+
+
+def check_references(path: Path) -> None:
+    """BadInput unless all weights of a graph lie where it says, in its own folder and as long as it says."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except (OSError, DecodeError, ValueError) as error:
+        raise BadInput(f"{path} is no graph", why=_first_line(error)) from error
+    for tensor in graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _check_reference(path, tensor.name, {entry.key: entry.value for entry in tensor.external_data})
+
+
+def _check_reference(path: Path, name: str, about: Mapping[str, str]) -> None:
+    place = about.get("location", "")
+    file = path.parent / place
+    if not place or Path(place).name != place or file.is_symlink():
+        raise BadInput(f"{path} wants {name} from {place!r}", why="weights lie beside the graph, in files of their own")
+    try:
+        end, size = int(about["offset"]) + int(about["length"]), file.stat().st_size
+    except (KeyError, ValueError) as error:
+        raise BadInput(f"{path} doesn't say where {name} lies in {place}") from error
+    except OSError as error:
+        raise BadInput(f"{file} is missing", why=f"{path.name} has its weights there") from error
+    if int(about["offset"]) < 0 or end > size:
+        raise BadInput(f"{file} ended early", why=f"{name} ends at {end:,}, the file at {size:,}")
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise Lacking(
+            "onnxruntime is not installed", why="graphs are run by it", hint="pip install 'sanac[cpu]' or 'sanac[gpu]'"
+        ) from error
+    return onnxruntime
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises, by name: its classes have no common one."""
+    state = _onnxruntime().capi.onnxruntime_pybind11_state
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+    own = tuple(getattr(state, name) for name in (*names, "RuntimeException", "EPFail") if hasattr(state, name))
+    return (*own, RuntimeError, ValueError)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,0 +1,107 @@
+"""onnxruntime in a stock pipeline: torch's pictures from the same seeds; and graphs that are not what they should."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from diffusers import SanaPipeline
+
+from sanac.core import jsonfile
+from sanac.core.errors import BadInput
+from sanac.core.locate import locate
+from sanac.core.model import open_model
+from sanac.core.weights import open_folder
+from sanac.export.components import decoder, text_encoder
+from sanac.export.graph import graph_of, save
+from sanac.export.references import refer
+from sanac.export.traced import Traced
+from sanac.export.transformer import transformer
+from sanac.runtime.onnx import GRAPH, Autoencoder, Graph, TextEncoder, Transformer
+
+PROMPTS = ["a red circle", "two blue squares", "a green triangle left of a yellow circle"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """sanac:tiny with graphs beside its weights."""
+    folder = Path(shutil.copytree(locate("sanac:tiny").path, tmp_path_factory.mktemp("models") / "tiny"))
+    model = open_model(locate(str(folder)))
+
+    def put(traced: Traced, part: str) -> None:
+        graph = graph_of(traced)
+        refer(graph, open_folder(folder / part, folder).tensors, folder / part)
+        save(graph, folder / part / GRAPH)
+
+    put(transformer(model.architecture, model.transformer.config, torch.float32), "transformer")
+    put(text_encoder(folder / "text_encoder", torch.float32), "text_encoder")
+    put(decoder(jsonfile.read_object(folder / "vae" / "config.json"), torch.float32), "vae")
+    return folder
+
+
+def test_the_same_pictures(tiny: Path) -> None:
+    pipeline = SanaPipeline.from_pretrained(tiny, torch_dtype=torch.float32)
+    settings = {"num_inference_steps": 12, "use_resolution_binning": False, "output_type": "np"}
+
+    def painted(side: int) -> np.ndarray:
+        pipeline.set_progress_bar_config(disable=True)
+        seeds = [torch.Generator().manual_seed(seed) for seed in range(len(PROMPTS))]
+        return pipeline(PROMPTS, generator=seeds, height=side, width=side, **settings).images
+
+    wanted = [painted(side) for side in (512, 1024)]
+    pipeline.transformer, pipeline.text_encoder = Transformer(tiny / "transformer"), TextEncoder(tiny / "text_encoder")
+    pipeline.vae = Autoencoder(tiny / "vae", tiny / "vae" / "config.json")
+    for side, before in zip((512, 1024), wanted, strict=True):
+        found = painted(side)
+        assert found.shape == before.shape
+        error = np.square(found - before).mean(axis=(1, 2, 3)).max()
+        assert -10 * np.log10(max(error, 1e-12)) > 60, "decibels; forty are asked for"
+
+
+@pytest.fixture
+def copy(tiny: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny / "vae", tmp_path / "vae"))
+
+
+def test_weights_that_moved(copy: Path) -> None:
+    (copy / "diffusion_pytorch_model.safetensors").rename(copy / "elsewhere.safetensors")
+    with pytest.raises(BadInput, match="is missing"):
+        Graph(copy / GRAPH)
+
+
+def test_weights_that_were_cut_off(copy: Path) -> None:
+    file = copy / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:500_000])
+    with pytest.raises(BadInput, match="ended early"):
+        Graph(copy / GRAPH)
+
+
+@pytest.mark.parametrize("place", ["../secret.safetensors", "/etc/passwd", "", "sub/weights.safetensors", "link"])
+def test_weights_outside_the_folder(copy: Path, place: str) -> None:
+    (copy / "link").symlink_to(copy / "diffusion_pytorch_model.safetensors")
+    model = onnx.load(copy / GRAPH, load_external_data=False)
+    first = next(tensor for tensor in model.graph.initializer if tensor.external_data)
+    next(entry for entry in first.external_data if entry.key == "location").value = place
+    (copy / GRAPH).write_bytes(model.SerializeToString())
+    with pytest.raises(BadInput, match="wants"):
+        Graph(copy / GRAPH)
+
+
+@pytest.mark.parametrize("change", [("offset", "-8"), ("offset", "x"), ("length", "99999999999")])
+def test_references_that_make_no_sense(copy: Path, change: tuple[str, str]) -> None:
+    model = onnx.load(copy / GRAPH, load_external_data=False)
+    first = next(tensor for tensor in model.graph.initializer if tensor.external_data)
+    next(entry for entry in first.external_data if entry.key == change[0]).value = change[1]
+    (copy / GRAPH).write_bytes(model.SerializeToString())
+    with pytest.raises(BadInput):
+        Graph(copy / GRAPH)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph at all", None])
+def test_what_is_no_graph(copy: Path, content: bytes | None) -> None:
+    data = (copy / GRAPH).read_bytes()
+    (copy / GRAPH).write_bytes(data[: len(data) // 2] if content is None else content)
+    with pytest.raises(BadInput):
+        Graph(copy / GRAPH)
