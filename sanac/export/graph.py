@@ -29,9 +29,11 @@ def graph_of(traced: Traced) -> ir.Model:
     tidy(model)
     for value in weights:
         value.name = (value.name or "").removeprefix(traced.prefix)
-    stamp(model, traced.blocks)
+    stream = stamp(model, traced.blocks)
     name_axes(model, traced)
     name_nodes(model.graph, traced.prefix)
+    for index, value in enumerate(stream):
+        value.name = f"{BLOCKS}.{index}"
     return model
 
 
@@ -46,12 +48,15 @@ def tidy(model: ir.Model) -> None:
     passes.RemoveUnusedOpsetsPass()(model)
 
 
-def stamp(model: ir.Model, blocks: int) -> None:
-    """Repeat what stands between the edges, and take them out. What is the same for all blocks is computed once."""
+def stamp(model: ir.Model, blocks: int) -> list[ir.Value]:
+    """Repeat what stands between the edges, and take them out; gives the stream behind each block.
+
+    What is the same for all blocks is computed once.
+    """
     graph = model.graph
     edges = [node for node in graph if node.domain == OWN]
     if not edges:
-        return
+        return []
     first, last = edges
     weights = [value for name, value in graph.initializers.items() if split_block(name)]
     inside = _between(graph, {first.outputs[0], *weights}, last)
@@ -60,16 +65,17 @@ def stamp(model: ir.Model, blocks: int) -> None:
     begin, end = first.inputs[0], last.inputs[0]
     assert begin is not None
     assert end is not None
-    after: ir.Value = end
+    stream = [end]
     for index in range(1, blocks):
-        known = {first.outputs[0]: after, **{value: _weight(value, index, graph) for value in weights}}
+        known = {first.outputs[0]: stream[-1], **{value: _weight(value, index, graph) for value in weights}}
         copies = [_copy(node, known, index) for node in inside]
         graph.insert_before(last, copies)
-        after = known[end]
+        stream.append(known[end])
     ir.convenience.replace_all_uses_with(first.outputs[0], begin)
-    ir.convenience.replace_all_uses_with(last.outputs[0], after)
+    ir.convenience.replace_all_uses_with(last.outputs[0], stream[-1])
     graph.remove((first, last), safe=True)
     model.opset_imports.pop(OWN, None)
+    return stream
 
 
 def _between(graph: ir.Graph, begin: set[ir.Value], last: ir.Node) -> list[ir.Node]:

@@ -27,10 +27,10 @@ _KINDS = {
 class Graph:
     """A session, called with torch's tensors by name."""
 
-    def __init__(self, path: Path, device: str = "cpu") -> None:
-        """Open the graph, whose weights lie beside it."""
+    def __init__(self, path: Path, device: str = "cpu", content: bytes | None = None) -> None:
+        """Open the graph, whose weights lie beside it; `content` is one to take instead of the file's."""
         self.path = path
-        self.session = open_session(path, device)
+        self.session = open_session(path, device, content)
         self.inputs = {one.name: _KINDS[one.type] for one in self.session.get_inputs()}
         self.outputs = tuple(one.name for one in self.session.get_outputs())
 
@@ -113,16 +113,17 @@ class Autoencoder(_Part):
         return SimpleNamespace(sample=found.to(latents)) if return_dict else (found.to(latents),)
 
 
-def open_session(path: Path, device: str = "cpu") -> "onnxruntime.InferenceSession":
-    """A session of a graph; weights are looked for in its own folder only."""
+def open_session(path: Path, device: str = "cpu", content: bytes | None = None) -> "onnxruntime.InferenceSession":
+    """A session of a graph, or of `content` in its place; weights are looked for in its own folder only."""
     runtime = _onnxruntime()
     check_references(path)
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if device.startswith("cuda") else None
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:
-        return runtime.InferenceSession(path, options, providers=providers or ["CPUExecutionProvider"])
+        return runtime.InferenceSession(content or path, options, providers=providers or ["CPUExecutionProvider"])
     except _errors() as error:
         raise BadInput(f"onnxruntime can't open {path}", why=_first_line(error)) from error
 

@@ -1,0 +1,195 @@
+"""Is it the same function? A candidate and a reference are given the same; what they give is compared by the block."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sanac.core.family import Architecture
+
+Inputs = Mapping[str, Tensor]  # under the names that graphs have for them
+JUMP = 10.0  # times: how much more a block errs than the one before where something is wrong in it
+
+
+@dataclass(frozen=True, slots=True)
+class Gave:
+    """What a side gave for one case."""
+
+    velocity: Tensor
+    streams: tuple[Tensor, ...]  # behind each block
+
+
+class Side(Protocol):
+    """A model that can be asked."""
+
+    name: str
+
+    def ask(self, cases: Sequence[Inputs]) -> list[Gave]:
+        """All cases, in one reading of the weights."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What both sides are given: sizes, a kind of input, and the seed it is drawn from."""
+
+    kind: str
+    batch: int
+    rows: int
+    columns: int
+    length: int
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.kind}, {self.batch} x {self.rows}x{self.columns}, {self.length} tokens"
+
+    def inputs(self, architecture: Architecture) -> dict[str, Tensor]:
+        """The same wherever it is asked for."""
+        generator = torch.Generator().manual_seed(self.seed)
+        side = (self.rows * architecture.patch_size, self.columns * architecture.patch_size)
+        latents = torch.randn(self.batch, architecture.in_channels, *side, generator=generator)
+        captions = torch.randn(self.batch, self.length, architecture.caption_channels, generator=generator)
+        mask = torch.ones(self.batch, self.length, dtype=torch.int64)
+        mask[-1, self.length // 2 + 1 :] = 0
+        times = 1000 * torch.rand(self.batch, generator=generator)
+        if self.kind == "nothing":
+            latents.zero_()
+        elif self.kind == "huge":
+            latents, captions = 1e3 * latents, 1e2 * captions
+        elif self.kind == "no caption":
+            mask.zero_()
+        elif self.kind == "last step":
+            times.zero_()
+        elif self.kind == "first step":
+            times.fill_(1000)
+        found = {"hidden_states": latents, "encoder_hidden_states": captions, "encoder_attention_mask": mask}
+        found["timestep"] = times
+        return found | ({"guidance": torch.rand(self.batch, generator=generator)} if architecture.guidance else {})
+
+
+def cases() -> list[Case]:
+    """Random inputs of several sizes, and those that break what random ones don't."""
+    shapes = [(1, 8, 8, 300), (2, 4, 6, 7), (4, 2, 4, 12), (1, 6, 2, 1), (3, 1, 1, 2)]
+    usual = [Case("random", *shape, seed=number) for number, shape in enumerate(shapes)]
+    kinds = ("nothing", "huge", "no caption", "first step", "last step")
+    return usual + [Case(kind, 2, 4, 6, 9, seed=100 + number) for number, kind in enumerate(kinds)]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number, the limit that it is held to, and what it says."""
+
+    name: str
+    value: float
+    limit: float
+    most: bool = True  # whether the limit is the most that passes, or the least
+
+    @property
+    def passed(self) -> bool:
+        """The verdict; a number that is none never passes."""
+        return self.value <= self.limit if self.most else self.value >= self.limit
+
+    def to_json(self) -> dict[str, Any]:
+        """With the limit that would have passed."""
+        return asdict(self) | {"passed": self.passed, "would pass": self.value if math.isfinite(self.value) else None}
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One case."""
+
+    case: Case
+    finite: bool  # of the candidate, wherever the reference is
+    error: float  # relative, of the velocity
+    cosine: float
+    blocks: tuple[float, ...]  # relative error of the stream behind each
+
+    @property
+    def sqnr(self) -> float:
+        """Signal to noise, dB."""
+        return -20 * math.log10(self.error) if self.error else math.inf
+
+    def to_json(self) -> dict[str, Any]:
+        """For reports."""
+        sqnr = self.sqnr if math.isfinite(self.sqnr) else None
+        error = self.error if math.isfinite(self.error) else None
+        return asdict(self) | {"case": self.case.name, "error": error, "sqnr": sqnr}
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """All cases."""
+
+    compared: tuple[Compared, ...]
+    limit: float
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """What the verdict hangs on."""
+        broken = sum(not one.finite for one in self.compared)
+        worst = max((one.error if one.finite else math.inf for one in self.compared), default=math.inf)
+        least = min((one.cosine if one.finite else -1.0 for one in self.compared), default=-1.0)
+        return (
+            Figure("cases that are not finite", broken, 0),
+            Figure("relative error, at worst", worst, self.limit),
+            Figure("cosine, at worst", least, 1 - self.limit, most=False),
+        )
+
+    @property
+    def passed(self) -> bool:
+        """Whether each figure keeps to its limit."""
+        return all(figure.passed for figure in self.figures)
+
+    @property
+    def culprit(self) -> int | None:
+        """The block in which a case parts first by more than is allowed; None if none does."""
+        found = [place for one in self.compared if (place := _parts(one.blocks, self.limit)) is not None]
+        return min(found, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """For reports."""
+        return {
+            "limit": self.limit,
+            "passed": self.passed,
+            "block": self.culprit,
+            "figures": [figure.to_json() for figure in self.figures],
+            "cases": [one.to_json() for one in self.compared],
+        }
+
+
+def compare(candidate: Side, reference: Side, architecture: Architecture, limit: float) -> Parity:
+    """Ask both; depths may differ: then the stream is compared as far as both go."""
+    asked = cases()
+    inputs = [case.inputs(architecture) for case in asked]
+    answers = zip(asked, candidate.ask(inputs), reference.ask(inputs), strict=True)
+    return Parity(tuple(_compared(case, found, wanted) for case, found, wanted in answers), limit)
+
+
+def _compared(case: Case, found: Gave, wanted: Gave) -> Compared:
+    ours, theirs = found.velocity.double(), wanted.velocity.double()
+    finite = bool(torch.isfinite(ours[torch.isfinite(theirs)]).all())
+    cosine = float(torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0))
+    streams = zip(found.streams, wanted.streams, strict=False)
+    return Compared(case, finite, apart(ours, theirs), cosine, tuple(apart(one, other) for one, other in streams))
+
+
+def apart(found: Tensor, wanted: Tensor) -> float:
+    """|found - wanted| / |wanted|; infinite where one is no number and the other is."""
+    found, wanted = found.double(), wanted.double()
+    error = float((found - wanted).norm() / wanted.norm().clamp_min(torch.finfo(torch.float64).tiny))
+    return error if math.isfinite(error) else math.inf
+
+
+def _parts(blocks: Sequence[float], limit: float) -> int | None:
+    """The first block behind which the stream errs more than is allowed, and much more than before it."""
+    before = 0.0
+    for index, error in enumerate(blocks):
+        if error > limit and error > JUMP * before:
+            return index
+        before = error
+    return None
