@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,14 @@ class Writing:
 
 
 @dataclass(frozen=True, slots=True)
+class Finish:
+    """What is made of the files that were written, before they are sealed."""
+
+    make: Callable[[Stage, Talk], None]
+    disk: int  # bytes that it writes, about
+
+
+@dataclass(frozen=True, slots=True)
 class Surgery:
     """A job that is fully decided: `--dry-run` shows it, `execute` does it."""
 
@@ -69,6 +77,7 @@ class Surgery:
     filled_digest: str = ""  # of the file that holds what is added or put in their place
     repacked: Mapping[str, Repacked] = field(default_factory=dict)  # components that are written quantized
     how: str = ""  # for people, where the plan doesn't say it: '100 steps of distill'
+    finish: Finish | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -197,6 +206,7 @@ class Surgery:
         )
         memory = streaming_memory(self.model) + 5 * merged  # base, change, sum, result and the one before, in fp32
         memory += max((part.memory for part in self.repacked.values()), default=0)
+        written += self.finish.disk if self.finish else 0
         return Needs(disk=written + (1 << 20), memory=memory, traffic=weights + carried)
 
 
@@ -295,6 +305,8 @@ def carry_out(job: Surgery, out: Path, talk: Talk) -> tuple[str, Manifest]:
         if stage.files:
             talk.note(f"continuing {stage.partial}: {len(stage.files)} files are already there")
         tensors = _write(stage, job, talk)
+        if job.finish:
+            job.finish.make(stage, talk)
         whole, own, torchao = job.companions is not None, job.needs_sanac, TORCHAO in job.layouts
         about = (_lineage(job), _left_out(job), job.model.architecture)
         text = card.render(*about, whole=whole, own=own, torchao=torchao)

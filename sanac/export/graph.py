@@ -3,7 +3,6 @@
 import ast
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import onnx_ir as ir
 import torch
@@ -170,6 +169,7 @@ def _weights_of(nodes: Iterable[ir.Node]) -> Iterable[str]:
                 yield from _weights_of((before,))
 
 
-def save(model: ir.Model, path: Path) -> None:
-    """Write the graph; its weights are not touched."""
-    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+def serialized(model: ir.Model) -> bytes:
+    """The graph as a file, without its weights."""
+    data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+    return data

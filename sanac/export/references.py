@@ -25,6 +25,11 @@ def refer(model: ir.Model, tensors: Mapping[str, TensorRef], folder: Path) -> No
             _refer(graph, value, _stored(tensors[name]), folder, first)
 
 
+def wanted_by(model: ir.Model) -> list[str]:
+    """Names of the weights that a graph takes."""
+    return [name for name, value in model.graph.initializers.items() if value.const_value is None]
+
+
 def _stored(ref: TensorRef) -> TensorRef:
     if ref.dtype not in DTYPES:
         raise BadInput(f"{ref.name} is stored as {ref.dtype}", why="no graph computes with that")

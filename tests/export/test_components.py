@@ -13,7 +13,7 @@ from transformers import AutoModel, Gemma2Config, Gemma2Model
 from sanac.core.locate import locate
 from sanac.core.weights import open_folder
 from sanac.export.components import decoder, encoder, text_encoder
-from sanac.export.graph import graph_of, save
+from sanac.export.graph import graph_of, serialized
 from sanac.export.references import refer
 from sanac.export.traced import Traced
 
@@ -36,7 +36,7 @@ ATTENTION = {
 def written(traced: Traced, folder: Path) -> onnxruntime.InferenceSession:
     graph = graph_of(traced)
     refer(graph, open_folder(folder, folder).tensors, folder)
-    save(graph, folder / "model.onnx")
+    (folder / "model.onnx").write_bytes(serialized(graph))
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
     assert (folder / "model.onnx").stat().st_size < 400_000
     return onnxruntime.InferenceSession(folder / "model.onnx")

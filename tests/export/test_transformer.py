@@ -14,7 +14,7 @@ from diffusers import SanaTransformer2DModel
 
 from sanac.core.locate import locate
 from sanac.core.model import open_model
-from sanac.export.graph import graph_of, save
+from sanac.export.graph import graph_of, serialized
 from sanac.export.references import refer
 from sanac.export.transformer import GUIDANCE, transformer
 
@@ -56,7 +56,7 @@ def exported(folder: Path, dtype: torch.dtype = torch.float32, island: torch.dty
     model = open_model(locate(str(folder)))
     graph = graph_of(transformer(model.architecture, model.transformer.config, dtype, island))
     refer(graph, model.weights.tensors, folder)
-    save(graph, folder / "model.onnx")
+    (folder / "model.onnx").write_bytes(serialized(graph))
     return folder / "model.onnx"
 
 

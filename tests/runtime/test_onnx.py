@@ -15,7 +15,7 @@ from sanac.core.locate import locate
 from sanac.core.model import open_model
 from sanac.core.weights import open_folder
 from sanac.export.components import decoder, text_encoder
-from sanac.export.graph import graph_of, save
+from sanac.export.graph import graph_of, serialized
 from sanac.export.references import refer
 from sanac.export.traced import Traced
 from sanac.export.transformer import transformer
@@ -33,7 +33,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def put(traced: Traced, part: str) -> None:
         graph = graph_of(traced)
         refer(graph, open_folder(folder / part, folder).tensors, folder / part)
-        save(graph, folder / part / GRAPH)
+        (folder / part / GRAPH).write_bytes(serialized(graph))
 
     put(transformer(model.architecture, model.transformer.config, torch.float32), "transformer")
     put(text_encoder(folder / "text_encoder", torch.float32), "text_encoder")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sanac.core.locate import locate
 from sanac.core.model import open_model
-from sanac.export.graph import graph_of, save
+from sanac.export.graph import graph_of, serialized
 from sanac.export.references import refer
 from sanac.export.transformer import transformer
 from sanac.verify.parity import Figure, Parity, _parts, compare
@@ -31,7 +31,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = open_model(locate(str(folder)))
     graph = graph_of(transformer(model.architecture, model.transformer.config, torch.float32))
     refer(graph, model.weights.tensors, folder)
-    save(graph, folder / "model.onnx")
+    (folder / "model.onnx").write_bytes(serialized(graph))
     return folder
 
 

@@ -1,0 +1,94 @@
+"""An artifact with graphs: what stock diffusers loads, what onnxruntime loads, and weights that are there once."""
+
+import shutil
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from diffusers import SanaPipeline
+from safetensors.torch import load_file
+
+from sanac.core.errors import Misuse
+from sanac.core.execute import Writing, execute
+from sanac.core.locate import locate
+from sanac.core.manifest import check_sealed, read_manifest
+from sanac.core.model import open_model
+from sanac.core.talk import SILENCE
+from sanac.export.job import GRAPH, Wanted, decide_export, graphs_of
+from tests.conftest import Sanac
+
+FOLDERS = ["transformer", "text_encoder", "vae_decoder", "vae_encoder"]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("models") / "tiny"
+    job = decide_export(open_model(locate("sanac:tiny")), Wanted(precision="fp32"), Writing())
+    assert execute(job, out, SILENCE)[0] == "ok"
+    return out
+
+
+def test_everything_is_there_and_sealed(exported: Path) -> None:
+    manifest = read_manifest(exported)
+    assert manifest is not None
+    assert {f"{folder}/{GRAPH}" for folder in FOLDERS} <= manifest.files.keys()
+    assert check_sealed(exported, manifest) == []
+    assert manifest.settings["graphs"]["precision"] == dict.fromkeys(FOLDERS, "fp32")
+    assert [ancestor.stage for ancestor in manifest.lineage][-1] == "export"
+    for folder in FOLDERS:
+        onnx.checker.check_model(exported / folder / GRAPH, full_check=True)
+        onnxruntime.InferenceSession(exported / folder / GRAPH)
+    SanaPipeline.from_pretrained(exported)
+
+
+def test_weights_are_there_once(exported: Path) -> None:
+    """But for the autoencoder's, which clients look for in two folders: each has its half."""
+    source = locate("sanac:tiny").path
+    for part in ("transformer", "text_encoder", "vae"):
+        assert [p.name for p in (exported / part).glob("*.safetensors")] == [
+            p.name for p in (source / part).glob("*.safetensors")
+        ]
+    whole = load_file(source / "vae" / "diffusion_pytorch_model.safetensors")
+    halves = [load_file(exported / folder / "model.safetensors") for folder in FOLDERS[2:]]
+    assert not halves[0].keys() & halves[1].keys()
+    assert (halves[0] | halves[1]).keys() == whole.keys()
+    assert all(torch.equal(tensor, whole[name]) for half in halves for name, tensor in half.items())
+
+
+def test_it_is_cached_and_another_precision_is_another_artifact(exported: Path) -> None:
+    model = open_model(locate("sanac:tiny"))
+    job = decide_export(model, Wanted(precision="fp32"), Writing())
+    assert execute(job, exported, SILENCE)[0] == "cached"
+    assert decide_export(model, Wanted(precision="fp16"), Writing()).key != job.key
+    assert decide_export(model, Wanted(precision="fp32", island="fp16"), Writing()).key != job.key
+
+
+def test_each_component_s_own_precision() -> None:
+    found = {graph.folder: graph.precision for graph in graphs_of(open_model(locate("sanac:tiny")), Wanted())}
+    assert list(found) == FOLDERS
+    assert found["transformer"] == "bf16"
+
+
+def test_one_component(tmp_path: Path) -> None:
+    job = decide_export(open_model(locate("sanac:tiny")), Wanted(("text-encoder",), "fp32"), Writing())
+    execute(job, tmp_path / "out", SILENCE)
+    assert [path.parent.name for path in (tmp_path / "out").rglob(GRAPH)] == ["text_encoder"]
+    with pytest.raises(Misuse, match="no component 'unet'"):
+        decide_export(open_model(locate("sanac:tiny")), Wanted(("unet",)), Writing())
+
+
+def test_what_is_quantized_is_refused(sanac: Sanac) -> None:
+    assert sanac("quantize", "sanac:tiny", "--scheme", "int8-wo", "--out", "q").code == 0
+    with pytest.raises(Misuse, match="is quantized"):
+        decide_export(open_model(locate("q")), Wanted(), Writing())
+
+
+def test_from_another_layout(sanac: Sanac, tmp_path: Path) -> None:
+    """NVlabs' file has other tensors under other names: graphs are of what was written."""
+    shutil.copytree(locate("sanac:tiny").path / "transformer", tmp_path / "transformer")
+    assert sanac("convert", tmp_path / "transformer", "--to", "nvlabs", "--out", "nvlabs").code == 0
+    job = decide_export(open_model(locate("nvlabs/model.pth")), Wanted(precision="fp32"), Writing())
+    execute(job, tmp_path / "out", SILENCE)
+    onnxruntime.InferenceSession(tmp_path / "out" / "transformer" / GRAPH)
