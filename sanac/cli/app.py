@@ -19,12 +19,14 @@ from sanac.cli import (
     convert,
     doctor,
     evaluate,
+    export,
     finetune,
     generate,
     grow,
     inspect,
     prune,
     quantize,
+    verify,
 )
 from sanac.cli.result import Result, emit, emit_error, emit_stop, mute_stdout, report_bug
 from sanac.core.errors import BadInput, Lacking, Misuse, SanacError, Terminated
@@ -70,7 +72,21 @@ def app() -> None:
     """Make SANA text-to-image models smaller and deployable, and keep proof of what was lost."""
 
 
-for _verb in (inspect, convert, analyze, prune, grow, finetune, quantize, evaluate, generate, doctor, completion):
+for _verb in (
+    inspect,
+    convert,
+    analyze,
+    prune,
+    grow,
+    finetune,
+    quantize,
+    export,
+    verify,
+    evaluate,
+    generate,
+    doctor,
+    completion,
+):
     app.add_command(_verb.command)
 
 

@@ -21,8 +21,10 @@ from sanac.export.graph import OPSET, graph_of, serialized
 from sanac.export.references import refer, wanted_by
 from sanac.export.traced import Traced
 from sanac.export.transformer import transformer
+from sanac.nn.quiet import quiet
 
 SCHEMA = 1  # raised when the same settings would give another graph
+FOLDERS = ("transformer", "text_encoder", "vae_decoder", "vae_encoder")
 GRAPH, WEIGHTS = "model.onnx", "model.safetensors"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _STORED = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
@@ -119,14 +121,19 @@ def _place(graph: Exported, stage: Stage, talk: Talk) -> None:
     if name in stage.files:
         return
     talk.note(f"{graph.folder}: tracing in {graph.precision}")
-    model = graph_of(graph.trace(source, PRECISIONS[graph.precision]))
+    with quiet():
+        model = graph_of(graph.trace(source, PRECISIONS[graph.precision]))
     weights = open_folder(source, stage.partial)
     assert weights is not None
     tensors = weights.tensors
     if graph.folder != graph.component:
         stage.place_bytes(f"{graph.folder}/config.json", (source / "config.json").read_bytes())
-        beside = f"{graph.folder}/{WEIGHTS}"
-        write_safetensors(stage, beside, [kept(n, tensors[n]) for n in sorted(wanted_by(model))], talk=talk)
+        beside, pieces = f"{graph.folder}/{WEIGHTS}", [kept(name, tensors[name]) for name in sorted(wanted_by(model))]
+        talk.begin("writing", sum(piece.size for piece in pieces))
+        try:
+            write_safetensors(stage, beside, pieces, talk=talk)
+        finally:
+            talk.end()
         tensors = read_header(stage.partial / beside).tensors
     refer(model, tensors, stage.partial / graph.folder)
     stage.place_bytes(name, serialized(model))

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sanac.core import jsonfile
 from sanac.core.errors import BadInput, Lacking
 
 if TYPE_CHECKING:
@@ -45,11 +44,11 @@ class Graph:
 
 
 class _Part:
-    """What a pipeline asks of any of its models."""
+    """What a pipeline asks of any of its models: a graph, and the config of the class that it stands for."""
 
-    def __init__(self, folder: Path, config: Path, device: str) -> None:
-        self.graph = Graph(folder / GRAPH, device)
-        self.config = SimpleNamespace(**jsonfile.read_object(config))
+    def __init__(self, graph: Graph, config: Any) -> None:
+        """The config is the one of diffusers' or transformers' own."""
+        self.graph, self.config = graph, config
         self.dtype, self.device = torch.float32, torch.device("cpu")
 
     def to(self, *_: Any, **__: Any) -> "_Part":
@@ -59,10 +58,6 @@ class _Part:
 
 class Transformer(_Part):
     """SanaTransformer2DModel's call."""
-
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
-        """FOLDER holds the graph and the transformer's config."""
-        super().__init__(folder, folder / "config.json", device)
 
     def __call__(
         self,
@@ -91,10 +86,6 @@ class Transformer(_Part):
 class TextEncoder(_Part):
     """Gemma2Model's call."""
 
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
-        """FOLDER holds the graph and the encoder's config."""
-        super().__init__(folder, folder / "config.json", device)
-
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> tuple[Tensor, ...]:
         """The last hidden state."""
         return self.graph(input_ids=input_ids, attention_mask=attention_mask)
@@ -102,10 +93,6 @@ class TextEncoder(_Part):
 
 class Autoencoder(_Part):
     """AutoencoderDC's `decode`."""
-
-    def __init__(self, folder: Path, config: Path, device: str = "cpu") -> None:
-        """FOLDER holds the decoder's graph."""
-        super().__init__(folder, config, device)
 
     def decode(self, latents: Tensor, return_dict: bool = True) -> Any:  # noqa: FBT001, FBT002 (diffusers' own)
         """From latents, unscaled, to the picture."""

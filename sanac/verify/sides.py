@@ -56,10 +56,10 @@ class TorchSide:
 class OnnxSide:
     """A graph; the stream behind each block is made an output of it, in memory."""
 
-    def __init__(self, path: Path, device: str = "cpu") -> None:
-        """Opens a session."""
+    def __init__(self, path: Path, device: str = "cpu", content: bytes | None = None) -> None:
+        """Opens a session of a graph, or of `content`, which takes the same weights."""
         self.name = str(path)
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load_from_string(content) if content else onnx.load(path, load_external_data=False)
         known = {name for node in model.graph.node for name in node.output}
         streams: list[str] = []
         while f"{STREAM}.{len(streams)}" in known:

@@ -1,0 +1,86 @@
+"""`sanac export`: graphs for other runtimes."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from sanac.cli.choose import newest_word, open_word
+from sanac.cli.options import Common, StageOptions, common, stage
+from sanac.cli.result import Result
+from sanac.cli.surgery import SurgeryOptions, run_surgery, surgery
+
+if TYPE_CHECKING:
+    from sanac.core.model import Model
+
+
+@click.command(
+    "export",
+    short_help="Graphs for other runtimes: ONNX.",
+    epilog="""\b
+Examples:
+  sanac export
+  sanac export MODEL --precision fp32 --out exported
+  sanac export MODEL --component transformer --precision fp16 --depthwise fp32
+  sanac export MODEL --transformer-only --no-verify --dry-run""",
+)
+@click.argument("model", metavar="[MODEL]", required=False)
+@click.option("--onnx", is_flag=True, help="ONNX graphs.  [default]")
+@click.option("--component", "components", multiple=True, metavar="NAME", help="transformer, text-encoder, vae, all.")
+@click.option(
+    "--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="To compute in.  [default: as it is stored]"
+)
+@click.option("--depthwise", type=click.Choice(["fp16", "fp32"]), help="Another one for depthwise convolutions.")
+@click.option("--no-verify", is_flag=True, help="Don't compare the graphs with the model.")
+@surgery
+@stage
+@common()
+def command(
+    model: str | None,
+    onnx: bool,  # noqa: ARG001 (there is nothing else yet)
+    components: tuple[str, ...],
+    precision: str | None,
+    depthwise: str | None,
+    no_verify: bool,
+    chosen: SurgeryOptions,
+    options: StageOptions,
+    common: Common,
+) -> Result:
+    """Write MODEL with ONNX graphs beside its weights, for any batch, size and length of caption.
+
+    Graphs refer to the weights where they lie: nothing is stored twice but the autoencoder, of which clients want its
+    halves in folders of their own. What was exported is compared with MODEL afterwards: exit 5 if it isn't the same.
+    Without MODEL it takes the workspace's newest artifact.
+    """
+    from sanac.export.job import Wanted, decide_export
+
+    word = model or newest_word(options, common)
+    opened = open_word(word, common).with_loras(chosen.loras)
+    names = () if "all" in components else tuple(dict.fromkeys(components))
+    job = decide_export(opened, Wanted(names, precision, depthwise), chosen.writing(options))
+    result = run_surgery(word, job, options, common)
+    if no_verify or options.dry_run or chosen.loras:
+        return result
+    return _verified(result, opened, common)
+
+
+def _verified(result: Result, reference: "Model", common: Common) -> Result:
+    """Both results in one."""
+    from dataclasses import replace
+
+    from sanac.cli.verify import verified
+    from sanac.verify.graphs import Asked, graphs_in
+
+    written = open_word(str(result.out), common)
+    if "transformer" not in graphs_in(written):
+        common.talk.note("the transformer was not exported: nothing is compared")
+        return result
+    found = verified(written, reference, Asked(), common)
+
+    def show() -> None:
+        result.show()
+        found.show()
+
+    status = result.status if found.exit_code == 0 else found.status
+    return replace(
+        result, show=show, status=status, exit_code=found.exit_code, data={**result.data, "verify": found.data}
+    )
