@@ -17,19 +17,8 @@ from sanac.core.model import open_model
 from sanac.export.graph import graph_of, serialized
 from sanac.export.references import refer
 from sanac.export.transformer import GUIDANCE, transformer
+from tests.nn.test_forward import BASE
 
-BASE = {
-    "in_channels": 4,
-    "out_channels": 4,
-    "num_attention_heads": 2,
-    "attention_head_dim": 32,
-    "num_layers": 3,
-    "num_cross_attention_heads": 4,
-    "cross_attention_head_dim": 16,
-    "cross_attention_dim": 64,
-    "caption_channels": 24,
-    "sample_size": 16,
-}
 MEMBERS: dict[str, dict[str, Any]] = {
     "SANA-1.0": {},
     "SANA-1.5": {"qk_norm": "rms_norm_across_heads"},
