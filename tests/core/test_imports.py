@@ -33,7 +33,7 @@ COMPUTING = {  # these run the model, or read what it is given
         "analyze", "calibrate", "choose", "compensate", "importance", "inputs", "latents", "measure", "progress",
         "states", "velocity",
     )
-}  # fmt: skip
+} | {"sanac.runtime.onnx", *(f"sanac.verify.{name}" for name in ("graphs", "parity", "sides"))}  # fmt: skip
 PACKAGES = ("core", "shapes", "judge", "cli", "prune", "grow", "runtime", "verify")
 
 
