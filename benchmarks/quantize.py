@@ -391,7 +391,8 @@ def chart(models: Mapping[str, Mapping[str, Any]]) -> None:
         whole = rows["as it was"]["bytes"]["transformer"]
         shown = [row for row in rows if "encoder" not in row]  # those of the transformer
         for place, row in enumerate(shown):
-            found, marker, color = rows[row], "os^Dv<>Pp*Xhd"[place % 13], f"C{list(ROWS).index(row) % 10}"
+            number_of = list(ROWS).index(row)  # the same look for the same row of every model
+            found, marker, color = rows[row], "os^Dv<>Pp*Xhd"[number_of % 13], f"C{number_of % 10}"
             size = found["bytes"]["transformer"] / whole + 0.003 * (place % 5 - 2)  # beside each other
             low, high = (abs(found["overall"][end] - found["overall"]["value"]) for end in ("low", "high"))
             label = row if number == 0 else None
