@@ -7,7 +7,7 @@ import click
 from sanac.cli.choose import newest_word, open_word
 from sanac.cli.options import Common, StageOptions, common, stage
 from sanac.cli.result import Result
-from sanac.cli.surgery import SurgeryOptions, run_surgery, surgery
+from sanac.cli.surgery import SurgeryOptions, run_addition, run_surgery, surgery
 
 if TYPE_CHECKING:
     from sanac.core.model import Model
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Examples:
   sanac export
   sanac export MODEL --precision fp32 --out exported
+  sanac export ./pruned --in-place
   sanac export MODEL --component transformer --precision fp16 --depthwise fp32
   sanac export MODEL --transformer-only --no-verify --dry-run""",
 )
@@ -30,6 +31,7 @@ Examples:
     "--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="To compute in.  [default: as it is stored]"
 )
 @click.option("--depthwise", type=click.Choice(["fp16", "fp32"]), help="Another one for depthwise convolutions.")
+@click.option("--in-place", is_flag=True, help="Add the graphs to MODEL, an artifact, itself: no weights are copied.")
 @click.option("--no-verify", is_flag=True, help="Don't compare the graphs with the model.")
 @surgery
 @stage
@@ -40,6 +42,7 @@ def command(
     components: tuple[str, ...],
     precision: str | None,
     depthwise: str | None,
+    in_place: bool,
     no_verify: bool,
     chosen: SurgeryOptions,
     options: StageOptions,
@@ -48,19 +51,37 @@ def command(
     """Write MODEL with ONNX graphs beside its weights, for any batch, size and length of caption.
 
     Graphs refer to the weights where they lie: nothing is stored twice but the autoencoder, of which clients want its
-    halves in folders of their own. What was exported is compared with MODEL afterwards: exit 5 if it isn't the same.
-    Without MODEL it takes the workspace's newest artifact.
+    halves in folders of their own. With --in-place no copy of the model is written: an artifact gets graphs beside its
+    weights, and stays the artifact that it is. What was exported is compared with MODEL afterwards: exit 5 if it isn't
+    the same. Without MODEL it takes the workspace's newest artifact.
     """
     from sanac.export.job import Wanted, decide_export
+    from sanac.runtime.onnx import installed
 
     word = model or newest_word(options, common)
     opened = open_word(word, common).with_loras(chosen.loras)
     names = () if "all" in components else tuple(dict.fromkeys(components))
     job = decide_export(opened, Wanted(names, precision, depthwise), chosen.writing(options))
-    result = run_surgery(word, job, options, common)
-    if no_verify or options.dry_run or chosen.loras:
+    silent = no_verify or options.dry_run
+    if not silent:
+        installed()  # found out before anything is written
+    if in_place:
+        _refuse_copying(chosen, options)
+        result = run_addition(word, job, options, common)
+    else:
+        result = run_surgery(word, job, options, common)
+    if silent:
         return result
     return _verified(result, opened, common)
+
+
+def _refuse_copying(chosen: SurgeryOptions, options: StageOptions) -> None:
+    """What says how a copy is made means nothing where none is."""
+    from sanac.core.errors import Misuse
+
+    asked = {"--out": options.out, "--lora": chosen.loras, "--link": chosen.link}
+    if meant := [option for option, value in asked.items() if value]:
+        raise Misuse(f"{meant[0]} is about a copy of the model, --in-place makes none", hint="leave one of them out")
 
 
 def _verified(result: Result, reference: "Model", common: Common) -> Result:
@@ -74,7 +95,7 @@ def _verified(result: Result, reference: "Model", common: Common) -> Result:
     if "transformer" not in graphs_in(written):
         common.talk.note("the transformer was not exported: nothing is compared")
         return result
-    found = verified(written, reference, Asked(), common)
+    found = verified(written, written if reference.patches else reference, Asked(), common)
 
     def show() -> None:
         result.show()

@@ -106,6 +106,8 @@ def _show(summary: "Summary", *, scanned: bool, descent: str, color: bool) -> No
         screen.print(f" in all: {summary.in_all}")
     for note in summary.notes:
         screen.print(f"note: {note}")
+    if summary.graphs:
+        screen.print(f"graphs: {', '.join(summary.graphs)}")
     if summary.left_out:
         screen.print(f"not in this folder: {', '.join(summary.left_out)}")
     if descent:

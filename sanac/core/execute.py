@@ -57,6 +57,8 @@ class Finish:
 
     make: Callable[[Stage, Talk], None]
     disk: int  # bytes that it writes, about
+    memory: int  # that it takes, about
+    names: tuple[str, ...]  # of the files that it makes
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +208,8 @@ class Surgery:
         )
         memory = streaming_memory(self.model) + 5 * merged  # base, change, sum, result and the one before, in fp32
         memory += max((part.memory for part in self.repacked.values()), default=0)
-        written += self.finish.disk if self.finish else 0
+        if self.finish:
+            written, memory = written + self.finish.disk, max(memory, self.finish.memory)
         return Needs(disk=written + (1 << 20), memory=memory, traffic=weights + carried)
 
 

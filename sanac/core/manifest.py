@@ -51,6 +51,7 @@ class Manifest:
     files: Mapping[str, Written]  # by path; `labels` empty here
     tensors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # component -> name -> digest
     left_out: tuple[str, ...] = ()  # components that stayed with the source
+    added: Mapping[str, str] = field(default_factory=dict)  # files that came later, by path: the key of what made them
 
     @property
     def whole_plan(self) -> Plan | None:
@@ -73,6 +74,7 @@ class Manifest:
             "lineage": [ancestor.to_json() for ancestor in self.lineage],
             "builder": dict(self.builder),
             "left_out": list(self.left_out),
+            **({"added": dict(self.added)} if self.added else {}),
             "files": [
                 {"path": path, "blake3": file.blake3, "size": file.size} for path, file in sorted(self.files.items())
             ],
@@ -110,6 +112,7 @@ def read_manifest(folder: Path) -> Manifest | None:
             files={_relative(entry["path"]): _written(entry) for entry in value["files"]},
             tensors={part: {k: _digest(v) for k, v in names.items()} for part, names in value["tensors"].items()},
             left_out=tuple(_text(name) for name in value["left_out"]),
+            added={_relative(path): _digest(key) for path, key in value.get("added", {}).items()},
         )
         if not manifest.lineage:
             raise ValueError("its lineage is empty")

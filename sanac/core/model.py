@@ -105,8 +105,9 @@ class Model:
     def identity(self, *, full_hash: bool = False) -> str:
         """One digest for what this model is: an artifact's key and seals, else the identities of its files."""
         if self.manifest is not None and not full_hash:
-            sealed = {path: file.blake3 for path, file in self.manifest.files.items()}
-            return jsonfile.key_of(["artifact", self.manifest.key, sealed, *self.patch_identity])
+            manifest = self.manifest
+            sealed = {path: file.blake3 for path, file in manifest.files.items() if path not in manifest.added}
+            return jsonfile.key_of(["artifact", manifest.key, sealed, *self.patch_identity])
         full_hash = full_hash or self.located.name == TINY  # the same wherever and whenever it was installed
         parts = [[part.name, _identity(part, full_hash=full_hash)] for part in self.components]
         root = [[path.name, digest_file(path)] for path in self.root_files]

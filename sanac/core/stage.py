@@ -161,6 +161,38 @@ def open_stage(out: Path, key: str, *, fresh: bool) -> Iterator[Stage]:
         raise _lacking(error, out) from error
 
 
+@contextmanager
+def open_addition(artifact: Path, key: str, manifest: Manifest) -> Iterator[Stage]:
+    """The stage that writes more files into a standing artifact, alone; those of MANIFEST stay what they are.
+
+    What is made when it ends early is taken away again.
+    """
+    state = artifact / _STATE
+    try:
+        state.mkdir(exist_ok=True)
+        with _locked(state / "lock", artifact):
+            (state / "journal.jsonl").unlink(missing_ok=True)  # of one that was killed: seconds of work
+            stage = Stage(artifact, key, artifact)
+            try:
+                yield stage
+            except BaseException:
+                for name in stage.files.keys() - manifest.files.keys():
+                    (artifact / name).unlink(missing_ok=True)
+                raise
+            finally:
+                shutil.rmtree(state)
+    except OSError as error:
+        raise _lacking(error, artifact) from error
+
+
+def reseal(artifact: Path, manifest: Manifest) -> None:
+    """Put another manifest in the place of an artifact's, at once or not at all."""
+    unfinished = artifact / f"{MANIFEST}.unfinished"
+    write_flushed(unfinished, jsonfile.pretty(manifest.to_json()))
+    unfinished.rename(artifact / MANIFEST)
+    flush_folder(artifact)
+
+
 def partial_name(out: Path) -> Path:
     """Where `out` grows."""
     return out.with_name(out.name + ".partial")

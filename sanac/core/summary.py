@@ -55,6 +55,7 @@ class Summary:
     origins: tuple[int | str, ...] | None  # of each block: its number in the source, or how it was made
     in_all: str  # the plans of several stages as one; '' when there are no several
     left_out: tuple[str, ...]
+    graphs: tuple[str, ...]  # that an artifact has beside its weights
     layout: str  # of the names on disk: diffusers or nvlabs
     notes: tuple[str, ...]  # what was chosen while opening it, and what to know of its training
 
@@ -95,6 +96,7 @@ def summarise(model: Model) -> Summary:
         origins=tuple(o.block if isinstance(o, Keep) else str(o) for o in plan.blocks) if plan else None,
         in_all=str(plan) if several else "",
         left_out=manifest.left_out if manifest else (),
+        graphs=tuple(sorted(name for name in manifest.files if name.endswith(".onnx"))) if manifest else (),
         layout=model.weights.layout,
         notes=(*model.weights.notes, *filter(None, [training_note(architecture, dtype_counts(model.weights))])),
     )

@@ -25,6 +25,8 @@ from sanac.nn.quiet import quiet
 
 SCHEMA = 1  # raised when the same settings would give another graph
 FOLDERS = ("transformer", "text_encoder", "vae_decoder", "vae_encoder")
+_MEMORY = 800_000_000  # torch, its exporter, and graphs; no weights
+_GRAPH, _BLOCK = 1_000_000, 50_000  # bytes of a graph without weights, and of each block in it
 GRAPH, WEIGHTS = "model.onnx", "model.safetensors"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _STORED = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
@@ -48,6 +50,12 @@ class Exported:
     precision: str
     trace: Callable[[Path, torch.dtype], Traced]  # given the component's folder
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What is written for it: weights of another folder are laid beside the graph, with their config."""
+        beside = () if self.folder == self.component else ("config.json", WEIGHTS)
+        return tuple(f"{self.folder}/{name}" for name in (*beside, GRAPH))
+
 
 def decide_export(model: Model, wanted: Wanted, writing: Writing) -> Surgery:
     """The job: everything goes along unchanged, graphs are made of what is written."""
@@ -62,13 +70,16 @@ def decide_export(model: Model, wanted: Wanted, writing: Writing) -> Surgery:
     settings = {"graphs": {"schema": SCHEMA, "opset": OPSET, "precision": said, "island": wanted.island}}
     blocks = model.architecture.blocks
     job = decide("export", model, keep_blocks(blocks, range(blocks)), settings, writing)
-    copied = sum(part.weights.size for part in job.carried if part.weights and part.name == "vae")
+    halved = any(graph.component == "vae" for graph in graphs)
+    copied = sum(part.weights.size for part in model.components if part.weights and part.name == "vae" and halved)
+    written = copied + len(graphs) * _GRAPH + blocks * _BLOCK
 
     def make(stage: Stage, talk: Talk) -> None:
         for graph in graphs:
             _place(graph, stage, talk)
 
-    return replace(job, finish=Finish(make, copied), how=f"{', '.join(sorted(said))} to ONNX")
+    finish = Finish(make, written, _MEMORY, tuple(name for graph in graphs for name in graph.files))
+    return replace(job, finish=finish, how=f"{', '.join(sorted(said))} to ONNX")
 
 
 def graphs_of(model: Model, wanted: Wanted, *, whole: bool = True) -> list[Exported]:

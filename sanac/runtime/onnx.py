@@ -102,7 +102,7 @@ class Autoencoder(_Part):
 
 def open_session(path: Path, device: str = "cpu", content: bytes | None = None) -> "onnxruntime.InferenceSession":
     """A session of a graph, or of `content` in its place; weights are looked for in its own folder only."""
-    runtime = _onnxruntime()
+    runtime = installed()
     check_references(path)
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if device.startswith("cuda") else None
     options = runtime.SessionOptions()
@@ -115,8 +115,8 @@ def open_session(path: Path, device: str = "cpu", content: bytes | None = None) 
         raise BadInput(f"onnxruntime can't open {path}", why=_first_line(error)) from error
 
 
-def check_references(path: Path) -> None:
-    """BadInput unless all weights of a graph lie where it says, in its own folder and as long as it says."""
+def check_references(path: Path) -> tuple[Path, ...]:
+    """The files that a graph takes weights from; BadInput unless they lie in its folder and are as long as it says."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -124,12 +124,12 @@ def check_references(path: Path) -> None:
         graph = onnx.load(path, load_external_data=False).graph
     except (OSError, DecodeError, ValueError) as error:
         raise BadInput(f"{path} is no graph", why=_first_line(error)) from error
-    for tensor in graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _check_reference(path, tensor.name, {entry.key: entry.value for entry in tensor.external_data})
+    outside = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    found = (_referred(path, one.name, {entry.key: entry.value for entry in one.external_data}) for one in outside)
+    return tuple(dict.fromkeys(found))
 
 
-def _check_reference(path: Path, name: str, about: Mapping[str, str]) -> None:
+def _referred(path: Path, name: str, about: Mapping[str, str]) -> Path:
     place = about.get("location", "")
     file = path.parent / place
     if not place or Path(place).name != place or file.is_symlink():
@@ -142,21 +142,23 @@ def _check_reference(path: Path, name: str, about: Mapping[str, str]) -> None:
         raise BadInput(f"{file} is missing", why=f"{path.name} has its weights there") from error
     if int(about["offset"]) < 0 or end > size:
         raise BadInput(f"{file} ended early", why=f"{name} ends at {end:,}, the file at {size:,}")
+    return file
 
 
-def _onnxruntime() -> Any:
+def installed() -> Any:
+    """The module; Lacking where it isn't there."""
     try:
         import onnxruntime
     except ImportError as error:
         raise Lacking(
-            "onnxruntime is not installed", why="graphs are run by it", hint="pip install 'sanac[cpu]' or 'sanac[gpu]'"
+            "onnxruntime is not installed", why="it runs graphs", hint="pip install 'sanac[cpu]', on a GPU 'sanac[gpu]'"
         ) from error
     return onnxruntime
 
 
 def _errors() -> tuple[type[Exception], ...]:
     """What onnxruntime raises, by name: its classes have no common one."""
-    state = _onnxruntime().capi.onnxruntime_pybind11_state
+    state = installed().capi.onnxruntime_pybind11_state
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
     own = tuple(getattr(state, name) for name in (*names, "RuntimeException", "EPFail") if hasattr(state, name))
     return (*own, RuntimeError, ValueError)

@@ -129,8 +129,7 @@ def precision_of(path: Path) -> str:
 
 def _ready(model: Model, notes: list[str]) -> dict[str, Ready]:
     """A model's graphs; those in bf16 have no products here, and are checked and stood in for."""
-    for path in graphs_in(model).values():
-        _check_digest(model, path)
+    _check_seals(model)
     found = {name: Ready(path, precision_of(path)) for name, path in graphs_in(model).items()}
     traces = {graph.folder: graph.trace for graph in graphs_of(model, Wanted())}
     for name, graph in found.items():
@@ -141,12 +140,18 @@ def _ready(model: Model, notes: list[str]) -> dict[str, Ready]:
     return found
 
 
-def _check_digest(model: Model, path: Path) -> None:
-    """A sealed graph is the one that was sealed."""
-    sealed = model.manifest.files if model.manifest else {}
-    known = sealed.get(path.relative_to(model.located.path).as_posix()) if sealed else None
-    if known and digest_file(path) != known.blake3:
-        raise changed_after_sealing(path, [f"{path.name} has another digest than when it was sealed"])
+def _check_seals(model: Model) -> None:
+    """An artifact's graphs, and the files that they take weights from, are those that were sealed."""
+    if model.manifest is None:
+        return
+    root, sealed = model.located.path, model.manifest.files
+    wanted = {file: None for path in graphs_in(model).values() for file in (path, *check_references(path))}
+    for path in wanted:
+        known = sealed.get(path.relative_to(root).as_posix())
+        if known is None:
+            raise changed_after_sealing(path, [f"{path.name} is no file of the artifact: it was added"])
+        if digest_file(path) != known.blake3:
+            raise changed_after_sealing(path, [f"{path.name} has another digest than when it was sealed"])
 
 
 def _twin(name: str, path: Path, trace: Callable[[Path, torch.dtype], Traced]) -> bytes:

@@ -27,6 +27,7 @@ EXAMPLE = Manifest(
     files={"transformer/config.json": Written(3, B)},
     tensors={"transformer": {"proj_out.bias": B}},
     left_out=("vae",),
+    added={"transformer/config.json": B},
 )
 
 
