@@ -1,4 +1,4 @@
-"""The main job on the embedded model: paint, prune by importance, check, recover, load in stock diffusers, judge.
+"""The main job on the embedded model: paint, prune by importance, recover, export, verify, judge, load elsewhere.
 
 python examples/demo.py   (or `make demo`)
 """
@@ -76,6 +76,7 @@ def main() -> int:
         sanac("prune", MODEL, "--target-blocks", str(DEPTH), "--num-prompts", "24", "--out", PRUNED)
         sanac("finetune", PRUNED, "--steps", str(STEPS), "--samples", "256", "--batch", "32", "--out", RECOVERED)
         sanac("inspect", RECOVERED)
+        sanac("export", RECOVERED, "--in-place", "--precision", "fp32")
         for number, model in enumerate((MODEL, PRUNED, RECOVERED)):
             sanac("evaluate", model, "--suite", "shapes", "--images", str(IMAGES), "--out", f"judged-{number}")
         plan = json.loads((Path(PRUNED) / "sanac.json").read_text())["lineage"][-1]["plan"]
@@ -83,6 +84,9 @@ def main() -> int:
         equal = same_function(kept)
         draw(Path("image.png"))
         print(f"\nverdict: 12 -> {len(kept)} blocks, those that matter most: {', '.join(map(str, kept))}")
+        proof = json.loads((Path(RECOVERED) / "measurements" / "verify-onnx.json").read_text())
+        worst = next(figure["value"] for figure in proof["figures"] if figure["name"].startswith("relative error"))
+        print(f"its ONNX graphs are the same function in onnxruntime: they differ by {worst:.0e} at most")
         print(f"stock diffusers loads it; its output is {'bitwise' if equal else 'NOT'} that of deleting the others")
         whole, cut, back = (score(f"judged-{number}") for number in range(3))
         print(f"shapes score on {IMAGES} test prompts: {whole:.2f} whole, {cut:.2f} pruned,", end=" ")

@@ -118,28 +118,6 @@ def run_surgery(
     return Result(status, lambda: _show(job, done, load=str(out)), data, str(out), common.as_json)
 
 
-def run_addition(word: str, job: "Surgery", options: StageOptions, common: Common) -> Result:
-    """Have the job's last step done in the model's own folder, and record it as the newest artifact."""
-    from sanac.core.adding import add, there
-    from sanac.core.workspace import read_workspace, record
-
-    read_workspace(options.workspace)
-    assert job.finish
-    folder, places = job.model.located.path, sorted({name.partition("/")[0] for name in job.finish.names})
-    what = f"{len(job.finish.names)} files in {', '.join(places)}"
-    data: dict[str, Any] = {"key": job.key, "added": list(job.finish.names), "dry_run": options.dry_run}
-    status = "cached" if there(job) and not options.force else "ok"
-    if options.dry_run:
-        done = f"would add {what} to {folder}, with {bytes_text(job.finish.disk)} of disk"
-    else:
-        status, _ = add(job, common.talk)
-        record(options.workspace, word, folder)
-        done = f"added {what} to {folder}"
-    if status == "cached":
-        done = f"{folder} already has {what} (cached)"
-    return Result(status, lambda: click.echo(done), data, str(folder), common.as_json)
-
-
 def check_out(options: StageOptions) -> None:
     """What can be said of the place before hours go into what is to stand there."""
     from sanac.core.stage import check_replaceable

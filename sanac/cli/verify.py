@@ -13,6 +13,7 @@ from sanac.cli.tables import console, table
 if TYPE_CHECKING:
     from sanac.core.model import Model
     from sanac.verify.graphs import Asked, Verified
+    from sanac.verify.parity import Parity
 
 DENIED = 5
 
@@ -85,8 +86,12 @@ def show(found: "Verified") -> None:
     if found.passed:
         click.echo("the same function, as far as this can tell")
         return
-    culprit = found.parity.culprit
+    click.echo(f"NOT the same function{_where(found.parity) if found.parity else ''}")
+
+
+def _where(parity: "Parity") -> str:
+    """The block, and the limit that would have passed."""
+    culprit, worst = parity.culprit, parity.figures[1]
     where = f"they part at block {culprit}" if culprit is not None else "no single block is where they part"
-    worst = found.parity.figures[1]
     passing = f"; a limit of {worst.value:.3g} would pass" if worst.value < float("inf") and not worst.passed else ""
-    click.echo(f"NOT the same function: {where}{passing}")
+    return f": {where}{passing}"

@@ -25,7 +25,7 @@ from sanac.nn.quiet import quiet
 
 SCHEMA = 1  # raised when the same settings would give another graph
 FOLDERS = ("transformer", "text_encoder", "vae_decoder", "vae_encoder")
-_MEMORY = 800_000_000  # torch, its exporter, and graphs; no weights
+_MEMORY = 600_000_000  # torch, its exporter, and graphs; no weights
 _GRAPH, _BLOCK = 1_000_000, 50_000  # bytes of a graph without weights, and of each block in it
 GRAPH, WEIGHTS = "model.onnx", "model.safetensors"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -47,14 +47,14 @@ class Asked:
 class Verified:
     """What was found."""
 
-    parity: Parity
+    parity: Parity | None  # None: the transformer has no graph, only other parts have
     others: tuple[Figure, ...]  # of other parts, and of pictures
     notes: tuple[str, ...]  # how it was done, where that is not plain
 
     @property
     def figures(self) -> tuple[Figure, ...]:
         """All that the verdict hangs on."""
-        return (*self.parity.figures, *self.others)
+        return (*(self.parity.figures if self.parity else ()), *self.others)
 
     @property
     def passed(self) -> bool:
@@ -64,7 +64,8 @@ class Verified:
     def to_json(self) -> dict[str, Any]:
         """For reports."""
         figures = [figure.to_json() for figure in self.figures]
-        return {"passed": self.passed, "notes": list(self.notes), "figures": figures, "parity": self.parity.to_json()}
+        parity = self.parity.to_json() if self.parity else None
+        return {"passed": self.passed, "notes": list(self.notes), "figures": figures, "parity": parity}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +86,14 @@ def verify(candidate: Model, reference: Model, asked: Asked, device: str, talk: 
     _check_alike(candidate, reference)
     notes: list[str] = []
     graphs = _ready(candidate, notes) if asked.backend == "onnx" else {}
-    if asked.backend == "onnx" and "transformer" not in graphs:
+    if asked.backend == "onnx" and not graphs:
         raise Misuse(f"{candidate.located.name} has no graph", hint=f"sanac export {candidate.located.path}")
-    talk.note("comparing outputs, and the stream behind each block")
-    graph = graphs.get("transformer")
-    side = OnnxSide(graph.path, device, graph.content) if graph else TorchSide(candidate, device)
-    limit = asked.limit or LIMITS[graph.precision if graph else "fp32"]
-    parity = compare(side, TorchSide(reference, device), reference.architecture, limit)
+    parity, graph = None, graphs.get("transformer")
+    if graph or asked.backend == "torch":
+        talk.note("comparing outputs, and the stream behind each block")
+        side = OnnxSide(graph.path, device, graph.content) if graph else TorchSide(candidate, device)
+        limit = asked.limit or LIMITS[graph.precision if graph else "fp32"]
+        parity = compare(side, TorchSide(reference, device), reference.architecture, limit)
     others = [_part(name, graph, reference, asked.limit) for name, graph in graphs.items() if name != "transformer"]
     if asked.pictures and reference.model_index is not None:
         talk.note(f"painting {asked.pictures} pictures with both")

@@ -11,6 +11,7 @@ from torch import Tensor
 from sanac.core.family import Architecture
 
 Inputs = Mapping[str, Tensor]  # under the names that graphs have for them
+USUAL, HOSTILE = "random", ("nothing", "huge", "no caption", "one number", "first step", "last step")
 JUMP = 10.0  # times: how much more a block errs than the one before where something is wrong in it
 
 
@@ -61,6 +62,9 @@ class Case:
             latents.zero_()
         elif self.kind == "huge":
             latents, captions = 1e3 * latents, 1e2 * captions
+        elif self.kind == "one number":
+            latents.fill_(latents[0, 0, 0, 0])
+            captions.fill_(captions[0, 0, 0])
         elif self.kind == "no caption":
             mask.zero_()
         elif self.kind == "last step":
@@ -75,9 +79,8 @@ class Case:
 def cases() -> list[Case]:
     """Random inputs of several sizes, and those that break what random ones don't."""
     shapes = [(1, 8, 8, 300), (2, 4, 6, 7), (4, 2, 4, 12), (1, 6, 2, 1), (3, 1, 1, 2)]
-    usual = [Case("random", *shape, seed=number) for number, shape in enumerate(shapes)]
-    kinds = ("nothing", "huge", "no caption", "first step", "last step")
-    return usual + [Case(kind, 2, 4, 6, 9, seed=100 + number) for number, kind in enumerate(kinds)]
+    usual = [Case(USUAL, *shape, seed=number) for number, shape in enumerate(shapes)]
+    return usual + [Case(kind, 2, 4, 6, 9, seed=100 + number) for number, kind in enumerate(HOSTILE)]
 
 
 @dataclass(frozen=True, slots=True)
