@@ -240,7 +240,7 @@ def decide(
 ) -> Surgery:
     """Everything that is to be done, named by its content key, before anything is."""
     architecture = model.architecture
-    if stage != "quantize":
+    if stage not in {"quantize", "export"}:
         refuse_quantized(model, stage)
     if plan.source_blocks != architecture.blocks:
         raise Misuse(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import onnx_ir as ir
 import torch
 
 from sanac.core import jsonfile
@@ -14,10 +15,11 @@ from sanac.core.model import Model
 from sanac.core.plan import keep_blocks
 from sanac.core.stage import Stage
 from sanac.core.talk import Talk
-from sanac.core.weights import open_folder
-from sanac.core.writer import kept, write_safetensors
+from sanac.core.weights import Weights, open_folder
+from sanac.core.writer import Piece, kept, write_safetensors
 from sanac.export.components import decoder, encoder, text_encoder
 from sanac.export.graph import OPSET, graph_of, serialized
+from sanac.export.quantized import quantize
 from sanac.export.references import refer, wanted_by
 from sanac.export.traced import Traced
 from sanac.export.transformer import transformer
@@ -27,7 +29,7 @@ SCHEMA = 1  # raised when the same settings would give another graph
 FOLDERS = ("transformer", "text_encoder", "vae_decoder", "vae_encoder")
 _MEMORY = 600_000_000  # torch, its exporter, and graphs; no weights
 _GRAPH, _BLOCK = 1_000_000, 50_000  # bytes of a graph without weights, and of each block in it
-GRAPH, WEIGHTS = "model.onnx", "model.safetensors"
+GRAPH, WEIGHTS, LAID = "model.onnx", "model.safetensors", "graph.safetensors"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _STORED = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
@@ -47,24 +49,45 @@ class Exported:
 
     component: str
     folder: str
-    precision: str
     trace: Callable[[Path, torch.dtype], Traced]  # given the component's folder
+    precision: str
+    quantized: bool
+    rounds: bool  # whether what weights are multiplied by is quantized, too
+
+    @property
+    def beside(self) -> str:
+        """The file of weights that don't lie where, or as, the graph takes them; '' where all do."""
+        if self.folder != self.component:
+            return WEIGHTS
+        return LAID if self.quantized else ""
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What is written for it: weights of another folder are laid beside the graph, with their config."""
-        beside = () if self.folder == self.component else ("config.json", WEIGHTS)
-        return tuple(f"{self.folder}/{name}" for name in (*beside, GRAPH))
+        """What is written for it."""
+        config = ("config.json",) if self.folder != self.component else ()
+        return tuple(f"{self.folder}/{name}" for name in (*config, self.beside, GRAPH) if name)
+
+    def traced(self, source: Path, precision: str) -> tuple[ir.Model, list[Piece]]:
+        """The graph of a component's folder, weights still without values; what has to be laid beside it for it."""
+        weights = _weights(source)
+        with quiet():
+            model = graph_of(self.trace(source, PRECISIONS[precision]))
+        pieces = quantize(model, weights.parts)
+        if self.folder != self.component:
+            stored, laid = _by_name(weights.stored), {piece.name for piece in pieces}
+            pieces += [kept(name, stored[name]) for name in sorted(set(wanted_by(model)) - laid)]
+        return model, pieces
+
+    def refer(self, model: ir.Model, folder: Path) -> None:
+        """Say where the weights lie of a graph that will stand in this folder."""
+        tensors = dict(read_header(folder / self.beside).tensors) if self.beside else {}
+        if self.folder == self.component:
+            tensors |= _by_name(_weights(folder).stored)
+        refer(model, tensors, folder)
 
 
 def decide_export(model: Model, wanted: Wanted, writing: Writing) -> Surgery:
     """The job: everything goes along unchanged, graphs are made of what is written."""
-    if any(part.weights and part.weights.quantized for part in model.components):
-        raise Misuse(
-            f"{model.located.name} is quantized",
-            why="graphs of quantized weights are not made yet",
-            hint="export the model that it was made from",
-        )
     graphs = graphs_of(model, wanted, whole=not writing.transformer_only)
     said = {graph.folder: graph.precision for graph in graphs}
     settings = {"graphs": {"schema": SCHEMA, "opset": OPSET, "precision": said, "island": wanted.island}}
@@ -85,9 +108,10 @@ def decide_export(model: Model, wanted: Wanted, writing: Writing) -> Surgery:
 def graphs_of(model: Model, wanted: Wanted, *, whole: bool = True) -> list[Exported]:
     """What there is to export of a model."""
     architecture, island = model.architecture, PRECISIONS[wanted.island] if wanted.island else None
+    rows = model.weights.quantized is not None
     folders: Mapping[str, tuple[tuple[str, Callable[[Path, torch.dtype], Traced]], ...]] = {
         "transformer": (
-            ("transformer", lambda folder, dtype: transformer(architecture, _config(folder), dtype, island)),
+            ("transformer", lambda folder, dtype: transformer(architecture, _config(folder), dtype, island, rows=rows)),
         ),
         "text_encoder": (("text_encoder", text_encoder),),
         "vae": (
@@ -106,15 +130,19 @@ def graphs_of(model: Model, wanted: Wanted, *, whole: bool = True) -> list[Expor
     for part in there:
         if part.name in names:
             assert part.weights
-            precision = wanted.precision or _own(part.weights.tensors.values(), part.name)
-            found += [Exported(part.name, folder, precision, trace) for folder, trace in folders[part.name]]
+            precision = wanted.precision or _own(part.weights, part.name)
+            rounds = any(parts.packing.given for parts in part.weights.parts.values())
+            how = (precision, part.weights.quantized is not None, rounds)
+            found += [Exported(part.name, folder, trace, *how) for folder, trace in folders[part.name]]
     return found
 
 
-def _own(refs: Iterable[TensorRef], component: str) -> str:
-    """What most of its weights are stored in."""
+def _own(weights: Weights, component: str) -> str:
+    """What most of its weights are stored in, or were before they were quantized."""
+    if weights.quantized:
+        return _STORED[weights.quantized.dtype]
     counts: dict[str, int] = {}
-    for ref in refs:
+    for ref in weights:
         counts[ref.dtype] = counts.get(ref.dtype, 0) + ref.count
     most = max(counts, key=lambda dtype: counts[dtype])
     if most not in _STORED:
@@ -122,29 +150,35 @@ def _own(refs: Iterable[TensorRef], component: str) -> str:
     return _STORED[most]
 
 
+def _weights(folder: Path) -> Weights:
+    found = open_folder(folder, folder)
+    assert found is not None
+    return found
+
+
+def _by_name(refs: Iterable[TensorRef]) -> dict[str, TensorRef]:
+    return {ref.name: ref for ref in refs}
+
+
 def _config(folder: Path) -> dict[str, object]:
     return jsonfile.read_object(folder / "config.json")
 
 
 def _place(graph: Exported, stage: Stage, talk: Talk) -> None:
-    """Trace a component and write its graph; weights of another folder are laid beside it, those that it takes."""
-    name, source = f"{graph.folder}/{GRAPH}", stage.partial / graph.component
+    """Trace a component and write its graph, and beside it what of its weights doesn't lie there as it takes them."""
+    name = f"{graph.folder}/{GRAPH}"
     if name in stage.files:
         return
     talk.note(f"{graph.folder}: tracing in {graph.precision}")
-    with quiet():
-        model = graph_of(graph.trace(source, PRECISIONS[graph.precision]))
-    weights = open_folder(source, stage.partial)
-    assert weights is not None
-    tensors = weights.tensors
+    source = stage.partial / graph.component
+    model, pieces = graph.traced(source, graph.precision)
     if graph.folder != graph.component:
         stage.place_bytes(f"{graph.folder}/config.json", (source / "config.json").read_bytes())
-        beside, pieces = f"{graph.folder}/{WEIGHTS}", [kept(name, tensors[name]) for name in sorted(wanted_by(model))]
+    if pieces:
         talk.begin("writing", sum(piece.size for piece in pieces))
         try:
-            write_safetensors(stage, beside, pieces, talk=talk)
+            write_safetensors(stage, f"{graph.folder}/{graph.beside}", pieces, talk=talk)
         finally:
             talk.end()
-        tensors = read_header(stage.partial / beside).tensors
-    refer(model, tensors, stage.partial / graph.folder)
+    graph.refer(model, stage.partial / graph.folder)
     stage.place_bytes(name, serialized(model))

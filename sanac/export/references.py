@@ -1,5 +1,6 @@
 """Weights of a graph: where they lie in the checkpoint's own files, cast where the graph computes in another dtype."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import onnx_ir as ir
 from sanac.core.errors import BadInput
 from sanac.core.header import TensorRef
 
+QUANTIZED = {ir.DataType.INT8, ir.DataType.INT4, ir.DataType.FLOAT8E4M3FN}
 DTYPES = {
     "F64": ir.DataType.DOUBLE,
     "F32": ir.DataType.FLOAT,
@@ -22,7 +24,7 @@ def refer(model: ir.Model, tensors: Mapping[str, TensorRef], folder: Path) -> No
     for name, value in list(graph.initializers.items()):
         if value.const_value is None:
             first = min((node for node, _ in value.uses()), key=lambda node: order[node])
-            _refer(graph, value, _stored(tensors[name]), folder, first)
+            _refer(graph, value, tensors[name], folder, first)
 
 
 def wanted_by(model: ir.Model) -> list[str]:
@@ -30,20 +32,14 @@ def wanted_by(model: ir.Model) -> list[str]:
     return [name for name, value in model.graph.initializers.items() if value.const_value is None]
 
 
-def _stored(ref: TensorRef) -> TensorRef:
-    if ref.dtype not in DTYPES:
-        raise BadInput(f"{ref.name} is stored as {ref.dtype}", why="no graph computes with that")
-    return ref
-
-
 def _refer(graph: ir.Graph, value: ir.Value, ref: TensorRef, folder: Path, first: ir.Node) -> None:
-    name, dtype = value.name, DTYPES[ref.dtype]
+    name, dtype, shape = value.name, _dtype(value, ref), value.shape
     assert name is not None
+    assert isinstance(shape, ir.Shape)
+    assert shape.numpy() == ref.shape or value.dtype in QUANTIZED or math.prod(shape.numpy()) == ref.count
     place = ref.path.relative_to(folder)
     assert len(place.parts) == 1, "runtimes refuse weights outside the graph's folder"
-    kept = ir.ExternalTensor(
-        str(place), ref.start, ref.size, dtype, shape=ir.Shape(ref.shape), name=name, base_dir=folder
-    )
+    kept = ir.ExternalTensor(str(place), ref.start, ref.size, dtype, shape=shape, name=name, base_dir=folder)
     if value.dtype == dtype:
         value.const_value = kept
         return
@@ -57,3 +53,12 @@ def _refer(graph: ir.Graph, value: ir.Value, ref: TensorRef, folder: Path, first
     graph.initializers.pop(name)
     graph.register_initializer(stored)
     graph.insert_before(first, cast)
+
+
+def _dtype(value: ir.Value, ref: TensorRef) -> ir.DataType:
+    """What the bytes are: quantized ones are what the graph takes them for."""
+    if value.dtype in QUANTIZED:
+        return value.dtype
+    if ref.dtype not in DTYPES:
+        raise BadInput(f"{ref.name} is stored as {ref.dtype}", why="no graph computes with that")
+    return DTYPES[ref.dtype]

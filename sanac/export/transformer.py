@@ -85,10 +85,15 @@ def _edge(state: Tensor) -> Tensor:
 
 
 def transformer(
-    architecture: Architecture, config: Mapping[str, Any], dtype: torch.dtype, island: torch.dtype | None = None
+    architecture: Architecture,
+    config: Mapping[str, Any],
+    dtype: torch.dtype,
+    island: torch.dtype | None = None,
+    *,
+    rows: bool = False,
 ) -> Traced:
     """A program that computes in `dtype`, but for the depthwise convolution, if that is an `island`."""
-    geometry = replace(Geometry.of(config), floor=True, island=island)
+    geometry = replace(Geometry.of(config), floor=True, island=island, rows=rows)
     patch, sizes = architecture.patch_size, {name: Dim(name, min=1, max=most) for name, most in _LARGEST.items()}
     picture = {0: sizes["batch"], 2: patch * sizes["rows"], 3: patch * sizes["columns"]}
     text = {0: sizes["batch"], 1: sizes["sequence_length"]}

@@ -30,6 +30,7 @@ class Geometry:
     epsilon: float = 1e-6
     floor: bool = False  # keeps divisors above zero by a floor: optimizers of graphs delete a sum with so little
     island: torch.dtype | None = None  # what the depthwise convolution is computed in, if not in the model's dtype
+    rows: bool = False  # 1x1 convolutions as products of tokens, as linear layers are
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Geometry":
@@ -65,7 +66,7 @@ def unseen(_name: str, _given: Tensor) -> None:
 def block(tensors: Tensors, state: Tensor, condition: Condition, geometry: Geometry, look: Look = unseen) -> Tensor:
     """(B, N, C) -> (B, N, C): linear self-attention, cross-attention, gated convolutional feed-forward."""
     state, given, gate = until_point(tensors, state, condition, geometry, look)
-    return state + gate * point(tensors, _used(tensors, POINT, given, look))
+    return state + gate * point(tensors, _used(tensors, POINT, given, look), rows=geometry.rows)
 
 
 def until_point(
@@ -156,7 +157,7 @@ def gated(tensors: Tensors, normed: Tensor, condition: Condition, geometry: Geom
     """GLUMBConv but for `conv_point`, (B, H, height, width): widened, neighbours mixed, one half gating the other."""
     picture = normed.unflatten(1, (condition.height, condition.width)).permute(0, 3, 1, 2)
     picture = _used(tensors, INVERTED, picture, look)
-    wide = F.silu(F.conv2d(picture, tensors[INVERTED], tensors["ff.conv_inverted.bias"]))
+    wide = F.silu(_pointwise(picture, tensors[INVERTED], tensors["ff.conv_inverted.bias"], rows=geometry.rows))
     island = geometry.island or wide.dtype
     depthwise, bias = (tensors[f"ff.conv_depth.{part}"].to(island) for part in ("weight", "bias"))
     mixed = F.conv2d(wide.to(island), depthwise, bias, padding=1, groups=depthwise.shape[0]).to(wide.dtype)
@@ -164,6 +165,13 @@ def gated(tensors: Tensors, normed: Tensor, condition: Condition, geometry: Geom
     return values * F.silu(gate)
 
 
-def point(tensors: Tensors, given: Tensor) -> Tensor:
+def point(tensors: Tensors, given: Tensor, *, rows: bool = False) -> Tensor:
     """A block's last operation, `conv_point`: (B, H, height, width) -> (B, N, C)."""
-    return F.conv2d(given, tensors[POINT]).flatten(2, 3).permute(0, 2, 1)
+    return _pointwise(given, tensors[POINT], None, rows=rows).flatten(2, 3).permute(0, 2, 1)
+
+
+def _pointwise(picture: Tensor, weight: Tensor, bias: Tensor | None, *, rows: bool) -> Tensor:
+    """A 1x1 convolution; or the same as a product of all its places."""
+    if not rows:
+        return F.conv2d(picture, weight, bias)
+    return F.linear(picture.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 GRAPH = "model.onnx"
+_AS_ASKED = "1"  # products with dequantized weights in floats: left to itself, it rounds what they are multiplied by
+_BROKEN_FP8 = "QDQSelectorActionTransformer"  # makes integer products of fp8, which it then refuses
 _KINDS = {
     "tensor(float)": torch.float32,
     "tensor(float16)": torch.float16,
@@ -108,11 +110,21 @@ def open_session(path: Path, device: str = "cpu", content: bytes | None = None) 
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _AS_ASKED)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    off = [_BROKEN_FP8] if _has_fp8(path) else None
+    chosen = providers or ["CPUExecutionProvider"]
     try:
-        return runtime.InferenceSession(content or path, options, providers=providers or ["CPUExecutionProvider"])
+        return runtime.InferenceSession(content or path, options, providers=chosen, disabled_optimizers=off)
     except _errors() as error:
         raise BadInput(f"onnxruntime can't open {path}", why=_first_line(error)) from error
+
+
+def _has_fp8(path: Path) -> bool:
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    return any(tensor.data_type == onnx.TensorProto.FLOAT8E4M3FN for tensor in graph.initializer)
 
 
 def check_references(path: Path) -> tuple[Path, ...]:
