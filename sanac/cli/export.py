@@ -58,7 +58,6 @@ def command(
     the same. Without MODEL it takes the workspace's newest artifact.
     """
     from sanac.export.job import Wanted, decide_export
-    from sanac.runtime.onnx import installed
 
     word = model or newest_word(options, common)
     opened = open_word(word, common).with_loras(chosen.loras)
@@ -66,7 +65,7 @@ def command(
     job = decide_export(opened, Wanted(names, precision, depthwise), chosen.writing(options))
     silent = no_verify or options.dry_run
     if not silent:
-        installed()  # found out before anything is written
+        _check_verifiable(opened, common)
     if in_place:
         _refuse_copying(chosen, options)
         result = _added(word, job, options, common)
@@ -77,11 +76,26 @@ def command(
     return _verified(result, opened, common)
 
 
+def _check_verifiable(model: "Model", common: Common) -> None:
+    """Found out before anything is written."""
+    from sanac.core.errors import Lacking
+    from sanac.runtime.onnx import installed
+    from sanac.verify.whole import check_memory
+
+    try:
+        installed()
+        check_memory(model, common.talk, pictures=model.model_index is not None)
+    except Lacking as error:
+        hint = f"{error.hint}; or --no-verify, and sanac verify --pictures 0 where there is room"
+        raise Lacking(error.message, why=error.why, hint=hint) from error
+
+
 def _refuse_copying(chosen: SurgeryOptions, options: StageOptions) -> None:
     """What says how a copy is made means nothing where none is."""
     from sanac.core.errors import Misuse
 
-    asked = {"--out": options.out, "--lora": chosen.loras, "--link": chosen.link}
+    asked = {"--out": options.out, "--lora": chosen.loras, "--link": chosen.link, "--fresh": options.fresh}
+    asked |= {"--full-hash": chosen.full_hash, "--transformer-only": chosen.transformer_only}
     if meant := [option for option, value in asked.items() if value]:
         raise Misuse(f"{meant[0]} is about a copy of the model, --in-place makes none", hint="leave one of them out")
 
@@ -114,7 +128,7 @@ def _verified(result: Result, reference: "Model", common: Common) -> Result:
     from dataclasses import replace
 
     from sanac.cli.verify import verified
-    from sanac.verify.graphs import Asked
+    from sanac.verify.whole import Asked
 
     written = open_word(str(result.out), common)
     found = verified(written, written if reference.patches else reference, Asked(), common)

@@ -1,5 +1,6 @@
 """`sanac verify`: is it the same function?"""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,7 @@ from sanac.cli.tables import console, table
 
 if TYPE_CHECKING:
     from sanac.core.model import Model
-    from sanac.verify.graphs import Asked, Verified
-    from sanac.verify.parity import Parity
+    from sanac.verify.whole import Asked, Verified
 
 DENIED = 5
 
@@ -48,7 +48,8 @@ def command(
     Inputs are random ones of several sizes, and those that break what random ones don't: nothing but zeros, huge
     numbers, no caption, first and last step. Exit 5 when a figure is beyond its limit.
     """
-    from sanac.verify.graphs import Asked, graphs_in
+    from sanac.verify.graphs import graphs_in
+    from sanac.verify.whole import Asked
 
     ours, theirs = open_word(candidate, common), open_word(reference, common)
     asked = Asked(backend or ("onnx" if graphs_in(ours) else "torch"), limit, pictures, steps)
@@ -57,14 +58,14 @@ def command(
 
 def verified(candidate: "Model", reference: "Model", asked: "Asked", common: Common) -> Result:
     """Compare, keep the measurement beside an artifact, say what was found."""
-    from sanac.verify.graphs import verify
     from sanac.verify.measurements import write_measurement
+    from sanac.verify.whole import verify
 
     found = verify(candidate, reference, asked, common.device or "cpu", common.talk)
     data: dict[str, Any] = {"reference": reference.located.name, "backend": asked.backend, **found.to_json()}
     home: Path | None = candidate.located.path if candidate.manifest else None
     if home:
-        metrics = {_flat(figure.name): figure.value for figure in found.figures}
+        metrics = {_flat(figure.name): figure.value for figure in found.figures if math.isfinite(figure.value)}
         write_measurement(home, f"verify-{asked.backend}", data, metrics)
     status, code = ("ok", 0) if found.passed else ("failed", DENIED)
     return Result(status, lambda: show(found), data, str(home) if home else None, common.as_json, code)
@@ -86,12 +87,14 @@ def show(found: "Verified") -> None:
     if found.passed:
         click.echo("the same function, as far as this can tell")
         return
-    click.echo(f"NOT the same function{_where(found.parity) if found.parity else ''}")
+    click.echo(f"NOT the same function: {_why(found)}")
 
 
-def _where(parity: "Parity") -> str:
-    """The block, and the limit that would have passed."""
-    culprit, worst = parity.culprit, parity.figures[1]
+def _why(found: "Verified") -> str:
+    """The block, and the limit that would have passed; else what failed."""
+    culprit, worst = found.parity.culprit, found.parity.figures[1]
+    if found.parity.passed:
+        return ", ".join(figure.name for figure in found.figures if not figure.passed)
     where = f"they part at block {culprit}" if culprit is not None else "no single block is where they part"
-    passing = f"; a limit of {worst.value:.3g} would pass" if worst.value < float("inf") and not worst.passed else ""
-    return f": {where}{passing}"
+    passing = f"; a limit of {worst.value:.3g} would pass" if math.isfinite(worst.value) and not worst.passed else ""
+    return f"{where}{passing}"

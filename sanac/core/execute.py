@@ -58,7 +58,7 @@ class Finish:
     make: Callable[[Stage, Talk], None]
     disk: int  # bytes that it writes, about
     memory: int  # that it takes, about
-    names: tuple[str, ...]  # of the files that it makes
+    names: Mapping[str, str]  # of the files that it makes, and the key of each
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,7 +218,7 @@ def _component(located: Located, name: str, class_name: str, folder: Path) -> Co
 
 def _belongs(path: Path, *, has_weights: bool) -> bool:
     """Configs, vocabularies and the like; weights in other formats or variants only where there is nothing else."""
-    if path.name.startswith(".") or path.is_dir():
+    if path.name.startswith(".") or path.name.endswith(".unfinished") or path.is_dir():
         return False
     return not has_weights or not (path.suffix in OTHER_WEIGHTS or ".index." in path.name)
 
@@ -226,7 +226,9 @@ def _belongs(path: Path, *, has_weights: bool) -> bool:
 def _sealed(model: Model) -> Model:
     """An artifact whose files are not as it was sealed is refused: its manifest would lie about them."""
     if model.manifest is not None:
-        problems = check_sealed(model.located.path, model.manifest)
+        manifest = model.manifest
+        own = {name: file for name, file in manifest.files.items() if name not in manifest.added}
+        problems = check_sealed(model.located.path, replace(manifest, files=own))
         names = [path.relative_to(model.located.path).as_posix() for part in model.components for path in part.files]
         problems += [f"{name} was added" for name in names if name not in model.manifest.files]
         if problems:

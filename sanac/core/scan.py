@@ -3,11 +3,12 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sanac.core.copying import digest_file
+from sanac.core.copying import Written, digest_file
 from sanac.core.header import TensorRef
 from sanac.core.model import OTHER_WEIGHTS, Model
 from sanac.core.talk import SILENCE, Talk
@@ -63,11 +64,16 @@ def scan(model: Model, talk: Talk) -> tuple[Finding, ...]:
         findings += [
             Finding("artifact", name, "its digest is not the one it was sealed with")
             for name, file in sealed.items()
-            if digest_file(model.located.path / name, talk=talk) != file.blake3
+            if not _as_sealed(model.located.path / name, file, talk)
         ]
     finally:
         talk.end()
     return tuple(findings)
+
+
+def _as_sealed(path: Path, file: Written, talk: Talk) -> bool:
+    """Whether a file has the digest it was sealed with; one that was added may be gone."""
+    return path.is_file() and digest_file(path, talk=talk) == file.blake3
 
 
 def _count_bad(ref: TensorRef, talk: Talk) -> int:

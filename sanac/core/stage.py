@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -162,27 +162,41 @@ def open_stage(out: Path, key: str, *, fresh: bool) -> Iterator[Stage]:
 
 
 @contextmanager
-def open_addition(artifact: Path, key: str, manifest: Manifest) -> Iterator[Stage]:
-    """The stage that writes more files into a standing artifact, alone; those of MANIFEST stay what they are.
+def open_addition(artifact: Path, key: str, names: Iterable[str]) -> Iterator[Stage]:
+    """The stage that writes more files into a standing artifact, alone.
 
-    What is made when it ends early is taken away again.
+    Of these it leaves those that the manifest then lists; the others that it, or one that was killed, wrote go.
     """
     state = artifact / _STATE
+    paths = [path for name in names for path in (artifact / name, artifact / f"{name}.unfinished")]
     try:
         state.mkdir(exist_ok=True)
         with _locked(state / "lock", artifact):
-            (state / "journal.jsonl").unlink(missing_ok=True)  # of one that was killed: seconds of work
-            stage = Stage(artifact, key, artifact)
+            (state / "journal.jsonl").unlink(missing_ok=True)
+            _drop_unlisted(artifact, paths)
             try:
-                yield stage
-            except BaseException:
-                for name in stage.files.keys() - manifest.files.keys():
-                    (artifact / name).unlink(missing_ok=True)
-                raise
+                yield Stage(artifact, key, artifact)
             finally:
+                _drop_unlisted(artifact, paths)
                 shutil.rmtree(state)
     except OSError as error:
         raise _lacking(error, artifact) from error
+
+
+def left_unfinished(artifact: Path) -> bool:
+    """Whether an addition was killed here."""
+    return (artifact / _STATE).is_dir()
+
+
+def _drop_unlisted(artifact: Path, paths: Iterable[Path]) -> None:
+    """Delete what the manifest doesn't list, and folders that are empty then."""
+    manifest = read_manifest(artifact)
+    listed = manifest.files if manifest else {}
+    for path in paths:
+        if path.relative_to(artifact).as_posix() not in listed:
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir() and not any(path.parent.iterdir()):
+                path.parent.rmdir()
 
 
 def reseal(artifact: Path, manifest: Manifest) -> None:

@@ -152,7 +152,7 @@ def _module(node: ir.Node, prefix: str) -> tuple[str, ...]:
     if BLOCKS in node.metadata_props:
         return (BLOCKS, node.metadata_props[BLOCKS])
     scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
-    place = scopes[-2] if len(scopes) > 1 else ""
+    place = scopes[-2] if len(scopes) > 1 and not scopes[-2].startswith("_") else ""
     return tuple(filter(None, place.removeprefix(prefix).split("."))) if place.startswith(prefix) else ()
 
 

@@ -1,6 +1,7 @@
 """An artifact with graphs: the model as it is, and for each component a graph of weights that lie beside it."""
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from sanac.core.writer import Piece, kept, write_safetensors
 from sanac.export.components import decoder, encoder, text_encoder
 from sanac.export.graph import OPSET, graph_of, serialized
 from sanac.export.quantized import quantize
-from sanac.export.references import refer, wanted_by
+from sanac.export.references import DTYPES, refer, wanted_by
 from sanac.export.traced import Traced
 from sanac.export.transformer import transformer
 from sanac.nn.quiet import quiet
@@ -31,6 +32,11 @@ _MEMORY = 600_000_000  # torch, its exporter, and graphs; no weights
 _GRAPH, _BLOCK = 1_000_000, 50_000  # bytes of a graph without weights, and of each block in it
 GRAPH, WEIGHTS, LAID = "model.onnx", "model.safetensors", "graph.safetensors"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+CLASSES = {
+    "transformer": ("SanaTransformer2DModel",),
+    "text_encoder": ("Gemma2Model",),
+    "vae": ("AutoencoderDC",),
+}
 _STORED = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
@@ -53,6 +59,7 @@ class Exported:
     precision: str
     quantized: bool
     rounds: bool  # whether what weights are multiplied by is quantized, too
+    island: str | None = None
 
     @property
     def beside(self) -> str:
@@ -67,14 +74,23 @@ class Exported:
         config = ("config.json",) if self.folder != self.component else ()
         return tuple(f"{self.folder}/{name}" for name in (*config, self.beside, GRAPH) if name)
 
+    def key(self, model: str) -> str:
+        """What its bytes hang on."""
+        return jsonfile.key_of(["graph", SCHEMA, OPSET, self.folder, self.precision, self.island, model])
+
     def traced(self, source: Path, precision: str) -> tuple[ir.Model, list[Piece]]:
         """The graph of a component's folder, weights still without values; what has to be laid beside it for it."""
         weights = _weights(source)
-        with quiet():
-            model = graph_of(self.trace(source, PRECISIONS[precision]))
-        pieces = quantize(model, weights.parts)
+        try:
+            with quiet():
+                model = graph_of(self.trace(source, PRECISIONS[precision]))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
+            why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+            raise BadInput(f"no graph can be made of {source}", why=f"its config: {why}") from error
+        pieces, stored = quantize(model, weights.parts), _by_name(weights.stored)
+        laid = {piece.name for piece in pieces}
+        _check_there(model, stored, laid, source)
         if self.folder != self.component:
-            stored, laid = _by_name(weights.stored), {piece.name for piece in pieces}
             pieces += [kept(name, stored[name]) for name in sorted(set(wanted_by(model)) - laid)]
         return model, pieces
 
@@ -88,6 +104,9 @@ class Exported:
 
 def decide_export(model: Model, wanted: Wanted, writing: Writing) -> Surgery:
     """The job: everything goes along unchanged, graphs are made of what is written."""
+    if writing.link:
+        why = "onnx refuses hard-linked files of weights"
+        raise Misuse("graphs can't take weights from linked files", why=why, hint="leave --link out, or use --in-place")
     graphs = graphs_of(model, wanted, whole=not writing.transformer_only)
     said = {graph.folder: graph.precision for graph in graphs}
     settings = {"graphs": {"schema": SCHEMA, "opset": OPSET, "precision": said, "island": wanted.island}}
@@ -101,7 +120,8 @@ def decide_export(model: Model, wanted: Wanted, writing: Writing) -> Surgery:
         for graph in graphs:
             _place(graph, stage, talk)
 
-    finish = Finish(make, written, _MEMORY, tuple(name for graph in graphs for name in graph.files))
+    names = {name: graph.key(job.identity) for graph in graphs for name in graph.files}
+    finish = Finish(make, written, _MEMORY, names)
     return replace(job, finish=finish, how=f"{', '.join(sorted(said))} to ONNX")
 
 
@@ -120,6 +140,8 @@ def graphs_of(model: Model, wanted: Wanted, *, whole: bool = True) -> list[Expor
         ),
     }
     there = [part for part in model.components if part.weights and part.name in folders]
+    if wanted.island and wanted.components and "transformer" not in wanted.components:
+        raise Misuse("--depthwise is about the transformer", hint="leave it out, or export the transformer, too")
     there = [part for part in there if whole or part.name == "transformer"]
     names = [name.replace("-", "_") for name in wanted.components] or [part.name for part in there]
     missing = [name for name in names if name not in {part.name for part in there}]
@@ -130,9 +152,13 @@ def graphs_of(model: Model, wanted: Wanted, *, whole: bool = True) -> list[Expor
     for part in there:
         if part.name in names:
             assert part.weights
+            if part.class_name not in CLASSES[part.name]:
+                why = f"graphs are made of {' and '.join(CLASSES[part.name])}"
+                raise Misuse(f"the {part.name} is a {part.class_name}", why=why, hint="--component transformer")
             precision = wanted.precision or _own(part.weights, part.name)
             rounds = any(parts.packing.given for parts in part.weights.parts.values())
-            how = (precision, part.weights.quantized is not None, rounds)
+            island_of = wanted.island if part is model.transformer else None
+            how = (precision, part.weights.quantized is not None, rounds, island_of)
             found += [Exported(part.name, folder, trace, *how) for folder, trace in folders[part.name]]
     return found
 
@@ -150,6 +176,20 @@ def _own(weights: Weights, component: str) -> str:
     return _STORED[most]
 
 
+def _check_there(model: ir.Model, stored: Mapping[str, TensorRef], laid: Container[str], source: Path) -> None:
+    """What the graph takes lies in the files, of that size."""
+    problems = []
+    for name in wanted_by(model):
+        shape = model.graph.initializers[name].shape
+        assert isinstance(shape, ir.Shape)
+        if name not in laid and name not in stored:
+            problems.append(f"{name} is missing")
+        elif name not in laid and stored[name].dtype in DTYPES and stored[name].count != math.prod(shape.numpy()):
+            problems.append(f"{name} is {list(stored[name].shape)}, its config wants {list(shape.numpy())}")
+    if problems:
+        raise BadInput(f"{source} contradicts itself", why=problems[0], problems=problems)
+
+
 def _weights(folder: Path) -> Weights:
     found = open_folder(folder, folder)
     assert found is not None
@@ -157,7 +197,9 @@ def _weights(folder: Path) -> Weights:
 
 
 def _by_name(refs: Iterable[TensorRef]) -> dict[str, TensorRef]:
-    return {ref.name: ref for ref in refs}
+    """Also without the prefix that a model inside a larger one has."""
+    found = {ref.name: ref for ref in refs}
+    return {name.removeprefix("model."): ref for name, ref in found.items()} | found
 
 
 def _config(folder: Path) -> dict[str, object]:
@@ -171,6 +213,10 @@ def _place(graph: Exported, stage: Stage, talk: Talk) -> None:
         return
     talk.note(f"{graph.folder}: tracing in {graph.precision}")
     source = stage.partial / graph.component
+    linked = [path for path in _weights(source).files if path.stat().st_nlink > 1]
+    if linked and graph.folder == graph.component:
+        why = "onnx refuses graphs with hard-linked files of weights"
+        raise Misuse(f"{linked[0]} is a hard link", why=why, hint="write the artifact again without --link")
     model, pieces = graph.traced(source, graph.precision)
     if graph.folder != graph.component:
         stage.place_bytes(f"{graph.folder}/config.json", (source / "config.json").read_bytes())

@@ -12,6 +12,7 @@ from torch import Tensor
 from sanac.core.errors import BadInput, Lacking
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
 
 GRAPH = "model.onnx"
@@ -32,11 +33,17 @@ class Graph:
         """Open the graph, whose weights lie beside it; `content` is one to take instead of the file's."""
         self.path = path
         self.session = open_session(path, device, content)
+        unknown = [f"{one.name}: {one.type}" for one in self.session.get_inputs() if one.type not in _KINDS]
+        if unknown:
+            raise BadInput(f"{path} takes what nothing here gives", why=unknown[0], problems=unknown)
         self.inputs = {one.name: _KINDS[one.type] for one in self.session.get_inputs()}
         self.outputs = tuple(one.name for one in self.session.get_outputs())
 
     def __call__(self, **given: Tensor) -> tuple[Tensor, ...]:
         """The graph's outputs in order, as they come; inputs are cast to what it takes."""
+        missing = [name for name in self.inputs if name not in given]
+        if missing:
+            raise BadInput(f"{self.path} wants {missing[0]}", why=f"it is given {', '.join(given)}", problems=missing)
         feed = {name: given[name].to("cpu", kind).numpy() for name, kind in self.inputs.items()}
         try:
             found: Sequence[np.ndarray[Any, Any]] = self.session.run(None, feed)
@@ -120,23 +127,31 @@ def open_session(path: Path, device: str = "cpu", content: bytes | None = None) 
         raise BadInput(f"onnxruntime can't open {path}", why=_first_line(error)) from error
 
 
+def load_graph(path: Path) -> "onnx.ModelProto":
+    """A graph without its weights."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        return onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError, ValueError) as error:
+        raise BadInput(f"{path} is no graph", why=_first_line(error)) from error
+
+
 def _has_fp8(path: Path) -> bool:
     import onnx
 
-    graph = onnx.load(path, load_external_data=False).graph
-    return any(tensor.data_type == onnx.TensorProto.FLOAT8E4M3FN for tensor in graph.initializer)
+    kinds = {tensor.data_type for tensor in load_graph(path).graph.initializer}
+    return onnx.TensorProto.FLOAT8E4M3FN in kinds
 
 
 def check_references(path: Path) -> tuple[Path, ...]:
     """The files that a graph takes weights from; BadInput unless they lie in its folder and are as long as it says."""
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except (OSError, DecodeError, ValueError) as error:
-        raise BadInput(f"{path} is no graph", why=_first_line(error)) from error
-    outside = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    outside = [
+        tensor for tensor in load_graph(path).graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL
+    ]
     found = (_referred(path, one.name, {entry.key: entry.value for entry in one.external_data}) for one in outside)
     return tuple(dict.fromkeys(found))
 

@@ -101,7 +101,13 @@ class Figure:
 
     def to_json(self) -> dict[str, Any]:
         """With the limit that would have passed."""
-        return asdict(self) | {"passed": self.passed, "would pass": self.value if math.isfinite(self.value) else None}
+        value = _number(self.value)
+        return asdict(self) | {"value": value, "passed": self.passed, "would pass": value}
+
+
+def _number(value: float) -> float | None:
+    """JSON has no others."""
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +127,8 @@ class Compared:
 
     def to_json(self) -> dict[str, Any]:
         """For reports."""
-        sqnr = self.sqnr if math.isfinite(self.sqnr) else None
-        error = self.error if math.isfinite(self.error) else None
-        return asdict(self) | {"case": self.case.name, "error": error, "sqnr": sqnr}
+        numbers = {name: _number(getattr(self, name)) for name in ("error", "cosine", "sqnr")}
+        return asdict(self) | {"case": self.case.name, **numbers, "blocks": list(map(_number, self.blocks))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +188,19 @@ def compare(
 
 def _compared(case: Case, found: Gave, wanted: Gave) -> Compared:
     ours, theirs = found.velocity.double(), wanted.velocity.double()
-    finite = bool(torch.isfinite(ours[torch.isfinite(theirs)]).all())
-    cosine = float(torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0))
+    error, cosine, finite = apart(ours, theirs), 1.0, True
+    if error:
+        alike = ours.shape == theirs.shape
+        cosine = float(torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0)) if alike else -1
+        finite = alike and bool(torch.isfinite(ours[torch.isfinite(theirs)]).all())
     streams = zip(found.streams, wanted.streams, strict=False)
-    return Compared(case, finite, apart(ours, theirs), cosine, tuple(apart(one, other) for one, other in streams))
+    return Compared(case, finite, error, cosine, tuple(apart(one, other) for one, other in streams))
 
 
 def apart(found: Tensor, wanted: Tensor) -> float:
-    """|found - wanted| / |wanted|; infinite where one is no number and the other is."""
+    """|found - wanted| / |wanted|; infinite where one is no number and the other is, or their shapes differ."""
+    if found.shape != wanted.shape:
+        return math.inf
     found, wanted = found.double(), wanted.double()
     error = float((found - wanted).norm() / wanted.norm().clamp_min(torch.finfo(torch.float64).tiny))
     return error if math.isfinite(error) else math.inf

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from sanac.core.copying import digest_file
 from sanac.core.locate import locate
 from tests.conftest import Sanac
 
@@ -84,8 +85,105 @@ def test_a_part_alone_is_compared(sanac: Sanac) -> None:
     ran = sanac("export", "sanac:tiny", "--component", "text-encoder", "--out", "exported", "--json")
     assert ran.code == 0, ran.err
     found = ran.json["verify"]
-    assert found["parity"] is None
-    assert next(figure["name"] for figure in found["figures"]) == "text_encoder, relative error"
+    assert found["passed"]
+    assert "text_encoder, relative error" in {figure["name"] for figure in found["figures"]}
+    less = sanac("prune", "exported", "--keep", "0-1", "--out", "less")
+    assert less.code == 0, less.err
+    export = ("export", "less", "--in-place", "--component", "text-encoder")
+    assert sanac(*export).code == 0
+    other = sanac("verify", "less", "--against", "sanac:tiny", "--pictures", "1", "--json")
+    assert other.code == 5, "its transformer has no graph, and is another"
+    figures = {figure["name"]: figure["passed"] for figure in other.json["figures"]}
+    assert not figures["relative error, at worst"]
+    assert not figures["pictures, PSNR in dB, the least"], "painted with its own weights"
+
+
+def test_nan_is_a_no_and_not_a_crash(sanac: Sanac) -> None:
+    assert sanac("prune", "sanac:tiny", "--keep", "0-1", "--out", "less").code == 0
+    export = ("export", "less", "--in-place", "--component", "transformer", "--precision", "fp32", "--no-verify")
+    assert sanac(*export).code == 0
+    shutil.copytree("less", "plain", ignore=shutil.ignore_patterns("sanac.json"))
+    for folder in ("less", "plain"):
+        graph = Path(folder, "transformer/model.onnx")
+        model = onnx.load(graph, load_external_data=False)
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if node.op_type == "LayerNormalization" and attribute.name == "epsilon":
+                    attribute.f = float("nan")
+        graph.write_bytes(model.SerializeToString())
+    manifest = json.loads(Path("less/sanac.json").read_text())
+    for file in manifest["files"]:
+        if file["path"] == "transformer/model.onnx":
+            file |= {"blake3": digest_file(graph), "size": graph.stat().st_size}
+    Path("less/sanac.json").write_text(json.dumps(manifest))
+    for folder in ("less", "plain"):
+        found = sanac("verify", folder, "--against", folder, "--pictures", "1", "--json")
+        assert (found.code, found.json["status"]) == (5, "failed"), found.err
+        values = {figure["name"]: figure["value"] for figure in found.json["figures"]}
+        assert values["relative error, at worst"] is None
+        assert values["pictures, PSNR in dB, the least"] is None
+    assert json.loads(Path("less/measurements/verify-onnx.json").read_text())["passed"] is False
+
+
+def _renamed(model: onnx.ModelProto) -> None:
+    model.graph.input[3].name = "time"
+    for node in model.graph.node:
+        node.input[:] = ["time" if name == "timestep" else name for name in node.input]
+
+
+def _no_output(model: onnx.ModelProto) -> None:
+    del model.graph.output[:]
+
+
+def _two_outputs(model: onnx.ModelProto) -> None:
+    model.graph.output.append(onnx.helper.make_tensor_value_info("transformer_blocks.0", onnx.TensorProto.FLOAT, None))
+
+
+def _double(model: onnx.ModelProto) -> None:
+    model.graph.input[3].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+
+
+def _unknown(model: onnx.ModelProto) -> None:
+    model.graph.node[-1].op_type = "Frobnicate"
+
+
+def test_graphs_that_clients_would_not_know(sanac: Sanac) -> None:
+    export = ("export", "sanac:tiny", "--component", "transformer", "--no-verify", "--out")
+    assert sanac(*export, "bf16").code == 0
+    assert sanac(*export, "fp32", "--precision", "fp32").code == 0
+    for name, change in (
+        ("fp32", _renamed),
+        ("fp32", _no_output),
+        ("fp32", _two_outputs),
+        ("fp32", _double),
+        ("fp32", _unknown),
+        ("bf16", _unknown),
+        ("bf16", _no_output),
+    ):
+        shutil.rmtree("edited", ignore_errors=True)
+        shutil.copytree(name, "edited", ignore=shutil.ignore_patterns("sanac.json"))
+        graph = Path("edited/transformer/model.onnx")
+        model = onnx.load(graph, load_external_data=False)
+        change(model)
+        graph.write_bytes(model.SerializeToString())
+        found = sanac("verify", "edited", "--against", "sanac:tiny", "--pictures", "0", "--json")
+        assert (found.code, found.json["status"]) == (3, "error"), (name, change, found.err)
+
+
+def test_faults_of_a_bf16_graph_are_seen(sanac: Sanac) -> None:
+    """What is compared is the file itself, widened: not what it should be."""
+    assert sanac("export", "sanac:tiny", "--component", "transformer", "--no-verify", "--out", "exported").code == 0
+    shutil.copytree("exported", "edited", ignore=shutil.ignore_patterns("sanac.json"))
+    graph = Path("edited/transformer/model.onnx")
+    model = onnx.load(graph, load_external_data=False)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    key, value = (weights[f"transformer_blocks.5.attn1.to_{name}.weight"] for name in "kv")
+    places = [next(entry for entry in one.external_data if entry.key == "offset") for one in (key, value)]
+    places[0].value, places[1].value = places[1].value, places[0].value
+    graph.write_bytes(model.SerializeToString())
+    found = sanac("verify", "edited", "--against", "sanac:tiny", "--pictures", "0", "--json")
+    assert found.code == 5, found.err
+    assert found.json["parity"]["block"] == 5
 
 
 def test_without_onnxruntime(sanac: Sanac, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,6 +227,8 @@ def test_verify_compares_torch_with_torch(sanac: Sanac, tmp_path: Path) -> None:
         ("export sanac:tiny --precision int8 --out o", 2, "int8"),
         ("export sanac:tiny --in-place", 2, "no artifact"),
         ("export sanac:tiny --in-place --out o", 2, "--out is about a copy"),
+        ("export sanac:tiny --out o --link", 2, "linked files"),
+        ("export sanac:tiny --out o --component vae --depthwise fp16", 2, "--depthwise is about the transformer"),
     ],
 )
 def test_mistakes(sanac: Sanac, words: str, code: int, said: str) -> None:

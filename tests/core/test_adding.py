@@ -27,7 +27,7 @@ def cut() -> Surgery:
 def job(folder: Path, make: Callable[[Stage, Talk], None], *, writing: Writing | None = None, how: str = "") -> Surgery:
     model = open_model(locate(str(folder)))
     found = decide("export", model, keep_blocks(4, range(4)), {"how": how}, writing or Writing())
-    return replace(found, finish=Finish(make, disk=10, memory=10, names=NAMES))
+    return replace(found, finish=Finish(make, disk=10, memory=10, names=dict.fromkeys(NAMES, found.key)))
 
 
 def two_notes(stage: Stage, _: Talk) -> None:
@@ -82,26 +82,84 @@ def test_what_ends_early_leaves_a_whole_artifact(artifact: Path, error: BaseExce
 
     def fails(stage: Stage, _: Talk) -> None:
         stage.place_bytes(NAMES[0], b"half of it")
+        (artifact / "beside").mkdir(exist_ok=True)
+        (artifact / f"{NAMES[1]}.unfinished").write_bytes(b"still less")
         raise error
 
     wanted = Lacking if isinstance(error, OSError) else type(error)
     with pytest.raises(wanted):
         add(job(artifact, fails), SILENCE)
     assert not (artifact / NAMES[0]).exists()
+    assert not (artifact / "beside").exists()
     assert not (artifact / ".sanac").exists()
     assert not scan(open_model(locate(str(artifact))), SILENCE)
     assert add(job(artifact, two_notes), SILENCE)[0] == "ok"
 
 
 def test_two_at_once(artifact: Path) -> None:
-    def meets(_: Stage, __: Talk) -> None:
+    def meets(stage: Stage, talk: Talk) -> None:
+        two_notes(stage, talk)
         with pytest.raises(Lacking, match="written by another run"):
             add(job(artifact, two_notes, how="other"), SILENCE)
 
     add(job(artifact, meets), SILENCE)
 
 
+def test_what_another_run_added_in_the_meantime_stays(artifact: Path) -> None:
+    late = job(artifact, two_notes)
+    other = replace(job(artifact, lambda stage, _: stage.place_bytes("else.txt", b"x")), key="b" * 64)
+    add(replace(other, finish=replace(other.finish, names={"else.txt": "b" * 64})), SILENCE)
+    _, manifest = add(late, SILENCE)
+    assert {"else.txt", *NAMES} == manifest.added.keys()
+    assert not scan(open_model(locate(str(artifact))), SILENCE)
+
+
+def test_another_artifact_in_its_place_is_refused(artifact: Path) -> None:
+    late = job(artifact, two_notes)
+    other = decide("prune", open_model(locate("sanac:tiny")), keep_blocks(12, range(1, 5)), {}, Writing(force=True))
+    execute(other, artifact, SILENCE)
+    with pytest.raises(BadInput, match="changed while it was read"):
+        add(late, SILENCE)
+
+
+def test_one_killed_leaves_nothing_in_the_way(artifact: Path) -> None:
+    (artifact / ".sanac").mkdir()
+    (artifact / NAMES[0]).write_bytes(b"of a run that was killed")
+    (artifact / f"{NAMES[0]}.unfinished").write_bytes(b"the same")
+    add(job(artifact, two_notes), SILENCE)
+    assert (artifact / NAMES[0]).read_bytes() == NAMES[0].encode()
+    assert not list(artifact.rglob("*.unfinished"))
+
+
+def test_what_is_not_the_artifact_s_is_not_written_over(artifact: Path, tmp_path: Path) -> None:
+    (artifact / NAMES[0]).write_bytes(b"mine")
+    with pytest.raises(Misuse, match="in the way"):
+        add(job(artifact, two_notes), SILENCE)
+    assert (artifact / NAMES[0]).read_bytes() == b"mine"
+    (artifact / NAMES[0]).unlink()
+    (tmp_path / "outside").mkdir()
+    (artifact / "beside").symlink_to(tmp_path / "outside")
+    with pytest.raises(Misuse, match="leads elsewhere"):
+        add(job(artifact, two_notes), SILENCE)
+    assert not list((tmp_path / "outside").iterdir())
+
+
+def test_what_it_was_made_with_stays(artifact: Path) -> None:
+    names = {"model_index.json": "b" * 64}
+    with pytest.raises(Misuse, match="has its own already"):
+        add(replace(job(artifact, two_notes), finish=Finish(two_notes, 10, 10, names)), SILENCE)
+
+
+def test_an_added_file_that_got_lost_is_made_again(artifact: Path) -> None:
+    add(job(artifact, two_notes), SILENCE)
+    (artifact / NAMES[1]).unlink()
+    assert [found.name for found in scan(open_model(locate(str(artifact))), SILENCE)] == [NAMES[1]]
+    assert not there(job(artifact, two_notes))
+    assert add(job(artifact, two_notes), SILENCE)[0] == "ok"
+    assert not scan(open_model(locate(str(artifact))), SILENCE)
+
+
 def test_foreign_models_are_never_written_to(tmp_path: Path) -> None:
-    found = replace(cut(), finish=Finish(two_notes, 10, 10, NAMES))
+    found = replace(cut(), finish=Finish(two_notes, 10, 10, dict.fromkeys(NAMES, "k")))
     with pytest.raises(Misuse, match="no artifact"):
         add(found, SILENCE)

@@ -1,0 +1,232 @@
+"""A candidate against a reference, whole: transformer by the block, the other parts, and pictures of both."""
+
+import copy
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sanac.core.copying import digest_file
+from sanac.core.errors import BadInput, Lacking, Misuse
+from sanac.core.model import Component, Model
+from sanac.core.resources import Needs, announce
+from sanac.core.talk import Talk
+from sanac.judge.similarity import psnr, ssim
+from sanac.nn.quantized import load_part
+from sanac.nn.quiet import quiet
+from sanac.runtime.onnx import Autoencoder, TextEncoder, Transformer
+from sanac.runtime.pipeline import Painter, Sampling, open_painter
+from sanac.verify.graphs import LIMITS, TIPPED, WIDENED, Ready, ready
+from sanac.verify.parity import Figure, Parity, apart, compare
+from sanac.verify.sides import OnnxSide, TorchSide
+
+PSNR, SSIM = 40.0, 0.99
+ROUNDED_PSNR, ROUNDED_SSIM = 30.0, 0.95
+PROMPTS = ("a red circle", "two blue squares", "a green triangle left of a yellow circle", "three purple stars")
+_PARTS = {"text_encoder": "text_encoder", "vae_decoder": "vae", "vae_encoder": "vae"}  # what is asked, of which part
+_OVERHEAD = 800_000_000  # torch, diffusers, onnxruntime
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How a comparison is done."""
+
+    backend: str = "onnx"
+    limit: float | None = None  # of the relative error; None: by precision
+    pictures: int = 4
+    steps: int = 12
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found."""
+
+    parity: Parity
+    others: tuple[Figure, ...]  # of other parts, and of pictures
+    notes: tuple[str, ...]  # how it was done, where that is not plain
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """All that the verdict hangs on."""
+        return (*self.parity.figures, *self.others)
+
+    @property
+    def passed(self) -> bool:
+        """The verdict."""
+        return all(figure.passed for figure in self.figures)
+
+    def to_json(self) -> dict[str, Any]:
+        """For reports."""
+        figures = [figure.to_json() for figure in self.figures]
+        return {"passed": self.passed, "notes": list(self.notes), "figures": figures, "parity": self.parity.to_json()}
+
+
+def verify(candidate: Model, reference: Model, asked: Asked, device: str, talk: Talk) -> Verified:
+    """Everything that both have; what of the candidate has no graph is computed by torch."""
+    _check_alike(candidate, reference)
+    graphs = ready(candidate) if asked.backend == "onnx" else {}
+    if asked.backend == "onnx" and not graphs:
+        raise Misuse(f"{candidate.located.name} has no graph", hint=f"sanac export {candidate.located.path}")
+    notes = [WIDENED] if any(graph.content for graph in graphs.values()) else []
+    notes += [TIPPED] if any(graph.rounded for graph in graphs.values()) else []
+    both = candidate.model_index is not None and reference.model_index is not None
+    if asked.pictures and not both:
+        notes.append("no pictures: not both are whole pipelines")
+    check_memory(reference, talk, pictures=bool(asked.pictures) and both)
+    talk.note("comparing outputs, and the stream behind each block")
+    graph = graphs.get("transformer")
+    side = OnnxSide(graph.path, device, graph.content) if graph else TorchSide(candidate, device)
+    limit = asked.limit or (graph.limit if graph else LIMITS["fp32"])
+    rounded = bool(graph and graph.rounded)
+    parity = compare(side, TorchSide(reference, device), reference.architecture, limit, rounded=rounded)
+    others = [_part(name, graphs.get(name), candidate, reference, asked.limit) for name in _PARTS]
+    found = [figure for figure in others if figure]
+    if asked.pictures and both:
+        talk.note(f"painting {asked.pictures} pictures with both")
+        found += _pictures(candidate, reference, graphs, asked)
+    return Verified(parity, tuple(found), tuple(notes))
+
+
+def check_memory(reference: Model, talk: Talk, *, pictures: bool) -> None:
+    """Whether there is room to compare with it: graphs hold weights as stored and cast, pipelines once more."""
+    sizes = {part.name: (part.weights.count, part.weights.size) for part in reference.components if part.weights}
+    alone = max((4 if name == "transformer" else 8) * count + size for name, (count, size) in sizes.items())
+    whole = sum(4 * count + 2 * size for count, size in sizes.values())
+    needs = Needs(disk=0, memory=_OVERHEAD + (max(alone, whole) if pictures else alone))
+    try:
+        announce(needs, Path.cwd(), talk)
+    except Lacking as error:
+        hint = "--pictures 0 takes less" if pictures else "compare on a machine with more memory"
+        raise Lacking(f"{error.message} to compare", why=error.why, hint=hint) from error
+
+
+def _check_alike(candidate: Model, reference: Model) -> None:
+    """Whether they can be given the same."""
+    ours, theirs = (
+        (shape.in_channels, shape.caption_channels, shape.patch_size, shape.guidance)
+        for shape in (candidate.architecture, reference.architecture)
+    )
+    if ours != theirs:
+        names = f"{candidate.located.name} can't be compared with {reference.located.name}"
+        raise Misuse(names, why="they take other latents, captions or conditions")
+
+
+def _part(name: str, graph: Ready | None, candidate: Model, reference: Model, limit: float | None) -> Figure | None:
+    """A text encoder or half of an autoencoder beside its like: as a graph, else as it is; None where there is none."""
+    ours, theirs = (_component(model, _PARTS[name]) for model in (candidate, reference))
+    if theirs is None and graph:
+        raise Misuse(f"{reference.located.name} has no {_PARTS[name]}", why=f"the {name}'s graph is to be the same")
+    if theirs is None or (ours is None and graph is None) or (graph is None and _same_files(ours, theirs)):
+        return None
+    wanted, given = _asked_of(name, theirs)
+    if graph:
+        found = graph.opened()(**given)[0]
+    else:
+        assert ours
+        found = _answer(name, _opened(ours), given)
+    least = graph.limit if graph else LIMITS["fp32"]
+    return Figure(f"{name}, relative error", apart(found, wanted), limit or least)
+
+
+def _component(model: Model, name: str) -> Component | None:
+    return next((part for part in model.components if part.name == name and part.weights), None)
+
+
+def _same_files(ours: Component | None, theirs: Component) -> bool:
+    """Whether two parts are the same byte for byte, so that nothing need be computed."""
+    if ours is None or {path.name for path in ours.files} != {path.name for path in theirs.files}:
+        return False
+    pairs = zip(sorted(ours.files), sorted(theirs.files), strict=True)
+    return all(one.samefile(other) or digest_file(one) == digest_file(other) for one, other in pairs)
+
+
+def _asked_of(name: str, part: Component) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a part's own class gives, and for what."""
+    generator = torch.Generator().manual_seed(0)
+    model = _opened(part)
+    if name == "text_encoder":
+        ids = torch.randint(0, model.config.vocab_size, (3, 17), generator=generator)
+        mask = torch.ones_like(ids)
+        mask[1, 9:] = 0
+        given = {"input_ids": ids, "attention_mask": mask}
+    else:
+        given = {"latent_sample": torch.randn(2, model.config.latent_channels, 4, 6, generator=generator)}
+    if name == "vae_encoder":
+        given = {"sample": _answer("vae_decoder", model, given)}
+    return _answer(name, model, given), given
+
+
+def _answer(name: str, model: Any, given: Mapping[str, Tensor]) -> Tensor:
+    """What a class gives for what a graph is given."""
+    with torch.no_grad(), quiet():
+        if name == "text_encoder":
+            found: Tensor = model(**given).last_hidden_state
+        elif name == "vae_decoder":
+            found = model.decode(given["latent_sample"]).sample
+        else:
+            found = model.encode(given["sample"]).latent
+    return found
+
+
+def _opened(part: Component) -> Any:
+    """A part as its own class, in fp32."""
+    with quiet():
+        if part.weights and part.weights.quantized:
+            return load_part(part, torch.float32)
+        if part.name == "text_encoder":
+            from transformers import AutoModel
+
+            return AutoModel.from_pretrained(part.folder, dtype=torch.float32, local_files_only=True).eval()
+        from diffusers import AutoencoderDC
+
+        return AutoencoderDC.from_pretrained(part.folder, torch_dtype=torch.float32, local_files_only=True).eval()
+
+
+def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Ready], asked: Asked) -> list[Figure]:
+    """The same prompts, the same noises, a whole trajectory each; the least alike pair decides."""
+    prompts = [PROMPTS[number % len(PROMPTS)] for number in range(asked.pictures)]
+    settings = Sampling(asked.steps, batch=4)
+
+    def painted(painter: Painter) -> list[Any]:
+        return [picture for batch in painter.paint(prompts, range(len(prompts)), settings) for picture in batch]
+
+    theirs = open_painter(reference, "cpu")
+    wanted = painted(theirs)
+    ours = theirs if _shared(candidate, reference, graphs) else open_painter(candidate, "cpu")
+    rounded = any(graph.rounded for graph in graphs.values())
+    limits, middle = ((ROUNDED_PSNR, ROUNDED_SSIM), "median") if rounded else ((PSNR, SSIM), "the least")
+    names = [f"pictures, {name}, {middle}" for name in ("PSNR in dB", "SSIM")]
+    try:
+        found = painted(_with_graphs(ours, graphs))
+    except BadInput:  # NaN, which no picture is made of
+        return [Figure(name, -math.inf, limit, most=False) for name, limit in zip(names, limits, strict=True)]
+    choose = statistics.median if rounded else min
+    return [
+        Figure(name, choose(list(map(measure, found, wanted))), limit, most=False)
+        for name, measure, limit in zip(names, (psnr, ssim), limits, strict=True)
+    ]
+
+
+def _shared(candidate: Model, reference: Model, graphs: Mapping[str, Ready]) -> bool:
+    """Whether all that the candidate has no graph of is the reference's own: its pipeline then serves both."""
+    replaced = {"vae" if name == "vae_decoder" else name for name in graphs}
+    ours = {part.name: part for part in candidate.components}
+    return all(part.name in replaced or _same_files(ours.get(part.name), part) for part in reference.components)
+
+
+def _with_graphs(painter: Painter, graphs: Mapping[str, Ready]) -> Painter:
+    """The same pipeline, graphs in the place of its models."""
+    pipeline = copy.copy(painter.pipeline)
+    for name, part, kind in (
+        ("transformer", "transformer", Transformer),
+        ("text_encoder", "text_encoder", TextEncoder),
+        ("vae_decoder", "vae", Autoencoder),
+    ):
+        if name in graphs:
+            setattr(pipeline, part, kind(graphs[name].opened(), getattr(painter.pipeline, part).config))
+    return replace(painter, pipeline=pipeline)
