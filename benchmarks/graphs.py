@@ -1,0 +1,114 @@
+"""Graphs of quantized weights in onnxruntime, beside the simulator in torch: errors, pictures, bytes, by scheme.
+
+python benchmarks/graphs.py [--show]      (ten minutes of one thread; benchmarks/six-blocks, docs/results/graphs.json)
+
+`sanac quantize`, `sanac export --in-place --precision fp32` and what its verification found; beside it how far the
+simulator is from itself when the noises are moved by a millionth: what no graph can be expected to stay below.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from measure import machine
+
+import sanac
+from sanac.core.header import read_header
+from sanac.core.units import bytes_text
+from sanac.judge.similarity import psnr
+from sanac.verify.whole import PROMPTS
+
+MODEL, RESULT = Path("benchmarks/six-blocks"), Path("docs/results/graphs.json")
+SCHEMES = ("int8-wo", "int4-wo", "fp8-wo", "int8", "fp8", "int8-dynamic", "fp8-dynamic")
+ERROR, PSNR = 2e-3, 30.0  # targets
+MOVED, STEPS, SIDE = 1e-6, 12, 512
+
+
+def run(*words: str) -> str:
+    """sanac, which must succeed but for a verdict of no."""
+    done = subprocess.run([sys.executable, "-m", "sanac", *words], capture_output=True, text=True, check=False)
+    if done.returncode not in {0, 5}:
+        raise SystemExit(f"sanac {' '.join(words)} failed:\n{done.stderr}")
+    return done.stdout
+
+
+def apart_from_itself(folder: Path) -> list[float]:
+    """Decibels between the simulator's pictures of noises, and of the same moved by a millionth."""
+    pipeline = sanac.load_pipeline(str(folder)).to(torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = [torch.Generator().manual_seed(seed) for seed in range(len(PROMPTS))]
+    noises = torch.stack([torch.randn(16, 8, 8, generator=generator) for generator in drawn])
+    moved = noises * (1 + MOVED * torch.randn(noises.shape, generator=torch.Generator().manual_seed(9)))
+    settings = {"height": SIDE, "width": SIDE, "num_inference_steps": STEPS, "use_resolution_binning": False}
+    pictures = [pipeline(list(PROMPTS), latents=n, output_type="np", **settings).images for n in (noises, moved)]
+    one, other = ((255 * picture).round().astype("uint8") for picture in pictures)
+    return sorted(psnr(left, right) for left, right in zip(one, other, strict=True))
+
+
+def measured(scheme: str, folder: Path) -> dict[str, Any]:
+    """One scheme."""
+    out, few = folder / scheme, ("--num-prompts", "16") if not scheme.endswith("-wo") else ()
+    ws = ("--workspace", str(folder / "ws"))
+    run("quantize", str(MODEL), "--scheme", scheme, "--out", str(out), *few, *ws)
+    export = ("--in-place", "--component", "transformer", "--precision", "fp32", "--json")
+    found = json.loads(run("export", str(out), *export, *ws))["verify"]
+    errors = sorted(case["error"] for case in found["parity"]["cases"])
+    pictures = next(figure["value"] for figure in found["figures"] if "PSNR" in figure["name"])
+    laid = read_header(out / "transformer" / "graph.safetensors").tensors.values()
+    return {
+        "median": statistics.median(errors),
+        "worst": errors[-1],
+        "pictures": pictures,
+        "itself": apart_from_itself(out),
+        "kinds": sorted({ref.dtype for ref in laid if not ref.name.endswith("scale")}),
+        "beside": sum(ref.size for ref in laid),
+        "graph": (out / "transformer" / "model.onnx").stat().st_size,
+    }
+
+
+def table(found: dict[str, Any]) -> None:
+    """A row per scheme, and the targets."""
+    click.echo(f"{found['machine']}; six blocks of sanac:tiny, in fp32\n")
+    titles = (
+        "scheme",
+        "error, median",
+        "worst",
+        "pictures",
+        "torch from itself",
+        "values beside the graph",
+        "graph",
+        "",
+    )
+    click.echo(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    for scheme, cell in found["schemes"].items():
+        met = "met" if cell["median"] <= ERROR and cell["pictures"] >= PSNR else "**not met**"
+        itself = f"{cell['itself'][0]:.0f} to {cell['itself'][-1]:.0f} dB"
+        beside = f"{bytes_text(cell['beside'])} ({', '.join(cell['kinds'])})"
+        errors = f"{cell['median']:.1e} | {cell['worst']:.1e}"
+        graph = bytes_text(cell["graph"])
+        click.echo(f"| {scheme} | {errors} | {cell['pictures']:.0f} dB | {itself} | {beside} | {graph} | {met} |")
+
+
+@click.command()
+@click.option("--show", is_flag=True, help="Compute nothing: print what is there.")
+def main(*, show: bool) -> None:
+    """Write docs/results/graphs.json, print the table."""
+    torch.set_num_threads(1)
+    if not show:
+        with tempfile.TemporaryDirectory(prefix="sanac-bench-") as folder:
+            schemes = {}
+            for scheme in SCHEMES:
+                click.echo(f"{scheme} ...", err=True)
+                schemes[scheme] = measured(scheme, Path(folder))
+        RESULT.write_text(json.dumps({"machine": machine(), "schemes": schemes}, indent=2) + "\n")
+    table(json.loads(RESULT.read_text()))
+
+
+if __name__ == "__main__":
+    main()
