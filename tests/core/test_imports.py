@@ -33,7 +33,9 @@ COMPUTING = {  # these run the model, or read what it is given
         "analyze", "calibrate", "choose", "compensate", "importance", "inputs", "latents", "measure", "progress",
         "states", "velocity",
     )
-} | {"sanac.runtime.onnx", *(f"sanac.verify.{name}" for name in ("graphs", "parity", "sides"))}  # fmt: skip
+}  # fmt: skip
+COMPUTING |= {"sanac.runtime.onnx"}
+COMPUTING |= {f"sanac.verify.{name}" for name in ("graphs", "parity", "sides", "whole", "widened")}
 PACKAGES = ("core", "shapes", "judge", "cli", "prune", "grow", "runtime", "verify")
 
 

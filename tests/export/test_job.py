@@ -79,12 +79,6 @@ def test_one_component(tmp_path: Path) -> None:
         decide_export(open_model(locate("sanac:tiny")), Wanted(("unet",)), Writing())
 
 
-def test_what_is_quantized_is_refused(sanac: Sanac) -> None:
-    assert sanac("quantize", "sanac:tiny", "--scheme", "int8-wo", "--out", "q").code == 0
-    with pytest.raises(Misuse, match="is quantized"):
-        decide_export(open_model(locate("q")), Wanted(), Writing())
-
-
 def test_from_another_layout(sanac: Sanac, tmp_path: Path) -> None:
     """NVlabs' file has other tensors under other names: graphs are of what was written."""
     shutil.copytree(locate("sanac:tiny").path / "transformer", tmp_path / "transformer")
