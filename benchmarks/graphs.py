@@ -17,6 +17,7 @@ from typing import Any
 import click
 import torch
 from measure import machine
+from quantize import small
 
 import sanac
 from sanac.core.header import read_header
@@ -24,7 +25,7 @@ from sanac.core.units import bytes_text
 from sanac.judge.similarity import psnr
 from sanac.verify.whole import PROMPTS
 
-MODEL, RESULT = Path("benchmarks/six-blocks"), Path("docs/results/graphs.json")
+RESULT = Path("docs/results/graphs.json")
 SCHEMES = ("int8-wo", "int4-wo", "fp8-wo", "int8", "fp8", "int8-dynamic", "fp8-dynamic")
 ERROR, PSNR = 2e-3, 30.0  # targets
 MOVED, STEPS, SIDE = 1e-6, 12, 512
@@ -51,11 +52,11 @@ def apart_from_itself(folder: Path) -> list[float]:
     return sorted(psnr(left, right) for left, right in zip(one, other, strict=True))
 
 
-def measured(scheme: str, folder: Path) -> dict[str, Any]:
+def measured(scheme: str, model: Path, folder: Path) -> dict[str, Any]:
     """One scheme."""
     out, few = folder / scheme, ("--num-prompts", "16") if not scheme.endswith("-wo") else ()
     ws = ("--workspace", str(folder / "ws"))
-    run("quantize", str(MODEL), "--scheme", scheme, "--out", str(out), *few, *ws)
+    run("quantize", str(model), "--scheme", scheme, "--out", str(out), *few, *ws)
     export = ("--in-place", "--component", "transformer", "--precision", "fp32", "--json")
     found = json.loads(run("export", str(out), *export, *ws))["verify"]
     errors = sorted(case["error"] for case in found["parity"]["cases"])
@@ -102,10 +103,10 @@ def main(*, show: bool) -> None:
     torch.set_num_threads(1)
     if not show:
         with tempfile.TemporaryDirectory(prefix="sanac-bench-") as folder:
-            schemes = {}
+            schemes, model = {}, small(Path(folder))
             for scheme in SCHEMES:
                 click.echo(f"{scheme} ...", err=True)
-                schemes[scheme] = measured(scheme, Path(folder))
+                schemes[scheme] = measured(scheme, model, Path(folder))
         RESULT.write_text(json.dumps({"machine": machine(), "schemes": schemes}, indent=2) + "\n")
     table(json.loads(RESULT.read_text()))
 

@@ -112,9 +112,9 @@ def decide_export(model: Model, wanted: Wanted, writing: Writing) -> Surgery:
     settings = {"graphs": {"schema": SCHEMA, "opset": OPSET, "precision": said, "island": wanted.island}}
     blocks = model.architecture.blocks
     job = decide("export", model, keep_blocks(blocks, range(blocks)), settings, writing)
-    halved = any(graph.component == "vae" for graph in graphs)
-    copied = sum(part.weights.size for part in model.components if part.weights and part.name == "vae" and halved)
-    written = copied + len(graphs) * _GRAPH + blocks * _BLOCK
+    again = {graph.component for graph in graphs if graph.beside}
+    laid = sum(part.weights.size for part in model.components if part.weights and part.name in again)
+    written = laid + len(graphs) * _GRAPH + blocks * _BLOCK
 
     def make(stage: Stage, talk: Talk) -> None:
         for graph in graphs:
