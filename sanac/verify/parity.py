@@ -182,8 +182,10 @@ def compare(
     """Ask both; depths may differ: then the stream is compared as far as both go."""
     asked = cases()
     inputs = [case.inputs(architecture) for case in asked]
-    answers = zip(asked, candidate.ask(inputs), reference.ask(inputs), strict=True)
-    return Parity(tuple(_compared(case, found, wanted) for case, found, wanted in answers), limit, rounded)
+    wanted = reference.ask(inputs)
+    found = wanted if candidate is reference else candidate.ask(inputs)
+    answers = zip(asked, found, wanted, strict=True)
+    return Parity(tuple(_compared(*answer) for answer in answers), limit, rounded)
 
 
 def _compared(case: Case, found: Gave, wanted: Gave) -> Compared:

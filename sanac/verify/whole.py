@@ -82,10 +82,12 @@ def verify(candidate: Model, reference: Model, asked: Asked, device: str, talk: 
     check_memory(reference, talk, pictures=bool(asked.pictures) and both)
     talk.note("comparing outputs, and the stream behind each block")
     graph = graphs.get("transformer")
-    side = OnnxSide(graph.path, device, graph.content) if graph else TorchSide(candidate, device)
+    theirs = TorchSide(reference, device)
+    same = _same_files(candidate.transformer, reference.transformer)
+    ours = OnnxSide(graph.path, device, graph.content) if graph else theirs if same else TorchSide(candidate, device)
     limit = asked.limit or (graph.limit if graph else LIMITS["fp32"])
     rounded = bool(graph and graph.rounded)
-    parity = compare(side, TorchSide(reference, device), reference.architecture, limit, rounded=rounded)
+    parity = compare(ours, theirs, reference.architecture, limit, rounded=rounded)
     others = [_part(name, graphs.get(name), candidate, reference, asked.limit) for name in _PARTS]
     found = [figure for figure in others if figure]
     if asked.pictures and both:
