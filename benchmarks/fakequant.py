@@ -37,6 +37,10 @@ ROWS: dict[str, tuple[str, ...]] = {
     "trained, batch 256, rate 2e-4": (f"{FAKE} --batch 256 --learning-rate 2e-4", SEARCH),
     "trained, half without captions": (f"{FAKE} --caption-dropout 0.5", SEARCH),
     "trained, average 0.95": (f"{FAKE} --ema 0.95", SEARCH),
+    "trained, no average": (f"{FAKE} --ema 0", SEARCH),
+    "trained, no average, batch 256": (f"{FAKE} --ema 0 --batch 256", SEARCH),
+    "trained, no average, rate 2e-4": (f"{FAKE} --ema 0 --learning-rate 2e-4", SEARCH),
+    "trained, no average, rate 4e-4": (f"{FAKE} --ema 0 --learning-rate 4e-4", SEARCH),
     "trained, AdamW": (f"{FAKE} --optimizer adamw", SEARCH),
     "trained, data-free": (FAKE.replace("--data shapes", "--data-free"), SEARCH),
 }
