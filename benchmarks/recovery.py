@@ -14,7 +14,7 @@ looked at, at 6 blocks, on tuning prompts, for all depths: run that depth first.
 import json
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ VARIANTS: dict[str, dict[str, Any]] = {  # of what `finetune` does by default, o
     "captions never dropped": {"caption_dropout": 0.0},
     **{f"adamw, rate {rate:g}": {"optimizer": "adamw", "rate": rate} for rate in (2.5e-4, 5e-4, 1e-3, 2e-3)},
 }
+PARTS = ("rates", "defaults", "hundred", "test", "baselines", "grid")  # what targets hang on first
 RESULTS, PICTURE = Path("docs/results"), Path("docs/pictures/recovery.png")
 
 
@@ -356,9 +357,25 @@ def fill(bench: Bench, cells: list[Cell], images: int) -> None:
             bench.put(cell.name, bench.judge(bench.trained(cell), cell.split, count))
 
 
+def compute(bench: Bench, parts: Sequence[str], images: int) -> None:
+    """One depth, as far as it was asked for."""
+    if "rates" in parts and bench.depth == RATES_AT:
+        rates(bench, images // 2)
+    if "defaults" in parts and bench.depth == RATES_AT:
+        defaults(bench, images)
+    if "hundred" in parts:
+        fill(bench, [cell for cell in grid() if cell.steps in {0, 100}], images)
+    if "test" in parts:
+        fill(bench, tested(bench.journal["cells"]), images)
+    if "baselines" in parts:
+        fill(bench, baselines(bench), images)
+    if "grid" in parts:
+        fill(bench, grid(), images)
+
+
 @click.command()
 @click.option("--depth", "depths", multiple=True, type=click.Choice(["8", "6", "4"]), help="Compute this depth.")
-@click.option("--part", "parts", multiple=True, type=click.Choice(["rates", "defaults", "grid", "test", "baselines"]))
+@click.option("--part", "parts", multiple=True, type=click.Choice(PARTS))
 @click.option("--before", type=click.Path(path_type=Path, exists=True), help="The model before growth.")
 @click.option("--images", default=512, show_default=True, help="Of tuning prompts.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("build/recovery"), show_default=True)
@@ -372,17 +389,7 @@ def main(
         place = work / str(depth)
         place.mkdir(parents=True, exist_ok=True)
         bench = Bench(depth, place, before)
-        asked = parts or ("rates", "defaults", "grid", "test", "baselines")
-        if "rates" in asked and bench.depth == RATES_AT:
-            rates(bench, images // 2)
-        if "defaults" in asked and bench.depth == RATES_AT:
-            defaults(bench, images)
-        if "grid" in asked:
-            fill(bench, grid(), images)
-        if "test" in asked:
-            fill(bench, tested(bench.journal["cells"]), images)
-        if "baselines" in asked:
-            fill(bench, baselines(bench), images)
+        compute(bench, parts or PARTS, images)
     paths = {depth: RESULTS / f"recovery-{depth}.json" for depth in DEPTHS}
     journals = {depth: json.loads(path.read_text()) for depth, path in paths.items() if path.is_file()}
     for depth, journal in journals.items():

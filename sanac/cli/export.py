@@ -1,10 +1,13 @@
 """`sanac export`: graphs for other runtimes."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sanac.cli.choose import newest_word, open_word
+from sanac.cli.engines import EngineOptions, engines
 from sanac.cli.options import Common, StageOptions, common, stage
 from sanac.cli.result import Result
 from sanac.cli.surgery import SurgeryOptions, run_surgery, surgery
@@ -17,12 +20,13 @@ if TYPE_CHECKING:
 
 @click.command(
     "export",
-    short_help="Graphs for other runtimes: ONNX.",
+    short_help="Graphs and engines for other runtimes: ONNX, TensorRT.",
     epilog="""\b
 Examples:
   sanac export
   sanac export MODEL --precision fp32 --out exported
   sanac export ./pruned --in-place
+  sanac export ./pruned --trt --sm rtx4090 --batch 1..4 --size 512..2048
   sanac export MODEL --component transformer --precision fp16 --depthwise fp32
   sanac export MODEL --transformer-only --no-verify --dry-run""",
 )
@@ -35,22 +39,24 @@ Examples:
 @click.option("--depthwise", type=click.Choice(["fp16", "fp32"]), help="Another one for depthwise convolutions.")
 @click.option("--in-place", is_flag=True, help="Add the graphs to MODEL, an artifact, itself: no weights are copied.")
 @click.option("--no-verify", is_flag=True, help="Don't compare the graphs with the model.")
+@engines
 @surgery
 @stage
 @common()
 def command(
     model: str | None,
-    onnx: bool,  # noqa: ARG001 (there is nothing else yet)
+    onnx: bool,  # noqa: ARG001 (it is what is done anyway)
     components: tuple[str, ...],
     precision: str | None,
     depthwise: str | None,
     in_place: bool,
     no_verify: bool,
+    engine: EngineOptions,
     chosen: SurgeryOptions,
     options: StageOptions,
     common: Common,
 ) -> Result:
-    """Write MODEL with ONNX graphs beside its weights, for any batch, size and length of caption.
+    """Write MODEL with ONNX graphs beside its weights, for any batch, size and length of caption; with --trt, engines.
 
     Graphs refer to the weights where they lie: nothing is stored twice but the autoencoder, of which clients want its
     halves in folders of their own. With --in-place no copy of the model is written: an artifact gets graphs beside its
@@ -59,10 +65,11 @@ def command(
     """
     from sanac.export.job import Wanted, decide_export
 
+    asked = engine.asked()
     word = model or newest_word(options, common)
     opened = open_word(word, common).with_loras(chosen.loras)
     names = () if "all" in components else tuple(dict.fromkeys(components))
-    job = decide_export(opened, Wanted(names, precision, depthwise), chosen.writing(options))
+    job = decide_export(opened, Wanted(names, precision, depthwise), chosen.writing(options), asked)
     silent = no_verify or options.dry_run
     if not silent:
         _check_verifiable(opened, common)
@@ -71,9 +78,11 @@ def command(
         result = _added(word, job, options, common)
     else:
         result = run_surgery(word, job, options, common)
+    if asked and not options.dry_run:
+        result = _with_engines(result, job)
     if silent:
         return result
-    return _verified(result, opened, common)
+    return _verified(result, opened, common, executed=asked is not None)
 
 
 def _check_verifiable(model: "Model", common: Common) -> None:
@@ -104,7 +113,7 @@ def _added(word: str, job: "Surgery", options: StageOptions, common: Common) -> 
     """Have the job's last step done in the model's own folder, and record it as the newest artifact."""
     from sanac.core.adding import add, there
     from sanac.core.workspace import read_workspace, record
-    from sanac.export.job import GRAPH
+    from sanac.export.graph import GRAPH
 
     read_workspace(options.workspace)
     assert job.finish
@@ -123,21 +132,42 @@ def _added(word: str, job: "Surgery", options: StageOptions, common: Common) -> 
     return Result(status, lambda: click.echo(done), data, str(folder), common.as_json)
 
 
-def _verified(result: Result, reference: "Model", common: Common) -> Result:
-    """Both results in one."""
-    from dataclasses import replace
+def _with_engines(result: Result, job: "Surgery") -> Result:
+    """The engines that stand there now, each with what is known of it."""
+    from sanac.cli.engines import show_engines
+    from sanac.core.engines import ENGINE, check_file
 
+    assert job.finish
+    found = [check_file(Path(str(result.out), name)) for name in job.finish.names if name.endswith(ENGINE)]
+
+    def show() -> None:
+        result.show()
+        show_engines(found)
+
+    about = [{**record.to_json(), "inputs": dict(record.inputs)} for record in found]
+    return replace(result, show=show, data={**result.data, "engines": about})
+
+
+def _verified(result: Result, reference: "Model", common: Common, *, executed: bool) -> Result:
+    """Graphs beside the model; engines, too, where there is a GPU to run them."""
     from sanac.cli.verify import verified
+    from sanac.nn.device import capability
     from sanac.verify.whole import Asked
 
     written = open_word(str(result.out), common)
-    found = verified(written, written if reference.patches else reference, Asked(), common)
+    against = written if reference.patches else reference
+    for backend in ("onnx", "trt") if executed and capability() else ("onnx",):
+        found = verified(written, against, Asked(backend), common)
+        result = _joined(result, found, "verify" if backend == "onnx" else "verify_trt")
+    return result
+
+
+def _joined(result: Result, found: Result, name: str) -> Result:
+    """Both results in one; the worse verdict counts."""
 
     def show() -> None:
         result.show()
         found.show()
 
-    status = result.status if found.exit_code == 0 else found.status
-    return replace(
-        result, show=show, status=status, exit_code=found.exit_code, data={**result.data, "verify": found.data}
-    )
+    status, code = (found.status, found.exit_code) if found.exit_code else (result.status, result.exit_code)
+    return replace(result, show=show, status=status, exit_code=code, data={**result.data, name: found.data})

@@ -108,6 +108,8 @@ def _show(summary: "Summary", *, scanned: bool, descent: str, color: bool) -> No
         screen.print(f"note: {note}")
     if summary.graphs:
         screen.print(f"graphs: {', '.join(summary.graphs)}")
+    for name, state in summary.engines.items():
+        screen.print(f"engine: {name}, {state}")
     if summary.left_out:
         screen.print(f"not in this folder: {', '.join(summary.left_out)}")
     if descent:

@@ -25,11 +25,14 @@ DENIED = 5
 Examples:
   sanac verify ./exported --against sanac:tiny
   sanac verify ./exported --against sanac:tiny --limit 1e-3 --pictures 0
-  sanac verify ./converted --against model.pth --backend torch --json""",
+  sanac verify ./converted --against model.pth --backend torch --json
+  sanac verify ./exported --against sanac:tiny --backend trt""",
 )
 @click.argument("candidate", metavar="CANDIDATE")
 @click.option("--against", "reference", required=True, metavar="REFERENCE", help="What it is to be the same as.")
-@click.option("--backend", type=click.Choice(["torch", "onnx"]), help="What runs it.  [default: onnx where graphs are]")
+@click.option(
+    "--backend", type=click.Choice(["torch", "onnx", "trt"]), help="What runs it.  [default: onnx where graphs are]"
+)
 @click.option("--limit", type=click.FloatRange(0, min_open=True), help="Relative error.  [default: by precision]")
 @click.option("--pictures", type=click.IntRange(0, 64), default=4, show_default=True, help="To paint with both.")
 @click.option("--steps", type=click.IntRange(1, 1000), default=12, show_default=True, help="Of the sampler.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from sanac.core.engines import Record
 from sanac.core.family import Architecture
 from sanac.core.manifest import Ancestor, compose
 
@@ -31,6 +32,7 @@ def render(
     lineage: Sequence[Ancestor],
     left_out: Sequence[str],
     source: Architecture,
+    engines: Sequence[Record] = (),
     *,
     whole: bool,
     own: bool = False,
@@ -57,7 +59,7 @@ Made by sanac from {source.title}. The content key is `{last.key}`.
 ```python
 {packed if own else plain}
 ```
-{_TORCHAO if torchao and not own else ""}
+{_TORCHAO if torchao and not own else ""}{_engines(engines)}
 ## Where it comes from
 
 {steps}
@@ -65,6 +67,13 @@ Made by sanac from {source.title}. The content key is `{last.key}`.
 `sanac inspect --scan` on this folder checks every byte against `sanac.json`.
 The terms of the source's licence apply to it.
 """
+
+
+def _engines(records: Sequence[Record]) -> str:
+    """What engines there are, for which GPUs, and whether they were ever run."""
+    rows = "\n".join(f"- `{one.engine}`, by {one.built_with}: *{one.executed}*" for one in records)
+    hint = "`sanac verify` with `--backend trt` runs them; what it found lies in `measurements/verify-trt.json`."
+    return f"\n## Engines\n\n{rows}\n\n{hint}\n" if records else ""
 
 
 def _step(step: Ancestor) -> str:

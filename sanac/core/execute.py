@@ -10,6 +10,7 @@ from typing import Any
 from sanac import __version__
 from sanac.core import card, jsonfile, nvlabs
 from sanac.core.copying import Range, Written, clone, digest_file, write_parts
+from sanac.core.engines import ENGINE, check_file
 from sanac.core.errors import BadInput, Misuse, SanacError
 from sanac.core.family import Architecture, Start, block_name, dtype_counts, split_block, start_of
 from sanac.core.fresh import fresh
@@ -310,9 +311,10 @@ def carry_out(job: Surgery, out: Path, talk: Talk) -> tuple[str, Manifest]:
         tensors = _write(stage, job, talk)
         if job.finish:
             job.finish.make(stage, talk)
-        whole, own, torchao = job.companions is not None, job.needs_sanac, TORCHAO in job.layouts
-        about = (_lineage(job), _left_out(job), job.model.architecture)
-        text = card.render(*about, whole=whole, own=own, torchao=torchao)
+        engines = [check_file(stage.partial / name) for name in sorted(stage.files) if name.endswith(ENGINE)]
+        about = (_lineage(job), _left_out(job), job.model.architecture, engines)
+        whole, own = job.companions is not None, job.needs_sanac
+        text = card.render(*about, whole=whole, own=own, torchao=TORCHAO in job.layouts)
         stage.place_bytes("README.md", text.encode(errors="backslashreplace"))
         if _witness(job.model, job.pipeline) != job.witness:
             raise BadInput(f"{job.model.located.path} was changed while it was read", hint="run the same command again")

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sanac.core import jsonfile
+from sanac.core.engines import ENGINE, check_file
 from sanac.core.family import dtype_counts, part_of, split_block, training_note
 from sanac.core.header import DTYPE_BITS
 from sanac.core.model import Component, Model
 from sanac.core.plan import Keep
+from sanac.core.stage import MEASUREMENTS
 from sanac.core.weights import Weights
 
 _ITEM_BYTES = 2  # pipelines run in 16 bits
@@ -56,6 +59,7 @@ class Summary:
     in_all: str  # the plans of several stages as one; '' when there are no several
     left_out: tuple[str, ...]
     graphs: tuple[str, ...]  # that an artifact has beside its weights
+    engines: Mapping[str, str]  # the same, and whether they were ever run
     layout: str  # of the names on disk: diffusers or nvlabs
     notes: tuple[str, ...]  # what was chosen while opening it, and what to know of its training
 
@@ -97,9 +101,23 @@ def summarise(model: Model) -> Summary:
         in_all=str(plan) if several else "",
         left_out=manifest.left_out if manifest else (),
         graphs=tuple(sorted(name for name in manifest.files if name.endswith(".onnx"))) if manifest else (),
+        engines=_engines(model),
         layout=model.weights.layout,
         notes=(*model.weights.notes, *filter(None, [training_note(architecture, dtype_counts(model.weights))])),
     )
+
+
+def _engines(model: Model) -> dict[str, str]:
+    """What the record of each tells; and of the measurement, if any was made of them."""
+    root, sealed = model.located.path, model.manifest.files if model.manifest else {}
+    found = {name: check_file(root / name).executed for name in sorted(sealed) if name.endswith(ENGINE)}
+    measured = root / MEASUREMENTS / "verify-trt.json"
+    if not found or not measured.is_file():
+        return found
+    verdict = jsonfile.read_object(measured)
+    text = "the same function" if verdict.get("passed") is True else "NOT the same function"
+    where = [note for note in verdict.get("notes", []) if str(note).startswith("executed")]
+    return dict.fromkeys(found, f"{where[0] if where else 'executed'}: {text}")
 
 
 def _component(part: Component) -> ComponentSummary:

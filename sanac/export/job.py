@@ -19,7 +19,8 @@ from sanac.core.talk import Talk
 from sanac.core.weights import Weights, open_folder
 from sanac.core.writer import Piece, kept, write_safetensors
 from sanac.export.components import decoder, encoder, text_encoder
-from sanac.export.graph import OPSET, graph_of, serialized
+from sanac.export.engines import Asked, engines_of, place_engine
+from sanac.export.graph import GRAPH, OPSET, graph_of, serialized
 from sanac.export.quantized import quantize
 from sanac.export.references import DTYPES, refer, wanted_by
 from sanac.export.traced import Traced
@@ -30,7 +31,7 @@ SCHEMA = 1  # raised when the same settings would give another graph
 FOLDERS = ("transformer", "text_encoder", "vae_decoder", "vae_encoder")
 _MEMORY = 600_000_000  # torch, its exporter, and graphs; no weights
 _GRAPH, _BLOCK = 1_000_000, 50_000  # bytes of a graph without weights, and of each block in it
-GRAPH, WEIGHTS, LAID = "model.onnx", "model.safetensors", "graph.safetensors"
+WEIGHTS, LAID = "model.safetensors", "graph.safetensors"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CLASSES = {
     "transformer": ("SanaTransformer2DModel",),
@@ -57,8 +58,9 @@ class Exported:
     folder: str
     trace: Callable[[Path, torch.dtype], Traced]  # given the component's folder
     precision: str
-    quantized: bool
-    rounds: bool  # whether what weights are multiplied by is quantized, too
+    scheme: str  # of its quantized weights; '' where there are none
+    forms: frozenset[str]  # what it computes with, or takes as weights
+    parameters: int
     island: str | None = None
 
     @property
@@ -66,7 +68,7 @@ class Exported:
         """The file of weights that don't lie where, or as, the graph takes them; '' where all do."""
         if self.folder != self.component:
             return WEIGHTS
-        return LAID if self.quantized else ""
+        return LAID if self.scheme else ""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -102,14 +104,18 @@ class Exported:
         refer(model, tensors, folder)
 
 
-def decide_export(model: Model, wanted: Wanted, writing: Writing) -> Surgery:
-    """The job: everything goes along unchanged, graphs are made of what is written."""
+def decide_export(model: Model, wanted: Wanted, writing: Writing, asked: Asked | None = None) -> Surgery:
+    """The job: everything goes along unchanged; graphs are made of what is written, and engines of the graphs."""
     if writing.link:
         why = "onnx refuses hard-linked files of weights"
         raise Misuse("graphs can't take weights from linked files", why=why, hint="leave --link out, or use --in-place")
     graphs = graphs_of(model, wanted, whole=not writing.transformer_only)
+    engines = engines_of(model, graphs, asked) if asked else []
     said = {graph.folder: graph.precision for graph in graphs}
-    settings = {"graphs": {"schema": SCHEMA, "opset": OPSET, "precision": said, "island": wanted.island}}
+    settings: dict[str, object] = {
+        "graphs": {"schema": SCHEMA, "opset": OPSET, "precision": said, "island": wanted.island}
+    }
+    settings |= {"engines": [engine.to_json() for engine in engines]} if engines else {}
     blocks = model.architecture.blocks
     job = decide("export", model, keep_blocks(blocks, range(blocks)), settings, writing)
     again = {graph.component for graph in graphs if graph.beside}
@@ -119,10 +125,16 @@ def decide_export(model: Model, wanted: Wanted, writing: Writing) -> Surgery:
     def make(stage: Stage, talk: Talk) -> None:
         for graph in graphs:
             _place(graph, stage, talk)
+        for engine in engines:
+            place_engine(engine, stage, talk)
 
     names = {name: graph.key(job.identity) for graph in graphs for name in graph.files}
-    finish = Finish(make, written, _MEMORY, names)
-    return replace(job, finish=finish, how=f"{', '.join(sorted(said))} to ONNX")
+    names |= {name: engine.key(names[engine.graph]) for engine in engines for name in engine.files}
+    written += sum(engine.disk for engine in engines)
+    memory = max([_MEMORY, *(engine.memory for engine in engines)])
+    how = f"{', '.join(sorted(said))} to ONNX"
+    how += f" and TensorRT ({engines[0].built_with})" if engines else ""
+    return replace(job, finish=Finish(make, written, memory, names), how=how)
 
 
 def graphs_of(model: Model, wanted: Wanted, *, whole: bool = True) -> list[Exported]:
@@ -156,9 +168,12 @@ def graphs_of(model: Model, wanted: Wanted, *, whole: bool = True) -> list[Expor
                 why = f"graphs are made of {' and '.join(CLASSES[part.name])}"
                 raise Misuse(f"the {part.name} is a {part.class_name}", why=why, hint="--component transformer")
             precision = wanted.precision or _own(part.weights, part.name)
-            rounds = any(parts.packing.given for parts in part.weights.parts.values())
+            packings = [parts.packing for parts in part.weights.parts.values()]
+            schemes = sorted({packing.scheme for packing in packings})
             island_of = wanted.island if part is model.transformer else None
-            how = (precision, part.weights.quantized is not None, rounds, island_of)
+            forms = frozenset(filter(None, (precision, island_of, *(packing.form for packing in packings))))
+            scheme = schemes[0] if len(schemes) == 1 else "mixed" if schemes else ""
+            how = (precision, scheme, forms, part.weights.count, island_of)
             found += [Exported(part.name, folder, trace, *how) for folder, trace in folders[part.name]]
     return found
 

@@ -34,6 +34,16 @@ def pick_device(wanted: str | None) -> str:
     return wanted
 
 
+def capability() -> int | None:
+    """The compute capability of the GPU that is here: 89 for 8.9; None without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    return int(10 * major + minor)
+
+
 def free_memory(device: str) -> int:
     """Bytes that can be taken where it is computed."""
     import torch

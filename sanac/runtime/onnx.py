@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -52,10 +52,18 @@ class Graph:
         return tuple(torch.from_numpy(array) for array in found)
 
 
+class Runner(Protocol):
+    """A graph or an engine, opened."""
+
+    def __call__(self, **given: Tensor) -> tuple[Tensor, ...]:
+        """Its outputs in order."""
+        ...
+
+
 class _Part:
     """What a pipeline asks of any of its models: a graph, and the config of the class that it stands for."""
 
-    def __init__(self, graph: Graph, config: Any) -> None:
+    def __init__(self, graph: Runner, config: Any) -> None:
         """The config is the one of diffusers' or transformers' own."""
         self.graph, self.config = graph, config
         self.dtype, self.device = torch.float32, torch.device("cpu")

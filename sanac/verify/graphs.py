@@ -1,19 +1,24 @@
-"""The graphs of a candidate: those that were sealed, of the form that clients expect, ready to be run here."""
+"""The graphs and engines of a candidate: those that were sealed, of the form that clients expect, ready to be run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 
 from sanac.core.copying import digest_file
+from sanac.core.engines import Record, check_file
 from sanac.core.errors import BadInput
 from sanac.core.manifest import changed_after_sealing
 from sanac.core.model import Model
 from sanac.export.job import FOLDERS
+from sanac.nn.device import capability
 from sanac.runtime.onnx import GRAPH, Graph, check_references, load_graph
+from sanac.runtime.tensorrt import Engine, engines_in, fitting
 from sanac.verify.widened import widened
 
 LIMITS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-3}  # relative error; constants of a bf16 graph have eight bits
+ENGINE_LIMITS = {"fp32": 2e-3, "fp16": 3e-2, "bf16": 8e-2}  # GPUs multiply fp32 in TF32, and halves as halves
 ROUNDED = 2e-3  # where what weights are multiplied by is rounded, too: now and then to another number
 _KINDS = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
 WIDENED = "bf16 graphs were checked by onnx; compared were the same files with all their numbers widened to fp32"
@@ -32,21 +37,30 @@ _OPTIONAL = {"guidance"}
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A graph that can be run here: as it is, or widened in its place."""
+    """A graph that can be run here, as it is or widened in its place; or an engine."""
 
     path: Path
     precision: str  # of the graph
     rounded: bool  # whether what weights are multiplied by is quantized
     content: bytes | None = None
+    record: Record | None = None  # of an engine
 
     @property
     def limit(self) -> float:
         """Of the relative error, unless the user says otherwise."""
-        return max(LIMITS[self.precision], ROUNDED if self.rounded else 0)
+        limits = ENGINE_LIMITS if self.record else LIMITS
+        return max(limits[self.precision], ROUNDED if self.rounded else 0)
 
-    def opened(self, device: str = "cpu") -> Graph:
-        """In a session."""
-        return Graph(self.path, device, self.content)
+    def opened(self, device: str = "cpu") -> Graph | Engine:
+        """In a session, or on the GPU."""
+        return Engine(self.path) if self.record else Graph(self.path, device, self.content)
+
+    def fitted(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
+        """This shape of an input, or the nearest that it takes."""
+        if self.record is None:
+            return tuple(shape)
+        entry = self.record.inputs[name]
+        return tuple(min(max(*pair), most) for *pair, most in zip(shape, entry["least"], entry["most"], strict=True))
 
 
 def graphs_in(model: Model) -> dict[str, Path]:
@@ -60,10 +74,7 @@ def graphs_in(model: Model) -> dict[str, Path]:
 def ready(model: Model) -> dict[str, Ready]:
     """A model's graphs; those in bf16, of which there are no products here, widened."""
     _check_seals(model)
-    rounded = {
-        part.name for part in model.components if part.weights for p in part.weights.parts.values() if p.packing.given
-    }
-    found = {}
+    rounded, found = _rounding(model), {}
     for name, path in graphs_in(model).items():
         check_references(path)
         content = load_graph(path)
@@ -73,6 +84,54 @@ def ready(model: Model) -> dict[str, Ready]:
             _check(path)
             found[name] = replace(found[name], content=widened(content).SerializeToString())
     return found
+
+
+def ready_engines(model: Model) -> dict[str, Ready]:
+    """A model's engines for the GPU that is here; raises what speaks against them where none fits."""
+    root, found = model.located.path, {}
+    rounding = _rounding(model)
+    for name in FOLDERS:
+        if not engines_in(root / name):
+            continue
+        for path in engines_in(root / name):
+            _check_engine(model, path)
+        path = fitting(root / name)
+        record = check_file(path)
+        precision = next(kind for kind in ("bf16", "fp16", "fp32") if kind in record.forms)
+        found[name] = Ready(path, precision, name in rounding, record=record)
+    return found
+
+
+def _check_engine(model: Model, path: Path) -> None:
+    """An artifact's engine is what was sealed, and was built of the weights that lie beside it."""
+    record, manifest = check_file(path), model.manifest
+    if manifest is None:
+        return
+    folder = path.parent.relative_to(model.located.path).as_posix()
+    known = manifest.files.get(f"{folder}/{path.name}")
+    if known is None or digest_file(path) != known.blake3:
+        raise changed_after_sealing(path, [f"{path.name} is not the engine that was sealed"])
+    for name, digest in record.weights.items():
+        weights = manifest.files.get(f"{folder}/{name}")
+        if weights is None or weights.blake3 != digest:
+            why = f"{name} is not what it was built of"
+            raise BadInput(f"{path} has other weights than its graph", why=why, hint="sanac export --trt --in-place")
+
+
+def where_executed() -> str:
+    """The GPU that engines run on, for the record."""
+    import torch
+
+    driver = Path("/sys/module/nvidia/version")
+    version = driver.read_text().strip() if driver.is_file() else "unknown"
+    return f"executed on {torch.cuda.get_device_name()}, sm{capability()}, driver {version}"
+
+
+def _rounding(model: Model) -> set[str]:
+    """Components in which what weights are multiplied by is quantized, too."""
+    return {
+        part.name for part in model.components if part.weights for p in part.weights.parts.values() if p.packing.given
+    }
 
 
 def _check_seals(model: Model) -> None:

@@ -177,10 +177,16 @@ class Parity:
 
 
 def compare(
-    candidate: Side, reference: Side, architecture: Architecture, limit: float, *, rounded: bool = False
+    candidate: Side,
+    reference: Side,
+    architecture: Architecture,
+    limit: float,
+    asked: Sequence[Case] | None = None,
+    *,
+    rounded: bool = False,
 ) -> Parity:
     """Ask both; depths may differ: then the stream is compared as far as both go."""
-    asked = cases()
+    asked = asked or cases()
     inputs = [case.inputs(architecture) for case in asked]
     wanted = reference.ask(inputs)
     found = wanted if candidate is reference else candidate.ask(inputs)

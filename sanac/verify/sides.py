@@ -11,6 +11,7 @@ from sanac.nn.block import Geometry, block
 from sanac.nn.ends import Start, embed, head, positions
 from sanac.nn.weights import Blocks
 from sanac.runtime.onnx import Graph
+from sanac.runtime.tensorrt import Engine
 from sanac.verify.parity import Gave, Inputs
 
 MASK = "encoder_attention_mask"
@@ -71,3 +72,15 @@ class OnnxSide:
         """One after the other."""
         answers = [self.graph(**case) for case in cases]
         return [Gave(velocity.float(), tuple(part.float() for part in streams)) for velocity, *streams in answers]
+
+
+class EngineSide:
+    """An engine: nobody sees what happens inside."""
+
+    def __init__(self, path: Path) -> None:
+        """On the GPU that is here."""
+        self.name, self.engine = str(path), Engine(path)
+
+    def ask(self, cases: Sequence[Inputs]) -> list[Gave]:
+        """One after the other."""
+        return [Gave(self.engine(**case)[0].float().cpu(), ()) for case in cases]

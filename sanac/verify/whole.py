@@ -21,9 +21,9 @@ from sanac.nn.quantized import load_part
 from sanac.nn.quiet import quiet
 from sanac.runtime.onnx import Autoencoder, TextEncoder, Transformer
 from sanac.runtime.pipeline import Painter, Sampling, open_painter
-from sanac.verify.graphs import LIMITS, TIPPED, WIDENED, Ready, ready
-from sanac.verify.parity import Figure, Parity, apart, compare
-from sanac.verify.sides import OnnxSide, TorchSide
+from sanac.verify.graphs import LIMITS, TIPPED, WIDENED, Ready, ready, ready_engines, where_executed
+from sanac.verify.parity import Case, Figure, Parity, Side, apart, cases, compare
+from sanac.verify.sides import EngineSide, OnnxSide, TorchSide
 
 PSNR, SSIM = 40.0, 0.99
 ROUNDED_PSNR, ROUNDED_SSIM = 30.0, 0.95  # or what follows less than the reference's likeness to itself, if that is less
@@ -71,10 +71,9 @@ class Verified:
 def verify(candidate: Model, reference: Model, asked: Asked, device: str, talk: Talk) -> Verified:
     """Everything that both have; what of the candidate has no graph is computed by torch."""
     _check_alike(candidate, reference)
-    graphs = ready(candidate) if asked.backend == "onnx" else {}
-    if asked.backend == "onnx" and not graphs:
-        raise Misuse(f"{candidate.located.name} has no graph", hint=f"sanac export {candidate.located.path}")
+    graphs = _ready(candidate, asked.backend)
     notes = [WIDENED] if any(graph.content for graph in graphs.values()) else []
+    notes += [where_executed()] if any(graph.record for graph in graphs.values()) else []
     notes += [TIPPED] if any(graph.rounded for graph in graphs.values()) else []
     both = candidate.model_index is not None and reference.model_index is not None
     if asked.pictures and not both:
@@ -84,16 +83,41 @@ def verify(candidate: Model, reference: Model, asked: Asked, device: str, talk: 
     graph = graphs.get("transformer")
     theirs = TorchSide(reference, device)
     same = _same_files(candidate.transformer, reference.transformer)
-    ours = OnnxSide(graph.path, device, graph.content) if graph else theirs if same else TorchSide(candidate, device)
+    ours = _side(graph, device) if graph else theirs if same else TorchSide(candidate, device)
     limit = asked.limit or (graph.limit if graph else LIMITS["fp32"])
     rounded = bool(graph and graph.rounded)
-    parity = compare(ours, theirs, reference.architecture, limit, rounded=rounded)
+    asking = [_fitted(case, graph, reference) for case in cases()] if graph else None
+    parity = compare(ours, theirs, reference.architecture, limit, asking, rounded=rounded)
     others = [_part(name, graphs.get(name), candidate, reference, asked.limit) for name in _PARTS]
     found = [figure for figure in others if figure]
     if asked.pictures and both:
         talk.note(f"painting {asked.pictures} pictures with both")
         found += _pictures(candidate, reference, graphs, asked)
     return Verified(parity, tuple(found), tuple(notes))
+
+
+def _ready(candidate: Model, backend: str) -> dict[str, Ready]:
+    """What of the candidate is run, by the folder it stands in; torch runs what is left."""
+    if backend == "torch":
+        return {}
+    found = ready(candidate) if backend == "onnx" else ready_engines(candidate)
+    if not found:
+        what, how = ("graph", "") if backend == "onnx" else ("engine", " --trt")
+        raise Misuse(f"{candidate.located.name} has no {what}", hint=f"sanac export {candidate.located.path}{how}")
+    return found
+
+
+def _side(graph: Ready, device: str) -> Side:
+    return EngineSide(graph.path) if graph.record else OnnxSide(graph.path, device, graph.content)
+
+
+def _fitted(case: Case, graph: Ready, model: Model) -> Case:
+    """The case in a shape that the graph takes: engines take some only."""
+    shape, patch = model.architecture, model.architecture.patch_size
+    sides = (case.rows * patch, case.columns * patch)
+    batch, _, rows, columns = graph.fitted("hidden_states", (case.batch, shape.in_channels, *sides))
+    _, length = graph.fitted("encoder_attention_mask", (batch, case.length))
+    return replace(case, batch=batch, rows=rows // patch, columns=columns // patch, length=length)
 
 
 def check_memory(reference: Model, talk: Talk, *, pictures: bool) -> None:
@@ -127,9 +151,9 @@ def _part(name: str, graph: Ready | None, candidate: Model, reference: Model, li
         raise Misuse(f"{reference.located.name} has no {_PARTS[name]}", why=f"the {name}'s graph is to be the same")
     if theirs is None or (ours is None and graph is None) or (graph is None and _same_files(ours, theirs)):
         return None
-    wanted, given = _asked_of(name, theirs)
+    wanted, given = _asked_of(name, theirs, graph)
     if graph:
-        found = graph.opened()(**given)[0]
+        found = graph.opened()(**given)[0].float().cpu()
     else:
         assert ours
         found = _answer(name, _opened(ours), given)
@@ -149,20 +173,29 @@ def _same_files(ours: Component | None, theirs: Component) -> bool:
     return all(one.samefile(other) or digest_file(one) == digest_file(other) for one, other in pairs)
 
 
-def _asked_of(name: str, part: Component) -> tuple[Tensor, dict[str, Tensor]]:
-    """What a part's own class gives, and for what."""
+def _asked_of(name: str, part: Component, graph: Ready | None) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a part's own class gives, and for what: of a shape that the graph takes."""
     generator = torch.Generator().manual_seed(0)
     model = _opened(part)
     if name == "text_encoder":
-        ids = torch.randint(0, model.config.vocab_size, (3, 17), generator=generator)
+        shape = _taken(graph, "input_ids", (3, 17))
+        ids = torch.randint(0, model.config.vocab_size, shape, generator=generator)
         mask = torch.ones_like(ids)
-        mask[1, 9:] = 0
+        mask[-1, 9:] = 0
         given = {"input_ids": ids, "attention_mask": mask}
     else:
-        given = {"latent_sample": torch.randn(2, model.config.latent_channels, 4, 6, generator=generator)}
+        shape = (2, model.config.latent_channels, 4, 6)
+        shape = shape if name == "vae_encoder" else _taken(graph, "latent_sample", shape)
+        given = {"latent_sample": torch.randn(shape, generator=generator)}
     if name == "vae_encoder":
-        given = {"sample": _answer("vae_decoder", model, given)}
+        picture = _answer("vae_decoder", model, given)
+        sides = _taken(graph, "sample", tuple(picture.shape))[2:]
+        given = {"sample": torch.nn.functional.interpolate(picture, sides)}
     return _answer(name, model, given), given
+
+
+def _taken(graph: Ready | None, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return graph.fitted(name, shape) if graph else shape
 
 
 def _answer(name: str, model: Any, given: Mapping[str, Tensor]) -> Tensor:
@@ -194,7 +227,7 @@ def _opened(part: Component) -> Any:
 def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Ready], asked: Asked) -> list[Figure]:
     """The same prompts, the same noises, a whole trajectory each; the least alike pair decides."""
     prompts = [PROMPTS[number % len(PROMPTS)] for number in range(asked.pictures)]
-    settings = Sampling(asked.steps, batch=4)
+    settings = Sampling(asked.steps, batch=_batch(graphs))
 
     def painted(painter: Painter, how: Sampling = settings) -> list[Any]:
         return [picture for batch in painter.paint(prompts, range(len(prompts)), how) for picture in batch]
@@ -220,6 +253,15 @@ def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Ready], a
         Figure(name, choose(list(map(measure, found, wanted))), limit, most=False)
         for name, measure, limit in zip(names, (psnr, ssim), limits, strict=True)
     ]
+
+
+def _batch(graphs: Mapping[str, Ready]) -> int:
+    """Pictures at once: four, or as many as an engine takes; with guidance the transformer is asked twice for each."""
+    engine = graphs.get("transformer")
+    if engine is None or engine.record is None:
+        return 4
+    (most,) = engine.fitted("timestep", (8,))
+    return max(1, most // 2)
 
 
 def _shared(candidate: Model, reference: Model, graphs: Mapping[str, Ready]) -> bool:

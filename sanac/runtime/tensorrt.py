@@ -1,0 +1,92 @@
+"""TensorRT engines behind the call that a graph answers, whichever builder made them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sanac.core.engines import bindings, check_file, check_runs_here
+from sanac.core.errors import BadInput, Lacking
+from sanac.nn.device import capability
+
+_KINDS = {
+    "float": torch.float32,
+    "half": torch.float16,
+    "bf16": torch.bfloat16,
+    "int64": torch.int64,
+    "int32": torch.int32,
+}
+
+
+class Engine:
+    """An opened engine, called with torch's tensors by name."""
+
+    def __init__(self, path: Path, device: str = "cuda") -> None:
+        """Everything that its record tells is looked at before TensorRT sees a byte of it."""
+        self.path, self.device, self.record = path, torch.device(device), check_file(path)
+        trt = bindings(self.record.builder)
+        check_runs_here(self.record, str(trt.__version__), capability())
+        kinds = {name: entry["dtype"] for name, entry in self.record.inputs.items()} | dict(self.record.outputs)
+        if unknown := [f"{name}: {kind}" for name, kind in kinds.items() if kind not in _KINDS]:
+            raise BadInput(f"{path} takes or gives what nothing here knows", why=unknown[0], problems=unknown)
+        self.inputs = {name: _KINDS[entry["dtype"]] for name, entry in self.record.inputs.items()}
+        self.outputs = {name: _KINDS[kind] for name, kind in self.record.outputs.items()}
+        self._log = trt.Logger(trt.Logger.ERROR)
+        engine = trt.Runtime(self._log).deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            hint = "sanac export --trt builds it again"
+            raise BadInput(f"{path} can't be opened", why=f"{self.record.built_with} refuses it", hint=hint)
+        if self.record.weight_streaming:
+            engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
+        self._engine, self._context = engine, engine.create_execution_context()
+        if self._context is None:
+            hint = "smaller pictures or batches, or an engine with --weight-streaming"
+            raise Lacking(f"{path.name} doesn't fit into the GPU's memory", hint=hint)
+
+    def __call__(self, **given: Tensor) -> tuple[Tensor, ...]:
+        """The engine's outputs in order, on its device; inputs are cast to what it takes."""
+        missing = [name for name in self.inputs if name not in given]
+        if missing:
+            raise BadInput(f"{self.path} wants {missing[0]}", why=f"it is given {', '.join(given)}", problems=missing)
+        self.record.check_shapes({name: tuple(given[name].shape) for name in self.inputs})
+        feed = {name: given[name].to(self.device, kind).contiguous() for name, kind in self.inputs.items()}
+        for name, tensor in feed.items():
+            self._context.set_input_shape(name, tuple(tensor.shape))
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        found = []
+        for name, kind in self.outputs.items():
+            made = torch.empty(tuple(self._context.get_tensor_shape(name)), dtype=kind, device=self.device)
+            self._context.set_tensor_address(name, made.data_ptr())
+            found.append(made)
+        if not self._context.execute_async_v3(self._stream()):
+            raise BadInput(f"{self.path} can't be run", why="TensorRT gives no reason", hint="sanac doctor")
+        self._finish()
+        return tuple(found)
+
+    def _stream(self) -> int:
+        return int(torch.cuda.current_stream(self.device).cuda_stream) if self.device.type == "cuda" else 0
+
+    def _finish(self) -> None:
+        """Inputs must live until all is done."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+
+
+def engines_in(folder: Path) -> list[Path]:
+    """The engines of a component."""
+    return sorted(folder.glob("model.*.engine"))
+
+
+def fitting(folder: Path) -> Any:
+    """The engine of a component that runs here; raises what speaks against the first where none does."""
+    problems: list[Lacking] = []
+    for path in engines_in(folder):
+        record = check_file(path)
+        try:
+            check_runs_here(record, str(bindings(record.builder).__version__), capability())
+        except Lacking as error:
+            problems.append(error)
+            continue
+        return path
+    raise problems[0] if problems else BadInput(f"{folder} has no engine", hint="sanac export --trt --in-place")
