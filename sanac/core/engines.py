@@ -36,6 +36,7 @@ COMPUTES: Mapping[int, set[str]] = {  # by compute capability: what engines may 
     120: _ADA,
     121: _ADA,
 }
+LACKS: Mapping[tuple[str, int], set[str]] = {("rtx", 75): {"fp32"}}  # that a builder can't make products of
 AHEAD = (75, 80, 86, 89, 120, 121)  # that TensorRT-RTX builds for without one
 CARDS: Mapping[int, Sequence[str]] = {
     75: ("rtx2060", "rtx2070", "rtx2080", "rtx2080ti", "gtx1650", "gtx1660", "t4", "rtx6000"),
@@ -99,16 +100,19 @@ def sm_text(capabilities: Iterable[int]) -> str:
     return "+".join(f"sm{one}" for one in capabilities)
 
 
-def refuse_impossible(forms: Iterable[str], capabilities: Sequence[int], name: str) -> None:
-    """Misuse where a GPU can't compute with one of these, before time is spent on it."""
+def refuse_impossible(forms: Iterable[str], builder: str, capabilities: Sequence[int], name: str) -> None:
+    """Misuse where a builder can't have a GPU compute with one of these, before time is spent on it."""
+
+    def missing(capability: int) -> list[str]:
+        return sorted(set(forms) - (COMPUTES[capability] - LACKS.get((builder, capability), set())))
+
     problems = [
-        f"{name} takes {form}, of which sm{capability} knows nothing"
+        f"{name} has products of {form}, which {PACKAGES[builder]} can't do on sm{capability}"
         for capability in capabilities
-        for form in sorted(forms)
-        if form not in COMPUTES[capability]
+        for form in missing(capability)
     ]
     if problems:
-        able = [str(one) for one in COMPUTES if set(forms) <= COMPUTES[one]]
+        able = [str(one) for one in COMPUTES if not missing(one) and (builder != "rtx" or one in AHEAD)]
         hint = f"--sm {', '.join(able)}, or another --precision or scheme" if able else "another --precision or scheme"
         raise Misuse(problems[0], problems=problems, hint=hint)
 

@@ -25,7 +25,7 @@ from sanac.core.repacked import Repacked
 from sanac.core.resources import Needs, announce
 from sanac.core.stage import ORIGIN, Stage, find_finished, held_bytes, open_stage, partial_name, replaced_name
 from sanac.core.talk import Talk
-from sanac.core.weights import Weights
+from sanac.core.weights import plain_index, plain_name
 from sanac.core.writer import (
     SHARD_BYTES,
     Piece,
@@ -413,9 +413,9 @@ def _carry(stage: Stage, job: Surgery, part: Component, talk: Talk) -> None:
     if part.name in job.repacked:
         job.repacked[part.name].place(stage, part.name, job.writing.shard_bytes, talk)
     for path in job.unchanged(part):
-        name = f"{part.name}/{_plain_name(path.name, variant)}"
+        name = f"{part.name}/{plain_name(path.name, variant)}"
         if part.weights and path == part.weights.index and variant:
-            stage.place_bytes(name, _plain_index(part.weights, variant))
+            stage.place_bytes(name, plain_index(part.weights, variant))
         else:
             _carry_file(stage, job, path, name, talk)
 
@@ -440,12 +440,3 @@ def _take(source: Path, target: Path, known: Written | None, *, link: bool, talk
     if known and known.blake3 != written.blake3:
         raise changed_after_sealing(source, [f"its digest is {written.blake3[:16]}, sealed was {known.blake3[:16]}"])
     return written
-
-
-def _plain_name(name: str, variant: str) -> str:
-    return name.replace(f".{variant}", "", 1) if variant else name
-
-
-def _plain_index(weights: Weights, variant: str) -> bytes:
-    weight_map = {ref.name: _plain_name(ref.path.name, variant) for ref in weights}
-    return jsonfile.pretty({"metadata": {"total_size": weights.size}, "weight_map": weight_map})

@@ -181,3 +181,14 @@ def _open_sharded(index: Path, boundary: Path, variant: str) -> Weights:
     if problems:
         raise BadInput(f"{index} and its shards disagree", why=problems[0], problems=problems)
     return Weights(tensors, tuple(headers), index, variant)
+
+
+def plain_name(name: str, variant: str) -> str:
+    """A file's name without its variant."""
+    return name.replace(f".{variant}", "", 1) if variant else name
+
+
+def plain_index(weights: Weights, variant: str) -> bytes:
+    """The index of shards under their plain names."""
+    weight_map = {ref.name: plain_name(ref.path.name, variant) for ref in weights}
+    return jsonfile.pretty({"metadata": {"total_size": weights.size}, "weight_map": weight_map})

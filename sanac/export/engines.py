@@ -26,6 +26,7 @@ from sanac.core.engines import (
     sm_text,
 )
 from sanac.core.errors import BadInput, Lacking, Misuse
+from sanac.core.manifest import read_manifest
 from sanac.core.model import Model
 from sanac.core.stage import Stage
 from sanac.core.talk import Talk
@@ -155,7 +156,7 @@ def engines_of(model: Model, graphs: "Sequence[Exported]", asked: Asked) -> list
     old = _refitted(asked.refit_from, record, builder, version)
     found = []
     for graph in graphs:
-        refuse_impossible(graph.forms, capabilities, f"the {graph.folder}'s graph")
+        refuse_impossible(graph.forms, builder, capabilities, f"the {graph.folder}'s graph")
         if old and graph.folder != old.parent.name:
             continue
         how = (asked.weight_streaming, asked.refit or bool(old), old, asked.timing_cache)
@@ -261,7 +262,7 @@ def place_engine(engine: Engine, stage: Stage, talk: Talk) -> None:
         return Written(path.stat().st_size, digest_file(path))
 
     written = stage.place(engine.stem + ENGINE, write)
-    record = _record(engine, told.built, written.size, stage.files)
+    record = _record(engine, told.built, written.size, stage)
     stage.place_bytes(engine.stem + RECORD, jsonfile.pretty(record.to_json()))
     stage.place_bytes(engine.stem + LOG, ("\n".join(told.lines) + "\n").encode())
     check_file(stage.partial / f"{engine.stem}{ENGINE}")
@@ -277,7 +278,7 @@ class _Told:
     built: dict[str, Any] = field(default_factory=dict)
 
 
-def _record(engine: Engine, built: Mapping[str, Any], size: int, files: Mapping[str, Written]) -> Record:
+def _record(engine: Engine, built: Mapping[str, Any], size: int, stage: Stage) -> Record:
     old = json.loads(engine.refit_from.with_suffix(RECORD).read_text()) if engine.refit_from else {}
     if old and old["structure"] != built["structure"]:
         raise Misuse(f"{engine.refit_from} is an engine of another graph", hint="leave --refit-from out to build one")
@@ -289,13 +290,20 @@ def _record(engine: Engine, built: Mapping[str, Any], size: int, files: Mapping[
         capabilities=engine.capabilities,
         forms=tuple(sorted(engine.of.forms)),
         structure=built["structure"],
-        weights={name: files[f"{engine.of.folder}/{name}"].blake3 for name in built["files"]},
+        weights={name: _digest(f"{engine.of.folder}/{name}", stage) for name in built["files"]},
         inputs=built.get("inputs") or old["inputs"],
         outputs=built.get("outputs") or old["outputs"],
         weight_streaming=engine.weight_streaming,
         refit=engine.refit,
         executed=NEVER if engine.builder == "rtx" else HERE,
     )
+
+
+def _digest(name: str, stage: Stage) -> str:
+    """Of a file of the artifact: one that is being written, or that was sealed before."""
+    sealed = read_manifest(stage.partial)
+    known = stage.files.get(name) or (sealed.files.get(name) if sealed else None)
+    return known.blake3 if known else digest_file(stage.partial / name)
 
 
 def _run(engine: Engine, task: Mapping[str, Any], told: _Told, talk: Talk) -> dict[str, Any]:

@@ -171,7 +171,8 @@ def graphs_of(model: Model, wanted: Wanted, *, whole: bool = True) -> list[Expor
             packings = [parts.packing for parts in part.weights.parts.values()]
             schemes = sorted({packing.scheme for packing in packings})
             island_of = wanted.island if part is model.transformer else None
-            forms = frozenset(filter(None, (precision, island_of, *(packing.form for packing in packings))))
+            attention = None if part.name == "text_encoder" else "fp32"  # linear attention's sums
+            forms = frozenset(filter(None, (precision, attention, island_of, *(packing.form for packing in packings))))
             scheme = schemes[0] if len(schemes) == 1 else "mixed" if schemes else ""
             how = (precision, scheme, forms, part.weights.count, island_of)
             found += [Exported(part.name, folder, trace, *how) for folder, trace in folders[part.name]]
