@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow check docs bench install clean
+.PHONY: verify-gpu demo test test-slow check docs bench install clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml sanac/data/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c sanac/data/constraints.txt -e '.[cpu,train,dev,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c sanac/data/constraints.txt -e '.[rtx-build,train,dev,docs]'
 	touch $@
 
 demo: $(INSTALLED)  ## install, then the main job on a small model, with the verdict
@@ -21,6 +21,10 @@ test: $(INSTALLED)  ## everything that runs in minutes
 
 test-slow: $(INSTALLED)  ## the long tests alone
 	$(BIN)/python -m pytest -q -m slow
+
+verify-gpu: $(INSTALLED)  ## on a GPU: an engine of sanac:tiny is built, run and compared; send back verify-gpu.json
+	$(BIN)/sanac export sanac:tiny --trt --no-verify --out build/verify-gpu --workspace build --force
+	$(BIN)/sanac verify build/verify-gpu --against sanac:tiny --backend trt --json > verify-gpu.json
 
 check: $(INSTALLED)  ## format, lint, types, layers, docs
 	$(BIN)/ruff format --check .

@@ -33,14 +33,14 @@ def measure(command: Sequence[str]) -> Run:
     return watched(command)[0]
 
 
-def watched(command: Sequence[str]) -> tuple[Run, str]:
-    """The same, and what it printed."""
-    start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+def watched(command: Sequence[str], given: bytes = b"") -> tuple[Run, str]:
+    """The same, given something to read, and what it printed."""
+    start, pipe = time.perf_counter(), subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         peaks = {"RssAnon": 0, "VmRSS": 0}
         watcher = threading.Thread(target=_watch, args=(process, peaks))
         watcher.start()
-        printed, talk = process.communicate()
+        printed, talk = process.communicate(given)
         seconds = time.perf_counter() - start
         watcher.join()
     if process.returncode:

@@ -1,7 +1,7 @@
 """What the user says of TensorRT engines, and what is said of those that were built."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -94,14 +94,14 @@ def engines(function: Command) -> Command:
     return wrapper  # type: ignore[return-value]
 
 
-def show_engines(records: "Sequence[Record]") -> None:
+def show_engines(records: "Mapping[str, Record]") -> None:
     """For whom each was built, for which sizes, and whether anybody ever ran it."""
-    for record in records:
-        click.echo(f"engine {record.engine}: {bytes_text(record.size)}, {record.executed}")
+    for file, record in records.items():
+        click.echo(f"{file}: {bytes_text(record.size)}, {record.executed}")
         for name, entry in record.inputs.items():
             click.echo(f"  {name}: {_shape(entry['least'])} to {_shape(entry['most'])}")
-        if record.executed == NEVER:
-            click.echo("  its file was looked at; on the GPU, sanac verify --backend trt completes the proof")
+    if any(record.executed == NEVER for record in records.values()):
+        click.echo("their files were looked at; on the GPU, sanac verify --backend trt completes the proof")
 
 
 def _shape(sizes: "Sequence[int]") -> str:

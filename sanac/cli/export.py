@@ -138,14 +138,14 @@ def _with_engines(result: Result, job: "Surgery") -> Result:
     from sanac.core.engines import ENGINE, check_file
 
     assert job.finish
-    found = [check_file(Path(str(result.out), name)) for name in job.finish.names if name.endswith(ENGINE)]
+    names = [name for name in job.finish.names if name.endswith(ENGINE)]
+    found = {name: check_file(Path(str(result.out), name)) for name in names}
 
     def show() -> None:
         result.show()
         show_engines(found)
 
-    about = [{**record.to_json(), "inputs": dict(record.inputs)} for record in found]
-    return replace(result, show=show, data={**result.data, "engines": about})
+    return replace(result, show=show, data={**result.data, "engines": [one.to_json() for one in found.values()]})
 
 
 def _verified(result: Result, reference: "Model", common: Common, *, executed: bool) -> Result:

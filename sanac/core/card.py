@@ -1,6 +1,6 @@
 """The README.md of an artifact: what it is, how to load it, where it comes from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sanac.core.engines import Record
 from sanac.core.family import Architecture
@@ -32,7 +32,7 @@ def render(
     lineage: Sequence[Ancestor],
     left_out: Sequence[str],
     source: Architecture,
-    engines: Sequence[Record] = (),
+    engines: Mapping[str, Record],
     *,
     whole: bool,
     own: bool = False,
@@ -69,9 +69,9 @@ The terms of the source's licence apply to it.
 """
 
 
-def _engines(records: Sequence[Record]) -> str:
+def _engines(records: Mapping[str, Record]) -> str:
     """What engines there are, for which GPUs, and whether they were ever run."""
-    rows = "\n".join(f"- `{one.engine}`, by {one.built_with}: *{one.executed}*" for one in records)
+    rows = "\n".join(f"- `{name}`, by {one.built_with}: *{one.executed}*" for name, one in records.items())
     hint = "`sanac verify` with `--backend trt` runs them; what it found lies in `measurements/verify-trt.json`."
     return f"\n## Engines\n\n{rows}\n\n{hint}\n" if records else ""
 

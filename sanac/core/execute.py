@@ -311,7 +311,7 @@ def carry_out(job: Surgery, out: Path, talk: Talk) -> tuple[str, Manifest]:
         tensors = _write(stage, job, talk)
         if job.finish:
             job.finish.make(stage, talk)
-        engines = [check_file(stage.partial / name) for name in sorted(stage.files) if name.endswith(ENGINE)]
+        engines = {name: check_file(stage.partial / name) for name in sorted(stage.files) if name.endswith(ENGINE)}
         about = (_lineage(job), _left_out(job), job.model.architecture, engines)
         whole, own = job.companions is not None, job.needs_sanac
         text = card.render(*about, whole=whole, own=own, torchao=TORCHAO in job.layouts)

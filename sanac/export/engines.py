@@ -310,12 +310,12 @@ def _run(engine: Engine, task: Mapping[str, Any], told: _Told, talk: Talk) -> di
     """Have a process build it; what it says is shown and kept."""
     command = [sys.executable, "-P", "-m", "sanac.export.building"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    talk.begin("building", 100, "%")
+    talk.begin("building", engine.weights)
     try:
         assert process.stdin
         process.stdin.write(json.dumps(task).encode())
         process.stdin.close()
-        last = _listen(process, told, talk)
+        last = _listen(process, told, engine.weights, talk)
         process.wait()
     finally:
         process.kill()
@@ -327,15 +327,15 @@ def _run(engine: Engine, task: Mapping[str, Any], told: _Told, talk: Talk) -> di
     raise _failure(engine, last, process.returncode, told)
 
 
-def _listen(process: "subprocess.Popen[bytes]", told: _Told, talk: Talk) -> dict[str, Any]:
-    """The last thing that it said."""
+def _listen(process: "subprocess.Popen[bytes]", told: _Told, total: int, talk: Talk) -> dict[str, Any]:
+    """The last thing that it said; shares of the work are told as bytes of weights."""
     last: dict[str, Any] = {}
     done = 0
     for last in _lines(process):
         if "share" in last:
-            percent = int(100 * last["share"])
-            talk.advance(max(0, percent - done))
-            done = max(done, percent)
+            now = max(done, int(total * last["share"]))
+            talk.advance(now - done)
+            done = now
         elif "phase" in last:
             told.lines.append(f"{last['seconds']:>8.2f} s  {last['phase']}")
         elif "log" in last:

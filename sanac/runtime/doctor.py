@@ -120,9 +120,8 @@ def _backends(torch: ModuleType | None) -> Iterator[Finding]:
         ("tensorrt-rtx", "tensorrt_rtx", "rtx", "builds ahead of time for other GPUs; runs on an RTX card"),
     ):
         if _import(package) is None:
-            yield Finding(
-                group, name, "missing", "cannot build or run its engines here", f"pip install 'sanac[{extra}]'"
-            )
+            hint = f"pip install 'sanac[{extra if gpu or extra == 'gpu' else 'rtx-build'}]'"
+            yield Finding(group, name, "missing", "cannot build or run its engines here", hint)
         elif gpu or extra == "rtx":
             text = can if gpu else "builds engines ahead of time (--sm); running them needs a GPU"
             yield Finding(group, name, "ok", f"{_version(name)}: {text}")
