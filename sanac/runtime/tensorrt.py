@@ -1,12 +1,14 @@
 """TensorRT engines behind the call that a graph answers, whichever builder made them."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sanac.core.engines import bindings, check_file, check_runs_here
+from sanac.core import jsonfile
+from sanac.core.engines import Record, bindings, check_file, check_runs_here
 from sanac.core.errors import BadInput, Lacking
 from sanac.nn.device import capability
 
@@ -39,7 +41,8 @@ class Engine:
             raise BadInput(f"{path} can't be opened", why=f"{self.record.built_with} refuses it", hint=hint)
         if self.record.weight_streaming:
             engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
-        self._engine, self._context = engine, engine.create_execution_context()
+        self._engine, self._kernels = engine, _Kernels(self.record)
+        self._context = self._kernels.context(engine)
         if self._context is None:
             hint = "smaller pictures or batches, or an engine with --weight-streaming"
             raise Lacking(f"{path.name} doesn't fit into the GPU's memory", hint=hint)
@@ -62,6 +65,7 @@ class Engine:
         if not self._context.execute_async_v3(self._stream()):
             raise BadInput(f"{self.path} can't be run", why="TensorRT gives no reason", hint="sanac doctor")
         self._finish()
+        self._kernels.keep()
         return tuple(found)
 
     def _stream(self) -> int:
@@ -71,6 +75,42 @@ class Engine:
         """Inputs must live until all is done."""
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
+
+
+class _Kernels:
+    """What TensorRT-RTX compiles when an engine is first run, kept for the next time; classic TensorRT has it built."""
+
+    def __init__(self, record: Record) -> None:
+        """In the user's cache, by engine and GPU."""
+        self.wanted = record.builder == "rtx"
+        self.cache: Any = None
+        key = jsonfile.key_of(["kernels", record.to_json(), capability()])
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        self.path = root / "sanac" / "rtx" / f"{key}.kernels"
+
+    def context(self, engine: Any) -> Any:
+        """Of an engine; with what was compiled before."""
+        if not self.wanted:
+            return engine.create_execution_context()
+        config = engine.create_runtime_config()
+        self.cache = config.create_runtime_cache()
+        if self.path.is_file():
+            self.cache.deserialize(self.path.read_bytes())
+        config.set_runtime_cache(self.cache)
+        return engine.create_execution_context(config)
+
+    def keep(self) -> None:
+        """Once it has been run."""
+        if self.cache is None:
+            return
+        partial = self.path.with_suffix(f".{os.getpid()}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(bytes(self.cache.serialize()))
+            partial.replace(self.path)
+        except OSError:  # a cache that can't be written costs time, no more
+            partial.unlink(missing_ok=True)
+        self.cache = None
 
 
 def engines_in(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,69 @@ def test_shapes_outside_its_range(sanac: Sanac, gpu: Path) -> None:
     with pytest.raises(Misuse, match="not built for this shape") as caught:
         engine(**given | {"hidden_states": torch.zeros(2, 16, 4, 40)})
     assert "[1, 16, 2, 2] to [2, 16, 8, 8]" in caught.value.why
+
+
+def test_kernels_are_compiled_once(sanac: Sanac, gpu: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """TensorRT-RTX's way to run, with the same stand-in in its place."""
+    import tensorrt
+
+    from sanac.runtime import tensorrt as running
+
+    assert sanac("prune", "sanac:tiny", "--keep", "0-1", "--out", "two").code == 0
+    assert sanac("export", "two", *COMPONENT, "--in-place", "--trt", "--no-verify").code == 0
+    (path,) = Path("two/transformer").glob("*.engine")
+    record = replace(check_file(path), builder="rtx")
+    monkeypatch.setattr(running, "check_file", lambda _: record)
+    monkeypatch.setattr(running, "bindings", lambda _: tensorrt)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    given = {
+        "hidden_states": torch.zeros(1, 16, 4, 4),
+        "encoder_hidden_states": torch.zeros(1, 5, 64),
+        "encoder_attention_mask": torch.ones(1, 5),
+        "timestep": torch.zeros(1),
+    }
+    running.Engine(path)(**given)
+    assert noted(gpu, "kernels") == []
+    (kept,) = (tmp_path / "cache/sanac/rtx").iterdir()
+    assert kept.read_bytes() == b"compiled"
+    running.Engine(path)(**given)
+    assert noted(gpu, "kernels") == [[str(b"compiled")]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (
+            "Builder",
+            "create_network create_builder_config create_optimization_profile build_serialized_network_to_stream",
+        ),
+        ("INetworkDefinition", "num_inputs get_input num_outputs get_output"),
+        (
+            "IBuilderConfig",
+            "set_flag progress_monitor add_optimization_profile create_timing_cache set_timing_cache get_timing_cache",
+        ),
+        ("OnnxParser", "load_model_proto load_initializer parse_model_proto num_errors get_error"),
+        ("OnnxParserRefitter", "load_model_proto load_initializer refit_model_proto num_errors get_error"),
+        ("Refitter", "refit_cuda_engine"),
+        ("Runtime", "deserialize_cuda_engine"),
+        (
+            "ICudaEngine",
+            "create_execution_context create_serialization_config serialize_with_config create_runtime_config",
+        ),
+        ("ICudaEngine", "weight_streaming_budget_v2 get_weight_streaming_automatic_budget"),
+        ("IRuntimeConfig", "create_runtime_cache set_runtime_cache"),
+        ("IRuntimeCache", "serialize deserialize"),
+        ("IExecutionContext", "set_input_shape set_tensor_address get_tensor_shape execute_async_v3"),
+        ("IProgressMonitor", "phase_start step_complete phase_finish"),
+        ("IStreamWriter", "write"),
+        ("BuilderFlag", "REFIT WEIGHT_STREAMING"),
+        ("SerializationFlag", "INCLUDE_REFIT"),
+    ],
+)
+def test_the_real_bindings_have_these_names(kind: str, names: str) -> None:
+    """What is called of either builder, in that of the two which installs here."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    assert [name for name in names.split() if not hasattr(getattr(trt, kind), name)] == []
 
 
 def test_only_for_the_gpu_that_is_there(sanac: Sanac, gpu: Path) -> None:
