@@ -100,7 +100,7 @@ def measured(folder: Path, blocks: int) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """Table and verdicts."""
-    click.echo(f"{result['machine']}{result['busy']}\n")
+    click.echo(f"{result['machine']}. {result['busy']}\n")
     click.echo("| blocks | way | engine | s | anonymous | of the engine | resident | said |\n" + "|---" * 8 + "|")
     for blocks, entry in result["depths"].items():
         for way in ("sanac", "plain"):
@@ -109,7 +109,7 @@ def show(result: dict[str, Any]) -> None:
             run = entry[way]
             sizes = [bytes_text(run[name]) for name in ("engine", "anonymous", "resident")]
             said = bytes_text(entry["said"]) if way == "sanac" else ""
-            ratio = f"{run['anonymous'] / run['engine']:.2f}"
+            ratio = f"{run['anonymous'] / run['engine']:.3f}"
             click.echo(
                 f"| {blocks} | {way} | {sizes[0]} | {run['seconds']:.0f} | {sizes[1]} | {ratio} | {sizes[2]} | {said} |"
             )
@@ -117,7 +117,7 @@ def show(result: dict[str, Any]) -> None:
     if few:
         ratio = few["sanac"]["anonymous"] / few["sanac"]["engine"]
         click.echo(
-            f"\n20 blocks, at most {COPIES} of the engine: {ratio:.2f}: {'met' if ratio <= COPIES else 'NOT MET'}"
+            f"\n20 blocks, at most {COPIES} of the engine: {ratio:.3f}: {'met' if ratio <= COPIES else 'NOT MET'}"
         )
     if many:
         text = bytes_text(many["sanac"]["anonymous"])

@@ -25,10 +25,12 @@ import onnx
 from onnx import TensorProto
 
 from sanac.core.engines import bindings
+from sanac.nn.allocator import give_back_when_freed
 
 _FLOATS = {TensorProto.FLOAT: np.dtype(np.float32), TensorProto.FLOAT16: np.dtype(np.float16)}
 _TERM = re.compile(r"(?:(\d+)\*)?(\w+)")
 _DIE_WITH_PARENT, _KILL = 1, 9
+_SMALL = 1 << 16  # bytes: builders free much that is no larger
 _CLASSIC = "tensorrt"
 
 
@@ -291,6 +293,7 @@ def _peak() -> int:
 def main() -> int:
     """Build; the last line says what was built, or why it wasn't."""
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, _KILL)
+    give_back_when_freed(_SMALL)
     value = json.load(sys.stdin)
     task = Task(**{**value, "capabilities": tuple(value["capabilities"])})
     trt = bindings(task.builder)

@@ -7,7 +7,7 @@ _M_MMAP_THRESHOLD = -3
 _LARGE = 1 << 20
 
 
-def give_back_when_freed() -> None:
+def give_back_when_freed(large: int = _LARGE) -> None:
     """Have large tensors return to the system as soon as they are freed.
 
     glibc learns from each large block that is freed to take the next ones from its heap, which tensors of mixed
@@ -15,4 +15,4 @@ def give_back_when_freed() -> None:
     the time, so it is for models that are streamed because memory is short. Other systems are left as they are.
     """
     if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, large)
