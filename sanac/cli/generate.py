@@ -18,7 +18,8 @@ from sanac.core.errors import Misuse
 Examples:
   sanac generate sanac:tiny "two red circles"
   sanac generate MODEL "a red circle" "a blue square above a cross" --n 4 --out pictures
-  sanac generate MODEL "a lighthouse at dusk" --seed 7 --size 1024x768""",
+  sanac generate MODEL "a lighthouse at dusk" --seed 7 --size 1024x768
+  sanac generate ./exported "a red circle" --backend onnx""",
 )
 @click.argument("model")
 @click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
@@ -27,6 +28,13 @@ Examples:
 @click.option("--guidance", type=click.FloatRange(0, 100), default=4.5, show_default=True, help="Guidance scale.")
 @click.option("--size", metavar="WxH", help="Width and height in pixels.  [default: the model's own]")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Pictures painted at a time.")
+@click.option(
+    "--backend",
+    type=click.Choice(["torch", "onnx", "trt"]),
+    default="torch",
+    show_default=True,
+    help="What computes: the weights, or what was exported.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -44,6 +52,7 @@ def command(
     guidance: float,
     size: str | None,
     batch: int,
+    backend: str,
     out: Path,
     common: Common,
 ) -> Result:
@@ -60,13 +69,13 @@ def command(
         raise Misuse(f"{', '.join(blank)} is empty", hint="say what the picture is to show")
     opened = open_word(model, common)
     with made_folder(out):
-        painter = open_painter(opened, common.device)
+        painter = open_painter(opened, common.device, backend, common.talk)
         for doubt in painter.doubts():
             common.talk.warn(doubt)
         if unknown := painter.unknown_words(prompts):
             common.talk.warn(f"the model's vocabulary doesn't have: {', '.join(unknown)}; it can't see these words")
         files = generate(painter, prompts, each, common.seed or 0, sampling, out, common.talk)
-    data = {"pictures": [str(path) for path in files], "device": painter.device}
+    data = {"pictures": [str(path) for path in files], "device": painter.device, "backend": backend}
     return Result("ok", lambda: _show(files), data, str(out), common.as_json)
 
 

@@ -51,7 +51,7 @@ def command(
     Inputs are random ones of several sizes, and those that break what random ones don't: nothing but zeros, huge
     numbers, no caption, first and last step. Exit 5 when a figure is beyond its limit.
     """
-    from sanac.verify.graphs import graphs_in
+    from sanac.runtime.backends import graphs_in
     from sanac.verify.whole import Asked
 
     ours, theirs = open_word(candidate, common), open_word(reference, common)

@@ -119,6 +119,8 @@ class Painter:
 
         from sanac.nn.packed import in_floats
 
+        if not isinstance(self.pipeline.transformer, torch.nn.Module):
+            return []
         forms = in_floats(self.pipeline.transformer, torch.device(self.device))
         return [f"{self.device} has no products of {form}: they are computed in floats, no faster" for form in forms]
 
@@ -130,9 +132,11 @@ class Painter:
         return [word for word in words if unknown is not None and unknown in tokenizer(word)["input_ids"]]
 
 
-def open_painter(model: Model, device: str | None = None) -> Painter:
+def open_painter(model: Model, device: str | None = None, backend: str = "torch", talk: Talk = SILENCE) -> Painter:
     """The pipeline that a folder holds; no code and no pickle in it is run, nothing is downloaded."""
     import torch
+
+    from sanac.runtime.backends import open_parts, put
 
     if model.model_index is None or not {"text_encoder", "vae"} <= {part.name for part in model.others}:
         raise Misuse(
@@ -143,14 +147,17 @@ def open_painter(model: Model, device: str | None = None) -> Painter:
             else f"sanac convert {model.located.path} --to diffusers --pipeline PIPELINE --out complete",
         )
     where = pick_device(device)
+    runners = open_parts(model, backend, where, talk)
     with quiet():
         from diffusers import SanaPipeline
 
         dtype = _dtype(model, where)
+        names = {part.name for part in model.components} - runners.keys()
         try:
             pipeline = SanaPipeline.from_pretrained(
                 model.located.path,
-                **quantized_parts(model, dtype),
+                **quantized_parts(model, dtype, names),
+                **dict.fromkeys(runners),
                 torch_dtype=dtype,
                 local_files_only=True,
                 use_safetensors=True,
@@ -161,6 +168,7 @@ def open_painter(model: Model, device: str | None = None) -> Painter:
                 why=str(error).splitlines()[0][:300],
                 hint=f"sanac inspect {model.located.path}",
             ) from error
+    put(pipeline, runners, model)
     pipeline.set_progress_bar_config(disable=True)
     try:
         pipeline.to(where)
@@ -169,12 +177,17 @@ def open_painter(model: Model, device: str | None = None) -> Painter:
     return Painter(pipeline, model.located.name, where)
 
 
-def load_pipeline(path: str | Path, device: str | None = None) -> "SanaPipeline":
+def load_pipeline(path: str | Path, device: str | None = None, backend: str = "torch") -> "SanaPipeline":
     """A stock diffusers pipeline from any model that sanac knows, quantized or not: `sanac.load_pipeline`.
 
-    PATH is a folder, a hub id in the local cache or `sanac:tiny`; no code in it is run, nothing is downloaded.
+    PATH is a folder, a hub id in the local cache or `sanac:tiny`; no code in it is run, nothing is downloaded. With
+    `backend` onnx or trt, what was exported computes. Several threads may call it at once.
     """
-    return open_painter(open_model(locate(str(path))), device).pipeline
+    from sanac.runtime.backends import BACKENDS, shared
+
+    if backend not in BACKENDS:
+        raise Misuse(f"there is no backend {backend!r}", hint=f"one of {', '.join(BACKENDS)}")
+    return shared(open_painter(open_model(locate(str(path))), device, backend).pipeline)
 
 
 def load_transformer(path: str | Path, device: str | None = None) -> "SanaTransformer2DModel":

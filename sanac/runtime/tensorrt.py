@@ -1,6 +1,8 @@
 """TensorRT engines behind the call that a graph answers, whichever builder made them."""
 
 import os
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ class Engine:
             raise BadInput(f"{path} takes or gives what nothing here knows", why=unknown[0], problems=unknown)
         self.inputs = {name: _KINDS[entry["dtype"]] for name, entry in self.record.inputs.items()}
         self.outputs = {name: _KINDS[kind] for name, kind in self.record.outputs.items()}
+        self._lock = threading.Lock()
         self._log = trt.Logger(trt.Logger.ERROR)
         engine = trt.Runtime(self._log).deserialize_cuda_engine(path.read_bytes())
         if engine is None:
@@ -53,6 +56,10 @@ class Engine:
         if missing:
             raise BadInput(f"{self.path} wants {missing[0]}", why=f"it is given {', '.join(given)}", problems=missing)
         self.record.check_shapes({name: tuple(given[name].shape) for name in self.inputs})
+        with self._lock:  # a context holds the shapes and addresses of one call
+            return self._run(given)
+
+    def _run(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         feed = {name: given[name].to(self.device, kind).contiguous() for name, kind in self.inputs.items()}
         for name, tensor in feed.items():
             self._context.set_input_shape(name, tuple(tensor.shape))

@@ -11,11 +11,11 @@ from sanac.core.engines import Record, check_file
 from sanac.core.errors import BadInput
 from sanac.core.manifest import changed_after_sealing
 from sanac.core.model import Model
-from sanac.export.job import FOLDERS
 from sanac.nn.device import capability
+from sanac.runtime.backends import FOLDERS, graphs_in
 from sanac.runtime.onnx import GRAPH, Graph, check_references, load_graph
 from sanac.runtime.tensorrt import Engine, engines_in, fitting
-from sanac.verify.widened import widened
+from sanac.runtime.widened import widened
 
 LIMITS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-3}  # relative error; constants of a bf16 graph have eight bits
 ENGINE_LIMITS = {"fp32": 2e-3, "fp16": 3e-2, "bf16": 8e-2}  # GPUs multiply fp32 in TF32, and halves as halves
@@ -61,14 +61,6 @@ class Ready:
             return tuple(shape)
         entry = self.record.inputs[name]
         return tuple(min(max(*pair), most) for *pair, most in zip(shape, entry["least"], entry["most"], strict=True))
-
-
-def graphs_in(model: Model) -> dict[str, Path]:
-    """The graphs of an artifact, by the folder they stand in."""
-    root = model.located.path if model.located.path.is_dir() else model.located.path.parent
-    if (root / GRAPH).is_file():
-        return {"transformer": root / GRAPH}
-    return {name: root / name / GRAPH for name in FOLDERS if (root / name / GRAPH).is_file()}
 
 
 def ready(model: Model) -> dict[str, Ready]:

@@ -19,7 +19,7 @@ from sanac.core.talk import Talk
 from sanac.judge.similarity import psnr, ssim
 from sanac.nn.quantized import load_part
 from sanac.nn.quiet import quiet
-from sanac.runtime.onnx import Autoencoder, TextEncoder, Transformer
+from sanac.runtime.backends import PAINTING, put
 from sanac.runtime.pipeline import Painter, Sampling, open_painter
 from sanac.verify.graphs import LIMITS, TIPPED, WIDENED, Ready, ready, ready_engines, where_executed
 from sanac.verify.parity import Case, Figure, Parity, Side, apart, cases, compare
@@ -246,7 +246,7 @@ def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Ready], a
         ]
     names = [f"pictures, {name}, {middle}" for name in ("PSNR in dB", "SSIM")]
     try:
-        found = painted(_with_graphs(ours, graphs))
+        found = painted(_with_graphs(ours, graphs, candidate))
     except BadInput:  # NaN, which no picture is made of
         return [Figure(name, -math.inf, limit, most=False) for name, limit in zip(names, limits, strict=True)]
     return [
@@ -271,14 +271,8 @@ def _shared(candidate: Model, reference: Model, graphs: Mapping[str, Ready]) -> 
     return all(part.name in replaced or _same_files(ours.get(part.name), part) for part in reference.components)
 
 
-def _with_graphs(painter: Painter, graphs: Mapping[str, Ready]) -> Painter:
+def _with_graphs(painter: Painter, graphs: Mapping[str, Ready], candidate: Model) -> Painter:
     """The same pipeline, graphs in the place of its models."""
     pipeline = copy.copy(painter.pipeline)
-    for name, part, kind in (
-        ("transformer", "transformer", Transformer),
-        ("text_encoder", "text_encoder", TextEncoder),
-        ("vae_decoder", "vae", Autoencoder),
-    ):
-        if name in graphs:
-            setattr(pipeline, part, kind(graphs[name].opened(), getattr(painter.pipeline, part).config))
+    put(pipeline, {PAINTING[name]: graph.opened() for name, graph in graphs.items() if name in PAINTING}, candidate)
     return replace(painter, pipeline=pipeline)

@@ -34,8 +34,8 @@ COMPUTING = {  # these run the model, or read what it is given
         "states", "velocity",
     )
 }  # fmt: skip
-COMPUTING |= {"sanac.runtime.onnx"}
-COMPUTING |= {f"sanac.verify.{name}" for name in ("graphs", "parity", "sides", "whole", "widened")}
+COMPUTING |= {f"sanac.runtime.{name}" for name in ("backends", "onnx", "tensorrt", "widened")}
+COMPUTING |= {f"sanac.verify.{name}" for name in ("graphs", "parity", "sides", "whole")}
 PACKAGES = ("core", "shapes", "judge", "cli", "prune", "grow", "runtime", "verify")
 
 

@@ -8,6 +8,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helpe
 
 from sanac.core.errors import BadInput
 
+BF16 = TensorProto.BFLOAT16
 HALVES = {TensorProto.BFLOAT16, TensorProto.FLOAT16}
 
 

@@ -1,0 +1,138 @@
+"""Who computes a pipeline's models: torch, onnxruntime or TensorRT, behind stock diffusers' own loop.
+
+What a backend has no graph or engine of is computed by torch. Where all of a model is, its torch weights are not read.
+"""
+
+import copy
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate import init_empty_weights
+
+from sanac.core.errors import BadInput, Misuse
+from sanac.core.model import Component, Model
+from sanac.core.talk import SILENCE, Talk
+from sanac.nn.quiet import quiet
+from sanac.runtime.onnx import GRAPH, Autoencoder, Graph, Runner, TextEncoder, Transformer, load_graph
+from sanac.runtime.tensorrt import Engine, engines_in, fitting
+from sanac.runtime.widened import BF16, widened
+
+if TYPE_CHECKING:
+    from diffusers import SanaPipeline
+
+BACKENDS = ("torch", "onnx", "trt")
+FOLDERS = ("transformer", "text_encoder", "vae_decoder", "vae_encoder")
+PAINTING = {"transformer": "transformer", "text_encoder": "text_encoder", "vae_decoder": "vae"}  # folder -> part
+_KINDS = {"transformer": Transformer, "text_encoder": TextEncoder, "vae": Autoencoder}
+WIDENED = "graphs in bf16 run with all their numbers widened to fp32: processors have no products of bf16"
+
+
+def put(pipeline: "SanaPipeline", runners: Mapping[str, Runner], model: Model) -> None:
+    """In the place of a pipeline's models, by the part they stand for; those need not be there."""
+    known = {part.name: part for part in model.components}
+    for name, runner in runners.items():
+        setattr(pipeline, name, _KINDS[name](runner, _config(known[name])))
+    if "vae" in runners:
+        _count_pixels(pipeline)
+
+
+def graphs_in(model: Model) -> dict[str, Path]:
+    """The graphs of an artifact, by the folder they stand in."""
+    root = model.located.path if model.located.path.is_dir() else model.located.path.parent
+    if (root / GRAPH).is_file():
+        return {"transformer": root / GRAPH}
+    return {name: root / name / GRAPH for name in FOLDERS if (root / name / GRAPH).is_file()}
+
+
+def open_parts(model: Model, backend: str, device: str = "cpu", talk: Talk = SILENCE) -> dict[str, Runner]:
+    """Sessions or engines for all that a model has of this backend, by part; Misuse, with the cure, if it has none."""
+    if backend == "torch":
+        return {}
+    found: dict[str, Runner] = {}
+    if backend == "onnx":
+        graphs = {name: path for name, path in graphs_in(model).items() if name in PAINTING}
+        contents = {name: _content(path, device) for name, path in graphs.items()}
+        if any(contents.values()):
+            talk.warn(WIDENED)
+        found = {PAINTING[name]: Graph(path, device, contents[name]) for name, path in graphs.items()}
+    else:
+        root = model.located.path
+        found = {part: Engine(fitting(root / name)) for name, part in PAINTING.items() if engines_in(root / name)}
+    if "transformer" not in found:
+        what, how = ("graph", "") if backend == "onnx" else ("engine", " --trt")
+        where = f"{model.located.path} --in-place" if model.manifest else f"{model.located.name} --out exported"
+        why = f"its transformer was not exported for {backend}"
+        raise Misuse(f"{model.located.name} has no {what}", why=why, hint=f"sanac export {where}{how}")
+    for part in set(_KINDS) - found.keys():
+        talk.note(f"the {part} is computed by torch: it has no {'graph' if backend == 'onnx' else 'engine'}")
+    return found
+
+
+def _content(path: Path, device: str) -> bytes | None:
+    """What a session is opened of, where it isn't the file itself."""
+    if device != "cpu":
+        return None
+    model = load_graph(path)
+    kinds = {one.type.tensor_type.elem_type for one in model.graph.output}
+    return widened(model).SerializeToString() if BF16 in kinds else None
+
+
+def _config(part: Component) -> Any:
+    """A part's config as its class gives it, without weights."""
+    try:
+        with quiet(), init_empty_weights():
+            if part.name == "text_encoder":
+                from transformers import AutoConfig
+
+                return AutoConfig.from_pretrained(part.folder)
+            from diffusers import AutoencoderDC, SanaTransformer2DModel
+
+            kind = SanaTransformer2DModel if part.name == "transformer" else AutoencoderDC
+            return kind.from_config({k: v for k, v in part.config.items() if k != "quantization_config"}).config
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BadInput(f"{part.folder} has no config that can be used", why=str(error).splitlines()[0][:300]) from error
+
+
+def _count_pixels(pipeline: "SanaPipeline") -> None:
+    """As its constructor does where there is an autoencoder."""
+    from diffusers.image_processor import PixArtImageProcessor
+
+    pipeline.vae_scale_factor = 2 ** (len(pipeline.vae.config.encoder_block_out_channels) - 1)
+    pipeline.image_processor = PixArtImageProcessor(vae_scale_factor=pipeline.vae_scale_factor)
+
+
+class _Words:
+    """A tokenizer that one thread uses at a time: how it pads is kept in itself between being told and doing it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer, self._lock = tokenizer, threading.Lock()
+
+    def __call__(self, *texts: Any, **how: Any) -> Any:
+        with self._lock:
+            return self._tokenizer(*texts, **how)
+
+    def encode(self, *texts: Any, **how: Any) -> Any:
+        """Token ids alone."""
+        with self._lock:
+            return self._tokenizer.encode(*texts, **how)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+def shared(pipeline: "SanaPipeline") -> "SanaPipeline":
+    """The same pipeline for several threads: each call has its own sampler and settings, models are shared."""
+    stock, words = type(pipeline), _Words(pipeline.tokenizer)
+
+    def call(self: "SanaPipeline", *arguments: Any, **settings: Any) -> Any:
+        """On a copy: a stock pipeline keeps the state of a call in itself."""
+        mine = copy.copy(self)
+        mine.__class__ = stock
+        mine.scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        mine.__dict__["tokenizer"] = words
+        return mine(*arguments, **settings)
+
+    pipeline.__class__ = type(stock.__name__, (stock,), {"__call__": call, "__module__": stock.__module__})
+    return pipeline

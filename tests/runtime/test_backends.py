@@ -1,0 +1,108 @@
+"""What was exported, behind stock diffusers' own call: torch's pictures, from several threads, and clear refusals."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import sanac
+from sanac.core.errors import Misuse
+from tests.conftest import Sanac
+
+PROMPTS = ["a red circle", "two blue squares"]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four blocks of sanac:tiny with graphs in fp32."""
+    folder = tmp_path_factory.mktemp("exported")
+    for words in (
+        ("prune", "sanac:tiny", "--keep", "0-3", "--out", str(folder / "four")),
+        ("export", str(folder / "four"), "--in-place", "--precision", "fp32", "--no-verify"),
+    ):
+        command = [sys.executable, "-m", "sanac", *words, "--workspace", str(folder / "ws")]
+        subprocess.run(command, check=True, capture_output=True)
+    return folder / "four"
+
+
+def painted(pipeline: Any, seed: int = 0, **settings: Any) -> np.ndarray:
+    seeds = [torch.Generator().manual_seed(seed + number) for number in range(len(PROMPTS))]
+    how = {"num_inference_steps": 6, "use_resolution_binning": False, "output_type": "np", "height": 512, "width": 512}
+    return pipeline(PROMPTS, generator=seeds, **how | settings).images
+
+
+@pytest.fixture(scope="module")
+def pipelines(exported: Path) -> dict[str, Any]:
+    found = {backend: sanac.load_pipeline(exported, "cpu", backend) for backend in ("torch", "onnx")}
+    for pipeline in found.values():
+        pipeline.set_progress_bar_config(disable=True)
+    return found
+
+
+@pytest.mark.parametrize("size", [(512, 512), (1024, 768)])
+@pytest.mark.parametrize("guidance", [1.0, 4.5])
+@pytest.mark.parametrize("each", [1, 2])
+def test_torch_s_pictures(pipelines: dict[str, Any], size: tuple[int, int], guidance: float, each: int) -> None:
+    """Through the stock call, at two sizes and batches, with guidance and without."""
+    how = {"height": size[0], "width": size[1], "guidance_scale": guidance}
+    wanted, found = (
+        np.concatenate([painted(pipelines[backend], seed, **how) for seed in range(each)])
+        for backend in ("torch", "onnx")
+    )
+    assert wanted.shape == found.shape
+    error = np.square(wanted - found).mean(axis=(1, 2, 3)).max()
+    assert -10 * np.log10(max(error, 1e-12)) > 40
+
+
+def test_callbacks_are_called(pipelines: dict[str, Any]) -> None:
+    seen: list[int] = []
+
+    def called(_pipeline: Any, step: int, _time: Any, given: dict[str, Any]) -> dict[str, Any]:
+        seen.append(step)
+        return given
+
+    painted(pipelines["onnx"], callback_on_step_end=called)
+    assert seen == list(range(6))
+
+
+def test_no_weights_are_read_that_nobody_needs(pipelines: dict[str, Any]) -> None:
+    parts = (pipelines["onnx"].transformer, pipelines["onnx"].text_encoder, pipelines["onnx"].vae)
+    assert not any(isinstance(part, torch.nn.Module) for part in parts)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_eight_threads_at_once(pipelines: dict[str, Any], backend: str) -> None:
+    """One loaded pipeline: each request gets the picture of its own seed, whatever the others ask for."""
+    pipeline = pipelines[backend]
+    wanted = [painted(pipeline, seed, num_inference_steps=3 + seed % 2) for seed in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        asked = [
+            (seed, pool.submit(painted, pipeline, seed, num_inference_steps=3 + seed % 2)) for seed in [*range(4)] * 4
+        ]
+        for seed, answer in asked:
+            assert np.abs(answer.result() - wanted[seed]).max() < 1e-4
+
+
+def test_generate(sanac: Sanac, exported: Path) -> None:
+    ran = sanac("generate", exported, *PROMPTS, "--steps", "3", "--backend", "onnx", "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["backend"], len(ran.json["pictures"])) == ("onnx", 3)
+
+
+def test_what_is_not_there_says_how_to_make_it(sanac: Sanac, exported: Path) -> None:
+    for backend, hint in (("onnx", "sanac export sanac:tiny --out exported"), ("trt", "exported --trt")):
+        ran = sanac("generate", "sanac:tiny", "a red circle", "--backend", backend)
+        assert (ran.code, hint in ran.err) == (2, True), ran.err
+    ran = sanac("generate", exported, "a red circle", "--backend", "trt")
+    assert (ran.code, "--in-place --trt" in ran.err) == (2, True), ran.err
+    assert not Path("pictures").exists()
+
+
+def test_an_unknown_backend(exported: Path) -> None:
+    with pytest.raises(Misuse, match="no backend 'tpu'"):
+        sanac.load_pipeline(exported, "cpu", "tpu")
