@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+WORKERS ?= 2
 
 .PHONY: verify-gpu demo test test-slow check docs bench install clean
 
@@ -17,7 +18,7 @@ demo: $(INSTALLED)  ## install, then the main job on a small model, with the ver
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)  ## everything that runs in minutes
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 test-slow: $(INSTALLED)  ## the long tests alone
 	$(BIN)/python -m pytest -q -m slow

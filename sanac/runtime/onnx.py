@@ -1,5 +1,7 @@
 """onnxruntime behind the calls that torch's parts answer: in a stock diffusers pipeline each stands for one of them."""
 
+import functools
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 GRAPH = "model.onnx"
 _AS_ASKED = "1"  # products with dequantized weights in floats: left to itself, it rounds what they are multiplied by
+_IN_FLOATS = "1"  # what is quantized is multiplied in floats
 _BROKEN_FP8 = "QDQSelectorActionTransformer"  # makes integer products of fp8, which it then refuses
 _KINDS = {
     "tensor(float)": torch.float32,
@@ -126,6 +129,8 @@ def open_session(path: Path, device: str = "cpu", content: bytes | None = None) 
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _AS_ASKED)
+    if saturates():
+        options.add_session_config_entry("session.disable_quant_qdq", _IN_FLOATS)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     off = [_BROKEN_FP8] if _has_fp8(path) else None
     chosen = providers or ["CPUExecutionProvider"]
@@ -133,6 +138,18 @@ def open_session(path: Path, device: str = "cpu", content: bytes | None = None) 
         return runtime.InferenceSession(content or path, options, providers=chosen, disabled_optimizers=off)
     except _errors() as error:
         raise BadInput(f"onnxruntime can't open {path}", why=_first_line(error)) from error
+
+
+@functools.cache
+def saturates() -> bool:
+    """Whether this processor's products of 8 bits overflow in sums of 16: those of x86 do that have no VNNI."""
+    if platform.machine() not in {"x86_64", "AMD64"}:
+        return False
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split())
+    except OSError:
+        return True
+    return not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
 def load_graph(path: Path) -> "onnx.ModelProto":

@@ -2,11 +2,11 @@
 
 import json
 import os
+import resource
 import signal
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -157,10 +157,11 @@ def test_help_is_quick_and_loads_no_framework() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "sanac", "--help"], check=True, capture_output=True)
-        times.append(time.perf_counter() - start)
-    assert statistics.median(times) < 0.3
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert statistics.median(times) < 0.3, "seconds of a processor: others may be busy on it"
 
 
 def test_ignored_options_are_said(sanac: Sanac) -> None:
