@@ -193,7 +193,19 @@ def _check_form(record: Record) -> None:
         raise ValueError("its size or its GPUs")
     if not all(isinstance(text, str) for text in (record.version, record.structure, record.executed, *record.forms)):
         raise ValueError("a text that is none")
-    for name, entry in record.inputs.items():
+    if not all(isinstance(part, dict) for part in (record.inputs, record.outputs, record.weights)):
+        raise ValueError("a table that is none")
+    if not all(isinstance(text, str) for part in (record.outputs, record.weights) for text in part.values()):
+        raise ValueError("its outputs or weights")
+    if type(record.weight_streaming) is not bool or type(record.refit) is not bool:
+        raise ValueError("how it was built")
+    _check_inputs(record.inputs)
+
+
+def _check_inputs(inputs: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, entry in inputs.items():
+        if not isinstance(entry["dtype"], str):
+            raise ValueError(f"the dtype of {name}")
         sizes = [entry[kind] for kind in ("least", "best", "most")]
         if not all(type(size) is int for part in sizes for size in part) or len({len(part) for part in sizes}) != 1:
             raise ValueError(f"the shapes of {name}")

@@ -22,6 +22,7 @@ from sanac.core.engines import (
     Span,
     bindings,
     check_file,
+    read_record,
     refuse_impossible,
     sm_text,
 )
@@ -279,8 +280,8 @@ class _Told:
 
 
 def _record(engine: Engine, built: Mapping[str, Any], size: int, stage: Stage) -> Record:
-    old = json.loads(engine.refit_from.with_suffix(RECORD).read_text()) if engine.refit_from else {}
-    if old and old["structure"] != built["structure"]:
+    old = read_record(engine.refit_from.with_suffix(RECORD)) if engine.refit_from else None
+    if old and old.structure != built["structure"]:
         raise Misuse(f"{engine.refit_from} is an engine of another graph", hint="leave --refit-from out to build one")
     return Record(
         engine=Path(engine.stem).name + ENGINE,
@@ -291,8 +292,8 @@ def _record(engine: Engine, built: Mapping[str, Any], size: int, stage: Stage) -
         forms=tuple(sorted(engine.of.forms)),
         structure=built["structure"],
         weights={name: _digest(f"{engine.of.folder}/{name}", stage) for name in built["files"]},
-        inputs=built.get("inputs") or old["inputs"],
-        outputs=built.get("outputs") or old["outputs"],
+        inputs=old.inputs if old else built["inputs"],
+        outputs=old.outputs if old else built["outputs"],
         weight_streaming=engine.weight_streaming,
         refit=engine.refit,
         executed=NEVER if engine.builder == "rtx" else HERE,
