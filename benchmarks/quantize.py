@@ -54,7 +54,6 @@ SIX = Path("benchmarks/six-blocks")  # training gives other bits on another kind
 UNCHANGED = ("scheduler", "text_encoder", "tokenizer", "vae")  # sanac:tiny's own
 RESULTS, CHART = Path("docs/results"), Path("docs/pictures/quantize.png")
 MODELS = {"12": "sanac:tiny", "6": "6 blocks, recovered", "outliers": "sanac:tiny with outliers"}
-EARLIER = {"6-weights": "6 blocks, recovered on another machine"}  # before the model lay in the repository
 TORCHAO = """
 import sys, torch
 from diffusers import SanaTransformer2DModel, TorchAoConfig
@@ -436,7 +435,7 @@ def main(part: str, asked: tuple[str, ...], rows: tuple[str, ...], images: int, 
     if part == "table":
         for model in asked or tuple(MODELS):
             table(model, work or Path("build/quantize"), images, rows)
-    paths = {name: journal_of(model) for model, name in (MODELS | EARLIER).items()}
+    paths = {name: journal_of(model) for model, name in MODELS.items()}
     models = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
     for name, entry in models.items():
         show(name, entry)
