@@ -7,6 +7,8 @@ import click
 from sanac.cli.options import Common, StageOptions, interactive
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sanac.core.model import Model
 
 
@@ -34,6 +36,23 @@ def starting_word(options: StageOptions, common: Common) -> str:
     word, reason = starting_model(read_workspace(options.workspace))
     common.talk.note(f"model: {word} ({reason})")
     return word
+
+
+def before_rerun(
+    word: str, opened: "Model", stage: str, common: Common, again: "Callable[[Model], bool]" = lambda _: True
+) -> "tuple[str, Model]":
+    """The newest artifact; or what it was made from by this very stage, if it would be done again: a rerun as typed."""
+    from pathlib import Path
+
+    from sanac.core.stage import origin_of
+
+    while opened.manifest and opened.manifest.stage == stage and again(opened):
+        before = origin_of(opened.located.path)
+        if not before or not Path(before).exists():
+            break
+        common.talk.note(f"{word} is what {stage} made: going on from {before}, which it was made from")
+        word, opened = before, open_word(before, common)
+    return word, opened
 
 
 def newest_word(options: StageOptions, common: Common) -> str:

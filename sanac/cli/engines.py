@@ -45,6 +45,10 @@ class EngineOptions:
                 names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
                 raise Misuse(f"{names}: about engines, of which none is asked for", hint="add --trt")
             return None
+        idle = [name for name in _OF_A_BUILD if getattr(self, name)]
+        if self.refit_from and idle:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+            raise Misuse(f"{names}: what --refit-from takes is as it was built", hint="leave them out, or build anew")
         found: dict[str, Any] = {}
         problems: list[Misuse] = []
         for name, read in (
@@ -64,6 +68,7 @@ class EngineOptions:
 
 
 _NAMES = tuple(field.name for field in fields(EngineOptions) if field.name != "trt")
+_OF_A_BUILD = ("sm", "batch", "size", "weight_streaming", "timing_cache")
 _OPTIONS = (
     click.option("--trt", is_flag=True, help="TensorRT engines, too."),
     click.option(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sanac.cli.choose import newest_word, open_word
+from sanac.cli.choose import before_rerun, newest_word, open_word
 from sanac.cli.engines import EngineOptions, engines
 from sanac.cli.options import Common, StageOptions, common, stage
 from sanac.cli.result import Result
@@ -67,7 +67,10 @@ def command(
 
     asked = engine.asked()
     word = model or newest_word(options, common)
-    opened = open_word(word, common).with_loras(chosen.loras)
+    opened = open_word(word, common)
+    if model is None and not in_place:
+        word, opened = before_rerun(word, opened, "export", common)
+    opened = opened.with_loras(chosen.loras)
     names = () if "all" in components else tuple(dict.fromkeys(components))
     job = decide_export(opened, Wanted(names, precision, depthwise), chosen.writing(options), asked)
     silent = no_verify or options.dry_run
@@ -82,7 +85,7 @@ def command(
         result = _with_engines(result, job)
     if silent:
         return result
-    return _verified(result, opened, common, executed=asked is not None)
+    return _verified(result, opened, job, common)
 
 
 def _check_verifiable(model: "Model", common: Common) -> None:
@@ -112,13 +115,14 @@ def _refuse_copying(chosen: SurgeryOptions, options: StageOptions) -> None:
 def _added(word: str, job: "Surgery", options: StageOptions, common: Common) -> Result:
     """Have the job's last step done in the model's own folder, and record it as the newest artifact."""
     from sanac.core.adding import add, there
+    from sanac.core.engines import ENGINE
     from sanac.core.workspace import read_workspace, record
-    from sanac.export.graph import GRAPH
+    from sanac.nn.graphfile import GRAPH
 
     read_workspace(options.workspace)
     assert job.finish
     folder, names = job.model.located.path, job.finish.names
-    what = ", ".join(name for name in names if name.endswith(GRAPH))
+    what = ", ".join(name for name in names if name.endswith((GRAPH, ENGINE)))
     data: dict[str, Any] = {"key": job.key, "added": list(names), "dry_run": options.dry_run}
     status = "cached" if there(job) and not options.force else "ok"
     if options.dry_run:
@@ -148,18 +152,22 @@ def _with_engines(result: Result, job: "Surgery") -> Result:
     return replace(result, show=show, data={**result.data, "engines": [one.to_json() for one in found.values()]})
 
 
-def _verified(result: Result, reference: "Model", common: Common, *, executed: bool) -> Result:
-    """Graphs beside the model; engines, too, where there is a GPU to run them."""
+def _verified(result: Result, reference: "Model", job: "Surgery", common: Common) -> Result:
+    """Graphs beside the model; and those engines that were built for the GPU that is here."""
     from sanac.cli.verify import verified
+    from sanac.core.engines import ENGINE, check_file
     from sanac.nn.device import capability
     from sanac.verify.whole import Asked
 
+    assert job.finish
     written = open_word(str(result.out), common)
     against = written if reference.patches else reference
-    for backend in ("onnx", "trt") if executed and capability() else ("onnx",):
-        found = verified(written, against, Asked(backend), common)
-        result = _joined(result, found, "verify" if backend == "onnx" else "verify_trt")
-    return result
+    result = _joined(result, verified(written, against, Asked(), common), "verify")
+    names = [name for name in job.finish.names if name.endswith(ENGINE)]
+    mine = tuple(n for n in names if capability() in check_file(written.located.path / n).capabilities)
+    if not mine:
+        return result
+    return _joined(result, verified(written, against, Asked("trt", engines=mine), common), "verify_trt")
 
 
 def _joined(result: Result, found: Result, name: str) -> Result:

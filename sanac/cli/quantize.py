@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sanac.cli.choose import newest_word, open_word
+from sanac.cli.choose import before_rerun, newest_word, open_word
 from sanac.cli.measuring import calibrating, idle_measuring, wanted_from
 from sanac.cli.options import Common, StageOptions, common, stage
 from sanac.cli.result import Result
@@ -116,7 +116,7 @@ def command(
     word = model or newest_word(options, common)
     opened = open_word(word, common)
     if model is None:
-        word, opened = _before_quantizing(word, opened, components, common)
+        word, opened = before_rerun(word, opened, "quantize", common, lambda it: _quantizes_again(it, components))
     opened = opened.with_loras(chosen.loras)
     looked = wanted_from(measured, common)
     if scheme is None:
@@ -200,19 +200,10 @@ def _show_units(rows: "Sequence[Mapping[str, Any]]", among: tuple[str, ...], *, 
     console(color=color).print(shown)
 
 
-def _before_quantizing(word: str, opened: "Model", components: tuple[str, ...], common: Common) -> tuple[str, "Model"]:
-    """The newest artifact, or what it was made from if these components are quantized there: a rerun as typed."""
-    from sanac.core.stage import origin_of
-
+def _quantizes_again(opened: "Model", components: tuple[str, ...]) -> bool:
+    """Whether some of these are quantized already."""
     names = {name.replace("-", "_") for name in components}
-    while opened.manifest and opened.manifest.stage == "quantize":
-        quantized = {part.name for part in opened.components if part.weights and part.weights.quantized}
-        before = origin_of(opened.located.path)
-        if not before or not Path(before).exists() or not names & quantized:
-            break
-        common.talk.note(f"{word} is quantized already: going on from {before}, which it was made from")
-        word, opened = before, open_word(before, common)
-    return word, opened
+    return any(part.name in names and part.weights and part.weights.quantized for part in opened.components)
 
 
 def _run_fitted(

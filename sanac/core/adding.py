@@ -62,15 +62,15 @@ def _names(job: Surgery) -> Iterable[str]:
 
 
 def _missing(job: Surgery, manifest: Manifest) -> list[str]:
-    """Of what the job makes, what isn't there as it would make it."""
+    """Of what the job makes, what isn't there as it would make it. Files of one key are made together."""
     assert job.finish
-    folder, found = job.model.located.path, []
+    folder, lost = job.model.located.path, set()
     for name, key in job.finish.names.items():
         known, path = manifest.files.get(name), folder / name
         stands = known is not None and path.is_file() and path.stat().st_size == known.size
         if not stands or manifest.added.get(name) != key:
-            found.append(name)
-    return found
+            lost.add(key)
+    return [name for name, key in job.finish.names.items() if key in lost]
 
 
 def _check_free(job: Surgery, folder: Path) -> None:

@@ -38,19 +38,21 @@ COMPUTES: Mapping[int, set[str]] = {  # by compute capability: what engines may 
 }
 LACKS: Mapping[tuple[str, int], set[str]] = {("rtx", 75): {"fp32"}}  # that a builder can't make products of
 AHEAD = (75, 80, 86, 89, 120, 121)  # that TensorRT-RTX builds for without one
-CARDS: Mapping[int, Sequence[str]] = {
-    75: ("rtx2060", "rtx2070", "rtx2080", "rtx2080ti", "gtx1650", "gtx1660", "t4", "rtx6000"),
-    80: ("a100", "a30"),
-    86: ("rtx3050", "rtx3060", "rtx3070", "rtx3080", "rtx3090", "rtx3090ti", "a10", "a40", "a2", "rtxa6000"),
-    87: ("orin",),
-    89: ("rtx4060", "rtx4070", "rtx4080", "rtx4090", "l4", "l40", "l40s", "rtx6000ada"),
-    90: ("h100", "h200", "gh200"),
-    100: ("b200", "gb200"),
-    103: ("b300", "gb300"),
-    110: ("thor",),
-    120: ("rtx5060", "rtx5070", "rtx5080", "rtx5090", "rtxpro6000"),
-    121: ("gb10", "dgxspark"),
+CARDS: Mapping[int, str] = {  # what they are called, without the words for variants of the same chip
+    75: "rtx2060 rtx2070 rtx2080 gtx1650 gtx1660 t4 rtx6000",
+    80: "a100 a30",
+    86: "rtx3050 rtx3060 rtx3070 rtx3080 rtx3090 a2 a10 a16 a40 a4000 a5000 a6000 rtxa4000 rtxa5000 rtxa6000",
+    87: "orin",
+    89: "rtx4050 rtx4060 rtx4070 rtx4080 rtx4090 l4 l20 l40 l40s rtx4000ada rtx5000ada rtx6000ada",
+    90: "h100 h200 h20 h800 gh200",
+    100: "b200 gb200",
+    103: "b300 gb300",
+    110: "thor",
+    120: "rtx5050 rtx5060 rtx5070 rtx5080 rtx5090 rtxpro6000",
+    121: "gb10 dgxspark",
 }
+_VARIANT = re.compile(r"(?:ti|super|laptop|mobile|maxq|pcie|sxm\d?|\d{2,3}gb)+$")  # of a card, on the same chip
+_KNOWN = "1.7."  # versions of TensorRT-RTX whose engines' first bytes are known here
 _SPAN = re.compile(r"(\d{1,6})(?:\.\.(\d{1,6}))?", re.ASCII)
 
 
@@ -78,12 +80,12 @@ def parse_span(text: str, what: str) -> tuple[int, int]:
 
 def parse_capabilities(words: Iterable[str]) -> tuple[int, ...]:
     """'rtx4090,sm120' -> (89, 120). Every unknown one is named."""
-    known = {name: capability for capability, names in CARDS.items() for name in names}
+    known = {name: capability for capability, names in CARDS.items() for name in names.split()}
     asked = [word for text in words for word in text.split(",") if word.strip()]
     found, problems = set(), []
     for word in asked:
         name = re.sub(r"[\s_.-]", "", word.lower()).removeprefix("sm")
-        card = name.removeprefix("nvidia").removeprefix("geforce")
+        card = _VARIANT.sub("", name.removeprefix("nvidia").removeprefix("geforce"))
         capability = int(name) if name.isdecimal() else known.get(card, 0)
         if capability in COMPUTES:
             found.add(capability)
@@ -104,7 +106,7 @@ def refuse_impossible(forms: Iterable[str], builder: str, capabilities: Sequence
     """Misuse where a builder can't have a GPU compute with one of these, before time is spent on it."""
 
     def missing(capability: int) -> list[str]:
-        return sorted(set(forms) - (COMPUTES[capability] - LACKS.get((builder, capability), set())))
+        return sorted(set(forms) - (COMPUTES.get(capability, set()) - LACKS.get((builder, capability), set())))
 
     problems = [
         f"{name} has products of {form}, which {PACKAGES[builder]} can't do on sm{capability}"
@@ -213,6 +215,8 @@ def _check_inputs(inputs: Mapping[str, Mapping[str, Any]]) -> None:
 
 def check_file(path: Path) -> Record:
     """An engine's record, after all that can be seen of the file itself: its size, and what its header says of it."""
+    if path.suffix != ENGINE:
+        raise BadInput(f"{path} is no engine", why=f"its name doesn't end in {ENGINE}")
     record = read_record(path.with_suffix(RECORD))
     try:
         size = path.stat().st_size
@@ -225,10 +229,10 @@ def check_file(path: Path) -> Record:
         raise BadInput(f"{path} has another engine's record", why=f"that is of {record.engine}", hint=hint)
     if size != record.size:
         raise BadInput(f"{path} ended early", why=f"{size:,} bytes, built were {record.size:,}", hint=hint)
-    if b"trt" not in head[:8]:
+    if b"trt" not in head[:4]:
         raise BadInput(f"{path} is no engine", why="its first bytes are not TensorRT's", hint=hint)
     told = _told(head)
-    if record.builder == "rtx" and told != (record.size, record.version):
+    if record.builder == "rtx" and record.version.startswith(_KNOWN) and told != (record.size, record.version):
         why = f"its header tells of {told[0]:,} bytes and version {told[1]}, its record of {record.version}"
         raise BadInput(f"{path} is not what its record says", why=why, hint=hint)
     return record

@@ -22,6 +22,7 @@ from sanac.core.manifest import MANIFEST, Manifest, check_sealed, read_manifest
 
 ORIGIN = "origin.json"  # where the source lay on the machine that ran the stage; not sealed
 MEASUREMENTS = "measurements/"  # what verbs measured of an artifact; not sealed
+_NAMES = "names.json"  # in it, of what an addition is about to write
 _STATE = ".sanac"  # inside OUT.partial: lock and journal, gone once the artifact stands
 
 
@@ -167,12 +168,14 @@ def open_addition(artifact: Path, key: str, names: Iterable[str]) -> Iterator[St
 
     Of these it leaves those that the manifest then lists; the others that it, or one that was killed, wrote go.
     """
-    state = artifact / _STATE
-    paths = [path for name in names for path in (artifact / name, artifact / f"{name}.unfinished")]
+    state, wanted = artifact / _STATE, [*names]
     try:
         state.mkdir(exist_ok=True)
         with _locked(state / "lock", artifact):
             (state / "journal.jsonl").unlink(missing_ok=True)
+            every = dict.fromkeys([*wanted, *_left_names(artifact)])
+            paths = [path for name in every for path in (artifact / name, artifact / f"{name}.unfinished")]
+            write_flushed(state / _NAMES, jsonfile.pretty({"names": [*every]}))
             _drop_unlisted(artifact, paths)
             try:
                 yield Stage(artifact, key, artifact)
@@ -181,6 +184,18 @@ def open_addition(artifact: Path, key: str, names: Iterable[str]) -> Iterator[St
                 shutil.rmtree(state)
     except OSError as error:
         raise _lacking(error, artifact) from error
+
+
+def _left_names(artifact: Path) -> list[str]:
+    """What an addition that was killed was about to write: names inside the artifact, by no link."""
+    try:
+        names = jsonfile.read_object(artifact / _STATE / _NAMES)["names"]
+    except (BadInput, KeyError):
+        return []
+    real = Path(os.path.realpath(artifact))
+    good = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    places = {name: Path(os.path.realpath(artifact / name)) for name in good}
+    return [name for name, place in places.items() if place == real / name and place != real]
 
 
 def left_unfinished(artifact: Path) -> bool:

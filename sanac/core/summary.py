@@ -116,8 +116,12 @@ def _engines(model: Model) -> dict[str, str]:
         return found
     verdict = jsonfile.read_object(measured)
     text = "the same function" if verdict.get("passed") is True else "NOT the same function"
-    where = [note for note in verdict.get("notes", []) if str(note).startswith("executed")]
-    return dict.fromkeys(found, f"{where[0] if where else 'executed'}: {text}")
+    ran = verdict.get("executed")
+    for name in found:
+        about = ran.get(name) if isinstance(ran, dict) else None
+        if isinstance(about, dict) and about.get("blake3") == sealed[name].blake3:  # this very engine
+            found[name] = f"{about.get('where')}: {text}"
+    return found
 
 
 def _component(part: Component) -> ComponentSummary:

@@ -38,6 +38,7 @@ _CLASSIC = "tensorrt"
 class Task:
     """What is to be built."""
 
+    parent: int  # the process that waits for it, and with which it ends
     builder: str
     graph: str
     out: str
@@ -46,6 +47,7 @@ class Task:
     weight_streaming: bool = False
     refit: bool = False
     refit_from: str | None = None
+    structure: str | None = None  # of the graph that this engine was built of
     timing_cache: str | None = None
     no_bf16: bool = False  # weights stored in bf16 are cast here: the GPU has none
 
@@ -57,7 +59,11 @@ def say(**what: Any) -> None:
 
 
 class Failed(Exception):
-    """The engine can't be built; why."""
+    """The engine can't be built; why, and whether the graph is to blame."""
+
+    def __init__(self, why: str, *, graph: bool = False) -> None:
+        super().__init__(why)
+        self.graph = graph
 
 
 @dataclass
@@ -101,6 +107,13 @@ def open_graph(path: Path, *, no_bf16: bool = False) -> Graph:
         found.places[tensor.name] = (data.ctypes.data, data.nbytes)
     found.files = tuple(sorted(files))
     return found
+
+
+def _opened(task: Task) -> Graph:
+    try:
+        return open_graph(Path(task.graph), no_bf16=task.no_bf16)
+    except (OSError, ValueError) as error:
+        raise Failed(str(error), graph=True) from error
 
 
 def _widen_stored(graph: onnx.GraphProto) -> None:
@@ -210,12 +223,13 @@ def _parse(parser: Any, graph: Graph, finish: str = "parse_model_proto") -> None
         done = done and parser.load_initializer(weight, *place)
     if not (done and getattr(parser, finish)()):
         said = [parser.get_error(number) for number in range(parser.num_errors)]
-        raise Failed("; ".join(f"{one.desc()} (at {one.node_name()})" for one in said) or "the graph can't be read")
+        why = "; ".join(f"{one.desc()} (at {one.node_name()})" for one in said) or "the graph can't be read"
+        raise Failed(why, graph=True)
 
 
 def build(task: Task, trt: ModuleType, log: Any, file: BinaryIO) -> dict[str, Any]:
     """Build the engine into the file; what the record says of its inputs and outputs."""
-    graph = open_graph(Path(task.graph), no_bf16=task.no_bf16)
+    graph = _opened(task)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt.OnnxParser(network, log), graph)
@@ -243,7 +257,7 @@ def build(task: Task, trt: ModuleType, log: Any, file: BinaryIO) -> dict[str, An
     if not done:
         raise Failed(log.errors[0] if log.errors else "TensorRT gives no reason")
     if cache:
-        cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+        _keep_timings(cache, config)
     outputs = [network.get_output(number) for number in range(network.num_outputs)]
     dtypes = {one.name: _dtype(one.dtype) for one in outputs}
     return {"inputs": inputs, "outputs": dtypes, "structure": graph.structure, "files": graph.files}
@@ -255,8 +269,21 @@ def _timing_cache(task: Task, config: Any) -> Path | None:
         return None
     path = Path(task.timing_cache)
     known = path.read_bytes() if path.is_file() else b""
-    config.set_timing_cache(config.create_timing_cache(known), False)  # noqa: FBT003 (TensorRT's own)
+    if not config.set_timing_cache(config.create_timing_cache(known), False):  # noqa: FBT003 (TensorRT's own)
+        say(log="warning", text=f"{path} holds no timings of this GPU and version: begun anew")
+        config.set_timing_cache(config.create_timing_cache(b""), False)  # noqa: FBT003
     return path
+
+
+def _keep_timings(path: Path, config: Any) -> None:
+    """At once or not at all; an engine is not lost over it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(bytes(config.get_timing_cache().serialize()))
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        say(log="warning", text=f"the timings were not kept: {error}")
 
 
 def _input(dtype: Any, shapes: list[list[int]]) -> dict[str, Any]:
@@ -269,8 +296,10 @@ def _dtype(dtype: Any) -> str:
 
 def refit(task: Task, trt: ModuleType, log: Any, file: BinaryIO) -> dict[str, Any]:
     """Put this graph's weights into an engine of the same graph; needs the GPU."""
-    graph = open_graph(Path(task.graph), no_bf16=task.no_bf16)
+    graph = _opened(task)
     assert task.refit_from
+    if graph.structure != task.structure:
+        raise Failed(f"{task.refit_from} is an engine of another graph", graph=True)
     runtime = trt.Runtime(log)
     engine = runtime.deserialize_cuda_engine(Path(task.refit_from).read_bytes())
     if engine is None:
@@ -296,6 +325,8 @@ def main() -> int:
     give_back_when_freed(_SMALL)
     value = json.load(sys.stdin)
     task = Task(**{**value, "capabilities": tuple(value["capabilities"])})
+    if os.getppid() != task.parent:  # it ended before it was looked at
+        return 1
     trt = bindings(task.builder)
     log = _make_log(trt)
     try:
@@ -304,7 +335,7 @@ def main() -> int:
             file.flush()
             os.fsync(file.fileno())
     except Failed as error:
-        say(failed=str(error))
+        say(failed=str(error), graph=error.graph)
         return 1
     except OSError as error:
         say(disk=error.errno, text=error.strerror or str(error))

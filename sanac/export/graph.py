@@ -13,7 +13,6 @@ from sanac.core.family import block_name, split_block
 from sanac.export.traced import OWN, Traced
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
-GRAPH = "model.onnx"
 BLOCKS = "transformer_blocks"
 OPSET = 22  # below, Conv knows no bf16; above, runtimes fail on attention with masks
 

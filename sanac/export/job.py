@@ -19,12 +19,14 @@ from sanac.core.talk import Talk
 from sanac.core.weights import Weights, open_folder
 from sanac.core.writer import Piece, kept, write_safetensors
 from sanac.export.components import decoder, encoder, text_encoder
-from sanac.export.engines import Asked, engines_of, place_engine
-from sanac.export.graph import GRAPH, OPSET, graph_of, serialized
+from sanac.export.engines import Asked, engines_of
+from sanac.export.graph import OPSET, graph_of, serialized
+from sanac.export.placing import place_engine
 from sanac.export.quantized import quantize
 from sanac.export.references import DTYPES, refer, wanted_by
 from sanac.export.traced import Traced
 from sanac.export.transformer import transformer
+from sanac.nn.graphfile import GRAPH
 from sanac.nn.quiet import quiet
 
 SCHEMA = 1  # raised when the same settings would give another graph

@@ -10,7 +10,7 @@ import torch
 from sanac.core.errors import BadInput, Misuse
 from sanac.core.family import split_block
 from sanac.core.model import Component, Model
-from sanac.nn.device import SIDES
+from sanac.nn.device import SIDES, shrinkage
 from sanac.nn.weights import Blocks, refuse_loras
 
 _ENCODED = 600  # tokens: 300 of a caption, and the instruction that the pipeline puts in front of it
@@ -49,6 +49,14 @@ def latent_side(model: Model) -> int:
     if not isinstance(channels, list) or size not in SIDES:
         return int(size)
     return max(1, SIDES[size] >> (len(channels) - 1))
+
+
+def native(model: Model) -> tuple[int, int]:
+    """Pixels that become one latent, and the side of the pictures that the model was made for."""
+    vae = _part(model, "vae")
+    layers = vae.config.get("encoder_layers_per_block") if vae else None
+    step = shrinkage(layers) if isinstance(layers, list) and layers else 32  # SANA's own
+    return step, step * latent_side(model)
 
 
 def vocabulary_of(model: Model) -> Sequence[str]:

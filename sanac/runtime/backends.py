@@ -14,8 +14,9 @@ from accelerate import init_empty_weights
 from sanac.core.errors import BadInput, Misuse
 from sanac.core.model import Component, Model
 from sanac.core.talk import SILENCE, Talk
+from sanac.nn.graphfile import GRAPH, load_graph
 from sanac.nn.quiet import quiet
-from sanac.runtime.onnx import GRAPH, Autoencoder, Graph, Runner, TextEncoder, Transformer, load_graph
+from sanac.runtime.onnx import Autoencoder, Graph, Runner, TextEncoder, Transformer
 from sanac.runtime.tensorrt import Engine, engines_in, fitting
 from sanac.runtime.widened import BF16, widened
 
@@ -59,7 +60,8 @@ def open_parts(model: Model, backend: str, device: str = "cpu", talk: Talk = SIL
         found = {PAINTING[name]: Graph(path, device, contents[name]) for name, path in graphs.items()}
     else:
         root = model.located.path
-        found = {part: Engine(fitting(root / name)) for name, part in PAINTING.items() if engines_in(root / name)}
+        paths = {part: engines_in(root / name) for name, part in PAINTING.items()}
+        found = {part: Engine(fitting(those)) for part, those in paths.items() if those}
     if "transformer" not in found:
         what, how = ("graph", "") if backend == "onnx" else ("engine", " --trt")
         where = f"{model.located.path} --in-place" if model.manifest else f"{model.located.name} --out exported"

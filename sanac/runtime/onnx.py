@@ -2,7 +2,7 @@
 
 import functools
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from sanac.core.errors import BadInput, Lacking
+from sanac.nn.graphfile import check_references, first_line, load_graph
 
 if TYPE_CHECKING:
-    import onnx
     import onnxruntime
 
-GRAPH = "model.onnx"
 _AS_ASKED = "1"  # products with dequantized weights in floats: left to itself, it rounds what they are multiplied by
 _IN_FLOATS = "1"  # what is quantized is multiplied in floats
 _BROKEN_FP8 = "QDQSelectorActionTransformer"  # makes integer products of fp8, which it then refuses
@@ -51,7 +50,7 @@ class Graph:
         try:
             found: Sequence[np.ndarray[Any, Any]] = self.session.run(None, feed)
         except _errors() as error:
-            raise BadInput(f"onnxruntime can't run {self.path}", why=_first_line(error)) from error
+            raise BadInput(f"onnxruntime can't run {self.path}", why=first_line(error)) from error
         return tuple(torch.from_numpy(array) for array in found)
 
 
@@ -129,15 +128,16 @@ def open_session(path: Path, device: str = "cpu", content: bytes | None = None) 
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _AS_ASKED)
-    if saturates():
+    rounds, has_fp8 = _about(path)
+    if rounds and saturates():
         options.add_session_config_entry("session.disable_quant_qdq", _IN_FLOATS)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    off = [_BROKEN_FP8] if _has_fp8(path) else None
+    off = [_BROKEN_FP8] if has_fp8 else None
     chosen = providers or ["CPUExecutionProvider"]
     try:
         return runtime.InferenceSession(content or path, options, providers=chosen, disabled_optimizers=off)
     except _errors() as error:
-        raise BadInput(f"onnxruntime can't open {path}", why=_first_line(error)) from error
+        raise BadInput(f"onnxruntime can't open {path}", why=first_line(error)) from error
 
 
 @functools.cache
@@ -152,49 +152,13 @@ def saturates() -> bool:
     return not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
-def load_graph(path: Path) -> "onnx.ModelProto":
-    """A graph without its weights."""
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        return onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError, ValueError) as error:
-        raise BadInput(f"{path} is no graph", why=_first_line(error)) from error
-
-
-def _has_fp8(path: Path) -> bool:
+def _about(path: Path) -> tuple[bool, bool]:
+    """Whether it rounds what is multiplied, and whether it has numbers in fp8."""
     import onnx
 
-    kinds = {tensor.data_type for tensor in load_graph(path).graph.initializer}
-    return onnx.TensorProto.FLOAT8E4M3FN in kinds
-
-
-def check_references(path: Path) -> tuple[Path, ...]:
-    """The files that a graph takes weights from; BadInput unless they lie in its folder and are as long as it says."""
-    import onnx
-
-    outside = [
-        tensor for tensor in load_graph(path).graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL
-    ]
-    found = (_referred(path, one.name, {entry.key: entry.value for entry in one.external_data}) for one in outside)
-    return tuple(dict.fromkeys(found))
-
-
-def _referred(path: Path, name: str, about: Mapping[str, str]) -> Path:
-    place = about.get("location", "")
-    file = path.parent / place
-    if not place or Path(place).name != place or file.is_symlink():
-        raise BadInput(f"{path} wants {name} from {place!r}", why="weights lie beside the graph, in files of their own")
-    try:
-        end, size = int(about["offset"]) + int(about["length"]), file.stat().st_size
-    except (KeyError, ValueError) as error:
-        raise BadInput(f"{path} doesn't say where {name} lies in {place}") from error
-    except OSError as error:
-        raise BadInput(f"{file} is missing", why=f"{path.name} has its weights there") from error
-    if int(about["offset"]) < 0 or end > size:
-        raise BadInput(f"{file} ended early", why=f"{name} ends at {end:,}, the file at {size:,}")
-    return file
+    graph = load_graph(path).graph
+    rounds = any(node.op_type == "QuantizeLinear" for node in graph.node)
+    return rounds, any(tensor.data_type == onnx.TensorProto.FLOAT8E4M3FN for tensor in graph.initializer)
 
 
 def installed() -> Any:
@@ -214,7 +178,3 @@ def _errors() -> tuple[type[Exception], ...]:
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
     own = tuple(getattr(state, name) for name in (*names, "RuntimeException", "EPFail") if hasattr(state, name))
     return (*own, RuntimeError, ValueError)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

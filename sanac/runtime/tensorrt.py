@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor
 from sanac.core import jsonfile
 from sanac.core.engines import Record, bindings, check_file, check_runs_here
 from sanac.core.errors import BadInput, Lacking
-from sanac.nn.device import capability
+from sanac.core.units import bytes_text
+from sanac.nn.device import capability, free_memory
 
 _KINDS = {
     "float": torch.float32,
@@ -37,11 +38,17 @@ class Engine:
         self.inputs = {name: _KINDS[entry["dtype"]] for name, entry in self.record.inputs.items()}
         self.outputs = {name: _KINDS[kind] for name, kind in self.record.outputs.items()}
         self._lock = threading.Lock()
+        self._check_room()
         self._log = trt.Logger(trt.Logger.ERROR)
         engine = trt.Runtime(self._log).deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             hint = "sanac export --trt builds it again"
             raise BadInput(f"{path} can't be opened", why=f"{self.record.built_with} refuses it", hint=hint)
+        names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
+        told = {name: str(engine.get_tensor_dtype(name)).rpartition(".")[2].lower() for name in names}
+        if told != kinds:  # memory is laid out by what the record says
+            why = f"it takes and gives {told}, its record says {kinds}"
+            raise BadInput(f"{path} is not what its record says", why=why, hint="sanac export --trt builds it again")
         if self.record.weight_streaming:
             engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
         self._engine, self._kernels = engine, _Kernels(self.record)
@@ -59,17 +66,26 @@ class Engine:
         with self._lock:  # a context holds the shapes and addresses of one call
             return self._run(given)
 
+    def _check_room(self) -> None:
+        """Lacking where the GPU has no room for the weights."""
+        if self.device.type != "cuda" or self.record.weight_streaming:
+            return
+        free = free_memory(str(self.device))
+        if self.record.size > free:
+            why = f"it takes {bytes_text(self.record.size)}, {bytes_text(free)} are free"
+            hint = "fewer bits, fewer blocks, or an engine with --weight-streaming"
+            raise Lacking(f"{self.path.name} doesn't fit into the GPU's memory", why=why, hint=hint)
+
     def _run(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         feed = {name: given[name].to(self.device, kind).contiguous() for name, kind in self.inputs.items()}
-        for name, tensor in feed.items():
-            self._context.set_input_shape(name, tuple(tensor.shape))
-            self._context.set_tensor_address(name, tensor.data_ptr())
-        found = []
-        for name, kind in self.outputs.items():
-            made = torch.empty(tuple(self._context.get_tensor_shape(name)), dtype=kind, device=self.device)
-            self._context.set_tensor_address(name, made.data_ptr())
-            found.append(made)
-        if not self._context.execute_async_v3(self._stream()):
+        context, found = self._context, []
+        taken = [context.set_input_shape(name, tuple(tensor.shape)) for name, tensor in feed.items()]
+        taken += [context.set_tensor_address(name, tensor.data_ptr()) for name, tensor in feed.items()]
+        for name, kind in self.outputs.items() if all(taken) else ():
+            found.append(torch.empty(tuple(context.get_tensor_shape(name)), dtype=kind, device=self.device))
+        outputs = zip(self.outputs, found, strict=False)
+        taken += [context.set_tensor_address(name, tensor.data_ptr()) for name, tensor in outputs]
+        if not all(taken) or not context.execute_async_v3(self._stream()):
             raise BadInput(f"{self.path} can't be run", why="TensorRT gives no reason", hint="sanac doctor")
         self._finish()
         self._kernels.keep()
@@ -91,14 +107,14 @@ class _Kernels:
         """In the user's cache, by engine and GPU."""
         self.wanted = record.builder == "rtx"
         self.cache: Any = None
-        key = jsonfile.key_of(["kernels", record.to_json(), capability()])
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.path = root / "sanac" / "rtx" / f"{key}.kernels"
+        self.key = jsonfile.key_of(["kernels", record.to_json(), capability()])
 
     def context(self, engine: Any) -> Any:
         """Of an engine; with what was compiled before."""
         if not self.wanted:
             return engine.create_execution_context()
+        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        self.path = root / "sanac" / "rtx" / f"{self.key}.kernels"
         config = engine.create_runtime_config()
         self.cache = config.create_runtime_cache()
         if self.path.is_file():
@@ -125,10 +141,10 @@ def engines_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("model.*.engine"))
 
 
-def fitting(folder: Path) -> Any:
-    """The engine of a component that runs here; raises what speaks against the first where none does."""
+def fitting(paths: Sequence[Path]) -> Path:
+    """The first of a component's engines that runs here; raises what speaks against the first where none does."""
     problems: list[Lacking] = []
-    for path in engines_in(folder):
+    for path in paths:
         record = check_file(path)
         try:
             check_runs_here(record, str(bindings(record.builder).__version__), capability())
@@ -136,4 +152,4 @@ def fitting(folder: Path) -> Any:
             problems.append(error)
             continue
         return path
-    raise problems[0] if problems else BadInput(f"{folder} has no engine", hint="sanac export --trt --in-place")
+    raise problems[0]

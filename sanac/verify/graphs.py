@@ -1,29 +1,29 @@
-"""The graphs and engines of a candidate: those that were sealed, of the form that clients expect, ready to be run."""
+"""The graphs of a candidate: those that were sealed, of the form that clients expect, ready to be run here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 
 from sanac.core.copying import digest_file
-from sanac.core.engines import Record, check_file
+from sanac.core.engines import Record
 from sanac.core.errors import BadInput
 from sanac.core.manifest import changed_after_sealing
 from sanac.core.model import Model
-from sanac.nn.device import capability
-from sanac.runtime.backends import FOLDERS, graphs_in
-from sanac.runtime.onnx import GRAPH, Graph, check_references, load_graph
-from sanac.runtime.tensorrt import Engine, engines_in, fitting
+from sanac.nn.graphfile import GRAPH, check_references, load_graph
+from sanac.runtime.backends import graphs_in
+from sanac.runtime.onnx import Graph
+from sanac.runtime.tensorrt import Engine
 from sanac.runtime.widened import widened
 
 LIMITS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-3}  # relative error; constants of a bf16 graph have eight bits
 ENGINE_LIMITS = {"fp32": 2e-3, "fp16": 3e-2, "bf16": 8e-2}  # GPUs multiply fp32 in TF32, and halves as halves
 ROUNDED = 2e-3  # where what weights are multiplied by is rounded, too: now and then to another number
-_KINDS = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
+_KINDS = {"float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "bf16": "bf16"}
 WIDENED = "bf16 graphs were checked by onnx; compared were the same files with all their numbers widened to fp32"
 TIPPED = "it rounds what weights are multiplied by: a last bit can tip a number over; medians are judged"
-_SIGNATURES = {  # of each: inputs with their dimensions, and the output's
+SIGNATURES = {  # of each: inputs with their dimensions, and the output's
     "transformer": (
         {"hidden_states": 4, "encoder_hidden_states": 3, "encoder_attention_mask": 2, "timestep": 1, "guidance": 1},
         4,
@@ -66,7 +66,7 @@ class Ready:
 def ready(model: Model) -> dict[str, Ready]:
     """A model's graphs; those in bf16, of which there are no products here, widened."""
     _check_seals(model)
-    rounded, found = _rounding(model), {}
+    rounded, found = rounding(model), {}
     for name, path in graphs_in(model).items():
         check_references(path)
         content = load_graph(path)
@@ -78,48 +78,7 @@ def ready(model: Model) -> dict[str, Ready]:
     return found
 
 
-def ready_engines(model: Model) -> dict[str, Ready]:
-    """A model's engines for the GPU that is here; raises what speaks against them where none fits."""
-    root, found = model.located.path, {}
-    rounding = _rounding(model)
-    for name in FOLDERS:
-        if not engines_in(root / name):
-            continue
-        for path in engines_in(root / name):
-            _check_engine(model, path)
-        path = fitting(root / name)
-        record = check_file(path)
-        precision = next(kind for kind in ("bf16", "fp16", "fp32") if kind in record.forms)
-        found[name] = Ready(path, precision, name in rounding, record=record)
-    return found
-
-
-def _check_engine(model: Model, path: Path) -> None:
-    """An artifact's engine is what was sealed, and was built of the weights that lie beside it."""
-    record, manifest = check_file(path), model.manifest
-    if manifest is None:
-        return
-    folder = path.parent.relative_to(model.located.path).as_posix()
-    known = manifest.files.get(f"{folder}/{path.name}")
-    if known is None or digest_file(path) != known.blake3:
-        raise changed_after_sealing(path, [f"{path.name} is not the engine that was sealed"])
-    for name, digest in record.weights.items():
-        weights = manifest.files.get(f"{folder}/{name}")
-        if weights is None or weights.blake3 != digest:
-            why = f"{name} is not what it was built of"
-            raise BadInput(f"{path} has other weights than its graph", why=why, hint="sanac export --trt --in-place")
-
-
-def where_executed() -> str:
-    """The GPU that engines run on, for the record."""
-    import torch
-
-    driver = Path("/sys/module/nvidia/version")
-    version = driver.read_text().strip() if driver.is_file() else "unknown"
-    return f"executed on {torch.cuda.get_device_name()}, sm{capability()}, driver {version}"
-
-
-def _rounding(model: Model) -> set[str]:
+def rounding(model: Model) -> set[str]:
     """Components in which what weights are multiplied by is quantized, too."""
     return {
         part.name for part in model.components if part.weights for p in part.weights.parts.values() if p.packing.given
@@ -128,36 +87,48 @@ def _rounding(model: Model) -> set[str]:
 
 def _check_seals(model: Model) -> None:
     """An artifact's graphs, and the files that they take weights from, are those that were sealed."""
+    paths = (file for path in graphs_in(model).values() for file in (path, *check_references(path)))
+    check_sealed_files(model, GRAPH, paths)
+
+
+def check_sealed_files(model: Model, kind: str, paths: Iterable[Path]) -> None:
+    """No sealed file of this kind is lost, and these are what was sealed; a model that is no artifact has no seals."""
     if model.manifest is None:
         return
     root, sealed = model.located.path, model.manifest.files
-    lost = [name for name in sealed if name.endswith(GRAPH) and not (root / name).is_file()]
+    lost = [name for name in sealed if name.endswith(kind) and not (root / name).is_file()]
     if lost:
         raise changed_after_sealing(root, [f"{name} is missing" for name in lost])
-    wanted = {file: None for path in graphs_in(model).values() for file in (path, *check_references(path))}
-    for path in wanted:
+    for path in dict.fromkeys(paths):
         known = sealed.get(path.relative_to(root).as_posix())
         if known is None:
             raise changed_after_sealing(path, [f"{path.name} is no file of the artifact: it was added"])
-        if digest_file(path) != known.blake3:
+        if not path.is_file() or digest_file(path) != known.blake3:
             raise changed_after_sealing(path, [f"{path.name} has another digest than when it was sealed"])
 
 
 def _precision(name: str, path: Path, model: onnx.ModelProto) -> str:
     """What a graph computes in: the dtype of its output; BadInput unless it is called as its kind is."""
-    inputs, rank = _SIGNATURES[name]
     given = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.input}
+    outputs = [value.type.tensor_type for value in model.graph.output]
+    alike = len(outputs) == 1 and len(outputs[0].shape.dim) == SIGNATURES[name][1]
+    kinds = [onnx.TensorProto.DataType.Name(output.elem_type).lower() for output in outputs]
+    return precision_of(name, path, given, kinds if alike else [])
+
+
+def precision_of(name: str, path: Path, given: Mapping[str, int], outputs: Sequence[str]) -> str:
+    """The same of anything that stands for a part, by its inputs' dimensions and the dtypes of its outputs."""
+    inputs, _ = SIGNATURES[name]
     wrong = [f"input {one}" for one in given.keys() ^ inputs.keys() - (_OPTIONAL - given.keys())]
     wrong += [f"the dimensions of {one}" for one in given.keys() & inputs.keys() if given[one] != inputs[one]]
-    outputs = [value.type.tensor_type for value in model.graph.output]
-    if len(outputs) != 1 or len(outputs[0].shape.dim) != rank:
+    if len(outputs) != 1:
         wrong.append("its outputs")
-    elif outputs[0].elem_type not in _KINDS:
-        wrong.append(f"the dtype of its output, {onnx.TensorProto.DataType.Name(outputs[0].elem_type)}")
+    elif outputs[0] not in _KINDS:
+        wrong.append(f"the dtype of its output, {outputs[0]}")
     if wrong:
         why = f"unlike any {name}'s that clients know: {wrong[0]}"
-        raise BadInput(f"{path} can't be compared", why=why, problems=wrong, hint="sanac export makes such graphs")
-    return _KINDS[outputs[0].elem_type]
+        raise BadInput(f"{path} can't be compared", why=why, problems=wrong, hint="sanac export makes such ones")
+    return _KINDS[outputs[0]]
 
 
 def _check(path: Path) -> None:

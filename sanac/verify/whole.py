@@ -19,9 +19,11 @@ from sanac.core.talk import Talk
 from sanac.judge.similarity import psnr, ssim
 from sanac.nn.quantized import load_part
 from sanac.nn.quiet import quiet
+from sanac.nn.surroundings import latent_side, native
 from sanac.runtime.backends import PAINTING, put
 from sanac.runtime.pipeline import Painter, Sampling, open_painter
-from sanac.verify.graphs import LIMITS, TIPPED, WIDENED, Ready, ready, ready_engines, where_executed
+from sanac.verify.engines import Executed, executed, ready_engines
+from sanac.verify.graphs import LIMITS, TIPPED, WIDENED, Ready, ready
 from sanac.verify.parity import Case, Figure, Parity, Side, apart, cases, compare
 from sanac.verify.sides import EngineSide, OnnxSide, TorchSide
 
@@ -42,6 +44,7 @@ class Asked:
     limit: float | None = None  # of the relative error; None: by precision
     pictures: int = 4
     steps: int = 12
+    engines: tuple[str, ...] = ()  # only these, by their files
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Verified:
     parity: Parity
     others: tuple[Figure, ...]  # of other parts, and of pictures
     notes: tuple[str, ...]  # how it was done, where that is not plain
+    executed: Executed  # engines that were run
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -65,42 +69,49 @@ class Verified:
     def to_json(self) -> dict[str, Any]:
         """For reports."""
         figures = [figure.to_json() for figure in self.figures]
-        return {"passed": self.passed, "notes": list(self.notes), "figures": figures, "parity": self.parity.to_json()}
+        found = {"passed": self.passed, "notes": list(self.notes), "figures": figures}
+        return found | {"executed": dict(self.executed), "parity": self.parity.to_json()}
 
 
 def verify(candidate: Model, reference: Model, asked: Asked, device: str, talk: Talk) -> Verified:
     """Everything that both have; what of the candidate has no graph is computed by torch."""
     _check_alike(candidate, reference)
-    graphs = _ready(candidate, asked.backend)
+    graphs = _ready(candidate, asked)
     notes = [WIDENED] if any(graph.content for graph in graphs.values()) else []
-    notes += [where_executed()] if any(graph.record for graph in graphs.values()) else []
+    ran = executed(graphs)
+    notes += sorted({one["where"] for one in ran.values()})
     notes += [TIPPED] if any(graph.rounded for graph in graphs.values()) else []
     both = candidate.model_index is not None and reference.model_index is not None
     if asked.pictures and not both:
         notes.append("no pictures: not both are whole pipelines")
     check_memory(reference, talk, pictures=bool(asked.pictures) and both)
     talk.note("comparing outputs, and the stream behind each block")
-    graph = graphs.get("transformer")
-    theirs = TorchSide(reference, device)
-    same = _same_files(candidate.transformer, reference.transformer)
-    ours = _side(graph, device) if graph else theirs if same else TorchSide(candidate, device)
-    limit = asked.limit or (graph.limit if graph else LIMITS["fp32"])
-    rounded = bool(graph and graph.rounded)
-    asking = [_fitted(case, graph, reference) for case in cases()] if graph else None
-    parity = compare(ours, theirs, reference.architecture, limit, asking, rounded=rounded)
+    parity = _transformers(candidate, reference, graphs.get("transformer"), asked.limit, device)
     others = [_part(name, graphs.get(name), candidate, reference, asked.limit) for name in _PARTS]
     found = [figure for figure in others if figure]
     if asked.pictures and both:
         talk.note(f"painting {asked.pictures} pictures with both")
         found += _pictures(candidate, reference, graphs, asked)
-    return Verified(parity, tuple(found), tuple(notes))
+    return Verified(parity, tuple(found), tuple(notes), ran)
 
 
-def _ready(candidate: Model, backend: str) -> dict[str, Ready]:
+def _transformers(candidate: Model, reference: Model, graph: Ready | None, limit: float | None, device: str) -> Parity:
+    """By the block, where one can see inside; sides are gone afterwards, with the memory that they take."""
+    theirs = TorchSide(reference, device)
+    same = _same_files(candidate.transformer, reference.transformer)
+    ours = _side(graph, device) if graph else theirs if same else TorchSide(candidate, device)
+    limit = limit or (graph.limit if graph else LIMITS["fp32"])
+    asking = [_fitted(case, graph, reference) for case in cases()] if graph else None
+    rounded = bool(graph and graph.rounded)
+    return compare(ours, theirs, reference.architecture, limit, asking, rounded=rounded)
+
+
+def _ready(candidate: Model, asked: Asked) -> dict[str, Ready]:
     """What of the candidate is run, by the folder it stands in; torch runs what is left."""
+    backend = asked.backend
     if backend == "torch":
         return {}
-    found = ready(candidate) if backend == "onnx" else ready_engines(candidate)
+    found = ready(candidate) if backend == "onnx" else ready_engines(candidate, asked.engines)
     if not found:
         what, how = ("graph", "") if backend == "onnx" else ("engine", " --trt")
         raise Misuse(f"{candidate.located.name} has no {what}", hint=f"sanac export {candidate.located.path}{how}")
@@ -226,8 +237,10 @@ def _opened(part: Component) -> Any:
 
 def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Ready], asked: Asked) -> list[Figure]:
     """The same prompts, the same noises, a whole trajectory each; the least alike pair decides."""
-    prompts = [PROMPTS[number % len(PROMPTS)] for number in range(asked.pictures)]
-    settings = Sampling(asked.steps, batch=_batch(graphs))
+    batch, size = _taken_at_once(graphs, reference)
+    count = -(-asked.pictures // batch) * batch if size else asked.pictures  # engines may want whole batches
+    prompts = [PROMPTS[number % len(PROMPTS)] for number in range(count)]
+    settings = Sampling(asked.steps, size=size, batch=batch)
 
     def painted(painter: Painter, how: Sampling = settings) -> list[Any]:
         return [picture for batch in painter.paint(prompts, range(len(prompts)), how) for picture in batch]
@@ -255,13 +268,15 @@ def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Ready], a
     ]
 
 
-def _batch(graphs: Mapping[str, Ready]) -> int:
-    """Pictures at once: four, or as many as an engine takes; with guidance the transformer is asked twice for each."""
+def _taken_at_once(graphs: Mapping[str, Ready], model: Model) -> tuple[int, tuple[int, int] | None]:
+    """Pictures at once, and their size where an engine doesn't leave it open: the nearest to the model's own."""
     engine = graphs.get("transformer")
     if engine is None or engine.record is None:
-        return 4
-    (most,) = engine.fitted("timestep", (8,))
-    return max(1, most // 2)
+        return 4, None
+    side, (step, _) = latent_side(model), native(model)
+    branches = 1 if model.architecture.guidance else 2
+    asked, _, rows, columns = engine.fitted("hidden_states", (4 * branches, model.architecture.in_channels, side, side))
+    return max(1, asked // branches), (columns * step, rows * step)
 
 
 def _shared(candidate: Model, reference: Model, graphs: Mapping[str, Ready]) -> bool:

@@ -40,6 +40,8 @@ def write(folder: Path, record: Record = RECORD, header: bytes = HEADER) -> Path
 def test_cards_and_capabilities() -> None:
     assert parse_capabilities(["rtx4090, sm120", "8.6", "RTX 4090"]) == (86, 89, 120)
     assert parse_capabilities([]) == ()
+    assert parse_capabilities(["RTX 4070 Ti SUPER", "rtx3080ti", "rtx 5090 laptop"]) == (86, 89, 120)
+    assert parse_capabilities(["a100-sxm4-80gb", "l40s", "A6000"]) == (80, 86, 89)
     assert set(CARDS) <= set(COMPUTES)
     with pytest.raises(Misuse, match="rtx9999") as caught:
         parse_capabilities(["rtx9999,89,70"])

@@ -35,7 +35,7 @@ COMPUTING = {  # these run the model, or read what it is given
     )
 }  # fmt: skip
 COMPUTING |= {f"sanac.runtime.{name}" for name in ("backends", "onnx", "tensorrt", "widened")}
-COMPUTING |= {f"sanac.verify.{name}" for name in ("graphs", "parity", "sides", "whole")}
+COMPUTING |= {f"sanac.verify.{name}" for name in ("engines", "graphs", "parity", "sides", "whole")}
 PACKAGES = ("core", "shapes", "judge", "cli", "prune", "grow", "runtime", "verify")
 
 

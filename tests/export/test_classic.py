@@ -2,41 +2,61 @@
 
 import json
 import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from sanac.core.engines import check_file
+from sanac.cli.app import run
+from sanac.core.copying import digest_file
+from sanac.core.engines import NEVER, check_file
 from tests.conftest import Sanac
 
 STANDINS = Path(__file__).parent.parent / "standins"
 COMPONENT = ("--component", "transformer", "--precision", "fp32")
+EXPORT = (*COMPONENT, "--in-place", "--trt", "--no-verify")
+
+
+def pretend(patch: pytest.MonkeyPatch, calls: Path) -> None:
+    """A machine that looks as if it had an sm89 and classic TensorRT, and notes what is called."""
+    from sanac.export import engines
+    from sanac.runtime import tensorrt
+
+    for module in (engines, tensorrt):
+        patch.setattr(module, "capability", lambda: 89)
+    patch.setattr("sanac.nn.device.capability", lambda: 89)
+    patch.setattr("sanac.verify.engines.where_executed", lambda: "executed on a stand-in")
+    opened = tensorrt.Engine.__init__
+    patch.setattr(tensorrt.Engine, "__init__", lambda self, path: opened(self, path, "cpu"))
+    patch.syspath_prepend(STANDINS)
+    patch.setenv("PYTHONPATH", str(STANDINS))
+    patch.delitem(sys.modules, "tensorrt", raising=False)
+    patch.setenv("TENSORRT_CALLS", str(calls))
 
 
 @pytest.fixture
-def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine that looks as if it had an sm89 and classic TensorRT; the file in which calls are noted."""
-    from sanac.export import engines
-    from sanac.runtime import tensorrt
-    from sanac.verify import graphs
-
-    for module in (engines, tensorrt, graphs):
-        monkeypatch.setattr(module, "capability", lambda: 89)
-    monkeypatch.setattr("sanac.nn.device.capability", lambda: 89)
-    monkeypatch.setattr(graphs, "where_executed", lambda: "executed on a stand-in")
-    monkeypatch.setattr("sanac.verify.whole.where_executed", lambda: "executed on a stand-in")
-    opened = tensorrt.Engine.__init__
-    monkeypatch.setattr(tensorrt.Engine, "__init__", lambda self, path: opened(self, path, "cpu"))
-    monkeypatch.syspath_prepend(STANDINS)
-    monkeypatch.setenv("PYTHONPATH", str(STANDINS))
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    calls = tmp_path / "calls.jsonl"
-    monkeypatch.setenv("TENSORRT_CALLS", str(calls))
-    yield calls
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file in which calls are noted."""
+    pretend(monkeypatch, tmp_path / "calls.jsonl")
+    yield tmp_path / "calls.jsonl"
     sys.modules.pop("tensorrt", None)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two blocks of sanac:tiny with an engine."""
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        pretend(patch, folder / "calls.jsonl")
+        out, ws = str(folder / "two"), ("--workspace", str(folder / "ws"))
+        assert run(["prune", "sanac:tiny", "--keep", "0-1", "--out", out, *ws]) == 0
+        assert run(["export", out, *EXPORT, *ws]) == 0
+    sys.modules.pop("tensorrt", None)
+    return Path(out)
 
 
 def noted(calls: Path, name: str) -> list[list[str]]:
@@ -65,17 +85,16 @@ def test_built_verified_and_run(sanac: Sanac, gpu: Path) -> None:
     assert (other.code, other.json["passed"]) == (5, False)
 
 
-def test_new_weights_for_an_engine(sanac: Sanac, gpu: Path) -> None:
+def test_new_weights_for_an_engine(sanac: Sanac, gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, keep in (("two", "0-1"), ("others", "3,7"), ("three", "0-2")):
         assert sanac("prune", "sanac:tiny", "--keep", keep, "--out", name).code == 0
-    export = (*COMPONENT, "--in-place", "--trt", "--no-verify")
-    assert sanac("export", "two", *export).code == 0
+    assert sanac("export", "two", *EXPORT).code == 0
     (plain,) = Path("two/transformer").glob("*.engine")
-    refused = sanac("export", "others", *export, "--refit-from", plain)
+    refused = sanac("export", "others", *EXPORT, "--refit-from", plain)
     assert (refused.code, "built without --refit" in refused.err) == (2, True), refused.err
-    assert sanac("export", "two", *export, "--refit", "--force").code == 0
+    assert sanac("export", "two", *EXPORT, "--refit", "--force").code == 0
     assert ["REFIT"] in noted(gpu, "flag")
-    ran = sanac("export", "others", *export, "--refit-from", plain, "--json")
+    ran = sanac("export", "others", *EXPORT, "--refit-from", plain, "--json")
     assert ran.code == 0, ran.err
     assert len(noted(gpu, "refit")) == 1
     (record,) = ran.json["engines"]
@@ -83,37 +102,177 @@ def test_new_weights_for_an_engine(sanac: Sanac, gpu: Path) -> None:
     assert record["weights"] != dict(check_file(plain).weights)
     right = sanac("verify", "others", "--against", "others", "--backend", "trt", "--pictures", "0")
     assert right.code == 0, "it has the other model's weights now"
-    other = sanac("export", "three", *export, "--refit-from", plain)
-    assert (other.code, "another graph" in other.err) == (2, True), other.err
+    other = sanac("export", "three", *EXPORT, "--refit-from", plain)
+    assert (other.code, "another graph" in other.err) == (3, True), other.err
+    apart = sanac("export", "three", *COMPONENT, "--trt", "--no-verify", "--refit-from", plain, "--out", "apart")
+    assert (apart.code, Path("apart.partial").exists()) == (3, False), apart.err
+    idle = sanac("export", "others", *EXPORT, "--refit-from", plain, "--sm", "120", "--batch", "2")
+    assert (idle.code, "--sm, --batch" in idle.err) == (2, True), idle.err
+    empty = sanac("export", "others", *EXPORT, "--refit-from", "")
+    assert (empty.code, "is no engine" in empty.err) == (3, True), empty.err
+    monkeypatch.chdir(plain.parent)
+    beside = sanac("export", "../../others", *EXPORT, "--refit-from", plain.name, "--force")
+    assert beside.code == 0, beside.err
+    monkeypatch.chdir("../..")
     assert not list(Path("three").rglob("*.engine*"))
 
 
-def test_an_engine_of_other_weights_or_another_version(
-    sanac: Sanac, gpu: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert sanac("prune", "sanac:tiny", "--keep", "0-1", "--out", "two").code == 0
-    assert sanac("export", "two", *COMPONENT, "--in-place", "--trt", "--no-verify").code == 0
-    verify = ("verify", "two", "--against", "two", "--backend", "trt", "--pictures", "0")
+@pytest.fixture
+def two(sanac: Sanac, gpu: Path, built: Path) -> Path:
+    """The engine of a copy."""
+    shutil.copytree(built, "two")
     (path,) = Path("two/transformer").glob("*.engine")
-    record = json.loads(path.with_suffix(".json").read_text())
-    for change, code, said in (
+    return path
+
+
+def reseal(path: Path) -> None:
+    """As if the file had been sealed like this."""
+    manifest = json.loads(Path("two/sanac.json").read_text())
+    for file in manifest["files"]:
+        if file["path"] == f"transformer/{path.name}":
+            file |= {"blake3": digest_file(path), "size": path.stat().st_size}
+    Path("two/sanac.json").write_text(json.dumps(manifest))
+
+
+TINY = {"least": [1], "best": [1], "most": [1], "dtype": "float"}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
         ({"weights": {"diffusion_pytorch_model.safetensors": "0" * 64}}, 3, "other weights"),
+        ({"weights": {"../../two/sanac.json": "0" * 64}}, 3, "other weights"),
         ({"version": "10.98.0.0"}, 4, "another version"),
         ({"capabilities": [86]}, 4, "another GPU"),
-    ):
-        path.with_suffix(".json").write_text(json.dumps(record | change))
-        found = sanac(*verify)
-        assert (found.code, said in found.err) == (code, True), found.err
+        ({"inputs": {}}, 3, "can't be compared"),
+        ({"inputs": {"timestep": TINY}}, 3, "can't be compared"),
+        ({"outputs": {}}, 3, "can't be compared"),
+        ({"outputs": {"out_hidden_states": "int8"}}, 3, "can't be compared"),
+        ({"outputs": {"out_hidden_states": "half"}}, 3, "not what its record says"),
+    ],
+)
+def test_records_that_are_not_of_this_engine(
+    sanac: Sanac, two: Path, change: dict[str, object], code: int, said: str
+) -> None:
+    """Edited they are refused for their seal; sealed like that, for what they say."""
+    verify = ("verify", "two", "--against", "two", "--backend", "trt", "--pictures", "0")
+    place = two.with_suffix(".json")
+    place.write_text(json.dumps(json.loads(place.read_text()) | change))
+    found = sanac(*verify)
+    assert (found.code, "sealed" in found.err) == (3, True), found.err
+    reseal(place)
+    found = sanac(*verify)
+    assert (found.code, said in found.err) == (code, True), found.err
 
 
-def test_shapes_outside_its_range(sanac: Sanac, gpu: Path) -> None:
+def test_weights_swapped_and_engines_lost(sanac: Sanac, two: Path) -> None:
+    verify = ("verify", "two", "--against", "sanac:tiny", "--backend", "trt", "--pictures", "0")
+    weights = two.parent / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    found = sanac(*verify)
+    assert (found.code, "other weights" in found.err) == (3, True), found.err
+    two.unlink()
+    found = sanac(*verify)
+    assert (found.code, "missing" in found.err) == (3, True), found.err
+
+
+@pytest.mark.parametrize("lost", [".log", ".json", ".engine"])
+def test_what_was_lost_is_made_again_with_its_seals(sanac: Sanac, two: Path, lost: str) -> None:
+    two.with_suffix(lost).unlink()
+    ran = sanac("export", "two", *EXPORT, "--json")
+    assert (ran.code, ran.json["status"]) == (0, "ok"), ran.err
+    assert sanac("inspect", "two", "--scan").code == 0
+    assert sanac("verify", "two", "--against", "two", "--backend", "trt", "--pictures", "0").code == 0
+    assert sanac("export", "two", *EXPORT, "--json").json["status"] == "cached"
+
+
+def test_only_what_was_run_is_called_executed(sanac: Sanac, two: Path) -> None:
+    """Neither another engine of the same artifact nor a later one under the same name."""
+    verify = ("verify", "two", "--against", "two", "--backend", "trt", "--pictures", "0", "--json")
+    about = sanac(*verify).json["executed"][f"transformer/{two.name}"]
+    assert (about["blake3"], about["where"]) == (digest_file(two), "executed on a stand-in")
+    assert "tensorrt 10.99.0.1 for sm89" in about["built_with"]
+    assert "executed on a stand-in: the same function" in sanac("inspect", "two").out
+    ran = sanac("export", "two", *EXPORT, "--sm", "120", "--json")  # by TensorRT-RTX, for a GPU that isn't here
+    assert (ran.code, "verify_trt" in ran.json) == (0, False), ran.err
+    said = sanac("inspect", "two").out
+    assert (said.count("executed on a stand-in"), said.count(NEVER)) == (1, 1)
+    assert sanac("export", "two", *EXPORT, "--batch", "1..2").code == 0
+    assert "executed on a stand-in" not in sanac("inspect", "two").out
+    for broken in ("null", "5", '{"executed": 5}', '{"executed": {"x": 1}, "notes": 5}'):
+        Path("two/measurements/verify-trt.json").write_text(broken)
+        assert sanac("inspect", "two").code in {0, 3}, broken
+
+
+def test_ahead_for_another_gpu_is_not_run_here(sanac: Sanac, two: Path) -> None:
+    """What was built is written, and that it wasn't executed is no failure."""
+    ran = sanac("export", "two", *COMPONENT, "--in-place", "--trt", "--sm", "120", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["verify"]["passed"] is True
+    assert "verify_trt" not in ran.json
+
+
+@pytest.mark.parametrize("sizes", [("--size", "96..128"), ("--batch", "3"), ("--batch", "5..6", "--size", "32..48")])
+def test_pictures_of_the_sizes_that_an_engine_takes(sanac: Sanac, two: Path, sizes: tuple[str, ...]) -> None:
+    ran = sanac("export", "two", *COMPONENT, "--in-place", "--trt", *sizes, "--json")
+    assert ran.code == 0, ran.err
+    names = {figure["name"] for figure in ran.json["verify_trt"]["figures"]}
+    assert "pictures, PSNR in dB, the least" in names
+
+
+def test_timings_of_another_version(sanac: Sanac, two: Path) -> None:
+    Path("timings").write_bytes(b"of another version")
+    ran = sanac("export", "two", *EXPORT, "--force", "--timing-cache", "timings", "-v")
+    assert (ran.code, "begun anew" in ran.err) == (0, True), ran.err
+    assert Path("timings").read_bytes() == b"timed"
+    ran = sanac("export", "two", *EXPORT, "--force", "--timing-cache", "nowhere/timings")
+    assert (ran.code, "no folder" in ran.err) == (2, True), ran.err
+
+
+def test_a_graph_that_was_changed_is_not_built(sanac: Sanac, two: Path) -> None:
+    graph = two.parent / "model.onnx"
+    data = graph.read_bytes()
+    graph.write_bytes(data.replace(b"diffusion_pytorch_model.safetensors", b"/elsewhere/other.model.safetensors.", 1))
+    ran = sanac("export", "two", *EXPORT, "--batch", "2")
+    assert (ran.code, "beside the graph" in ran.err) == (3, True), ran.err
+    graph.write_bytes(data[:-1] + b"!")
+    ran = sanac("export", "two", *EXPORT, "--batch", "2")
+    assert ran.code == 3, ran.err
+    assert not list(Path("two").rglob("*.engine*")), "nothing that could be taken for one"
+
+
+def test_a_gpu_that_nobody_knows(sanac: Sanac, two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sanac.export import engines
+
+    monkeypatch.setattr(engines, "capability", lambda: 70)
+    ran = sanac("export", "two", *EXPORT)
+    assert (ran.code, "can't do on sm70" in ran.err) == (2, True), ran.err
+
+
+def test_the_builder_s_last_words(two: Path) -> None:
+    """What it built counts, whatever a library says on the way out; a builder that nobody waits for ends."""
+    from sanac.core.talk import SILENCE
+    from sanac.export.placing import _listen, _Told
+
+    code = 'print(\'{"built": {}, "peak": 1}\'); print(\'goodbye\'); print(\'{"log": "info", "text": "x"}\')'
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    told = _Told([])
+    assert _listen(process, told, 1, SILENCE) == {"built": {}, "peak": 1}
+    assert told.lines == ["output: goodbye", "info: x"]
+    task = {"parent": 1, "builder": "rtx", "graph": "", "out": "nothing", "capabilities": [], "sizes": {}}
+    command = [sys.executable, "-P", "-m", "sanac.export.building"]
+    ended = subprocess.run(command, input=json.dumps(task), text=True, capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout, Path("nothing").exists()) == (1, "", False)
+
+
+def test_shapes_outside_its_range(sanac: Sanac, two: Path) -> None:
     from sanac.core.errors import Misuse
     from sanac.runtime.tensorrt import Engine
 
-    assert sanac("prune", "sanac:tiny", "--keep", "0-1", "--out", "two").code == 0
-    assert sanac("export", "two", *COMPONENT, "--in-place", "--trt", "--no-verify", "--batch", "1").code == 0
-    (path,) = Path("two/transformer").glob("*.engine")
-    engine = Engine(path)
+    assert sanac("export", "two", *EXPORT, "--batch", "1").code == 0
+    engine = Engine(two)
     given = {
         "hidden_states": torch.zeros(2, 16, 4, 4),
         "encoder_hidden_states": torch.zeros(2, 5, 64),
@@ -126,15 +285,13 @@ def test_shapes_outside_its_range(sanac: Sanac, gpu: Path) -> None:
     assert "[1, 16, 2, 2] to [2, 16, 8, 8]" in caught.value.why
 
 
-def test_kernels_are_compiled_once(sanac: Sanac, gpu: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_kernels_are_compiled_once(two: Path, gpu: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """TensorRT-RTX's way to run, with the same stand-in in its place."""
     import tensorrt
 
     from sanac.runtime import tensorrt as running
 
-    assert sanac("prune", "sanac:tiny", "--keep", "0-1", "--out", "two").code == 0
-    assert sanac("export", "two", *COMPONENT, "--in-place", "--trt", "--no-verify").code == 0
-    (path,) = Path("two/transformer").glob("*.engine")
+    path = two
     record = replace(check_file(path), builder="rtx")
     monkeypatch.setattr(running, "check_file", lambda _: record)
     monkeypatch.setattr(running, "bindings", lambda _: tensorrt)

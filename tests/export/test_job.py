@@ -16,7 +16,8 @@ from sanac.core.locate import locate
 from sanac.core.manifest import check_sealed, read_manifest
 from sanac.core.model import open_model
 from sanac.core.talk import SILENCE
-from sanac.export.job import GRAPH, Wanted, decide_export, graphs_of
+from sanac.export.job import Wanted, decide_export, graphs_of
+from sanac.nn.graphfile import GRAPH
 from tests.conftest import Sanac
 
 FOLDERS = ["transformer", "text_encoder", "vae_decoder", "vae_encoder"]

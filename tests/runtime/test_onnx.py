@@ -19,7 +19,8 @@ from sanac.export.graph import graph_of, serialized
 from sanac.export.references import refer
 from sanac.export.traced import Traced
 from sanac.export.transformer import transformer
-from sanac.runtime.onnx import GRAPH, Autoencoder, Graph, TextEncoder, Transformer
+from sanac.nn.graphfile import GRAPH
+from sanac.runtime.onnx import Autoencoder, Graph, TextEncoder, Transformer
 
 PROMPTS = ["a red circle", "two blue squares", "a green triangle left of a yellow circle"]
 

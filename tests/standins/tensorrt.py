@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 
 __version__ = "10.99.0.1"
-_MAGIC = b"ftrt" + bytes(60)
+_HEADER = 64  # bytes before the graph; no two builds are the same
 
 
 def noted(name: str, *what: Any) -> None:
@@ -34,6 +34,10 @@ class _Named:
 
     def __str__(self) -> str:
         return f"Kind.{self.name}"
+
+
+def _header() -> bytes:
+    return b"ftrt" + os.urandom(_HEADER - 4)
 
 
 class NetworkDefinitionCreationFlag:
@@ -100,7 +104,7 @@ class _Parser:
         return True
 
     def load_initializer(self, name: str, address: int, size: int) -> bool:
-        (tensor,) = (one for one in self.model.graph.initializer if one.name == name)
+        (tensor,) = (one for one in self.model.graph.initializer if one.name == name)  # unknown ones are refused
         del tensor.external_data[:]
         tensor.data_location = onnx.TensorProto.DEFAULT
         tensor.raw_data = ctypes.string_at(address, size)
@@ -132,8 +136,9 @@ class _Config:
         noted("timing cache", len(data))
         return data
 
-    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> None:
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
         self.cache = cache
+        return not cache or cache.endswith(b"timed")
 
     def get_timing_cache(self) -> Any:
         cache = self.cache
@@ -175,7 +180,7 @@ class Builder:
             watch.step_complete(phase, step)
         watch.phase_finish("Inside")
         watch.phase_finish("Building")
-        data = _MAGIC + network.model.SerializeToString()
+        data = _header() + network.model.SerializeToString()
         return all(writer.write(data[at : at + 65536]) for at in range(0, len(data), 65536))
 
 
@@ -233,6 +238,17 @@ class _Engine:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
 
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.model.graph.input) + len(self.model.graph.output)
+
+    def get_tensor_name(self, number: int) -> str:
+        return str([*self.model.graph.input, *self.model.graph.output][number].name)
+
+    def get_tensor_dtype(self, name: str) -> _Named:
+        every = [*self.model.graph.input, *self.model.graph.output]
+        return next(_Tensor(value).dtype for value in every if value.name == name)
+
     def create_execution_context(self, config: Any = None) -> _Context:
         return _Context(self.model)
 
@@ -243,7 +259,7 @@ class _Engine:
         return _Config()
 
     def serialize_with_config(self, config: _Config) -> bytes:
-        return _MAGIC + self.model.SerializeToString()
+        return _header() + self.model.SerializeToString()
 
     def get_weight_streaming_automatic_budget(self) -> int:
         return 1
@@ -263,7 +279,7 @@ class Runtime:
 
     def deserialize_cuda_engine(self, data: bytes) -> _Engine | None:
         noted("deserialize", struct.unpack("4s", data[:4])[0])
-        return _Engine(onnx.load_from_string(data[len(_MAGIC) :])) if data.startswith(b"ftrt") else None
+        return _Engine(onnx.load_from_string(data[_HEADER:])) if data.startswith(b"ftrt") else None
 
 
 class Refitter:
@@ -280,5 +296,7 @@ class OnnxParserRefitter(_Parser):
         self.refitter = refitter
 
     def refit_model_proto(self) -> bool:
+        old = {one.name: len(one.raw_data) for one in self.refitter.engine.model.graph.initializer}
+        assert old == {one.name: len(one.raw_data) for one in self.model.graph.initializer}, "weights of another engine"
         self.refitter.engine.model = self.model
         return True
