@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,29 +85,34 @@ def test_for_two_gpus_at_once(sanac: Sanac, six: Path, scheme: str | None, preci
 
 
 def test_the_chain_as_typed(sanac: Sanac) -> None:
-    """Of the whole pipeline, from the workspace, on a machine without a GPU; cached the second time."""
-    assert sanac("prune", "sanac:tiny", "--keep", "0-2").code == 0
-    ran = sanac("export", "--trt", "--sm", "rtx4090", "--no-verify")
+    """Of the whole pipeline, from the workspace, on a machine without a GPU; cached when it is typed again."""
+    assert sanac("prune", "sanac:tiny", "--target-blocks", "6").code == 0
+    typed = ("export", "--trt", "--sm", "rtx4090")
+    ran = sanac(*typed)
     assert ran.code == 0, ran.err
     assert ran.out.count(NEVER) == 4, "an engine for each graph"
-    out = next(Path("sanac-out").glob("export-*"))
-    card = (out / "README.md").read_text()
-    assert card.count(NEVER) == 4
-    again = sanac("export", next(Path("sanac-out").glob("prune-*")), "--trt", "--sm", "89", "--no-verify", "--json")
-    assert again.json["status"] == "cached"
+    assert "the same function" in ran.out, "graphs were compared"
+    (out,) = Path("sanac-out").glob("export-*")
+    assert (out / "README.md").read_text().count(NEVER) == 4
+    again = sanac(*typed, "--no-verify", "--json")
+    assert (again.json["status"], Path(again.json["out"]).name) == ("cached", out.name), again.err
     assert len(again.json["engines"]) == 4
 
 
-def test_two_builds_differ_in_no_more_than_a_few_bytes(sanac: Sanac, six: Path) -> None:
-    """Engines are as long, but not the same byte for byte: names that count on are in them."""
+def test_two_builds_are_alike_but_not_the_same_bytes(sanac: Sanac, six: Path) -> None:
+    """Counters are written out in them, with more digits or fewer; what is known of them is the same."""
     found = []
     for name in ("one", "other"):
         shutil.copytree(six, name)
         ran = sanac("export", name, *EXPORT, "--sm", "89", "--json")
         assert ran.code == 0, ran.err
-        found.append(engine_of(ran).read_bytes())
-    assert len(found[0]) == len(found[1])
-    assert sum(a != b for a, b in zip(*found, strict=True)) < 1000
+        found.append(engine_of(ran))
+    records = [check_file(path) for path in found]
+    assert replace(records[0], size=0) == replace(records[1], size=0)
+    assert abs(records[0].size - records[1].size) < 1000
+    one, other = (path.read_bytes() for path in found)
+    assert one != other, "if this fails, they are: say so in docs/export.md"
+    assert _shared(one, other) > 0.95
 
 
 def test_turing_has_no_bf16(sanac: Sanac, six: Path) -> None:
@@ -139,7 +145,8 @@ def test_weights_that_stream(sanac: Sanac, six: Path) -> None:
         ("--trt --sm 89 --refit", 4, "on a GPU"),
         ("--trt --sm 89 --size 60..130", 2, "steps of 16 pixels"),
         ("--trt --sm 89 --timing-cache c", 2, "--timing-cache is for"),
-        ("--trt --sm 89 --refit-from nothing.engine", 3, "nothing"),
+        ("--trt --refit-from nothing.engine", 3, "nothing"),
+        ("--trt --sm 89 --refit-from nothing.engine", 2, "--sm"),
         ("--sm 89 --batch 4", 2, "--sm, --batch"),
     ],
 )
@@ -180,11 +187,14 @@ def test_a_disk_that_is_full(sanac: Sanac, six: Path) -> None:
 
 
 def test_killed_while_it_builds(sanac: Sanac, six: Path) -> None:
-    """-9 for the command: its builder goes, too, and the next run ends as if nothing had been."""
+    """-9 for the command: its builder goes, too, and the next run, be it another one, clears what it left."""
     shutil.copytree(six, "six")
     command = [sys.executable, "-m", "sanac", "export", "six", *EXPORT, "--sm", "89"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     builder = _wait_for_builder(process)
+    while not list(Path("six").rglob("*.unfinished")):
+        assert Path(f"/proc/{builder}").exists(), "it ended before it wrote anything"
+        time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     for _ in range(100):
@@ -193,9 +203,11 @@ def test_killed_while_it_builds(sanac: Sanac, six: Path) -> None:
         time.sleep(0.1)
     assert not Path(f"/proc/{builder}").exists()
     assert sanac("inspect", "six", "--scan").code == 0
-    ran = sanac("export", "six", *EXPORT, "--sm", "89", "--json")
+    assert list(Path("six").rglob("*.unfinished"))
+    ran = sanac("export", "six", *EXPORT, "--sm", "120", "--json")
     assert ran.code == 0, ran.err
-    assert check_file(engine_of(ran))
+    assert check_file(engine_of(ran)).capabilities == (120,)
+    assert not [path.name for path in Path("six").rglob("*") if "sm89" in path.name], "nothing of the other is left"
 
 
 def test_a_builder_that_is_killed(sanac: Sanac, six: Path) -> None:
@@ -218,3 +230,9 @@ def _wait_for_builder(process: "subprocess.Popen[bytes]") -> int:
                 return int(child)
         time.sleep(0.05)
     raise AssertionError("no builder was seen")
+
+
+def _shared(one: bytes, other: bytes) -> float:
+    """The share of `one`, in pieces of 4 KiB, that `other` has somewhere, too."""
+    pieces = [one[at : at + 4096] for at in range(0, len(one), 4096)]
+    return sum(piece in other for piece in pieces) / len(pieces)
