@@ -15,6 +15,7 @@ import click
 from sanac import __version__
 from sanac.cli import (
     analyze,
+    bench,
     completion,
     convert,
     doctor,
@@ -83,6 +84,7 @@ for _verb in (
     export,
     verify,
     evaluate,
+    bench,
     generate,
     doctor,
     completion,

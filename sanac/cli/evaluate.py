@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sanac.cli.choose import open_word
-from sanac.cli.options import Common, common
+from sanac.cli.options import Common, backend_option, common
 from sanac.cli.result import Result
 from sanac.cli.tables import console, table
 from sanac.core.errors import Misuse
@@ -23,7 +23,8 @@ SUITES = ("shapes",)
     epilog="""\b
 Examples:
   sanac evaluate sanac:tiny --suite shapes --images 240
-  sanac evaluate ./sanac-out/prune-1a2b3c4d --suite shapes --json""",
+  sanac evaluate ./sanac-out/prune-1a2b3c4d --suite shapes --json
+  sanac evaluate ./exported --suite shapes --backend onnx""",
 )
 @click.argument("model")
 @click.option("--suite", required=True, metavar="NAME", help="shapes: the world that sanac:tiny paints.")
@@ -31,6 +32,7 @@ Examples:
 @click.option("--steps", type=click.IntRange(1, 1000), default=20, show_default=True, help="Steps of the sampler.")
 @click.option("--guidance", type=click.FloatRange(0, 100), default=4.5, show_default=True, help="Guidance scale.")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Pictures painted at a time.")
+@backend_option
 @click.option(
     "--prompts-split",
     "split",
@@ -53,6 +55,7 @@ def command(
     steps: int,
     guidance: float,
     batch: int,
+    backend: str,
     split: str,
     out: Path | None,
     common: Common,
@@ -72,13 +75,14 @@ def command(
         raise Misuse(problems[0], problems=problems, hint="sanac evaluate MODEL --suite shapes --images 240")
     opened = open_word(model, common)
     home = make_folder(out or (opened.located.path if opened.manifest else _home(model)))
-    painter = open_painter(opened, common.device)
+    painter = open_painter(opened, common.device, backend, common.talk)
     for doubt in painter.doubts():
         common.talk.warn(doubt)
     sampling = Sampling(steps, guidance, batch=batch)
     found = evaluate(painter, images, sampling, common.seed or 0, split, common.talk)  # type: ignore[arg-type]
     about = {"model": opened.located.name, "suite": suite, "split": split, "seed": common.seed or 0}
     about |= {"sampling": sampling.to_json(), "device": painter.device}
+    about |= {"backend": backend} if backend != "torch" else {}
     files = _save(found, about, home)
     return Result("ok", lambda: _show(found, files), about | found.to_json(), str(home), common.as_json)
 
@@ -100,7 +104,7 @@ def _save(found: "Evaluation", about: dict[str, Any], home: Path) -> list[Path]:
     metrics = {"overall": found.summary.overall.value, "frechet": found.distance.frechet}
     metrics |= {tag: score.value for tag, score in found.summary.tasks.items()}
     metrics |= {"held_out": found.held_out.value} if found.held_out else {}
-    name = f"evaluate-{about['suite']}"
+    name = f"evaluate-{about['suite']}" + (f"-{about['backend']}" if "backend" in about else "")
     written = write_measurement(home, name, about | found.to_json(), metrics)
     shown = examples(found)
     sheet = home / MEASUREMENTS / f"{name}.png"

@@ -1,12 +1,13 @@
 """`sanac generate`: pictures from prompts."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from sanac.cli.choose import open_word
-from sanac.cli.options import Common, common
+from sanac.cli.options import Common, backend_option, common
 from sanac.cli.result import Result
 from sanac.core.errors import Misuse
 
@@ -24,17 +25,12 @@ Examples:
 @click.argument("model")
 @click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
 @click.option("--n", "each", type=click.IntRange(1, 4096), default=1, show_default=True, help="Pictures per prompt.")
-@click.option("--steps", type=click.IntRange(1, 1000), default=20, show_default=True, help="Steps of the sampler.")
+@click.option("--steps", type=click.IntRange(1, 1000), help="Steps of the sampler.  [default: 20, SANA-Sprint's 2]")
 @click.option("--guidance", type=click.FloatRange(0, 100), default=4.5, show_default=True, help="Guidance scale.")
 @click.option("--size", metavar="WxH", help="Width and height in pixels.  [default: the model's own]")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Pictures painted at a time.")
-@click.option(
-    "--backend",
-    type=click.Choice(["torch", "onnx", "trt"]),
-    default="torch",
-    show_default=True,
-    help="What computes: the weights, or what was exported.",
-)
+@click.option("--tile", type=click.IntRange(1), metavar="PIXELS", help="Decode in tiles of this side: less memory.")
+@backend_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -48,10 +44,11 @@ def command(
     model: str,
     prompts: tuple[str, ...],
     each: int,
-    steps: int,
+    steps: int | None,
     guidance: float,
     size: str | None,
     batch: int,
+    tile: int | None,
     backend: str,
     out: Path,
     common: Common,
@@ -62,12 +59,13 @@ def command(
     """
     from sanac.runtime.generate import generate
     from sanac.runtime.pictures import made_folder
-    from sanac.runtime.pipeline import Sampling, open_painter
+    from sanac.runtime.pipeline import STEPS, Sampling, open_painter, usual_steps
 
-    sampling = Sampling(steps, guidance, _size(size), batch)
+    asked = Sampling(steps or STEPS, guidance, parse_size(size), batch, tile)
     if blank := [f"prompt {number}" for number, prompt in enumerate(prompts, 1) if not prompt.strip()]:
         raise Misuse(f"{', '.join(blank)} is empty", hint="say what the picture is to show")
     opened = open_word(model, common)
+    sampling = replace(asked, steps=steps or usual_steps(opened))
     with made_folder(out):
         painter = open_painter(opened, common.device, backend, common.talk)
         for doubt in painter.doubts():
@@ -79,7 +77,8 @@ def command(
     return Result("ok", lambda: _show(files), data, str(out), common.as_json)
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Width and height."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)

@@ -66,6 +66,14 @@ def common(*ignored: str) -> Callable[[Command], Command]:
     return decorate
 
 
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"]),
+    default="torch",
+    show_default=True,
+    help="What computes: the weights, or what was exported.",
+)
+
 _COMMON = (
     click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, on failure too."),
     click.option("--seed", type=click.IntRange(0, 2**40), metavar="N", help="Seed of everything random."),

@@ -13,6 +13,8 @@ import click
 
 from sanac.core.errors import SanacError
 
+DENIED = 5  # the exit code of a verdict that is no
+
 
 @dataclass(frozen=True)
 class Result:

@@ -8,14 +8,13 @@ import click
 
 from sanac.cli.choose import open_word
 from sanac.cli.options import Common, common
-from sanac.cli.result import Result
+from sanac.cli.ranks import RankOptions, ranked, ranking
+from sanac.cli.result import DENIED, Result
 from sanac.cli.tables import console, table
 
 if TYPE_CHECKING:
     from sanac.core.model import Model
     from sanac.verify.whole import Asked, Verified
-
-DENIED = 5
 
 
 @click.command(
@@ -26,7 +25,8 @@ Examples:
   sanac verify ./exported --against sanac:tiny
   sanac verify ./exported --against sanac:tiny --limit 1e-3 --pictures 0
   sanac verify ./converted --against model.pth --backend torch --json
-  sanac verify ./exported --against sanac:tiny --backend trt""",
+  sanac verify ./exported --against sanac:tiny --backend trt
+  sanac verify ./pruned --against sanac:tiny --rank-correlation --noises 16""",
 )
 @click.argument("candidate", metavar="CANDIDATE")
 @click.option("--against", "reference", required=True, metavar="REFERENCE", help="What it is to be the same as.")
@@ -36,7 +36,8 @@ Examples:
 @click.option("--limit", type=click.FloatRange(0, min_open=True), help="Relative error.  [default: by precision]")
 @click.option("--pictures", type=click.IntRange(0, 64), default=4, show_default=True, help="To paint with both.")
 @click.option("--steps", type=click.IntRange(1, 1000), default=12, show_default=True, help="Of the sampler.")
-@common("seed")
+@ranking
+@common()
 def command(
     candidate: str,
     reference: str,
@@ -44,17 +45,24 @@ def command(
     limit: float | None,
     pictures: int,
     steps: int,
+    ranking: RankOptions,
     common: Common,
 ) -> Result:
     """Give CANDIDATE and REFERENCE the same inputs and compare what they give, block by block; then their pictures.
 
     Inputs are random ones of several sizes, and those that break what random ones don't: nothing but zeros, huge
     numbers, no caption, first and last step. Exit 5 when a figure is beyond its limit.
+
+    With --rank-correlation another question: do both put the same noises first, as a verifier sees their pictures?
     """
     from sanac.runtime.backends import graphs_in
     from sanac.verify.whole import Asked
 
     ours, theirs = open_word(candidate, common), open_word(reference, common)
+    if ranking.wanted:
+        return ranked(ours, theirs, backend or "torch", steps, ranking, common)
+    if common.seed is not None:
+        common.talk.warn("--seed has no effect here")
     asked = Asked(backend or ("onnx" if graphs_in(ours) else "torch"), limit, pictures, steps)
     return verified(ours, theirs, asked, common)
 

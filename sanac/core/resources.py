@@ -47,6 +47,11 @@ def announce(needs: Needs, place: Path, talk: Talk) -> None:
         raise Lacking("not enough memory", why=f"{bytes_text(needs.memory)} needed, {bytes_text(memory)} available")
 
 
+def user_cache() -> Path:
+    """Where what can be made again is kept for the next time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sanac"
+
+
 def existing(place: Path) -> Path:
     """The nearest folder above `place` that exists."""
     return next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.is_dir())

@@ -4,7 +4,6 @@ TensorRT takes memory that it doesn't give back, and can end a process: nothing 
 stdout, one JSON object a line, how far it is, what TensorRT says, and at last what it built.
 """
 
-import ctypes
 import hashlib
 import json
 import mmap
@@ -25,11 +24,11 @@ import onnx
 from onnx import TensorProto
 
 from sanac.core.engines import bindings
+from sanac.core.process import end_with
 from sanac.nn.allocator import give_back_when_freed
 
 _FLOATS = {TensorProto.FLOAT: np.dtype(np.float32), TensorProto.FLOAT16: np.dtype(np.float16)}
 _TERM = re.compile(r"(?:(\d+)\*)?(\w+)")
-_DIE_WITH_PARENT, _KILL = 1, 9
 _SMALL = 1 << 16  # bytes: builders free much that is no larger
 _CLASSIC = "tensorrt"
 
@@ -321,11 +320,10 @@ def _peak() -> int:
 
 def main() -> int:
     """Build; the last line says what was built, or why it wasn't."""
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, _KILL)
     give_back_when_freed(_SMALL)
     value = json.load(sys.stdin)
     task = Task(**{**value, "capabilities": tuple(value["capabilities"])})
-    if os.getppid() != task.parent:  # it ended before it was looked at
+    if not end_with(task.parent):
         return 1
     trt = bindings(task.builder)
     log = _make_log(trt)

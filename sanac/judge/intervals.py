@@ -112,6 +112,16 @@ def paired_difference(
     return Difference(interval, float((differences < -_NOTHING).mean()))
 
 
+def mean(values: Sequence[float], level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """The mean of one number per prompt; bounds by bootstrap."""
+    if not values:
+        raise BadInput("there are no values")
+    numbers = np.asarray(values, np.float64)
+    rng = np.random.default_rng(seed)
+    drawn = numbers[rng.integers(0, len(numbers), (resamples, len(numbers)))].mean(axis=1)
+    return _interval(float(numbers.mean()), drawn, len(numbers), level)
+
+
 def normal_interval(value: float, error: float, n: int, level: float = LEVEL) -> Interval:
     """A number with a known standard error."""
     reach = _quantile(level) * error

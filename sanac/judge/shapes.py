@@ -29,3 +29,19 @@ def judge_pictures(prompts: Sequence[Prompt], pictures: Sequence[NDArray[np.gene
     """Whether each picture shows what its prompt asks for."""
     pairs = zip(prompts, pictures, strict=True)
     return [judge(parse_task(prompt.metadata), look(picture), SHAPES_RULES) for prompt, picture in pairs]
+
+
+def grades(prompt: Prompt, pictures: Sequence[NDArray[np.generic]]) -> list[float]:
+    """How good each is for the prompt, from 0: by what it shows of what is asked for, then by how clearly it shows it.
+
+    Only the order of a prompt's own pictures means anything.
+    """
+    verdicts = judge_pictures([prompt] * len(pictures), pictures)
+    found = [(verdict.soft, _clarity(verdict)) for verdict in verdicts]
+    order = {grade: float(place) for place, grade in enumerate(sorted(set(found)))}
+    return [order[grade] for grade in found]
+
+
+def _clarity(verdict: Verdict) -> float:
+    scores = [detection.score for kept in verdict.kept.values() for detection in kept]
+    return sum(scores) / len(scores) if scores else 0.0

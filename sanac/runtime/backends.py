@@ -16,14 +16,15 @@ from sanac.core.model import Component, Model
 from sanac.core.talk import SILENCE, Talk
 from sanac.nn.graphfile import GRAPH, load_graph
 from sanac.nn.quiet import quiet
-from sanac.runtime.onnx import Autoencoder, Graph, Runner, TextEncoder, Transformer
+from sanac.runtime.onnx import Graph, Runner
+from sanac.runtime.parts import Autoencoder, TextEncoder, Transformer
 from sanac.runtime.tensorrt import Engine, engines_in, fitting
 from sanac.runtime.widened import BF16, widened
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
 
-BACKENDS = ("torch", "onnx", "trt")
+BACKENDS = ("torch", "onnx", "onnx-trt", "onnx-rtx", "trt")  # onnx-*: onnxruntime, with TensorRT inside of it
 FOLDERS = ("transformer", "text_encoder", "vae_decoder", "vae_encoder")
 PAINTING = {"transformer": "transformer", "text_encoder": "text_encoder", "vae_decoder": "vae"}  # folder -> part
 _KINDS = {"transformer": Transformer, "text_encoder": TextEncoder, "vae": Autoencoder}
@@ -52,23 +53,23 @@ def open_parts(model: Model, backend: str, device: str = "cpu", talk: Talk = SIL
     if backend == "torch":
         return {}
     found: dict[str, Runner] = {}
-    if backend == "onnx":
+    if backend != "trt":
         graphs = {name: path for name, path in graphs_in(model).items() if name in PAINTING}
         contents = {name: _content(path, device) for name, path in graphs.items()}
         if any(contents.values()):
             talk.warn(WIDENED)
-        found = {PAINTING[name]: Graph(path, device, contents[name]) for name, path in graphs.items()}
+        found = {PAINTING[name]: Graph(path, device, contents[name], backend) for name, path in graphs.items()}
     else:
         root = model.located.path
         paths = {part: engines_in(root / name) for name, part in PAINTING.items()}
         found = {part: Engine(fitting(those)) for part, those in paths.items() if those}
     if "transformer" not in found:
-        what, how = ("graph", "") if backend == "onnx" else ("engine", " --trt")
+        what, how = ("engine", " --trt") if backend == "trt" else ("graph", "")
         where = f"{model.located.path} --in-place" if model.manifest else f"{model.located.name} --out exported"
         why = f"its transformer was not exported for {backend}"
         raise Misuse(f"{model.located.name} has no {what}", why=why, hint=f"sanac export {where}{how}")
     for part in set(_KINDS) - found.keys():
-        talk.note(f"the {part} is computed by torch: it has no {'graph' if backend == 'onnx' else 'engine'}")
+        talk.note(f"the {part} is computed by torch: it has no {'engine' if backend == 'trt' else 'graph'}")
     return found
 
 

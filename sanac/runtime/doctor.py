@@ -47,7 +47,7 @@ def _machine(workspace: Path) -> Iterator[Finding]:
     group = "machine"
     fits = sys.version_info >= (3, 11)
     yield Finding(group, "Python", "ok" if fits else "broken", f"{platform.python_version()} on {platform.platform()}")
-    yield Finding(group, "processor", "ok", f"{_processor()}, {len(os.sched_getaffinity(0))} cores to use")
+    yield Finding(group, "processor", "ok", f"{processor()}, {len(os.sched_getaffinity(0))} cores to use")
     free, total = available_memory(), total_memory()
     yield Finding(
         group,
@@ -63,7 +63,8 @@ def _machine(workspace: Path) -> Iterator[Finding]:
     yield _cache(group)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Its name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -111,7 +112,7 @@ def _backends(torch: ModuleType | None) -> Iterator[Finding]:
     group = "backends"
     gpu = torch is not None and torch.cuda.is_available()
     yield _onnxruntime(group)
-    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
+    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if version(name)]
     if len(both) > 1:
         hint = "pip uninstall -y onnxruntime onnxruntime-gpu, then install one extra: cpu, gpu or rtx"
         yield Finding(group, "onnxruntime", "warn", "both wheels are installed and overwrite each other's files", hint)
@@ -124,9 +125,9 @@ def _backends(torch: ModuleType | None) -> Iterator[Finding]:
             yield Finding(group, name, "missing", "cannot build or run its engines here", hint)
         elif gpu or extra == "rtx":
             text = can if gpu else "builds engines ahead of time (--sm); running them needs a GPU"
-            yield Finding(group, name, "ok", f"{_version(name)}: {text}")
+            yield Finding(group, name, "ok", f"{version(name)}: {text}")
         else:
-            yield Finding(group, name, "warn", f"{_version(name)}: installed, but it needs a GPU to build and to run")
+            yield Finding(group, name, "warn", f"{version(name)}: installed, but it needs a GPU to build and to run")
 
 
 def _onnxruntime(group: str) -> Finding:
@@ -137,7 +138,8 @@ def _onnxruntime(group: str) -> Finding:
     return Finding(group, "onnxruntime", "ok", f"{runtime.__version__}, runs graphs on {', '.join(providers)}")
 
 
-def _version(distribution: str) -> str:
+def version(distribution: str) -> str:
+    """Of what is installed; '' for what isn't."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -149,7 +151,7 @@ def _versions() -> Iterator[Finding]:
     lines = resources.files("sanac").joinpath("data/constraints.txt").read_text().splitlines()
     tested = dict(line.split("==") for line in lines if "==" in line)
     for name in _COMPARED:
-        found, wanted = _version(name).partition("+")[0], tested.get(name, "")
+        found, wanted = version(name).partition("+")[0], tested.get(name, "")
         if not found:
             yield Finding("versions", name, "broken", "not installed", f"pip install {name}=={wanted}")
         elif found == wanted:

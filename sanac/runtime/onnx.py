@@ -1,17 +1,19 @@
-"""onnxruntime behind the calls that torch's parts answer: in a stock diffusers pipeline each stands for one of them."""
+"""onnxruntime behind a plain call with torch's tensors: on a processor, or on a GPU by one of three providers.
+
+Inputs and outputs are bound where they lie: nothing is copied between the steps of a sampler, on a GPU least of all.
+"""
 
 import functools
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sanac.core.errors import BadInput, Lacking
+from sanac.core.resources import user_cache
 from sanac.nn.graphfile import check_references, first_line, load_graph
 
 if TYPE_CHECKING:
@@ -21,20 +23,27 @@ _AS_ASKED = "1"  # products with dequantized weights in floats: left to itself, 
 _IN_FLOATS = "1"  # what is quantized is multiplied in floats
 _BROKEN_FP8 = "QDQSelectorActionTransformer"  # makes integer products of fp8, which it then refuses
 _KINDS = {
-    "tensor(float)": torch.float32,
-    "tensor(float16)": torch.float16,
-    "tensor(bfloat16)": torch.bfloat16,
-    "tensor(int64)": torch.int64,
-}
+    "tensor(float)": (torch.float32, 1),
+    "tensor(float16)": (torch.float16, 10),
+    "tensor(bfloat16)": (torch.bfloat16, 16),
+    "tensor(int64)": (torch.int64, 7),
+}  # by the name that onnxruntime has for it: torch's dtype, onnx's number
+_CPU = "CPUExecutionProvider"
+_PROVIDERS = {
+    "onnx": "CUDAExecutionProvider",
+    "onnx-trt": "TensorrtExecutionProvider",
+    "onnx-rtx": "NvTensorRTRTXExecutionProvider",
+}  # by backend, on a GPU
+_NO_ROOM = ("allocat", "out of memory", "bad_alloc")
 
 
 class Graph:
     """A session, called with torch's tensors by name."""
 
-    def __init__(self, path: Path, device: str = "cpu", content: bytes | None = None) -> None:
+    def __init__(self, path: Path, device: str = "cpu", content: bytes | None = None, backend: str = "onnx") -> None:
         """Open the graph, whose weights lie beside it; `content` is one to take instead of the file's."""
-        self.path = path
-        self.session = open_session(path, device, content)
+        self.path, self.device = path, torch.device(device)
+        self.session = open_session(path, device, content, backend)
         unknown = [f"{one.name}: {one.type}" for one in self.session.get_inputs() if one.type not in _KINDS]
         if unknown:
             raise BadInput(f"{path} takes what nothing here gives", why=unknown[0], problems=unknown)
@@ -42,88 +51,51 @@ class Graph:
         self.outputs = tuple(one.name for one in self.session.get_outputs())
 
     def __call__(self, **given: Tensor) -> tuple[Tensor, ...]:
-        """The graph's outputs in order, as they come; inputs are cast to what it takes."""
+        """The graph's outputs in order, where it computes; inputs are brought there and cast to what it takes."""
         missing = [name for name in self.inputs if name not in given]
         if missing:
             raise BadInput(f"{self.path} wants {missing[0]}", why=f"it is given {', '.join(given)}", problems=missing)
-        feed = {name: given[name].to("cpu", kind).numpy() for name, kind in self.inputs.items()}
         try:
-            found: Sequence[np.ndarray[Any, Any]] = self.session.run(None, feed)
+            binding = self._bound(given)
+            self.session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
         except _errors() as error:
-            raise BadInput(f"onnxruntime can't run {self.path}", why=first_line(error)) from error
-        return tuple(torch.from_numpy(array) for array in found)
+            raise _unable(f"onnxruntime can't run {self.path}", error) from error
+        return tuple(torch.from_dlpack(value) for value in binding.get_outputs())
+
+    def _bound(self, given: Mapping[str, Tensor]) -> Any:
+        """Inputs where they lie, and outputs wherever it puts them; the binding holds on to both."""
+        where, number = self.device.type, self.device.index or 0
+        binding = self.session.io_binding()
+        binding.held = []
+        for name, (kind, number_of_kind) in self.inputs.items():
+            tensor = given[name].to(self.device, kind).contiguous()
+            binding.bind_input(name, where, number, number_of_kind, tuple(tensor.shape), tensor.data_ptr())
+            binding.held.append(tensor)
+        for name in self.outputs:
+            binding.bind_output(name, where, number)
+        if where == "cuda":  # what torch still computes of the inputs
+            torch.cuda.current_stream(self.device).synchronize()
+        return binding
 
 
 class Runner(Protocol):
     """A graph or an engine, opened."""
+
+    device: torch.device
 
     def __call__(self, **given: Tensor) -> tuple[Tensor, ...]:
         """Its outputs in order."""
         ...
 
 
-class _Part:
-    """What a pipeline asks of any of its models: a graph, and the config of the class that it stands for."""
-
-    def __init__(self, graph: Runner, config: Any) -> None:
-        """The config is the one of diffusers' or transformers' own."""
-        self.graph, self.config = graph, config
-        self.dtype, self.device = torch.float32, torch.device("cpu")
-
-    def to(self, *_: Any, **__: Any) -> "_Part":
-        """It stays where its session is."""
-        return self
-
-
-class Transformer(_Part):
-    """SanaTransformer2DModel's call."""
-
-    def __call__(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        timestep: Tensor,
-        guidance: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
-        return_dict: bool = True,  # noqa: FBT001, FBT002 (diffusers' own)
-        **_: Any,
-    ) -> Any:
-        """The velocity, in the latents' dtype."""
-        if encoder_attention_mask is None:
-            encoder_attention_mask = torch.ones(encoder_hidden_states.shape[:2], dtype=torch.int64)
-        given = {
-            "hidden_states": hidden_states,
-            "encoder_hidden_states": encoder_hidden_states,
-            "encoder_attention_mask": encoder_attention_mask,
-            "timestep": timestep,
-        }
-        (found,) = self.graph(**given | ({"guidance": guidance} if guidance is not None else {}))
-        found = found.to(hidden_states)
-        return SimpleNamespace(sample=found) if return_dict else (found,)
-
-
-class TextEncoder(_Part):
-    """Gemma2Model's call."""
-
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> tuple[Tensor, ...]:
-        """The last hidden state."""
-        return self.graph(input_ids=input_ids, attention_mask=attention_mask)
-
-
-class Autoencoder(_Part):
-    """AutoencoderDC's `decode`."""
-
-    def decode(self, latents: Tensor, return_dict: bool = True) -> Any:  # noqa: FBT001, FBT002 (diffusers' own)
-        """From latents, unscaled, to the picture."""
-        (found,) = self.graph(latent_sample=latents)
-        return SimpleNamespace(sample=found.to(latents)) if return_dict else (found.to(latents),)
-
-
-def open_session(path: Path, device: str = "cpu", content: bytes | None = None) -> "onnxruntime.InferenceSession":
+def open_session(
+    path: Path, device: str = "cpu", content: bytes | None = None, backend: str = "onnx"
+) -> "onnxruntime.InferenceSession":
     """A session of a graph, or of `content` in its place; weights are looked for in its own folder only."""
     runtime = installed()
     check_references(path)
-    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if device.startswith("cuda") else None
+    providers = _providers(backend, torch.device(device))
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
@@ -133,11 +105,39 @@ def open_session(path: Path, device: str = "cpu", content: bytes | None = None) 
         options.add_session_config_entry("session.disable_quant_qdq", _IN_FLOATS)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     off = [_BROKEN_FP8] if has_fp8 else None
-    chosen = providers or ["CPUExecutionProvider"]
     try:
-        return runtime.InferenceSession(content or path, options, providers=chosen, disabled_optimizers=off)
+        session = runtime.InferenceSession(content or path, options, providers=providers, disabled_optimizers=off)
     except _errors() as error:
-        raise BadInput(f"onnxruntime can't open {path}", why=first_line(error)) from error
+        raise _unable(f"onnxruntime can't open {path}", error) from error
+    wanted = providers[0][0]
+    if wanted not in session.get_providers():  # it falls back to the processor, and only says so in its log
+        why = f"its {wanted} could not be loaded"
+        raise Lacking("onnxruntime can't use this GPU", why=why, hint="sanac doctor; or --device cpu")
+    return session
+
+
+def _providers(backend: str, device: torch.device) -> list[tuple[str, dict[str, str]]]:
+    """Who computes, in order; Lacking where the one that is asked for can't be had."""
+    if device.type != "cuda":
+        if backend != "onnx":
+            raise Lacking(f"{backend} needs a GPU", why=f"{device} is none", hint="--backend onnx")
+        return [(_CPU, {})]
+    name, number = _PROVIDERS[backend], str(device.index or 0)
+    if name not in installed().get_available_providers():
+        extra = "rtx" if backend == "onnx-rtx" else "gpu"
+        hint = f"pip uninstall onnxruntime, then pip install 'sanac[{extra}]'; or --device cpu"
+        raise Lacking(f"this onnxruntime has no {name}", why=f"it has {', '.join(_available())}", hint=hint)
+    options = {
+        "onnx": {},
+        "onnx-trt": {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(user_cache() / "onnx-trt")},
+        "onnx-rtx": {"nv_runtime_cache_path": str(user_cache() / "onnx-rtx")},
+    }[backend]
+    behind = [(_PROVIDERS["onnx"], {"device_id": number})] if backend != "onnx" else []
+    return [(name, {"device_id": number, **options}), *behind, (_CPU, {})]
+
+
+def _available() -> list[str]:
+    return [name.removesuffix("ExecutionProvider") for name in installed().get_available_providers()]
 
 
 @functools.cache
@@ -170,6 +170,14 @@ def installed() -> Any:
             "onnxruntime is not installed", why="it runs graphs", hint="pip install 'sanac[cpu]', on a GPU 'sanac[gpu]'"
         ) from error
     return onnxruntime
+
+
+def _unable(what: str, error: Exception) -> BadInput | Lacking:
+    """Memory that ran out is no fault of the graph."""
+    why = first_line(error)
+    if any(word in str(error).lower() for word in _NO_ROOM):
+        return Lacking(what, why=why, hint="smaller pictures or batches, --tile 512, or a quantized model")
+    return BadInput(what, why=why)
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -24,16 +24,19 @@ if TYPE_CHECKING:
     from diffusers import SanaPipeline, SanaTransformer2DModel
 
 Pictures = NDArray[np.uint8]  # (count, height, width, 3)
+STEPS, SPRINT_STEPS = 20, 2  # of the sampler: what SANA and SANA-Sprint are made for
+NO_ROOM = "smaller pictures or batches (--size, --batch), --tile 512, or a quantized model"
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How pictures are sampled. No size means the model's own."""
 
-    steps: int = 20
+    steps: int = STEPS
     guidance: float = 4.5
     size: tuple[int, int] | None = None  # width, height, in pixels
     batch: int = 16
+    tile: int | None = None  # side of what is decoded at once, in pixels; None: the whole picture
 
     def __post_init__(self) -> None:
         """Settings that can't be sampled with are refused."""
@@ -46,12 +49,15 @@ class Sampling:
             problems.append(f"size {self.size[0]}x{self.size[1]}: at least 1")
         if self.batch < 1:
             problems.append(f"batches of {self.batch}: at least 1")
+        if self.tile is not None and self.tile < 1:
+            problems.append(f"tiles of {self.tile}: at least 1")
         if problems:
             raise Misuse("these settings can't be sampled with", why=problems[0], problems=problems)
 
     def to_json(self) -> dict[str, Any]:
         """What a picture's look depends on; the batch is not part of it."""
-        return {name: value for name, value in asdict(self).items() if name != "batch"}
+        idle = {"batch"} if self.tile else {"batch", "tile"}
+        return {name: value for name, value in asdict(self).items() if name not in idle}
 
 
 @dataclass(frozen=True)
@@ -71,30 +77,49 @@ class Painter:
         for prompt in prompts:
             if not prompt.strip():
                 raise Misuse("a prompt is empty", hint="say what the picture is to show")
-        width, height = self._as_the_pipeline_counts(sampling)
-        length = self._length(prompts)
+        settings = self._settings(prompts, sampling)
         for start in range(0, len(prompts), sampling.batch):
             part = list(prompts[start : start + sampling.batch])
             noises = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + sampling.batch]]
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # NaN turned into bytes: looked for below
-                painted = self.pipeline(
-                    prompt=part,
-                    generator=noises,
-                    num_inference_steps=sampling.steps,
-                    guidance_scale=sampling.guidance,
-                    width=width,
-                    height=height,
-                    use_resolution_binning=False,
-                    max_sequence_length=length,
-                    output_type="np",
-                ).images
+                painted = self._painted(part, noises, settings)
             if not np.isfinite(painted).all():
                 raise BadInput(
                     f"{self.name} paints NaN", why=f"for {part[0]!r}", hint=f"sanac inspect {self.name} --scan"
                 )
             yield np.round(painted * 255).astype(np.uint8)
             talk.advance(len(part))
+
+    def _settings(self, prompts: Sequence[str], sampling: Sampling) -> dict[str, Any]:
+        """For the pipeline's call."""
+        from sanac.runtime.parts import tile_decoder
+
+        width, height = self._as_the_pipeline_counts(sampling)
+        if sampling.tile:
+            tile_decoder(self.pipeline, sampling.tile)
+        found: dict[str, Any] = {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance}
+        found |= {"width": width, "height": height, "max_sequence_length": self._length(prompts)}
+        if self.sprint and sampling.steps != SPRINT_STEPS:
+            found["intermediate_timesteps"] = None  # its own is for two steps
+        return found
+
+    def _painted(self, prompts: list[str], noises: list[Any], settings: dict[str, Any]) -> NDArray[np.floating[Any]]:
+        """The pictures of one batch, as numbers from 0 to 1; Lacking where they don't fit into the GPU's memory."""
+        how = {"use_resolution_binning": False, "output_type": "np", **settings}
+        try:
+            found: NDArray[np.floating[Any]] = self.pipeline(prompt=prompts, generator=noises, **how).images
+        except (RuntimeError, UnboundLocalError) as error:  # the latter: pipelines go on without a picture
+            if type(error) is RuntimeError and "allocate memory" not in str(error):
+                raise
+            size = f"{len(prompts)} of {settings['width']}x{settings['height']}"
+            raise Lacking(f"{self.device} has no room for {size}", hint=NO_ROOM) from error
+        return found
+
+    @property
+    def sprint(self) -> bool:
+        """Whether it is SANA-Sprint's pipeline, whose guidance is given to the transformer."""
+        return bool(self.pipeline.transformer.config.guidance_embeds)
 
     def _length(self, prompts: Sequence[str]) -> int:
         """Tokens that the longest prompt needs; the rest of the pipeline's 300 would be padding, masked at a cost."""
@@ -149,12 +174,13 @@ def open_painter(model: Model, device: str | None = None, backend: str = "torch"
     where = pick_device(device)
     runners = open_parts(model, backend, where, talk)
     with quiet():
-        from diffusers import SanaPipeline
+        from diffusers import SanaPipeline, SanaSprintPipeline
 
+        stock = SanaSprintPipeline if model.architecture.guidance else SanaPipeline
         dtype = _dtype(model, where)
         names = {part.name for part in model.components} - runners.keys()
         try:
-            pipeline = SanaPipeline.from_pretrained(
+            pipeline = stock.from_pretrained(
                 model.located.path,
                 **quantized_parts(model, dtype, names),
                 **dict.fromkeys(runners),
@@ -177,11 +203,16 @@ def open_painter(model: Model, device: str | None = None, backend: str = "torch"
     return Painter(pipeline, model.located.name, where)
 
 
+def usual_steps(model: Model) -> int:
+    """Steps of the sampler that a model is made for."""
+    return SPRINT_STEPS if model.architecture.guidance else STEPS
+
+
 def load_pipeline(path: str | Path, device: str | None = None, backend: str = "torch") -> "SanaPipeline":
     """A stock diffusers pipeline from any model that sanac knows, quantized or not: `sanac.load_pipeline`.
 
     PATH is a folder, a hub id in the local cache or `sanac:tiny`; no code in it is run, nothing is downloaded. With
-    `backend` onnx or trt, what was exported computes. Several threads may call it at once.
+    another `backend` (onnx, onnx-trt, onnx-rtx, trt) what was exported computes. Several threads may call it at once.
     """
     from sanac.runtime.backends import BACKENDS, shared
 
@@ -192,7 +223,11 @@ def load_pipeline(path: str | Path, device: str | None = None, backend: str = "t
 
 def load_transformer(path: str | Path, device: str | None = None) -> "SanaTransformer2DModel":
     """The transformer alone, as stock diffusers knows it: `sanac.load_transformer`, for folders without the rest."""
-    model, where = open_model(locate(str(path))), pick_device(device)
+    return open_transformer(open_model(locate(str(path))), pick_device(device))
+
+
+def open_transformer(model: Model, where: str) -> "SanaTransformer2DModel":
+    """The same, of an opened model."""
     dtype = _dtype(model, where)
     found = quantized_parts(model, dtype, {"transformer"}).get("transformer")
     if found is None:

@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from sanac.core import jsonfile
 from sanac.core.engines import Record, bindings, check_file, check_runs_here
 from sanac.core.errors import BadInput, Lacking
+from sanac.core.resources import user_cache
 from sanac.core.units import bytes_text
 from sanac.nn.device import capability, free_memory
 
@@ -38,6 +40,7 @@ class Engine:
         self.inputs = {name: _KINDS[entry["dtype"]] for name, entry in self.record.inputs.items()}
         self.outputs = {name: _KINDS[kind] for name, kind in self.record.outputs.items()}
         self._lock = threading.Lock()
+        self._buffers: _Buffers | None = None
         self._check_room()
         self._log = trt.Logger(trt.Logger.ERROR)
         engine = trt.Runtime(self._log).deserialize_cuda_engine(path.read_bytes())
@@ -52,6 +55,7 @@ class Engine:
         if self.record.weight_streaming:
             engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
         self._engine, self._kernels = engine, _Kernels(self.record)
+        self._captures = self.device.type == "cuda" and not self._kernels.wanted and not self.record.weight_streaming
         self._context = self._kernels.context(engine)
         if self._context is None:
             hint = "smaller pictures or batches, or an engine with --weight-streaming"
@@ -77,19 +81,33 @@ class Engine:
             raise Lacking(f"{self.path.name} doesn't fit into the GPU's memory", why=why, hint=hint)
 
     def _run(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        feed = {name: given[name].to(self.device, kind).contiguous() for name, kind in self.inputs.items()}
+        shapes = {name: tuple(given[name].shape) for name in self.inputs}
+        if self._buffers is None or self._buffers.shapes != shapes:
+            self._buffers = self._bound(shapes)
+        for name, place in self._buffers.inputs.items():
+            place.copy_(given[name])
+        if not self._buffers.run(lambda: bool(self._context.execute_async_v3(self._stream()))):
+            raise self._unable()
+        self._finish()
+        self._kernels.keep()
+        return tuple(found.clone() for found in self._buffers.outputs)
+
+    def _bound(self, shapes: Mapping[str, tuple[int, ...]]) -> "_Buffers":
+        """Memory for calls of these shapes; the context is told where it is."""
         context, found = self._context, []
+        feed = {name: torch.empty(shapes[name], dtype=kind, device=self.device) for name, kind in self.inputs.items()}
         taken = [context.set_input_shape(name, tuple(tensor.shape)) for name, tensor in feed.items()]
         taken += [context.set_tensor_address(name, tensor.data_ptr()) for name, tensor in feed.items()]
         for name, kind in self.outputs.items() if all(taken) else ():
             found.append(torch.empty(tuple(context.get_tensor_shape(name)), dtype=kind, device=self.device))
         outputs = zip(self.outputs, found, strict=False)
         taken += [context.set_tensor_address(name, tensor.data_ptr()) for name, tensor in outputs]
-        if not all(taken) or not context.execute_async_v3(self._stream()):
-            raise BadInput(f"{self.path} can't be run", why="TensorRT gives no reason", hint="sanac doctor")
-        self._finish()
-        self._kernels.keep()
-        return tuple(found)
+        if not all(taken):
+            raise self._unable()
+        return _Buffers(dict(shapes), feed, tuple(found), captures=self._captures)
+
+    def _unable(self) -> BadInput:
+        return BadInput(f"{self.path} can't be run", why="TensorRT gives no reason", hint="sanac doctor")
 
     def _stream(self) -> int:
         return int(torch.cuda.current_stream(self.device).cuda_stream) if self.device.type == "cuda" else 0
@@ -98,6 +116,35 @@ class Engine:
         """Inputs must live until all is done."""
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
+
+
+@dataclass
+class _Buffers:
+    """Inputs and outputs of one shape at addresses that stay; the work between them, captured once it is warm."""
+
+    shapes: dict[str, tuple[int, ...]]
+    inputs: dict[str, Tensor]
+    outputs: tuple[Tensor, ...]
+    captures: bool  # TensorRT-RTX captures by itself; where weights are streamed, nothing can be
+    calls: int = 0
+    graph: "torch.cuda.CUDAGraph | None" = None
+
+    def run(self, enqueue: Callable[[], bool]) -> bool:
+        """The first call sets up what a capture can't; the second one is captured, and from then on replayed."""
+        self.calls += 1
+        if self.captures and self.calls == 2:
+            self.graph = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(self.graph):
+                    done = enqueue()
+            except RuntimeError:
+                done = False
+            if not done:  # some engines can't be: they go on as they did
+                self.captures, self.graph = False, None
+        if self.graph is None:
+            return enqueue()
+        self.graph.replay()
+        return True
 
 
 class _Kernels:
@@ -113,13 +160,13 @@ class _Kernels:
         """Of an engine; with what was compiled before."""
         if not self.wanted:
             return engine.create_execution_context()
-        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        self.path = root / "sanac" / "rtx" / f"{self.key}.kernels"
+        self.path = user_cache() / "rtx" / f"{self.key}.kernels"
         config = engine.create_runtime_config()
         self.cache = config.create_runtime_cache()
         if self.path.is_file():
             self.cache.deserialize(self.path.read_bytes())
         config.set_runtime_cache(self.cache)
+        config.cuda_graph_strategy = bindings("rtx").CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         return engine.create_execution_context(config)
 
     def keep(self) -> None:

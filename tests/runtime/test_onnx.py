@@ -20,7 +20,8 @@ from sanac.export.references import refer
 from sanac.export.traced import Traced
 from sanac.export.transformer import transformer
 from sanac.nn.graphfile import GRAPH
-from sanac.runtime.onnx import Autoencoder, Graph, TextEncoder, Transformer
+from sanac.runtime.onnx import Graph
+from sanac.runtime.parts import Autoencoder, TextEncoder, Transformer
 
 PROMPTS = ["a red circle", "two blue squares", "a green triangle left of a yellow circle"]
 

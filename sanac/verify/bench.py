@@ -1,0 +1,293 @@
+"""How fast, how much memory: models and backends measured side by side, in processes that take turns.
+
+Every subject lives in a process of its own, so that its memory is its own; only one of them works at a time. A round
+asks each in turn; the next round begins with another one. Compared are rounds, so that what a machine does to all of
+them, it does to both sides of a ratio.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sanac.core import errors
+from sanac.core.errors import Lacking, Misuse
+from sanac.core.talk import Talk
+from sanac.core.units import duration_text
+from sanac.verify.doubts import Watched, doubts_of, watching
+
+PARTS = ("transformer", "text_encoder", "decoder", "image")
+STEP = "transformer"  # a call of it is a step of the sampler
+_SAMPLED = 0.02  # seconds between two looks at a process's memory
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is measured."""
+
+    batches: tuple[int, ...] = (1,)
+    rounds: int = 5
+    steps: int | None = None  # None: the model's own
+    guidance: float = 4.5
+    size: tuple[int, int] | None = None  # width, height; None: the model's own
+    device: str | None = None
+    threads: int | None = None
+    tile: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One model with one backend."""
+
+    name: str
+    model: str  # as it is opened
+    backend: str
+
+    def __str__(self) -> str:
+        """'sanac:tiny, onnx'."""
+        return f"{self.name}, {self.backend}"
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds."""
+
+    median: float
+    p90: float
+    count: int
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> "Times":
+        """Of several that were measured."""
+        ordered = sorted(seconds)
+        return cls(statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.9 * len(ordered)))], len(ordered))
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """How many times faster than the first, over the rounds."""
+
+    median: float
+    least: float
+    most: float
+
+
+@dataclass
+class Measured:
+    """One subject; seconds by batch, part and round."""
+
+    subject: Subject
+    device: str = "cpu"
+    load: float = 0.0
+    warm: dict[int, float] = field(default_factory=dict)  # the first call, by batch
+    rounds: dict[int, list[dict[str, list[float]]]] = field(default_factory=dict)
+    anonymous: int = 0  # bytes at most, that can't be evicted
+    resident: int = 0  # with mapped files, which can
+    on_device: int = 0
+
+    def times(self, batch: int, part: str) -> Times | None:
+        """All calls of all rounds; None for a part that isn't there."""
+        seconds = [one for found in self.rounds[batch] for one in found.get(part, ())]
+        return Times.of(seconds) if seconds else None
+
+    def per_round(self, batch: int) -> list[float]:
+        """What the speed-up is of: a picture's time, or a step's where there are no pictures."""
+        return [statistics.median(found.get("image") or found[STEP]) for found in self.rounds[batch]]
+
+    def ratio(self, other: "Measured", batch: int) -> Ratio:
+        """How many times faster this one is."""
+        pairs = zip(other.per_round(batch), self.per_round(batch), strict=True)
+        ratios = [theirs / ours for theirs, ours in pairs]
+        return Ratio(statistics.median(ratios), min(ratios), max(ratios))
+
+
+@dataclass(frozen=True)
+class Benched:
+    """What was found."""
+
+    measured: tuple[Measured, ...]
+    asked: Asked
+    doubts: tuple[str, ...]  # why these figures may not be trusted
+
+    def to_json(self) -> dict[str, Any]:
+        """For reports; seconds and bytes."""
+        return {
+            "settings": asdict(self.asked),
+            "machine": machine(),
+            "doubts": list(self.doubts),
+            "subjects": [self._subject(one) for one in self.measured],
+        }
+
+    def _subject(self, one: Measured) -> dict[str, Any]:
+        batches = {}
+        for batch in self.asked.batches:
+            times = {part: found for part in PARTS if (found := one.times(batch, part))}
+            seconds = {("step" if part == STEP else part): asdict(found) for part, found in times.items()}
+            about: dict[str, Any] = {"first call": one.warm[batch], "seconds": seconds}
+            if "image" in times:
+                about["images per second"] = batch / times["image"].median
+            about["faster than the first"] = asdict(one.ratio(self.measured[0], batch))
+            about["rounds"] = one.per_round(batch)
+            batches[str(batch)] = about
+        memory = {"anonymous": one.anonymous, "resident": one.resident, "device": one.on_device}
+        subject = {"model": one.subject.name, "backend": one.subject.backend, "device": one.device}
+        return subject | {"load": one.load, "memory": memory, "batches": batches}
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """A model's flat numbers: milliseconds, bytes, ratios."""
+        found: dict[str, float] = {}
+        for one in self.measured:
+            if one.subject.name != name:
+                continue
+            for batch in self.asked.batches:
+                key = f"{one.subject.backend}/batch{batch}"
+                for part, label in ((STEP, "step_ms"), ("image", "image_ms")):
+                    if times := one.times(batch, part):
+                        found[f"{key}/{label}"] = 1000 * times.median
+                found[f"{key}/speedup"] = one.ratio(self.measured[0], batch).median
+            found[f"{one.subject.backend}/peak_bytes"] = one.anonymous
+        return found
+
+
+def machine() -> dict[str, Any]:
+    """Where it was measured."""
+    import torch
+
+    from sanac.runtime.doctor import processor, version
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    versions = {name: version(name) for name in ("sanac", "torch", "onnxruntime", "onnxruntime-gpu", "tensorrt")}
+    known = {name: text for name, text in versions.items() if text}
+    return {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "gpu": gpu, "versions": known}
+
+
+def bench(subjects: Sequence[Subject], asked: Asked, talk: Talk) -> Benched:
+    """Open all, warm all, then round after round."""
+    if len(set(subjects)) < len(subjects):
+        raise Misuse("a model is named twice with the same backend", hint="name each once")
+    found = [Measured(subject) for subject in subjects]
+    watched = Watched()
+    with ExitStack() as stack:
+        workers = [stack.enter_context(_worker(one, asked)) for one in found]
+        for worker in workers:
+            talk.note(f"{worker.measured.subject}: loading")
+            worker.load()
+            for batch in asked.batches:
+                seconds = worker.run(batch)
+                worker.measured.warm[batch] = sum(seconds.get("image") or seconds[STEP])
+        again = [sum(worker.run(batch).get("image", [])) for worker in workers for batch in asked.batches]
+        if any(again):
+            talk.note(f"{asked.rounds} rounds take about {duration_text(asked.rounds * sum(again))}")
+        talk.begin("measuring", asked.rounds * len(workers), "turns")
+        try:
+            for number in range(asked.rounds):
+                with watching(watched, [worker.process.pid for worker in workers]):
+                    for worker in _turned(workers, number):
+                        for batch in asked.batches:
+                            worker.measured.rounds.setdefault(batch, []).append(worker.run(batch))
+                        talk.advance(1)
+        finally:
+            talk.end()
+    rounds = {f"{one.subject}, batch {batch}": one.per_round(batch) for one in found for batch in asked.batches}
+    return Benched(tuple(found), asked, tuple(doubts_of(watched, rounds)))
+
+
+def _turned(workers: Sequence["_Worker"], number: int) -> Iterator["_Worker"]:
+    """Who comes first changes with the round."""
+    for place in range(len(workers)):
+        yield workers[(place + number) % len(workers)]
+
+
+class _Worker:
+    """The process of one subject."""
+
+    def __init__(self, measured: Measured, process: "subprocess.Popen[str]") -> None:
+        self.measured, self.process = measured, process
+
+    def load(self) -> None:
+        """It loads as soon as it is there; wait for it."""
+        answer = self._answer()
+        self.measured.load, self.measured.device = answer["seconds"], answer["device"]
+
+    def run(self, batch: int) -> dict[str, list[float]]:
+        """One run, by part."""
+        assert self.process.stdin
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps({"batch": batch}) + "\n")
+            self.process.stdin.flush()
+        seconds: dict[str, list[float]] = self._answer()["seconds"]
+        return seconds
+
+    def _answer(self) -> dict[str, Any]:
+        """What it says next, while its memory is looked at; what went wrong there is raised here."""
+        assert self.process.stdout
+        over = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(over,), daemon=True)
+        watcher.start()
+        try:
+            line = self.process.stdout.readline()
+        finally:
+            over.set()
+            watcher.join()
+        if not line:
+            raise self._ended()
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            kind = getattr(errors, answer.pop("error"))
+            message = f"{self.measured.subject}: {answer.pop('message')}"
+            raise kind(message, **answer)
+        self.measured.on_device = max(self.measured.on_device, answer["on device"])
+        return answer
+
+    def _ended(self) -> Lacking:
+        code = self.process.wait()
+        why = "it was killed, as happens where memory runs out" if code == -9 else f"its process ended with {code}"
+        return Lacking(f"{self.measured.subject} could not be measured", why=why, hint="fewer models at a time")
+
+    def _watch(self, over: threading.Event) -> None:
+        status = Path(f"/proc/{self.process.pid}/status")
+        while True:
+            with suppress(OSError):
+                sizes = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+                anonymous, resident = (_kilobytes(sizes.get(name, "0")) for name in ("RssAnon", "VmHWM"))
+                self.measured.anonymous = max(self.measured.anonymous, anonymous)
+                self.measured.resident = max(self.measured.resident, resident)
+            if over.wait(_SAMPLED):
+                return
+
+
+def _kilobytes(text: str) -> int:
+    return int(text.split(maxsplit=1)[0]) * 1024
+
+
+@contextmanager
+def _worker(measured: Measured, asked: Asked) -> Iterator[_Worker]:
+    """Its process, which ends with the block."""
+    subject = measured.subject
+    command = [sys.executable, "-P", "-m", "sanac.verify.timing"]
+    about: Mapping[str, Any] = {"parent": os.getpid(), "model": subject.model, "backend": subject.backend}
+    names = ("device", "steps", "guidance", "size", "threads", "tile")
+    task = {**about, **{name: getattr(asked, name) for name in names}}
+    threads = {"OMP_NUM_THREADS": str(asked.threads)} if asked.threads else {}
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | threads,
+    ) as process:
+        try:
+            assert process.stdin
+            process.stdin.write(json.dumps(task) + "\n")
+            process.stdin.flush()
+            yield _Worker(measured, process)
+        finally:
+            process.kill()
