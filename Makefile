@@ -15,7 +15,7 @@ $(INSTALLED): pyproject.toml sanac/data/constraints.txt
 	touch $@
 
 demo: $(INSTALLED)  ## install, then the main job on a small model, with the verdict
-	$(BIN)/python examples/demo.py
+	$(BIN)/sanac run demo --workspace build/demo
 
 test: $(INSTALLED)  ## everything that runs in minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile

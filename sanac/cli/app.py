@@ -22,11 +22,13 @@ from sanac.cli import (
     evaluate,
     export,
     finetune,
+    gate,
     generate,
     grow,
     inspect,
     prune,
     quantize,
+    recipe,
     verify,
 )
 from sanac.cli.result import Result, emit, emit_error, emit_stop, mute_stdout, report_bug
@@ -85,11 +87,14 @@ for _verb in (
     verify,
     evaluate,
     bench,
+    gate,
     generate,
+    recipe,
     doctor,
     completion,
 ):
     app.add_command(_verb.command)
+app.add_command(recipe.recipes)
 
 
 def run(arguments: Sequence[str]) -> int:

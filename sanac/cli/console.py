@@ -18,7 +18,7 @@ class ConsoleTalk:
     """A Talk for people. Verbosity: -1 only warnings, 0 normal, 1 and up with details."""
 
     def __init__(self, verbosity: int, *, color: bool) -> None:
-        self._verbosity = verbosity
+        self.verbosity = verbosity
         self._color = color and sys.stderr.isatty()
         self._bar: Progress | None = None
         self._label = self._unit = ""
@@ -27,12 +27,12 @@ class ConsoleTalk:
 
     def note(self, text: str) -> None:
         """Print a line unless -q was given."""
-        if self._verbosity >= 0:
+        if self.verbosity >= 0:
             click.echo(text, err=True)
 
     def detail(self, text: str) -> None:
         """Print a line if -v was given."""
-        if self._verbosity > 0:
+        if self.verbosity > 0:
             click.echo(text, err=True)
 
     def warn(self, text: str) -> None:
@@ -45,7 +45,7 @@ class ConsoleTalk:
         self._label, self._total, self._done, self._unit = label, total, 0, unit
         self._before: int | None = None
         self._started = self._said = time.monotonic()
-        if self._verbosity >= 0 and sys.stderr.isatty():
+        if self.verbosity >= 0 and sys.stderr.isatty():
             self._bar = _bar(unit, color=self._color)
             self._bar.add_task(label, total=total)
             self._bar.start()
@@ -58,7 +58,7 @@ class ConsoleTalk:
             self._before, self._started = self._done, now
         if self._bar:
             self._bar.advance(self._bar.task_ids[0], amount)
-        elif self._verbosity >= 0 and now - self._said >= _LINE_EVERY and self._total and self._done > self._before:
+        elif self.verbosity >= 0 and now - self._said >= _LINE_EVERY and self._total and self._done > self._before:
             self._said = now
             share = min(1.0, self._done / self._total)
             left = (now - self._started) * (self._total - self._done) / (self._done - self._before)

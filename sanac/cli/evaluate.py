@@ -101,9 +101,11 @@ def _save(found: "Evaluation", about: dict[str, Any], home: Path) -> list[Path]:
     from sanac.verify.measurements import write_measurement
     from sanac.verify.shapes import examples
 
-    metrics = {"overall": found.summary.overall.value, "frechet": found.distance.frechet}
-    metrics |= {tag: score.value for tag, score in found.summary.tasks.items()}
-    metrics |= {"held_out": found.held_out.value} if found.held_out else {}
+    scores = {"overall": found.summary.overall, **found.summary.tasks}
+    scores |= {"held_out": found.held_out} if found.held_out else {}
+    metrics = {"frechet": found.distance.frechet}
+    for key, score in scores.items():
+        metrics |= {key: score.value, f"{key}.low": score.low, f"{key}.high": score.high}
     name = f"evaluate-{about['suite']}" + (f"-{about['backend']}" if "backend" in about else "")
     written = write_measurement(home, name, about | found.to_json(), metrics)
     shown = examples(found)

@@ -1,5 +1,6 @@
 """What was exported, behind stock diffusers' own call: torch's pictures, from several threads, and clear refusals."""
 
+import hashlib
 import subprocess
 import sys
 import time
@@ -19,17 +20,27 @@ from tests.conftest import Sanac
 PROMPTS = ["a red circle", "two blue squares"]
 
 
+def run(folder: Path, *words: object) -> None:
+    command = [sys.executable, "-m", "sanac", *map(str, words), "--workspace", str(folder / "ws")]
+    subprocess.run(command, check=True, capture_output=True)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four blocks of sanac:tiny with graphs in fp32."""
     folder = tmp_path_factory.mktemp("exported")
-    for words in (
-        ("prune", "sanac:tiny", "--keep", "0-3", "--out", str(folder / "four")),
-        ("export", str(folder / "four"), "--in-place", "--precision", "fp32", "--no-verify"),
-    ):
-        command = [sys.executable, "-m", "sanac", *words, "--workspace", str(folder / "ws")]
-        subprocess.run(command, check=True, capture_output=True)
+    run(folder, "prune", "sanac:tiny", "--keep", "0-3", "--out", folder / "four")
+    run(folder, "export", folder / "four", "--in-place", "--precision", "fp32", "--no-verify")
     return folder / "four"
+
+
+@pytest.fixture(scope="module")
+def rounded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """sanac:tiny in int8, weights and what they are multiplied by, with graphs."""
+    folder = tmp_path_factory.mktemp("rounded")
+    run(folder, "quantize", "sanac:tiny", "--scheme", "int8", "--num-prompts", 8, "--out", folder / "int8")
+    run(folder, "export", folder / "int8", "--in-place", "--precision", "fp32", "--no-verify")
+    return folder / "int8"
 
 
 def painted(pipeline: Any, seed: int = 0, **settings: Any) -> np.ndarray:
@@ -61,6 +72,27 @@ def test_torch_s_pictures(pipelines: dict[str, Any], size: tuple[int, int], guid
     assert -10 * np.log10(max(error, 1e-12)) > 40
 
 
+@pytest.mark.parametrize(("size", "each"), [((512, 512), 1), ((1024, 768), 2)])
+@pytest.mark.parametrize("guidance", [1.0, 4.5])
+def test_pictures_in_int8(rounded: Path, size: tuple[int, int], each: int, guidance: float) -> None:
+    """Those of the simulator in torch, at thirty decibels: a last bit can tip a number over, so not at more."""
+    seen: list[int] = []
+
+    def called(_pipeline: Any, step: int, _time: Any, given: dict[str, Any]) -> dict[str, Any]:
+        seen.append(step)
+        return given
+
+    how: dict[str, Any] = {"height": size[0], "width": size[1], "guidance_scale": guidance}
+    both = []
+    for backend in ("torch", "onnx"):
+        pipeline = sanac.load_pipeline(rounded, "cpu", backend)
+        pipeline.set_progress_bar_config(disable=True)
+        both.append(np.concatenate([painted(pipeline, n, callback_on_step_end=called, **how) for n in range(each)]))
+    assert len(seen) == 2 * each * 6
+    errors = np.square(both[0] - both[1]).mean(axis=(1, 2, 3))
+    assert -10 * np.log10(max(errors.max(), 1e-12)) > 30
+
+
 def test_callbacks_are_called(pipelines: dict[str, Any]) -> None:
     seen: list[int] = []
 
@@ -88,6 +120,39 @@ def test_eight_threads_at_once(pipelines: dict[str, Any], backend: str) -> None:
         ]
         for seed, answer in asked:
             assert np.abs(answer.result() - wanted[seed]).max() < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_a_minute_of_eight_threads(exported: Path, backend: str) -> None:
+    """No wrong picture, digest by digest, and no memory that is taken and not given back."""
+    pipeline = sanac.load_pipeline(exported, "cpu", backend)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def digest(seed: int) -> str:
+        how = {"num_inference_steps": 2 + seed % 3, "guidance_scale": 4.5 if seed % 2 else 1.0}
+        pictures = painted(pipeline, seed, **how)
+        return hashlib.sha256(np.round(255 * pictures).astype(np.uint8).tobytes()).hexdigest()
+
+    wanted = [digest(seed) for seed in range(12)]
+    start, sizes, wrong, done = time.monotonic(), [], 0, 0
+    with ThreadPoolExecutor(8) as pool:
+        while time.monotonic() - start < 60:
+            asked = [*range(12)] * 2
+            found = list(pool.map(digest, asked))
+            wrong += sum(one != wanted[seed] for one, seed in zip(found, asked, strict=True))
+            done += len(asked)
+            sizes.append((time.monotonic() - start, anonymous()))
+    print(f"{backend}: {done} requests, {wrong} wrong, {sizes[0][1] / 1e6:.0f} to {sizes[-1][1] / 1e6:.0f} MB")
+    assert wrong == 0
+    settled = max(size for seconds, size in sizes if seconds < 20)
+    assert sizes[-1][1] < 1.05 * settled
+
+
+def anonymous() -> int:
+    """Bytes that this process holds."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def test_one_thread_at_a_time_uses_the_tokenizer() -> None:

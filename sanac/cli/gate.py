@@ -1,0 +1,83 @@
+"""`sanac gate`: is it good enough to go on?"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sanac.cli.choose import open_word
+from sanac.cli.options import Common, common
+from sanac.cli.result import DENIED, Result
+
+if TYPE_CHECKING:
+    from sanac.verify.gates import Verdict
+
+
+@click.command(
+    "gate",
+    short_help="Is it good enough to go on?",
+    epilog="""\b
+Examples:
+  sanac gate ./recovered --gates gates.toml
+  sanac gate ./recovered --gates gates.toml --baseline sanac-out/evaluate-sanac-tiny --junit gates.xml""",
+)
+@click.argument("artifact", metavar="DIR")
+@click.option("--gates", type=click.Path(path_type=Path), required=True, metavar="FILE", help="TOML, [[gate]] tables.")
+@click.option("--baseline", metavar="MODEL", help="What shares are of: a model, or a folder with its measurements.")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="A JUnit file, too.")
+@common("seed", "device")
+def command(artifact: str, gates: Path, baseline: str | None, junit: Path | None, common: Common) -> Result:
+    """Hold what was measured of the artifact DIR to the limits in FILE. Exit 5 if one isn't kept.
+
+    A metric that is named and was not measured is a no. On GitHub Actions, failures are marked and the step's page
+    shows all; everything is written whatever the verdict.
+    """
+    from sanac.verify.gates import check_baseline, judge, numbers_of, read_gates, require_measured
+
+    wanted = read_gates(gates)
+    check_baseline(wanted, baseline)
+    opened = open_word(artifact, common)
+    require_measured(opened.located.path)
+    verdicts = judge(wanted, numbers_of(opened), _numbers(baseline, common) if baseline else None)
+    tell(verdicts, opened.located.path, f"sanac gate {opened.located.name}", junit)
+    passed = all(verdict.passed for verdict in verdicts)
+    data = {"passed": passed, "gates": [verdict.to_json() for verdict in verdicts]}
+    status, code = ("ok", 0) if passed else ("failed", DENIED)
+    return Result(status, lambda: show(verdicts), data, str(opened.located.path), common.as_json, code)
+
+
+def _numbers(word: str, common: Common) -> dict[str, float]:
+    """A model's sizes and measurements; of a folder that only has measurements, those."""
+    from sanac.core import jsonfile
+    from sanac.core.stage import MEASUREMENTS
+    from sanac.verify.gates import numbers_of
+    from sanac.verify.measurements import METRICS
+
+    alone = Path(word) / MEASUREMENTS / METRICS
+    if alone.is_file() and not (Path(word) / "model_index.json").exists():
+        return {name: float(value) for name, value in jsonfile.read_object(alone).items()}
+    return numbers_of(open_word(word, common))
+
+
+def tell(verdicts: "Sequence[Verdict]", home: Path, title: str, junit: Path | None) -> None:
+    """Everyone who waits for verdicts: the measurements, JUnit, GitHub Actions."""
+    from sanac.report import pipelines
+    from sanac.verify.measurements import write_measurement
+
+    failed = [verdict for verdict in verdicts if not verdict.passed]
+    value = {"passed": not failed, "gates": [verdict.to_json() for verdict in verdicts]}
+    write_measurement(home, "gate", value, {"failed": len(failed), "passed": len(verdicts) - len(failed)})
+    if junit:
+        pipelines.junit(junit, title, verdicts)
+    pipelines.write_summary(pipelines.summary(title, verdicts))
+    for line in pipelines.annotations(verdicts):
+        click.echo(line, err=True)
+
+
+def show(verdicts: "Sequence[Verdict]") -> None:
+    """One line each."""
+    for verdict in verdicts:
+        click.echo(f"{'ok' if verdict.passed else 'NO'}  {verdict.text}")
+    failed = sum(not verdict.passed for verdict in verdicts)
+    click.echo(f"{failed} of {len(verdicts)} limits are not kept" if failed else f"all {len(verdicts)} limits are kept")

@@ -1,0 +1,228 @@
+"""`sanac run RECIPE` and `sanac recipes`: one file says what to do, one command does it."""
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sanac.cli.choose import open_word
+from sanac.cli.options import Common, common
+from sanac.cli.result import DENIED, Result
+from sanac.cli.tables import console, table
+from sanac.core.errors import Misuse
+
+if TYPE_CHECKING:
+    from sanac.run.stages import Plan
+    from sanac.run.whole import Ran
+
+_BUNDLED = resources.files("sanac") / "recipes"
+
+
+@click.command(
+    "run",
+    short_help="Do what a recipe says.",
+    epilog="""\b
+Examples:
+  sanac run demo
+  sanac run recipe.toml --dry-run
+  sanac run recipe.toml --workspace build --junit build/gates.xml --json""",
+)
+@click.argument("recipe", metavar="RECIPE")
+@click.option("--model", metavar="MODEL", help="Another model than the recipe's.")
+@click.option(
+    "--workspace",
+    type=click.Path(path_type=Path),
+    default="sanac-out",
+    show_default=True,
+    metavar="DIR",
+    help="Where everything is written.",
+)
+@click.option("--dry-run", is_flag=True, help="Print stages, sizes, memory and time; do nothing.")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Verdicts as a JUnit file, too.")
+@click.option("--mlflow", metavar="EXPERIMENT", help="Log settings, numbers and measurements there.")
+@common("seed", "device")
+def command(
+    recipe: str,
+    model: str | None,
+    workspace: Path,
+    dry_run: bool,
+    junit: Path | None,
+    mlflow: str | None,
+    common: Common,
+) -> Result:
+    """Do the stages of RECIPE, a TOML file or the name of a bundled one, and hold the outcome to its gates.
+
+    All mistakes in it are told at once, before anything is begun. A stage that was done and whose outcome is still
+    there is not done again; a run that was stopped goes on inside the stage. Exit 5 if a gate says no.
+    """
+    from sanac.run.execute import Runner, alone
+    from sanac.run.forecast import foresee
+    from sanac.run.recipe import read_recipe
+    from sanac.run.stages import plan_of
+    from sanac.run.target import run_target
+    from sanac.run.whole import run_all
+
+    asked = read_recipe(_place(recipe))
+    word = model or asked.model
+    opened = open_word(word, common)
+    plan = plan_of(asked, opened.identity())
+    foreseen = foresee(plan, opened)
+    runner = Runner(_absolute(word), workspace.absolute(), common.talk, _flags(common))
+    if dry_run:
+        return _plan(plan, foreseen, runner, common)
+    with alone(runner.workspace):
+        ran = (run_target if asked.target else run_all)(plan, runner)
+        tell(ran, runner.workspace, junit, mlflow)
+    status = "cached" if ran.cached and ran.passed else "ok" if ran.passed else "failed"
+    out = ran.chosen.folder if ran.chosen else str(runner.workspace)
+    return Result(status, lambda: _show(ran), ran.to_json(), out, common.as_json, 0 if ran.passed else DENIED)
+
+
+def _place(word: str) -> Path:
+    """A file, or a bundled recipe."""
+    path = Path(word)
+    if path.suffix == ".toml" or path.exists():
+        return path
+    return bundled(word)
+
+
+def bundled(name: str) -> Path:
+    """A recipe that sanac brings along."""
+    path = Path(str(_BUNDLED / f"{name}.toml"))
+    if name not in names():
+        raise Misuse(f"there is no recipe {name!r}", why=f"there are {', '.join(names())}", hint="sanac recipes ls")
+    return path
+
+
+def names() -> list[str]:
+    """Of all bundled recipes."""
+    return sorted(entry.name.removesuffix(".toml") for entry in _BUNDLED.iterdir() if entry.name.endswith(".toml"))
+
+
+def _absolute(word: str) -> str:
+    return str(Path(word).absolute()) if Path(word).exists() else word
+
+
+def _flags(common: Common) -> list[str]:
+    """What every stage is told."""
+    return ["--quiet"] if common.talk.verbosity < 0 else ["-v"] * common.talk.verbosity
+
+
+def _plan(plan: "Plan", foreseen: Mapping[str, Any], runner: Any, common: Common) -> Result:
+    from sanac.core.units import bytes_text, duration_text
+    from sanac.run.forecast import table_of
+    from sanac.run.whole import stages_left
+
+    left = {stage.key: done for stage, done in stages_left(plan, runner)}
+    stages = [
+        {"verb": stage.verb, "words": [stage.verb, *stage.options], "out": str(stage.folder(runner.workspace)),
+         "done": left[stage.key], **foreseen[stage.key].to_json()}
+        for stage in plan.stages()
+    ]  # fmt: skip
+    seconds = sum(foreseen[key].seconds for key, done in left.items() if not done)
+    memory = max((foreseen[key].memory for key, done in left.items() if not done), default=0)
+
+    def show() -> None:
+        titles, *rows = table_of(plan, foreseen, left)
+        shown = table(tuple(titles[:2]), tuple(titles[2:]))
+        for row in rows:
+            shown.add_row(*row)
+        console(color=False).print(shown)
+        click.echo(f"about {duration_text(seconds)} and {bytes_text(int(memory))} of memory; nothing was done")
+
+    data = {
+        "recipe": plan.recipe.name,
+        "stages": stages,
+        "seconds": seconds,
+        "variants": [v.name for v in plan.variants],
+    }
+    return Result("ok", show, data, None, common.as_json)
+
+
+def tell(ran: "Ran", workspace: Path, junit: Path | None, mlflow: str | None) -> None:
+    """Everyone who waits for the outcome."""
+    from sanac.report import pipelines, tracking
+    from sanac.run.whole import table_of
+    from sanac.verify.measurements import write_measurement
+
+    title = f"sanac run {ran.plan.recipe.name}"
+    value = ran.to_json()
+    metrics = {"passed": float(ran.passed), "failed": float(sum(not check.passed for check in ran.checks))}
+    home = Path(ran.chosen.folder) if ran.chosen and ran.chosen.variant.making else workspace
+    files = [write_measurement(home, "gate", value, metrics)]
+    if home != workspace:
+        files.append(write_measurement(workspace, "gate", value, {**metrics, **_flat(ran)}))
+    if junit:
+        pipelines.junit(junit, title, ran.checks)
+    pipelines.write_summary(pipelines.summary(title, ran.checks, list(table_of(ran))))
+    for line in pipelines.annotations(ran.checks):
+        click.echo(line, err=True)
+    if mlflow:
+        tracking.log(mlflow, title, tracking.flat(ran.plan.recipe.steps), _flat(ran), [home / "measurements"])
+
+
+def _flat(ran: "Ran") -> dict[str, float]:
+    return dict(ran.chosen.numbers) if ran.chosen else {}
+
+
+def _show(ran: "Ran") -> None:
+    from sanac.run.whole import table_of
+
+    titles, *rows = table_of(ran)
+    shown = table((titles[0],), tuple(titles[1:4]))
+    shown.add_column(titles[4])
+    for row in rows:
+        shown.add_row(*row)
+    console(color=False).print(shown)
+    for reason in ran.reasons:
+        click.echo(f"- {reason}")
+    for check in ran.checks:
+        click.echo(f"{'ok' if check.passed else 'NO'}  {check.text}")
+    if ran.chosen:
+        click.echo(f"{ran.chosen.folder}{' (cached: nothing had to be done)' if ran.cached else ''}")
+
+
+@click.group("recipes", short_help="Recipes that sanac brings along.")
+def recipes() -> None:
+    """List, show or copy the bundled recipes."""
+
+
+@recipes.command("ls")
+@common("seed", "device")
+def list_recipes(common: Common) -> Result:
+    """Names, and what each is for."""
+    about = {name: _first_line(name) for name in names()}
+
+    def show() -> None:
+        for name, line in about.items():
+            click.echo(f"{name:24} {line}")
+
+    return Result("ok", show, {"recipes": about}, None, common.as_json)
+
+
+def _first_line(name: str) -> str:
+    return bundled(name).read_text().splitlines()[0].lstrip("# ")
+
+
+@recipes.command("show")
+@click.argument("name")
+@common("seed", "device")
+def show_recipe(name: str, common: Common) -> Result:
+    """The recipe NAME."""
+    text = bundled(name).read_text()
+    return Result("ok", lambda: click.echo(text, nl=False), {"name": name, "text": text}, None, common.as_json)
+
+
+@recipes.command("cp")
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path))
+@common("seed", "device")
+def copy_recipe(name: str, file: Path, common: Common) -> Result:
+    """Write the recipe NAME to FILE, to be changed."""
+    text = bundled(name).read_text()
+    if file.exists():
+        raise Misuse(f"{file} is there already", hint="another name, or delete it")
+    file.write_text(text)
+    return Result("ok", lambda: click.echo(file), {"name": name}, str(file), common.as_json)

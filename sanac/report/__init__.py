@@ -1,0 +1,1 @@
+"""Measurements, for people and for the machines around them."""

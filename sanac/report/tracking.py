@@ -1,0 +1,42 @@
+"""MLflow: what was asked for, what was measured, and the files that hold it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from sanac.core.errors import Lacking
+
+
+class Step(Protocol):
+    """A verb with its settings."""
+
+    @property
+    def verb(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What was said of it."""
+        ...
+
+
+def flat(steps: Sequence[Step]) -> dict[str, str]:
+    """Settings by name: 'prune.target_blocks': '6'."""
+    return {f"{step.verb}.{name}": str(value) for step in steps for name, value in step.settings.items()}
+
+
+def log(
+    experiment: str, name: str, params: Mapping[str, str], metrics: Mapping[str, float], artifacts: Sequence[Path]
+) -> None:
+    """One run, where MLFLOW_TRACKING_URI says."""
+    try:
+        import mlflow
+    except ImportError as error:
+        raise Lacking("mlflow is not installed", hint="pip install 'sanac[mlflow]'") from error
+    mlflow.set_experiment(experiment)
+    with mlflow.start_run(run_name=name):
+        mlflow.log_params(dict(params))
+        mlflow.log_metrics(dict(metrics))
+        for folder in artifacts:
+            mlflow.log_artifacts(str(folder), artifact_path=folder.name)

@@ -1,0 +1,1 @@
+"""Recipes: one file says what to do, one command does it."""
