@@ -151,9 +151,8 @@ def tell(ran: "Ran", workspace: Path, junit: Path | None, mlflow: str | None) ->
     value = ran.to_json()
     metrics = {"passed": float(ran.passed), "failed": float(sum(not check.passed for check in ran.checks))}
     home = Path(ran.chosen.folder) if ran.chosen and ran.chosen.variant.making else workspace
-    files = [write_measurement(home, "gate", value, metrics)]
-    if home != workspace:
-        files.append(write_measurement(workspace, "gate", value, {**metrics, **_flat(ran)}))
+    write_measurement(home, "gate", value, metrics)
+    write_measurement(workspace, "run", value, {**metrics, **_flat(ran)})
     if junit:
         pipelines.junit(junit, title, ran.checks)
     pipelines.write_summary(pipelines.summary(title, ran.checks, list(table_of(ran))))

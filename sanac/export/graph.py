@@ -33,6 +33,8 @@ def graph_of(traced: Traced) -> ir.Model:
     name_nodes(model.graph, traced.prefix)
     for index, value in enumerate(stream):
         value.name = f"{BLOCKS}.{index}"
+    for about in (model.metadata_props, model.graph.metadata_props):
+        about.clear()  # the exporter's notes on itself, in an order that changes from run to run
     return model
 
 

@@ -29,7 +29,7 @@ from sanac.export.transformer import transformer
 from sanac.nn.graphfile import GRAPH
 from sanac.nn.quiet import quiet
 
-SCHEMA = 1  # raised when the same settings would give another graph
+SCHEMA = 2  # raised when the same settings would give another graph
 FOLDERS = ("transformer", "text_encoder", "vae_decoder", "vae_encoder")
 _MEMORY = 600_000_000  # torch, its exporter, and graphs; no weights
 _GRAPH, _BLOCK = 1_000_000, 50_000  # bytes of a graph without weights, and of each block in it
