@@ -42,6 +42,8 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Print stages, sizes, memory and time; do nothing.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Verdicts as a JUnit file, too.")
 @click.option("--mlflow", metavar="EXPERIMENT", help="Log settings, numbers and measurements there.")
+@click.option("--push-to-hub", "repo", metavar="OWNER/NAME", help="Push what it ended in, if its gates say yes.")
+@click.option("--public", is_flag=True, help="For everyone to see; a repository that is made is private otherwise.")
 @common("seed", "device")
 def command(
     recipe: str,
@@ -50,6 +52,8 @@ def command(
     dry_run: bool,
     junit: Path | None,
     mlflow: str | None,
+    repo: str | None,
+    public: bool,
     common: Common,
 ) -> Result:
     """Do the stages of RECIPE, a TOML file or the name of a bundled one, and hold the outcome to its gates.
@@ -75,9 +79,21 @@ def command(
     with alone(runner.workspace):
         ran = (run_target if asked.target else run_all)(plan, runner)
         tell(ran, runner.workspace, junit, mlflow)
+        pushed = _pushed(ran, repo, common, public=public) if repo else None
     status = "cached" if ran.cached and ran.passed else "ok" if ran.passed else "failed"
     out = ran.chosen.folder if ran.chosen else str(runner.workspace)
-    return Result(status, lambda: _show(ran), ran.to_json(), out, common.as_json, 0 if ran.passed else DENIED)
+    data = ran.to_json() | ({"pushed": pushed} if repo else {})
+    return Result(status, lambda: _show(ran, pushed), data, out, common.as_json, 0 if ran.passed else DENIED)
+
+
+def _pushed(ran: "Ran", repo: str, common: Common, *, public: bool) -> str | None:
+    """Where it can be seen; nowhere if a gate said no."""
+    from sanac.report.hub import push
+
+    if not ran.passed or not ran.chosen or not ran.chosen.variant.making:
+        common.talk.warn("nothing was pushed: " + ("no model was made" if ran.passed else "a gate said no"))
+        return None
+    return push(Path(ran.chosen.folder), repo, common.talk, private=not public)
 
 
 def _place(word: str) -> Path:
@@ -166,7 +182,7 @@ def _flat(ran: "Ran") -> dict[str, float]:
     return dict(ran.chosen.numbers) if ran.chosen else {}
 
 
-def _show(ran: "Ran") -> None:
+def _show(ran: "Ran", pushed: str | None = None) -> None:
     from sanac.run.whole import table_of
 
     titles, *rows = table_of(ran)
@@ -181,6 +197,8 @@ def _show(ran: "Ran") -> None:
         click.echo(f"{'ok' if check.passed else 'NO'}  {check.text}")
     if ran.chosen:
         click.echo(f"{ran.chosen.folder}{' (cached: nothing had to be done)' if ran.cached else ''}")
+    if pushed:
+        click.echo(pushed)
 
 
 @click.group("recipes", short_help="Recipes that sanac brings along.")

@@ -1,0 +1,92 @@
+"""To the Hugging Face hub: an artifact as it is sealed, and its card with what was measured as the hub shows it."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sanac import __version__
+from sanac.core import jsonfile
+from sanac.core.copying import Written, digest_bytes
+from sanac.core.errors import BadInput, Lacking, Misuse
+from sanac.core.manifest import MANIFEST, Manifest, check_sealed, read_manifest
+from sanac.core.stage import MEASUREMENTS
+from sanac.core.talk import Talk
+from sanac.core.units import bytes_text
+
+_CARD = "README.md"
+_SUITES = {"evaluate-shapes": ("Shapes", "sanac's shapes world")}
+
+
+def push(folder: Path, repo: str, talk: Talk, *, private: bool = True) -> str:
+    """One commit with every sealed file, the measurements, and the card; where it can be seen."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise Misuse(f"{folder} is no artifact of sanac", hint="only what a stage made is pushed")
+    if problems := check_sealed(folder, manifest):
+        raise BadInput(f"{folder} was changed after it was sealed", why=problems[0], problems=problems)
+    card = with_results((folder / _CARD).read_text(encoding="utf-8"), folder)
+    replaced = {_CARD: card.encode(), MANIFEST: _resealed(manifest, card.encode())}
+    paths = [name for name in manifest.files if name not in replaced]
+    paths += [
+        path.relative_to(folder).as_posix() for path in sorted((folder / MEASUREMENTS).glob("*")) if path.is_file()
+    ]
+    operations = [CommitOperationAdd(name, folder / name) for name in paths]
+    operations += [CommitOperationAdd(name, data) for name, data in replaced.items()]
+    size = sum((folder / name).stat().st_size for name in paths)
+    talk.note(f"pushing {len(operations)} files, {bytes_text(size)}, to {repo}")
+    api = HfApi(library_name="sanac", library_version=__version__)
+    try:
+        place = api.create_repo(repo, private=private, exist_ok=True)
+        done = api.create_commit(place.repo_id, operations, commit_message=f"sanac {manifest.stage}")
+    except HFValidationError as error:
+        raise Misuse(f"{repo} is no name of a repository", why=str(error), hint="OWNER/NAME") from error
+    except (LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
+        raise Lacking("the hub can't be written to", why=str(error).splitlines()[0], hint="hf auth login") from error
+    except (HfHubHTTPError, OSError) as error:
+        where = os.environ.get("HF_ENDPOINT", "the hub")
+        why = str(error).splitlines()[0][:300]
+        raise Lacking(
+            f"{repo} was not pushed", why=f"{where}: {why}", hint="hf auth whoami; nothing is half there"
+        ) from error
+    return str(done.commit_url)
+
+
+def with_results(card: str, folder: Path) -> str:
+    """The card with a `model-index`: each score that was measured, under the name of its suite."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    results = [EvalResult(task_type="text-to-image", verified=False, **about) for about in _results(folder)]
+    if not results:
+        return card
+    found = ModelCard(card, ignore_metadata_errors=True)
+    name = card.partition("\n# ")[2].partition("\n")[0] or folder.name
+    found.data = ModelCardData(**{**_mapping(found.data), "model_name": name, "eval_results": results})
+    return str(found)
+
+
+def _mapping(data: Any) -> dict[str, Any]:
+    return dict(data.to_dict())
+
+
+def _results(folder: Path) -> Iterator[dict[str, Any]]:
+    for name, (title, dataset) in _SUITES.items():
+        path = folder / MEASUREMENTS / f"{name}.json"
+        if not path.is_file():
+            continue
+        value = jsonfile.read_object(path)
+        about = {"dataset_name": dataset, "dataset_type": name.partition("-")[2], "dataset_split": value.get("split")}
+        scores = {"overall": value["overall"], **value["tasks"]}
+        for task, score in scores.items():
+            text = f"{title}, {task} ({score['low']:.3f} to {score['high']:.3f} at {score['level']:.0%})"
+            yield about | {"metric_type": "accuracy", "metric_name": text, "metric_value": round(score["value"], 4)}
+
+
+def _resealed(manifest: Manifest, card: bytes) -> bytes:
+    """What is pushed is sealed as well: with the card that is pushed."""
+    files = {**manifest.files, _CARD: Written(len(card), digest_bytes(card))}
+    return jsonfile.pretty(replace(manifest, files=files).to_json())

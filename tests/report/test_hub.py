@@ -1,0 +1,84 @@
+"""Pushing to the hub, against a stand-in: one commit, sealed as it is pushed, scores where the hub shows them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from tests.conftest import Sanac
+from tests.standins.hub import Hub
+
+RECIPE = """\
+model = "sanac:tiny"
+[prune]
+keep = "0-7,10-11"
+[evaluate]
+suite = "shapes"
+images = 12
+steps = 2
+baseline = false
+[[gate]]
+metric = "size/bytes"
+most = 1e9
+"""
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as hub:
+        yield hub
+
+
+def run(folder: Path, hub: Hub, *words: str, token: str = "hf_standin") -> "subprocess.CompletedProcess[str]":
+    names = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder / "hf")}
+    command = [sys.executable, "-m", "sanac", "run", "r.toml", "--json", "-q", *words]
+    return subprocess.run(command, cwd=folder, env=os.environ | names, capture_output=True, text=True, check=False)
+
+
+def test_what_is_pushed(sanac: Sanac, tmp_path: Path, hub: Hub) -> None:
+    (tmp_path / "r.toml").write_text(RECIPE)
+    ran = run(tmp_path, hub, "--push-to-hub", "me/small")
+    assert ran.returncode == 0, ran.stderr
+    value = json.loads(ran.stdout)
+    assert (value["pushed"], hub.commits, hub.repositories) == (
+        f"{hub.endpoint}/me/small/commit/1",
+        1,
+        {"me/small": True},
+    )
+    copy = tmp_path / "copy"
+    for name, data in hub.files.items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(data)
+    assert "origin.json" not in hub.files, "where it was made is nobody's business"
+    scanned = sanac("inspect", copy, "--scan")
+    assert scanned.code == 0, scanned.err
+    (about,) = ModelCard.load(copy / "README.md").data.eval_results[:1]
+    overall = json.loads((copy / "measurements" / "evaluate-shapes.json").read_text())["overall"]["value"]
+    assert (about.task_type, about.dataset_type) == ("text-to-image", "shapes")
+    assert about.metric_value == pytest.approx(overall, abs=1e-4)
+    assert "where it comes from" in (copy / "README.md").read_text().lower(), "the rest of the card is as it was"
+    assert "eval_results" not in (Path(value["out"]) / "README.md").read_text(), "what lies here is untouched"
+    again = run(tmp_path, hub, "--push-to-hub", "me/small", "--public")
+    assert (again.returncode, json.loads(again.stdout)["status"], hub.commits) == (0, "cached", 2), again.stderr
+
+
+def test_what_is_not_pushed(tmp_path: Path, hub: Hub) -> None:
+    (tmp_path / "r.toml").write_text(RECIPE.replace("1e9", "1"))
+    ran = run(tmp_path, hub, "--push-to-hub", "me/small")
+    assert (ran.returncode, json.loads(ran.stdout)["pushed"], hub.files) == (5, None, {})
+    assert "a gate said no" in ran.stderr
+    (tmp_path / "r.toml").write_text(RECIPE)
+    for words, token, code, said in (
+        ("me/sm/all", "hf_standin", 2, "no name of a repository"),
+        ("me/small", "hf_other", 4, "was not pushed"),
+    ):
+        ran = run(tmp_path, hub, "--push-to-hub", words, token=token)
+        assert (ran.returncode, said in ran.stderr) == (code, True), ran.stderr
+    hub.fails = True
+    ran = run(tmp_path, hub, "--push-to-hub", "me/small")
+    assert (ran.returncode, hub.files) == (4, {}), ran.stderr
