@@ -24,10 +24,16 @@ Examples:
 )
 @click.argument("artifact", metavar="DIR")
 @click.option("--gates", type=click.Path(path_type=Path), required=True, metavar="FILE", help="TOML, [[gate]] tables.")
-@click.option("--baseline", metavar="MODEL", help="What shares are of: a model, or a folder with its measurements.")
+@click.option(
+    "--baseline",
+    "baselines",
+    multiple=True,
+    metavar="MODEL",
+    help="What shares are of: a model, or a folder with its measurements. May be repeated.",
+)
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="A JUnit file, too.")
 @common("seed", "device")
-def command(artifact: str, gates: Path, baseline: str | None, junit: Path | None, common: Common) -> Result:
+def command(artifact: str, gates: Path, baselines: tuple[str, ...], junit: Path | None, common: Common) -> Result:
     """Hold what was measured of the artifact DIR to the limits in FILE. Exit 5 if one isn't kept.
 
     A metric that is named and was not measured is a no. On GitHub Actions, failures are marked and the step's page
@@ -36,10 +42,11 @@ def command(artifact: str, gates: Path, baseline: str | None, junit: Path | None
     from sanac.verify.gates import check_baseline, judge, numbers_of, read_gates, require_measured
 
     wanted = read_gates(gates)
-    check_baseline(wanted, baseline)
+    check_baseline(wanted, baselines)
     opened = open_word(artifact, common)
     require_measured(opened.located.path)
-    verdicts = judge(wanted, numbers_of(opened), _numbers(baseline, common) if baseline else None)
+    base = {name: number for word in baselines for name, number in _numbers(word, common).items()}
+    verdicts = judge(wanted, numbers_of(opened), base if baselines else None)
     tell(verdicts, opened.located.path, f"sanac gate {opened.located.name}", junit)
     passed = all(verdict.passed for verdict in verdicts)
     data = {"passed": passed, "gates": [verdict.to_json() for verdict in verdicts]}

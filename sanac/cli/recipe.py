@@ -201,7 +201,15 @@ def _show(ran: "Ran", pushed: str | None = None) -> None:
         click.echo(pushed)
 
 
-@click.group("recipes", short_help="Recipes that sanac brings along.")
+@click.group(
+    "recipes",
+    short_help="Recipes that sanac brings along.",
+    epilog="""\b
+Examples:
+  sanac recipes ls
+  sanac recipes show demo
+  sanac recipes cp demo recipe.toml""",
+)
 def recipes() -> None:
     """List, show or copy the bundled recipes."""
 

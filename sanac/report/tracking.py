@@ -34,9 +34,13 @@ def log(
         import mlflow
     except ImportError as error:
         raise Lacking("mlflow is not installed", hint="pip install 'sanac[mlflow]'") from error
-    mlflow.set_experiment(experiment)
-    with mlflow.start_run(run_name=name):
-        mlflow.log_params(dict(params))
-        mlflow.log_metrics(dict(metrics))
-        for folder in artifacts:
-            mlflow.log_artifacts(str(folder), artifact_path=folder.name)
+    try:
+        mlflow.set_experiment(experiment)
+        with mlflow.start_run(run_name=name):
+            mlflow.log_params(dict(params))
+            mlflow.log_metrics(dict(metrics))
+            for folder in artifacts:
+                mlflow.log_artifacts(str(folder), artifact_path=folder.name)
+    except mlflow.exceptions.MlflowException as error:
+        why = str(error).splitlines()[0][:300]
+        raise Lacking("nothing was logged to mlflow", why=why, hint="set MLFLOW_TRACKING_URI") from error

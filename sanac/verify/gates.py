@@ -188,15 +188,21 @@ def _judged(gate: Gate, numbers: Mapping[str, float], baseline: Mapping[str, flo
 def _missing(gate: Gate, numbers: Mapping[str, float]) -> str:
     if gate.bound != "value" and gate.metric in numbers:
         return "it was measured without an interval"
-    words = set(re.split(r"[/_.-]", gate.metric))
-    near = sorted((name for name in numbers if words & set(re.split(r"[/_.-]", name))), key=lambda one: one.count("."))
+    words = _words(gate.metric)
+    near = sorted(
+        (name for name in numbers if len(words & _words(name)) > 1), key=lambda one: -len(words & _words(one))
+    )
     return "it was not measured" + (f" (but {', '.join(near[:3])})" if near else "")
 
 
-def check_baseline(gates: Sequence[Gate], baseline: object) -> None:
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[/_.-]", name))
+
+
+def check_baseline(gates: Sequence[Gate], baselines: Sequence[str]) -> None:
     """Gates that are shares want something to be shares of."""
     relative = [gate.metric for gate in gates if gate.relative]
-    if relative and baseline is None:
+    if relative and not baselines:
         raise Misuse(f"{relative[0]} is held to a baseline", why="none was given", hint="--baseline DIR")
 
 

@@ -82,3 +82,40 @@ def test_what_is_not_pushed(tmp_path: Path, hub: Hub) -> None:
     hub.fails = True
     ran = run(tmp_path, hub, "--push-to-hub", "me/small")
     assert (ran.returncode, hub.files) == (4, {}), ran.stderr
+
+
+def test_mlflow_by_a_stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A STAND-IN that notes what mlflow is asked; the real one (3.17) was tried by hand."""
+    import contextlib
+    import types
+
+    from sanac.core.errors import Lacking
+    from sanac.report import tracking
+    from sanac.run.recipe import Step
+
+    class MlflowException(Exception): ...
+
+    noted: list[object] = []
+    stand_in = types.SimpleNamespace(
+        exceptions=types.SimpleNamespace(MlflowException=MlflowException),
+        set_experiment=noted.append,
+        start_run=lambda run_name: contextlib.nullcontext(noted.append(run_name)),
+        log_params=noted.append,
+        log_metrics=noted.append,
+        log_artifacts=lambda folder, artifact_path: noted.append((folder, artifact_path)),
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", stand_in)
+    steps = [Step("prune", {"target_blocks": 6}), Step("export", {"sm": ["89"]})]
+    tracking.log("sana", "run", tracking.flat(steps), {"size/bytes": 1.0}, [tmp_path / "measurements"])
+    settings = {"prune.target_blocks": "6", "export.sm": "['89']"}
+    assert noted == ["sana", "run", settings, {"size/bytes": 1.0}, (str(tmp_path / "measurements"), "measurements")]
+
+    def refused(_: str) -> None:
+        raise MlflowException("no such server")
+
+    stand_in.set_experiment = refused
+    with pytest.raises(Lacking, match="nothing was logged"):
+        tracking.log("sana", "run", {}, {}, [])
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(Lacking, match="not installed"):
+        tracking.log("sana", "run", {}, {}, [])

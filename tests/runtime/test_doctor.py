@@ -41,7 +41,7 @@ def test_a_broken_torch_exits_4(sanac: Sanac, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_both_onnxruntime_wheels_and_odd_versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "_version", lambda name: "" if name == "torchao" else "0.0.1")
+    monkeypatch.setattr(doctor, "version", lambda name: "" if name == "torchao" else "0.0.1")
     findings = doctor.examine(tmp_path)
     assert any("overwrite each other" in finding.text for finding in findings)
     states = {finding.name: finding.state for finding in findings if finding.group == "versions"}

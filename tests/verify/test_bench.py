@@ -128,7 +128,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
-    for _ in range(50):
+    for _ in range(300):
         if not any(Path(f"/proc/{child}").exists() for child in children):
             break
         time.sleep(0.1)
