@@ -1,5 +1,7 @@
 """What a stock diffusers pipeline asks of its models, answered by graphs and engines."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -99,15 +101,16 @@ def latents_of(pixels: int, config: Any) -> int:
     return max(1, pixels // shrinkage(config.encoder_layers_per_block))
 
 
-def tile_decoder(pipeline: "SanaPipeline", pixels: int) -> None:
-    """Decode in tiles of so many pixels, whoever decodes.
+@contextmanager
+def tiled_decoder(pipeline: "SanaPipeline", pixels: int | None) -> Iterator[None]:
+    """Decode in tiles of so many pixels meanwhile, whoever decodes; in one piece where none are given.
 
     diffusers' own tiling counts every stage of an autoencoder as a halving, and is right only where each is one.
     """
-    vae = pipeline.vae
-    if isinstance(vae, Autoencoder):
-        vae.enable_tiling(pixels, pixels)
+    if pixels is None:
+        yield
         return
+    vae = pipeline.vae
     whole, side = vae.decode, latents_of(pixels, vae.config)
 
     def decode(latents: Tensor, return_dict: bool = True) -> Any:  # noqa: FBT001, FBT002 (diffusers' own)
@@ -115,3 +118,7 @@ def tile_decoder(pipeline: "SanaPipeline", pixels: int) -> None:
         return SimpleNamespace(sample=found) if return_dict else (found,)
 
     vae.decode = decode
+    try:
+        yield
+    finally:
+        vae.decode = whole

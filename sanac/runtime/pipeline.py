@@ -74,6 +74,8 @@ class Painter:
         """Batches of pictures; the noise of each depends on its own seed only."""
         import torch
 
+        from sanac.runtime.parts import tiled_decoder
+
         for prompt in prompts:
             if not prompt.strip():
                 raise Misuse("a prompt is empty", hint="say what the picture is to show")
@@ -83,7 +85,8 @@ class Painter:
             noises = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + sampling.batch]]
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # NaN turned into bytes: looked for below
-                painted = self._painted(part, noises, settings)
+                with tiled_decoder(self.pipeline, sampling.tile):
+                    painted = self._painted(part, noises, settings)
             if not np.isfinite(painted).all():
                 raise BadInput(
                     f"{self.name} paints NaN", why=f"for {part[0]!r}", hint=f"sanac inspect {self.name} --scan"
@@ -93,11 +96,7 @@ class Painter:
 
     def _settings(self, prompts: Sequence[str], sampling: Sampling) -> dict[str, Any]:
         """For the pipeline's call."""
-        from sanac.runtime.parts import tile_decoder
-
         width, height = self._as_the_pipeline_counts(sampling)
-        if sampling.tile:
-            tile_decoder(self.pipeline, sampling.tile)
         found: dict[str, Any] = {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance}
         found |= {"width": width, "height": height, "max_sequence_length": self._length(prompts)}
         if self.sprint and sampling.steps != SPRINT_STEPS:

@@ -108,6 +108,7 @@ class Whole:
         how = replace(self.sampling, batch=batch)
         prompts, seeds = [_PROMPT] * batch, range(batch)
         self.clock.timed("image", lambda: list(self.painter.paint(prompts, seeds, how)))
+        self.clock.seconds["decoder"] = [sum(self.clock.seconds["decoder"])]  # of all tiles
         return self.clock.seconds
 
 
