@@ -57,6 +57,7 @@ class Batcher:
 
     def __init__(self, pipeline: Any, batch: int) -> None:
         self.pipeline, self.batch = pipeline, batch
+        self.sprint = type(pipeline).__name__ == "SanaSprintPipeline"
         self.waiting: queue.Queue[Job | None] = queue.Queue(MOST_WAITING)
         self.thread = threading.Thread(target=self._work, daemon=True)
         self.batches: list[int] = []  # how many were painted at once, of late
@@ -64,7 +65,9 @@ class Batcher:
     def start(self) -> None:
         """Warm up with every batch that will come: memory is taken and kernels are chosen now, not on a client."""
         for count in range(1, self.batch + 1):
-            self._paint([Job(Request(prompt="warm", steps=1)) for _ in range(count)])
+            jobs = [Job(Request(prompt="warm", steps=1)) for _ in range(count)]
+            self._paint(jobs)
+            jobs[0].picture.result()  # what fails now is told now
         self.batches.clear()
         self.thread.start()
 
@@ -92,12 +95,18 @@ class Batcher:
             self._paint(jobs)
 
     def _paint(self, jobs: list[Job]) -> None:
+        jobs = [job for job in jobs if job.picture.set_running_or_notify_cancel()]  # some clients went away
+        if not jobs:
+            return
         steps, guidance = jobs[0].settings
         seeds = [torch.Generator().manual_seed(job.request.seed) for job in jobs]
         prompts = [job.request.prompt for job in jobs]
+        how: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance}
+        if self.sprint and steps != 2:
+            how["intermediate_timesteps"] = None
         try:
-            found = self.pipeline(prompts, generator=seeds, num_inference_steps=steps, guidance_scale=guidance).images
-        except (sanac.SanacError, RuntimeError) as error:  # of this batch; the next one may do
+            found = self.pipeline(prompts, generator=seeds, **how).images
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is of this batch: the thread goes on)
             for job in jobs:
                 job.picture.set_exception(error)
             return
@@ -138,7 +147,7 @@ def make_app(model: str, backend: str, batch: int) -> FastAPI:
             raise HTTPException(503, "too many are waiting", {"Retry-After": "1"}) from None
         try:
             picture = await asyncio.wrap_future(job.picture)
-        except (sanac.SanacError, RuntimeError) as error:
+        except Exception as error:
             raise HTTPException(500, str(error)) from error
         return Response(picture, media_type="image/png")
 

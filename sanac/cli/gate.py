@@ -56,14 +56,11 @@ def command(artifact: str, gates: Path, baselines: tuple[str, ...], junit: Path 
 
 def _numbers(word: str, common: Common) -> dict[str, float]:
     """A model's sizes and measurements; of a folder that only has measurements, those."""
-    from sanac.core import jsonfile
-    from sanac.core.stage import MEASUREMENTS
-    from sanac.verify.gates import numbers_of
-    from sanac.verify.measurements import METRICS
+    from sanac.verify.gates import measured_in, numbers_of
 
-    alone = Path(word) / MEASUREMENTS / METRICS
-    if alone.is_file() and not (Path(word) / "model_index.json").exists():
-        return {name: float(value) for name, value in jsonfile.read_object(alone).items()}
+    alone = measured_in(Path(word))
+    if alone and not (Path(word) / "model_index.json").exists():
+        return alone
     return numbers_of(open_word(word, common))
 
 

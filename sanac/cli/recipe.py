@@ -164,7 +164,7 @@ def tell(ran: "Ran", workspace: Path, junit: Path | None, mlflow: str | None) ->
     from sanac.verify.measurements import write_measurement
 
     title = f"sanac run {ran.plan.recipe.name}"
-    value = ran.to_json()
+    value = ran.to_json(names=True)
     metrics = {"passed": float(ran.passed), "failed": float(sum(not check.passed for check in ran.checks))}
     home = Path(ran.chosen.folder) if ran.chosen and ran.chosen.variant.making else workspace
     write_measurement(home, "gate", value, metrics)
@@ -175,7 +175,9 @@ def tell(ran: "Ran", workspace: Path, junit: Path | None, mlflow: str | None) ->
     for line in pipelines.annotations(ran.checks):
         click.echo(line, err=True)
     if mlflow:
-        tracking.log(mlflow, title, tracking.flat(ran.plan.recipe.steps), _flat(ran), [home / "measurements"])
+        params = tracking.flat(ran.plan.recipe.steps)
+        params |= {key: str(value) for key, value in (ran.chosen.variant.values if ran.chosen else {}).items()}
+        tracking.log(mlflow, title, params, _flat(ran), [home / "measurements"])
 
 
 def _flat(ran: "Ran") -> dict[str, float]:

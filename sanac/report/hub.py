@@ -16,6 +16,7 @@ from sanac.core.talk import Talk
 from sanac.core.units import bytes_text
 
 _CARD = "README.md"
+_PLACES = "bench.json"  # it names models by where they lie
 _SUITES = {"evaluate-shapes": ("Shapes", "sanac's shapes world")}
 
 
@@ -47,13 +48,19 @@ def push(folder: Path, repo: str, talk: Talk, *, private: bool = True) -> str:
         raise Misuse(f"{repo} is no name of a repository", why=str(error), hint="OWNER/NAME") from error
     except (LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
         raise Lacking("the hub can't be written to", why=str(error).splitlines()[0], hint="hf auth login") from error
-    except (HfHubHTTPError, OSError) as error:
+    except _transport(HfHubHTTPError) as error:
         where = os.environ.get("HF_ENDPOINT", "the hub")
         why = str(error).splitlines()[0][:300]
         raise Lacking(
             f"{repo} was not pushed", why=f"{where}: {why}", hint="hf auth whoami; nothing is half there"
         ) from error
     return str(done.commit_url)
+
+
+def _transport(error: type[Exception]) -> tuple[type[Exception], ...]:
+    """What the hub's client raises, and what the library below it does where nobody answers."""
+    below = [base for base in error.__mro__ if base.__name__ in {"HTTPError", "RequestException"}]
+    return (error, OSError, *(base for base in below if issubclass(base, Exception)))
 
 
 def with_results(card: str, folder: Path) -> str:

@@ -68,15 +68,14 @@ def annotations(checks: Sequence[Check], environment: Mapping[str, str] = os.env
     """Lines that GitHub Actions shows as errors; none elsewhere."""
     if environment.get(_ACTIONS) != "true":
         return []
-    return [f"::error title={_escaped(check.name)}::{_escaped(check.text)}" for check in checks if not check.passed]
+    return [
+        f"::error title={_escaped(check.name, ':,')}::{_escaped(check.text)}" for check in checks if not check.passed
+    ]
 
 
-def _escaped(text: str) -> str:
+def _escaped(text: str, more: str = "") -> str:
     """As workflow commands want it: a line break would begin another command."""
-    pairs = (("%", "%25"), ("\r", "%0D"), ("\n", "%0A"), (":", "%3A"), (",", "%2C"))
-    for plain, code in pairs:
-        text = text.replace(plain, code)
-    return text
+    return "".join(f"%{ord(letter):02X}" if letter in "%\r\n" + more else letter for letter in text)
 
 
 def junit(path: Path, title: str, checks: Sequence[Check]) -> None:

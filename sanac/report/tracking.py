@@ -1,6 +1,8 @@
 """MLflow: what was asked for, what was measured, and the files that hold it."""
 
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +25,12 @@ class Step(Protocol):
 
 def flat(steps: Sequence[Step]) -> dict[str, str]:
     """Settings by name: 'prune.target_blocks': '6'."""
-    return {f"{step.verb}.{name}": str(value) for step in steps for name, value in step.settings.items()}
+    found: dict[str, str] = {}
+    for step in steps:
+        for name, value in step.settings.items():
+            key = f"{step.verb}.{name}"
+            found[key] = f"{found[key]}; {value}" if key in found else str(value)
+    return found
 
 
 def log(
@@ -35,12 +42,13 @@ def log(
     except ImportError as error:
         raise Lacking("mlflow is not installed", hint="pip install 'sanac[mlflow]'") from error
     try:
-        mlflow.set_experiment(experiment)
-        with mlflow.start_run(run_name=name):
-            mlflow.log_params(dict(params))
-            mlflow.log_metrics(dict(metrics))
-            for folder in artifacts:
-                mlflow.log_artifacts(str(folder), artifact_path=folder.name)
+        with redirect_stdout(sys.stderr):  # it tells where a run can be seen
+            mlflow.set_experiment(experiment)
+            with mlflow.start_run(run_name=name):
+                mlflow.log_params(dict(params))
+                mlflow.log_metrics(dict(metrics))
+                for folder in artifacts:
+                    mlflow.log_artifacts(str(folder), artifact_path=folder.name)
     except mlflow.exceptions.MlflowException as error:
         why = str(error).splitlines()[0][:300]
         raise Lacking("nothing was logged to mlflow", why=why, hint="set MLFLOW_TRACKING_URI") from error

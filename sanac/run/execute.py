@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from sanac.core import jsonfile
 from sanac.core.copying import digest_file
 from sanac.core.errors import Lacking, SanacError, Terminated
-from sanac.core.manifest import MANIFEST
+from sanac.core.manifest import MANIFEST, check_sealed, read_manifest
 from sanac.core.stage import MEASUREMENTS, write_flushed
 from sanac.core.talk import Talk
 from sanac.run.stages import Stage
@@ -76,13 +76,24 @@ class Runner:
         try:
             value = jsonfile.read_object(path)
             file, out = Path(value["file"]), Path(value["out"])
-            if value["key"] == stage.key and file.is_file() and digest_file(file) == value["digest"]:
+            there = value["key"] == stage.key and file.is_file() and digest_file(file) == value["digest"]
+            if there and self._whole(stage, out):
                 self.talk.note(f"{stage.verb}: cached in {out}")
                 status = "cached" if value["status"] == "ok" else value["status"]
                 return Done(stage, status, out, value["data"])
         except (SanacError, KeyError, TypeError):  # a record that is broken is no record
             pass
         return None
+
+    def _whole(self, stage: Stage, out: Path) -> bool:
+        """Whether all files of an artifact are there, and what was timed is known beside each."""
+        if stage.making:
+            manifest = read_manifest(out)
+            return manifest is not None and not check_sealed(out, manifest)
+        if stage.verb != "bench":
+            return True
+        models = (one.folder(self.workspace) for one in (stage.source, *stage.others) if one)
+        return all((place / MEASUREMENTS / "bench.json").is_file() for place in models)
 
     def _record(self, stage: Stage) -> Path:
         return self.workspace / _KEPT / f"{stage.key}.json"
@@ -117,7 +128,8 @@ class Runner:
         if stage.verb == "prune" and stage.others:
             options += ["--scores", f"{self.place(stage.others[0])}/{_SCORES}"]
         if stage.making or stage.verb == "analyze":
-            words = [stage.verb, model, *options, "--out", str(out), "--workspace", str(self.workspace)]
+            again = ["--force"] if stage.making and out.exists() and not self._whole(stage, out) else []
+            words = [stage.verb, model, *options, "--out", str(out), "--workspace", str(self.workspace), *again]
             return words, out, out / (MANIFEST if stage.making else _SCORES)
         if stage.verb == "verify":
             return self._verify(stage, model, options)
@@ -150,15 +162,15 @@ class Runner:
 def _process(words: Sequence[str]) -> tuple[int, dict[str, Any]]:
     """Run it; its exit code and its JSON. A signal that ends us is passed on, and its state saved first."""
     command = [sys.executable, "-P", "-m", "sanac.run.child", str(os.getpid()), *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
+    quiet, pipe = subprocess.DEVNULL, subprocess.PIPE
+    with subprocess.Popen(command, stdin=quiet, stdout=pipe, text=True, process_group=0) as process:
+        try:  # in a group of its own: it is told once, by us
             printed, _ = process.communicate()
         except BaseException:
             process.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(_PATIENCE)
-            finally:
-                process.kill()
+            process.kill()
             raise
     if process.returncode == STOPPED:
         raise Terminated

@@ -18,7 +18,7 @@ _OVERHEAD = 600_000_000  # bytes of torch and diffusers
 _STREAMED = 250_000_000  # of what is never held whole
 _DISK = 400e6  # bytes a second, read, digested and written
 _TRAINED = 3.0  # forwards that a step of training is worth
-_PROBE = 384
+_PROBE = 160
 _SHARE = 0.1  # of a plain product's speed, that models come to
 
 
@@ -166,7 +166,7 @@ def _needs(stage: Stage, before: Shape, after: Shape) -> tuple[float, float, flo
 def _rate() -> float:
     """Multiplications and additions a second that models get of this processor."""
     one = np.ones((_PROBE, _PROBE), np.float32)
-    best = min(_timed(one) for _ in range(5))
+    best = min(_timed(one) for _ in range(40))
     return _SHARE * 2 * _PROBE**3 / best
 
 

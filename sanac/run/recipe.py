@@ -65,7 +65,7 @@ def read_recipe(path: Path) -> Recipe:
         value = tomllib.loads(text)
     except OSError as error:
         raise Misuse(f"{path} can't be read", why=error.strerror or str(error), hint="sanac recipes ls") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOML's, and UTF-8's, are ValueErrors
         raise Misuse(f"{path} is no TOML", why=str(error)) from error
     reader = _Reader(path, Lines(text))
     recipe = reader.read(value)
@@ -189,11 +189,13 @@ class _Reader:
                 self.wrong(place, f"target has no setting {name!r}{_near(name, _TARGETS)}")
             elif name == "max_bytes":
                 try:
-                    found[name] = parse_bytes(said) if isinstance(said, str) else int(said)
-                except (Misuse, TypeError, ValueError):
+                    found[name] = parse_bytes(said)
+                except (Misuse, TypeError, AttributeError):
                     self.wrong(place, f"target.{name} is {said!r}, not {SIZE}")
-            elif isinstance(said, bool) or not isinstance(said, int | float) or said <= 0:
+            elif isinstance(said, bool) or not isinstance(said, int | float) or not 0 < said < 1e9:
                 self.wrong(place, f"target.{name} is {said!r}, not a number above 0")
+            elif name == "images" and (said < 12 or int(said) != said):
+                self.wrong(place, f"target.images is {said!r}: a whole number, 12 or more")
             else:
                 found[name] = int(said) if name == "images" else float(said)
         if not set(found) - {"images"}:

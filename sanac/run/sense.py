@@ -29,6 +29,7 @@ class Places(Protocol):
 def contradictions(recipe: "Recipe", lines: Places) -> Iterator[Found]:
     """Each with its line."""
     yield from _stages(recipe, lines)
+    yield from _files(recipe, lines)
     yield from _sizes(recipe, lines)
     yield from _engines(recipe, lines)
     yield from _matrix(recipe, lines)
@@ -56,6 +57,17 @@ def _stages(recipe: "Recipe", lines: Places) -> Iterator[Found]:
             yield lines.of("export", "onnx"), "export: neither onnx nor trt: there is nothing to export"
     if "verify" in verbs and not {"export", *MAKING} & {*verbs}:
         yield lines.of("verify"), "verify: nothing is made that could differ"
+
+
+def _files(recipe: "Recipe", lines: Places) -> Iterator[Found]:
+    """Two stages whose figures would go into one file."""
+    kinds = {"evaluate": ["suite", "backend"], "verify": ["backend", "rank_correlation"]}
+    for verb, names in kinds.items():
+        steps = [step for step in recipe.steps if step.verb == verb]
+        files = [tuple(str(step.settings.get(name)) for name in names) for step in steps]
+        for which, file in enumerate(files):
+            if file in files[:which]:
+                yield lines.of(verb, which=which), f"{verb}: another [[{verb}]] leaves its figures in the same file"
 
 
 def _sizes(recipe: "Recipe", lines: Places) -> Iterator[Found]:
@@ -135,6 +147,9 @@ def _target(recipe: "Recipe", lines: Places) -> Iterator[Found]:
         yield lines.of("target", "min_score_ratio"), "target.min_score_ratio wants scores: add [evaluate]"
     if target.max_latency_ratio is not None and not recipe.of("bench"):
         yield lines.of("target", "max_latency_ratio"), "target.max_latency_ratio wants times: add [bench]"
+    steps = [step for step in recipe.steps if step.verb == "evaluate"]
+    if target.min_score_ratio is not None and any(step.settings.get("backend", "torch") != "torch" for step in steps):
+        yield lines.of("evaluate", "backend"), "evaluate.backend: a target's scores are those of the weights"
     for verb, wanted in (("evaluate", target.min_score_ratio), ("bench", target.max_latency_ratio)):
         step = recipe.of(verb)
         if wanted is not None and step and not step.baseline:

@@ -1,6 +1,7 @@
 """A recipe becomes stages: each one command, with a key of all that it depends on; variants share what is common."""
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,11 @@ from sanac import __version__
 from sanac.core import jsonfile
 from sanac.core.copying import digest_file
 from sanac.core.errors import BadInput, Misuse
+from sanac.core.locate import locate
+from sanac.core.model import open_model
 from sanac.run.recipe import NONE, Recipe, Step
-from sanac.run.verbs import MAKING, PATH, SETTINGS, words
+from sanac.run.verbs import LORAS, MAKING, MODEL, PATH, SETTINGS, lora_file, words
+from sanac.runtime.doctor import processor
 
 SCHEMA = 1
 _UNSEEN = ("yes", "memory_limit", "link", "teacher_cache", "log_with", "sample_every", "sample_prompt", "timing_cache")
@@ -72,7 +76,8 @@ class Plan:
         found = []
         for step in steps:
             settings = {**step.settings, **(changed if step.verb == "evaluate" else {})}
-            found.append(_stage(self, replace(step, settings=settings), variant.last))
+            if step.verb == "evaluate" or variant.last:  # the source is no other than itself
+                found.append(_stage(self, replace(step, settings=settings), variant.last, apart=bool(changed)))
         return tuple(found)
 
     def source_score(self, **changed: Any) -> Stage | None:
@@ -105,7 +110,8 @@ def plan_of(recipe: Recipe, identity: str) -> Plan:
     """The stages of every variant."""
     plan = Plan(recipe, identity, (), ())
     before = tuple(_stage(plan, step, None) for step in recipe.steps if step.verb == "analyze")
-    return replace(plan, before=before, variants=tuple(_variants(plan)))
+    plan = replace(plan, before=before)
+    return replace(plan, variants=tuple(_variants(plan)))
 
 
 def _variants(plan: Plan) -> Iterator[Variant]:
@@ -119,7 +125,7 @@ def _variants(plan: Plan) -> Iterator[Variant]:
                 continue
             varied = {key.partition(".")[2]: v for key, v in chosen.items() if key.startswith(f"{step.verb}.")}
             settings = {**step.settings, **varied}
-            scores = _scores(plan, step)
+            scores = _scores(plan, replace(step, settings=settings))
             if scores and settings.get("compensate"):  # what repairs is fitted on the same
                 settings = _shared(plan.recipe.of("analyze")) | settings
             made.append(_stage(plan, replace(step, settings=settings), made[-1] if made else None, scores))
@@ -137,19 +143,33 @@ def _shared(analyze: Step | None) -> dict[str, Any]:
     return {name: said for name, said in (analyze.settings if analyze else {}).items() if name in SETTINGS["prune"]}
 
 
-def _stage(plan: Plan, step: Step, source: Stage | None, others: "tuple[Stage | None, ...]" = ()) -> Stage:
+def _stage(
+    plan: Plan, step: Step, source: Stage | None, others: "tuple[Stage | None, ...]" = (), *, apart: bool = False
+) -> Stage:
     base = plan.recipe.base
     identities = [stage.key if stage else plan.identity for stage in (source, *others)]
     weighty = {
         name: _weighed(step.verb, name, said, base) for name, said in step.settings.items() if name not in _UNSEEN
     }
-    key = jsonfile.key_of([SCHEMA, __version__, step.verb, weighty, identities])
+    key = jsonfile.key_of(
+        [SCHEMA, __version__, step.verb, weighty, identities, *(["apart"] if apart else []), *_where(step.verb)]
+    )
     return Stage(step.verb, key, tuple(words(step.verb, step.settings, base)), source, dict(step.settings), others)
+
+
+def _where(verb: str) -> list[Any]:
+    """Times are those of a machine."""
+    return [processor(), os.cpu_count()] if verb == "bench" else []
 
 
 def _weighed(verb: str, name: str, said: Any, base: Path) -> Any:
     """A value as it counts: of a file its contents, wherever it lies."""
-    if SETTINGS[verb][name] != PATH or said == "shapes":
+    kind = SETTINGS[verb][name]
+    if kind == MODEL and (base / said).exists():
+        return open_model(locate(str(base / said))).identity()
+    if kind == LORAS and isinstance(said, list):
+        return [[_weighed(verb, name, lora_file(one), base), one.removeprefix(lora_file(one))] for one in said]
+    if kind not in {PATH, LORAS} or said == "shapes":
         return said
     path = base / said
     try:
@@ -159,5 +179,5 @@ def _weighed(verb: str, name: str, said: Any, base: Path) -> Any:
         return digest_file(path)
     except FileNotFoundError as error:
         raise Misuse(f"{verb}.{name}: {path} is not there", hint="paths are seen from the recipe's folder") from error
-    except OSError as error:
-        raise BadInput(f"{verb}.{name}: {path} can't be read", why=error.strerror or str(error)) from error
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{verb}.{name}: {path} can't be read", why=str(error)) from error

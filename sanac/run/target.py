@@ -130,6 +130,8 @@ def score_ratio(folder: Path, base: Path, whole: float, least: float) -> tuple[f
     """
     ours, theirs = (_scores(place / MEASUREMENTS) for place in (folder, base))
     difference = paired_difference(ours, theirs).interval
+    if whole == 0:
+        return 1.0, difference.low
     return (whole + difference.value) / whole, difference.low + (1 - least) * whole
 
 

@@ -1,12 +1,13 @@
 """What a recipe may say of each verb: its settings, their kinds, and the words of the command line they become."""
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 INT, FLOAT, TEXT, FLAG, PATH = "a whole number", "a number", "a text", "true or false", "a path"
 WORDS, LIST = "a text or several", "texts"  # WORDS become one word with commas, LIST an option for each
+MODEL, LORAS = "a model", "files, each with :SCALE or without"
 SIZE = "a size such as '2GB'"
 
 _CALIBRATING = {
@@ -14,7 +15,7 @@ _CALIBRATING = {
     "memory_limit": SIZE, "yes": FLAG,
 }  # fmt: skip
 _MEASURING = _CALIBRATING | {"inputs": TEXT, "data": PATH, "reduce": TEXT}
-_WRITING = {"transformer_only": FLAG, "link": FLAG, "shard_size": SIZE, "full_hash": FLAG, "lora": LIST}
+_WRITING = {"transformer_only": FLAG, "link": FLAG, "shard_size": SIZE, "full_hash": FLAG, "lora": LORAS}
 _RUNNING = {"seed": INT, "device": TEXT}
 
 SETTINGS: dict[str, dict[str, str]] = {
@@ -25,7 +26,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     },
     "grow": _WRITING | _RUNNING | {"target_blocks": INT, "init": TEXT, "preserve": INT, "qk_norm": FLAG},
     "finetune": _RUNNING | {
-        "steps": INT, "data": PATH, "data_free": FLAG, "samples": INT, "prompts": PATH, "teacher": TEXT, "loss": WORDS,
+        "steps": INT, "data": PATH, "data_free": FLAG, "samples": INT, "prompts": PATH, "teacher": MODEL, "loss": WORDS,
         "optimizer": TEXT, "learning_rate": FLOAT, "warmup": INT, "batch": INT, "accumulate": INT, "clip": FLOAT,
         "ema": FLOAT, "caption_dropout": FLOAT, "precision": TEXT, "checkpointing": FLAG, "compile": FLAG, "lora": INT,
         "fake_quant": TEXT, "teacher_cache": SIZE, "memory_limit": SIZE, "save_every": INT, "sample_every": INT,
@@ -41,7 +42,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "timing_cache": PATH,
     },
     "verify": {
-        "against": TEXT, "backend": TEXT, "limit": FLOAT, "pictures": INT, "steps": INT, "device": TEXT, "seed": INT,
+        "against": MODEL, "backend": TEXT, "limit": FLOAT, "pictures": INT, "steps": INT, "device": TEXT, "seed": INT,
         "rank_correlation": FLAG, "noises": INT, "rank_prompts": INT, "candidate_steps": INT, "least_kendall": FLOAT,
         "verifier": TEXT,
     },
@@ -82,13 +83,6 @@ _COUNTS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What is wrong with a value, if anything."""
-
-    fits: Callable[[Any], bool]
-
-
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value) and bool(value)
 
@@ -99,13 +93,15 @@ def _is_number(value: Any, kinds: type | tuple[type, ...]) -> bool:
 
 _FITS: dict[str, Callable[[Any], bool]] = {
     INT: lambda value: _is_number(value, int),
-    FLOAT: lambda value: _is_number(value, (int, float)),
+    FLOAT: lambda value: _is_number(value, (int, float)) and abs(value) < 1e300,
     TEXT: lambda value: isinstance(value, str) and bool(value),
-    PATH: lambda value: isinstance(value, str) and bool(value),
+    MODEL: lambda value: isinstance(value, str) and bool(value) and value.isprintable(),
+    PATH: lambda value: isinstance(value, str) and bool(value) and value.isprintable(),
     SIZE: lambda value: isinstance(value, str) and bool(value),
     FLAG: lambda value: isinstance(value, bool),
     WORDS: lambda value: _is_texts(value) or (isinstance(value, str) and bool(value)) or _is_number(value, int),
     LIST: _is_texts,
+    LORAS: lambda value: _is_texts(value) and all(one.isprintable() for one in value),
 }
 
 
@@ -122,6 +118,11 @@ def complaint(verb: str, name: str, value: Any) -> str:
     return ""
 
 
+def lora_file(text: str) -> str:
+    """'style.safetensors:0.8' -> 'style.safetensors'."""
+    return re.sub(r":[-+.\deE]+$", "", text)
+
+
 def words(verb: str, settings: Mapping[str, Any], base: Path) -> list[str]:
     """The command line of these settings; paths are those seen from the recipe's folder."""
     found: list[str] = []
@@ -129,6 +130,10 @@ def words(verb: str, settings: Mapping[str, Any], base: Path) -> list[str]:
         option, kind = f"--{name.replace('_', '-')}", SETTINGS[verb][name]
         if kind == FLAG:
             found += [option] if value else []
+        elif kind == LORAS:
+            found += [word for one in value for word in (option, str(base / one))]
+        elif kind == MODEL:
+            found += [option, str(base / value) if (base / value).exists() else value]
         elif kind == LIST:
             found += [word for one in value for word in (option, one)]
         elif kind == WORDS and isinstance(value, list):

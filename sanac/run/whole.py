@@ -10,7 +10,7 @@ from sanac.core.model import open_model
 from sanac.core.workspace import record
 from sanac.run.execute import Done, Runner
 from sanac.run.stages import Plan, Stage, Variant
-from sanac.verify.gates import Verdict, judge, numbers_of
+from sanac.verify.gates import Verdict, judge, measured_in, numbers_of
 
 SCORE = "evaluate-shapes/overall"
 
@@ -41,9 +41,10 @@ class Row:
         """All of its gates."""
         return all(verdict.passed for verdict in self.verdicts)
 
-    def to_json(self) -> dict[str, Any]:
-        """For reports."""
-        found = {"variant": self.variant.name, "out": self.folder, "bytes": self.size, "score": self.score}
+    def to_json(self, *, names: bool = False) -> dict[str, Any]:
+        """For reports; of folders their names alone, if so."""
+        out = Path(self.folder).name if names else self.folder
+        found = {"variant": self.variant.name, "out": out, "bytes": self.size, "score": self.score}
         gates = [verdict.to_json() for verdict in self.verdicts]
         return found | {"latency_ratio": self.latency, "ahead": self.ahead, "passed": self.passed, "gates": gates}
 
@@ -61,11 +62,12 @@ class Ran:
 
     @property
     def checks(self) -> tuple[Verdict, ...]:
-        """What the verdict hangs on: gates of what was chosen, and comparisons that were made on the way."""
-        verified = [
-            _of_stage(done) for done in self.done if done.stage.verb in {"verify", "export"} and _kept(self, done)
-        ]
-        return (*(one for one in verified if one), *(self.chosen.verdicts if self.chosen else ()))
+        """What the verdict hangs on: of what was chosen, or of all where nothing could be."""
+        if self.chosen:
+            return self.chosen.verdicts
+        none = Verdict("variants that keep every limit", 0.0, 1.0, most=False, note="; ".join(self.reasons[-3:]))
+        named = [(row.variant.name, verdict) for row in self.rows for verdict in row.verdicts if not verdict.passed]
+        return (none, *(replace(verdict, name=f"{name}: {verdict.name}") for name, verdict in named))
 
     @property
     def passed(self) -> bool:
@@ -77,10 +79,15 @@ class Ran:
         """Whether nothing had to be done."""
         return all(done.status == "cached" for done in self.done)
 
-    def to_json(self) -> dict[str, Any]:
-        """For reports and machines."""
+    def to_json(self, *, names: bool = False) -> dict[str, Any]:
+        """For reports and machines; of folders their names alone, if so."""
         stages = [
-            {"verb": done.stage.verb, "status": done.status, "out": str(done.out), "seconds": round(done.seconds, 2)}
+            {
+                "verb": done.stage.verb,
+                "status": done.status,
+                "out": done.out.name if names else str(done.out),
+                "seconds": round(done.seconds, 2),
+            }
             for done in self.done
         ]
         return {
@@ -88,19 +95,11 @@ class Ran:
             "passed": self.passed,
             "stages": stages,
             "source": {"bytes": self.source["size/bytes"], "score": self.source.get(SCORE)},
-            "variants": [row.to_json() for row in self.rows],
+            "variants": [row.to_json(names=names) for row in self.rows],
             "chosen": self.chosen.variant.name if self.chosen else None,
             "reasons": list(self.reasons),
             "checks": [check.to_json() for check in self.checks],
         }
-
-
-def _kept(ran: Ran, done: Done) -> bool:
-    """Whether a stage belongs to what was chosen."""
-    if ran.chosen is None:
-        return False
-    makers = {stage.key for stage in ran.chosen.variant.making}
-    return done.stage.key in makers or bool(done.stage.source and done.stage.source.key in makers)
 
 
 def _of_stage(done: Done) -> Verdict | None:
@@ -126,6 +125,7 @@ def run_all(plan: Plan, runner: Runner) -> Ran:
     bench = plan.bench(plan.variants)
     timed = runner.run(bench) if bench else None
     source = numbers_of(open_model(locate(runner.model)), score.folder(runner.workspace) if score else None)
+    source |= timed_of(runner.model, timed)
     rows = rows_of(plan, plan.variants, source, timed, runner)
     chosen = next((row for row in sorted(rows, key=lambda row: row.size) if row.passed), None)
     reasons = ("the smallest that keeps all limits",) if len(rows) > 1 and chosen else ()
@@ -143,16 +143,29 @@ def rows_of(
     plan: Plan, variants: Sequence[Variant], source: Mapping[str, float], timed: Done | None, runner: Runner
 ) -> tuple[Row, ...]:
     """What is known of each; who is ahead is seen of all of them together."""
-    ratios = latencies(timed)
+    step = plan.recipe.of("bench")
+    ratios = latencies(timed) if step and step.baseline else {}
     rows = []
     for variant in variants:
         place = runner.place(variant.last)
         numbers = numbers_of(open_model(locate(place)))
         if not variant.making:
-            numbers = {**source, **numbers}
-        verdicts = judge(plan.recipe.gates, numbers, source)
+            numbers = {**numbers, **source}
+        verdicts = (*_compared(variant, runner), *judge(plan.recipe.gates, numbers, source))
         rows.append(Row(variant, place, numbers, ratios.get(place), verdicts))
     return tuple(replace(row, ahead=not any(_beats(other, row) for other in rows)) for row in rows)
+
+
+def _compared(variant: Variant, runner: Runner) -> tuple[Verdict, ...]:
+    """Comparisons that were made on the way to a variant, or of its end."""
+    makers = {stage.key for stage in variant.making}
+    mine = [
+        done
+        for done in runner.done.values()
+        if done.stage.key in makers or (done.stage.source and done.stage.source.key in makers)
+    ]
+    found = [_of_stage(done) for done in mine if done.stage.verb in {"verify", "export"}]
+    return tuple(verdict for verdict in found if verdict)
 
 
 def _beats(one: Row, other: Row) -> bool:
@@ -163,6 +176,13 @@ def _beats(one: Row, other: Row) -> bool:
     if one.score is not None and other.score is not None:
         pairs.append((-one.score, -other.score))
     return all(ours <= theirs for ours, theirs in pairs) and any(ours < theirs for ours, theirs in pairs)
+
+
+def timed_of(model: str, timed: Done | None) -> dict[str, float]:
+    """A model's own numbers in a bench of several."""
+    known = measured_in(timed.out) if timed else {}
+    prefix = f"bench/{model}/"
+    return {f"bench/{name.removeprefix(prefix)}": value for name, value in known.items() if name.startswith(prefix)}
 
 
 def latencies(timed: Done | None) -> dict[str, float]:

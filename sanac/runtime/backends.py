@@ -62,7 +62,8 @@ def open_parts(model: Model, backend: str, device: str = "cpu", talk: Talk = SIL
     else:
         root = model.located.path
         paths = {part: engines_in(root / name) for name, part in PAINTING.items()}
-        found = {part: Engine(fitting(those)) for part, those in paths.items() if those}
+        where = device if device.startswith("cuda") else "cuda"
+        found = {part: Engine(fitting(those), where) for part, those in paths.items() if those}
     if "transformer" not in found:
         what, how = ("engine", " --trt") if backend == "trt" else ("graph", "")
         where = f"{model.located.path} --in-place" if model.manifest else f"{model.located.name} --out exported"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from sanac.core import jsonfile
 from sanac.core.errors import BadInput, Lacking
 from sanac.core.resources import user_cache
 from sanac.nn.graphfile import check_references, first_line, load_graph
@@ -95,7 +96,7 @@ def open_session(
     """A session of a graph, or of `content` in its place; weights are looked for in its own folder only."""
     runtime = installed()
     check_references(path)
-    providers = _providers(backend, torch.device(device))
+    providers = _providers(backend, torch.device(device), path)
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
@@ -116,7 +117,7 @@ def open_session(
     return session
 
 
-def _providers(backend: str, device: torch.device) -> list[tuple[str, dict[str, str]]]:
+def _providers(backend: str, device: torch.device, path: Path) -> list[tuple[str, dict[str, str]]]:
     """Who computes, in order; Lacking where the one that is asked for can't be had."""
     if device.type != "cuda":
         if backend != "onnx":
@@ -129,11 +130,18 @@ def _providers(backend: str, device: torch.device) -> list[tuple[str, dict[str, 
         raise Lacking(f"this onnxruntime has no {name}", why=f"it has {', '.join(_available())}", hint=hint)
     options = {
         "onnx": {},
-        "onnx-trt": {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(user_cache() / "onnx-trt")},
-        "onnx-rtx": {"nv_runtime_cache_path": str(user_cache() / "onnx-rtx")},
+        "onnx-trt": {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(_cache(backend, path))},
+        "onnx-rtx": {"nv_runtime_cache_path": str(_cache(backend, path))},
     }[backend]
     behind = [(_PROVIDERS["onnx"], {"device_id": number})] if backend != "onnx" else []
     return [(name, {"device_id": number, **options}), *behind, (_CPU, {})]
+
+
+def _cache(backend: str, path: Path) -> Path:
+    """Of this graph with these weights: onnxruntime knows engines by the names in a graph only."""
+    files = [path.resolve(), *(file.resolve() for file in check_references(path))]
+    about = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return user_cache() / backend / jsonfile.key_of(about)[:16]
 
 
 def _available() -> list[str]:

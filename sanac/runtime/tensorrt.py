@@ -83,6 +83,7 @@ class Engine:
     def _run(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         shapes = {name: tuple(given[name].shape) for name in self.inputs}
         if self._buffers is None or self._buffers.shapes != shapes:
+            self._buffers = None  # those of the last shapes are no longer the context's, whatever happens now
             self._buffers = self._bound(shapes)
         for name, place in self._buffers.inputs.items():
             place.copy_(given[name])
@@ -135,7 +136,7 @@ class _Buffers:
         if self.captures and self.calls == 2:
             self.graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(self.graph):
+                with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                     done = enqueue()
             except RuntimeError:
                 done = False

@@ -284,10 +284,13 @@ def _worker(measured: Measured, asked: Asked) -> Iterator[_Worker]:
         text=True,
         env=os.environ | threads,
     ) as process:
+        assert process.stdin
         try:
-            assert process.stdin
-            process.stdin.write(json.dumps(task) + "\n")
-            process.stdin.flush()
+            with suppress(BrokenPipeError):  # it ended at once: its answer will be missing
+                process.stdin.write(json.dumps(task) + "\n")
+                process.stdin.flush()
             yield _Worker(measured, process)
         finally:
             process.kill()
+            with suppress(BrokenPipeError):  # what a dead one was not told any more
+                process.stdin.close()

@@ -101,7 +101,7 @@ def read_gates(path: Path) -> tuple[Gate, ...]:
         value = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Misuse(f"{path} can't be read", why=error.strerror or str(error)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOML's, and UTF-8's, are ValueErrors
         raise Misuse(f"{path} is no TOML", why=str(error)) from error
     strangers = [f"{name}: only [[gate]] tables are known here" for name in value if name != "gate"]
     gates, problems = parse_gates(value.get("gate", []))
@@ -134,17 +134,22 @@ def parse_gates(value: Any) -> tuple[tuple[Gate, ...], list[str]]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) >= 1e300
 
 
 def numbers_of(model: Model, folder: Path | None = None) -> dict[str, float]:
     """All that is known of a model: what was measured of it (in `folder`, if not beside it), and its sizes."""
     found: dict[str, float] = dict(sizes_of(model))
-    for home in {model.located.path, folder or model.located.path}:
-        path = home / MEASUREMENTS / METRICS
-        if path.is_file():
-            found |= {name: float(value) for name, value in jsonfile.read_object(path).items() if _is_number(value)}
+    for home in (model.located.path, *((folder,) if folder else ())):  # the folder's own come last
+        found |= measured_in(home)
     return found
+
+
+def measured_in(home: Path) -> dict[str, float]:
+    """The flat numbers of a folder's measurements; none where nothing was measured."""
+    path = home / MEASUREMENTS / METRICS
+    known = jsonfile.read_object(path) if path.is_file() else {}
+    return {name: float(value) for name, value in known.items() if _is_number(value)}
 
 
 def sizes_of(model: Model) -> dict[str, float]:

@@ -72,13 +72,17 @@ def test_what_makes_no_sense(client: TestClient, wrong: dict[str, object]) -> No
 def test_a_failure_is_of_its_request_alone(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     batcher = client.app.state.batcher
     with monkeypatch.context() as patch:
+        for error in (torch.OutOfMemoryError("out of memory"), ValueError("out of range")):
 
-        def full(*_: object, **__: object) -> None:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            def full(*_: object, error: Exception = error, **__: object) -> None:
+                raise error
 
-        patch.setattr(batcher, "pipeline", full)
-        answer = client.post("/pictures", json={"prompt": "a", "steps": 1})
-        assert (answer.status_code, "out of memory" in answer.text) == (500, True)
+            patch.setattr(batcher, "pipeline", full)
+            answer = client.post("/pictures", json={"prompt": "a", "steps": 1})
+            assert (answer.status_code, "out of" in answer.text) == (500, True)
+    gone = sys.modules["serve"].Job(sys.modules["serve"].Request(prompt="a", steps=1))
+    gone.picture.cancel()
+    batcher.waiting.put(gone)
     assert client.post("/pictures", json={"prompt": "a", "steps": 1}).status_code == 200
 
 

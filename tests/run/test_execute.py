@@ -71,7 +71,7 @@ def test_what_was_lost_is_done_again(sanac: Sanac, tmp_path: Path) -> None:
     text = SMALL.partition("[evaluate]")[0]
     first = sanac("run", write(text), "--json", "-q").json
     kept = read_manifest(Path(first["out"]))
-    shutil.rmtree(first["out"])
+    shutil.rmtree(Path(first["out"]) / "transformer")
     record = next((tmp_path / "sanac-out" / "run").iterdir())
     again = sanac("run", "r.toml", "--json", "-q")
     assert [one["status"] for one in again.json["stages"]] == ["cached", "ok"], again.err
@@ -147,6 +147,7 @@ def test_a_target(sanac: Sanac) -> None:
     ran = sanac("run", write(text.replace("0.5", "1.5")), "--json", "-q")
     assert (ran.code, ran.json["chosen"]) == (5, None)
     assert "no candidate keeps every limit" in ran.json["reasons"][-1]
+    assert not ran.json["checks"][0]["passed"], "who reads verdicts alone sees it, too"
 
 
 def start(folder: Path, recipe: Path | str, *words: str) -> "subprocess.Popen[str]":

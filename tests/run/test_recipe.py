@@ -12,7 +12,7 @@ from sanac.cli.recipe import bundled, names
 from sanac.core.errors import Misuse
 from sanac.run.recipe import Lines, Recipe, read_recipe
 from sanac.run.stages import plan_of
-from sanac.run.verbs import FLAG, LIST, SETTINGS, words
+from sanac.run.verbs import FLAG, LIST, LORAS, SETTINGS, words
 from tests.conftest import Sanac
 
 COMMANDS = {
@@ -42,7 +42,7 @@ def test_settings_are_options_of_the_command_line(verb: str) -> None:
         option = options.get(f"--{name.replace('_', '-')}")
         assert option, f"{verb} has no --{name}"
         assert option.is_flag == (kind == FLAG), name
-        assert option.multiple == (kind == LIST), name
+        assert option.multiple == (kind in {LIST, LORAS}), name
 
 
 def test_every_mistake_at_its_line(tmp_path: Path) -> None:
@@ -232,3 +232,55 @@ def test_settings_become_words() -> None:
 @given(st.text(max_size=200))
 def test_lines_of_anything(text: str) -> None:
     assert Lines(text).of("prune", "target_blocks") >= 1
+
+
+def test_scores_that_were_measured_are_those_that_choose(tmp_path: Path) -> None:
+    """Prune takes analyze's scores; what searches or names blocks itself does not."""
+    text = 'model = "m"\n[analyze]\nnum_prompts = 7\n[prune]\ntarget_blocks = 6\n'
+    plan = plan_of(recipe(tmp_path, text + "compensate = true"), "x")
+    ((made,),) = (variant.making for variant in plan.variants)
+    assert made.others == plan.before
+    assert made.options[:2] == ("--num-prompts", "7"), "what repairs is fitted on the same"
+    varied = (
+        text.replace("target_blocks = 6\n", "") + '[matrix]\nprune.target_blocks = [6]\nprune.select = ["bi", "search"]'
+    )
+    bi, searched = (variant.making[0] for variant in plan_of(recipe(tmp_path, varied), "x").variants)
+    assert (len(bi.others), searched.others) == (1, ())
+
+
+def test_models_and_loras_count_by_what_is_in_them(tmp_path: Path) -> None:
+    from sanac.core.locate import locate
+
+    (tmp_path / "teacher").symlink_to(locate("sanac:tiny").path)
+    text = 'model = "m"\n[prune]\nkeep = "0"\nlora = ["style.safetensors:0.5"]\n[finetune]\nteacher = "teacher"'
+    keys = []
+    for data in (b"a", b"b"):
+        (tmp_path / "style.safetensors").write_bytes(data)
+        ((prune_, tune),) = (variant.making for variant in plan_of(recipe(tmp_path, text), "x").variants)
+        keys.append(prune_.key)
+    assert keys[0] != keys[1]
+    assert prune_.options[-2:] == ("--lora", f"{tmp_path}/style.safetensors:0.5")
+    assert tune.options == ("--teacher", f"{tmp_path}/teacher")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'model = "m"\n[prune]\n[matrix]\nprune.target_blocks = [2]\n[target]\nmax_latency_ratio = nan\n[bench]',
+        'model = "m"\n[prune]\n[matrix]\nprune.target_blocks = [2]\n[target]\nmax_bytes = inf',
+        'model = "m"\n[prune]\n[matrix]\nprune.target_blocks = [2]\n[target]\nmax_bytes = true',
+        'model = "m"\n[prune]\n[matrix]\nprune.target_blocks = [2]\n[target]\nmax_bytes="1MB"\nimages = 0.5',
+        'model = "m"\n[finetune]\nclip = nan',
+        'model = "m"\n[prune]\ntarget_blocks = 2\nprompts = "a\\u0000b"',
+        'model = "m"\n[bench]\n[[gate]]\nmetric = "size/bytes"\nleast = 1' + "0" * 400,
+        'model = "m"\n[bench]\n[[gate]]\nmetric = "size/bytes"\nleast = inf',
+        'model = "m"\n[[evaluate]]\nsuite = "shapes"\n[[evaluate]]\nsuite = "shapes"\nsteps = 3',
+    ],
+)
+def test_numbers_that_are_none(tmp_path: Path, text: str) -> None:
+    assert mistakes(tmp_path, text)
+
+
+def test_nesting_without_end(tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match="no TOML"):
+        recipe(tmp_path, "model = " + "[" * 3000)

@@ -91,7 +91,7 @@ def test_everyone_is_told(sanac: Sanac, measured: Path, monkeypatch: pytest.Monk
     for text in (page, "\n".join(texts), ran.out):
         assert "0.9457, at least 0.95: 0.0043 too little" in text
         assert "it was not measured" in text
-    assert "::error title=evaluate-shapes/overall::evaluate-shapes/overall%3A 0.9457%2C at least" in marks
+    assert "::error title=evaluate-shapes/overall::evaluate-shapes/overall: 0.9457, at least" in marks
     assert marks.count("::error") == 2
     about = json.loads((measured / "measurements" / "gate.json").read_text())
     assert about["gates"] == ran.json["gates"]
