@@ -1,0 +1,43 @@
+"""Variants of a recipe: what they share, who is ahead, and the smallest that keeps a target."""
+
+from tests.conftest import Sanac
+from tests.run.small import OPEN, write
+
+
+def test_variants_and_the_front(sanac: Sanac) -> None:
+    text = OPEN.replace('scheme = "int8-wo"\n', "").replace("max_ratio = 0.6", "max_ratio = 0.5")
+    text += '[matrix]\n"prune.keep" = ["0-9", "0-1,10-11"]\n"quantize.scheme" = ["none", "int8-wo"]\n'
+    ran = sanac("run", write(text), "--json", "-q")
+    assert ran.code == 0, ran.err
+    rows = {row["variant"]: row for row in ran.json["variants"]}
+    assert len(rows) == 4
+    verbs = [one["verb"] for one in ran.json["stages"]]
+    assert (verbs.count("prune"), verbs.count("quantize")) == (2, 2)
+    for row in rows.values():
+        beaten = any(
+            other["bytes"] <= row["bytes"] and other["score"] >= row["score"]
+            and (other["bytes"], -other["score"]) != (row["bytes"], -row["score"])
+            for other in rows.values()
+        )  # fmt: skip
+        assert row["ahead"] == (not beaten)
+    least = min((row for row in rows.values() if row["passed"]), key=lambda row: row["bytes"])
+    assert (ran.json["chosen"], ran.json["out"]) == (least["variant"], least["out"])
+    shown = sanac("run", "r.toml").out
+    assert shown.count("on the front") == sum(row["ahead"] for row in rows.values())
+
+
+def test_a_target(sanac: Sanac) -> None:
+    """What is too large is out, what loses too much is passed over, with reasons; the smallest of the rest is taken."""
+    text = OPEN.replace('[quantize]\nscheme = "int8-wo"\n', "").partition("[[gate]]")[0]
+    text += '[matrix]\n"prune.keep" = ["0-11", "0-9,11", "0-1,10-11"]\n'
+    text += '[target]\nmax_bytes = "6.4MB"\nmin_score_ratio = 0.5\nimages = 12\n'
+    ran = sanac("run", write(text), "--json", "-q")
+    assert ran.code == 0, ran.err
+    reasons = ran.json["reasons"]
+    assert ran.json["chosen"] == "prune.keep=0-9,11", reasons
+    assert any(reason.startswith("prune.keep=0-11: ") and "over 6.4" in reason for reason in reasons)
+    assert any(reason.startswith("prune.keep=0-1,10-11: ") for reason in reasons)
+    ran = sanac("run", write(text.replace("0.5", "1.5")), "--json", "-q")
+    assert (ran.code, ran.json["chosen"]) == (5, None)
+    assert "no candidate keeps every limit" in ran.json["reasons"][-1]
+    assert not ran.json["checks"][0]["passed"], "who reads verdicts alone sees it, too"
