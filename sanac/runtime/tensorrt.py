@@ -167,7 +167,8 @@ class _Kernels:
         if self.path.is_file():
             self.cache.deserialize(self.path.read_bytes())
         config.set_runtime_cache(self.cache)
-        config.cuda_graph_strategy = bindings("rtx").CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        if strategy := getattr(bindings("rtx"), "CudaGraphStrategy", None):  # since 1.2
+            config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE
         return engine.create_execution_context(config)
 
     def keep(self) -> None:
