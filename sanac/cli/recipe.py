@@ -1,7 +1,6 @@
 """`sanac run RECIPE` and `sanac recipes`: one file says what to do, one command does it."""
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from sanac.run.stages import Plan
     from sanac.run.whole import Ran
 
-_BUNDLED = resources.files("sanac") / "recipes"
+_BUNDLED = Path(__file__).parents[1] / "recipes"
 
 
 @click.command(
@@ -106,7 +105,7 @@ def _place(word: str) -> Path:
 
 def bundled(name: str) -> Path:
     """A recipe that sanac brings along."""
-    path = Path(str(_BUNDLED / f"{name}.toml"))
+    path = _BUNDLED / f"{name}.toml"
     if name not in names():
         raise Misuse(f"there is no recipe {name!r}", why=f"there are {', '.join(names())}", hint="sanac recipes ls")
     return path

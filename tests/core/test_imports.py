@@ -34,8 +34,8 @@ COMPUTING = {  # these run the model, or read what it is given
         "states", "velocity",
     )
 }  # fmt: skip
-COMPUTING |= {f"sanac.runtime.{name}" for name in ("backends", "onnx", "tensorrt", "widened")}
-COMPUTING |= {f"sanac.verify.{name}" for name in ("engines", "graphs", "parity", "sides", "whole")}
+COMPUTING |= {f"sanac.runtime.{name}" for name in ("backends", "onnx", "parts", "tensorrt", "tiling", "widened")}
+COMPUTING |= {f"sanac.verify.{name}" for name in ("engines", "graphs", "parity", "ranks", "sides", "timing", "whole")}
 PACKAGES = ("core", "shapes", "judge", "cli", "prune", "grow", "runtime", "verify")
 
 
