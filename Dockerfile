@@ -7,6 +7,6 @@ COPY pyproject.toml README.md LICENSE /src/
 COPY sanac /src/sanac
 RUN pip install --no-cache-dir -c /src/sanac/data/constraints.txt "/src[${EXTRA}]" && rm -r /src
 USER sanac
-WORKDIR /work
+WORKDIR /data
 # SIGTERM is passed on to the stage that runs, which saves its state and ends with 75
 ENTRYPOINT ["sanac"]
