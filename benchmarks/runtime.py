@@ -1,10 +1,11 @@
 """Backends side by side by `sanac bench`, depths side by side, and where the time of a wide graph goes.
 
-python benchmarks/runtime.py [--part backends|depth|profile] [--show]      (half an hour; docs/results/runtime.json)
+python benchmarks/runtime.py [--part NAME] [--show]      (half an hour; docs/results/runtime.json)
 
 backends: sanac:tiny, and eight blocks of width 1152 (the real 0.6B's) in its surroundings, each as torch eager,
 torch.compile, onnxruntime in fp32, and int8 graphs of both. depth: 60, 40, 30 and 20 untrained blocks of width 96.
-profile: onnxruntime's own, of a step of the wide model in fp32 and in int8.
+profile: onnxruntime's own, of a step of the wide model in fp32 and in int8. kernels: the same graphs side by side, int8
+with products in floats, as sanac has it on processors without VNNI, and with onnxruntime's own of 8 bits.
 """
 
 import collections
@@ -12,6 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,18 +106,48 @@ def profile(folder: Path) -> dict[str, Any]:
     return {"fp32": _profiled(exported(wide, folder), folder), "int8": _profiled(rounded(wide, folder), folder)}
 
 
-def _profiled(artifact: Path, folder: Path, calls: int = 5) -> dict[str, float]:
-    runtime, path = installed(), artifact / "transformer" / GRAPH
+def kernels(folder: Path, rounds: int = 9) -> dict[str, list[float]]:
+    """Seconds of a step, round by round."""
+    wide = untrained(folder / "kernels", WIDE, WIDTH)
+    plain, int8 = exported(wide, folder), rounded(wide, folder)
+    sessions = {
+        "fp32": session_of(plain),
+        "int8, products in floats": session_of(int8, in_floats=True),
+        "int8, onnxruntime's own": session_of(int8, in_floats=False),
+    }
+    given = inputs_of(plain)
+    found: dict[str, list[float]] = {name: [] for name in sessions}
+    for number in range(rounds + 1):
+        for name, session in sessions.items():
+            start = time.perf_counter()
+            session.run(None, given)
+            found[name] += [time.perf_counter() - start] if number else []  # the first one is a warm-up
+    return found
+
+
+def session_of(artifact: Path, *, in_floats: bool = False, profile_to: Path | None = None) -> Any:
+    """Of a transformer's graph."""
+    runtime = installed()
     options = runtime.SessionOptions()
-    options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
     options.intra_op_num_threads = torch.get_num_threads()
-    if saturates():
+    if profile_to:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile_to)
+    if in_floats:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    model = open_model(locate(str(artifact)))
-    given = Case(USUAL, 2, 16, 16, 12).inputs(model.architecture)
+    return runtime.InferenceSession(artifact / "transformer" / GRAPH, options, providers=["CPUExecutionProvider"])
+
+
+def inputs_of(artifact: Path) -> dict[str, Any]:
+    """Two branches of 256 tokens."""
+    given = Case(USUAL, 2, 16, 16, 12).inputs(open_model(locate(str(artifact))).architecture)
+    return {name: value.numpy() for name, value in given.items()}
+
+
+def _profiled(artifact: Path, folder: Path, calls: int = 5) -> dict[str, float]:
+    session = session_of(artifact, in_floats=saturates(), profile_to=folder / "profile")
+    given = inputs_of(artifact)
     for _ in range(calls):
-        session.run(None, {name: value.numpy() for name, value in given.items()})
+        session.run(None, given)
     events = json.loads(Path(session.end_profiling()).read_text())
     spent: dict[str, float] = collections.defaultdict(float)
     for event in events:
@@ -152,13 +184,15 @@ def show(found: Mapping[str, Any]) -> None:
         whole = sum(spent.values())
         parts = ", ".join(f"{kind} {part / whole:.0%}" for kind, part in list(spent.items())[:8])
         click.echo(f"{name}: {whole:.1f} ms a step: {parts}")
+    for name, seconds in found.get("kernels", {}).items():
+        click.echo(f"{name}: {ratio(seconds, found['kernels']['fp32']):.2f} x fp32, kernels side by side")
     for part in ("backends", "depth"):
         for name, about in found.get(part, {}).items():
             for doubt in about["doubts"]:
                 click.echo(f"doubt ({name}): {doubt}")
 
 
-PARTS = {"backends": backends, "depth": depths, "profile": profile}
+PARTS = {"backends": backends, "depth": depths, "profile": profile, "kernels": kernels}
 
 
 @click.command()

@@ -1,6 +1,5 @@
 """What the user says of TensorRT engines, and what is said of those that were built."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sanac.cli.options import gathered
 from sanac.core.engines import NEVER
 from sanac.core.errors import Misuse
 from sanac.core.units import bytes_text
@@ -88,15 +88,7 @@ _OPTIONS = (
 
 def engines(function: Command) -> Command:
     """Add the options of engines."""
-
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        options = EngineOptions(**{field.name: kwargs.pop(field.name) for field in fields(EngineOptions)})
-        return function(*args, engine=options, **kwargs)
-
-    for option in reversed(_OPTIONS):
-        wrapper = option(wrapper)
-    return wrapper  # type: ignore[return-value]
+    return gathered(EngineOptions, "engine", _OPTIONS)(function)
 
 
 def show_engines(records: "Mapping[str, Record]") -> None:

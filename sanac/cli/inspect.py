@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sanac.cli.choose import open_word
-from sanac.cli.options import Common, common
+from sanac.cli.options import Common, common, workspace_option
 from sanac.cli.result import Result
 from sanac.core.units import bytes_text
 
@@ -29,14 +29,7 @@ Examples:
 )
 @click.argument("model", metavar="MODEL")
 @click.option("--scan", is_flag=True, help="Read every byte: look for NaN and Inf, check an artifact's digests.")
-@click.option(
-    "--workspace",
-    type=click.Path(path_type=Path),
-    default="sanac-out",
-    show_default=True,
-    metavar="DIR",
-    help="Where --scan looks for the artifact that a re-saved model descends from.",
-)
+@workspace_option("Where --scan looks for the artifact that a re-saved model descends from.")
 @common("seed", "device")
 def command(model: str, scan: bool, workspace: Path, common: Common) -> Result:
     """Say what MODEL is: family, blocks, parameters, bytes, dtypes, what it needs to run, where it comes from.

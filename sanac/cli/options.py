@@ -3,8 +3,8 @@
 import functools
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,6 +66,28 @@ def common(*ignored: str) -> Callable[[Command], Command]:
     return decorate
 
 
+def gathered(kind: type, name: str, options: Sequence[Callable[[Any], Any]]) -> Callable[[Command], Command]:
+    """Add options that arrive together: under `name`, as one `kind` with a field for each."""
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            chosen = kind(**{field.name: kwargs.pop(field.name) for field in fields(kind)})
+            return function(*args, **{name: chosen}, **kwargs)
+
+        for option in reversed(options):
+            wrapper = option(wrapper)
+        return wrapper  # type: ignore[return-value]
+
+    return decorate
+
+
+def workspace_option(text: str) -> Callable[[Command], Command]:
+    """Where everything is kept; what for, this command says."""
+    return click.option("--workspace", type=_FOLDER, default="sanac-out", show_default=True, metavar="DIR", help=text)
+
+
+_FOLDER = click.Path(path_type=Path)
 backend_option = click.option(
     "--backend",
     type=click.Choice(["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"]),
@@ -84,36 +106,18 @@ _COMMON = (
 )
 
 
-def stage(function: Command) -> Command:
-    """Add the options of a stage."""
-
-    @functools.wraps(function)
-    def wrapper(
-        *args: Any, out: Path | None, workspace: Path, dry_run: bool, force: bool, fresh: bool, **kwargs: Any
-    ) -> Any:
-        options = StageOptions(out, workspace, dry_run, force, fresh)
-        return function(*args, options=options, **kwargs)
-
-    for option in reversed(_STAGE):
-        wrapper = option(wrapper)
-    return wrapper  # type: ignore[return-value]
-
-
-_FOLDER = click.Path(path_type=Path)
 _STAGE = (
     click.option("--out", type=_FOLDER, metavar="DIR", help="Where to write.  [default: WORKSPACE/VERB-KEY]"),
-    click.option(
-        "--workspace",
-        type=_FOLDER,
-        default="sanac-out",
-        show_default=True,
-        metavar="DIR",
-        help="Remembers the source model and the newest artifact.",
-    ),
+    workspace_option("Remembers the source model and the newest artifact."),
     click.option("--dry-run", is_flag=True, help="Print the plan and what it needs, write nothing."),
     click.option("--force", is_flag=True, help="Write OUT anew even if it holds an artifact already."),
     click.option("--fresh", is_flag=True, help="Discard what an interrupted run left instead of continuing it."),
 )
+
+
+def stage(function: Command) -> Command:
+    """Add the options of a stage."""
+    return gathered(StageOptions, "options", _STAGE)(function)
 
 
 def interactive(options: Common) -> bool:

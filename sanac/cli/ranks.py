@@ -1,6 +1,5 @@
 """`sanac verify --rank-correlation`: do two models put the same noises first?"""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sanac.cli.options import Common
+from sanac.cli.options import Common, gathered
 from sanac.cli.result import DENIED, Result
 from sanac.cli.tables import console, table
 from sanac.core.errors import Misuse
@@ -55,15 +54,7 @@ _OPTIONS = (
 
 def ranking(function: Command) -> Command:
     """Add the options about ranks."""
-
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        options = RankOptions(**{field.name: kwargs.pop(field.name) for field in fields(RankOptions)})
-        return function(*args, ranking=options, **kwargs)
-
-    for option in reversed(_OPTIONS):
-        wrapper = option(wrapper)
-    return wrapper  # type: ignore[return-value]
+    return gathered(RankOptions, "ranking", _OPTIONS)(function)
 
 
 def ranked(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sanac.cli.choose import open_word
-from sanac.cli.options import Common, common
+from sanac.cli.options import Common, common, workspace_option
 from sanac.cli.result import DENIED, Result
 from sanac.cli.tables import console, table
 from sanac.core.errors import Misuse
@@ -30,14 +30,7 @@ Examples:
 )
 @click.argument("recipe", metavar="RECIPE")
 @click.option("--model", metavar="MODEL", help="Another model than the recipe's.")
-@click.option(
-    "--workspace",
-    type=click.Path(path_type=Path),
-    default="sanac-out",
-    show_default=True,
-    metavar="DIR",
-    help="Where everything is written.",
-)
+@workspace_option("Where everything is written.")
 @click.option("--dry-run", is_flag=True, help="Print stages, sizes, memory and time; do nothing.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Verdicts as a JUnit file, too.")
 @click.option("--mlflow", metavar="EXPERIMENT", help="Log settings, numbers and measurements there.")

@@ -1,16 +1,15 @@
 """What every verb that applies a plan has in common: show it or carry it out, and record the result."""
 
-import functools
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from sanac.cli.choose import open_word, starting_word
-from sanac.cli.options import Common, StageOptions
+from sanac.cli.options import Common, StageOptions, gathered
 from sanac.cli.result import Result
 from sanac.core.errors import Misuse
 from sanac.core.units import bytes_text, parse_bytes
@@ -49,15 +48,7 @@ class SurgeryOptions:
 
 def surgery(function: Command) -> Command:
     """Add the options of a verb that applies a plan."""
-
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        chosen = SurgeryOptions(**{field.name: kwargs.pop(field.name) for field in fields(SurgeryOptions)})
-        return function(*args, chosen=chosen, **kwargs)
-
-    for option in reversed(_OPTIONS):
-        wrapper = option(wrapper)
-    return wrapper  # type: ignore[return-value]
+    return gathered(SurgeryOptions, "chosen", _OPTIONS)(function)
 
 
 _OPTIONS = (

@@ -52,7 +52,7 @@ class Runner:
     model: str
     workspace: Path
     talk: Talk
-    flags: Sequence[str] = ()  # of every command: -q, --fresh
+    flags: Sequence[str] = ()  # of every command: -q, -v
     done: dict[str, Done] = field(default_factory=dict)
 
     def run(self, stage: Stage, *, apart: bool = False) -> Done:
@@ -145,9 +145,10 @@ class Runner:
 
     def _verify(self, stage: Stage, model: str, options: list[str]) -> tuple[list[str], Path, Path]:
         """Against itself (graphs and weights), the source, or whatever is named."""
-        against = stage.settings.get("against", "self")
+        against = "self"
         if "--against" in options:
             at = options.index("--against")
+            _, against = options[at : at + 2]
             del options[at : at + 2]
         reference = {"self": model, "source": self.model}.get(against, against)
         backend = stage.settings.get("backend")

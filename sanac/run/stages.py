@@ -80,12 +80,12 @@ class Plan:
                 found.append(_stage(self, replace(step, settings=settings), variant.last, apart=bool(changed)))
         return tuple(found)
 
-    def source_score(self, **changed: Any) -> Stage | None:
+    def source_score(self) -> Stage | None:
         """The evaluation of the source itself, where shares are wanted."""
         step = self.recipe.of("evaluate")
         if step is None or not step.baseline:
             return None
-        return _stage(self, replace(step, settings={**step.settings, **changed}), None)
+        return _stage(self, step, None)
 
     def bench(self, variants: Sequence[Variant]) -> Stage | None:
         """All of them side by side, the source first."""

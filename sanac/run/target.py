@@ -15,7 +15,7 @@ from sanac.judge.results import prompt_scores, read_results
 from sanac.run.execute import Runner
 from sanac.run.recipe import Target
 from sanac.run.stages import Plan, Variant, plan_of
-from sanac.run.whole import SCORE, Ran, Row, finished, make, rows_of
+from sanac.run.whole import SCORE, Ran, Row, finished, make, rows_of, timed_of
 from sanac.verify.gates import numbers_of
 
 _CHEAP = ("finetune", "export")  # what a first look leaves out
@@ -55,7 +55,8 @@ def run_target(plan: Plan, runner: Runner) -> Ran:
     for look in candidates:
         make(plan, look.variant, runner)
         bench = plan.bench([look.variant])
-        (row,) = rows_of(plan, [look.variant], source, runner.run(bench) if bench else None, runner)
+        timed = runner.run(bench) if bench else None
+        (row,) = rows_of(plan, [look.variant], source | timed_of(runner.model, timed), timed, runner)
         rows.append(row)
         missed = _missed(row, target, source, score.folder(runner.workspace) if score else None)
         missed += [verdict.text for verdict in row.verdicts if not verdict.passed]

@@ -211,7 +211,8 @@ def table_of(ran: Ran) -> Iterator[list[str]]:
         return [name, bytes_text(int(size)), times, f"{score:.3f}" if score is not None else "", mark]
 
     yield ["variant", "weights", "time of a picture", "score", ""]
-    yield cells("source", ran.source["size/bytes"], 1.0 if ran.rows[0].latency else None, ran.source.get(SCORE), "")
+    timed = 1.0 if any(row.latency for row in ran.rows) else None
+    yield cells("source", ran.source["size/bytes"], timed, ran.source.get(SCORE), "")
     for row in ran.rows:
         marks = ["chosen" if row is ran.chosen else "", "on the front" if row.ahead and len(ran.rows) > 1 else ""]
         marks += [] if row.passed else ["misses a limit"]

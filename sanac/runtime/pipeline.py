@@ -105,11 +105,14 @@ class Painter:
 
     def _painted(self, prompts: list[str], noises: list[Any], settings: dict[str, Any]) -> NDArray[np.floating[Any]]:
         """The pictures of one batch, as numbers from 0 to 1; Lacking where they don't fit into the GPU's memory."""
+        import torch
+
         how = {"use_resolution_binning": False, "output_type": "np", **settings}
         try:
             found: NDArray[np.floating[Any]] = self.pipeline(prompt=prompts, generator=noises, **how).images
         except (RuntimeError, UnboundLocalError) as error:  # the latter: pipelines go on without a picture
-            if type(error) is RuntimeError and "allocate memory" not in str(error):
+            full = isinstance(error, torch.OutOfMemoryError | UnboundLocalError) or "allocate memory" in str(error)
+            if not full:
                 raise
             size = f"{len(prompts)} of {settings['width']}x{settings['height']}"
             raise Lacking(f"{self.device} has no room for {size}", hint=NO_ROOM) from error
