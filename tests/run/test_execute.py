@@ -28,6 +28,10 @@ def test_done_once(sanac: Sanac, tmp_path: Path) -> None:
     again = sanac("run", "r.toml", "--json")
     assert (again.code, again.json["status"], again.json["out"]) == (0, "cached", str(out)), again.err
     assert time.process_time() - start < 5
+    measured = out / "measurements" / "evaluate-shapes.json"
+    measured.write_bytes(measured.read_bytes() + b"\n")
+    changed = sanac("run", "r.toml", "--json", "-q")
+    assert [one["status"] for one in changed.json["stages"]] == ["cached"] * 3 + ["ok"], "what was measured was edited"
     dry = sanac("run", "r.toml", "--dry-run", "--json")
     assert all(stage["done"] for stage in dry.json["stages"])
     denied = sanac("run", write(SMALL.replace("0.6", "0.1")), "--json", "--junit", "verdicts.xml")
