@@ -177,7 +177,7 @@ def _flat(ran: "Ran") -> dict[str, float]:
 
 
 def _show(ran: "Ran", pushed: str | None = None) -> None:
-    from sanac.run.whole import table_of
+    from sanac.run.whole import NONE, table_of
 
     titles, *rows = table_of(ran)
     shown = table((titles[0],), tuple(titles[1:4]))
@@ -187,10 +187,12 @@ def _show(ran: "Ran", pushed: str | None = None) -> None:
     console(color=False).print(shown)
     for reason in ran.reasons:
         click.echo(f"- {reason}")
-    for check in ran.checks:
+    for check in ran.limits:
         click.echo(f"{'ok' if check.passed else 'NO'}  {check.text}")
     if ran.chosen:
         click.echo(f"{ran.chosen.folder}{' (cached: nothing had to be done)' if ran.cached else ''}")
+    else:
+        click.echo(f"NO  {NONE}: none")
     if pushed:
         click.echo(pushed)
 

@@ -13,6 +13,7 @@ from sanac.run.stages import Plan, Stage, Variant
 from sanac.verify.gates import Verdict, judge, measured_in, numbers_of
 
 SCORE = "evaluate-shapes/overall"
+NONE = "variants that keep every limit"
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,20 @@ class Ran:
     reasons: tuple[str, ...] = ()
 
     @property
-    def checks(self) -> tuple[Verdict, ...]:
-        """What the verdict hangs on: of what was chosen, or of all where nothing could be."""
+    def limits(self) -> tuple[Verdict, ...]:
+        """Of what was chosen; where nothing could be, those that were missed."""
         if self.chosen:
             return self.chosen.verdicts
-        none = Verdict("variants that keep every limit", 0.0, 1.0, most=False, note="; ".join(self.reasons[-3:]))
         named = [(row.variant.name, verdict) for row in self.rows for verdict in row.verdicts if not verdict.passed]
-        return (none, *(replace(verdict, name=f"{name}: {verdict.name}") for name, verdict in named))
+        return tuple(replace(verdict, name=f"{name}: {verdict.name}") for name, verdict in named)
+
+    @property
+    def checks(self) -> tuple[Verdict, ...]:
+        """What the verdict hangs on."""
+        if self.chosen:
+            return self.limits
+        none = Verdict(NONE, 0.0, 1.0, most=False, note="; ".join(self.reasons[-3:]))
+        return (none, *self.limits)
 
     @property
     def passed(self) -> bool:
