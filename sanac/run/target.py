@@ -45,7 +45,7 @@ def run_target(plan: Plan, runner: Runner) -> Ran:
     for stage in plan.before:
         runner.run(stage)
     looks = _looks(plan, target, runner)
-    candidates = _promising(looks, target, reasons)
+    candidates = promising(looks, target, reasons)
     score = plan.source_score()
     if score:
         runner.run(score)
@@ -91,7 +91,7 @@ def _looks(plan: Plan, target: Target, runner: Runner) -> list[Look]:
     return found
 
 
-def _promising(looks: Sequence[Look], target: Target, reasons: list[str]) -> list[Look]:
+def promising(looks: Sequence[Look], target: Target, reasons: list[str]) -> list[Look]:
     """Near the front and small enough, from small to large."""
     if not looks:
         raise Misuse("there is no candidate", hint="add values to [matrix]")

@@ -198,6 +198,7 @@ def test_training_simulates_what_quantizing_does(sanac: Sanac, half: Path, schem
         assert torch.equal(plain(*given, return_dict=False)[0], packed(*given, return_dict=False)[0])
 
 
+@pytest.mark.slow
 def test_training_for_four_bits_makes_four_bits_better(sanac: Sanac, half: Path, one_thread: None) -> None:
     job = ("finetune", half, "--data", "shapes", "--samples", "64", "--batch", "16", "--steps", "100")
     ran = sanac(*job, "--fake-quant", "int4-wo", "--out", "tuned", "--json")

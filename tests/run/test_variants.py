@@ -1,5 +1,8 @@
 """Variants of a recipe: what they share, who is ahead, and the smallest that keeps a target."""
 
+from sanac.run.recipe import Target
+from sanac.run.stages import Variant
+from sanac.run.target import Look, promising
 from tests.conftest import Sanac
 from tests.run.small import OPEN, write
 
@@ -43,3 +46,15 @@ def test_a_target(sanac: Sanac) -> None:
     assert (ran.code, ran.json["chosen"]) == (5, None)
     assert "no candidate keeps every limit" in ran.json["reasons"][-1]
     assert not ran.json["checks"][0]["passed"], "who reads verdicts alone sees it, too"
+
+
+def test_what_is_not_measured_further() -> None:
+    """Surely worse than one that is no larger; a lower score alone is not enough where the intervals meet."""
+    seen = {"small": (100, 0.60, 0.65, 0.70), "good": (200, 0.85, 0.90, 0.95), "near": (200, 0.80, 0.84, 0.88)}
+    seen |= {"worse": (210, 0.70, 0.75, 0.80), "large": (400, 0.95, 0.97, 0.99)}
+    looks = [Look(Variant(name, {}, ()), *numbers) for name, numbers in seen.items()]
+    reasons: list[str] = []
+    found = promising(looks, Target(max_bytes=300), reasons)
+    assert [look.variant.name for look in found] == ["small", "good", "near"]
+    assert reasons[0] == "worse: not measured further: 0.750 at first sight, good is no larger and has 0.900"
+    assert reasons[1:] == ["large: 400 B, over 300 B"]

@@ -1,5 +1,6 @@
 """Parts of pipelines: tiles without seams, SANA-Sprint's pipeline, memory that runs out, GPUs that aren't here."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -44,6 +45,17 @@ def test_tiles_of_what_looks_at_nothing_else_are_the_whole(rows: int, columns: i
 
     whole = latents.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     torch.testing.assert_close(tiled(decode, latents, side), whole)
+
+
+@pytest.mark.parametrize("size", [(28, 16), (16, 28)])
+def test_tiles_fade_into_each_other(size: tuple[int, int]) -> None:
+    """Tiles of another brightness each: from one to the next it goes in small steps, in both directions."""
+    count = itertools.count()
+    found = tiled(lambda part: torch.full((1, 1, *part.shape[2:]), float(next(count))), torch.zeros(1, 1, *size), 16)
+    along = found[0, 0, :, 3] if size[0] > size[1] else found[0, 0, 3]
+    assert (along[0], along[-1]) == (0, next(count) - 1)
+    assert along.diff().min() >= 0
+    assert along.diff().max() < 0.25
 
 
 @pytest.fixture(scope="module")
