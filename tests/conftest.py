@@ -1,6 +1,7 @@
 """Small real models, built once per session, and a way to run the command line in this process."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,11 @@ from typing import Any
 import pytest
 
 from sanac.cli.app import run
+
+
+def pytest_configure() -> None:
+    """Jobs in a shell's background are born deaf to Ctrl-C, and so are their children: tests send it to theirs."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

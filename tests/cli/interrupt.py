@@ -19,7 +19,6 @@ after, counted = int(sys.argv[2]), "_write_all" if making else "_copy"
 sys.argv[1:] = sys.argv[3:]
 real_copy, real_usage = getattr(copying, counted), shutil.disk_usage
 copying._CHUNK = 50_000
-signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in a shell's background are born deaf to it
 copied = itertools.count(1)
 
 

@@ -132,12 +132,8 @@ def test_a_lora_is_merged_and_kept(sanac: Sanac, pipeline: Path) -> None:
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "sanac", "finetune", *map(str, arguments)],
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
-    )
+    command = [sys.executable, "-m", "sanac", "finetune", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def test_stopped_and_continued_it_ends_in_the_same_bytes(
