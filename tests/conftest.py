@@ -61,6 +61,21 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """sanac:tiny as `export --precision fp32` leaves it; to be copied by those who change something."""
+    from sanac.core.execute import Writing, execute
+    from sanac.core.locate import locate
+    from sanac.core.model import open_model
+    from sanac.core.talk import SILENCE
+    from sanac.export.job import Wanted, decide_export
+
+    out = tmp_path_factory.mktemp("graphs") / "tiny"
+    job = decide_export(open_model(locate("sanac:tiny")), Wanted(precision="fp32"), Writing())
+    assert execute(job, out, SILENCE)[0] == "ok"
+    return out
+
+
+@pytest.fixture(scope="session")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same transformer alone, in many shards."""
     import torch

@@ -163,7 +163,7 @@ def tell(ran: "Ran", workspace: Path, junit: Path | None, mlflow: str | None) ->
     write_measurement(workspace, "run", value, {**metrics, **_flat(ran)})
     if junit:
         pipelines.junit(junit, title, ran.checks)
-    pipelines.write_summary(pipelines.summary(title, ran.checks, list(table_of(ran))))
+    pipelines.write_summary(pipelines.summary(title, ran.checks, table_of(ran)))
     for line in pipelines.annotations(ran.checks):
         click.echo(line, err=True)
     if mlflow:
@@ -180,8 +180,8 @@ def _show(ran: "Ran", pushed: str | None = None) -> None:
     from sanac.run.whole import NONE, table_of
 
     titles, *rows = table_of(ran)
-    shown = table((titles[0],), tuple(titles[1:4]))
-    shown.add_column(titles[4])
+    shown = table((titles[0],), tuple(titles[1:-1]))
+    shown.add_column(titles[-1])
     for row in rows:
         shown.add_row(*row)
     console(color=False).print(shown)

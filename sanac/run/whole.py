@@ -1,6 +1,6 @@
 """A recipe done from its first stage to its verdict: what every variant weighs, what it is worth, who is ahead."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -210,21 +210,24 @@ def finished(ran: Ran, runner: Runner) -> Ran:
     return ran
 
 
-def table_of(ran: Ran) -> Iterator[list[str]]:
-    """Titles, the source, and a row for each variant."""
+def table_of(ran: Ran) -> list[list[str]]:
+    """Titles, the source, and a row for each variant; what nobody has is no column."""
     from sanac.core.units import bytes_text
 
     def cells(name: str, size: float, latency: float | None, score: float | None, mark: str) -> list[str]:
         times = f"{latency:.2f}" if latency is not None else ""
         return [name, bytes_text(int(size)), times, f"{score:.3f}" if score is not None else "", mark]
 
-    yield ["variant", "weights", "time of a picture", "score", ""]
     timed = 1.0 if any(row.latency for row in ran.rows) else None
-    yield cells("source", ran.source["size/bytes"], timed, ran.source.get(SCORE), "")
+    rows = [cells("source", ran.source["size/bytes"], timed, ran.source.get(SCORE), "")]
     for row in ran.rows:
         marks = ["chosen" if row is ran.chosen else "", "on the front" if row.ahead and len(ran.rows) > 1 else ""]
         marks += [] if row.passed else ["misses a limit"]
-        yield cells(row.variant.name or "result", row.size, row.latency, row.score, ", ".join(filter(None, marks)))
+        mark = ", ".join(filter(None, marks))
+        rows.append(cells(row.variant.name or "result", row.size, row.latency, row.score, mark))
+    columns = zip(["variant", "weights", "time of a picture", "score", ""], *rows, strict=True)
+    held = [(title, *column) for title, *column in columns if any(column) or not title]
+    return [list(row) for row in zip(*held, strict=True)]
 
 
 def stages_left(plan: Plan, runner: Runner) -> tuple[tuple[Stage, bool], ...]:

@@ -23,45 +23,37 @@ from tests.conftest import Sanac
 FOLDERS = ["transformer", "text_encoder", "vae_decoder", "vae_encoder"]
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("models") / "tiny"
-    job = decide_export(open_model(locate("sanac:tiny")), Wanted(precision="fp32"), Writing())
-    assert execute(job, out, SILENCE)[0] == "ok"
-    return out
-
-
-def test_everything_is_there_and_sealed(exported: Path) -> None:
-    manifest = read_manifest(exported)
+def test_everything_is_there_and_sealed(tiny_graphs: Path) -> None:
+    manifest = read_manifest(tiny_graphs)
     assert manifest is not None
     assert {f"{folder}/{GRAPH}" for folder in FOLDERS} <= manifest.files.keys()
-    assert check_sealed(exported, manifest) == []
+    assert check_sealed(tiny_graphs, manifest) == []
     assert manifest.settings["graphs"]["precision"] == dict.fromkeys(FOLDERS, "fp32")
     assert [ancestor.stage for ancestor in manifest.lineage][-1] == "export"
     for folder in FOLDERS:
-        onnx.checker.check_model(exported / folder / GRAPH, full_check=True)
-        onnxruntime.InferenceSession(exported / folder / GRAPH)
-    SanaPipeline.from_pretrained(exported)
+        onnx.checker.check_model(tiny_graphs / folder / GRAPH, full_check=True)
+        onnxruntime.InferenceSession(tiny_graphs / folder / GRAPH)
+    SanaPipeline.from_pretrained(tiny_graphs)
 
 
-def test_weights_are_there_once(exported: Path) -> None:
+def test_weights_are_there_once(tiny_graphs: Path) -> None:
     """But for the autoencoder's, which clients look for in two folders: each has its half."""
     source = locate("sanac:tiny").path
     for part in ("transformer", "text_encoder", "vae"):
-        assert [p.name for p in (exported / part).glob("*.safetensors")] == [
+        assert [p.name for p in (tiny_graphs / part).glob("*.safetensors")] == [
             p.name for p in (source / part).glob("*.safetensors")
         ]
     whole = load_file(source / "vae" / "diffusion_pytorch_model.safetensors")
-    halves = [load_file(exported / folder / "model.safetensors") for folder in FOLDERS[2:]]
+    halves = [load_file(tiny_graphs / folder / "model.safetensors") for folder in FOLDERS[2:]]
     assert not halves[0].keys() & halves[1].keys()
     assert (halves[0] | halves[1]).keys() == whole.keys()
     assert all(torch.equal(tensor, whole[name]) for half in halves for name, tensor in half.items())
 
 
-def test_it_is_cached_and_another_precision_is_another_artifact(exported: Path) -> None:
+def test_it_is_cached_and_another_precision_is_another_artifact(tiny_graphs: Path) -> None:
     model = open_model(locate("sanac:tiny"))
     job = decide_export(model, Wanted(precision="fp32"), Writing())
-    assert execute(job, exported, SILENCE)[0] == "cached"
+    assert execute(job, tiny_graphs, SILENCE)[0] == "cached"
     assert decide_export(model, Wanted(precision="fp16"), Writing()).key != job.key
     assert decide_export(model, Wanted(precision="fp32", island="fp16"), Writing()).key != job.key
 

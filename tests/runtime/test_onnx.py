@@ -9,16 +9,7 @@ import pytest
 import torch
 from diffusers import SanaPipeline
 
-from sanac.core import jsonfile
 from sanac.core.errors import BadInput
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.core.weights import open_folder
-from sanac.export.components import decoder, text_encoder
-from sanac.export.graph import graph_of, serialized
-from sanac.export.references import refer
-from sanac.export.traced import Traced
-from sanac.export.transformer import transformer
 from sanac.nn.graphfile import GRAPH
 from sanac.runtime.onnx import Graph
 from sanac.runtime.parts import Autoencoder, TextEncoder, Transformer
@@ -26,25 +17,8 @@ from sanac.runtime.parts import Autoencoder, TextEncoder, Transformer
 PROMPTS = ["a red circle", "two blue squares", "a green triangle left of a yellow circle"]
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """sanac:tiny with graphs beside its weights."""
-    folder = Path(shutil.copytree(locate("sanac:tiny").path, tmp_path_factory.mktemp("models") / "tiny"))
-    model = open_model(locate(str(folder)))
-
-    def put(traced: Traced, part: str) -> None:
-        graph = graph_of(traced)
-        refer(graph, open_folder(folder / part, folder).tensors, folder / part)
-        (folder / part / GRAPH).write_bytes(serialized(graph))
-
-    put(transformer(model.architecture, model.transformer.config, torch.float32), "transformer")
-    put(text_encoder(folder / "text_encoder", torch.float32), "text_encoder")
-    put(decoder(jsonfile.read_object(folder / "vae" / "config.json"), torch.float32), "vae")
-    return folder
-
-
-def test_the_same_pictures(tiny: Path) -> None:
-    pipeline = SanaPipeline.from_pretrained(tiny, torch_dtype=torch.float32)
+def test_the_same_pictures(tiny_graphs: Path) -> None:
+    pipeline = SanaPipeline.from_pretrained(tiny_graphs, torch_dtype=torch.float32)
     settings = {"num_inference_steps": 12, "use_resolution_binning": False, "output_type": "np"}
 
     def painted(side: int) -> np.ndarray:
@@ -54,7 +28,8 @@ def test_the_same_pictures(tiny: Path) -> None:
 
     wanted = [painted(side) for side in (512, 1024)]
     for part, kind in (("transformer", Transformer), ("text_encoder", TextEncoder), ("vae", Autoencoder)):
-        setattr(pipeline, part, kind(Graph(tiny / part / GRAPH), getattr(pipeline, part).config))
+        graph = tiny_graphs / ("vae_decoder" if part == "vae" else part) / GRAPH
+        setattr(pipeline, part, kind(Graph(graph), getattr(pipeline, part).config))
     for side, before in zip((512, 1024), wanted, strict=True):
         found = painted(side)
         assert found.shape == before.shape
@@ -63,18 +38,18 @@ def test_the_same_pictures(tiny: Path) -> None:
 
 
 @pytest.fixture
-def copy(tiny: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny / "vae", tmp_path / "vae"))
+def copy(tiny_graphs: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_graphs / "vae_decoder", tmp_path / "vae"))
 
 
 def test_weights_that_moved(copy: Path) -> None:
-    (copy / "diffusion_pytorch_model.safetensors").rename(copy / "elsewhere.safetensors")
+    (copy / "model.safetensors").rename(copy / "elsewhere.safetensors")
     with pytest.raises(BadInput, match="is missing"):
         Graph(copy / GRAPH)
 
 
 def test_weights_that_were_cut_off(copy: Path) -> None:
-    file = copy / "diffusion_pytorch_model.safetensors"
+    file = copy / "model.safetensors"
     file.write_bytes(file.read_bytes()[:500_000])
     with pytest.raises(BadInput, match="ended early"):
         Graph(copy / GRAPH)
@@ -82,7 +57,7 @@ def test_weights_that_were_cut_off(copy: Path) -> None:
 
 @pytest.mark.parametrize("place", ["../secret.safetensors", "/etc/passwd", "", "sub/weights.safetensors", "link"])
 def test_weights_outside_the_folder(copy: Path, place: str) -> None:
-    (copy / "link").symlink_to(copy / "diffusion_pytorch_model.safetensors")
+    (copy / "link").symlink_to(copy / "model.safetensors")
     model = onnx.load(copy / GRAPH, load_external_data=False)
     first = next(tensor for tensor in model.graph.initializer if tensor.external_data)
     next(entry for entry in first.external_data if entry.key == "location").value = place

@@ -58,15 +58,10 @@ def test_tiles_fade_into_each_other(size: tuple[int, int]) -> None:
     assert along.diff().max() < 0.25
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export("sanac:tiny", tmp_path_factory.mktemp("exported") / "tiny")
-
-
 @pytest.mark.parametrize("backend", ["torch", "onnx"])
-def test_tiled_pictures(tiny: Path, backend: str) -> None:
+def test_tiled_pictures(tiny_graphs: Path, backend: str) -> None:
     """sanac:tiny's decoder looks a few pixels far: tiles of half the picture give the same."""
-    painter = open_painter(open_model(locate(str(tiny))), "cpu", backend)
+    painter = open_painter(open_model(locate(str(tiny_graphs))), "cpu", backend)
     sizes = {"steps": 2, "size": (128, 96)}
     (whole,) = (batch[0] for batch in painter.paint(["a red circle"], [0], Sampling(**sizes)))
     for _ in range(2):  # it is tiled for the time of a call
@@ -78,9 +73,9 @@ def test_tiled_pictures(tiny: Path, backend: str) -> None:
     assert np.array_equal(again, whole), "afterwards it is in one piece again"
 
 
-def test_stock_tiling_of_a_graph(tiny: Path) -> None:
+def test_stock_tiling_of_a_graph(tiny_graphs: Path) -> None:
     """By diffusers' own switch, and back."""
-    vae = sanac.load_pipeline(tiny, "cpu", "onnx").vae
+    vae = sanac.load_pipeline(tiny_graphs, "cpu", "onnx").vae
     latents = torch.randn(1, vae.config.latent_channels, 16, 8)
     whole = vae.decode(latents).sample
     vae.enable_tiling(64, 64)
@@ -147,9 +142,9 @@ def _settings(path: str) -> str:
     return str(Image.open(path).text["settings"])
 
 
-def test_memory_that_runs_out_on_the_gpu(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_on_the_gpu(tiny_graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the transformer, and of the decoder, whose failure stock pipelines only warn of."""
-    painter = open_painter(open_model(locate(str(tiny))), "cpu")
+    painter = open_painter(open_model(locate(str(tiny_graphs))), "cpu")
 
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -162,25 +157,25 @@ def test_memory_that_runs_out_on_the_gpu(tiny: Path, monkeypatch: pytest.MonkeyP
         assert "--tile 512" in caught.value.hint
 
 
-def test_memory_that_runs_out_in_onnxruntime(tiny: Path) -> None:
-    graph = Graph(graphs_in(open_model(locate(str(tiny))))["vae_decoder"])
+def test_memory_that_runs_out_in_onnxruntime(tiny_graphs: Path) -> None:
+    graph = Graph(graphs_in(open_model(locate(str(tiny_graphs))))["vae_decoder"])
     with pytest.raises(Lacking, match="can't run") as caught:
         graph(latent_sample=torch.zeros(1).expand(1, 8, 90_000, 90_000))
     assert "--tile" in caught.value.hint
 
 
-def test_gpus_that_are_not_here(sanac: Sanac, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_that_are_not_here(sanac: Sanac, tiny_graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for backend in ("onnx-trt", "onnx-rtx"):
-        ran = sanac("generate", tiny, "a red circle", "--backend", backend)
+        ran = sanac("generate", tiny_graphs, "a red circle", "--backend", backend)
         assert (ran.code, "needs a GPU" in ran.err) == (4, True), ran.err
         with pytest.raises(Lacking, match="has no") as caught:
-            Graph(graphs_in(open_model(locate(str(tiny))))["transformer"], "cuda", backend=backend)
+            Graph(graphs_in(open_model(locate(str(tiny_graphs))))["transformer"], "cuda", backend=backend)
         assert f"sanac[{'rtx' if backend == 'onnx-rtx' else 'gpu'}]" in caught.value.hint
     with pytest.raises(Lacking, match="has no CUDAExecutionProvider"):
-        Graph(graphs_in(open_model(locate(str(tiny))))["transformer"], "cuda")
+        Graph(graphs_in(open_model(locate(str(tiny_graphs))))["transformer"], "cuda")
 
 
-def test_a_provider_that_only_claims_to_be_there(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_that_only_claims_to_be_there(tiny_graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """onnxruntime-gpu without CUDA's libraries goes on with the processor, and says so nowhere but in its log."""
     import onnxruntime
 
@@ -192,4 +187,4 @@ def test_a_provider_that_only_claims_to_be_there(tiny: Path, monkeypatch: pytest
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", falling_back)
     with pytest.raises(Lacking, match="can't use this GPU"):
-        Graph(graphs_in(open_model(locate(str(tiny))))["transformer"], "cuda")
+        Graph(graphs_in(open_model(locate(str(tiny_graphs))))["transformer"], "cuda")
