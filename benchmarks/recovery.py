@@ -1,11 +1,10 @@
 """Recovery compared: depth x start x loss x steps, judged on tuning prompts, and the best opened to the test prompts.
 
 python benchmarks/recovery.py --depth 8      (hours; a process and a journal per depth, docs/results/recovery-8.json)
-python benchmarks/recovery.py --depth 6 --part baselines --before build/tiny/shallow-model
 python benchmarks/recovery.py --table        (tables, verdicts and chart only)
 
-The second line's folder is left by `python -m sanac.tiny.train build/tiny`: the six blocks that sanac:tiny grew from.
-From scratch is the same depth with the recipe of sanac:tiny, for as much compute as that and the recovery took.
+From scratch is the same depth with the recipe of sanac:tiny, for as much compute as that and the recovery took. Before
+growth is that recipe's first stage, six blocks, trained anew: those that sanac:tiny grew from were not kept.
 
 Finished cells are kept: run it again. One thread; batches of 64. Learning rates are chosen, and the other defaults
 looked at, at 6 blocks, on tuning prompts, for all depths: run that depth first.
@@ -102,8 +101,8 @@ class Cell:
 class Bench:
     """Everything of one depth that cells share."""
 
-    def __init__(self, depth: int, work: Path, before: Path | None = None) -> None:
-        self.depth, self.work, self.before = depth, work, before
+    def __init__(self, depth: int, work: Path) -> None:
+        self.depth, self.work = depth, work
         self.tiny = open_model(locate("sanac:tiny"))
         self.path = RESULTS / f"recovery-{depth}.json"
         self.journal = json.loads(self.path.read_text()) if self.path.is_file() else {}
@@ -127,31 +126,29 @@ class Bench:
 
     def pruned(self, start: str) -> Model:
         """The model as a cell starts from it."""
-        if start == BEFORE:
-            return open_model(locate(str(self.before)))
-        if start == SCRATCH:
-            return self._from_scratch()
+        if start in {SCRATCH, BEFORE}:
+            return self._from_nothing(start)
         out = self.work / f"{start.replace(' ', '-')}-{self.depth}"
         if not (out / "sanac.json").is_file():
             execute(self._surgery(start), out, SILENCE)
         return open_model(locate(str(out)))
 
-    def _from_scratch(self) -> Model:
-        """Trained as sanac:tiny was, for the compute of its training and of a hundred steps of recovery."""
-        recipe, out = Recipe(), self.work / "scratch" / "model"
-        if not out.is_dir():
+    def _from_nothing(self, start: str) -> Model:
+        """As sanac:tiny was: its first stage, or for the compute of its training and of a hundred steps of recovery."""
+        recipe, place = Recipe(), self.work / ("scratch" if start == SCRATCH else "before")
+        if not (place / "model").is_dir():
             whole = recipe.shallow_steps * recipe.shallow + recipe.deep_steps * recipe.deep
-            plan = settings(recipe, whole // self.depth + 100, recipe.rate)
+            steps = whole // self.depth + 100 if start == SCRATCH else recipe.shallow_steps
             pipeline = SanaPipeline.from_pretrained(self.tiny.located.path)
             words = Captions(pipeline.tokenizer, pipeline.text_encoder.requires_grad_(requires_grad=False))
             vae = pipeline.vae.float()
             data = encode_scenes(vae, SCENES_OF_TINY, recipe.seed, self.work / "latents.safetensors", Lines())
             torch.manual_seed(recipe.seed)
             net = transformer(self.depth)
-            learn(net, words, data, plan, self.work / "scratch" / "run", Lines(), compiled=False)
+            learn(net, words, data, settings(recipe, steps, recipe.rate), place / "run", Lines(), compiled=False)
             pipeline.transformer = net.bfloat16()
-            save(pipeline, out)
-        return open_model(locate(str(out)))
+            save(pipeline, place / "model")
+        return open_model(locate(str(place / "model")))
 
     def _surgery(self, start: str) -> Surgery:
         writing, wanted, blocks = Writing(), Measured(yes=True), self.tiny.architecture.blocks
@@ -222,7 +219,7 @@ def grid() -> list[Cell]:
 def baselines(bench: Bench) -> list[Cell]:
     """What recovery has to beat, on tuning and on test prompts."""
     found = [Cell(SCRATCH, "none", 0)]
-    if bench.before:
+    if bench.depth == Recipe().shallow:
         found += [Cell(BEFORE, "none", 0), Cell(BEFORE, "distill", 100)]
     return [*found, *(replace(cell, split="test", images=2048) for cell in found)]
 
@@ -376,19 +373,16 @@ def compute(bench: Bench, parts: Sequence[str], images: int) -> None:
 @click.command()
 @click.option("--depth", "depths", multiple=True, type=click.Choice(["8", "6", "4"]), help="Compute this depth.")
 @click.option("--part", "parts", multiple=True, type=click.Choice(PARTS))
-@click.option("--before", type=click.Path(path_type=Path, exists=True), help="The model before growth.")
 @click.option("--images", default=512, show_default=True, help="Of tuning prompts.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("build/recovery"), show_default=True)
 @click.option("--table", is_flag=True, help="Compute nothing: print what is there.")
-def main(
-    depths: tuple[str, ...], parts: tuple[str, ...], before: Path | None, images: int, work: Path, *, table: bool
-) -> None:
+def main(depths: tuple[str, ...], parts: tuple[str, ...], images: int, work: Path, *, table: bool) -> None:
     """Fill the journals, print tables and verdicts, draw the chart."""
     torch.set_num_threads(1)
     for depth in () if table else map(int, depths):
         place = work / str(depth)
         place.mkdir(parents=True, exist_ok=True)
-        bench = Bench(depth, place, before)
+        bench = Bench(depth, place)
         compute(bench, parts or PARTS, images)
     paths = {depth: RESULTS / f"recovery-{depth}.json" for depth in DEPTHS}
     journals = {depth: json.loads(path.read_text()) for depth, path in paths.items() if path.is_file()}

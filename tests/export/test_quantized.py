@@ -79,7 +79,7 @@ def test_scales_are_of_the_dtype_that_is_computed_in(sanac: Sanac) -> None:
     assert [int(onnx.numpy_helper.to_array(zero)) for zero in zeros] == [0]
 
 
-@pytest.mark.parametrize("scheme", ["int8-wo", "int4-wo"])
+@pytest.mark.parametrize("scheme", ["int8-wo", pytest.param("int4-wo", marks=pytest.mark.slow)])
 def test_other_parts(sanac: Sanac, scheme: str) -> None:
     """Layers of the text encoder are products, kernels of the autoencoder are taken from where they lie."""
     ran = sanac("quantize", "sanac:tiny", "--scheme", scheme, "--component", "text-encoder", "--out", "words")
