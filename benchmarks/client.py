@@ -1,7 +1,9 @@
 """A folder that `sanac export` wrote, in a client that nobody here wrote: optimum-onnx's diffusion pipeline.
 
-In an environment of its own, as optimum-onnx wants an older transformers:
-    python -m venv client && client/bin/pip install torch diffusers accelerate 'optimum-onnx[onnxruntime]'
+In an environment of its own, as optimum-onnx wants an older transformers, and that an older diffusers (unpinned, pip
+searches for a quarter of an hour):
+    python -m venv client
+    client/bin/pip install torch diffusers==0.35.2 transformers==4.57.3 accelerate 'optimum-onnx[onnxruntime]==0.1.0'
     client/bin/python benchmarks/client.py EXPORTED
 
 Paints the same prompts from the same noises with it and with torch, prints the least signal to noise of a picture.
