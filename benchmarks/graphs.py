@@ -2,8 +2,10 @@
 
 python benchmarks/graphs.py [--show]      (ten minutes of one thread; benchmarks/six-blocks, docs/results/graphs.json)
 
-`sanac quantize`, `sanac export --in-place --precision fp32` and what its verification found; beside it how far the
-simulator is from itself when the noises are moved by a millionth: what no graph can be expected to stay below.
+`sanac quantize`, `sanac export --in-place --precision fp32` and what its verification found. What weights are
+multiplied by is rounded, and a last bit can tip a number over: errors are of a simulator that was told how the graph
+rounded, and of one that rounds by itself. Beside the latter how far that one is from itself when what it is given is
+moved by a millionth: what no graph can be expected to stay below.
 """
 
 import json
@@ -21,14 +23,18 @@ from quantize import small
 
 import sanac
 from sanac.core.header import read_header
+from sanac.core.locate import locate
+from sanac.core.model import open_model
 from sanac.core.units import bytes_text
 from sanac.judge.similarity import psnr
+from sanac.verify.parity import apart, cases
+from sanac.verify.sides import TorchSide
 from sanac.verify.whole import PROMPTS
 
 RESULT = Path("docs/results/graphs.json")
 SCHEMES = ("int8-wo", "int4-wo", "fp8-wo", "int8", "fp8", "int8-dynamic", "fp8-dynamic")
 ERROR, PSNR = 2e-3, 30.0  # targets
-MOVED, STEPS, SIDE = 1e-6, 12, 512
+MOVED, DRAWS, STEPS, SIDE = 1e-6, 8, 12, 512
 
 
 def run(*words: str) -> str:
@@ -52,6 +58,26 @@ def apart_from_itself(folder: Path) -> list[float]:
     return sorted(psnr(left, right) for left, right in zip(one, other, strict=True))
 
 
+def velocities_apart(folder: Path) -> float:
+    """The largest relative error between the simulator's velocity of a case, and of the same moved by a millionth."""
+    model, asked = open_model(locate(str(folder))), cases()
+    side, given = TorchSide(model), [case.inputs(model.architecture) for case in asked]
+    wanted, found = side.ask(given), []
+    for draw in range(DRAWS):
+        generator = torch.Generator().manual_seed(draw)
+        moved = [
+            {
+                name: value * (1 + MOVED * torch.randn(value.shape, generator=generator))
+                if value.is_floating_point()
+                else value
+                for name, value in inputs.items()
+            }
+            for inputs in given
+        ]
+        found += [apart(one.velocity, own.velocity) for one, own in zip(side.ask(moved), wanted, strict=True)]
+    return max(found)
+
+
 def measured(scheme: str, model: Path, folder: Path) -> dict[str, Any]:
     """One scheme."""
     out, few = folder / scheme, ("--num-prompts", "16") if not scheme.endswith("-wo") else ()
@@ -59,12 +85,16 @@ def measured(scheme: str, model: Path, folder: Path) -> dict[str, Any]:
     run("quantize", str(model), "--scheme", scheme, "--out", str(out), *few, *ws)
     export = ("--in-place", "--component", "transformer", "--precision", "fp32", "--json")
     found = json.loads(run("export", str(out), *export, *ws))["verify"]
-    errors = sorted(case["error"] for case in found["parity"]["cases"])
+    given = found["parity"]["cases"]
+    alone = sorted(case.get("alone", case["error"]) for case in given)
     pictures = next(figure["value"] for figure in found["figures"] if "PSNR" in figure["name"])
     laid = read_header(out / "transformer" / "graph.safetensors").tensors.values()
     return {
-        "median": statistics.median(errors),
-        "worst": errors[-1],
+        "alike": max(case["error"] for case in given),
+        "edge": max(case.get("edge", 0.0) for case in given),
+        "median": statistics.median(alone),
+        "worst": alone[-1],
+        "moved": velocities_apart(out),
         "pictures": pictures,
         "itself": apart_from_itself(out),
         "kinds": sorted({ref.dtype for ref in laid if not ref.name.endswith("scale")}),
@@ -78,8 +108,10 @@ def table(found: dict[str, Any]) -> None:
     click.echo(f"{found['machine']}; six blocks of sanac:tiny, in fp32\n")
     titles = (
         "scheme",
-        "error, median",
+        "error",
+        "each rounding by itself: median",
         "worst",
+        "torch from itself, worst",
         "pictures",
         "torch from itself",
         "values beside the graph",
@@ -88,10 +120,10 @@ def table(found: dict[str, Any]) -> None:
     )
     click.echo(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     for scheme, cell in found["schemes"].items():
-        met = "met" if cell["median"] <= ERROR and cell["pictures"] >= PSNR else "**not met**"
+        met = "met" if cell["alike"] <= ERROR and cell["pictures"] >= PSNR else "**not met**"
         itself = f"{cell['itself'][0]:.0f} to {cell['itself'][-1]:.0f} dB"
         beside = f"{bytes_text(cell['beside'])} ({', '.join(cell['kinds'])})"
-        errors = f"{cell['median']:.1e} | {cell['worst']:.1e}"
+        errors = " | ".join(f"{cell[name]:.1e}" for name in ("alike", "median", "worst", "moved"))
         graph = bytes_text(cell["graph"])
         click.echo(f"| {scheme} | {errors} | {cell['pictures']:.0f} dB | {itself} | {beside} | {graph} | {met} |")
 

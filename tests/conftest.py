@@ -76,6 +76,26 @@ def tiny_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Two blocks of sanac:tiny in a scheme, with their graph in fp32; each made once."""
+    home, made = tmp_path_factory.mktemp("quantized"), dict[str, Path]()
+    two, ws = home / "two", ("--workspace", str(home / "ws"))
+
+    def make(scheme: str) -> Path:
+        if scheme not in made:
+            if not two.exists():
+                assert run(["prune", "sanac:tiny", "--keep", "3,7", "--out", str(two), *ws]) == 0
+            few = () if scheme.endswith("-wo") else ("--include", "ends", "--num-prompts", "3", "--timesteps", "4")
+            assert run(["quantize", str(two), "--scheme", scheme, *few, "--out", str(home / scheme), *ws]) == 0
+            how = ("--in-place", "--component", "transformer", "--precision", "fp32", "--no-verify")
+            assert run(["export", str(home / scheme), *how, *ws]) == 0
+            made[scheme] = home / scheme
+        return made[scheme]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same transformer alone, in many shards."""
     import torch

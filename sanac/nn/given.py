@@ -4,6 +4,9 @@ Channels with outliers are divided by powers of two before, by which the weight'
 any dtype, so that smoothing by itself changes nothing.
 """
 
+import math
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own custom)
 from torch import Tensor
@@ -56,6 +59,34 @@ def simulated_given(values: Tensor, packing: Packing, exponents: Tensor | None) 
     assert packing.given is not None
     stored, scale = rounded(smoothed(as_rows(values), exponents), packing.given, packing.form)
     return as_given((stored.float() * scale).to(values.dtype), values)
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """What a layer makes of what it is given."""
+
+    packing: Packing
+    exponents: Tensor | None  # of its smoothing
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """As it does."""
+        return simulated_given(values, self.packing, self.exponents)
+
+    def told(self, values: Tensor, numbers: Tensor) -> tuple[Tensor, float]:
+        """As another rounded the same: to these numbers of steps; and how far beyond an edge between two numbers.
+
+        The distance is what the farthest value would have to move to be rounded so here, of its token's largest.
+        """
+        assert self.packing.given is not None
+        rows = smoothed(as_rows(values), self.exponents).float()
+        stored, scale = rounded(rows, self.packing.given, self.packing.form)
+        if numbers.numel() != rows.numel():
+            return self(values), math.inf
+        own, theirs = stored.float() * scale, numbers.to(rows.device).float().view(rows.shape) * scale
+        beyond = ((theirs - rows).abs() - (own - rows).abs()) / 2
+        largest = rows.abs().amax(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        edge = float((beyond / largest).max())
+        return as_given(theirs.to(values.dtype), values), edge if math.isfinite(edge) else math.inf
 
 
 def product(rows: Tensor, packing: Packing, weight: Values, static: Tensor | None = None) -> Tensor:

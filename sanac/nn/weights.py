@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
@@ -14,8 +13,8 @@ from sanac.core.family import block_name, split_block
 from sanac.core.header import TensorRef
 from sanac.core.model import Model
 from sanac.core.quantized import Parts
-from sanac.nn.block import Use, Used
-from sanac.nn.given import STEEPEST, simulated_given
+from sanac.nn.block import Used
+from sanac.nn.given import STEEPEST, Rounding
 from sanac.nn.quantize import Values, restored
 
 _ALIGNED = 64  # elements: what vector instructions like, in any dtype
@@ -168,7 +167,7 @@ class Blocks:
         }
         return Used(found | changed, uses)
 
-    def _use(self, parts: Parts) -> Use:
+    def _use(self, parts: Parts) -> Rounding:
         smooth = map_quantized(parts).smooth
         smooth = None if smooth is None else smooth.to(self.device)
-        return partial(simulated_given, packing=parts.packing, exponents=smooth)
+        return Rounding(parts.packing, smooth)

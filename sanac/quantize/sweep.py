@@ -15,7 +15,7 @@ from sanac.core.family import block_name
 from sanac.core.header import Header, read_header
 from sanac.core.quantized import PACKED, STATIC, Packing, Quantized, part_name
 from sanac.nn.block import Condition, Tensors, Used, block
-from sanac.nn.given import as_rows, factors, simulated_given
+from sanac.nn.given import Rounding, as_rows, factors
 from sanac.nn.quantize import ROUNDINGS, pack, restored, stored_values
 from sanac.nn.states import States
 from sanac.nn.weights import DTYPES, map_tensor
@@ -72,11 +72,7 @@ class Sweep:
             fitted = self._fit(tensors, packings, index) if packings else {}
             self._write(file, index, fitted)
         weights = {rest: restored(f.stored, f.scale, f.packing, torch.float32) for rest, f in fitted.items()}
-        uses = {
-            rest: partial(simulated_given, packing=found.packing, exponents=found.exponents)
-            for rest, found in fitted.items()
-            if found.packing.given
-        }
+        uses = {rest: Rounding(found.packing, found.exponents) for rest, found in fitted.items() if found.packing.given}
         used = Used({**tensors, **weights}, uses)
         for number, start in enumerate(self.streams):
             self.streams[number] = replace(start, state=block(used, start.state, start.condition, self.geometry))

@@ -19,10 +19,14 @@ from sanac.runtime.widened import widened
 
 LIMITS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-3}  # relative error; constants of a bf16 graph have eight bits
 ENGINE_LIMITS = {"fp32": 2e-3, "fp16": 3e-2, "bf16": 8e-2}  # GPUs multiply fp32 in TF32, and halves as halves
-ROUNDED = 2e-3  # where what weights are multiplied by is rounded, too: now and then to another number
+ROUNDED = 2e-3  # where what weights are multiplied by is rounded, unseen: now and then to another number
 _KINDS = {"float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "bf16": "bf16"}
 WIDENED = "bf16 graphs were checked by onnx; compared were the same files with all their numbers widened to fp32"
 TIPPED = "it rounds what weights are multiplied by: a last bit can tip a number over; medians are judged"
+ALIKE = (
+    "it rounds what weights are multiplied by, and a last bit can tip a number over: the reference was told how it "
+    "did. Each rounding by itself, they are {:.2g} apart in the median, {:.2g} at worst"
+)
 SIGNATURES = {  # of each: inputs with their dimensions, and the output's
     "transformer": (
         {"hidden_states": 4, "encoder_hidden_states": 3, "encoder_attention_mask": 2, "timestep": 1, "guidance": 1},
@@ -48,8 +52,12 @@ class Ready:
     @property
     def limit(self) -> float:
         """Of the relative error, unless the user says otherwise."""
-        limits = ENGINE_LIMITS if self.record else LIMITS
-        return max(limits[self.precision], ROUNDED if self.rounded else 0)
+        return (ENGINE_LIMITS if self.record else LIMITS)[self.precision]
+
+    @property
+    def tipping(self) -> float | None:
+        """The same where it rounds and nobody sees how; None: it doesn't round."""
+        return max(self.limit, ROUNDED) if self.rounded else None
 
     def opened(self, device: str = "cpu") -> Graph | Engine:
         """In a session, or on the GPU."""

@@ -3,15 +3,16 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from sanac.core.family import Architecture
+from sanac.core.family import Architecture, split_block
 
 Inputs = Mapping[str, Tensor]  # under the names that graphs have for them
+Rounded = Mapping[str, Tensor]  # what weights are multiplied by, by their names: numbers of steps
 USUAL, HOSTILE = "random", ("nothing", "huge", "no caption", "one number", "first step", "last step")
 FLIPPED = 10.0  # times the limit, that one case may be off where the candidate rounds
 JUMP = 10.0  # times: how much more a block errs than the one before where something is wrong in it
@@ -23,6 +24,8 @@ class Gave:
 
     velocity: Tensor
     streams: tuple[Tensor, ...]  # behind each block
+    rounded: Rounded = field(default_factory=dict)  # where one sees inside
+    edges: Mapping[str, float] = field(default_factory=dict)  # told how to round: how far that was from one's own
 
 
 class Side(Protocol):
@@ -32,6 +35,14 @@ class Side(Protocol):
 
     def ask(self, cases: Sequence[Inputs]) -> list[Gave]:
         """All cases, in one reading of the weights."""
+        ...
+
+
+class Reference(Side, Protocol):
+    """One that can be told how to round, too."""
+
+    def ask(self, cases: Sequence[Inputs], told: Sequence[Rounded] = ()) -> list[Gave]:
+        """The same."""
         ...
 
 
@@ -119,6 +130,8 @@ class Compared:
     error: float  # relative, of the velocity
     cosine: float
     blocks: tuple[float, ...]  # relative error of the stream behind each
+    edges: Mapping[str, float] = field(default_factory=dict)  # of a reference that rounded as the candidate, by weight
+    alone: float | None = None  # the error where it rounds by itself
 
     @property
     def sqnr(self) -> float:
@@ -128,7 +141,12 @@ class Compared:
     def to_json(self) -> dict[str, Any]:
         """For reports."""
         numbers = {name: _number(getattr(self, name)) for name in ("error", "cosine", "sqnr")}
-        return asdict(self) | {"case": self.case.name, **numbers, "blocks": list(map(_number, self.blocks))}
+        alike: dict[str, Any] = {}
+        if self.alone is not None:
+            edge, where = max((edge, weight) for weight, edge in self.edges.items())
+            alike = {"alone": _number(self.alone), "edge": _number(edge), "farthest": where}
+        blocks = list(map(_number, self.blocks))
+        return {"case": self.case.name, "finite": self.finite, **numbers, **alike, "blocks": blocks}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +155,7 @@ class Parity:
 
     compared: tuple[Compared, ...]
     limit: float
-    rounded: bool = False  # whether the candidate rounds in between: a last bit may go the other way, and much follows
+    tipping: float | None = None  # the same where the candidate rounds in between: a last bit may tip a number over
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -145,13 +163,30 @@ class Parity:
         broken = sum(not one.finite for one in self.compared)
         errors = [one.error if one.finite else math.inf for one in self.compared] or [math.inf]
         least = min((one.cosine if one.finite else -1.0 for one in self.compared), default=-1.0)
-        most = self.limit * (FLIPPED if self.rounded else 1)
+        name, others = "relative error, at worst", []
+        if self.tipping and self.alone:
+            name += ", rounded alike"
+            edge = max(edge for one in self.compared for edge in one.edges.values())
+            others.append(Figure("rounded otherwise, off an edge at most", edge, self.tipping))
+        elif self.tipping:
+            others.append(Figure("relative error, median", statistics.median(errors), self.tipping))
         return (
             Figure("cases that are not finite", broken, 0),
-            Figure("relative error, at worst", max(errors), most),
-            *([Figure("relative error, median", statistics.median(errors), self.limit)] if self.rounded else []),
-            Figure("cosine, at worst", least, 1 - most, most=False),
+            Figure(name, max(errors), self._most),
+            *others,
+            Figure("cosine, at worst", least, 1 - self._most, most=False),
         )
+
+    @property
+    def _most(self) -> float:
+        """That one case may be off, or a stream behind a block."""
+        return FLIPPED * self.tipping if self.tipping and not self.alone else self.limit
+
+    @property
+    def alone(self) -> tuple[float, float] | None:
+        """The median and the largest error where each rounds by itself; None where that is the error itself."""
+        errors = [one.alone for one in self.compared if one.alone is not None]
+        return (statistics.median(errors), max(errors)) if errors else None
 
     @property
     def passed(self) -> bool:
@@ -161,9 +196,10 @@ class Parity:
     @property
     def culprit(self) -> int | None:
         """The block in which a case parts first by more than is allowed; None if none does."""
-        most = self.limit * (FLIPPED if self.rounded else 1)
-        found = [place for one in self.compared if (place := _parts(one.blocks, most)) is not None]
-        return min(found, default=None)
+        found = [place for one in self.compared if (place := _parts(one.blocks, self._most)) is not None]
+        edges = (edge for one in self.compared for edge in one.edges.items())
+        over = (split_block(weight) for weight, edge in edges if self.tipping and edge > self.tipping)
+        return min((*found, *(place for place, _ in filter(None, over))), default=None)
 
     def to_json(self) -> dict[str, Any]:
         """For reports."""
@@ -178,20 +214,31 @@ class Parity:
 
 def compare(
     candidate: Side,
-    reference: Side,
+    reference: Reference,
     architecture: Architecture,
     limit: float,
     asked: Sequence[Case] | None = None,
     *,
-    rounded: bool = False,
+    tipping: float | None = None,
 ) -> Parity:
-    """Ask both; depths may differ: then the stream is compared as far as both go."""
+    """Ask both; depths may differ: then the stream is compared as far as both go.
+
+    A candidate that rounds in between has a limit of `tipping`, too, for when it can't be seen how it did.
+    """
     asked = asked or cases()
     inputs = [case.inputs(architecture) for case in asked]
     wanted = reference.ask(inputs)
     found = wanted if candidate is reference else candidate.ask(inputs)
-    answers = zip(asked, found, wanted, strict=True)
-    return Parity(tuple(_compared(*answer) for answer in answers), limit, rounded)
+    alone = [_compared(*answer) for answer in zip(asked, found, wanted, strict=True)]
+    if tipping is None:
+        return Parity(tuple(alone), limit)
+    told = reference.ask(inputs, [one.rounded for one in found]) if any(one.rounded for one in found) else wanted
+    if not all(one.edges for one in told):
+        return Parity(tuple(alone), limit, tipping)
+    alike = [_compared(*answer) for answer in zip(asked, found, told, strict=True)]
+    both = zip(alike, alone, told, strict=True)
+    followed = (replace(one, finite=own.finite, alone=own.error, edges=gave.edges) for one, own, gave in both)
+    return Parity(tuple(followed), limit, tipping)
 
 
 def _compared(case: Case, found: Gave, wanted: Gave) -> Compared:

@@ -1,21 +1,31 @@
 """Who can be asked whether it is the same: our forward over any weights, and graphs in onnxruntime."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import onnx
 import torch
+from torch import Tensor
 
+from sanac.core.family import block_name
 from sanac.core.model import Model
-from sanac.nn.block import Geometry, block
+from sanac.nn.block import Geometry, Tensors, Used, block
 from sanac.nn.ends import Start, embed, head, positions
+from sanac.nn.given import Rounding
 from sanac.nn.weights import Blocks
 from sanac.runtime.onnx import Graph
 from sanac.runtime.tensorrt import Engine
-from sanac.verify.parity import Gave, Inputs
+from sanac.verify.parity import Gave, Inputs, Rounded
 
 MASK = "encoder_attention_mask"
 STREAM = "transformer_blocks"  # graphs call the stream behind block 7 'transformer_blocks.7'
+ROUNDED = (
+    "QuantizeLinear",
+    "Round",
+    "Cast/fp32",
+)  # and what a weight is multiplied by, in steps, '/its/layer/' and one
 
 
 class TorchSide:
@@ -27,19 +37,23 @@ class TorchSide:
         self.blocks = Blocks(model, torch.device(device), torch.float32)
         self.config = model.transformer.config
 
-    def ask(self, cases: Sequence[Inputs]) -> list[Gave]:
-        """All cases go through a block together."""
+    def ask(self, cases: Sequence[Inputs], told: Sequence[Rounded] = ()) -> list[Gave]:
+        """All cases go through a block together; what is rounded in them, as it is told."""
         outside, geometry = self.blocks.outside(), Geometry.of(self.config)
+        following = [_Following(rounded) for rounded in told or [{} for _ in cases]]
         with torch.no_grad():
             starts = [self._start(outside, case) for case in cases]
             streams = [[start.state] for start in starts]
-            for _, tensors in self.blocks.sweep(range(len(self.blocks))):
-                for stream, start in zip(streams, starts, strict=True):
-                    stream.append(block(tensors, stream[-1], start.condition, geometry))
-            pairs = zip(streams, starts, strict=True)
+            for index, tensors in self.blocks.sweep(range(len(self.blocks))):
+                for stream, start, follow in zip(streams, starts, following, strict=True):
+                    stream.append(block(follow.used(index, tensors), stream[-1], start.condition, geometry))
             return [
-                Gave(head(outside, stream[-1], start).cpu(), tuple(state.cpu() for state in stream[1:]))
-                for stream, start in pairs
+                Gave(
+                    head(outside, stream[-1], start).cpu(),
+                    tuple(state.cpu() for state in stream[1:]),
+                    edges=follow.edges,
+                )
+                for stream, start, follow in zip(streams, starts, following, strict=True)
             ]
 
     def _start(self, outside: dict[str, torch.Tensor], case: Inputs) -> Start:
@@ -54,24 +68,55 @@ class TorchSide:
         return embed(outside, latents, captions, given["timestep"], mask, given.get("guidance"), where)
 
 
+@dataclass
+class _Following:
+    """A case of which it is known how another rounded."""
+
+    rounded: Rounded
+    edges: dict[str, float] = field(default_factory=dict)  # of what was rounded as it was told
+
+    def used(self, index: int, tensors: Tensors) -> Tensors:
+        """A block's tensors, with what is rounded in it rounded so."""
+        if not self.rounded or not isinstance(tensors, Used):
+            return tensors
+        uses = dict(tensors.uses)
+        for rest, use in tensors.uses.items():
+            if (name := block_name(index, rest)) in self.rounded and isinstance(use, Rounding):
+                uses[rest] = partial(self._told, use, name)
+        return Used(tensors, uses)
+
+    def _told(self, use: Rounding, name: str, given: Tensor) -> Tensor:
+        found, self.edges[name] = use.told(given, self.rounded[name])
+        return found
+
+
 class OnnxSide:
-    """A graph; the stream behind each block is made an output of it, in memory."""
+    """A graph; the stream behind each block, and what it rounds, are made outputs of it, in memory."""
 
     def __init__(self, path: Path, device: str = "cpu", content: bytes | None = None) -> None:
         """Opens a session of a graph, or of `content`, which takes the same weights."""
         self.name = str(path)
         model = onnx.load_from_string(content) if content else onnx.load(path, load_external_data=False)
         known = {name for node in model.graph.node for name in node.output}
-        streams: list[str] = []
-        while f"{STREAM}.{len(streams)}" in known:
-            streams.append(f"{STREAM}.{len(streams)}")
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in streams)
+        self.streams: list[str] = []
+        while f"{STREAM}.{len(self.streams)}" in known:
+            self.streams.append(f"{STREAM}.{len(self.streams)}")
+        self.rounded = {weight: name for name in sorted(known) if (weight := _rounding(name))}
+        seen = {name: f"{name}/seen" for name in self.rounded.values()}  # engines fuse nothing less for a cast
+        model.graph.node.extend(
+            onnx.helper.make_node("Cast", [name], [out], to=onnx.TensorProto.FLOAT) for name, out in seen.items()
+        )
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in (*self.streams, *seen.values()))
         self.graph = Graph(path, device, content=model.SerializeToString())
 
     def ask(self, cases: Sequence[Inputs]) -> list[Gave]:
         """One after the other."""
-        answers = [self.graph(**case) for case in cases]
-        return [Gave(velocity.float(), tuple(part.float() for part in streams)) for velocity, *streams in answers]
+        return [self._gave(*self.graph(**case)) for case in cases]
+
+    def _gave(self, velocity: Tensor, *others: Tensor) -> Gave:
+        count = len(self.streams)
+        rounded = dict(zip(self.rounded, map(Tensor.half, others[count:]), strict=True))  # exact: at most 448
+        return Gave(velocity.float(), tuple(map(Tensor.float, others[:count])), rounded)
 
 
 class EngineSide:
@@ -84,3 +129,9 @@ class EngineSide:
     def ask(self, cases: Sequence[Inputs]) -> list[Gave]:
         """One after the other."""
         return [Gave(self.engine(**case)[0].float().cpu(), ()) for case in cases]
+
+
+def _rounding(value: str) -> str | None:
+    """The weight that what a value of a graph was rounded for is multiplied with, if it is one of those."""
+    layer = next((value.removesuffix(f"/{end}") for end in ROUNDED if value.endswith(f"/{end}")), "")
+    return f"{layer[1:].replace('/', '.')}.weight" if layer.startswith(f"/{STREAM}/") else None

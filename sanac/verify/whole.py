@@ -23,7 +23,7 @@ from sanac.nn.surroundings import latent_side, native
 from sanac.runtime.backends import PAINTING, put
 from sanac.runtime.pipeline import Painter, Sampling, open_painter
 from sanac.verify.engines import Executed, executed, ready_engines
-from sanac.verify.graphs import LIMITS, TIPPED, WIDENED, Ready, ready
+from sanac.verify.graphs import ALIKE, LIMITS, TIPPED, WIDENED, Ready, ready
 from sanac.verify.parity import Case, Figure, Parity, Side, apart, cases, compare
 from sanac.verify.sides import EngineSide, OnnxSide, TorchSide
 
@@ -80,13 +80,13 @@ def verify(candidate: Model, reference: Model, asked: Asked, device: str, talk: 
     notes = [WIDENED] if any(graph.content for graph in graphs.values()) else []
     ran = executed(graphs)
     notes += sorted({one["where"] for one in ran.values()})
-    notes += [TIPPED] if any(graph.rounded for graph in graphs.values()) else []
     both = candidate.model_index is not None and reference.model_index is not None
     if asked.pictures and not both:
         notes.append("no pictures: not both are whole pipelines")
     check_memory(reference, talk, pictures=bool(asked.pictures) and both)
     talk.note("comparing outputs, and the stream behind each block")
     parity = _transformers(candidate, reference, graphs.get("transformer"), asked.limit, device)
+    notes += [ALIKE.format(*parity.alone)] if parity.alone else [TIPPED] if parity.tipping else []
     others = [_part(name, graphs.get(name), candidate, reference, asked.limit) for name in _PARTS]
     found = [figure for figure in others if figure]
     if asked.pictures and both:
@@ -100,10 +100,10 @@ def _transformers(candidate: Model, reference: Model, graph: Ready | None, limit
     theirs = TorchSide(reference, device)
     same = _same_files(candidate.transformer, reference.transformer)
     ours = _side(graph, device) if graph else theirs if same else TorchSide(candidate, device)
-    limit = limit or (graph.limit if graph else LIMITS["fp32"])
+    least = graph.limit if graph else LIMITS["fp32"]
     asking = [_fitted(case, graph, reference) for case in cases()] if graph else None
-    rounded = bool(graph and graph.rounded)
-    return compare(ours, theirs, reference.architecture, limit, asking, rounded=rounded)
+    tipping = (limit or graph.tipping) if graph and graph.rounded else None
+    return compare(ours, theirs, reference.architecture, limit or least, asking, tipping=tipping)
 
 
 def _ready(candidate: Model, asked: Asked) -> dict[str, Ready]:
@@ -136,6 +136,9 @@ def check_memory(reference: Model, talk: Talk, *, pictures: bool) -> None:
     sizes = {part.name: (part.weights.count, part.weights.size) for part in reference.components if part.weights}
     alone = max((4 if name == "transformer" else 8) * count + size for name, (count, size) in sizes.items())
     whole = sum(4 * count + 2 * size for count, size in sizes.values())
+    tokens = sum(case.batch * case.rows * case.columns for case in cases())
+    packings = (parts.packing for parts in reference.weights.parts.values())
+    alone += 2 * tokens * sum(packing.columns for packing in packings if packing.given)  # how it was rounded
     needs = Needs(disk=0, memory=_OVERHEAD + (max(alone, whole) if pictures else alone))
     try:
         announce(needs, Path.cwd(), talk)
@@ -168,7 +171,7 @@ def _part(name: str, graph: Ready | None, candidate: Model, reference: Model, li
     else:
         assert ours
         found = _answer(name, _opened(ours), given)
-    least = graph.limit if graph else LIMITS["fp32"]
+    least = (graph.tipping or graph.limit) if graph else LIMITS["fp32"]
     return Figure(f"{name}, relative error", apart(found, wanted), limit or least)
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own custom)
 from torch import nn
 
 from sanac.core.quantized import STATIC, TOKEN, Given, Packing
-from sanac.nn.given import LOWEST, as_rows, product, rounded, simulated_given, smoothed
+from sanac.nn.given import LOWEST, Rounding, as_rows, product, rounded, simulated_given, smoothed
 from sanac.nn.packed import packed_like
 from sanac.nn.quantize import LARGEST, ROUNDINGS, Values, restored, stored_values
 
@@ -42,6 +42,35 @@ def test_each_token_has_its_own_scale(form: str) -> None:
     step = {"int8": 0.5 / 127, "fp8": 2**-4}[form]
     errors = (values.float() * scale - rows).abs() / rows.abs().amax(dim=1, keepdim=True).clamp_min(1)
     assert errors.max() <= step
+
+
+def test_told_how_another_rounded() -> None:
+    """Its numbers are taken; the farthest of them from where they would be one's own is measured."""
+    values = torch.tensor([[4.0, 1.0, 1.6, -300.0], [2.0, 0.0, 0.0, 0.0]])
+    rounding = Rounding(Packing("test", "int8", None, (1, 4), "nearest", Given(STATIC, smooth=False, scale=2.0)), None)
+    own = torch.tensor([[2.0, 0.0, 1.0, -128.0], [1.0, 0.0, 0.0, 0.0]])
+    assert torch.equal(rounding(values), own * 2)
+    assert rounding.told(values, own) == (pytest.approx(own * 2), 0.0)
+    at_an_edge, a_step_off = own.clone(), own.clone()
+    at_an_edge[0, 1], a_step_off[1, 0] = 1, 2
+    assert torch.equal(rounding.told(values, at_an_edge)[0], at_an_edge * 2)
+    assert rounding.told(values, at_an_edge)[1] == 0, "1.0 lies between 0 and 2"
+    assert rounding.told(values, a_step_off)[1] == 0.5, "2 would have to be 3 to be rounded up: by half of itself"
+    assert rounding.told(values, torch.full_like(own, torch.nan))[1] == torch.inf
+    assert rounding.told(values, own[:1]) == (pytest.approx(own * 2), torch.inf)
+
+
+@pytest.mark.parametrize("kind", [STATIC, TOKEN])
+def test_told_of_pictures(kind: str) -> None:
+    """Channels are their second dimension, numbers are told channels last; smoothing is undone before."""
+    picture = tokens(2, 32, 3, 5)
+    given = Given(kind, smooth=True, scale=0.02 if kind == STATIC else None)
+    rounding = Rounding(Packing("test", "int8", None, (16, 32), "nearest", given), EXPONENTS)
+    numbers, _ = rounded(smoothed(as_rows(picture), EXPONENTS), given, "int8")
+    found, edge = rounding.told(picture, numbers.half().flatten(1, 2))
+    assert torch.equal(found, rounding(picture))
+    assert edge == 0
+    assert rounding.told(picture, numbers.clamp(max=20))[1] > 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
