@@ -2,6 +2,8 @@
 
 python benchmarks/graphs.py [--show]      (ten minutes of one thread; benchmarks/six-blocks, docs/results/graphs.json)
 
+Its second table is of the same in bf16, and of twenty untrained blocks of width 1152 in fp32.
+
 `sanac quantize`, `sanac export --in-place --precision fp32` and what its verification found. What weights are
 multiplied by is rounded, and a last bit can tip a number over: errors are of a simulator that was told how the graph
 rounded, and of one that rounds by itself. Beside the latter how far that one is from itself when what it is given is
@@ -13,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ import click
 import torch
 from measure import machine
 from quantize import small
+from synthetic import SANA_4_8B, write_transformer
 
 import sanac
 from sanac.core.header import read_header
@@ -33,6 +37,7 @@ from sanac.verify.whole import PROMPTS
 
 RESULT = Path("docs/results/graphs.json")
 SCHEMES = ("int8-wo", "int4-wo", "fp8-wo", "int8", "fp8", "int8-dynamic", "fp8-dynamic")
+DEEP = ("int8-dynamic", "fp8-dynamic")
 ERROR, PSNR = 2e-3, 30.0  # targets
 MOVED, DRAWS, STEPS, SIDE = 1e-6, 8, 12, 512
 
@@ -78,22 +83,41 @@ def velocities_apart(folder: Path) -> float:
     return max(found)
 
 
+def errors(found: dict[str, Any]) -> dict[str, float]:
+    """Of a verification: told how the graph rounded, and each rounding by itself."""
+    given = found["parity"]["cases"]
+    alone = [case.get("alone", case["error"]) for case in given]
+    return {
+        "alike": max(case["error"] for case in given),
+        "edge": max(case.get("edge", 0.0) for case in given),
+        "median": statistics.median(alone),
+        "worst": max(alone),
+    }
+
+
+def deep(scheme: str, folder: Path) -> dict[str, float]:
+    """As many blocks as the real 1.6B has, as wide as the real 0.6B's."""
+    model, out, ws = folder / "deep", str(folder / f"deep-{scheme}"), ("--workspace", str(folder / "ws"))
+    if not model.exists():
+        write_transformer(model, replace(SANA_4_8B, blocks=20, width=1152, cross_width=1152, hidden=2880))
+    run("quantize", str(model), "--scheme", scheme, "--smoothing", "none", "--out", out, *ws)
+    run("export", out, "--in-place", "--precision", "fp32", "--no-verify", *ws)
+    return errors(json.loads(run("verify", out, "--against", out, "--json")))
+
+
 def measured(scheme: str, model: Path, folder: Path) -> dict[str, Any]:
     """One scheme."""
     out, few = folder / scheme, ("--num-prompts", "16") if not scheme.endswith("-wo") else ()
     ws = ("--workspace", str(folder / "ws"))
     run("quantize", str(model), "--scheme", scheme, "--out", str(out), *few, *ws)
-    export = ("--in-place", "--component", "transformer", "--precision", "fp32", "--json")
-    found = json.loads(run("export", str(out), *export, *ws))["verify"]
-    given = found["parity"]["cases"]
-    alone = sorted(case.get("alone", case["error"]) for case in given)
+    export, half = ("--component", "transformer", "--json", *ws, "--precision"), str(folder / f"{scheme}-bf16")
+    found = json.loads(run("export", str(out), "--in-place", *export, "fp32"))["verify"]
+    bf16 = json.loads(run("export", str(out), "--out", half, *export, "bf16"))["verify"]
     pictures = next(figure["value"] for figure in found["figures"] if "PSNR" in figure["name"])
     laid = read_header(out / "transformer" / "graph.safetensors").tensors.values()
     return {
-        "alike": max(case["error"] for case in given),
-        "edge": max(case.get("edge", 0.0) for case in given),
-        "median": statistics.median(alone),
-        "worst": alone[-1],
+        **errors(found),
+        "bf16": errors(bf16),
         "moved": velocities_apart(out),
         "pictures": pictures,
         "itself": apart_from_itself(out),
@@ -123,9 +147,20 @@ def table(found: dict[str, Any]) -> None:
         met = "met" if cell["alike"] <= ERROR and cell["pictures"] >= PSNR else "**not met**"
         itself = f"{cell['itself'][0]:.0f} to {cell['itself'][-1]:.0f} dB"
         beside = f"{bytes_text(cell['beside'])} ({', '.join(cell['kinds'])})"
-        errors = " | ".join(f"{cell[name]:.1e}" for name in ("alike", "median", "worst", "moved"))
+        numbers = " | ".join(f"{cell[name]:.1e}" for name in ("alike", "median", "worst", "moved"))
         graph = bytes_text(cell["graph"])
-        click.echo(f"| {scheme} | {errors} | {cell['pictures']:.0f} dB | {itself} | {beside} | {graph} | {met} |")
+        click.echo(f"| {scheme} | {numbers} | {cell['pictures']:.0f} dB | {itself} | {beside} | {graph} | {met} |")
+
+
+def others(found: dict[str, Any]) -> None:
+    """A row per graph that rounds: in bf16, and of a deep model."""
+    rows = {f"six blocks, {scheme}, bf16": cell["bf16"] for scheme, cell in found["schemes"].items() if cell["edge"]}
+    rows |= {f"20 blocks of width 1152, {scheme}, fp32": cell for scheme, cell in found["deep"].items()}
+    titles = ("graph", "error", "rounded otherwise, off an edge", "each rounding by itself: median", "worst")
+    click.echo(f"\n| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    for name, cell in rows.items():
+        numbers = " | ".join(f"{cell[part]:.1e}" for part in ("alike", "edge", "median", "worst"))
+        click.echo(f"| {name} | {numbers} |")
 
 
 @click.command()
@@ -139,8 +174,12 @@ def main(*, show: bool) -> None:
             for scheme in SCHEMES:
                 click.echo(f"{scheme} ...", err=True)
                 schemes[scheme] = measured(scheme, model, Path(folder))
-        RESULT.write_text(json.dumps({"machine": machine(), "schemes": schemes}, indent=2) + "\n")
-    table(json.loads(RESULT.read_text()))
+            of_deep = {scheme: deep(scheme, Path(folder)) for scheme in DEEP}
+        found = {"machine": machine(), "schemes": schemes, "deep": of_deep}
+        RESULT.write_text(json.dumps(found, indent=2) + "\n")
+    found = json.loads(RESULT.read_text())
+    table(found)
+    others(found)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Small real models, built once per session, and a way to run the command line in this process."""
 
+import fcntl
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -61,38 +63,53 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """sanac:tiny as `export --precision fp32` leaves it; to be copied by those who change something."""
-    from sanac.core.execute import Writing, execute
-    from sanac.core.locate import locate
-    from sanac.core.model import open_model
-    from sanac.core.talk import SILENCE
-    from sanac.export.job import Wanted, decide_export
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Makes a folder that all processes of these tests share, if none of them did before."""
+    here = tmp_path_factory.getbasetemp()
+    home = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / "shared"
+    home.mkdir(exist_ok=True)
 
-    out = tmp_path_factory.mktemp("graphs") / "tiny"
-    job = decide_export(open_model(locate("sanac:tiny")), Wanted(precision="fp32"), Writing())
-    assert execute(job, out, SILENCE)[0] == "ok"
-    return out
+    def make(name: str, making: Callable[[Path], None]) -> Path:
+        with (home / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            done = home / f"{name}.done"
+            if not done.exists():
+                making(home / name)
+                done.touch()
+        return home / name
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def quantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Two blocks of sanac:tiny in a scheme, with their graph in fp32; each made once."""
-    home, made = tmp_path_factory.mktemp("quantized"), dict[str, Path]()
-    two, ws = home / "two", ("--workspace", str(home / "ws"))
+def tiny_graphs(shared: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """sanac:tiny as `export --precision fp32` leaves it; to be copied by those who change something."""
+    words = ("export", "sanac:tiny", "--precision", "fp32", "--no-verify", "--out")
+    return shared("tiny-graphs", lambda out: sanac_must(*words, out))
+
+
+@pytest.fixture(scope="session")
+def quantized(shared: Callable[[str, Callable[[Path], None]], Path]) -> Callable[[str], Path]:
+    """Two blocks of sanac:tiny in a scheme, with their graph in fp32."""
 
     def make(scheme: str) -> Path:
-        if scheme not in made:
-            if not two.exists():
-                assert run(["prune", "sanac:tiny", "--keep", "3,7", "--out", str(two), *ws]) == 0
-            few = () if scheme.endswith("-wo") else ("--include", "ends", "--num-prompts", "3", "--timesteps", "4")
-            assert run(["quantize", str(two), "--scheme", scheme, *few, "--out", str(home / scheme), *ws]) == 0
-            how = ("--in-place", "--component", "transformer", "--precision", "fp32", "--no-verify")
-            assert run(["export", str(home / scheme), *how, *ws]) == 0
-            made[scheme] = home / scheme
-        return made[scheme]
+        two = shared("two", lambda out: sanac_must("prune", "sanac:tiny", "--keep", "3,7", "--out", out))
+        few = () if scheme.endswith("-wo") else ("--include", "ends", "--num-prompts", "3", "--timesteps", "4")
+        how = ("--in-place", "--component", "transformer", "--precision", "fp32", "--no-verify")
+
+        def making(out: Path) -> None:
+            sanac_must("quantize", two, "--scheme", scheme, *few, "--out", out)
+            sanac_must("export", out, *how)
+
+        return shared(scheme, making)
 
     return make
+
+
+def sanac_must(*words: object) -> None:
+    """A command that has to succeed, in this process."""
+    home = next(word for word in reversed(words) if isinstance(word, Path)).parent
+    assert run([*map(str, words), "--workspace", str(home / "workspace")]) == 0
 
 
 @pytest.fixture(scope="session")

@@ -21,11 +21,8 @@ from sanac.verify.parity import Gave, Inputs, Rounded
 
 MASK = "encoder_attention_mask"
 STREAM = "transformer_blocks"  # graphs call the stream behind block 7 'transformer_blocks.7'
-ROUNDED = (
-    "QuantizeLinear",
-    "Round",
-    "Cast/fp32",
-)  # and what a weight is multiplied by, in steps, '/its/layer/' and one
+# what a weight of '/its/layer' is multiplied by, in steps, is called '/its/layer/' and one of these
+ROUNDINGS = ("QuantizeLinear", "Round", "Cast/fp32")
 
 
 class TorchSide:
@@ -102,7 +99,7 @@ class OnnxSide:
         while f"{STREAM}.{len(self.streams)}" in known:
             self.streams.append(f"{STREAM}.{len(self.streams)}")
         self.rounded = {weight: name for name in sorted(known) if (weight := _rounding(name))}
-        seen = {name: f"{name}/seen" for name in self.rounded.values()}  # engines fuse nothing less for a cast
+        seen = {name: f"{name}/seen" for name in self.rounded.values()}
         model.graph.node.extend(
             onnx.helper.make_node("Cast", [name], [out], to=onnx.TensorProto.FLOAT) for name, out in seen.items()
         )
@@ -132,6 +129,6 @@ class EngineSide:
 
 
 def _rounding(value: str) -> str | None:
-    """The weight that what a value of a graph was rounded for is multiplied with, if it is one of those."""
-    layer = next((value.removesuffix(f"/{end}") for end in ROUNDED if value.endswith(f"/{end}")), "")
+    """The weight that a value of a graph is multiplied by, if that is one of those."""
+    layer = next((value.removesuffix(f"/{end}") for end in ROUNDINGS if value.endswith(f"/{end}")), "")
     return f"{layer[1:].replace('/', '.')}.weight" if layer.startswith(f"/{STREAM}/") else None

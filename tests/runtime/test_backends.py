@@ -36,10 +36,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rounded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """sanac:tiny in int8, weights and what they are multiplied by, with graphs."""
+    """sanac:tiny in int8, weights and what they are multiplied by, with its transformer's graph."""
     folder = tmp_path_factory.mktemp("rounded")
     run(folder, "quantize", "sanac:tiny", "--scheme", "int8", "--num-prompts", 8, "--out", folder / "int8")
-    run(folder, "export", folder / "int8", "--in-place", "--precision", "fp32", "--no-verify")
+    how = ("--in-place", "--component", "transformer", "--precision", "fp32", "--no-verify")
+    run(folder, "export", folder / "int8", *how)
     return folder / "int8"
 
 

@@ -22,11 +22,12 @@ QUICK = ("--rounds", "2", "--steps", "2", "--threads", "1")
 
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three blocks of sanac:tiny, with graphs in fp32."""
+    """Three blocks of sanac:tiny, with the transformer's graph in fp32."""
     folder = tmp_path_factory.mktemp("pruned")
+    how = ("--component", "transformer", "--precision", "fp32", "--no-verify")
     for words in (
         ("prune", "sanac:tiny", "--keep", "0-2", "--out", str(folder / "three")),
-        ("export", str(folder / "three"), "--in-place", "--precision", "fp32", "--no-verify"),
+        ("export", str(folder / "three"), "--in-place", *how),
     ):
         command = [sys.executable, "-m", "sanac", *words, "--workspace", str(folder / "ws")]
         subprocess.run(command, check=True, capture_output=True)
