@@ -103,9 +103,12 @@ def show(found: "Verified") -> None:
 
 def _why(found: "Verified") -> str:
     """The block, and the limit that would have passed; else what failed."""
-    culprit, worst = found.parity.culprit, found.parity.figures[1]
-    if found.parity.passed:
+    parity = found.parity
+    if parity.passed:
         return ", ".join(figure.name for figure in found.figures if not figure.passed)
-    where = f"they part at block {culprit}" if culprit is not None else "no single block is where they part"
-    passing = f"; a limit of {worst.value:.3g} would pass" if math.isfinite(worst.value) and not worst.passed else ""
-    return f"{where}{passing}"
+    where = (
+        f"they part at block {parity.culprit}" if parity.culprit is not None else "no single block is where they part"
+    )
+    rounded = f"; rounded otherwise: what {parity.otherwise[0]} is multiplied by" if parity.otherwise else ""
+    passing = f"; a limit of {parity.passing:.3g} would pass" if parity.passing else ""
+    return f"{where}{rounded}{passing}"

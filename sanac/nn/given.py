@@ -6,6 +6,7 @@ any dtype, so that smoothing by itself changes nothing.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own custom)
@@ -16,6 +17,7 @@ from sanac.nn.quantize import LARGEST, STORED, Values, restored
 
 LOWEST = {"int8": -128.0, "fp8": -448.0}  # as graphs saturate; weights don't use the last number
 STEEPEST = 24  # exponents of smoothing, either way
+_LARGEST_CODE = 0x7E  # of fp8, which orders its numbers; what follows is none
 _CAPABLE = {"int8": (7, 5), "fp8": (8, 9)}  # GPUs
 _MANY = 16  # rows, more than which a GPU's product of int8 wants, and what counts of it have to be multiples of
 
@@ -61,6 +63,13 @@ def simulated_given(values: Tensor, packing: Packing, exponents: Tensor | None) 
     return as_given((stored.float() * scale).to(values.dtype), values)
 
 
+class Off(NamedTuple):
+    """How far values lie outside of what is rounded to the numbers that another gave them."""
+
+    farthest: float  # of its token's largest
+    steps: float  # of all together, most of which lie inside, in steps of all together
+
+
 @dataclass(frozen=True, slots=True)
 class Rounding:
     """What a layer makes of what it is given."""
@@ -72,21 +81,32 @@ class Rounding:
         """As it does."""
         return simulated_given(values, self.packing, self.exponents)
 
-    def told(self, values: Tensor, numbers: Tensor) -> tuple[Tensor, float]:
-        """As another rounded the same: to these numbers of steps; and how far beyond an edge between two numbers.
-
-        The distance is what the farthest value would have to move to be rounded so here, of its token's largest.
-        """
+    def told(self, values: Tensor, numbers: Tensor) -> tuple[Tensor, Off]:
+        """As another rounded the same, to these numbers of steps; infinitely off where they are none of this form."""
         assert self.packing.given is not None
-        rows = smoothed(as_rows(values), self.exponents).float()
-        stored, scale = rounded(rows, self.packing.given, self.packing.form)
-        if numbers.numel() != rows.numel():
-            return self(values), math.inf
-        own, theirs = stored.float() * scale, numbers.to(rows.device).float().view(rows.shape) * scale
-        beyond = ((theirs - rows).abs() - (own - rows).abs()) / 2
-        largest = rows.abs().amax(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        edge = float((beyond / largest).max())
-        return as_given(theirs.to(values.dtype), values), edge if math.isfinite(edge) else math.inf
+        rows, form = smoothed(as_rows(values), self.exponents).float(), self.packing.form
+        stored, scale = rounded(rows, self.packing.given, form)
+        theirs = numbers.to(rows.device).float()
+        known = theirs.clamp(LOWEST[form], LARGEST[form]).to(stored.dtype).float()
+        if theirs.numel() != rows.numel() or not torch.equal(known, theirs):
+            return self(values), Off(math.inf, math.inf)
+        theirs, scaled = theirs.view(rows.shape), rows / scale
+        step, same = _step(theirs, scaled, form), theirs == stored.float()
+        outside = ((scaled - theirs).abs() - step / 2).clamp_min(0).masked_fill(same, 0)
+        largest = scaled.abs().amax(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        off = Off(float((outside / largest).max()), float(outside.sum() / step.sum()))
+        return as_given((theirs * scale).to(values.dtype), values), off
+
+
+def _step(numbers: Tensor, towards: Tensor, form: str) -> Tensor:
+    """From each number to the next, towards a value."""
+    if form != "fp8":
+        return torch.ones_like(numbers)
+    size = numbers.abs()
+    outwards = (towards.abs() > size) & (towards * numbers >= 0)
+    code = size.to(STORED[form]).view(torch.uint8).int() + torch.where(outwards, 1, -1)
+    following = code.clamp(0, _LARGEST_CODE).to(torch.uint8).view(STORED[form]).float()
+    return (following - size).abs()
 
 
 def product(rows: Tensor, packing: Packing, weight: Values, static: Tensor | None = None) -> Tensor:

@@ -19,7 +19,7 @@ from sanac.runtime.widened import widened
 
 LIMITS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-3}  # relative error; constants of a bf16 graph have eight bits
 ENGINE_LIMITS = {"fp32": 2e-3, "fp16": 3e-2, "bf16": 8e-2}  # GPUs multiply fp32 in TF32, and halves as halves
-ROUNDED = 2e-3  # where what weights are multiplied by is rounded, unseen: now and then to another number
+UNSEEN = 2e-3  # of the median, where what weights are multiplied by is rounded and nobody sees how
 _KINDS = {"float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "bf16": "bf16"}
 WIDENED = "bf16 graphs were checked by onnx; compared were the same files with all their numbers widened to fp32"
 TIPPED = "it rounds what weights are multiplied by: a last bit can tip a number over; medians are judged"
@@ -55,9 +55,9 @@ class Ready:
         return (ENGINE_LIMITS if self.record else LIMITS)[self.precision]
 
     @property
-    def tipping(self) -> float | None:
-        """The same where it rounds and nobody sees how; None: it doesn't round."""
-        return max(self.limit, ROUNDED) if self.rounded else None
+    def unseen(self) -> float | None:
+        """The same of the median, where it can't be seen how it rounds; None: it doesn't."""
+        return max(self.limit, UNSEEN) if self.rounded else None
 
     def opened(self, device: str = "cpu") -> Graph | Engine:
         """In a session, or on the GPU."""

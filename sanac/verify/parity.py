@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from sanac.core.family import Architecture, split_block
+from sanac.nn.given import Off
 
 Inputs = Mapping[str, Tensor]  # under the names that graphs have for them
 Rounded = Mapping[str, Tensor]  # what weights are multiplied by, by their names: numbers of steps
 USUAL, HOSTILE = "random", ("nothing", "huge", "no caption", "one number", "first step", "last step")
-FLIPPED = 10.0  # times the limit, that one case may be off where the candidate rounds
+FLIPPED = 10.0  # times the limit, that one case may be off where the candidate rounds and nobody sees how
+EDGE, STEPS = 2e-3, 0.03  # that it may round otherwise: the farthest value, all in the mean
 JUMP = 10.0  # times: how much more a block errs than the one before where something is wrong in it
 
 
@@ -25,7 +27,7 @@ class Gave:
     velocity: Tensor
     streams: tuple[Tensor, ...]  # behind each block
     rounded: Rounded = field(default_factory=dict)  # where one sees inside
-    edges: Mapping[str, float] = field(default_factory=dict)  # told how to round: how far that was from one's own
+    off: Mapping[str, Off] = field(default_factory=dict)  # told how to round all that it rounds: how otherwise that was
 
 
 class Side(Protocol):
@@ -130,8 +132,8 @@ class Compared:
     error: float  # relative, of the velocity
     cosine: float
     blocks: tuple[float, ...]  # relative error of the stream behind each
-    edges: Mapping[str, float] = field(default_factory=dict)  # of a reference that rounded as the candidate, by weight
-    alone: float | None = None  # the error where it rounds by itself
+    off: Mapping[str, Off] = field(default_factory=dict)  # of a reference that rounded as the candidate, by weight
+    own: float | None = None  # the error where each rounds by itself
 
     @property
     def sqnr(self) -> float:
@@ -142,9 +144,10 @@ class Compared:
         """For reports."""
         numbers = {name: _number(getattr(self, name)) for name in ("error", "cosine", "sqnr")}
         alike: dict[str, Any] = {}
-        if self.alone is not None:
-            edge, where = max((edge, weight) for weight, edge in self.edges.items())
-            alike = {"alone": _number(self.alone), "edge": _number(edge), "farthest": where}
+        if self.own is not None:
+            farthest, where = max((off.farthest, weight) for weight, off in self.off.items())
+            steps = max(off.steps for off in self.off.values())
+            alike = {"alone": _number(self.own), "edge": _number(farthest), "farthest": where, "steps": _number(steps)}
         blocks = list(map(_number, self.blocks))
         return {"case": self.case.name, "finite": self.finite, **numbers, **alike, "blocks": blocks}
 
@@ -155,7 +158,7 @@ class Parity:
 
     compared: tuple[Compared, ...]
     limit: float
-    tipping: float | None = None  # the same where the candidate rounds in between: a last bit may tip a number over
+    unseen: float | None = None  # the median's, where the candidate rounds in between and it can't be seen how
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -164,12 +167,12 @@ class Parity:
         errors = [one.error if one.finite else math.inf for one in self.compared] or [math.inf]
         least = min((one.cosine if one.finite else -1.0 for one in self.compared), default=-1.0)
         name, others = "relative error, at worst", []
-        if self.tipping and self.alone:
+        if off := [off for one in self.compared for off in one.off.values()]:
             name += ", rounded alike"
-            edge = max(edge for one in self.compared for edge in one.edges.values())
-            others.append(Figure("rounded otherwise, off an edge at most", edge, self.tipping))
-        elif self.tipping:
-            others.append(Figure("relative error, median", statistics.median(errors), self.tipping))
+            others.append(Figure("rounded otherwise, farthest", max(one.farthest for one in off), self._edge))
+            others.append(Figure("rounded otherwise, mean in steps", max(one.steps for one in off), STEPS))
+        elif self.unseen:
+            others.append(Figure("relative error, median", statistics.median(errors), self.unseen))
         return (
             Figure("cases that are not finite", broken, 0),
             Figure(name, max(errors), self._most),
@@ -180,12 +183,16 @@ class Parity:
     @property
     def _most(self) -> float:
         """That one case may be off, or a stream behind a block."""
-        return FLIPPED * self.tipping if self.tipping and not self.alone else self.limit
+        return FLIPPED * self.unseen if self.unseen and not self.own else self.limit
 
     @property
-    def alone(self) -> tuple[float, float] | None:
+    def _edge(self) -> float:
+        return max(self.limit, EDGE)
+
+    @property
+    def own(self) -> tuple[float, float] | None:
         """The median and the largest error where each rounds by itself; None where that is the error itself."""
-        errors = [one.alone for one in self.compared if one.alone is not None]
+        errors = [one.own for one in self.compared if one.own is not None]
         return (statistics.median(errors), max(errors)) if errors else None
 
     @property
@@ -194,17 +201,29 @@ class Parity:
         return all(figure.passed for figure in self.figures)
 
     @property
+    def passing(self) -> float | None:
+        """The limit that would pass, if there is one and this is none."""
+        measured = [figure.value for figure in self.figures[1:] if not figure.passed and figure.most]
+        looser = replace(self, limit=max(measured), unseen=self.unseen and max(measured)) if measured else self
+        return looser.limit if looser.passed and not self.passed and math.isfinite(looser.limit) else None
+
+    @property
+    def otherwise(self) -> tuple[str, ...]:
+        """Weights that are multiplied by what was rounded otherwise than is allowed."""
+        every = (pair for one in self.compared for pair in one.off.items())
+        return tuple(dict.fromkeys(name for name, off in every if off.farthest > self._edge or off.steps > STEPS))
+
+    @property
     def culprit(self) -> int | None:
         """The block in which a case parts first by more than is allowed; None if none does."""
         found = [place for one in self.compared if (place := _parts(one.blocks, self._most)) is not None]
-        edges = (edge for one in self.compared for edge in one.edges.items())
-        over = (split_block(weight) for weight, edge in edges if self.tipping and edge > self.tipping)
-        return min((*found, *(place for place, _ in filter(None, over))), default=None)
+        places = filter(None, map(split_block, self.otherwise))
+        return min((*found, *(place for place, _ in places)), default=None)
 
     def to_json(self) -> dict[str, Any]:
         """For reports."""
         return {
-            "limit": self.limit,
+            "limit": self._most,
             "passed": self.passed,
             "block": self.culprit,
             "figures": [figure.to_json() for figure in self.figures],
@@ -219,26 +238,29 @@ def compare(
     limit: float,
     asked: Sequence[Case] | None = None,
     *,
-    tipping: float | None = None,
+    unseen: float | None = None,
 ) -> Parity:
     """Ask both; depths may differ: then the stream is compared as far as both go.
 
-    A candidate that rounds in between has a limit of `tipping`, too, for when it can't be seen how it did.
+    A candidate that rounds in between has a limit for its median case, too, for when it is `unseen` how it does.
     """
     asked = asked or cases()
     inputs = [case.inputs(architecture) for case in asked]
     wanted = reference.ask(inputs)
     found = wanted if candidate is reference else candidate.ask(inputs)
-    alone = [_compared(*answer) for answer in zip(asked, found, wanted, strict=True)]
-    if tipping is None:
-        return Parity(tuple(alone), limit)
-    told = reference.ask(inputs, [one.rounded for one in found]) if any(one.rounded for one in found) else wanted
-    if not all(one.edges for one in told):
-        return Parity(tuple(alone), limit, tipping)
+    compared = [_compared(*answer) for answer in zip(asked, found, wanted, strict=True)]
+    if unseen is None:
+        return Parity(tuple(compared), limit)
+    told = reference.ask(inputs, [gave.rounded for gave in found]) if any(gave.rounded for gave in found) else wanted
+    if not all(gave.off for gave in told):
+        return Parity(tuple(compared), limit, unseen)
     alike = [_compared(*answer) for answer in zip(asked, found, told, strict=True)]
-    both = zip(alike, alone, told, strict=True)
-    followed = (replace(one, finite=own.finite, alone=own.error, edges=gave.edges) for one, own, gave in both)
-    return Parity(tuple(followed), limit, tipping)
+    return Parity(tuple(map(_told, alike, compared, told)), limit, unseen)
+
+
+def _told(alike: Compared, own: Compared, told: Gave) -> Compared:
+    """Where the reference rounded as the candidate; told of what is no number, it would give none either."""
+    return replace(alike, finite=own.finite, own=own.error, off=told.off)
 
 
 def _compared(case: Case, found: Gave, wanted: Gave) -> Compared:

@@ -13,7 +13,7 @@ from sanac.core.family import block_name
 from sanac.core.model import Model
 from sanac.nn.block import Geometry, Tensors, Used, block
 from sanac.nn.ends import Start, embed, head, positions
-from sanac.nn.given import Rounding
+from sanac.nn.given import Off, Rounding
 from sanac.nn.weights import Blocks
 from sanac.runtime.onnx import Graph
 from sanac.runtime.tensorrt import Engine
@@ -48,7 +48,7 @@ class TorchSide:
                 Gave(
                     head(outside, stream[-1], start).cpu(),
                     tuple(state.cpu() for state in stream[1:]),
-                    edges=follow.edges,
+                    off=follow.off if follow.complete else {},
                 )
                 for stream, start, follow in zip(streams, starts, following, strict=True)
             ]
@@ -70,7 +70,8 @@ class _Following:
     """A case of which it is known how another rounded."""
 
     rounded: Rounded
-    edges: dict[str, float] = field(default_factory=dict)  # of what was rounded as it was told
+    off: dict[str, Off] = field(default_factory=dict)  # of what was rounded as it was told
+    complete: bool = True  # whether that is all that is rounded
 
     def used(self, index: int, tensors: Tensors) -> Tensors:
         """A block's tensors, with what is rounded in it rounded so."""
@@ -80,10 +81,12 @@ class _Following:
         for rest, use in tensors.uses.items():
             if (name := block_name(index, rest)) in self.rounded and isinstance(use, Rounding):
                 uses[rest] = partial(self._told, use, name)
+            else:
+                self.complete = False
         return Used(tensors, uses)
 
     def _told(self, use: Rounding, name: str, given: Tensor) -> Tensor:
-        found, self.edges[name] = use.told(given, self.rounded[name])
+        found, self.off[name] = use.told(given, self.rounded[name])
         return found
 
 

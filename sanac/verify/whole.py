@@ -86,7 +86,7 @@ def verify(candidate: Model, reference: Model, asked: Asked, device: str, talk: 
     check_memory(reference, talk, pictures=bool(asked.pictures) and both)
     talk.note("comparing outputs, and the stream behind each block")
     parity = _transformers(candidate, reference, graphs.get("transformer"), asked.limit, device)
-    notes += [ALIKE.format(*parity.alone)] if parity.alone else [TIPPED] if parity.tipping else []
+    notes += [ALIKE.format(*parity.own)] if parity.own else [TIPPED] if parity.unseen else []
     others = [_part(name, graphs.get(name), candidate, reference, asked.limit) for name in _PARTS]
     found = [figure for figure in others if figure]
     if asked.pictures and both:
@@ -102,8 +102,8 @@ def _transformers(candidate: Model, reference: Model, graph: Ready | None, limit
     ours = _side(graph, device) if graph else theirs if same else TorchSide(candidate, device)
     least = graph.limit if graph else LIMITS["fp32"]
     asking = [_fitted(case, graph, reference) for case in cases()] if graph else None
-    tipping = (limit or graph.tipping) if graph and graph.rounded else None
-    return compare(ours, theirs, reference.architecture, limit or least, asking, tipping=tipping)
+    unseen = (limit or graph.unseen) if graph and graph.rounded else None
+    return compare(ours, theirs, reference.architecture, limit or least, asking, unseen=unseen)
 
 
 def _ready(candidate: Model, asked: Asked) -> dict[str, Ready]:
@@ -138,7 +138,8 @@ def check_memory(reference: Model, talk: Talk, *, pictures: bool) -> None:
     whole = sum(4 * count + 2 * size for count, size in sizes.values())
     tokens = sum(case.batch * case.rows * case.columns for case in cases())
     packings = (parts.packing for parts in reference.weights.parts.values())
-    alone += 2 * tokens * sum(packing.columns for packing in packings if packing.given)  # how it was rounded
+    rounded = sum(packing.columns for packing in packings if packing.given)
+    alone += (2 * tokens + 5 * max(case.batch * case.length for case in cases())) * rounded  # kept, and of one case
     needs = Needs(disk=0, memory=_OVERHEAD + (max(alone, whole) if pictures else alone))
     try:
         announce(needs, Path.cwd(), talk)
@@ -171,7 +172,7 @@ def _part(name: str, graph: Ready | None, candidate: Model, reference: Model, li
     else:
         assert ours
         found = _answer(name, _opened(ours), given)
-    least = (graph.tipping or graph.limit) if graph else LIMITS["fp32"]
+    least = (graph.unseen or graph.limit) if graph else LIMITS["fp32"]
     return Figure(f"{name}, relative error", apart(found, wanted), limit or least)
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own custom)
 from torch import nn
 
 from sanac.core.quantized import STATIC, TOKEN, Given, Packing
-from sanac.nn.given import LOWEST, Rounding, as_rows, product, rounded, simulated_given, smoothed
+from sanac.nn.given import LOWEST, Rounding, _step, as_rows, product, rounded, simulated_given, smoothed
 from sanac.nn.packed import packed_like
 from sanac.nn.quantize import LARGEST, ROUNDINGS, Values, restored, stored_values
 
@@ -45,19 +45,43 @@ def test_each_token_has_its_own_scale(form: str) -> None:
 
 
 def test_told_how_another_rounded() -> None:
-    """Its numbers are taken; the farthest of them from where they would be one's own is measured."""
+    """Its numbers are taken; how far values lie outside of what is rounded to them is measured."""
     values = torch.tensor([[4.0, 1.0, 1.6, -300.0], [2.0, 0.0, 0.0, 0.0]])
     rounding = Rounding(Packing("test", "int8", None, (1, 4), "nearest", Given(STATIC, smooth=False, scale=2.0)), None)
     own = torch.tensor([[2.0, 0.0, 1.0, -128.0], [1.0, 0.0, 0.0, 0.0]])
     assert torch.equal(rounding(values), own * 2)
-    assert rounding.told(values, own) == (pytest.approx(own * 2), 0.0)
-    at_an_edge, a_step_off = own.clone(), own.clone()
-    at_an_edge[0, 1], a_step_off[1, 0] = 1, 2
-    assert torch.equal(rounding.told(values, at_an_edge)[0], at_an_edge * 2)
-    assert rounding.told(values, at_an_edge)[1] == 0, "1.0 lies between 0 and 2"
-    assert rounding.told(values, a_step_off)[1] == 0.5, "2 would have to be 3 to be rounded up: by half of itself"
-    assert rounding.told(values, torch.full_like(own, torch.nan))[1] == torch.inf
-    assert rounding.told(values, own[:1]) == (pytest.approx(own * 2), torch.inf)
+    found, off = rounding.told(values, own)
+    assert (found.tolist(), off) == ((own * 2).tolist(), (0, 0))
+    for place, number, farthest in (
+        ((0, 1), 1, 0),  # 1.0 lies between 0 and 2
+        ((1, 0), 2, 0.5),  # 2.0 would have to be 3: by half of the largest of its token
+        ((1, 0), 4, 2.5),  # 7
+        ((0, 3), -100, 99 / 300),  # -201, though it is cut off
+    ):
+        numbers = own.clone()
+        numbers[place] = number
+        found, off = rounding.told(values, numbers)
+        assert torch.equal(found, numbers * 2)
+        assert off == pytest.approx((farthest, farthest * (300 if place[0] == 0 else 2) / 2 / 8))
+
+
+@pytest.mark.parametrize("wrong", [0.5, 128.0, torch.nan, torch.inf])
+@pytest.mark.parametrize("form", ["int8", "fp8"])
+def test_told_what_is_no_number(form: str, wrong: float) -> None:
+    wrong = {0.5: 0.7, 128.0: 480.0}.get(wrong, wrong) if form == "fp8" else wrong
+    rounding = Rounding(Packing("test", form, None, (1, 4), "nearest", Given(TOKEN, smooth=False)), None)
+    numbers = torch.tensor([[1.0, wrong, 2.0, 0.0]])
+    found, off = rounding.told(torch.ones(1, 4), numbers)
+    assert torch.equal(found, rounding(torch.ones(1, 4)))
+    assert off == (torch.inf, torch.inf)
+    assert rounding.told(torch.ones(1, 4), numbers[:, :2])[1] == (torch.inf, torch.inf)
+
+
+def test_steps_of_fp8() -> None:
+    """Towards a value: half as large below a power of two, and none of them beyond the last."""
+    numbers = torch.tensor([16.0, 16.0, -16.0, 0.0, 0.0, 448.0, 448.0, 18.0])
+    towards = torch.tensor([17.0, 15.0, -15.0, 1.0, -1.0, 500.0, 400.0, -3.0])
+    assert _step(numbers, towards, "fp8").tolist() == [2, 1, 1, 2**-9, 2**-9, 0, 32, 2]
 
 
 @pytest.mark.parametrize("kind", [STATIC, TOKEN])
@@ -66,11 +90,14 @@ def test_told_of_pictures(kind: str) -> None:
     picture = tokens(2, 32, 3, 5)
     given = Given(kind, smooth=True, scale=0.02 if kind == STATIC else None)
     rounding = Rounding(Packing("test", "int8", None, (16, 32), "nearest", given), EXPONENTS)
-    numbers, _ = rounded(smoothed(as_rows(picture), EXPONENTS), given, "int8")
-    found, edge = rounding.told(picture, numbers.half().flatten(1, 2))
+    numbers, scale = rounded(smoothed(as_rows(picture), EXPONENTS), given, "int8")
+    found, off = rounding.told(picture, numbers.half().flatten(1, 2))
     assert torch.equal(found, rounding(picture))
-    assert edge == 0
-    assert rounding.told(picture, numbers.clamp(max=20))[1] > 1e-3
+    assert off == (0, 0)
+    rows = smoothed(as_rows(picture), EXPONENTS)
+    over = (rows / scale - 20.5).clamp_min(0).masked_fill(numbers <= 20, 0)
+    wanted = (over * scale / rows.abs().amax(dim=-1, keepdim=True)).max()
+    assert rounding.told(picture, numbers.clamp(max=20))[1] == pytest.approx((float(wanted), float(over.mean())))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
