@@ -1,5 +1,6 @@
 """Engines as they come to be: each built by a process of its own, checked, and written with its record and its log."""
 
+import contextlib
 import errno
 import json
 import subprocess
@@ -100,8 +101,8 @@ def _run(engine: Engine, task: Mapping[str, Any], told: _Told, talk: Talk) -> di
     talk.begin("building", engine.weights)
     try:
         assert process.stdin
-        process.stdin.write(json.dumps(task).encode())
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError), process.stdin:  # it died before it was asked: its end says why
+            process.stdin.write(json.dumps(task).encode())
         outcome = _listen(process, told, engine.weights, talk)
         process.wait()
     finally:
