@@ -2,9 +2,10 @@
 
 python benchmarks/growth.py build/tiny --run partial:1300 --run cyclic:1300 --run replicate:1300
 
-The folder is the one that the trainer of sanac:tiny filled, with --control too. A run of N steps has a schedule of N
-steps, so that each is judged at its end; the loss is of the averaged weights, on scenes and noise that no training
-saw, the same for all. Runs are continued if stopped. Writes docs/results/growth.json and docs/pictures/growth.png.
+The folder is the one that the trainer of sanac:tiny filled, with --control too. Of one with no more than
+shallow-model, the rows that are known are kept, and sanac:tiny is judged again beside its own. A run of N steps has a
+schedule of N steps, so that each is judged at its end; the loss is of the averaged weights, on scenes and noise that no
+training saw, the same for all. Runs are continued if stopped. Writes docs/results/growth.json and its chart.
 """
 
 import json
@@ -36,12 +37,12 @@ BATCHES, FRESH, SEED = 64, 4096, 99  # of scenes that training never saw
 SMOOTH = 8  # logged means of 25 steps
 
 
-def grown(folder: Path, init: str, steps: int) -> Path:
-    """The model before growth, grown one way and trained on; its pipeline."""
+def grown(folder: Path, init: str, steps: int, rate: float) -> tuple[Path, Path]:
+    """The model before growth, grown one way and trained on: where it was, and its pipeline."""
     recipe, shallow, start = Recipe(), folder / "shallow-model", folder / "growth" / f"{init}-start"
-    run, out = folder / "growth" / f"{init}-{steps}", folder / "growth" / f"{init}-{steps}-model"
+    run, out = (folder / "growth" / f"{init}-{steps}-{rate:g}{end}" for end in ("", "-model"))
     if out.is_dir():
-        return out
+        return run, out
     preserve = recipe.preserved if init == "partial" else None
     job = decide_growth(
         open_model(locate(str(shallow))),
@@ -56,10 +57,10 @@ def grown(folder: Path, init: str, steps: int) -> Path:
     words = Captions(pipeline.tokenizer, pipeline.text_encoder.requires_grad_(requires_grad=False))
     data = encode_scenes(pipeline.vae, SCENES, recipe.seed, folder / "latents.safetensors", Lines())
     transformer = SanaTransformer2DModel.from_pretrained(start, subfolder="transformer")
-    learn(transformer, words, data, settings(recipe, steps, recipe.rate), run, Lines(), compiled=False)
+    learn(transformer, words, data, settings(recipe, steps, rate), run, Lines(), compiled=False)
     pipeline.transformer = transformer.bfloat16()
     pipeline.save_pretrained(out)
-    return out
+    return run, out
 
 
 def losses(folder: Path, model: Path) -> list[float]:
@@ -105,24 +106,30 @@ def chart(runs: dict[str, dict[str, Any]], path: Path) -> None:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True))
-@click.option("--run", "wanted", multiple=True, metavar="INIT:STEPS", help="A way of growing, and how long to train.")
+@click.option("--run", "wanted", multiple=True, metavar="INIT:STEPS[:RATE]", help="How to grow, and train.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs"), show_default=True)
 def main(folder: Path, wanted: tuple[str, ...], out: Path) -> None:
     """Train what is asked for and not there; judge; print the table and the verdicts."""
     torch.set_num_threads(1)
-    recipe = Recipe()
+    recipe, journal = Recipe(), out / "results" / "growth.json"
+    before = json.loads(journal.read_text()) if journal.is_file() else {"machine": machine(), "runs": {}}
+    runs: dict[str, dict[str, Any]] = before["runs"]
     places = {
         f"from scratch, {recipe.control_steps}": (recipe.control_steps, folder / "control", folder / "control-model"),
         f"partial, {recipe.deep_steps}": (recipe.deep_steps, folder / "deep", folder / "model"),
     }
-    for init, _, steps in (word.partition(":") for word in wanted):
-        model = grown(folder, init, int(steps))
-        places[f"{init}, {steps}"] = (int(steps), folder / "growth" / f"{init}-{steps}", model)
-    runs: dict[str, dict[str, Any]] = {}
+    places = {name: place for name, place in places.items() if place[2].is_dir() or name not in runs}
+    for init, steps, *rate in (word.split(":") for word in wanted):
+        name = f"{init}, {steps}" + "".join(f", rate {word}" for word in rate)
+        places[name] = (int(steps), *grown(folder, init, int(steps), float(rate[0]) if rate else recipe.rate))
     for name, (steps, place, model) in places.items():
         found = losses(folder, model)
         runs[name] = {"steps": steps, "curve": curve(place), "loss": statistics.mean(found), "losses": found}
-    (out / "results" / "growth.json").write_text(json.dumps({"machine": machine(), "runs": runs}) + "\n")
+        runs[name]["machine"] = machine()
+    tiny = statistics.mean(losses(folder, locate("sanac:tiny").path))
+    known = runs[f"partial, {recipe.deep_steps}"]["loss"]
+    click.echo(f"sanac:tiny has a loss of {tiny:.6f} here, of {known:.6f} where its row was measured", err=True)
+    journal.write_text(json.dumps(before) + "\n")
     chart(runs, out / "pictures" / "growth.png")
     table(runs)
 
