@@ -39,6 +39,7 @@ def test_it_is_what_the_simulator_computes(sanac: Sanac, quantized: Callable[[st
     figures = {figure["name"]: figure["value"] for figure in found.json["figures"]}
     alike = "" if scheme in WEIGHTS_ONLY else ", rounded alike"
     assert figures[f"relative error, at worst{alike}"] < 2e-5
+    assert any("was told how it did" in note for note in found.json["notes"]) == (scheme in GIVEN)
     graph, form = opened(folder), scheme.partition("-")[0]
     onnx.checker.check_model(folder / "transformer" / "model.onnx", full_check=True)
     stored = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == KINDS[form] and tensor.dims}

@@ -9,11 +9,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from sanac.cli.verify import _why
 from sanac.core.locate import locate
 from sanac.core.model import Model, open_model
 from sanac.verify.graphs import UNSEEN
 from sanac.verify.parity import Gave, Inputs, Parity, compare
 from sanac.verify.sides import OnnxSide, TorchSide
+from sanac.verify.whole import Verified
 
 LIMIT = 1e-4
 LAYER = "/transformer_blocks/1/attn1/to_v"  # queries are normed: their scale is nothing to them
@@ -143,6 +145,12 @@ def test_faults_are_found(quantized: Quantized, scheme: str, fault: Change, limi
         assert not found.otherwise
     elif limit == LIMIT or fault is not_whole:
         assert found.otherwise[0].removeprefix("transformer_blocks.1.attn1.") in {"to_v.weight", "to_out.0.weight"}
+
+
+def test_people_are_told_where(quantized: Quantized) -> None:
+    found = _why(Verified(verified(quantized("int8"), restored_by_another_scale), (), (), {}))
+    layer = "transformer_blocks.1.attn1.to_out.0.weight"
+    assert found == f"they part at block 1; rounded otherwise: what {layer} is multiplied by"
 
 
 def test_a_limit_that_would_pass(quantized: Quantized) -> None:
