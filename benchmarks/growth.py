@@ -1,16 +1,22 @@
 """Whether growing pays: how near to the loss of a model from scratch grown ones come in fewer steps.
 
-python benchmarks/growth.py build/tiny --run partial:1300 --run cyclic:1300 --run replicate:1300
+python benchmarks/growth.py build/growth --run scratch:3250 --run cyclic:1300 --run cyclic:1300:0.004:4500:0.004
 
-The folder is the one that the trainer of sanac:tiny filled, with --control too. Of one with no more than
-shallow-model, the rows that are known are kept, and sanac:tiny is judged again beside its own. A run of N steps has a
-schedule of N steps, so that each is judged at its end; the loss is of the averaged weights, on scenes and noise that no
-training saw, the same for all. Runs are continued if stopped. Writes docs/results/growth.json and its chart.
+The folder keeps what is trained; runs are continued if stopped. A run is how blocks begin (partial, of which all but
+the last two of the source's blocks are kept, or partial6, of which six are; cyclic; replicate; scratch), its steps and
+peak rate, and the steps and peak rate of the six blocks that it grows from; sanac:tiny's, where none are given. A run
+of N steps has a schedule of N steps, so that each is judged at its end: the loss is of the averaged weights, on scenes
+and noise that no training saw, the same for all. Choices are made on some scenes; --test judges on others. Compares
+with the best run from scratch among those named. Writes docs/results/growth.json and a chart.
 """
 
 import json
+import re
 import statistics
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -26,52 +32,130 @@ from sanac.core.talk import SILENCE
 from sanac.finetune.loop import generator_for
 from sanac.finetune.task import FlowTask
 from sanac.grow.depth import decide_growth
-from sanac.tiny.data import encode_scenes
+from sanac.tiny.build import save, transformer
+from sanac.tiny.data import Latents, encode_scenes
 from sanac.tiny.text import Captions
 from sanac.tiny.train import SCENES, Lines, Recipe, learn, settings
 
 mpl.use("Agg")
 
 TARGET = 0.4  # of the steps from scratch
-BATCHES, FRESH, SEED = 64, 4096, 99  # of scenes that training never saw
+BATCHES, FRESH = 64, 4096
+SEEDS = {"tuning": 99, "test": 100}  # of scenes that training never saw
 SMOOTH = 8  # logged means of 25 steps
+RECIPE = Recipe()
+GIVEN = {
+    "scratch 3250 0.002": "benchmarks/control",
+    "partial 2000 0.002 of 2500 0.002": "sanac:tiny",
+}  # in the repository
 
 
-def grown(folder: Path, init: str, steps: int, rate: float) -> tuple[Path, Path]:
-    """The model before growth, grown one way and trained on: where it was, and its pipeline."""
-    recipe, shallow, start = Recipe(), folder / "shallow-model", folder / "growth" / f"{init}-start"
-    run, out = (folder / "growth" / f"{init}-{steps}-{rate:g}{end}" for end in ("", "-model"))
-    if out.is_dir():
-        return run, out
-    preserve = recipe.preserved if init == "partial" else None
-    job = decide_growth(
-        open_model(locate(str(shallow))),
-        recipe.deep,
-        Writing(force=True),
-        init=init,
-        preserve=preserve,
-        seed=recipe.seed,
-    )
-    execute(job, start, SILENCE)
-    pipeline = SanaPipeline.from_pretrained(shallow)
-    words = Captions(pipeline.tokenizer, pipeline.text_encoder.requires_grad_(requires_grad=False))
-    data = encode_scenes(pipeline.vae, SCENES, recipe.seed, folder / "latents.safetensors", Lines())
-    transformer = SanaTransformer2DModel.from_pretrained(start, subfolder="transformer")
-    learn(transformer, words, data, settings(recipe, steps, rate), run, Lines(), compiled=False)
-    pipeline.transformer = transformer.bfloat16()
-    pipeline.save_pretrained(out)
-    return run, out
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a model came to be: how its blocks began, and how it was trained."""
+
+    init: str
+    steps: int
+    rate: float = RECIPE.rate
+    source: "Way | None" = None  # the six blocks that it grew from
+    depth: int = RECIPE.deep
+
+    @classmethod
+    def read(cls, word: str) -> "Way":
+        """INIT:STEPS[:RATE[:SOURCE[:RATE]]]."""
+        init, *numbers = word.split(":")
+        given = [RECIPE.deep_steps, RECIPE.rate, RECIPE.shallow_steps, RECIPE.rate]
+        steps, rate, grows, first = [float(number) for number in numbers] + given[len(numbers) :]
+        source = Way("scratch", int(grows), first, depth=RECIPE.shallow)
+        return cls(init, int(steps), rate, None if init == "scratch" else source)
+
+    @property
+    def name(self) -> str:
+        """As in the table, and in the folder."""
+        blocks = f" {self.depth}" if self.depth < RECIPE.deep else ""
+        grown = f" of {self.source.steps} {self.source.rate:g}" if self.source else ""
+        return f"{self.init}{blocks} {self.steps} {self.rate:g}{grown}"
+
+    @property
+    def compute(self) -> float:
+        """In steps of twelve blocks, its source's with it."""
+        return self.steps * self.depth / RECIPE.deep + (self.source.compute if self.source else 0)
 
 
-def losses(folder: Path, model: Path) -> list[float]:
-    """Of each fresh batch."""
-    pipeline = SanaPipeline.from_pretrained(folder / "shallow-model")
-    words = Captions(pipeline.tokenizer, pipeline.text_encoder)
-    data = encode_scenes(pipeline.vae, FRESH, SEED, folder / "fresh-latents.safetensors", Lines())
-    transformer = SanaTransformer2DModel.from_pretrained(model, subfolder="transformer").bfloat16().float().eval()
-    task = FlowTask(transformer, words, data)
-    with torch.no_grad():
-        return [float(task.loss(generator_for(SEED, number))) for number in range(BATCHES)]
+class Bench:
+    """The folder, and what all that is trained in it shares."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def tiny(self) -> SanaPipeline:
+        """Its autoencoder, text encoder and tokenizer are everybody's."""
+        pipeline = SanaPipeline.from_pretrained(locate("sanac:tiny").path)
+        pipeline.text_encoder.requires_grad_(requires_grad=False)
+        pipeline.vae.float()
+        return pipeline
+
+    @cached_property
+    def words(self) -> Captions:
+        """What encodes captions."""
+        return Captions(self.tiny.tokenizer, self.tiny.text_encoder)
+
+    def scenes(self, count: int, seed: int, name: str) -> Latents:
+        """Drawn and encoded once."""
+        return encode_scenes(self.tiny.vae, count, seed, self.folder / f"{name}.safetensors", Lines())
+
+    def model(self, way: Way) -> Path:
+        """Trained if it is not there."""
+        if way.name in GIVEN:
+            return locate(GIVEN[way.name]).path
+        out = self.folder / way.name.replace(" ", "-")
+        if not out.is_dir():
+            net = self.begun(way)
+            data, plan = self.scenes(SCENES, RECIPE.seed, "latents"), settings(RECIPE, way.steps, way.rate)
+            learn(net, self.words, data, plan, self.run(way), Lines(), compiled=False)
+            pipeline = SanaPipeline(**(self.tiny.components | {"transformer": net.bfloat16()}))
+            partial = out.with_name(f"{out.name}.partial")
+            save(pipeline, partial)
+            partial.rename(out)
+        return out
+
+    def run(self, way: Way) -> Path:
+        """Where its training is logged."""
+        return self.folder / "runs" / way.name.replace(" ", "-")
+
+    def begun(self, way: Way) -> SanaTransformer2DModel:
+        """As it is before its first step."""
+        if not way.source:
+            torch.manual_seed(RECIPE.seed)
+            return transformer(way.depth)
+        source = self.model(way.source)
+        kept = re.fullmatch(r"partial(\d*)", way.init)
+        preserve = int(kept[1] or RECIPE.preserved) if kept else None
+        init = "partial" if kept else way.init
+        whole = open_model(locate(str(source)))
+        job = decide_growth(whole, RECIPE.deep, Writing(), init=init, preserve=preserve, seed=RECIPE.seed)
+        with TemporaryDirectory(dir=self.folder) as place:
+            execute(job, Path(place) / "grown", SILENCE)
+            return SanaTransformer2DModel.from_pretrained(Path(place) / "grown", subfolder="transformer")
+
+    def losses(self, model: Path, which: str) -> list[float]:
+        """Of each fresh batch."""
+        data = self.scenes(FRESH, SEEDS[which], f"{which}-latents")
+        net = SanaTransformer2DModel.from_pretrained(model, subfolder="transformer").bfloat16().float().eval()
+        task = FlowTask(net, self.words, data)
+        with torch.no_grad():
+            return [float(task.loss(generator_for(SEEDS[which], number))) for number in range(BATCHES)]
+
+    def judged(self, way: Way, kinds: tuple[str, ...], known: dict[str, Any]) -> dict[str, Any]:
+        """Its row; what was judged before is not judged again."""
+        model = self.model(way)
+        row = {"steps": way.steps, "compute": way.compute} | known
+        if way.name not in GIVEN:
+            row["curve"] = curve(self.run(way))
+        missing = {kind: self.losses(model, kind) for kind in kinds if kind not in known}
+        return row | missing | ({"judged on": machine()} if missing else {})
 
 
 def difference(one: list[float], other: list[float]) -> tuple[float, float]:
@@ -88,61 +172,54 @@ def curve(run: Path) -> list[tuple[int, float]]:
     return [(group[-1][0], sum(loss for _, loss in group) / SMOOTH) for group in groups]
 
 
-def chart(runs: dict[str, dict[str, Any]], path: Path) -> None:
+def chart(runs: dict[str, dict[str, Any]], kind: str, path: Path) -> None:
     """Training's loss by step, and where each run ended on fresh scenes."""
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for number, (name, run) in enumerate(runs.items()):
         axes.plot(*zip(*run["curve"], strict=True), color=f"C{number}", label=name)
-        axes.plot(run["steps"], run["loss"], "o", color=f"C{number}")
+        axes.plot(run["steps"], statistics.mean(run[kind]), "o", color=f"C{number}")
     title = "dots: averaged weights, on scenes that no training saw"
-    axes.set(xlabel="steps of 12 blocks", ylabel="loss", ylim=(0.4, 1.0), title=title)
+    axes.set(xlabel="steps of 12 blocks", ylabel="loss", ylim=(0.47, 0.8), title=title)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-@click.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True))
-@click.option("--run", "wanted", multiple=True, metavar="INIT:STEPS[:RATE]", help="How to grow, and train.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs"), show_default=True)
-def main(folder: Path, wanted: tuple[str, ...], out: Path) -> None:
-    """Train what is asked for and not there; judge; print the table and the verdicts."""
-    torch.set_num_threads(1)
-    recipe, journal = Recipe(), out / "results" / "growth.json"
-    before = json.loads(journal.read_text()) if journal.is_file() else {"machine": machine(), "runs": {}}
-    runs: dict[str, dict[str, Any]] = before["runs"]
-    places = {
-        f"from scratch, {recipe.control_steps}": (recipe.control_steps, folder / "control", folder / "control-model"),
-        f"partial, {recipe.deep_steps}": (recipe.deep_steps, folder / "deep", folder / "model"),
-    }
-    places = {name: place for name, place in places.items() if place[2].is_dir() or name not in runs}
-    for init, steps, *rate in (word.split(":") for word in wanted):
-        name = f"{init}, {steps}" + "".join(f", rate {word}" for word in rate)
-        places[name] = (int(steps), *grown(folder, init, int(steps), float(rate[0]) if rate else recipe.rate))
-    for name, (steps, place, model) in places.items():
-        found = losses(folder, model)
-        runs[name] = {"steps": steps, "curve": curve(place), "loss": statistics.mean(found), "losses": found}
-        runs[name]["machine"] = machine()
-    tiny = statistics.mean(losses(folder, locate("sanac:tiny").path))
-    known = runs[f"partial, {recipe.deep_steps}"]["loss"]
-    click.echo(f"sanac:tiny has a loss of {tiny:.6f} here, of {known:.6f} where its row was measured", err=True)
-    journal.write_text(json.dumps(before) + "\n")
-    chart(runs, out / "pictures" / "growth.png")
-    table(runs)
-
-
-def table(runs: dict[str, dict[str, Any]]) -> None:
-    """Each run beside the one from scratch, which comes first."""
-    base = next(iter(runs.values()))
-    click.echo("| run | steps | share | loss on fresh scenes | minus from scratch | |\n|" + "---|" * 6)
+def table(runs: dict[str, dict[str, Any]], base: dict[str, Any], kind: str) -> None:
+    """Each run beside the one from scratch."""
+    click.echo("| run | steps | share | all compute | loss | minus from scratch | |\n|" + "---|" * 7)
     for name, run in runs.items():
-        share, (apart, reach) = run["steps"] / base["steps"], difference(run["losses"], base["losses"])
+        share, (apart, reach) = run["steps"] / base["steps"], difference(run[kind], base[kind])
+        cells = [name, f"{run['steps']:,}", f"{share:.0%}", f"{run['compute'] / base['compute']:.0%}"]
+        cells += [f"{statistics.mean(run[kind]):.4f}", "" if run is base else f"{apart:+.4f} ± {reach:.4f}"]
         met = "met" if apart <= 0 and share <= TARGET else "**not met**"
-        cells = (name, f"{run['steps']:,}", f"{share:.0%}", f"{run['loss']:.4f}", f"{apart:+.4f} ± {reach:.4f}")
-        click.echo(f"| {' | '.join(cells)} | {'' if run is base else met} |")
+        click.echo(f"| {' | '.join(cells)} | {'' if name.startswith('scratch') else met} |")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--run", "wanted", multiple=True, metavar="INIT:STEPS[:RATE[:SOURCE[:RATE]]]", help="How to grow, and train."
+)
+@click.option("--test", is_flag=True, help="On the scenes that no choice was made by.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs"), show_default=True)
+def main(folder: Path, wanted: tuple[str, ...], out: Path, *, test: bool) -> None:
+    """Train what is asked for and not there; judge it, and what it grew from; print the table and the verdicts."""
+    torch.set_num_threads(1)
+    bench, journal = Bench(folder), out / "results" / "growth.json"
+    runs: dict[str, dict[str, Any]] = json.loads(journal.read_text()) if journal.is_file() else {}
+    ways, kinds = dict.fromkeys(Way.read(word) for word in wanted), ("tuning", "test") if test else ("tuning",)
+    sources = dict.fromkeys(way.source for way in ways if way.source)
+    for way in [*sources, *ways]:
+        runs[way.name] = bench.judged(way, kinds, runs.get(way.name, {}))
+    journal.write_text(json.dumps(runs) + "\n")
+    deep, shallow = ({way.name: runs[way.name] for way in some} for some in (ways, sources))
+    base = min((deep[way.name] for way in ways if not way.source), key=lambda run: statistics.mean(run["tuning"]))
+    chart(deep, kinds[-1], out / "pictures" / f"growth-{base['steps']}.png")
+    table(deep | shallow, base, kinds[-1])
 
 
 if __name__ == "__main__":
