@@ -212,6 +212,8 @@ def main(folder: Path, wanted: tuple[str, ...], out: Path, *, test: bool) -> Non
     bench, journal = Bench(folder), out / "results" / "growth.json"
     runs: dict[str, dict[str, Any]] = json.loads(journal.read_text()) if journal.is_file() else {}
     ways, kinds = dict.fromkeys(Way.read(word) for word in wanted), ("tuning", "test") if test else ("tuning",)
+    if all(way.source for way in ways):
+        raise click.UsageError("name a run from scratch, too, to compare with: --run scratch:3250")
     sources = dict.fromkeys(way.source for way in ways if way.source)
     for way in [*sources, *ways]:
         runs[way.name] = bench.judged(way, kinds, runs.get(way.name, {}))
