@@ -44,10 +44,7 @@ BATCHES, FRESH = 64, 4096
 SEEDS = {"tuning": 99, "test": 100}  # of scenes that training never saw
 SMOOTH = 8  # logged means of 25 steps
 RECIPE = Recipe()
-GIVEN = {
-    "scratch 3250 0.002": "benchmarks/control",
-    "partial 2000 0.002 of 2500 0.002": "sanac:tiny",
-}  # in the repository
+GIVEN = {"scratch 3250 0.002": "benchmarks/control", "partial 2000 0.002 of 2500 0.002": "sanac:tiny"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +104,7 @@ class Bench:
         return encode_scenes(self.tiny.vae, count, seed, self.folder / f"{name}.safetensors", Lines())
 
     def model(self, way: Way) -> Path:
-        """Trained if it is not there."""
+        """In the repository, or trained if it is not there."""
         if way.name in GIVEN:
             return locate(GIVEN[way.name]).path
         out = self.folder / way.name.replace(" ", "-")
@@ -149,13 +146,11 @@ class Bench:
             return [float(task.loss(generator_for(SEEDS[which], number))) for number in range(BATCHES)]
 
     def judged(self, way: Way, kinds: tuple[str, ...], known: dict[str, Any]) -> dict[str, Any]:
-        """Its row; what was judged before is not judged again."""
+        """Its row. Of what was trained elsewhere, the curve is known from there."""
         model = self.model(way)
-        row = {"steps": way.steps, "compute": way.compute} | known
-        if way.name not in GIVEN:
-            row["curve"] = curve(self.run(way))
-        missing = {kind: self.losses(model, kind) for kind in kinds if kind not in known}
-        return row | missing | ({"judged on": machine()} if missing else {})
+        row = {"steps": way.steps, "compute": way.compute, "judged on": machine()}
+        trained = {} if way.name in GIVEN else {"curve": curve(self.run(way))}
+        return known | row | trained | {kind: self.losses(model, kind) for kind in kinds}
 
 
 def difference(one: list[float], other: list[float]) -> tuple[float, float]:
@@ -178,8 +173,8 @@ def chart(runs: dict[str, dict[str, Any]], kind: str, path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for number, (name, run) in enumerate(runs.items()):
-        axes.plot(*zip(*run["curve"], strict=True), color=f"C{number}", label=name)
-        axes.plot(run["steps"], statistics.mean(run[kind]), "o", color=f"C{number}")
+        axes.plot(*zip(*run.get("curve", []), strict=True), color=f"C{number}")
+        axes.plot(run["steps"], statistics.mean(run[kind]), "o", color=f"C{number}", label=name)
     title = "dots: averaged weights, on scenes that no training saw"
     axes.set(xlabel="steps of 12 blocks", ylabel="loss", ylim=(0.47, 0.8), title=title)
     axes.grid(alpha=0.3)
