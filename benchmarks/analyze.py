@@ -24,15 +24,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measure import machine, measure, refuse_if_busy, remove, workplace
 from benchmarks.synthetic import SANA_4_8B, write_transformer
-from sanac.core import jsonfile
-from sanac.core.locate import locate
-from sanac.core.model import Model, open_model
+from sanac.core import json_files
+from sanac.core.artifact.model import Model, open_model
+from sanac.core.checkpoint.locate import locate
 from sanac.core.units import bytes_text
-from sanac.nn.brought import write_captions
-from sanac.nn.captions import Captions
-from sanac.nn.surroundings import sampler, scheduler_of
-from sanac.nn.trajectory import Sampling, sample
-from sanac.nn.weights import Blocks
+from sanac.nn.calibration.sampling import SamplerSettings, sample
+from sanac.nn.calibration.tensor_files import write_captions
+from sanac.nn.calibration.text_encoding import EncodedPrompts
+from sanac.nn.pipeline_config import sampler, scheduler_of
+from sanac.nn.streaming import Blocks
 
 SIDE = 8  # of the latents
 TOKENS = 300  # of a caption, as the pipeline pads it
@@ -47,17 +47,17 @@ def synthetic(folder: Path, blocks: int, width: int, side: int = SIDE) -> Model:
     """A checkpoint of SANA's shape, with latents of so many rows."""
     sizes = {"blocks": blocks, "width": width, "hidden": width * 5 // 2, "cross_width": width}
     write_transformer(folder, dataclasses.replace(SANA_4_8B, **sizes))
-    config = jsonfile.read_object(folder / "config.json")
-    (folder / "config.json").write_bytes(jsonfile.pretty(config | {"sample_size": side}))
+    config = json_files.read_object(folder / "config.json")
+    (folder / "config.json").write_bytes(json_files.pretty(config | {"sample_size": side}))
     return open_model(locate(str(folder)))
 
 
-def captions(prompts: int) -> Captions:
+def captions(prompts: int) -> EncodedPrompts:
     """Made-up embeddings in the text encoder's dtype."""
     generator, width = torch.Generator().manual_seed(0), SANA_4_8B.caption_channels
     made = torch.randn(prompts, TOKENS, width, generator=generator).to(torch.bfloat16)
     one = torch.ones(1, 1, dtype=torch.int64)
-    return Captions(made, torch.ones(prompts, TOKENS, dtype=torch.int64), made[:1, :1].clone(), one)
+    return EncodedPrompts(made, torch.ones(prompts, TOKENS, dtype=torch.int64), made[:1, :1].clone(), one)
 
 
 def peak(folder: Path, blocks: int, width: int, prompts: int) -> dict[str, Any]:
@@ -89,11 +89,16 @@ def limited(folder: Path) -> dict[str, Any]:
     return {"blocks": 4, "width": SMALL, "checkpoint": model.weights.size, **found}
 
 
-def sweep(weights: Blocks, given: Captions) -> float:
+def sweep(weights: Blocks, given: EncodedPrompts) -> float:
     """Seconds that one step of the sampler takes."""
     model = weights.model
     steps = sample(
-        weights, sampler(scheduler_of(model)), given, Sampling(1, side=SIDE), lambda *_: None, model.transformer.config
+        weights,
+        sampler(scheduler_of(model)),
+        given,
+        SamplerSettings(1, side=SIDE),
+        lambda *_: None,
+        model.transformer.config,
     )
     since = time.perf_counter()
     with torch.no_grad():

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.analyze import SIDE, captions, synthetic
 from benchmarks.measure import machine, measure, workplace
-from sanac.core.copying import digest_file
+from sanac.core.file_copy import digest_file
 from sanac.core.units import bytes_text
-from sanac.nn.brought import write_captions
+from sanac.nn.calibration.tensor_files import write_captions
 
 RESULT = Path("docs/results/calibration.json")
 MEMORY = 3e9  # target

@@ -20,13 +20,13 @@ _SANAC = [sys.executable, "-m", "sanac"]
 _COPY_ONLY = """
 import sys
 from pathlib import Path
-from sanac.core.execute import Writing
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.core.stage import open_stage
-from sanac.core.talk import SILENCE
-from sanac.core.writer import write_weights
-from sanac.prune.manual import decide_keep
+from sanac.core.write.executor import Writing
+from sanac.core.checkpoint.locate import locate
+from sanac.core.artifact.model import open_model
+from sanac.core.artifact.staging import open_stage
+from sanac.core.progress import SILENCE
+from sanac.core.write.safetensors_writer import write_weights
+from sanac.prune.keep_list import decide_keep
 source, out, keep = sys.argv[1:]
 job = decide_keep(open_model(locate(source)), keep, Writing())
 with open_stage(Path(out), job.key, fresh=True) as stage:

@@ -17,17 +17,18 @@ import numpy as np
 import torch
 from measure import machine, workplace
 
-from sanac.core.execute import Writing, execute
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.core.talk import SILENCE
-from sanac.nn.asked import Wanted
-from sanac.nn.calibrate import calibration
-from sanac.nn.states import Share
-from sanac.prune.choose import SEARCHED
-from sanac.prune.manual import decide_keep
-from sanac.runtime.pipeline import Sampling, open_painter
-from sanac.verify.shapes import evaluate
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.progress import NULL_REPORTER
+from sanac.core.write.executor import write_partial
+from sanac.core.write.job import WriteOptions
+from sanac.nn.calibration.job import calibration
+from sanac.nn.calibration.settings import CalibrationSettings
+from sanac.nn.calibration.states import SweepBatch
+from sanac.prune.keep_list import plan_keep
+from sanac.prune.search_job import SEARCHED
+from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.verify.shapes_suite import evaluate
 
 OLD, BLOCKS, DRAWN, IMAGES = 4, 12, 28, 256
 RESULT = Path("docs/results/choices.json")
@@ -42,18 +43,18 @@ def subsets(depth: int) -> list[tuple[int, ...]]:
 
 def errors(choices: list[tuple[int, ...]]) -> dict[str, list[float]]:
     """Each subset's error at each timestep, where a search looks, with all timesteps."""
-    states = calibration(open_model(locate("sanac:tiny")), Wanted(num_prompts=SEARCHED), every=1)
+    states = calibration(open_model(locate("sanac:tiny")), CalibrationSettings(num_prompts=SEARCHED), every=1)
     with torch.no_grad():
-        found = states.whole().errors(choices, Share.of(500_000_000, states.state_bytes, len(choices)))
+        found = states.whole().errors(choices, SweepBatch.of(500_000_000, states.state_bytes, len(choices)))
     return {str(kept): error.mean(dim=1).tolist() for kept, error in found.items()}
 
 
 def score(kept: tuple[int, ...], work: Path) -> dict[str, Any]:
     """Painted and judged on tuning prompts."""
-    job = decide_keep(open_model(locate("sanac:tiny")), ",".join(map(str, kept)), Writing(force=True))
-    execute(job, work / "pruned", SILENCE)
-    painter = open_painter(open_model(locate(str(work / "pruned"))), "cpu")
-    found = evaluate(painter, IMAGES, Sampling(batch=32), 0, "tune", SILENCE)
+    job = plan_keep(open_model(locate("sanac:tiny")), ",".join(map(str, kept)), WriteOptions(force=True))
+    write_partial(job, work / "pruned", NULL_REPORTER)
+    painter = open_generator(open_model(locate(str(work / "pruned"))), "cpu")
+    found = evaluate(painter, IMAGES, GenerationSettings(batch=32), 0, "tune", NULL_REPORTER)
     return {"kept": list(kept), "score": found.to_json()["overall"]["value"], "frechet": found.distance.frechet}
 
 

@@ -61,8 +61,8 @@ def _check_torch(pth: Path, source: Path) -> None:
 
 def _check_tensors(before: Path, after: Path) -> None:
     """Every tensor has the same bytes, whatever their order in the file."""
-    from sanac.core.copying import digest_file
-    from sanac.core.header import read_header
+    from sanac.core.file_copy import digest_file
+    from sanac.core.safetensors_header import read_header
 
     left, right = read_header(before).tensors, read_header(after).tensors
     assert left.keys() == right.keys()

@@ -11,14 +11,15 @@ import matplotlib as mpl
 from judged import answers_of, scores_of
 from measure import machine, workplace
 
-from sanac.core.execute import Writing, execute
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.core.talk import SILENCE
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.progress import NULL_REPORTER
+from sanac.core.write.executor import write_partial
+from sanac.core.write.job import WriteOptions
 from sanac.judge.intervals import paired_difference
-from sanac.prune.manual import decide_keep
-from sanac.runtime.pipeline import Sampling, open_painter
-from sanac.verify.shapes import evaluate
+from sanac.prune.keep_list import plan_keep
+from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.verify.shapes_suite import evaluate
 
 mpl.use("Agg")
 
@@ -35,10 +36,10 @@ def cell(model: str, depth: int, images: int, work: Path) -> dict:
     opened = open_model(locate(model))
     kept = evenly(opened.architecture.blocks, depth)
     if depth < opened.architecture.blocks:
-        job = decide_keep(opened, ",".join(map(str, kept)), Writing(force=True))
-        execute(job, work / "pruned", SILENCE)
+        job = plan_keep(opened, ",".join(map(str, kept)), WriteOptions(force=True))
+        write_partial(job, work / "pruned", NULL_REPORTER)
         opened = open_model(locate(str(work / "pruned")))
-    found = evaluate(open_painter(opened, "cpu"), images, Sampling(batch=32), 0, "test", SILENCE)
+    found = evaluate(open_generator(opened, "cpu"), images, GenerationSettings(batch=32), 0, "test", NULL_REPORTER)
     return {"depth": depth, "kept": list(kept), "answers": answers_of(found)} | found.to_json()
 
 

@@ -22,16 +22,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measure import machine, refuse_if_busy, remove, watched, workplace
 from benchmarks.synthetic import SANA_4_8B, write_transformer
-from sanac.core.locate import locate
-from sanac.core.model import open_model
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
 from sanac.core.units import bytes_text
-from sanac.export.engines import Asked, Engine, engines_of
-from sanac.export.job import Wanted, graphs_of
+from sanac.export.engine_plan import EngineBuild, EngineSettings, engines_of
+from sanac.export.job import ExportSettings, graphs_of
 
 DEPTHS, PLAIN = (20, 60), 20  # plainly built up to this depth: deeper ones don't fit
 RESULT = Path("docs/results/engines.json")
 COPIES, ROOM = 1.9, 24e9  # targets: anonymous memory by bytes of the engine at 20 blocks, all of it at 60
-_BUILDING = [sys.executable, "-P", "-m", "sanac.export.building"]
+_BUILDING = [sys.executable, "-P", "-m", "sanac.export.engine_builder"]
 _PLAIN = """
 import json, sys, tensorrt_rtx as trt
 task = json.load(sys.stdin)
@@ -50,11 +50,11 @@ open(task["out"], "wb").write(bytes(builder.build_serialized_network(network, co
 """
 
 
-def engine_of(artifact: Path) -> Engine:
+def engine_of(artifact: Path) -> EngineBuild:
     """What is to be built of an artifact that has its graph."""
     model = open_model(locate(str(artifact)))
-    asked = Asked(builder="rtx", capabilities=(89,), batch=(1, 1), size=(1024, 1024))
-    return engines_of(model, graphs_of(model, Wanted(("transformer",))), asked)[0]
+    asked = EngineSettings(builder="rtx", capabilities=(89,), batch=(1, 1), size=(1024, 1024))
+    return engines_of(model, graphs_of(model, ExportSettings(("transformer",))), asked)[0]
 
 
 def with_graph(folder: Path, blocks: int) -> Path:

@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measure import machine
 from benchmarks.quantize import FAKE, Bench, small
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.nn.quantize import unpack
-from sanac.nn.weights import map_quantized
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.nn.quant.weights import unpack
+from sanac.nn.streaming import map_quantized
 
 RESULT = Path("docs/results/fakequant.json")
 SEARCH, FIRST = "quantize {} --scheme int4-wo", "search"

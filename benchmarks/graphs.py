@@ -27,14 +27,14 @@ from quantize import small
 from synthetic import SANA_4_8B, write_transformer
 
 import sanac
-from sanac.core.header import read_header
-from sanac.core.locate import locate
-from sanac.core.model import open_model
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.safetensors_header import read_header
 from sanac.core.units import bytes_text
-from sanac.judge.similarity import psnr
-from sanac.verify.parity import apart, cases
-from sanac.verify.sides import TorchSide
-from sanac.verify.whole import PROMPTS
+from sanac.judge.image_metrics import psnr
+from sanac.verify.end_to_end import PROMPTS
+from sanac.verify.parity import cases, relative_error
+from sanac.verify.parity_backends import TorchBackend
 
 RESULT = Path("docs/results/graphs.json")
 SCHEMES = ("int8-wo", "int4-wo", "fp8-wo", "int8", "fp8", "int8-dynamic", "fp8-dynamic")
@@ -67,7 +67,7 @@ def apart_from_itself(folder: Path) -> list[float]:
 def velocities_apart(folder: Path) -> float:
     """The largest relative error between the simulator's velocity of a case, and of the same moved by a millionth."""
     model, asked = open_model(locate(str(folder))), cases()
-    side, given = TorchSide(model), [case.inputs(model.architecture) for case in asked]
+    side, given = TorchBackend(model), [case.inputs(model.architecture) for case in asked]
     wanted, found = side.ask(given), []
     for draw in range(DRAWS):
         generator = torch.Generator().manual_seed(draw)
@@ -80,7 +80,7 @@ def velocities_apart(folder: Path) -> float:
             }
             for inputs in given
         ]
-        found += [apart(one.velocity, own.velocity) for one, own in zip(side.ask(moved), wanted, strict=True)]
+        found += [relative_error(one.velocity, own.velocity) for one, own in zip(side.ask(moved), wanted, strict=True)]
     return max(found)
 
 

@@ -25,17 +25,18 @@ import torch
 from diffusers import SanaPipeline, SanaTransformer2DModel
 from measure import machine
 
-from sanac.core.execute import Writing, execute
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.core.talk import SILENCE
-from sanac.finetune.loop import generator_for
-from sanac.finetune.task import FlowTask
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.progress import NULL_REPORTER
+from sanac.core.write.executor import write_partial
+from sanac.core.write.job import WriteOptions
 from sanac.grow.depth import decide_growth
 from sanac.tiny.build import save, transformer
-from sanac.tiny.data import Latents, encode_scenes
-from sanac.tiny.text import Captions
+from sanac.tiny.data import SceneLatents, encode_scenes
+from sanac.tiny.text import CaptionEncoder
 from sanac.tiny.train import SCENES, Lines, Recipe, learn, settings
+from sanac.train.loop import generator_for
+from sanac.train.task import FlowTask
 
 mpl.use("Agg")
 
@@ -95,11 +96,11 @@ class Bench:
         return pipeline
 
     @cached_property
-    def words(self) -> Captions:
+    def words(self) -> CaptionEncoder:
         """What encodes captions."""
-        return Captions(self.tiny.tokenizer, self.tiny.text_encoder)
+        return CaptionEncoder(self.tiny.tokenizer, self.tiny.text_encoder)
 
-    def scenes(self, count: int, seed: int, name: str) -> Latents:
+    def scenes(self, count: int, seed: int, name: str) -> SceneLatents:
         """Drawn and encoded once."""
         return encode_scenes(self.tiny.vae, count, seed, self.folder / f"{name}.safetensors", Lines())
 
@@ -132,9 +133,9 @@ class Bench:
         preserve = int(kept[1] or RECIPE.preserved) if kept else None
         init = "partial" if kept else way.init
         whole = open_model(locate(str(source)))
-        job = decide_growth(whole, RECIPE.deep, Writing(), init=init, preserve=preserve, seed=RECIPE.seed)
+        job = decide_growth(whole, RECIPE.deep, WriteOptions(), init=init, preserve=preserve, seed=RECIPE.seed)
         with TemporaryDirectory(dir=self.folder) as place:
-            execute(job, Path(place) / "grown", SILENCE)
+            write_partial(job, Path(place) / "grown", NULL_REPORTER)
             return SanaTransformer2DModel.from_pretrained(Path(place) / "grown", subfolder="transformer")
 
     def losses(self, model: Path, which: str) -> list[float]:

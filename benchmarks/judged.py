@@ -8,7 +8,7 @@ from typing import Any
 from sanac.judge.intervals import PromptScore
 from sanac.judge.results import prompt_scores
 from sanac.shapes.prompts import suite
-from sanac.verify.shapes import Evaluation
+from sanac.verify.shapes_suite import Evaluation
 
 
 def answers_of(found: Evaluation) -> list[float]:

@@ -21,27 +21,23 @@ from depth import evenly
 from judged import answers_of, scores_of
 from measure import machine, workplace
 
-from sanac.core.execute import Surgery, Writing, execute
-from sanac.core.locate import locate
-from sanac.core.model import Model, open_model
-from sanac.core.talk import SILENCE
+from sanac.core.artifact.model import Model, open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.progress import NULL_REPORTER
+from sanac.core.write.executor import write_partial
+from sanac.core.write.job import ArtifactJob, WriteOptions
 from sanac.judge.intervals import PromptScore, paired_difference
-from sanac.nn.asked import Wanted
-from sanac.nn.calibrate import calibration
-from sanac.prune.chart import TITLES
-from sanac.prune.choose import (
-    Mending,
-    decide_searched,
-    find_blocks,
-    repair_states,
-    with_repair,
-)
-from sanac.prune.manual import decide_keep
-from sanac.prune.measure import measured
-from sanac.prune.select import Choice, decide_target
-from sanac.runtime.pipeline import Sampling, open_painter
+from sanac.nn.calibration.job import calibration
+from sanac.nn.calibration.settings import CalibrationSettings
+from sanac.prune.keep_list import plan_keep
+from sanac.prune.repair_job import RepairJob, repair_states, with_repair
+from sanac.prune.scoring import measured
+from sanac.prune.search_job import find_blocks, plan_searched
+from sanac.prune.selection import BlockSelection, plan_target
+from sanac.report.charts.scores import TITLES
+from sanac.runtime.pipeline import GenerationSettings, open_generator
 from sanac.shapes.prompts import suite
-from sanac.verify.shapes import evaluate
+from sanac.verify.shapes_suite import evaluate
 
 mpl.use("Agg")
 
@@ -79,33 +75,33 @@ def cells(blocks: int, many: int, few: int) -> list[Cell]:
     return sorted(found, key=lambda cell: (-cell.images, cell.method == "random", -cell.depth))
 
 
-def decide(model: Model, cell: Cell, work: Path) -> tuple[Surgery | None, dict[str, Any]]:
+def decide(model: Model, cell: Cell, work: Path) -> tuple[ArtifactJob | None, dict[str, Any]]:
     """The prune job of a cell, and what its repair reported."""
-    wanted, writing, blocks = Wanted(), Writing(force=True), model.architecture.blocks
+    wanted, writing, blocks = CalibrationSettings(), WriteOptions(force=True), model.architecture.blocks
     if cell.method == "whole":
         return None, {}
     if cell.method == "even":
-        return decide_keep(model, ",".join(map(str, evenly(blocks, cell.depth))), writing), {}
+        return plan_keep(model, ",".join(map(str, evenly(blocks, cell.depth))), writing), {}
     if cell.method == "random":
         kept = sorted(random.Random(f"{cell.depth} {cell.draw}").sample(range(blocks), cell.depth))
-        return decide_keep(model, ",".join(map(str, kept)), writing), {}
+        return plan_keep(model, ",".join(map(str, kept)), writing), {}
     if cell.method in SCORED:
-        scores = measured(model, Wanted(velocity=True), work, SILENCE)
-        return decide_target(model, Choice(cell.method, cell.depth), scores, writing), {}
-    choice = Choice("search", cell.depth)
-    job = decide_searched(model, choice, find_blocks(model, choice, wanted, work, SILENCE), writing)
+        scores = measured(model, CalibrationSettings(velocity=True), work, NULL_REPORTER)
+        return plan_target(model, BlockSelection(cell.method, cell.depth), scores, writing), {}
+    choice = BlockSelection("search", cell.depth)
+    job = plan_searched(model, choice, find_blocks(model, choice, wanted, work, NULL_REPORTER), writing)
     if cell.method == "search":
         return job, {}
-    states = repair_states(model, wanted, SILENCE)
-    mending = Mending(with_repair(job, states), states, work, yes=True)
-    mended = mending.mended(SILENCE)
+    states = repair_states(model, wanted, NULL_REPORTER)
+    mending = RepairJob(with_repair(job, states), states, work, yes=True)
+    mended = mending.mended(NULL_REPORTER)
     return mended, mending.report() or {}
 
 
-def velocity_error(model: Model, kept: tuple[int, ...], job: Surgery | None) -> float:
+def velocity_error(model: Model, kept: tuple[int, ...], job: ArtifactJob | None) -> float:
     """On tuning prompts and noises that nothing else here uses."""
     prompts = tuple(prompt.text for prompt in suite("tune", 24))
-    found = calibration(model, Wanted(num_prompts=len(prompts), seed=77), every=2)
+    found = calibration(model, CalibrationSettings(num_prompts=len(prompts), seed=77), every=2)
     found = replace(found, inputs=replace(found.inputs, prompts=prompts))
     shapes = {name: ref.shape for name, ref in model.weights.tensors.items()}
     added = job.additions if job else {}
@@ -126,9 +122,9 @@ def compute(model: Model, cell: Cell, known: Mapping[str, Any], work: Path) -> M
         return known
     click.echo(f"{cell.name}, {cell.images} images", err=True)
     if job is not None:
-        execute(job, work / "pruned", SILENCE)
+        write_partial(job, work / "pruned", NULL_REPORTER)
         opened = open_model(locate(str(work / "pruned")))
-    found = evaluate(open_painter(opened, "cpu"), cell.images, Sampling(batch=32), 0, "test", SILENCE)
+    found = evaluate(open_generator(opened, "cpu"), cell.images, GenerationSettings(batch=32), 0, "test", NULL_REPORTER)
     return {
         "how": how,
         "method": cell.method,
@@ -298,7 +294,7 @@ def journal(word: str, name: str, many: int, few: int) -> None:
     if known.get("identity") != identity:
         known = {"name": name, "identity": identity, "machine": machine(), "cells": {}}
     with workplace(None) as work:
-        scores = measured(model, Wanted(velocity=True), work, SILENCE).to_json()
+        scores = measured(model, CalibrationSettings(velocity=True), work, NULL_REPORTER).to_json()
         known["profiles"] = {name: scores["metrics"][name] for name in SCORED}
         for cell in cells(model.architecture.blocks, many, few):
             known["cells"][cell.name] = compute(model, cell, known["cells"].get(cell.name, {}), work)

@@ -23,23 +23,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measure import machine, refuse_if_busy, remove, watched, workplace
 from benchmarks.synthetic import SANA_4_8B, write_transformer
-from sanac.core import jsonfile
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.core.talk import SILENCE
+from sanac.core import json_files
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.progress import NULL_REPORTER
 from sanac.core.units import bytes_text
-from sanac.finetune.came import new_state
-from sanac.finetune.dataset import open_prepared
-from sanac.finetune.drawing import Drawing
-from sanac.finetune.loop import Settings, train
-from sanac.finetune.memory import Load, foresee
-from sanac.finetune.optimizers import OPTIMIZERS, make_optimizer
-from sanac.finetune.pairs import open_source
-from sanac.finetune.prepare import prepare
-from sanac.finetune.recovery import RecoveryTask
-from sanac.finetune.schedule import Schedule
-from sanac.nn.surroundings import latent_side
+from sanac.finetune.batches import BatchSampler
+from sanac.finetune.distillation import RecoveryTask
+from sanac.finetune.encode_dataset import prepare
+from sanac.finetune.encoded_dataset import open_prepared
+from sanac.finetune.image_text_data import open_source
+from sanac.nn.pipeline_config import latent_side
 from sanac.tiny.build import transformer
+from sanac.train.came import new_state
+from sanac.train.loop import Settings, train
+from sanac.train.memory import Load, estimate_memory
+from sanac.train.optimizers import OPTIMIZERS, make_optimizer
+from sanac.train.schedule import Schedule
 
 BYTES, SLOWER, APART, OFF = 1.02, 1.5, 0.02, 0.15  # targets
 DEPTHS = (4, 8, 16)  # of the models whose memory is measured, of SANA-0.6B's width
@@ -94,13 +94,13 @@ def losses(work: Path, _: int) -> dict[str, Any]:
     """A thousand steps of six new blocks of sanac:tiny's width on its own latents, with each optimizer."""
     tiny = open_model(locate("sanac:tiny"))
     source = open_source("shapes", scene_count=4096, seed=0)
-    folder = prepare(tiny, source, latent_side(tiny), work / "data", torch.device("cpu"), SILENCE)
+    folder = prepare(tiny, source, latent_side(tiny), work / "data", torch.device("cpu"), NULL_REPORTER)
     data, curves = open_prepared(folder, tiny.architecture), {}
     for name, rate in (("came", 1e-3), ("came8bit", 1e-3), ("adamw", 2e-3), ("adamw8bit", 2e-3)):
         torch.manual_seed(0)
-        task = RecoveryTask(transformer(6).train(), data, Drawing(32), {"flow": 1.0})
+        task = RecoveryTask(transformer(6).train(), data, BatchSampler(32), {"flow": 1.0})
         settings = Settings(Schedule(rate, 1000, warmup=100), optimizer=name, log_every=20)
-        train(task, settings, work / name, SILENCE)
+        train(task, settings, work / name, NULL_REPORTER)
         lines = [json.loads(line) for line in (work / name / "metrics.jsonl").read_text().splitlines()]
         curves[name] = [[line["step"], line["loss"]] for line in lines]
         click.echo(f"{name}: loss {curves[name][-1][1]:.4f}", err=True)
@@ -121,8 +121,8 @@ def memory(work: Path, _: int) -> dict[str, Any]:
     for depth in DEPTHS:
         folder = work / f"model-{depth}"
         write_transformer(folder, dataclasses.replace(SANA_4_8B, blocks=depth, **sizes))
-        config = jsonfile.read_object(folder / "config.json")
-        (folder / "config.json").write_bytes(jsonfile.pretty(config | {"sample_size": 16}))
+        config = json_files.read_object(folder / "config.json")
+        (folder / "config.json").write_bytes(json_files.pretty(config | {"sample_size": 16}))
         command = [sys.executable, "-m", "sanac", "finetune", str(folder), "--data", str(data), "--loss", "flow"]
         how = ["--steps", "2", "--batch", "4", "--device", "cpu", "--out", str(work / "out"), "--json"]
         run, printed = watched([*command, *how, "--workspace", str(work / "ws")])
@@ -145,7 +145,7 @@ def recipes(_: Path, __: int) -> dict[str, Any]:
     for blocks in (20, 30, 60):
         config = dataclasses.replace(SANA_4_8B, blocks=blocks).config()
         for way, (load, average) in ways.items():
-            said = foresee(config, load, "came8bit", average=average)
+            said = estimate_memory(config, load, "came8bit", average=average)
             found[f"{blocks} blocks, {way}"] = dataclasses.asdict(said) | {"total": said.total}
     return {"bytes": found}
 

@@ -34,19 +34,19 @@ from benchmarks.judged import answers_of, scores_of
 from benchmarks.measure import interleaved, machine, refuse_if_busy, remove, report, workplace
 from benchmarks.outliers import write_outliers
 from benchmarks.synthetic import write_transformer
-from sanac.core import jsonfile
-from sanac.core.locate import locate
-from sanac.core.model import Model, open_model
-from sanac.core.talk import SILENCE
+from sanac.core import json_files
+from sanac.core.artifact.model import Model, open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.progress import NULL_REPORTER
 from sanac.core.units import bytes_text
 from sanac.judge.intervals import Interval, paired_difference
-from sanac.nn.asked import Wanted
-from sanac.nn.calibrate import Calibration, calibration
-from sanac.nn.states import States
-from sanac.nn.weights import Blocks
-from sanac.runtime.pipeline import Sampling, open_painter
+from sanac.nn.calibration.job import Calibration, calibration
+from sanac.nn.calibration.settings import CalibrationSettings
+from sanac.nn.calibration.states import CalibrationStates
+from sanac.nn.streaming import Blocks
+from sanac.runtime.pipeline import GenerationSettings, open_generator
 from sanac.shapes.prompts import suite
-from sanac.verify.shapes import Evaluation, evaluate
+from sanac.verify.shapes_suite import Evaluation, evaluate
 
 mpl.use("Agg")
 
@@ -168,11 +168,11 @@ class Bench:
     def calibration(self) -> Calibration:
         """Tuning prompts, where this model's trajectories pass."""
         prompts = tuple(prompt.text for prompt in suite("tune", 24))
-        found = calibration(self.model, Wanted(num_prompts=len(prompts), seed=77), every=2)
+        found = calibration(self.model, CalibrationSettings(num_prompts=len(prompts), seed=77), every=2)
         return replace(found, inputs=replace(found.inputs, prompts=prompts))
 
     @cached_property
-    def states(self) -> States:
+    def states(self) -> CalibrationStates:
         """Those states, and the velocity there."""
         with torch.no_grad():
             return self.calibration.whole()
@@ -181,7 +181,7 @@ class Bench:
         """What the commands leave; what comes before the last is kept, as rows share it."""
         found = str(self.source)
         for command in commands:
-            out = self.work / jsonfile.key_of([command, found])[:8]
+            out = self.work / json_files.key_of([command, found])[:8]
             if out.is_dir() and command != commands[-1]:
                 found = str(out)
                 continue
@@ -213,7 +213,9 @@ class Bench:
 
     def painted(self, model: Model) -> Evaluation:
         """Test prompts, painted and judged."""
-        return evaluate(open_painter(model, "cpu"), self.images, Sampling(batch=32), 0, "test", SILENCE)
+        return evaluate(
+            open_generator(model, "cpu"), self.images, GenerationSettings(batch=32), 0, "test", NULL_REPORTER
+        )
 
     def velocity_error(self, model: Model) -> float:
         """Relative, of the guided velocity; with captions as this model's text encoder gives them."""

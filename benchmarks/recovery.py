@@ -25,28 +25,30 @@ from diffusers import SanaPipeline
 from judged import answers_of, scores_of
 from measure import machine
 
-from sanac.core.execute import Surgery, Writing, execute
-from sanac.core.locate import locate
-from sanac.core.model import Model, open_model
-from sanac.core.talk import SILENCE
-from sanac.finetune.job import Wanted, decide_recovery
-from sanac.finetune.loop import Watch
+from sanac.core.artifact.model import Model, open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.progress import NULL_REPORTER
+from sanac.core.write.executor import write_partial
+from sanac.core.write.job import ArtifactJob, WriteOptions
+from sanac.finetune.job import FinetuneSettings, plan_finetune
 from sanac.judge.intervals import PromptScore, paired_difference
-from sanac.nn.asked import Wanted as Measured
-from sanac.nn.calibrate import calibration
-from sanac.nn.weights import Blocks
-from sanac.prune.choose import Mending, decide_searched, find_blocks, repair_states, with_repair
-from sanac.prune.manual import decide_keep
-from sanac.prune.measure import measured
-from sanac.prune.select import Choice, decide_target
-from sanac.runtime.pipeline import Sampling, open_painter
+from sanac.nn.calibration.job import calibration
+from sanac.nn.calibration.settings import CalibrationSettings as Measured
+from sanac.nn.streaming import Blocks
+from sanac.prune.keep_list import plan_keep
+from sanac.prune.repair_job import RepairJob, repair_states, with_repair
+from sanac.prune.scoring import measured
+from sanac.prune.search_job import find_blocks, plan_searched
+from sanac.prune.selection import BlockSelection, plan_target
+from sanac.runtime.pipeline import GenerationSettings, open_generator
 from sanac.shapes.prompts import suite
 from sanac.tiny.build import save, transformer
 from sanac.tiny.data import encode_scenes
-from sanac.tiny.text import Captions
+from sanac.tiny.text import CaptionEncoder
 from sanac.tiny.train import SCENES as SCENES_OF_TINY
 from sanac.tiny.train import Lines, Recipe, learn, settings
-from sanac.verify.shapes import evaluate
+from sanac.train.loop import Callbacks
+from sanac.verify.shapes_suite import evaluate
 
 mpl.use("Agg")
 
@@ -130,7 +132,7 @@ class Bench:
             return self._from_nothing(start)
         out = self.work / f"{start.replace(' ', '-')}-{self.depth}"
         if not (out / "sanac.json").is_file():
-            execute(self._surgery(start), out, SILENCE)
+            write_partial(self._surgery(start), out, NULL_REPORTER)
         return open_model(locate(str(out)))
 
     def _from_nothing(self, start: str) -> Model:
@@ -140,7 +142,7 @@ class Bench:
             whole = recipe.shallow_steps * recipe.shallow + recipe.deep_steps * recipe.deep
             steps = whole // self.depth + 100 if start == SCRATCH else recipe.shallow_steps
             pipeline = SanaPipeline.from_pretrained(self.tiny.located.path)
-            words = Captions(pipeline.tokenizer, pipeline.text_encoder.requires_grad_(requires_grad=False))
+            words = CaptionEncoder(pipeline.tokenizer, pipeline.text_encoder.requires_grad_(requires_grad=False))
             vae = pipeline.vae.float()
             data = encode_scenes(vae, SCENES_OF_TINY, recipe.seed, self.work / "latents.safetensors", Lines())
             torch.manual_seed(recipe.seed)
@@ -150,27 +152,31 @@ class Bench:
             save(pipeline, place / "model")
         return open_model(locate(str(place / "model")))
 
-    def _surgery(self, start: str) -> Surgery:
-        writing, wanted, blocks = Writing(), Measured(yes=True), self.tiny.architecture.blocks
+    def _surgery(self, start: str) -> ArtifactJob:
+        writing, wanted, blocks = WriteOptions(), Measured(yes=True), self.tiny.architecture.blocks
         if start == "bi":
-            scores = measured(self.tiny, wanted, self.work, SILENCE)
-            return decide_target(self.tiny, Choice("bi", self.depth), scores, writing)
+            scores = measured(self.tiny, wanted, self.work, NULL_REPORTER)
+            return plan_target(self.tiny, BlockSelection("bi", self.depth), scores, writing)
         if start.startswith("random"):
             chosen = random.Random(f"{self.depth} {start}").sample(range(blocks), self.depth)
-            return decide_keep(self.tiny, ",".join(map(str, sorted(chosen))), writing)
-        choice = Choice("search", self.depth)
-        job = decide_searched(self.tiny, choice, find_blocks(self.tiny, choice, wanted, self.work, SILENCE), writing)
-        states = repair_states(self.tiny, wanted, SILENCE)
-        return Mending(with_repair(job, states), states, self.work, yes=True).mended(SILENCE)
+            return plan_keep(self.tiny, ",".join(map(str, sorted(chosen))), writing)
+        choice = BlockSelection("search", self.depth)
+        job = plan_searched(
+            self.tiny, choice, find_blocks(self.tiny, choice, wanted, self.work, NULL_REPORTER), writing
+        )
+        states = repair_states(self.tiny, wanted, NULL_REPORTER)
+        return RepairJob(with_repair(job, states), states, self.work, yes=True).mended(NULL_REPORTER)
 
-    def wanted(self, cell: Cell) -> Wanted:
+    def wanted(self, cell: Cell) -> FinetuneSettings:
         """How a cell is trained."""
         free = cell.loss == "data-free"
         data = None if free else "shapes"
         samples = PAINTED if free else SCENES
         rate = self.rates[cell.loss]
         losses = LOSSES[cell.loss]
-        wanted = Wanted(cell.steps, losses, rate=rate, data=data, data_free=free, samples=samples, teacher=self.tiny)
+        wanted = FinetuneSettings(
+            cell.steps, losses, rate=rate, data=data, data_free=free, samples=samples, teacher=self.tiny
+        )
         return replace(wanted, **VARIANTS[cell.variant])
 
     def trained(self, cell: Cell) -> Model:
@@ -178,17 +184,17 @@ class Bench:
         start = self.pruned(cell.start)
         if not cell.steps:
             return start
-        job = decide_recovery(start, self.wanted(cell), self.work, SILENCE)
+        job = plan_finetune(start, self.wanted(cell), self.work, NULL_REPORTER)
         out = self.work / "trained"
         shutil.rmtree(out, ignore_errors=True)
-        surgery = job.surgery(Writing())
-        execute(job.trained(surgery, SILENCE, Watch()), out, SILENCE)
+        surgery = job.surgery(WriteOptions())
+        write_partial(job.trained(surgery, NULL_REPORTER, Callbacks()), out, NULL_REPORTER)
         shutil.rmtree(job.folder(surgery))
         return open_model(locate(str(out)))
 
     def judge(self, model: Model, split: str, images: int) -> dict[str, Any]:
         """Painted, judged, and how far its velocity is from the whole model's."""
-        found = evaluate(open_painter(model, "cpu"), images, Sampling(batch=32), 0, split, SILENCE)
+        found = evaluate(open_generator(model, "cpu"), images, GenerationSettings(batch=32), 0, split, NULL_REPORTER)
         answers = {"answers": answers_of(found)} if split == "test" else {}
         return {"velocity_error": self.velocity_error(model), **answers, **found.to_json()}
 

@@ -22,10 +22,10 @@ import click
 import torch
 from measure import machine
 
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.nn.graphfile import GRAPH
-from sanac.runtime.onnx import installed, saturates
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.nn.onnx_files import GRAPH
+from sanac.runtime.onnx_session import installed, saturates
 from sanac.tiny.build import build, save, transformer
 from sanac.verify.parity import USUAL, Case
 

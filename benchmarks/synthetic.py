@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sanac.core import jsonfile
-from sanac.core.family import Architecture
-from sanac.core.writer import shard_names
+from sanac.core import json_files
+from sanac.core.family.architecture import Architecture
+from sanac.core.write.safetensors_writer import shard_names
 
 _POOL = 1 << 26
 SANA_4_8B = Architecture(
@@ -43,8 +43,8 @@ def write_transformer(
         weight_map |= {tensor: name for tensor, _ in part}
     if shards > 1:
         index_file = folder / "diffusion_pytorch_model.safetensors.index.json"
-        index_file.write_bytes(jsonfile.pretty({"metadata": {}, "weight_map": weight_map}))
-    (folder / "config.json").write_bytes(jsonfile.pretty(architecture.config()))
+        index_file.write_bytes(json_files.pretty({"metadata": {}, "weight_map": weight_map}))
+    (folder / "config.json").write_bytes(json_files.pretty(architecture.config()))
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
@@ -55,7 +55,7 @@ def _write_shard(path: Path, tensors: dict[str, tuple[int, ...]], pool: bytes) -
         end = position + 2 * int(np.prod(shape))
         entries[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [position, end]}
         position = end
-    head = jsonfile.canonical(entries)
+    head = json_files.canonical(entries)
     head += b" " * (-len(head) % 8)
     with path.open("wb") as file:
         file.write(len(head).to_bytes(8, "little") + head)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sanac.cli.choose import open_word, starting_word
 from sanac.cli.measuring import measuring, wanted_from
+from sanac.cli.model_argument import open_word, starting_word
 from sanac.cli.options import Common, StageOptions, common, stage
-from sanac.cli.result import Result
+from sanac.cli.output import Result
 from sanac.cli.tables import console, table
 
 if TYPE_CHECKING:
@@ -55,15 +55,15 @@ def command(
     The model need not fit in memory: per sampler step its blocks are read one after the other, and the states of all
     prompts are pushed through. A stopped run continues where it was.
     """
-    from sanac.core.workspace import record
-    from sanac.prune.chart import draw
-    from sanac.prune.measure import decide_measuring
+    from sanac.core.artifact.workspace import record
+    from sanac.prune.scoring import plan_scoring
+    from sanac.report.charts.scores import draw
 
     word = model or starting_word(options, common)
     opened = open_word(word, common)
     wanted = replace(wanted_from(measured, common), save_embeddings=save_embeddings, velocity=metric == "velocity")
     wanted = replace(wanted, yes=wanted.yes or options.dry_run)
-    job = decide_measuring(opened, wanted, options.workspace, options.out)
+    job = plan_scoring(opened, wanted, options.workspace, options.out)
     scores = None if options.force else job.known()
     status = "ok" if scores is None else "cached"
     if scores is None:

@@ -28,11 +28,11 @@ from sanac.cli import (
     inspect,
     prune,
     quantize,
-    recipe,
+    recipes,
     verify,
 )
-from sanac.cli.result import Result, emit, emit_error, emit_stop, mute_stdout, report_bug
-from sanac.core.errors import BadInput, Lacking, Misuse, SanacError, Terminated
+from sanac.cli.output import Result, emit, emit_error, emit_stop, mute_stdout, report_bug
+from sanac.core.errors import InvalidInput, MissingResource, SanacError, Terminated, UsageError
 
 _STATE_SAVED = "what was finished is kept: run the same command again to continue"
 
@@ -89,12 +89,12 @@ for _verb in (
     bench,
     gate,
     generate,
-    recipe,
+    recipes,
     doctor,
     completion,
 ):
     app.add_command(_verb.command)
-app.add_command(recipe.recipes)
+app.add_command(recipes.recipes)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -126,12 +126,12 @@ def _translate(error: Exception) -> SanacError:
         return error
     if isinstance(error, click.ClickException):
         context = error.ctx if isinstance(error, click.UsageError) else None
-        return Misuse(error.format_message(), hint=f"{context.command_path if context else 'sanac'} --help")
+        return UsageError(error.format_message(), hint=f"{context.command_path if context else 'sanac'} --help")
     if isinstance(error, PermissionError):
-        return BadInput(f"cannot open {error.filename}", why=error.strerror or "permission denied")
+        return InvalidInput(f"cannot open {error.filename}", why=error.strerror or "permission denied")
     if isinstance(error, OSError):
-        return Lacking(f"the system refused: {error.strerror or error}", why=str(error.filename or ""))
-    return Lacking("out of memory")
+        return MissingResource(f"the system refused: {error.strerror or error}", why=str(error.filename or ""))
+    return MissingResource("out of memory")
 
 
 def _terminate(_signum: int, _frame: FrameType | None) -> NoReturn:

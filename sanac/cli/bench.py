@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sanac.cli.choose import open_word
 from sanac.cli.generate import parse_size
+from sanac.cli.model_argument import open_word
 from sanac.cli.options import Common, common
-from sanac.cli.result import Result
+from sanac.cli.output import Result
 from sanac.cli.tables import console, table
-from sanac.core.errors import Misuse
+from sanac.core.errors import UsageError
 from sanac.core.units import bytes_text
 
 if TYPE_CHECKING:
-    from sanac.core.model import Model
-    from sanac.verify.bench import Benched, Measured, Subject, Times
+    from sanac.core.artifact.model import Model
+    from sanac.verify.bench import BenchReport, Measured, Subject, Times
 
 
 @click.command(
@@ -63,9 +63,9 @@ def command(
     of its pipeline, steps are. The figures go into measurements/bench.json of each MODEL that is an artifact. It says
     when they are not to be trusted: others at work, rounds far apart, or slower and slower.
     """
-    from sanac.verify.bench import Asked, bench
+    from sanac.verify.bench import BenchSettings, bench
 
-    asked = Asked(_numbers(batches), rounds, steps, guidance, parse_size(size), common.device, threads, tile)
+    asked = BenchSettings(_numbers(batches), rounds, steps, guidance, parse_size(size), common.device, threads, tile)
     opened = {word: open_word(word, common) for word in dict.fromkeys(models)}
     subjects = [one for word, model in opened.items() for one in _subjects(word, model, backends)]
     found = bench(subjects, asked, common.talk)
@@ -78,7 +78,7 @@ def command(
 
 def _numbers(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*", text):
-        raise Misuse(f"--batch {text} is no number of pictures", hint="--batch 1,4")
+        raise UsageError(f"--batch {text} is no number of pictures", hint="--batch 1,4")
     return tuple(dict.fromkeys(map(int, text.split(","))))
 
 
@@ -86,21 +86,21 @@ def _subjects(word: str, model: "Model", backends: str | None) -> "list[Subject]
     """A model with each backend that was named, or that there is something for."""
     from sanac.runtime.backends import BACKENDS, graphs_in
     from sanac.verify.bench import Subject
-    from sanac.verify.timing import COMPILE
+    from sanac.verify.bench_worker import COMPILE
 
     known = (*BACKENDS, COMPILE)
     named = backends.split(",") if backends else ["torch", *(["onnx"] if "transformer" in graphs_in(model) else [])]
     if unknown := [name for name in named if name not in known]:
         problems = [f"there is no backend {name!r}" for name in unknown]
-        raise Misuse(problems[0], hint=f"of {', '.join(known)}", problems=problems)
+        raise UsageError(problems[0], hint=f"of {', '.join(known)}", problems=problems)
     where = word if word.startswith("sanac:") else str(model.located.path)
     return [Subject(word, where, name) for name in named]
 
 
-def _save(found: "Benched", opened: "dict[str, Model]", out: Path | None) -> list[Path]:
+def _save(found: "BenchReport", opened: "dict[str, Model]", out: Path | None) -> list[Path]:
     """Into every artifact that was measured, and where the user wants it."""
-    from sanac.runtime.pictures import make_folder
-    from sanac.verify.measurements import write_measurement
+    from sanac.core.artifact.measurements import write_measurement
+    from sanac.runtime.image_files import make_folder
 
     value = found.to_json()
     homes = {model.located.path: word for word, model in opened.items() if model.manifest}
@@ -111,7 +111,7 @@ def _save(found: "Benched", opened: "dict[str, Model]", out: Path | None) -> lis
     return files
 
 
-def _show(found: "Benched", files: list[Path]) -> None:
+def _show(found: "BenchReport", files: list[Path]) -> None:
     from sanac.verify.bench import STEP
 
     titles = ("step ms", "p90", "faster", "from", "to", "text ms", "decoder", "image", "images/s")

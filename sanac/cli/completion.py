@@ -4,7 +4,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from sanac.cli.options import Common, common
-from sanac.cli.result import Result
+from sanac.cli.output import Result
 
 
 @click.command(

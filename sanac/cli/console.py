@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _LINE_EVERY = 5.0  # seconds between progress lines where there is no terminal
 
 
-class ConsoleTalk:
+class ConsoleReporter:
     """A Talk for people. Verbosity: -1 only warnings, 0 normal, 1 and up with details."""
 
     def __init__(self, verbosity: int, *, color: bool) -> None:

@@ -2,9 +2,9 @@
 
 import click
 
-from sanac.cli.choose import open_word
+from sanac.cli.model_argument import open_word
 from sanac.cli.options import Common, StageOptions, common, stage
-from sanac.cli.result import Result
+from sanac.cli.output import Result
 from sanac.cli.surgery import SurgeryOptions, run_surgery, surgery
 
 
@@ -36,7 +36,7 @@ def command(
     Family, depth and layout are read off the tensors, never off a path. Nothing is unpickled: a .pth file's tensors are
     found by their place in the file. There and back is bit-exact: what only one layout has is kept in a side file.
     """
-    from sanac.core.convert import decide_convert, notices
+    from sanac.core.write.convert import decide_convert, notices
 
     opened = open_word(model, common).with_loras(chosen.loras)
     reference = open_word(pipeline, common) if pipeline else None

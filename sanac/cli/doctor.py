@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sanac.cli.options import Common, common
-from sanac.cli.result import Result
+from sanac.cli.output import Result
 
 if TYPE_CHECKING:
     from sanac.runtime.doctor import Finding

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from sanac.cli.options import gathered
-from sanac.core.engines import NEVER
-from sanac.core.errors import Misuse
+from sanac.core.artifact.engine_record import NEVER
+from sanac.core.errors import UsageError
 from sanac.core.units import bytes_text
 
 if TYPE_CHECKING:
-    from sanac.core.engines import Record
-    from sanac.export.engines import Asked
+    from sanac.core.artifact.engine_record import Record
+    from sanac.export.engine_plan import EngineSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -34,23 +34,25 @@ class EngineOptions:
     refit_from: Path | None
     timing_cache: Path | None
 
-    def asked(self) -> "Asked | None":
+    def asked(self) -> "EngineSettings | None":
         """For the library; None where no engine is wanted. All mistakes at once."""
-        from sanac.core.engines import parse_capabilities, parse_span
-        from sanac.export.engines import Asked
+        from sanac.core.artifact.engine_record import parse_capabilities, parse_span
+        from sanac.export.engine_plan import EngineSettings
 
         if not self.trt:
             given = [name for name in _NAMES if getattr(self, name)]
             if given:
                 names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-                raise Misuse(f"{names}: about engines, of which none is asked for", hint="add --trt")
+                raise UsageError(f"{names}: about engines, of which none is asked for", hint="add --trt")
             return None
         idle = [name for name in _OF_A_BUILD if getattr(self, name)]
         if self.refit_from and idle:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
-            raise Misuse(f"{names}: what --refit-from takes is as it was built", hint="leave them out, or build anew")
+            raise UsageError(
+                f"{names}: what --refit-from takes is as it was built", hint="leave them out, or build anew"
+            )
         found: dict[str, Any] = {}
-        problems: list[Misuse] = []
+        problems: list[UsageError] = []
         for name, read in (
             ("capabilities", lambda: parse_capabilities(self.sm)),
             ("batch", lambda: parse_span(self.batch or "1..4", "batch")),
@@ -58,13 +60,13 @@ class EngineOptions:
         ):
             try:
                 found[name] = read()
-            except Misuse as error:
+            except UsageError as error:
                 problems.append(error)
         if problems:
             every = [text for error in problems for text in (error.problems or (error.message,))]
-            raise Misuse(problems[0].message, hint=problems[0].hint, problems=every)
+            raise UsageError(problems[0].message, hint=problems[0].hint, problems=every)
         rest = {name: getattr(self, name) for name in ("weight_streaming", "refit", "refit_from", "timing_cache")}
-        return Asked(builder=self.builder or "auto", **found, **rest)
+        return EngineSettings(builder=self.builder or "auto", **found, **rest)
 
 
 _NAMES = tuple(field.name for field in fields(EngineOptions) if field.name != "trt")

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sanac.cli.choose import open_word
+from sanac.cli.model_argument import open_word
 from sanac.cli.options import Common, backend_option, common
-from sanac.cli.result import Result
+from sanac.cli.output import Result
 from sanac.cli.tables import console, table
-from sanac.core.errors import Misuse
+from sanac.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from sanac.verify.shapes import Evaluation
+    from sanac.verify.shapes_suite import Evaluation
 
 SUITES = ("shapes",)
 
@@ -65,20 +65,20 @@ def command(
     Test prompts and combinations marked held-out were never seen in training. The same pictures are compared with
     rendered scenes as a set: a distance that sees collapse, which a score per picture does not.
     """
-    from sanac.runtime.pictures import make_folder
-    from sanac.runtime.pipeline import Sampling, open_painter
-    from sanac.verify.shapes import LEAST, evaluate
+    from sanac.runtime.image_files import make_folder
+    from sanac.runtime.pipeline import GenerationSettings, open_generator
+    from sanac.verify.shapes_suite import LEAST, evaluate
 
     problems = [] if suite in SUITES else [f"there is no suite {suite!r}: {', '.join(SUITES)}"]
     problems += [] if images >= LEAST else [f"--images {images}: at least {LEAST}, two per task"]
     if problems:
-        raise Misuse(problems[0], problems=problems, hint="sanac evaluate MODEL --suite shapes --images 240")
+        raise UsageError(problems[0], problems=problems, hint="sanac evaluate MODEL --suite shapes --images 240")
     opened = open_word(model, common)
     home = make_folder(out or (opened.located.path if opened.manifest else _home(model)))
-    painter = open_painter(opened, common.device, backend, common.talk)
+    painter = open_generator(opened, common.device, backend, common.talk)
     for doubt in painter.doubts():
         common.talk.warn(doubt)
-    sampling = Sampling(steps, guidance, batch=batch)
+    sampling = GenerationSettings(steps, guidance, batch=batch)
     found = evaluate(painter, images, sampling, common.seed or 0, split, common.talk)  # type: ignore[arg-type]
     about = {"model": opened.located.name, "suite": suite, "split": split, "seed": common.seed or 0}
     about |= {"sampling": sampling.to_json(), "device": painter.device}
@@ -95,11 +95,11 @@ def _home(model: str) -> Path:
 
 
 def _save(found: "Evaluation", about: dict[str, Any], home: Path) -> list[Path]:
-    from sanac.core.stage import MEASUREMENTS
+    from sanac.core.artifact.measurements import write_measurement
+    from sanac.core.artifact.staging import MEASUREMENTS
     from sanac.judge.results import write_results
-    from sanac.runtime.pictures import save_sheet
-    from sanac.verify.measurements import write_measurement
-    from sanac.verify.shapes import examples
+    from sanac.runtime.image_files import save_sheet
+    from sanac.verify.shapes_suite import examples
 
     scores = {"overall": found.summary.overall, **found.summary.tasks}
     scores |= {"held_out": found.held_out} if found.held_out else {}

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sanac.cli.choose import before_rerun, newest_word, open_word
 from sanac.cli.engines import EngineOptions, engines
+from sanac.cli.model_argument import before_rerun, newest_word, open_word
 from sanac.cli.options import Common, StageOptions, common, stage
-from sanac.cli.result import Result
+from sanac.cli.output import Result
 from sanac.cli.surgery import SurgeryOptions, run_surgery, surgery
 from sanac.core.units import bytes_text
 
 if TYPE_CHECKING:
-    from sanac.core.execute import Surgery
-    from sanac.core.model import Model
+    from sanac.core.artifact.model import Model
+    from sanac.core.write.job import ArtifactJob
 
 
 @click.command(
@@ -63,7 +63,7 @@ def command(
     weights, and stays the artifact that it is. What was exported is compared with MODEL afterwards: exit 5 if it isn't
     the same. Without MODEL it takes the workspace's newest artifact.
     """
-    from sanac.export.job import Wanted, decide_export
+    from sanac.export.job import ExportSettings, plan_export
 
     asked = engine.asked()
     word = model or newest_word(options, common)
@@ -72,7 +72,7 @@ def command(
         word, opened = before_rerun(word, opened, "export", common)
     opened = opened.with_loras(chosen.loras)
     names = () if "all" in components else tuple(dict.fromkeys(components))
-    job = decide_export(opened, Wanted(names, precision, depthwise), chosen.writing(options), asked)
+    job = plan_export(opened, ExportSettings(names, precision, depthwise), chosen.writing(options), asked)
     silent = no_verify or options.dry_run
     if not silent:
         _check_verifiable(opened, common)
@@ -90,41 +90,43 @@ def command(
 
 def _check_verifiable(model: "Model", common: Common) -> None:
     """Found out before anything is written."""
-    from sanac.core.errors import Lacking
-    from sanac.runtime.onnx import installed
-    from sanac.verify.whole import check_memory
+    from sanac.core.errors import MissingResource
+    from sanac.runtime.onnx_session import installed
+    from sanac.verify.end_to_end import check_memory
 
     try:
         installed()
         check_memory(model, common.talk, pictures=model.model_index is not None)
-    except Lacking as error:
+    except MissingResource as error:
         hint = f"{error.hint}; or --no-verify, and sanac verify --pictures 0 where there is room"
-        raise Lacking(error.message, why=error.why, hint=hint) from error
+        raise MissingResource(error.message, why=error.why, hint=hint) from error
 
 
 def _refuse_copying(chosen: SurgeryOptions, options: StageOptions) -> None:
     """What says how a copy is made means nothing where none is."""
-    from sanac.core.errors import Misuse
+    from sanac.core.errors import UsageError
 
     asked = {"--out": options.out, "--lora": chosen.loras, "--link": chosen.link, "--fresh": options.fresh}
     asked |= {"--full-hash": chosen.full_hash, "--transformer-only": chosen.transformer_only}
     if meant := [option for option, value in asked.items() if value]:
-        raise Misuse(f"{meant[0]} is about a copy of the model, --in-place makes none", hint="leave one of them out")
+        raise UsageError(
+            f"{meant[0]} is about a copy of the model, --in-place makes none", hint="leave one of them out"
+        )
 
 
-def _added(word: str, job: "Surgery", options: StageOptions, common: Common) -> Result:
+def _added(word: str, job: "ArtifactJob", options: StageOptions, common: Common) -> Result:
     """Have the job's last step done in the model's own folder, and record it as the newest artifact."""
-    from sanac.core.adding import add, there
-    from sanac.core.engines import ENGINE
-    from sanac.core.workspace import read_workspace, record
-    from sanac.nn.graphfile import GRAPH
+    from sanac.core.artifact.engine_record import ENGINE
+    from sanac.core.artifact.workspace import read_workspace, record
+    from sanac.core.write.in_place import add, is_complete
+    from sanac.nn.onnx_files import GRAPH
 
     read_workspace(options.workspace)
     assert job.finish
     folder, names = job.model.located.path, job.finish.names
     what = ", ".join(name for name in names if name.endswith((GRAPH, ENGINE)))
     data: dict[str, Any] = {"key": job.key, "added": list(names), "dry_run": options.dry_run}
-    status = "cached" if there(job) and not options.force else "ok"
+    status = "cached" if is_complete(job) and not options.force else "ok"
     if options.dry_run:
         done = f"would add {what} to {folder}, with {bytes_text(job.finish.disk)} of disk"
     else:
@@ -136,10 +138,10 @@ def _added(word: str, job: "Surgery", options: StageOptions, common: Common) -> 
     return Result(status, lambda: click.echo(done), data, str(folder), common.as_json)
 
 
-def _with_engines(result: Result, job: "Surgery") -> Result:
+def _with_engines(result: Result, job: "ArtifactJob") -> Result:
     """The engines that stand there now, each with what is known of it."""
     from sanac.cli.engines import show_engines
-    from sanac.core.engines import ENGINE, check_file
+    from sanac.core.artifact.engine_record import ENGINE, check_file
 
     assert job.finish
     names = [name for name in job.finish.names if name.endswith(ENGINE)]
@@ -152,22 +154,22 @@ def _with_engines(result: Result, job: "Surgery") -> Result:
     return replace(result, show=show, data={**result.data, "engines": [one.to_json() for one in found.values()]})
 
 
-def _verified(result: Result, reference: "Model", job: "Surgery", common: Common) -> Result:
+def _verified(result: Result, reference: "Model", job: "ArtifactJob", common: Common) -> Result:
     """Graphs beside the model; and those engines that were built for the GPU that is here."""
     from sanac.cli.verify import verified
-    from sanac.core.engines import ENGINE, check_file
+    from sanac.core.artifact.engine_record import ENGINE, check_file
     from sanac.nn.device import capability
-    from sanac.verify.whole import Asked
+    from sanac.verify.end_to_end import VerifySettings
 
     assert job.finish
     written = open_word(str(result.out), common)
     against = written if reference.patches else reference
-    result = _joined(result, verified(written, against, Asked(), common), "verify")
+    result = _joined(result, verified(written, against, VerifySettings(), common), "verify")
     names = [name for name in job.finish.names if name.endswith(ENGINE)]
     mine = tuple(n for n in names if capability() in check_file(written.located.path / n).capabilities)
     if not mine:
         return result
-    return _joined(result, verified(written, against, Asked("trt", engines=mine), common), "verify_trt")
+    return _joined(result, verified(written, against, VerifySettings("trt", engines=mine), common), "verify_trt")
 
 
 def _joined(result: Result, found: Result, name: str) -> Result:

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sanac.cli.choose import newest_word, open_word
+from sanac.cli.model_argument import newest_word, open_word
 from sanac.cli.options import Common, StageOptions, common, stage
-from sanac.cli.result import Result
+from sanac.cli.output import Result
 from sanac.cli.surgery import run_surgery
-from sanac.core.errors import Misuse
+from sanac.core.errors import UsageError
 from sanac.core.units import parse_bytes
 
 if TYPE_CHECKING:
-    from sanac.core.model import Model
-    from sanac.finetune.job import Recovery, Wanted
-    from sanac.finetune.loop import Watch
-    from sanac.finetune.track import Logged
+    from sanac.core.artifact.model import Model
+    from sanac.finetune.job import FinetuneJob, FinetuneSettings
+    from sanac.train.loop import Callbacks
+    from sanac.train.trackers import Logged
 
 _FOLDER = click.Path(path_type=Path)
 _LOSS = re.compile(r"([a-z]+)(?:=([0-9.]+))?")
@@ -82,14 +82,14 @@ def command(model: str | None, options: StageOptions, common: Common, **said: An
     every, prompts = said.pop("sample_every"), said.pop("sample_prompts")
     names = [name for name in said.pop("log_with").split(",") if name]
     if bool(every) != bool(prompts):
-        raise Misuse("--sample-every and --sample-prompt belong together")
+        raise UsageError("--sample-every and --sample-prompt belong together")
     wanted = _wanted(said, options, common)
-    from sanac.core.execute import Writing
-    from sanac.finetune.job import decide_recovery
-    from sanac.finetune.track import trackers
+    from sanac.core.write.job import WriteOptions
+    from sanac.finetune.job import plan_finetune
+    from sanac.train.trackers import trackers
 
-    job = decide_recovery(opened, wanted, options.workspace, common.talk)
-    writing = Writing(force=options.force, fresh=options.fresh)
+    job = plan_finetune(opened, wanted, options.workspace, common.talk)
+    writing = WriteOptions(force=options.force, fresh=options.fresh)
     surgery = job.surgery(writing)
     common.talk.note(f"losses: {', '.join(job.losses)}; {wanted.steps:,} steps of {job.batch * wanted.accumulate}")
     memory = job.memory()
@@ -110,12 +110,12 @@ def command(model: str | None, options: StageOptions, common: Common, **said: An
     return replace(result, data={**result.data, "memory": memory.total})
 
 
-def _wanted(said: dict[str, Any], options: StageOptions, common: Common) -> "Wanted":
-    from sanac.finetune.job import Wanted
+def _wanted(said: dict[str, Any], options: StageOptions, common: Common) -> "FinetuneSettings":
+    from sanac.finetune.job import FinetuneSettings
 
     teacher, losses = said.pop("teacher"), said.pop("loss")
     limits = {name: parse_bytes(said.pop(name)) for name in ("teacher_cache", "memory_limit")}
-    return Wanted(
+    return FinetuneSettings(
         **said,
         teacher=open_word(teacher, common) if teacher else None,
         losses=_losses(losses) if losses else None,
@@ -134,34 +134,34 @@ def _losses(text: str) -> dict[str, float]:
     for part in text.split(","):
         match = _LOSS.fullmatch(part.strip())
         if match is None or match[1] in found:
-            raise Misuse(f"--loss {text} can't be read", why=f"at {part!r}", hint="--loss distill,flow=0.5")
+            raise UsageError(f"--loss {text} can't be read", why=f"at {part!r}", hint="--loss distill,flow=0.5")
         try:
             found[match[1]] = float(match[2] or 1)
         except ValueError as error:
-            raise Misuse(f"--loss {text} can't be read", why=f"{match[2]!r} is no number") from error
+            raise UsageError(f"--loss {text} can't be read", why=f"{match[2]!r} is no number") from error
     return found
 
 
 def _watch(
     model: "Model", logged: "Logged", folder: Path, every: int | None, prompts: tuple[str, ...], common: Common
-) -> "Watch":
+) -> "Callbacks":
     """Who is told of the run: trackers, and a painter of samples."""
-    from sanac.finetune.loop import Watch
+    from sanac.train.loop import Callbacks
 
     if not every:
-        return Watch(logged)
-    from sanac.runtime.samples import Samples
+        return Callbacks(logged)
+    from sanac.runtime.training_samples import Samples
 
-    return Watch(logged, Samples(model, prompts, every, folder, common.device).stepped)
+    return Callbacks(logged, Samples(model, prompts, every, folder, common.device).stepped)
 
 
-def _keep_measurements(folder: Path, out: Path, job: "Recovery", common: Common) -> None:
+def _keep_measurements(folder: Path, out: Path, job: "FinetuneJob", common: Common) -> None:
     """The run's numbers, chart and pictures go beside the artifact; what it needed to go on is deleted."""
-    from sanac.finetune.chart import keep
+    from sanac.report.charts.loss import archive_run
 
-    report, metrics = keep(folder, out)
+    report, metrics = archive_run(folder, out)
     if report:
-        from sanac.verify.measurements import write_measurement
+        from sanac.core.artifact.measurements import write_measurement
 
         about = {"losses": dict(job.losses), "batch": job.batch, "learning_rate": job.rate}
         write_measurement(out, "finetune", about | report, metrics)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sanac.cli.choose import open_word
+from sanac.cli.model_argument import open_word
 from sanac.cli.options import Common, common
-from sanac.cli.result import DENIED, Result
+from sanac.cli.output import DENIED, Result
 
 if TYPE_CHECKING:
     from sanac.verify.gates import Verdict
@@ -66,16 +66,16 @@ def _numbers(word: str, common: Common) -> dict[str, float]:
 
 def tell(verdicts: "Sequence[Verdict]", home: Path, title: str, junit: Path | None) -> None:
     """Everyone who waits for verdicts: the measurements, JUnit, GitHub Actions."""
-    from sanac.report import pipelines
-    from sanac.verify.measurements import write_measurement
+    from sanac.core.artifact.measurements import write_measurement
+    from sanac.report import ci
 
     failed = [verdict for verdict in verdicts if not verdict.passed]
     value = {"passed": not failed, "gates": [verdict.to_json() for verdict in verdicts]}
     write_measurement(home, "gate", value, {"failed": len(failed), "passed": len(verdicts) - len(failed)})
     if junit:
-        pipelines.junit(junit, title, verdicts)
-    pipelines.write_summary(pipelines.summary(title, verdicts))
-    for line in pipelines.annotations(verdicts):
+        ci.junit(junit, title, verdicts)
+    ci.write_summary(ci.summary(title, verdicts))
+    for line in ci.annotations(verdicts):
         click.echo(line, err=True)
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from sanac.cli.choose import open_word
+from sanac.cli.model_argument import open_word
 from sanac.cli.options import Common, backend_option, common
-from sanac.cli.result import Result
-from sanac.core.errors import Misuse
+from sanac.cli.output import Result
+from sanac.core.errors import UsageError
 
 
 @click.command(
@@ -58,16 +58,16 @@ def command(
     The first picture's noise is drawn from --seed (0 by default), the next one's from the seed after it.
     """
     from sanac.runtime.generate import generate
-    from sanac.runtime.pictures import made_folder
-    from sanac.runtime.pipeline import STEPS, Sampling, open_painter, usual_steps
+    from sanac.runtime.image_files import made_folder
+    from sanac.runtime.pipeline import STEPS, GenerationSettings, open_generator, usual_steps
 
-    asked = Sampling(steps or STEPS, guidance, parse_size(size), batch, tile)
+    asked = GenerationSettings(steps or STEPS, guidance, parse_size(size), batch, tile)
     if blank := [f"prompt {number}" for number, prompt in enumerate(prompts, 1) if not prompt.strip()]:
-        raise Misuse(f"{', '.join(blank)} is empty", hint="say what the picture is to show")
+        raise UsageError(f"{', '.join(blank)} is empty", hint="say what the picture is to show")
     opened = open_word(model, common)
     sampling = replace(asked, steps=steps or usual_steps(opened))
     with made_folder(out):
-        painter = open_painter(opened, common.device, backend, common.talk)
+        painter = open_generator(opened, common.device, backend, common.talk)
         for doubt in painter.doubts():
             common.talk.warn(doubt)
         if unknown := painter.unknown_words(prompts):
@@ -83,7 +83,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
     if match is None:
-        raise Misuse(f"--size {text} is no size", hint="--size 1024 or --size 1024x768")
+        raise UsageError(f"--size {text} is no size", hint="--size 1024 or --size 1024x768")
     return int(match[1]), int(match[2] or match[1])
 
 

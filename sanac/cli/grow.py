@@ -3,7 +3,7 @@
 import click
 
 from sanac.cli.options import Common, StageOptions, common, stage
-from sanac.cli.result import Result
+from sanac.cli.output import Result
 from sanac.cli.surgery import SurgeryOptions, open_source, run_surgery, surgery
 
 

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sanac.cli.choose import open_word
+from sanac.cli.model_argument import open_word
 from sanac.cli.options import Common, common, workspace_option
-from sanac.cli.result import Result
+from sanac.cli.output import Result
 from sanac.core.units import bytes_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sanac.core.model import Model
-    from sanac.core.summary import Summary
+    from sanac.core.artifact.model import Model
+    from sanac.core.artifact.summary import Summary
 
 
 @click.command(
@@ -37,7 +37,7 @@ def command(model: str, scan: bool, workspace: Path, common: Common) -> Result:
     Only headers are read, so a 10 GB checkpoint takes a moment and no memory. MODEL is a diffusers pipeline or
     transformer folder, a .safetensors or .pth file, a hub id in the local cache, or an artifact.
     """
-    from sanac.core.summary import summarise
+    from sanac.core.artifact.summary import summarise
 
     opened = open_word(model, common)
     summary = summarise(opened)
@@ -49,21 +49,21 @@ def command(model: str, scan: bool, workspace: Path, common: Common) -> Result:
 
 
 def _announce(model: "Model", scan: bool, common: Common) -> None:
-    from sanac.core.model import streaming_memory
-    from sanac.core.resources import Needs, announce
+    from sanac.core.artifact.model import streaming_memory
+    from sanac.core.resources import Needs, check_room
 
     weights = [part.weights for part in model.components if part.weights]
     headers = sum(len(header.raw) for found in weights for header in found.headers)
     traffic = sum(found.size for found in weights) if scan else headers
     common.talk.note(f"reads {bytes_text(traffic)}, writes nothing")
-    announce(Needs(disk=0, memory=streaming_memory(model), traffic=traffic), model.located.path, common.talk)
+    check_room(Needs(disk=0, memory=streaming_memory(model), traffic=traffic), model.located.path, common.talk)
 
 
 def _scan(model: "Model", workspace: Path, common: Common) -> str:
     """Look at every byte; returns what the model descends from, if it has no manifest that says so."""
-    from sanac.core.descent import find_descent
-    from sanac.core.errors import BadInput
-    from sanac.core.scan import scan, unread
+    from sanac.core.artifact.ancestry import find_ancestry
+    from sanac.core.artifact.integrity import scan, unread
+    from sanac.core.errors import InvalidInput
 
     for name in unread(model):
         common.talk.warn(f"{name} was not scanned: sanac doesn't read that format")
@@ -71,8 +71,8 @@ def _scan(model: "Model", workspace: Path, common: Common) -> str:
     findings = scan(model, common.talk)
     if findings:
         problems = [f"{found.component}: {found.name}: {found.what}" for found in findings]
-        raise BadInput(f"{model.located.path} is damaged", why=problems[0], problems=problems)
-    return "" if model.manifest else str(find_descent(model, workspace, common.talk) or "")
+        raise InvalidInput(f"{model.located.path} is damaged", why=problems[0], problems=problems)
+    return "" if model.manifest else str(find_ancestry(model, workspace, common.talk) or "")
 
 
 def _show(summary: "Summary", *, scanned: bool, descent: str, color: bool) -> None:

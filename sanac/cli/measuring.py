@@ -11,7 +11,7 @@ from sanac.cli.options import Common
 from sanac.core.units import parse_bytes
 
 if TYPE_CHECKING:
-    from sanac.nn.asked import Wanted
+    from sanac.nn.calibration.settings import CalibrationSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _FOLDER = click.Path(path_type=Path)
@@ -80,13 +80,13 @@ def _with(names: Sequence[str], function: Command) -> Command:
     return wrapper  # type: ignore[return-value]
 
 
-def wanted_from(measured: dict[str, Any], common: Common) -> "Wanted":
+def wanted_from(measured: dict[str, Any], common: Common) -> "CalibrationSettings":
     """The options of `measuring`, for the library."""
-    from sanac.nn.asked import Wanted
+    from sanac.nn.calibration.settings import CalibrationSettings
 
     said = measured.pop("memory_limit")
     limit = parse_bytes(said) if said else None
-    return Wanted(**measured, memory_limit=limit, seed=common.seed or 0, device=common.device)
+    return CalibrationSettings(**measured, memory_limit=limit, seed=common.seed or 0, device=common.device)
 
 
 def idle_measuring(spared: Container[str] = ("yes", "memory_limit")) -> list[str]:

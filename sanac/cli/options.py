@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from sanac.cli.console import ConsoleTalk
+from sanac.cli.console import ConsoleReporter
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -23,7 +23,7 @@ class Common:
     seed: int | None
     device: str | None
     color: bool
-    talk: ConsoleTalk
+    talk: ConsoleReporter
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def common(*ignored: str) -> Callable[[Command], Command]:
             **kwargs: Any,
         ) -> Any:
             color = not no_color and not os.environ.get("NO_COLOR")
-            talk = ConsoleTalk(-1 if quiet else verbose, color=color)
+            talk = ConsoleReporter(-1 if quiet else verbose, color=color)
             for name, value in (("seed", seed), ("device", device)):
                 if value is not None and name in ignored:
                     talk.warn(f"--{name} has no effect here")

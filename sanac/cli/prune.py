@@ -8,15 +8,15 @@ import click
 
 from sanac.cli.measuring import idle_measuring, measuring, wanted_from
 from sanac.cli.options import Common, StageOptions, common, stage
-from sanac.cli.result import Result
+from sanac.cli.output import Result
 from sanac.cli.surgery import SurgeryOptions, open_source, run_surgery, surgery
 
 if TYPE_CHECKING:
-    from sanac.core.execute import Surgery, Writing
-    from sanac.core.model import Model
-    from sanac.nn.asked import Wanted
-    from sanac.nn.calibrate import Calibration
-    from sanac.prune.select import Choice
+    from sanac.core.artifact.model import Model
+    from sanac.core.write.job import ArtifactJob, WriteOptions
+    from sanac.nn.calibration.job import Calibration
+    from sanac.nn.calibration.settings import CalibrationSettings
+    from sanac.prune.selection import BlockSelection
 
 
 @click.command(
@@ -71,7 +71,7 @@ def command(
     analyze` does. Weights are copied tensor by tensor, nothing is loaded; the input is not touched. Without MODEL it
     takes the workspace's source, else $SANAC_MODEL, else the released 4.8B model.
     """
-    from sanac.core.execute import refuse_quantized
+    from sanac.core.write.job import refuse_quantized
 
     targets = {"--keep": keep, "--target-blocks": target_blocks, "--target-params": target_params}
     given = [name for name, value in targets.items() if value is not None]
@@ -85,10 +85,10 @@ def command(
     wanted, writing = replace(wanted_from(measured, common), dry=options.dry_run), chosen.writing(options)
     choice = None
     if keep is None:
-        from sanac.prune.select import Choice, depth_of
+        from sanac.prune.selection import BlockSelection, depth_of
 
         depth = depth_of(opened, target_blocks, target_params)
-        choice = Choice(select, depth, protect_first, protect_last)
+        choice = BlockSelection(select, depth, protect_first, protect_last)
         choice.check(opened.architecture.blocks)
         if target_params is not None:
             common.talk.note(f"--target-params {target_params}: nearest is {depth} blocks")
@@ -97,19 +97,19 @@ def command(
     _warn_of_idle(choice, scores, compensate=compensate, common=common)
     states = None
     if compensate:
-        from sanac.core.talk import SILENCE
-        from sanac.prune.choose import repair_states
+        from sanac.core.progress import NULL_REPORTER
+        from sanac.prune.repair_job import repair_states
 
         states = repair_states(opened, wanted, common.talk)
         if choice and not scores:  # choosing may take hours: what the repair lacks is said before
-            states.check_room(SILENCE)
+            states.check_room(NULL_REPORTER)
     job = _decide(opened, keep, choice, scores, wanted, writing, options, common)
     if states is None:
         return run_surgery(word, job, options, common)
     return _run_repaired(word, job, states, wanted, options, common)
 
 
-def _warn_of_idle(choice: "Choice | None", scores: Path | None, *, compensate: bool, common: Common) -> None:
+def _warn_of_idle(choice: "BlockSelection | None", scores: Path | None, *, compensate: bool, common: Common) -> None:
     """Options of measuring, where nothing is measured or not in that way."""
     if not compensate and (choice is None or scores):
         reason = "--scores FILE was measured before" if scores else "--keep says which blocks stay"
@@ -124,46 +124,51 @@ def _warn_of_idle(choice: "Choice | None", scores: Path | None, *, compensate: b
 def _decide(
     opened: "Model",
     keep: str | None,
-    choice: "Choice | None",
+    choice: "BlockSelection | None",
     file: Path | None,
-    wanted: "Wanted",
-    writing: "Writing",
+    wanted: "CalibrationSettings",
+    writing: "WriteOptions",
     options: StageOptions,
     common: Common,
-) -> "Surgery":
+) -> "ArtifactJob":
     """The blocks that stay by hand; by a search; by the file's scores; or by scores measured here."""
     if choice is None:
-        from sanac.prune.manual import decide_keep
+        from sanac.prune.keep_list import plan_keep
 
-        return decide_keep(opened, str(keep), writing)
+        return plan_keep(opened, str(keep), writing)
     if choice.select == "search":
-        from sanac.prune.choose import decide_searched, find_blocks
+        from sanac.prune.search_job import find_blocks, plan_searched
 
         found = find_blocks(opened, choice, wanted, options.workspace, common.talk)
         common.talk.note(f"search: velocity error {found.error:.4f} on prompts that it didn't see")
-        return decide_searched(opened, choice, found, writing)
+        return plan_searched(opened, choice, found, writing)
     from sanac.prune.scores import check_model, read_scores
-    from sanac.prune.select import decide_target
+    from sanac.prune.selection import plan_target
 
     if file is not None:
         scores = read_scores(file)
         check_model(scores, opened, file)
     else:
-        from sanac.prune.measure import measured
+        from sanac.prune.scoring import measured
 
         wanted = replace(wanted, velocity=choice.select == "velocity")
         scores = measured(opened, wanted, options.workspace, common.talk, ("--scores FILE made elsewhere",))
-    return decide_target(opened, choice, scores, writing)
+    return plan_target(opened, choice, scores, writing)
 
 
 def _run_repaired(
-    word: str, job: "Surgery", states: "Calibration", wanted: "Wanted", options: StageOptions, common: Common
+    word: str,
+    job: "ArtifactJob",
+    states: "Calibration",
+    wanted: "CalibrationSettings",
+    options: StageOptions,
+    common: Common,
 ) -> Result:
     """Cut and repair; what the repair did is said, and kept beside the artifact."""
-    from sanac.prune.choose import Mending, with_repair
-    from sanac.verify.measurements import write_measurement
+    from sanac.core.artifact.measurements import write_measurement
+    from sanac.prune.repair_job import RepairJob, with_repair
 
-    mending = Mending(with_repair(job, states), states, options.workspace, wanted.yes)
+    mending = RepairJob(with_repair(job, states), states, options.workspace, wanted.yes)
     if options.dry_run and mending.report() is None:
         mending.announce(common.talk)
     result = run_surgery(word, mending.job, options, common, lambda _: mending.mended(common.talk))

@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sanac.cli.choose import before_rerun, newest_word, open_word
 from sanac.cli.measuring import calibrating, idle_measuring, wanted_from
+from sanac.cli.model_argument import before_rerun, newest_word, open_word
 from sanac.cli.options import Common, StageOptions, common, stage
-from sanac.cli.result import Result
+from sanac.cli.output import Result
 from sanac.cli.surgery import SurgeryOptions, check_out, run_surgery, surgery
 from sanac.cli.tables import console, table
-from sanac.core.errors import Misuse
+from sanac.core.errors import UsageError
 from sanac.core.units import parse_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sanac.core.execute import Surgery
-    from sanac.core.model import Model
-    from sanac.nn.asked import Wanted as Looked
-    from sanac.quantize.allocate import Budget
-    from sanac.quantize.job import Wanted
+    from sanac.core.artifact.model import Model
+    from sanac.core.write.job import ArtifactJob
+    from sanac.nn.calibration.settings import CalibrationSettings as Looked
+    from sanac.quantize.bit_allocation import Budget
+    from sanac.quantize.job import QuantizeSettings
 
 
 @click.command(
@@ -108,8 +108,8 @@ def command(
     the weights says which are quantized, how, and why the others are not.
     Without MODEL it takes the workspace's newest artifact.
     """
-    from sanac.quantize.allocate import AMONG, Budget
-    from sanac.quantize.job import Wanted, decide_quantizing
+    from sanac.quantize.bit_allocation import AMONG, Budget
+    from sanac.quantize.job import QuantizeSettings, plan_quantize
 
     _check_ways(scheme, max_bytes, min_sqnr)
     components = tuple(dict.fromkeys(components))
@@ -126,8 +126,8 @@ def command(
         budget = Budget(limit, min_sqnr, kinds, components, rounding, frozenset(include), leave)
         return _run_budget(word, opened, budget, looked, chosen, options, common, explain=explain)
     _refuse({"--among": among, "--explain": explain}, "is for --max-bytes and --min-sqnr")
-    wanted = Wanted(scheme, components, block, rounding, frozenset(include), leave, smoothing, ranges)
-    job = decide_quantizing(opened, wanted, chosen.writing(options))
+    wanted = QuantizeSettings(scheme, components, block, rounding, frozenset(include), leave, smoothing, ranges)
+    job = plan_quantize(opened, wanted, chosen.writing(options))
     for name, part in job.repacked.items():
         common.talk.note(f"{name}: {len(part.quantized.weights)} weights to {scheme}, {len(part.quantized.left)} left")
     if not wanted.looks:
@@ -142,13 +142,13 @@ def _check_ways(scheme: str | None, max_bytes: str | None, min_sqnr: float | Non
     given = [name for name, value in ways.items() if value is not None]
     if len(given) != 1:
         what = f"{' and '.join(given)} contradict each other" if given else "how to quantize is not said"
-        raise Misuse(what, why="one of --scheme, --max-bytes and --min-sqnr says it", hint="--scheme int8-wo")
+        raise UsageError(what, why="one of --scheme, --max-bytes and --min-sqnr says it", hint="--scheme int8-wo")
 
 
 def _refuse(options: dict[str, Any], why: str) -> None:
     problems = [f"{name} {why}" for name, value in options.items() if value]
     if problems:
-        raise Misuse(problems[0], problems=problems)
+        raise UsageError(problems[0], problems=problems)
 
 
 def _run_budget(
@@ -163,10 +163,10 @@ def _run_budget(
     explain: bool,
 ) -> Result:
     """Measure, choose, write; what was chosen and why is kept beside the artifact."""
-    from sanac.quantize.allocate import allocating, explained, summary
-    from sanac.quantize.chart import draw
-    from sanac.quantize.units import HIGH
-    from sanac.verify.measurements import write_measurement
+    from sanac.core.artifact.measurements import write_measurement
+    from sanac.quantize.allocation_units import UNQUANTIZED
+    from sanac.quantize.bit_allocation import allocating, explained, summary
+    from sanac.report.charts.allocation import draw
 
     writing, talk = chosen.writing(options), common.talk
     looked = replace(looked, dry=options.dry_run)
@@ -180,7 +180,7 @@ def _run_budget(
     if not options.dry_run:
         metrics = {"sqnr": found.best.sqnr} if found.best.error else {}
         report = write_measurement(Path(str(result.out)), "allocation", data | job.asked_for | {"units": rows}, metrics)
-        draw(rows, (HIGH, *budget.among), summary(found)[0], report.with_suffix(".png"))
+        draw(rows, (UNQUANTIZED, *budget.among), summary(found)[0], report.with_suffix(".png"))
     if not explain:
         return replace(result, data={**result.data, "allocation": data})
 
@@ -207,13 +207,13 @@ def _quantizes_again(opened: "Model", components: tuple[str, ...]) -> bool:
 
 
 def _run_fitted(
-    word: str, job: "Surgery", wanted: "Wanted", looked: "Looked", options: StageOptions, common: Common
+    word: str, job: "ArtifactJob", wanted: "QuantizeSettings", looked: "Looked", options: StageOptions, common: Common
 ) -> Result:
     """Fit what is written to what layers are given, now or before."""
-    from sanac.quantize.fitting import Fitting, fitting_states, with_fit
+    from sanac.quantize.calibration_job import CalibrationJob, fitting_states, with_fit
 
     states = fitting_states(job, looked, common.talk)
-    fitting = Fitting(with_fit(job, states), wanted, states, options.workspace, looked.yes, options.fresh)
+    fitting = CalibrationJob(with_fit(job, states), wanted, states, options.workspace, looked.yes, options.fresh)
     if options.dry_run and (options.fresh or fitting.report() is None):
         fitting.announce(common.talk)
     return run_surgery(word, fitting.job, options, common, lambda _: fitting.fitted(common.talk))

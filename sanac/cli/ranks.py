@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from sanac.cli.options import Common, gathered
-from sanac.cli.result import DENIED, Result
+from sanac.cli.output import DENIED, Result
 from sanac.cli.tables import console, table
-from sanac.core.errors import Misuse
+from sanac.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from sanac.core.model import Model
-    from sanac.verify.ranks import Ranked
+    from sanac.core.artifact.model import Model
+    from sanac.verify.rank_correlation import RankReport
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -38,7 +38,7 @@ class RankOptions:
         given = [field.name for field in fields(self)[1:] if getattr(self, field.name) is not None]
         if given:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise Misuse(f"{names}: about ranks, which nobody asked for", hint="add --rank-correlation")
+            raise UsageError(f"{names}: about ranks, which nobody asked for", hint="add --rank-correlation")
         return False
 
 
@@ -61,16 +61,19 @@ def ranked(
     candidate: "Model", reference: "Model", backend: str, steps: int, options: RankOptions, common: Common
 ) -> Result:
     """Compare, keep the measurement beside an artifact, say what was found."""
-    from sanac.runtime.pipeline import Sampling, open_painter
-    from sanac.verify.measurements import write_measurement
-    from sanac.verify.ranks import Asked, rank
+    from sanac.core.artifact.measurements import write_measurement
+    from sanac.runtime.pipeline import GenerationSettings, open_generator
+    from sanac.verify.rank_correlation import RankSettings, rank
 
-    how, noises = Sampling(steps), options.noises or 16
+    how, noises = GenerationSettings(steps), options.noises or 16
     tops = (1, 4) if noises > 4 else (1,)
-    ours = Sampling(options.candidate_steps or steps)
+    ours = GenerationSettings(options.candidate_steps or steps)
     counts = (options.rank_prompts or 24, noises, tops)
-    asked = Asked(how, ours, options.verifier or "shapes", *counts, options.least_kendall, common.seed or 0)
-    painters = (open_painter(candidate, common.device, backend, common.talk), open_painter(reference, common.device))
+    asked = RankSettings(how, ours, options.verifier or "shapes", *counts, options.least_kendall, common.seed or 0)
+    painters = (
+        open_generator(candidate, common.device, backend, common.talk),
+        open_generator(reference, common.device),
+    )
     found = rank(*painters, asked, common.talk)
     data = {"reference": reference.located.name, "backend": backend, **found.to_json()}
     home: Path | None = candidate.located.path if candidate.manifest else None
@@ -84,7 +87,7 @@ def ranked(
     return Result(status, lambda: _show(found), data, str(home) if home else None, common.as_json, code)
 
 
-def _show(found: "Ranked") -> None:
+def _show(found: "RankReport") -> None:
     rows = table(("",), ("found", "from", "to", "by chance"))
     for name, interval in found.correlations.items():
         numbers = (interval.value, interval.low, interval.high, found.chance[name])

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sanac.cli.choose import open_word, starting_word
+from sanac.cli.model_argument import open_word, starting_word
 from sanac.cli.options import Common, StageOptions, gathered
-from sanac.cli.result import Result
-from sanac.core.errors import Misuse
+from sanac.cli.output import Result
+from sanac.core.errors import UsageError
 from sanac.core.units import bytes_text, parse_bytes
 
 if TYPE_CHECKING:
-    from sanac.core.execute import Surgery, Writing
-    from sanac.core.model import Model
+    from sanac.core.artifact.model import Model
+    from sanac.core.write.job import ArtifactJob, WriteOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -31,11 +31,11 @@ class SurgeryOptions:
     shard_size: str
     full_hash: bool
 
-    def writing(self, options: StageOptions, layout: str = "diffusers") -> "Writing":
+    def writing(self, options: StageOptions, layout: str = "diffusers") -> "WriteOptions":
         """The same for the executor, together with the stage's options."""
-        from sanac.core.execute import Writing
+        from sanac.core.write.job import WriteOptions
 
-        return Writing(
+        return WriteOptions(
             shard_bytes=parse_bytes(self.shard_size),
             transformer_only=self.transformer_only,
             link=self.link,
@@ -76,14 +76,14 @@ def open_source(word: str | None, chosen: SurgeryOptions, options: StageOptions,
 
 def run_surgery(
     word: str,
-    job: "Surgery",
+    job: "ArtifactJob",
     options: StageOptions,
     common: Common,
-    complete: "Callable[[Surgery], Surgery]" = lambda job: job,
+    complete: "Callable[[ArtifactJob], ArtifactJob]" = lambda job: job,
 ) -> Result:
     """Show the plan, or complete it and carry it out, and record the result in the workspace."""
-    from sanac.core.execute import carry_out, foresee
-    from sanac.core.workspace import read_workspace, record
+    from sanac.core.artifact.workspace import read_workspace, record
+    from sanac.core.write.executor import preflight, write_artifact
 
     read_workspace(options.workspace)  # a broken one is found out before anything is done
     out = options.out or options.workspace / f"{job.stage}-{job.key[:8]}"
@@ -97,13 +97,13 @@ def run_surgery(
     if job.writing.link:
         common.talk.warn("--link shares files with the source: editing one in place changes both")
     if options.dry_run:
-        status = "cached" if foresee(job, out, common.talk) else "ok"
+        status = "cached" if preflight(job, out, common.talk) else "ok"
         needs = f"{bytes_text(job.needs.disk)} of disk and {bytes_text(job.needs.memory)} of memory"
         done = f"{out} already holds this" if status == "cached" else f"would write {out}, with {needs}"
         return Result(status, lambda: _show(job, done), data, str(out), common.as_json)
     status = "cached"
-    if foresee(job, out, common.talk) is None:
-        status, _ = carry_out(complete(job), out, common.talk)
+    if preflight(job, out, common.talk) is None:
+        status, _ = write_artifact(complete(job), out, common.talk)
     record(options.workspace, word, out)
     done = f"{out} already holds this (cached)" if status == "cached" else f"wrote {out}"
     return Result(status, lambda: _show(job, done, load=str(out)), data, str(out), common.as_json)
@@ -111,8 +111,8 @@ def run_surgery(
 
 def check_out(options: StageOptions) -> None:
     """What can be said of the place before hours go into what is to stand there."""
-    from sanac.core.stage import check_replaceable
-    from sanac.core.workspace import read_workspace
+    from sanac.core.artifact.staging import check_replaceable
+    from sanac.core.artifact.workspace import read_workspace
 
     read_workspace(options.workspace)
     if options.out:
@@ -124,16 +124,16 @@ def _check_place(out: Path, workspace: Path) -> None:
     """OUT is a folder of its own: not a file's name, and not a place that the workspace lives in."""
     if out.suffix in {".pth", ".safetensors"}:
         hint = f"--out {out.with_suffix('')}"
-        raise Misuse(f"--out {out} looks like a file", why="it names the folder of the artifact", hint=hint)
+        raise UsageError(f"--out {out} looks like a file", why="it names the folder of the artifact", hint=hint)
     if Path(os.path.realpath(workspace)).is_relative_to(os.path.realpath(out)):
-        raise Misuse(
+        raise UsageError(
             f"--out {out} holds the workspace {workspace}",
             why="replacing the artifact would delete what else was made",
             hint=f"--out {workspace / 'model'}",
         )
 
 
-def _sizes(job: "Surgery") -> dict[str, tuple[int, int]]:
+def _sizes(job: "ArtifactJob") -> dict[str, tuple[int, int]]:
     """Bytes of each component's weights, before and after."""
     before = job.model.weights.size
     found = {"transformer": (before, sum(piece.size for piece in job.pieces) or before)}  # or it goes along as it is
@@ -143,7 +143,7 @@ def _sizes(job: "Surgery") -> dict[str, tuple[int, int]]:
     return found
 
 
-def _show(job: "Surgery", done: str, load: str = "") -> None:
+def _show(job: "ArtifactJob", done: str, load: str = "") -> None:
     sizes = _sizes(job)
     click.echo(f"{job.model.located.name}: {job.model.architecture.title}")
     if job.stage not in {"finetune", "quantize"}:  # they move no block

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sanac.cli.choose import open_word
+from sanac.cli.model_argument import open_word
 from sanac.cli.options import Common, common
+from sanac.cli.output import DENIED, Result
 from sanac.cli.ranks import RankOptions, ranked, ranking
-from sanac.cli.result import DENIED, Result
 from sanac.cli.tables import console, table
 
 if TYPE_CHECKING:
-    from sanac.core.model import Model
-    from sanac.verify.whole import Asked, Verified
+    from sanac.core.artifact.model import Model
+    from sanac.verify.end_to_end import VerifyReport, VerifySettings
 
 
 @click.command(
@@ -56,21 +56,21 @@ def command(
     With --rank-correlation another question: do both put the same noises first, as a verifier sees their pictures?
     """
     from sanac.runtime.backends import graphs_in
-    from sanac.verify.whole import Asked
+    from sanac.verify.end_to_end import VerifySettings
 
     ours, theirs = open_word(candidate, common), open_word(reference, common)
     if ranking.wanted:
         return ranked(ours, theirs, backend or "torch", steps, ranking, common)
     if common.seed is not None:
         common.talk.warn("--seed has no effect here")
-    asked = Asked(backend or ("onnx" if graphs_in(ours) else "torch"), limit, pictures, steps)
+    asked = VerifySettings(backend or ("onnx" if graphs_in(ours) else "torch"), limit, pictures, steps)
     return verified(ours, theirs, asked, common)
 
 
-def verified(candidate: "Model", reference: "Model", asked: "Asked", common: Common) -> Result:
+def verified(candidate: "Model", reference: "Model", asked: "VerifySettings", common: Common) -> Result:
     """Compare, keep the measurement beside an artifact, say what was found."""
-    from sanac.verify.measurements import write_measurement
-    from sanac.verify.whole import verify
+    from sanac.core.artifact.measurements import write_measurement
+    from sanac.verify.end_to_end import verify
 
     found = verify(candidate, reference, asked, common.device or "cpu", common.talk)
     data: dict[str, Any] = {"reference": reference.located.name, "backend": asked.backend, **found.to_json()}
@@ -86,7 +86,7 @@ def _flat(name: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in name).replace("__", "_")
 
 
-def show(found: "Verified") -> None:
+def show(found: "VerifyReport") -> None:
     """Each figure with its limit and verdict; what would have passed."""
     rows = table(("figure",), ("found", "limit", "verdict"))
     for figure in found.figures:
@@ -101,7 +101,7 @@ def show(found: "Verified") -> None:
     click.echo(f"NOT the same function: {_why(found)}")
 
 
-def _why(found: "Verified") -> str:
+def _why(found: "VerifyReport") -> str:
     """The block, and the limit that would have passed; else what failed."""
     parity = found.parity
     if parity.passed:

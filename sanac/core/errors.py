@@ -22,20 +22,20 @@ class SanacError(Exception):
         self.problems = tuple(problems)
 
 
-class Misuse(SanacError):
+class UsageError(SanacError):
     """The command line or a recipe asks for something that makes no sense."""
 
     exit_code = 2
 
 
-class BadInput(SanacError):
+class InvalidInput(SanacError):
     """A file the user pointed at is not what it should be."""
 
     exit_code = 3
     usual_hint = "get the file again from where it came, or run again what wrote it"
 
 
-class Lacking(SanacError):
+class MissingResource(SanacError):
     """The environment lacks something: an extra, a GPU, memory, disk space, a download, a free lock."""
 
     exit_code = 4

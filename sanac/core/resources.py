@@ -5,8 +5,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from sanac.core.errors import Lacking
-from sanac.core.talk import Talk
+from sanac.core.errors import MissingResource
+from sanac.core.progress import Reporter
 from sanac.core.units import bytes_text, duration_text
 
 _ASSUMED_RATE = 400e6  # bytes a second read, written and digested on a plain cloud disk
@@ -27,7 +27,7 @@ class Needs:
         return self.traffic / _ASSUMED_RATE
 
 
-def announce(needs: Needs, place: Path, talk: Talk) -> None:
+def check_room(needs: Needs, place: Path, talk: Reporter) -> None:
     """Say what the job needs; Lacking when it is not there."""
     folder = existing(place)
     disk, memory = shutil.disk_usage(folder).free, available_memory()
@@ -38,13 +38,15 @@ def announce(needs: Needs, place: Path, talk: Talk) -> None:
         line += f", about {duration_text(needs.seconds)}"
     talk.note(line)
     if needs.disk > disk:
-        raise Lacking(
+        raise MissingResource(
             f"not enough disk space in {folder}",
             why=f"{bytes_text(needs.disk)} needed, {bytes_text(disk)} free",
             hint="point --out at a larger disk; --transformer-only writes the least",
         )
     if needs.memory > memory:
-        raise Lacking("not enough memory", why=f"{bytes_text(needs.memory)} needed, {bytes_text(memory)} available")
+        raise MissingResource(
+            "not enough memory", why=f"{bytes_text(needs.memory)} needed, {bytes_text(memory)} available"
+        )
 
 
 def user_cache() -> Path:

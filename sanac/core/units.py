@@ -2,7 +2,7 @@
 
 import re
 
-from sanac.core.errors import Misuse
+from sanac.core.errors import UsageError
 
 _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE | re.ASCII)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -36,5 +36,5 @@ def parse_bytes(text: str) -> int:
     if match:
         size = int(float(match[1]) * (1024 if match[3] else 1000) ** _POWER[match[2].lower()])
     if size <= 0:
-        raise Misuse(f"{text!r} is not a size", hint="write it like 500MB or 5GB")
+        raise UsageError(f"{text!r} is not a size", hint="write it like 500MB or 5GB")
     return size

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 
-from sanac.export.traced import Traced, hollowed
+from sanac.export.tracing import Traced, without_storage
 
 _LONGEST, _MOST, _WIDEST = 8192, 1024, 4096
 _WIDE = 1024  # a multiple of what any autoencoder shrinks pictures by
@@ -81,7 +81,7 @@ def text_encoder(folder: Path, dtype: torch.dtype) -> Traced:
     axes = {0: "batch", 1: "sequence_length"}
     sizes = {0: Dim("batch", min=1, max=_MOST), 1: Dim("sequence_length", min=1, max=_LONGEST)}
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    net = hollowed(_TextEncoder(model), dtype, mode)
+    net = without_storage(_TextEncoder(model), dtype, mode)
     with mode:
         given = (torch.ones(2, 7, dtype=torch.int64), torch.ones(2, 7, dtype=torch.int64))
     program = torch.export.export(net, given, dynamic_shapes=(sizes, sizes))
@@ -115,7 +115,7 @@ def _autoencoded(
         if isinstance(part, SanaMultiscaleLinearAttention):
             part.processor = _attention
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    net = hollowed(wrapper(model), dtype, mode)
+    net = without_storage(wrapper(model), dtype, mode)
     with mode, torch.no_grad():
         large = net(torch.empty(1, channels, _WIDE, _WIDE, dtype=dtype))
         step = max(1, _WIDE // large.shape[-1])

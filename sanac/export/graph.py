@@ -9,8 +9,8 @@ import torch
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
-from sanac.core.family import block_name, split_block
-from sanac.export.traced import OWN, Traced
+from sanac.core.family.architecture import block_name, split_block
+from sanac.export.tracing import OWN, Traced
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 BLOCKS = "transformer_blocks"
@@ -28,7 +28,7 @@ def graph_of(traced: Traced) -> ir.Model:
     tidy(model)
     for value in weights:
         value.name = (value.name or "").removeprefix(traced.prefix)
-    stream = stamp(model, traced.blocks)
+    stream = unroll_blocks(model, traced.blocks)
     name_axes(model, traced)
     name_nodes(model.graph, traced.prefix)
     for index, value in enumerate(stream):
@@ -49,7 +49,7 @@ def tidy(model: ir.Model) -> None:
     passes.RemoveUnusedOpsetsPass()(model)
 
 
-def stamp(model: ir.Model, blocks: int) -> list[ir.Value]:
+def unroll_blocks(model: ir.Model, blocks: int) -> list[ir.Value]:
     """Repeat what stands between the edges, and take them out; gives the stream behind each block.
 
     What is the same for all blocks is computed once.

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
-from sanac.core.family import Architecture, split_block
-from sanac.export.traced import OWN, Traced
-from sanac.nn.block import Condition, Geometry, block
-from sanac.nn.ends import embed, head, positions
+from sanac.core.family.architecture import Architecture, split_block
+from sanac.export.tracing import OWN, Traced
+from sanac.nn.blocks.block import Conditioning, Geometry, block
+from sanac.nn.blocks.embed_head import embed, head, positions
 
 INPUTS = ("hidden_states", "encoder_hidden_states", "encoder_attention_mask", "timestep")
 GUIDANCE, OUTPUT = "guidance", "out_hidden_states"  # names that ONNX clients of diffusers know
@@ -63,7 +63,7 @@ class _Transformer(_Named):
         start = embed(tensors, hidden_states, encoder_hidden_states, timestep, encoder_attention_mask, guidance, where)
         only = self.transformer_blocks[0]
         assert isinstance(only, _Named)
-        given: Condition = start.condition
+        given: Conditioning = start.condition
         state = _edge(block(only.tensors(), _edge(start.state), given, self.geometry))
         return head(tensors, state, start)
 

@@ -9,36 +9,36 @@ from typing import Any
 
 import torch
 
-from sanac.core import jsonfile
-from sanac.core.copying import digest_file
-from sanac.core.errors import Lacking, Misuse
-from sanac.core.execute import Surgery, Writing, decide, refuse_quantized
-from sanac.core.header import read_header
-from sanac.core.model import Model
-from sanac.core.plan import keep_blocks
-from sanac.core.quantizable import Chosen, Wish, choose
-from sanac.core.schemes import SCHEMES, scheme_of
-from sanac.core.talk import Talk
+from sanac.core import json_files
+from sanac.core.artifact.model import Model
+from sanac.core.artifact.plan import keep_blocks
+from sanac.core.errors import MissingResource, UsageError
+from sanac.core.file_copy import digest_file
+from sanac.core.progress import Reporter
+from sanac.core.quant.layer_rules import QuantPlan, QuantRequest, plan_quantization
+from sanac.core.quant.schemes import SCHEMES, scheme_of
+from sanac.core.safetensors_header import read_header
 from sanac.core.units import bytes_text
-from sanac.finetune import free, pairs
-from sanac.finetune.adapters import add_lora, merged, save_adapter
-from sanac.finetune.dataset import Prepared, open_prepared
-from sanac.finetune.drawing import Drawing
-from sanac.finetune.flow import Times
-from sanac.finetune.loop import Settings, Watch, train
-from sanac.finetune.memory import Load, Memory, foresee
-from sanac.finetune.parent import blocks_of, check_teacher, parent_of
-from sanac.finetune.prepare import RECORD, key_of, prepare
-from sanac.finetune.recovery import LOSSES, RecoveryTask
-from sanac.finetune.schedule import Schedule
+from sanac.core.write.job import ArtifactJob, WriteOptions, plan_artifact, refuse_quantized
+from sanac.finetune import image_text_data, synthetic_data
+from sanac.finetune.batches import BatchSampler
+from sanac.finetune.distillation import LOSSES, RecoveryTask
+from sanac.finetune.encode_dataset import RECORD, key_of, prepare
+from sanac.finetune.encoded_dataset import Prepared, open_prepared
+from sanac.finetune.find_teacher import blocks_of, check_teacher, parent_of
+from sanac.finetune.lora import add_lora, merged, save_adapter
 from sanac.finetune.student import open_student, save_weights
-from sanac.finetune.teacher import Lessons, Teaching
+from sanac.finetune.teacher_cache import TeacherCache, TeacherPass
+from sanac.nn.calibration.prompts import choose_prompts
+from sanac.nn.calibration.sampling import SamplerSettings
 from sanac.nn.device import free_memory, pick_device
-from sanac.nn.packed import simulate
-from sanac.nn.prompts import choose_prompts
-from sanac.nn.surroundings import check_computable, latent_side, scheduler_of, vocabulary_of
-from sanac.nn.trajectory import Sampling
-from sanac.nn.weights import DTYPES, Blocks
+from sanac.nn.pipeline_config import check_computable, latent_side, scheduler_of, vocabulary_of
+from sanac.nn.quant.layers import simulate
+from sanac.nn.streaming import DTYPES, Blocks
+from sanac.train.flow_matching import Times
+from sanac.train.loop import Callbacks, Settings, train
+from sanac.train.memory import Load, Memory, estimate_memory
+from sanac.train.schedule import Schedule
 
 SCHEMA = 1  # raised when the same settings would train differently
 TOKENS = 16_384  # of a batch, where the user names no batch size
@@ -48,7 +48,7 @@ FAKE_QUANT_SCHEMA = 1  # raised when simulated quantization would train differen
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class FinetuneSettings:
     """What the user said; None where the job is to decide."""
 
     steps: int = 100
@@ -104,17 +104,17 @@ class Wanted:
             f"--loss {name}={weight}: above zero" for name, weight in (self.losses or {}).items() if weight <= 0
         ]
         if problems:
-            raise Misuse(problems[0], problems=problems)
+            raise UsageError(problems[0], problems=problems)
 
 
 @dataclass(frozen=True)
-class Recovery:
+class FinetuneJob:
     """A job that is fully decided; its data is prepared."""
 
     model: Model
     teacher: Model | None
     data: Prepared
-    wanted: Wanted
+    wanted: FinetuneSettings
     losses: Mapping[str, float]
     workspace: Path
 
@@ -131,12 +131,12 @@ class Recovery:
         return self.wanted.rate or (GENTLE if self.wanted.fake_quant else RATE) / self.model.architecture.width
 
     @property
-    def drawing(self) -> Drawing:
+    def drawing(self) -> BatchSampler:
         """How batches are drawn; noise is shifted as the model's own sampler shifts it."""
         scheduler = scheduler_of(self.model)
         shift = scheduler.get("flow_shift", scheduler.get("shift", 3.0))
         times = Times(shift=float(shift))
-        return Drawing(self.batch, self.wanted.seed, times, self.wanted.caption_dropout)
+        return BatchSampler(self.batch, self.wanted.seed, times, self.wanted.caption_dropout)
 
     @property
     def settings(self) -> Settings:
@@ -164,7 +164,7 @@ class Recovery:
         sources = blocks_of(self.teacher, self.model)
         found = [index for index in sources or () if index is not None]
         if sources is None or len(found) != len(sources):
-            raise Misuse(
+            raise UsageError(
                 "--loss features needs to know which blocks are whose",
                 why=f"{self.model.located.name} was not pruned from {self.teacher.located.name}",
                 hint="--loss distill, or the teacher that it was pruned from",
@@ -181,7 +181,7 @@ class Recovery:
         sample += len(self.exits) * height * width // architecture.patch_size**2 * architecture.width
         fitting = self.wanted.cache_limit // (2 * sample * self.batch)
         if fitting < 1:
-            raise Misuse(
+            raise UsageError(
                 f"--teacher-cache {self.wanted.cache_limit:,} is too small",
                 why=f"one batch of the teacher's answers takes {2 * sample * self.batch:,} bytes",
                 hint="a larger one, a smaller --batch, or --loss distill without features",
@@ -193,11 +193,11 @@ class Recovery:
         """Equal where the teacher says the same."""
         assert self.teacher is not None
         drawing = asdict(self.drawing)
-        return jsonfile.key_of(
+        return json_files.key_of(
             ["teach", SCHEMA, self.teacher.identity(), self.data.identity, drawing, list(self.exits)]
         )
 
-    def surgery(self, writing: Writing) -> Surgery:
+    def surgery(self, writing: WriteOptions) -> ArtifactJob:
         """The artifact that will be written; nothing is trained yet."""
         settings = asdict(self.settings) | {"save_every": 0, "log_every": 0}
         how: dict[str, Any] = {
@@ -216,9 +216,9 @@ class Recovery:
         plan = keep_blocks(self.model.architecture.blocks, list(range(self.model.architecture.blocks)))
         said = f"{self.wanted.steps} steps of {' and '.join(self.losses)}"
         said += f" for {self.wanted.fake_quant}" if self.wanted.fake_quant else ""
-        return replace(decide("finetune", self.model, plan, how, writing), how=said)
+        return replace(plan_artifact("finetune", self.model, plan, how, writing), how=said)
 
-    def folder(self, job: Surgery) -> Path:
+    def folder(self, job: ArtifactJob) -> Path:
         """Where the run keeps its state until the artifact stands."""
         return self.workspace / f"training-{job.key[:8]}"
 
@@ -229,7 +229,7 @@ class Recovery:
         wanted = self.wanted
         load = Load(self.batch, height, width, caption, wanted.checkpointing, wanted.precision, wanted.lora)
         config = self.model.transformer.config or self.model.architecture.config()
-        found = foresee(config, load, wanted.optimizer, average=bool(wanted.average))
+        found = estimate_memory(config, load, wanted.optimizer, average=bool(wanted.average))
         rounded = self.rounded.packings.values() if self.rounded else ()
         kept = sum(4 * how.shape[0] * how.columns for how in rounded)  # until the gradients are there
         return replace(found, activations=found.activations + kept)
@@ -250,7 +250,7 @@ class Recovery:
         }
         saved = {way: memory.total - replace(self, wanted=other).memory().total for way, other in ways.items()}
         helpful = sorted((way for way in ways if saved[way] > 0), key=lambda way: -saved[way])
-        raise Lacking(
+        raise MissingResource(
             f"training takes about {bytes_text(memory.total)} of memory, {bytes_text(free)} are free",
             why=str(memory),
             hint="; ".join(f"{way} saves {bytes_text(saved[way])}" for way in helpful),
@@ -261,7 +261,7 @@ class Recovery:
         """For trackers."""
         return asdict(self.settings.schedule) | {"batch": self.batch, "optimizer": self.wanted.optimizer}
 
-    def trained(self, job: Surgery, talk: Talk, watch: Watch) -> Surgery:
+    def trained(self, job: ArtifactJob, talk: Reporter, watch: Callbacks) -> ArtifactJob:
         """The job with the weights that training made, now or before."""
         folder = self.folder(job)
         file = folder / "trained.safetensors"
@@ -272,7 +272,7 @@ class Recovery:
         refs = read_header(file).tensors
         return replace(job, replaced=refs, filled_digest=digest_file(file))
 
-    def _train(self, folder: Path, file: Path, talk: Talk, watch: Watch) -> None:
+    def _train(self, folder: Path, file: Path, talk: Reporter, watch: Callbacks) -> None:
         device = torch.device(pick_device(self.wanted.device))
         lessons = self._lessons(device, talk)
         try:
@@ -295,7 +295,7 @@ class Recovery:
             )
             weights = train(task, self.settings, folder, talk, watch)["transformer"]
         except torch.cuda.OutOfMemoryError as error:
-            raise Lacking(
+            raise MissingResource(
                 "the GPU's memory is not enough",
                 why=str(error).splitlines()[0][:200],
                 hint=f"--batch {max(1, self.batch // 2)} --accumulate {self.wanted.accumulate * 2}, or --checkpointing",
@@ -306,16 +306,20 @@ class Recovery:
         save_weights(merged(student) if self.wanted.lora else student.state_dict(), self.model, file)
 
     @property
-    def rounded(self) -> Chosen | None:
+    def rounded(self) -> QuantPlan | None:
         """How the weights will be quantized, if they are trained for that."""
         name = self.wanted.fake_quant
-        return choose("transformer", self.model.weights.tensors, Wish(scheme_of(name))) if name else None
+        return (
+            plan_quantization("transformer", self.model.weights.tensors, QuantRequest(scheme_of(name)))
+            if name
+            else None
+        )
 
-    def _lessons(self, device: torch.device, talk: Talk) -> Lessons | None:
+    def _lessons(self, device: torch.device, talk: Reporter) -> TeacherCache | None:
         if self.teacher is None:
             return None
         config = self.teacher.transformer.config or self.teacher.architecture.config()
-        teaching = Teaching(
+        teaching = TeacherPass(
             _weights(self.teacher, self.wanted, device),
             config,
             lambda number: self.drawing.draw(self.data, number),
@@ -326,7 +330,7 @@ class Recovery:
         return teaching.lessons(self.workspace / f"teacher-{key[:8]}", key, self.distinct, talk)
 
 
-def decide_recovery(model: Model, wanted: Wanted, workspace: Path, talk: Talk) -> Recovery:
+def plan_finetune(model: Model, wanted: FinetuneSettings, workspace: Path, talk: Reporter) -> FinetuneJob:
     """Everything decided, and the data prepared: what is learned is part of what the artifact is."""
     wanted.check()
     refuse_quantized(model, "finetune")
@@ -336,7 +340,7 @@ def decide_recovery(model: Model, wanted: Wanted, workspace: Path, talk: Talk) -
         teacher = _usual_teacher(model, wanted)
     losses = wanted.losses or ({"distill": 1.0} if teacher else {"flow": 1.0})
     if teacher is None and {"distill", "features"} & set(losses):
-        raise Misuse(
+        raise UsageError(
             f"--loss {','.join(losses)} needs a teacher",
             why=f"nothing was pruned from {model.located.name}",
             hint="--teacher MODEL, or --loss flow",
@@ -347,10 +351,10 @@ def decide_recovery(model: Model, wanted: Wanted, workspace: Path, talk: Talk) -
     check_computable(model)
     data = _data(model, teacher, wanted, workspace, talk)
     taught = teacher if {"distill", "features"} & set(losses) else None
-    return Recovery(model, taught, data, wanted, losses, workspace)
+    return FinetuneJob(model, taught, data, wanted, losses, workspace)
 
 
-def _usual_teacher(model: Model, wanted: Wanted) -> Model | None:
+def _usual_teacher(model: Model, wanted: FinetuneSettings) -> Model | None:
     """What the model was pruned from; itself, where nothing is to come back but what rounding takes."""
     recovered = model.manifest is not None and model.manifest.stage == "finetune"
     if wanted.fake_quant and recovered:
@@ -358,12 +362,12 @@ def _usual_teacher(model: Model, wanted: Wanted) -> Model | None:
     return parent_of(model) or (model if wanted.fake_quant else None)
 
 
-def _data(model: Model, teacher: Model | None, wanted: Wanted, workspace: Path, talk: Talk) -> Prepared:
+def _data(model: Model, teacher: Model | None, wanted: FinetuneSettings, workspace: Path, talk: Reporter) -> Prepared:
     """What is learned from: as it lies there, prepared now or before, or painted by the teacher."""
     device = torch.device(pick_device(wanted.device))
     if wanted.data is None:
         if teacher is None:
-            raise Misuse(
+            raise UsageError(
                 "there is nothing to learn from",
                 why="no --data, and no teacher that could paint something",
                 hint="--data DIR, --data shapes or --teacher MODEL",
@@ -372,33 +376,35 @@ def _data(model: Model, teacher: Model | None, wanted: Wanted, workspace: Path, 
     place = Path(wanted.data)
     if wanted.data != "shapes" and place.is_dir() and any(place.glob("*.safetensors")):
         return open_prepared(place, model.architecture)
-    source = pairs.open_source(wanted.data, scene_count=wanted.samples, seed=wanted.seed)
+    source = image_text_data.open_source(wanted.data, scene_count=wanted.samples, seed=wanted.seed)
     side = latent_side(model)
     folder = workspace / f"data-{key_of(model, source, side)[:8]}"
     _there(folder, wanted)
     return open_prepared(prepare(model, source, side, folder, device, talk), model.architecture)
 
 
-def _painted(teacher: Model, wanted: Wanted, workspace: Path, device: torch.device, talk: Talk) -> Path:
+def _painted(teacher: Model, wanted: FinetuneSettings, workspace: Path, device: torch.device, talk: Reporter) -> Path:
     vocabulary = vocabulary_of(teacher)
     closed = bool(vocabulary) and wanted.prompts is None
     prompts, source = choose_prompts(wanted.prompts, wanted.samples if closed else None, vocabulary)
-    sampling = Sampling(seed=wanted.seed + 1, side=latent_side(teacher))
-    job = free.Painting(teacher, prompts, wanted.samples, sampling)
+    sampling = SamplerSettings(seed=wanted.seed + 1, side=latent_side(teacher))
+    job = synthetic_data.SyntheticLatents(teacher, prompts, wanted.samples, sampling)
     folder = workspace / f"painted-{job.key[:8]}"
     _there(folder, wanted)
     if not (folder / RECORD).exists():
         talk.note(f"data-free: {wanted.samples} latents by {teacher.located.name}, {len(prompts)} prompts ({source})")
-    return free.paint(job, _weights(teacher, wanted, device), folder, talk)
+    return synthetic_data.sample_latents(job, _weights(teacher, wanted, device), folder, talk)
 
 
-def _weights(teacher: Model, wanted: Wanted, device: torch.device) -> Blocks:
+def _weights(teacher: Model, wanted: FinetuneSettings, device: torch.device) -> Blocks:
     """The teacher's, read once if half of the limit is enough for them."""
     size = sum(ref.count * 4 for ref in teacher.weights)
     return Blocks(teacher, device, torch.float32, resident=size < wanted.memory_limit // 2)
 
 
-def _there(folder: Path, wanted: Wanted) -> None:
+def _there(folder: Path, wanted: FinetuneSettings) -> None:
     """A dry run doesn't prepare data."""
     if wanted.dry and not (folder / RECORD).exists():
-        raise Lacking(f"the plan hangs on data in {folder}, not prepared before", hint="run it without --dry-run")
+        raise MissingResource(
+            f"the plan hangs on data in {folder}, not prepared before", hint="run it without --dry-run"
+        )

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sanac.core.errors import BadInput
-from sanac.core.model import Model
-from sanac.nn.weights import DTYPES, read_tensor, refuse_loras
+from sanac.core.artifact.model import Model
+from sanac.core.errors import InvalidInput
+from sanac.nn.streaming import DTYPES, read_tensor, refuse_loras
 
 
 def open_student(model: Model, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -25,7 +25,9 @@ def open_student(model: Model, device: torch.device, dtype: torch.dtype) -> nn.M
         tensors = {ref.name: read_tensor(ref, device, dtype) for ref in model.weights}
         transformer.load_state_dict(tensors, strict=True, assign=True)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
-        raise BadInput(f"diffusers can't build {model.located.name}", why=str(error).splitlines()[0][:300]) from error
+        raise InvalidInput(
+            f"diffusers can't build {model.located.name}", why=str(error).splitlines()[0][:300]
+        ) from error
     found: nn.Module = transformer.train().requires_grad_(requires_grad=True)
     return found
 
@@ -38,7 +40,7 @@ def save_weights(weights: Mapping[str, Tensor], model: Model, file: Path) -> Non
     stored = {name: weights[name].detach().to(DTYPES[ref.dtype]).cpu().contiguous() for name, ref in refs.items()}
     for name, tensor in stored.items():
         if not torch.isfinite(tensor).all():
-            raise BadInput(f"training made {name} NaN or infinite", hint="a lower --learning-rate")
+            raise InvalidInput(f"training made {name} NaN or infinite", hint="a lower --learning-rate")
     partial = file.with_suffix(".partial")
     save_file(stored, partial)
     with partial.open("rb") as written:

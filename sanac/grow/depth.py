@@ -3,12 +3,12 @@
 import itertools
 from collections.abc import Iterator
 
-from sanac.core.errors import Misuse
-from sanac.core.execute import Surgery, Writing, decide
-from sanac.core.family import QK_NORM_CONFIG
-from sanac.core.manifest import Manifest
-from sanac.core.model import Model
-from sanac.core.plan import Keep, New, Origin, Plan
+from sanac.core.artifact.manifest import Manifest
+from sanac.core.artifact.model import Model
+from sanac.core.artifact.plan import BlockPlan, Keep, New, Origin
+from sanac.core.errors import UsageError
+from sanac.core.family.architecture import QK_NORM_CONFIG
+from sanac.core.write.job import ArtifactJob, WriteOptions, plan_artifact
 
 INITS = ("partial", "cyclic", "replicate")
 _LARGEST = 1000  # blocks; the released models have 20 to 60
@@ -18,18 +18,18 @@ _DROPPED = 2  # of the source's last blocks, by default: the paper found them to
 def decide_growth(
     model: Model,
     target: int,
-    writing: Writing,
+    writing: WriteOptions,
     *,
     init: str = "partial",
     preserve: int | None = None,
     qk_norm: bool = False,
     seed: int = 0,
-) -> Surgery:
+) -> ArtifactJob:
     """The job that grows `model` to `target` blocks. `seed` matters to `partial` alone, the others draw nothing."""
     depth = model.architecture.blocks
     problems = _problems(depth, target, init, preserve)
     if problems:
-        raise Misuse(
+        raise UsageError(
             f"a model of {depth} blocks can't grow like this",
             why=problems[0],
             problems=problems,
@@ -43,8 +43,8 @@ def decide_growth(
         origins: tuple[Origin, ...] = (*map(Keep, range(kept)), *_new(model.manifest, seed, kept, target - kept))
     else:
         origins = tuple(map(Keep, _copies(depth, target, init)))
-    plan = Plan(depth, origins, tuple(sorted(config.items())))
-    return decide("grow", model, plan, {"init": init}, writing)
+    plan = BlockPlan(depth, origins, tuple(sorted(config.items())))
+    return plan_artifact("grow", model, plan, {"init": init}, writing)
 
 
 def preserved(depth: int) -> int:
@@ -52,7 +52,7 @@ def preserved(depth: int) -> int:
     return max(1, depth - _DROPPED)
 
 
-def notices(job: Surgery) -> tuple[str, ...]:
+def notices(job: ArtifactJob) -> tuple[str, ...]:
     """What the user should know of this growth before it runs."""
     if job.settings["init"] != "partial":
         return (f"--init {job.settings['init']} changes the function: each copy acts once more",)
@@ -64,7 +64,7 @@ def notices(job: Surgery) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def warnings(job: Surgery, *, qk_norm: bool) -> tuple[str, ...]:
+def warnings(job: ArtifactJob, *, qk_norm: bool) -> tuple[str, ...]:
     """What the user should look at: whether QK norm was asked for, and what came of it."""
     if not qk_norm:
         return ()

@@ -8,7 +8,7 @@ from typing import TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from sanac.core.errors import BadInput
+from sanac.core.errors import InvalidInput
 
 Box = tuple[float, float, float, float]
 
@@ -34,7 +34,7 @@ class Detection:
         object.__setattr__(self, "box", tuple(map(float, self.box)))
         problems = _problems(self)
         if problems:
-            raise BadInput(
+            raise InvalidInput(
                 f"a detector gave something that is no detection: {problems[0]}",
                 hint="a detector that gives NaN often runs in fp16: try bf16 or fp32",
                 problems=problems,

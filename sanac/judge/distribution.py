@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sanac.core.errors import BadInput, Misuse
+from sanac.core.errors import InvalidInput, UsageError
 from sanac.judge.features import Features, checked, features, in_content_order
 from sanac.judge.intervals import LEVEL, Interval, normal_interval, wilson
 
@@ -62,7 +62,7 @@ def compare(
     `rendered` must not be `training`: what it has in common with it would pass for normal.
     """
     if not 0 < percentile < 100:
-        raise Misuse(f"{percentile} is not a percentile", hint="take one between 0 and 100, such as 5")
+        raise UsageError(f"{percentile} is not a percentile", hint="take one between 0 and 100, such as 5")
     pictures = checked("generated", generated)
     one = features(in_content_order(pictures))
     other = features(in_content_order(checked("rendered", rendered, pictures)))
@@ -142,10 +142,10 @@ def _kernel_diagonal(values: Features) -> Floats:
 def diversity(one: Features, other: Features, level: float = LEVEL) -> Interval:
     """The mean distance to the nearest neighbour within `one` over that within `other`, both cut to one size."""
     count = min(len(one), len(other))
-    mine, theirs = (nearest(values[:count], values[:count], itself=True) for values in (one, other))
+    mine, theirs = (nearest_distances(values[:count], values[:count], itself=True) for values in (one, other))
     scale = theirs.mean()
     if scale <= 0:
-        raise BadInput("the rendered pictures are copies of one another", hint="render different scenes")
+        raise InvalidInput("the rendered pictures are copies of one another", hint="render different scenes")
     ratio = mine.mean() / scale
     error = np.sqrt((mine.var() + ratio**2 * theirs.var()) / count) / scale
     return normal_interval(float(ratio), float(error), count, level)
@@ -153,11 +153,11 @@ def diversity(one: Features, other: Features, level: float = LEVEL) -> Interval:
 
 def copies(one: Features, other: Features, training: Features, percentile: float, level: float = LEVEL) -> Interval:
     """The share of `one` that is as near to a training picture as the nearest `percentile` percent of `other` are."""
-    limit = np.percentile(nearest(other, training), percentile)
-    return wilson(int((nearest(one, training) <= limit).sum()), len(one), level)
+    limit = np.percentile(nearest_distances(other, training), percentile)
+    return wilson(int((nearest_distances(one, training) <= limit).sum()), len(one), level)
 
 
-def nearest(values: Features, among: Features, *, itself: bool = False) -> Floats:
+def nearest_distances(values: Features, among: Features, *, itself: bool = False) -> Floats:
     """The distance from each value to the nearest of `among`; `itself`: both are one set, and none is its own."""
     lengths = (among**2).sum(axis=1)
     distances = []

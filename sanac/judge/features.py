@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sanac.core.errors import BadInput
+from sanac.core.errors import InvalidInput
 
 Pictures = NDArray[np.uint8]  # (number, height, width, 3)
 Features = NDArray[np.float64]  # (number, features)
@@ -27,19 +27,19 @@ def checked(name: str, pictures: NDArray[np.generic], like: Pictures | None = No
     """These pictures, if they can be measured and are as large as `like`."""
     shape = pictures.shape
     if pictures.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
-        raise BadInput(
+        raise InvalidInput(
             f"the {name} pictures are not pictures",
             why=f"they are {pictures.dtype} of shape {shape}, not uint8 of (number, height, width, 3)",
             hint="convert them to RGB bytes of one size",
         )
     if min(shape[:3]) < FEWEST:
-        raise BadInput(
+        raise InvalidInput(
             f"the {name} pictures are too few or too small",
             why=f"they are {shape[0]} of {shape[1]} x {shape[2]}; at least {FEWEST} each way are needed",
             hint="take more pictures, or larger ones",
         )
     if like is not None and shape[1:3] != like.shape[1:3]:
-        raise BadInput(
+        raise InvalidInput(
             f"the {name} pictures have another size",
             why=f"they are {shape[1]} x {shape[2]}, the generated ones {like.shape[1]} x {like.shape[2]}",
             hint="resize one set to the other's size, both with the same filter",

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sanac.core.errors import Misuse
+from sanac.core.errors import UsageError
 from sanac.judge.detections import Box, Detection
-from sanac.judge.metadata import MOST_PER_CLASS, Clause, Task
+from sanac.judge.metadata import MOST_PER_CLASS, Clause, GenEvalTask
 
 Found = tuple[Detection, ...]
 ScoredBox = tuple[float, float, float, float, float]  # left, top, right, bottom, score
@@ -32,7 +32,7 @@ class Rules:
         if self.most_per_class < 1:
             problems.append(f"most_per_class is {self.most_per_class}, less than 1")
         if problems:
-            raise Misuse("these rules make no sense", why=problems[0], problems=problems)
+            raise UsageError("these rules make no sense", why=problems[0], problems=problems)
 
     def threshold(self, tag: str) -> float:
         """The score that a detection must exceed in a task of this kind."""
@@ -43,7 +43,7 @@ GENEVAL = Rules()
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GenEvalResult:
     """Whether a picture is correct, why not, how nearly (soft: 0..1), and the detections that the rules looked at."""
 
     correct: bool
@@ -57,9 +57,9 @@ class Verdict:
         return {label: tuple((*found.box, found.score) for found in kept) for label, kept in self.kept.items()}
 
 
-def judge(task: Task, detections: Iterable[Detection], rules: Rules = GENEVAL) -> Verdict:
+def judge(task: GenEvalTask, detections: Iterable[Detection], rules: Rules = GENEVAL) -> GenEvalResult:
     """Every clause of `include` must hold and none of `exclude`; a clause that fails does not end the judging."""
-    kept = keep(detections, rules.threshold(task.tag), rules.most_per_class)
+    kept = select_detections(detections, rules.threshold(task.tag), rules.most_per_class)
     checked: list[_Checked] = []
     for clause in task.include:
         checked.append(_check(clause, kept.get(clause.label, ()), checked, rules))
@@ -72,10 +72,10 @@ def judge(task: Task, detections: Iterable[Detection], rules: Rules = GENEVAL) -
             reasons.append(f"{clause.label}: fewer than {clause.count} wanted, {seen} found")
         if clause.label not in named:  # what include names is already in its count
             parts.append(float(seen < clause.count))
-    return Verdict(not reasons, tuple(reasons), sum(parts) / len(parts), kept)
+    return GenEvalResult(not reasons, tuple(reasons), sum(parts) / len(parts), kept)
 
 
-def keep(detections: Iterable[Detection], threshold: float, most: int) -> dict[str, Found]:
+def select_detections(detections: Iterable[Detection], threshold: float, most: int) -> dict[str, Found]:
     """Per class the detections that score above the threshold, best first, so many at most. No overlap is removed."""
     kept: dict[str, list[Detection]] = {}
     for found in sorted(detections, key=_best_first):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sanac.core.errors import BadInput, Misuse
+from sanac.core.errors import InvalidInput, UsageError
 
 Floats = NDArray[np.float64]
 
@@ -63,7 +63,7 @@ class Difference:
 def wilson(successes: float, trials: int, level: float = LEVEL) -> Interval:
     """Wilson's score interval of one share, of trials that don't depend on each other."""
     if trials < 1 or not 0 <= successes <= trials:
-        raise Misuse(f"{successes} of {trials} is not a share")
+        raise UsageError(f"{successes} of {trials} is not a share")
     return _wilson(successes / trials, trials, trials, level)
 
 
@@ -103,7 +103,7 @@ def paired_difference(
     strangers = set(map(_key, first)) ^ set(map(_key, second))
     if strangers:
         listed = [f"{prompt} ({task})" for task, prompt in sorted(strangers)]
-        raise BadInput("the two systems were not asked the same", why=listed[0], problems=listed)
+        raise InvalidInput("the two systems were not asked the same", why=listed[0], problems=listed)
     tasks = [np.stack(pair, axis=1) for pair in zip(_by_task(first), _by_task(second), strict=True)]
     drawn = _bootstrap(tasks, resamples, seed)
     ahead = _mean_of_tasks(tasks)
@@ -115,7 +115,7 @@ def paired_difference(
 def mean(values: Sequence[float], level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """The mean of one number per prompt; bounds by bootstrap."""
     if not values:
-        raise BadInput("there are no values")
+        raise InvalidInput("there are no values")
     numbers = np.asarray(values, np.float64)
     rng = np.random.default_rng(seed)
     drawn = numbers[rng.integers(0, len(numbers), (resamples, len(numbers)))].mean(axis=1)
@@ -136,16 +136,16 @@ def _sorted(scores: Sequence[PromptScore]) -> list[PromptScore]:
     """In an order of their own, so that the same seed draws the same prompts however they arrive."""
     ordered = sorted(scores, key=_key)
     if len(set(map(_key, ordered))) < len(ordered):
-        raise Misuse("a prompt has two scores", hint="sum its pictures into one")
+        raise UsageError("a prompt has two scores", hint="sum its pictures into one")
     return ordered
 
 
 def _table(scores: Sequence[PromptScore]) -> Floats:
     """(prompts, 2): right, images."""
     if not scores:
-        raise BadInput("there are no scores")
+        raise InvalidInput("there are no scores")
     if any(score.images < 1 or not 0 <= score.right <= score.images for score in scores):
-        raise Misuse("a prompt's score is not within 0 and its number of pictures")
+        raise UsageError("a prompt's score is not within 0 and its number of pictures")
     return np.asarray([(score.right, score.images) for score in scores], dtype=np.float64)
 
 
@@ -165,7 +165,7 @@ def _mean_of_tasks(tasks: Sequence[Floats]) -> Floats:
 def _bootstrap(tasks: Sequence[Floats], resamples: int, seed: int) -> Floats:
     """(resamples, systems): the mean over tasks, each task's prompts redrawn with replacement."""
     if resamples < 100:
-        raise Misuse(f"{resamples} resamples are too few", hint="take 1,000 or more")
+        raise UsageError(f"{resamples} resamples are too few", hint="take 1,000 or more")
     rng = np.random.default_rng(seed)
     means = np.zeros((resamples, tasks[0].shape[1]))
     for table in tasks:
@@ -197,5 +197,5 @@ def _wilson(share: float, trials: float, n: int, level: float) -> Interval:
 def _quantile(level: float) -> float:
     """How many standard errors a two-sided interval of this level reaches."""
     if not 0 < level < 1:
-        raise Misuse(f"{level} is not a level", hint="write 0.95 for 95 %")
+        raise UsageError(f"{level} is not a level", hint="write 0.95 for 95 %")
     return NormalDist().inv_cdf((1 + level) / 2)

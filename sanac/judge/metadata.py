@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sanac.core.errors import BadInput
+from sanac.core.errors import InvalidInput
 from sanac.judge.detections import is_plain_text
-from sanac.judge.lines import read_lines
+from sanac.judge.jsonl import read_lines
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 RELATIONS = ("left of", "right of", "above", "below")
@@ -35,7 +35,7 @@ class Clause:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class GenEvalTask:
     """A prompt and what its picture must show (`include`) and must not (`exclude`: that many, or more)."""
 
     tag: str
@@ -55,12 +55,12 @@ class Task:
         return value | {"prompt": self.prompt}
 
 
-def read_metadata(path: Path, *, tags: Collection[str] = TAGS) -> list[Task]:
+def read_metadata(path: Path, *, tags: Collection[str] = TAGS) -> list[GenEvalTask]:
     """The tasks in a metadata file. BadInput lists every malformed line; a tag outside `tags` is one."""
     return read_lines(path, partial(parse_task, tags=tags))
 
 
-def parse_task(value: Any, *, tags: Collection[str] = TAGS) -> Task:
+def parse_task(value: Any, *, tags: Collection[str] = TAGS) -> GenEvalTask:
     """The task in one line of metadata; BadInput lists all that is wrong with it.
 
     An unknown tag is refused because the tag picks the threshold: `countings` would be judged as something else.
@@ -70,10 +70,10 @@ def parse_task(value: Any, *, tags: Collection[str] = TAGS) -> Task:
         problems.append(f"the tag {_short(value['tag'])} is none of {', '.join(tags)}")
     _raise(problems)
     include, exclude = (tuple(map(_clause, value.get(key, ()))) for key in ("include", "exclude"))
-    return Task(value["tag"], value["prompt"], include, exclude)
+    return GenEvalTask(value["tag"], value["prompt"], include, exclude)
 
 
-def unknown_words(tasks: Sequence[Task], labels: Collection[str], colors: Collection[str]) -> list[str]:
+def unknown_words(tasks: Sequence[GenEvalTask], labels: Collection[str], colors: Collection[str]) -> list[str]:
     """Classes and colours that the tasks ask for and a detector with these words could never report."""
     clauses = [clause for task in tasks for clause in (*task.include, *task.exclude)]
     asked = {clause.label for clause in clauses} - set(labels)
@@ -157,7 +157,7 @@ def _clause(value: dict[str, Any]) -> Clause:
 def _raise(problems: Iterator[str] | list[str]) -> None:
     listed = list(problems)
     if listed:
-        raise BadInput("the metadata of a prompt is malformed", why=listed[0], problems=listed)
+        raise InvalidInput("the metadata of a prompt is malformed", why=listed[0], problems=listed)
 
 
 def _short(value: Any) -> str:

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sanac.core import jsonfile
-from sanac.core.errors import BadInput
+from sanac.core import json_files
+from sanac.core.errors import InvalidInput
 from sanac.judge.detections import is_plain_text
-from sanac.judge.geneval import Verdict
+from sanac.judge.geneval import GenEvalResult
 from sanac.judge.intervals import LEVEL, RESAMPLES, Interval, PromptScore, clustered_share, overall, wilson
-from sanac.judge.lines import read_lines, write_lines
-from sanac.judge.metadata import TAGS, Task, parse_task
+from sanac.judge.jsonl import read_lines, write_lines
+from sanac.judge.metadata import TAGS, GenEvalTask, parse_task
 
 Boxes = Mapping[str, tuple[tuple[float, ...], ...]]
 
@@ -23,7 +23,7 @@ class Result:
     """One picture's line of the results; `details` holds per class the boxes, each with its score as fifth number."""
 
     filename: str
-    task: Task
+    task: GenEvalTask
     correct: bool
     reason: str
     details: Boxes
@@ -41,7 +41,7 @@ class Result:
         }
 
 
-def result_of(filename: str, task: Task, verdict: Verdict) -> Result:
+def result_of(filename: str, task: GenEvalTask, verdict: GenEvalResult) -> Result:
     """The line that a verdict becomes."""
     return Result(filename, task, verdict.correct, "\n".join(verdict.reasons), verdict.details)
 
@@ -59,13 +59,13 @@ def read_results(path: Path, *, tags: Collection[str] = TAGS) -> list[Result]:
 def _parse(value: dict[str, Any], *, tags: Collection[str]) -> Result:
     problems = list(_problems(value))
     if problems:
-        raise BadInput("it is not a result", problems=problems)
-    task = parse_task(jsonfile.parse(value["metadata"].encode(), "its metadata"), tags=tags)
-    details = jsonfile.parse_object(value["details"].encode(), "its details")
+        raise InvalidInput("it is not a result", problems=problems)
+    task = parse_task(json_files.parse(value["metadata"].encode(), "its metadata"), tags=tags)
+    details = json_files.parse_object(value["details"].encode(), "its details")
     problems = [f"its {key} is not its metadata's" for key in ("tag", "prompt") if value[key] != getattr(task, key)]
     problems += [f"the boxes of {label!r} are not boxes" for label, boxes in details.items() if not _are_boxes(boxes)]
     if problems:
-        raise BadInput("it contradicts itself", problems=problems)
+        raise InvalidInput("it contradicts itself", problems=problems)
     boxes = {label: tuple(tuple(map(float, box)) for box in listed) for label, listed in details.items()}
     return Result(value["filename"], task, value["correct"], value["reason"], boxes)
 
@@ -121,7 +121,7 @@ class Summary:
 
 def prompt_scores(results: Iterable[Result]) -> list[PromptScore]:
     """Per prompt the number of correct pictures and of all; prompts are the same when their whole metadata is."""
-    scores: dict[Task, PromptScore] = {}
+    scores: dict[GenEvalTask, PromptScore] = {}
     for result in results:
         task = result.task
         score = scores.get(task) or PromptScore(task.tag, json.dumps(task.to_json()), 0, 0)
@@ -133,7 +133,7 @@ def summarise(results: Sequence[Result], level: float = LEVEL, resamples: int = 
     """The scores of all results; tasks of which there is no result don't count."""
     scores = prompt_scores(results)
     if not scores:
-        raise BadInput("there are no results to summarise", hint="judge some pictures first")
+        raise InvalidInput("there are no results to summarise", hint="judge some pictures first")
     tasks = {tag: [score for score in scores if score.task == tag] for tag in dict.fromkeys(s.task for s in scores)}
     return Summary(
         {tag: clustered_share(members, level) for tag, members in tasks.items()},

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sanac.core.errors import BadInput
+from sanac.core.errors import InvalidInput
 from sanac.judge.detections import Detection
-from sanac.judge.geneval import Rules, Verdict, judge
+from sanac.judge.geneval import GenEvalResult, Rules, judge
 from sanac.judge.metadata import parse_task
 from sanac.shapes.detector import detect
 from sanac.shapes.prompts import Prompt
@@ -21,11 +21,11 @@ def look(picture: NDArray[np.generic]) -> list[Detection]:
     try:
         found = detect(picture)
     except ValueError as error:
-        raise BadInput("what is to be judged is no picture", why=str(error)) from error
+        raise InvalidInput("what is to be judged is no picture", why=str(error)) from error
     return [Detection(item.shape, item.confidence, item.box, item.color, item.mask) for item in found]
 
 
-def judge_pictures(prompts: Sequence[Prompt], pictures: Sequence[NDArray[np.generic]]) -> list[Verdict]:
+def judge_pictures(prompts: Sequence[Prompt], pictures: Sequence[NDArray[np.generic]]) -> list[GenEvalResult]:
     """Whether each picture shows what its prompt asks for."""
     pairs = zip(prompts, pictures, strict=True)
     return [judge(parse_task(prompt.metadata), look(picture), SHAPES_RULES) for prompt, picture in pairs]
@@ -42,6 +42,6 @@ def grades(prompt: Prompt, pictures: Sequence[NDArray[np.generic]]) -> list[floa
     return [order[grade] for grade in found]
 
 
-def _clarity(verdict: Verdict) -> float:
+def _clarity(verdict: GenEvalResult) -> float:
     scores = [detection.score for kept in verdict.kept.values() for detection in kept]
     return sum(scores) / len(scores) if scores else 0.0

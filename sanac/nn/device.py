@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sanac.core.errors import Lacking, Misuse
+from sanac.core.errors import MissingResource, UsageError
 from sanac.core.resources import available_memory
 
 SIDES = {16: 512, 32: 1024, 64: 2048, 128: 4096}  # what a pipeline takes for its size, by its config's sample_size
@@ -26,11 +26,13 @@ def pick_device(wanted: str | None) -> str:
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
-        raise Misuse(f"{wanted!r} is no device", hint="cpu, cuda or cuda:N") from error
+        raise UsageError(f"{wanted!r} is no device", hint="cpu, cuda or cuda:N") from error
     if device.type not in {"cpu", "cuda"}:
-        raise Misuse(f"{wanted!r} is not supported", hint="cpu, cuda or cuda:N")
+        raise UsageError(f"{wanted!r} is not supported", hint="cpu, cuda or cuda:N")
     if device.type == "cuda" and (not cuda or (device.index or 0) >= torch.cuda.device_count()):
-        raise Lacking(f"{wanted} is not here", why=f"torch {torch.__version__} sees no such GPU", hint="sanac doctor")
+        raise MissingResource(
+            f"{wanted} is not here", why=f"torch {torch.__version__} sees no such GPU", hint="sanac doctor"
+        )
     return wanted
 
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sanac.nn.trajectory import Place
+from sanac.nn.calibration.sampling import BlockCall
 
 METRICS = ("bi", "norm", "velocity")
 WATCHED = METRICS[:2]  # read off the stream; the velocity takes forwards of its own
 
 
 @dataclass
-class Watcher:
+class ImportanceRecorder:
     """Takes down the metrics for every step, block, branch and prompt."""
 
     steps: int
@@ -32,7 +32,7 @@ class Watcher:
         shape = (len(METRICS), self.steps, self.blocks, 2, self.prompts)
         self.values = torch.full(shape, torch.nan, dtype=torch.float64)
 
-    def __call__(self, place: Place, before: Tensor, after: Tensor) -> None:
+    def __call__(self, place: BlockCall, before: Tensor, after: Tensor) -> None:
         """Look at a batch on both sides of a block."""
         if self.whole:
             before, after = before.flatten(1)[:, None], after.flatten(1)[:, None]

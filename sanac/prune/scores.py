@@ -6,9 +6,9 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from sanac.core import jsonfile
-from sanac.core.errors import BadInput, Misuse
-from sanac.core.model import Model
+from sanac.core import json_files
+from sanac.core.artifact.model import Model
+from sanac.core.errors import InvalidInput, UsageError
 
 SCHEMA = 1
 _REACH = NormalDist().inv_cdf(0.975)  # standard errors of a 95 % interval
@@ -56,7 +56,7 @@ class Scores:
         """The values of one metric."""
         if metric not in self.metrics:
             there = ", ".join(self.metrics)
-            raise Misuse(f"these scores don't hold {metric!r}", why=f"they hold {there}", hint="sanac analyze")
+            raise UsageError(f"these scores don't hold {metric!r}", why=f"they hold {there}", hint="sanac analyze")
         return tuple(score.value for score in self.metrics[metric])
 
 
@@ -72,7 +72,7 @@ def score(values: Sequence[float], by_step: Sequence[float]) -> Score:
 
 def read_scores(path: Path) -> Scores:
     """The scores in a file; BadInput says what is wrong with it."""
-    value = jsonfile.read_object(path)
+    value = json_files.read_object(path)
     try:
         if value["schema"] != SCHEMA or value["kind"] != "block scores":
             raise ValueError("it is no scores file of this version")
@@ -84,7 +84,9 @@ def read_scores(path: Path) -> Scores:
             raise ValueError("it doesn't say which model it is of")
         return Scores(metrics, model, content, name, dict(value["settings"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInput(f"{path} is not a scores file", why=str(error), hint="sanac analyze MODEL makes one") from error
+        raise InvalidInput(
+            f"{path} is not a scores file", why=str(error), hint="sanac analyze MODEL makes one"
+        ) from error
 
 
 def _score(entry: Any) -> Score:
@@ -100,7 +102,7 @@ def check_model(scores: Scores, model: Model, path: Path) -> None:
     blocks = len(next(iter(scores.metrics.values())))
     same = scores.model == model.identity() or (scores.content and scores.content == model.content())
     if not same or blocks != model.architecture.blocks:
-        raise BadInput(
+        raise InvalidInput(
             f"{path} was made for another model",
             why=f"it is of {scores.name} with {blocks} blocks; {model.located.name} has another digest",
             hint=f"sanac analyze {model.located.path}",

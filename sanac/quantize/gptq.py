@@ -8,8 +8,8 @@ with much energy come first, while there is much left to make up with; scales ar
 import torch
 from torch import Tensor
 
-from sanac.core.quantized import Packing
-from sanac.nn.quantize import dequantize, matrix, quantize
+from sanac.core.checkpoint.quant_json import WeightSpec
+from sanac.nn.quant.weights import dequantize_values, matrix, quantize_values
 
 DAMPING = 0.01  # of H's mean diagonal, added to all of it
 TOGETHER = 128  # inputs after which all later ones are corrected at once
@@ -25,8 +25,8 @@ def order_and_factor(gram: Tensor) -> tuple[Tensor, Tensor]:
     return order, torch.linalg.cholesky(inverse, upper=True).float()
 
 
-def corrected(weight: Tensor, scale: Tensor, order: Tensor, factor: Tensor, packing: Packing) -> Tensor:
-    """The weight's quantized values, as `sanac.nn.quantize.stored_values` gives them without looking at inputs."""
+def corrected(weight: Tensor, scale: Tensor, order: Tensor, factor: Tensor, packing: WeightSpec) -> Tensor:
+    """The weight's quantized values, in the form of `sanac.nn.quant.weights.quantize_weight`, fitted to inputs."""
     left = matrix(weight).float().T[order].contiguous()  # an input a row
     scales = scale.float().T[order // packing.width]
     stored = []
@@ -35,8 +35,8 @@ def corrected(weight: Tensor, scale: Tensor, order: Tensor, factor: Tensor, pack
         errors = torch.empty_like(left[start:stop])
         for index in range(start, stop):
             value, its = left[index][:, None], scales[index][:, None]
-            rounded = quantize(value, its, 1, packing.form)
-            error = (value - dequantize(rounded, its, 1, torch.float32))[:, 0] / factor[index, index]
+            rounded = quantize_values(value, its, 1, packing.form)
+            error = (value - dequantize_values(rounded, its, 1, torch.float32))[:, 0] / factor[index, index]
             left[index + 1 : stop] -= factor[index, index + 1 : stop, None] * error
             errors[index - start] = error
             stored.append(rounded)

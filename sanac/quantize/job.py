@@ -4,18 +4,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sanac.core.errors import BadInput, Misuse
-from sanac.core.execute import Surgery, Writing, decide
-from sanac.core.model import Component, Model
-from sanac.core.plan import keep_blocks
-from sanac.core.quantizable import COMPONENTS, INCLUDES, Chosen, Wish, check_patterns, choose
-from sanac.core.quantized import PACKED, PACKED_FILE, STATIC, TOKEN, TORCHAO, Quantized
-from sanac.core.repacked import Repacked
-from sanac.core.schemes import SCHEMES, Scheme, scheme_of
-from sanac.core.weights import Weights
-from sanac.nn.quiet import quiet
-from sanac.quantize.activations import RANGES
-from sanac.quantize.packing import TOGETHER, Fit, Rounded, pieces_of, torchao_metadata
+from sanac.core.artifact.model import Component, Model
+from sanac.core.artifact.plan import keep_blocks
+from sanac.core.checkpoint.quant_json import PACKED, PACKED_FILE, STATIC, TOKEN, TORCHAO, QuantConfig
+from sanac.core.checkpoint.weights import Weights
+from sanac.core.errors import InvalidInput, UsageError
+from sanac.core.quant.layer_rules import (
+    COMPONENTS,
+    INCLUDES,
+    QuantPlan,
+    QuantRequest,
+    check_patterns,
+    plan_quantization,
+)
+from sanac.core.quant.schemes import SCHEMES, Scheme, scheme_of
+from sanac.core.write.component_rewrite import ComponentRewrite
+from sanac.core.write.job import ArtifactJob, WriteOptions, plan_artifact
+from sanac.nn.silence_libraries import quiet
+from sanac.quantize.activation_scales import RANGES
+from sanac.quantize.tensor_packing import TOGETHER, CalibratedWeight, WeightQuantizer, pieces_of, torchao_metadata
 
 SCHEMA = 1  # raised when the same settings would give other bytes
 _TORCH = 500_000_000  # imported, and what the allocator keeps of what was freed: 0.47 to 0.54 GB in all at 4.8B
@@ -23,7 +30,7 @@ _STEMS = {"text_encoder": "model"}
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class QuantizeSettings:
     """What the user said."""
 
     scheme: str
@@ -47,16 +54,16 @@ class Wanted:
         return bool(SCHEMES[self.scheme].given) and self.smoothing != "none"
 
     @property
-    def wish(self) -> Wish:
+    def wish(self) -> QuantRequest:
         """About each component's weights."""
-        return Wish(scheme_of(self.scheme), self.block, self.rounding, self.include, self.leave, self.smooth)
+        return QuantRequest(scheme_of(self.scheme), self.block, self.rounding, self.include, self.leave, self.smooth)
 
     def check(self) -> Scheme:
         """All that contradicts itself."""
         problems = [f"there is no component {name!r}" for name in self.components if name not in COMPONENTS]
         try:
             scheme = scheme_of(self.scheme, self.block)
-        except Misuse as error:
+        except UsageError as error:
             problems.insert(0, f"{error.message}: {error.hint}")
         given = SCHEMES[self.scheme].given if self.scheme in SCHEMES else None
         if self.rounding == "gptq" and self.components != ("transformer",):
@@ -74,11 +81,11 @@ class Wanted:
         problems += [f"there is nothing called {name!r} to include" for name in self.include if name not in INCLUDES]
         if problems:
             known = f"components: {', '.join(COMPONENTS)}; --include {', '.join(INCLUDES)}"
-            raise Misuse(problems[0], problems=problems, hint=known)
+            raise UsageError(problems[0], problems=problems, hint=known)
         return scheme
 
 
-def decide_quantizing(model: Model, wanted: Wanted, writing: Writing) -> Surgery:
+def plan_quantize(model: Model, wanted: QuantizeSettings, writing: WriteOptions) -> ArtifactJob:
     """The job that quantizes these components by one scheme and takes the rest along."""
     scheme = wanted.check()
     parts = parts_of(model, wanted.components, writing)
@@ -97,43 +104,43 @@ def decide_quantizing(model: Model, wanted: Wanted, writing: Writing) -> Surgery
     said = [f"{' and '.join(sorted(wanted.components))} to {scheme.name}", f"block {block}" if block else "", rounding]
     said += [f"with {name}" for name in sorted(wanted.include)]
     said += [f"without {pattern}" for pattern in sorted(wanted.leave)] + (["smoothed"] if wanted.smooth else [])
-    chosen = {part.name: choose(part.name, weights_of(part).tensors, wanted.wish) for part in parts}
+    chosen = {part.name: plan_quantization(part.name, weights_of(part).tensors, wanted.wish) for part in parts}
     check_patterns(wanted.leave, chosen)
     if scheme.given and not writing.force:
         _refuse_half(model, chosen["transformer"].dtype)
-    return decide_chosen(model, chosen, settings, ", ".join(filter(None, said)), writing)
+    return plan_chosen(model, chosen, settings, ", ".join(filter(None, said)), writing)
 
 
 def _refuse_half(model: Model, dtype: str) -> None:
     """The range of activations is a property of the checkpoint: SANA-1.5 was trained in bf16."""
     if dtype == "F16" and model.architecture.qk_norm:
-        raise Misuse(
+        raise UsageError(
             f"{model.located.name} is stored in fp16, but SANA-1.5 was trained in bf16",
             why="what its layers give can go beyond 65,504, the largest number of fp16: nothing to calibrate on",
             hint="quantize the checkpoint in bf16; --force if it was trained in fp16 after all",
         )
 
 
-def decide_chosen(
-    model: Model, chosen: Mapping[str, Chosen], settings: Mapping[str, Any], how: str, writing: Writing
-) -> Surgery:
+def plan_chosen(
+    model: Model, chosen: Mapping[str, QuantPlan], settings: Mapping[str, Any], how: str, writing: WriteOptions
+) -> ArtifactJob:
     """The job that stores components' weights as was chosen."""
     blocks = model.architecture.blocks
     plan = keep_blocks(blocks, list(range(blocks)))
-    job = decide("quantize", model, plan, dict(settings), writing)
+    job = plan_artifact("quantize", model, plan, dict(settings), writing)
     parts = [part for part in model.components if part.name in chosen]
     configs = {part.name: job.config if part is model.transformer else part.config for part in parts}
     repacked = {part.name: repack(part, configs[part.name], chosen[part.name]) for part in parts}
     return replace(job, repacked=repacked, how=how)
 
 
-def parts_of(model: Model, components: Sequence[str], writing: Writing) -> list[Component]:
+def parts_of(model: Model, components: Sequence[str], writing: WriteOptions) -> list[Component]:
     """The components that are to be quantized; Misuse where they can't be."""
     parts = [part_named(model, COMPONENTS[name]) for name in components]
     if writing.transformer_only and tuple(components) != ("transformer",):
-        raise Misuse("--transformer-only leaves behind what --component would quantize")
+        raise UsageError("--transformer-only leaves behind what --component would quantize")
     if model.patches:
-        raise Misuse("a LoRA is merged before quantizing", hint="sanac convert --lora first")
+        raise UsageError("a LoRA is merged before quantizing", hint="sanac convert --lora first")
     return parts
 
 
@@ -147,12 +154,12 @@ def part_named(model: Model, name: str) -> Component:
     """A component with weights."""
     part = next((part for part in model.components if part.name == name), None)
     if part is None:
-        raise Misuse(f"{model.located.name} has no {name}", why="it is not a whole pipeline")
+        raise UsageError(f"{model.located.name} has no {name}", why="it is not a whole pipeline")
     if part.weights is None:
-        raise BadInput(f"the {name} has no .safetensors weights", hint="save it again with safe serialization")
+        raise InvalidInput(f"the {name} has no .safetensors weights", hint="save it again with safe serialization")
     if part.weights.quantized:
         schemes = sorted({packing.scheme for packing in part.weights.quantized.weights.values()})
-        raise Misuse(
+        raise UsageError(
             f"the {name} of {model.located.name} is quantized already ({', '.join(schemes)})",
             why="rounding what was rounded adds errors and saves nothing",
             hint="quantize the model that it was made from",
@@ -161,24 +168,24 @@ def part_named(model: Model, name: str) -> Component:
 
 
 def repack(
-    part: Component, config: Mapping[str, Any], chosen: Chosen, fits: Mapping[str, Fit] | None = None
-) -> Repacked:
+    part: Component, config: Mapping[str, Any], chosen: QuantPlan, fits: Mapping[str, CalibratedWeight] | None = None
+) -> ComponentRewrite:
     """A component, quantized; nothing is read but headers. `fits` are what looking at inputs found, by weight."""
     tensors, fits = weights_of(part).tensors, fits or {}
-    packings = {name: fits.get(name, Fit()).packing(packing) for name, packing in chosen.packings.items()}
+    packings = {name: fits.get(name, CalibratedWeight()).packing(packing) for name, packing in chosen.packings.items()}
     left, dtype, layout = chosen.left, chosen.dtype, chosen.layout
     rounded = {
-        name: Rounded(tensors[name], packing, layout, dtype, fits.get(name, Fit()))
+        name: WeightQuantizer(tensors[name], packing, layout, dtype, fits.get(name, CalibratedWeight()))
         for name, packing in packings.items()
     }
     if layout == TORCHAO:
         config = {**config, "quantization_config": torchao_config(chosen.wish, left)}
-    return Repacked(
+    return ComponentRewrite(
         pieces=pieces_of(tensors, rounded),
         stem=PACKED_FILE if layout == PACKED else _STEMS.get(part.name, "diffusion_pytorch_model"),
         config=config,
         metadata=torchao_metadata(tensors, packings, dtype) if layout == TORCHAO else {},
-        quantized=Quantized(layout, dtype, packings, left, {}),
+        quantized=QuantConfig(layout, dtype, packings, left, {}),
         memory=_TORCH
         + 24 * max([TOGETHER, *(how.columns for how in packings.values())])
         + max((2 * tensors[name].size for name, how in packings.items() if how.rounding == "tensor"), default=0)
@@ -186,7 +193,7 @@ def repack(
     )
 
 
-def torchao_config(wish: Wish, left: Mapping[str, str]) -> dict[str, Any]:
+def torchao_config(wish: QuantRequest, left: Mapping[str, str]) -> dict[str, Any]:
     """What diffusers and transformers want in config.json, by torchao's own hand."""
     import torch
 

@@ -27,7 +27,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class KnapsackSolution:
     """An option for each item."""
 
     options: tuple[int, ...]
@@ -41,7 +41,7 @@ def lightest(items: Sequence[Item]) -> float:
     return float(sum(item.weights.min() for item in items))
 
 
-def cheapest(items: Sequence[Item], limit: float) -> Choice | None:
+def cheapest(items: Sequence[Item], limit: float) -> KnapsackSolution | None:
     """The choice of the least cost that weighs no more than the limit; None if nothing does."""
     if lightest(items) > limit:
         return None
@@ -52,7 +52,7 @@ def cheapest(items: Sequence[Item], limit: float) -> Choice | None:
     order = sorted(range(len(items)), key=lambda index: -_decided(reduced[index]))
     found, whole = _front(items, reduced, order, price, limit, known.cost)
     best = found if found is not None and found.cost <= known.cost else known
-    return Choice(best.options, best.cost, best.weight, 0.0 if whole else max(0.0, best.cost - bound))
+    return KnapsackSolution(best.options, best.cost, best.weight, 0.0 if whole else max(0.0, best.cost - bound))
 
 
 def swaps(items: Sequence[Item], options: Sequence[int], limit: float, count: int) -> list[tuple[int, ...]]:
@@ -114,7 +114,7 @@ def _least_step(item: Item) -> float:
     return float(steps.min()) if len(steps) else float("inf")
 
 
-def _filled(items: Sequence[Item], options: list[int], limit: float) -> Choice:
+def _filled(items: Sequence[Item], options: list[int], limit: float) -> KnapsackSolution:
     """What is left of the limit is spent where a unit of it saves most."""
     options, weight = list(options), _weight(items, options)
     while True:
@@ -127,7 +127,7 @@ def _filled(items: Sequence[Item], options: list[int], limit: float) -> Choice:
                 if less > 0 and weight + more <= limit and less / max(more, 1e-12) > gain:
                     best, gain = (place, option), less / max(more, 1e-12)
         if best is None:
-            return Choice(tuple(options), _cost(items, options), weight, 0.0)
+            return KnapsackSolution(tuple(options), _cost(items, options), weight, 0.0)
         weight += items[best[0]].weights[best[1]] - items[best[0]].weights[options[best[0]]]
         options[best[0]] = best[1]
 
@@ -139,7 +139,7 @@ def _decided(reduced: Numbers) -> float:
 
 def _front(
     items: Sequence[Item], reduced: Sequence[Numbers], order: Sequence[int], price: float, limit: float, known: float
-) -> tuple[Choice | None, bool]:
+) -> tuple[KnapsackSolution | None, bool]:
     """(the best choice, if one is no dearer than what is known; whether nothing had to be dropped for its number)."""
     costs, weights = np.zeros(1), np.zeros(1)
     ways: list[tuple[NDArray[np.intp], NDArray[np.int16]]] = []
@@ -170,4 +170,4 @@ def _front(
     for index, (before, option) in zip(reversed(order), reversed(ways), strict=True):
         options[index] = int(option[best])
         best = int(before[best])
-    return Choice(tuple(options), float(costs[place]), float(weights[place]), 0.0), whole
+    return KnapsackSolution(tuple(options), float(costs[place]), float(weights[place]), 0.0), whole

@@ -11,20 +11,20 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from sanac.core.family import split_block
-from sanac.core.quantized import Packing
-from sanac.nn.block import Tensors, block
-from sanac.nn.captions import Captions, Encoder
-from sanac.nn.ends import head
-from sanac.nn.quantize import ROUNDINGS, restored, stored_values
-from sanac.nn.states import States
-from sanac.nn.subsets import relative_error
+from sanac.core.checkpoint.quant_json import WeightSpec
+from sanac.core.family.architecture import split_block
+from sanac.nn.blocks.block import Tensors, block
+from sanac.nn.blocks.embed_head import head
+from sanac.nn.calibration.block_subsets import relative_error
+from sanac.nn.calibration.states import CalibrationStates
+from sanac.nn.calibration.text_encoding import EncodedPrompts, Encoder
+from sanac.nn.quant.weights import ROUNDINGS, dequantize_weight, quantize_weight
 
-Packings = Mapping[str, Packing]
+Packings = Mapping[str, WeightSpec]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class QuantAssignment:
     """Weights that are quantized, by name, in the transformer and in the text encoder."""
 
     transformer: Packings = field(default_factory=dict)
@@ -32,16 +32,16 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Asked:
+class SensitivityEvaluator:
     """Where questions are answered."""
 
-    states: States
+    states: CalibrationStates
     prompts: tuple[str, ...]
     encoder: Encoder | None  # for questions about the text encoder
     dtypes: Mapping[str, torch.dtype]  # of scales, by component
     together: int  # questions whose states are held at a time
 
-    def errors(self, questions: Sequence[Question]) -> Iterator[list[float]]:
+    def errors(self, questions: Sequence[QuantAssignment]) -> Iterator[list[float]]:
         """The relative square error of the guided velocity under each question, some at a time, in order."""
         for start in range(0, len(questions), self.together):
             some = questions[start : start + self.together]
@@ -51,7 +51,7 @@ class Asked:
             else:
                 yield self._errors(some)
 
-    def _errors(self, questions: Sequence[Question]) -> list[float]:
+    def _errors(self, questions: Sequence[QuantAssignment]) -> list[float]:
         states = self.states
         if questions[0].text_encoder:
             states = replace(states, captions=self._captions(questions[0].text_encoder))
@@ -85,28 +85,30 @@ class Asked:
     def _changed(self, index: int, tensors: Tensors, packings: Packings) -> dict[str, Tensor]:
         places = ((split_block(name), packing) for name, packing in packings.items())
         mine = {place[1]: packing for place, packing in places if place and place[0] == index}
-        return {rest: rough(tensors[rest], packing, self.dtypes["transformer"]) for rest, packing in mine.items()}
+        return {
+            rest: fake_quantize(tensors[rest], packing, self.dtypes["transformer"]) for rest, packing in mine.items()
+        }
 
-    def _captions(self, packings: Packings) -> Captions:
+    def _captions(self, packings: Packings) -> EncodedPrompts:
         assert self.encoder is not None
-        with roughened(self.encoder.module, packings, self.dtypes["text_encoder"]):
+        with fake_quantized(self.encoder.module, packings, self.dtypes["text_encoder"]):
             found = self.encoder(self.prompts)
         return found.to(self.states.blocks.device, self.states.blocks.dtype)
 
 
-def rough(weight: Tensor, packing: Packing, dtype: torch.dtype) -> Tensor:
+def fake_quantize(weight: Tensor, packing: WeightSpec, dtype: torch.dtype) -> Tensor:
     """A weight as it will be computed with."""
     scale = ROUNDINGS[packing.rounding](weight, packing, dtype)
-    return restored(stored_values(weight, scale, packing), scale, packing, weight.dtype)
+    return dequantize_weight(quantize_weight(weight, scale, packing), scale, packing, weight.dtype)
 
 
 @contextmanager
-def roughened(module: nn.Module, packings: Packings, dtype: torch.dtype) -> Iterator[None]:
+def fake_quantized(module: nn.Module, packings: Packings, dtype: torch.dtype) -> Iterator[None]:
     """A module whose weights are these for a while."""
     before = {name: module.get_parameter(name).data for name in packings}
     try:
         for name, packing in packings.items():
-            module.get_parameter(name).data = rough(before[name], packing, dtype)
+            module.get_parameter(name).data = fake_quantize(before[name], packing, dtype)
         yield
     finally:
         for name, weight in before.items():

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sanac import __version__
-from sanac.core import jsonfile
-from sanac.core.copying import Written, digest_bytes
-from sanac.core.errors import BadInput, Lacking, Misuse
-from sanac.core.manifest import MANIFEST, Manifest, check_sealed, read_manifest
-from sanac.core.stage import MEASUREMENTS
-from sanac.core.talk import Talk
+from sanac.core import json_files
+from sanac.core.artifact.manifest import MANIFEST, Manifest, check_sealed, read_manifest
+from sanac.core.artifact.staging import MEASUREMENTS
+from sanac.core.errors import InvalidInput, MissingResource, UsageError
+from sanac.core.file_copy import FileRecord, digest_bytes
+from sanac.core.progress import Reporter
 from sanac.core.units import bytes_text
 
 _CARD = "README.md"
@@ -20,16 +20,16 @@ _PLACES = "bench.json"  # it names models by where they lie
 _SUITES = {"evaluate-shapes": ("Shapes", "sanac's shapes world")}
 
 
-def push(folder: Path, repo: str, talk: Talk, *, private: bool = True) -> str:
+def push(folder: Path, repo: str, talk: Reporter, *, private: bool = True) -> str:
     """One commit with every sealed file, the measurements, and the card; where it can be seen."""
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     manifest = read_manifest(folder)
     if manifest is None:
-        raise Misuse(f"{folder} is no artifact of sanac", hint="only what a stage made is pushed")
+        raise UsageError(f"{folder} is no artifact of sanac", hint="only what a stage made is pushed")
     if problems := check_sealed(folder, manifest):
-        raise BadInput(f"{folder} was changed after it was sealed", why=problems[0], problems=problems)
+        raise InvalidInput(f"{folder} was changed after it was sealed", why=problems[0], problems=problems)
     card = with_results((folder / _CARD).read_text(encoding="utf-8"), folder)
     replaced = {_CARD: card.encode(), MANIFEST: _resealed(manifest, card.encode())}
     paths = [name for name in manifest.files if name not in replaced]
@@ -45,13 +45,15 @@ def push(folder: Path, repo: str, talk: Talk, *, private: bool = True) -> str:
         place = api.create_repo(repo, private=private, exist_ok=True)
         done = api.create_commit(place.repo_id, operations, commit_message=f"sanac {manifest.stage}")
     except HFValidationError as error:
-        raise Misuse(f"{repo} is no name of a repository", why=str(error), hint="OWNER/NAME") from error
+        raise UsageError(f"{repo} is no name of a repository", why=str(error), hint="OWNER/NAME") from error
     except (LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
-        raise Lacking("the hub can't be written to", why=str(error).splitlines()[0], hint="hf auth login") from error
+        raise MissingResource(
+            "the hub can't be written to", why=str(error).splitlines()[0], hint="hf auth login"
+        ) from error
     except _transport(HfHubHTTPError) as error:
         where = os.environ.get("HF_ENDPOINT", "the hub")
         why = str(error).splitlines()[0][:300]
-        raise Lacking(
+        raise MissingResource(
             f"{repo} was not pushed", why=f"{where}: {why}", hint="hf auth whoami; nothing is half there"
         ) from error
     return str(done.commit_url)
@@ -85,7 +87,7 @@ def _results(folder: Path) -> Iterator[dict[str, Any]]:
         path = folder / MEASUREMENTS / f"{name}.json"
         if not path.is_file():
             continue
-        value = jsonfile.read_object(path)
+        value = json_files.read_object(path)
         about = {"dataset_name": dataset, "dataset_type": name.partition("-")[2], "dataset_split": value.get("split")}
         scores = {"overall": value["overall"], **value["tasks"]}
         for task, score in scores.items():
@@ -95,5 +97,5 @@ def _results(folder: Path) -> Iterator[dict[str, Any]]:
 
 def _resealed(manifest: Manifest, card: bytes) -> bytes:
     """What is pushed is sealed as well: with the card that is pushed."""
-    files = {**manifest.files, _CARD: Written(len(card), digest_bytes(card))}
-    return jsonfile.pretty(replace(manifest, files=files).to_json())
+    files = {**manifest.files, _CARD: FileRecord(len(card), digest_bytes(card))}
+    return json_files.pretty(replace(manifest, files=files).to_json())

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sanac.core.errors import Misuse
+from sanac.core.errors import UsageError
 from sanac.core.units import parse_bytes
+from sanac.run.toml_lines import Lines
 from sanac.run.verbs import MAKING, REQUIRED, SETTINGS, SIZE, VERBS, complaint
 from sanac.verify.gates import Gate, parse_gates
 
@@ -17,12 +18,10 @@ NONE = "none"  # in a matrix: this verb is left out
 _OTHER = ("model", "matrix", "target", "gate")
 _BASELINE = "baseline"  # of evaluate and bench: whether the source is measured, too
 _TARGETS = {"max_bytes": SIZE, "max_latency_ratio": "a number", "min_score_ratio": "a number", "images": "a number"}
-_HEADER = re.compile(r"^\s*\[\[?\s*([^\]\[]+?)\s*\]\]?\s*(#.*)?$")
-_KEY = re.compile(r"""^\s*("[^"]+"|'[^']+'|[\w.-]+)\s*=""")
 
 
 @dataclass(frozen=True)
-class Step:
+class RecipeStep:
     """A verb with its settings."""
 
     verb: str
@@ -48,12 +47,12 @@ class Recipe:
     name: str
     base: Path  # that paths in it are seen from
     model: str
-    steps: tuple[Step, ...]
+    steps: tuple[RecipeStep, ...]
     matrix: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     target: Target | None = None
     gates: tuple[Gate, ...] = ()
 
-    def of(self, verb: str) -> Step | None:
+    def of(self, verb: str) -> RecipeStep | None:
         """The first step of this verb."""
         return next((step for step in self.steps if step.verb == verb), None)
 
@@ -64,44 +63,17 @@ def read_recipe(path: Path) -> Recipe:
         text = path.read_text(encoding="utf-8")
         value = tomllib.loads(text)
     except OSError as error:
-        raise Misuse(f"{path} can't be read", why=error.strerror or str(error), hint="sanac recipes ls") from error
+        raise UsageError(f"{path} can't be read", why=error.strerror or str(error), hint="sanac recipes ls") from error
     except (ValueError, RecursionError) as error:  # TOML's, and UTF-8's, are ValueErrors
-        raise Misuse(f"{path} is no TOML", why=str(error)) from error
+        raise UsageError(f"{path} is no TOML", why=str(error)) from error
     reader = _Reader(path, Lines(text))
     recipe = reader.read(value)
     if reader.problems:
         found = [text for _, text in sorted(reader.problems, key=lambda pair: pair[0])]
-        raise Misuse(
+        raise UsageError(
             f"{path} can't be run", why=found[0], problems=found, hint="docs/run.md lists what a recipe may say"
         )
     return recipe
-
-
-class Lines:
-    """Where tables and keys stand in a TOML file: what its parser doesn't tell."""
-
-    def __init__(self, text: str) -> None:
-        self.places: dict[tuple[str, int, str], int] = {}  # table, which of them, key: line
-        table, which, seen = "", 0, dict[str, int]()
-        for number, line in enumerate(text.splitlines(), 1):
-            if header := _HEADER.match(line):
-                table = _bare(header[1])
-                which = seen.get(table, -1) + 1
-                seen[table] = which
-                self.places[table, which, ""] = number
-            elif key := _KEY.match(line):
-                self.places.setdefault((table, which, _bare(key[1])), number)
-
-    def of(self, table: str, key: str = "", which: int = 0) -> int:
-        """The line of a key, else of its table, else the first."""
-        return self.places.get((table, which, key)) or self.places.get((table, which, "")) or self._top(table)
-
-    def _top(self, key: str) -> int:
-        return self.places.get(("", 0, key), 1)
-
-
-def _bare(text: str) -> str:
-    return text.strip().strip("\"'").strip()
 
 
 class _Reader:
@@ -132,7 +104,7 @@ class _Reader:
         self._together(recipe)
         return recipe
 
-    def _steps(self, verb: str, value: Any) -> Iterator[Step]:
+    def _steps(self, verb: str, value: Any) -> Iterator[RecipeStep]:
         """A table, or several of them one after the other."""
         tables = value if isinstance(value, list) else [value]
         for which, table in enumerate(tables):
@@ -152,9 +124,9 @@ class _Reader:
                     self.wrong(place, f"{verb} has no setting {name!r}{_near(name, SETTINGS[verb])}")
                 elif text := complaint(verb, name, said):
                     self.wrong(place, f"{verb}.{name} {text}")
-            yield Step(verb, settings, line, baseline)
+            yield RecipeStep(verb, settings, line, baseline)
 
-    def _matrix(self, value: Any, steps: tuple[Step, ...]) -> dict[str, tuple[Any, ...]]:
+    def _matrix(self, value: Any, steps: tuple[RecipeStep, ...]) -> dict[str, tuple[Any, ...]]:
         if not isinstance(value, dict):
             self.wrong(self.lines.of("matrix"), "matrix is no table")
             return {}
@@ -190,7 +162,7 @@ class _Reader:
             elif name == "max_bytes":
                 try:
                     found[name] = parse_bytes(said)
-                except (Misuse, TypeError, AttributeError):
+                except (UsageError, TypeError, AttributeError):
                     self.wrong(place, f"target.{name} is {said!r}, not {SIZE}")
             elif isinstance(said, bool) or not isinstance(said, int | float) or not 0 < said < 1e9:
                 self.wrong(place, f"target.{name} is {said!r}, not a number above 0")
@@ -211,7 +183,7 @@ class _Reader:
 
     def _together(self, recipe: Recipe) -> None:
         """What is right alone and wrong together."""
-        from sanac.run.sense import contradictions
+        from sanac.run.recipe_checks import contradictions
 
         verbs = {step.verb for step in recipe.steps}
         if not verbs & {*MAKING, "analyze", "evaluate", "bench"}:
@@ -221,7 +193,7 @@ class _Reader:
         for line, text in contradictions(recipe, self.lines):
             self.wrong(line, text)
 
-    def _required(self, recipe: Recipe, step: Step) -> None:
+    def _required(self, recipe: Recipe, step: RecipeStep) -> None:
         wanted = REQUIRED.get(step.verb, ())
         varied = {key.partition(".")[2] for key in recipe.matrix if key.startswith(f"{step.verb}.")}
         given = [name for name in wanted if name in step.settings or name in varied]

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import init_empty_weights
 
-from sanac.core.errors import BadInput, Misuse
-from sanac.core.model import Component, Model
-from sanac.core.talk import SILENCE, Talk
-from sanac.nn.graphfile import GRAPH, load_graph
-from sanac.nn.quiet import quiet
-from sanac.runtime.onnx import Graph, Runner
-from sanac.runtime.parts import Autoencoder, TextEncoder, Transformer
-from sanac.runtime.tensorrt import Engine, engines_in, fitting
-from sanac.runtime.widened import BF16, widened
+from sanac.core.artifact.model import Component, Model
+from sanac.core.errors import InvalidInput, UsageError
+from sanac.core.progress import NULL_REPORTER, Reporter
+from sanac.nn.onnx_files import GRAPH, load_graph
+from sanac.nn.silence_libraries import quiet
+from sanac.runtime.bf16_to_fp32 import BF16, widened
+from sanac.runtime.onnx_session import OnnxRunner, OnnxSession
+from sanac.runtime.pipeline_parts import Autoencoder, TextEncoder, Transformer
+from sanac.runtime.tensorrt_engine import TensorrtEngine, engines_in, fitting
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
@@ -31,7 +31,7 @@ _KINDS = {"transformer": Transformer, "text_encoder": TextEncoder, "vae": Autoen
 WIDENED = "graphs in bf16 run with all their numbers widened to fp32: processors have no products of bf16"
 
 
-def put(pipeline: "SanaPipeline", runners: Mapping[str, Runner], model: Model) -> None:
+def install_runners(pipeline: "SanaPipeline", runners: Mapping[str, OnnxRunner], model: Model) -> None:
     """In the place of a pipeline's models, by the part they stand for; those need not be there."""
     known = {part.name: part for part in model.components}
     for name, runner in runners.items():
@@ -48,27 +48,29 @@ def graphs_in(model: Model) -> dict[str, Path]:
     return {name: root / name / GRAPH for name in FOLDERS if (root / name / GRAPH).is_file()}
 
 
-def open_parts(model: Model, backend: str, device: str = "cpu", talk: Talk = SILENCE) -> dict[str, Runner]:
+def open_parts(
+    model: Model, backend: str, device: str = "cpu", talk: Reporter = NULL_REPORTER
+) -> dict[str, OnnxRunner]:
     """Sessions or engines for all that a model has of this backend, by part; Misuse, with the cure, if it has none."""
     if backend == "torch":
         return {}
-    found: dict[str, Runner] = {}
+    found: dict[str, OnnxRunner] = {}
     if backend != "trt":
         graphs = {name: path for name, path in graphs_in(model).items() if name in PAINTING}
         contents = {name: _content(path, device) for name, path in graphs.items()}
         if any(contents.values()):
             talk.warn(WIDENED)
-        found = {PAINTING[name]: Graph(path, device, contents[name], backend) for name, path in graphs.items()}
+        found = {PAINTING[name]: OnnxSession(path, device, contents[name], backend) for name, path in graphs.items()}
     else:
         root = model.located.path
         paths = {part: engines_in(root / name) for name, part in PAINTING.items()}
         where = device if device.startswith("cuda") else "cuda"
-        found = {part: Engine(fitting(those), where) for part, those in paths.items() if those}
+        found = {part: TensorrtEngine(fitting(those), where) for part, those in paths.items() if those}
     if "transformer" not in found:
         what, how = ("engine", " --trt") if backend == "trt" else ("graph", "")
         where = f"{model.located.path} --in-place" if model.manifest else f"{model.located.name} --out exported"
         why = f"its transformer was not exported for {backend}"
-        raise Misuse(f"{model.located.name} has no {what}", why=why, hint=f"sanac export {where}{how}")
+        raise UsageError(f"{model.located.name} has no {what}", why=why, hint=f"sanac export {where}{how}")
     for part in set(_KINDS) - found.keys():
         talk.note(f"the {part} is computed by torch: it has no {'engine' if backend == 'trt' else 'graph'}")
     return found
@@ -96,7 +98,9 @@ def _config(part: Component) -> Any:
             kind = SanaTransformer2DModel if part.name == "transformer" else AutoencoderDC
             return kind.from_config({k: v for k, v in part.config.items() if k != "quantization_config"}).config
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BadInput(f"{part.folder} has no config that can be used", why=str(error).splitlines()[0][:300]) from error
+        raise InvalidInput(
+            f"{part.folder} has no config that can be used", why=str(error).splitlines()[0][:300]
+        ) from error
 
 
 def _count_pixels(pipeline: "SanaPipeline") -> None:
@@ -126,7 +130,7 @@ class _Words:
         return getattr(self._tokenizer, name)
 
 
-def shared(pipeline: "SanaPipeline") -> "SanaPipeline":
+def thread_safe(pipeline: "SanaPipeline") -> "SanaPipeline":
     """The same pipeline for several threads: each call has its own sampler and settings, models are shared."""
     stock, words = type(pipeline), _Words(pipeline.tokenizer)
 

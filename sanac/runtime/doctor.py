@@ -11,8 +11,8 @@ from importlib import metadata, resources
 from pathlib import Path
 from types import ModuleType
 
+from sanac.core.checkpoint.locate import DEFAULT_MODEL, locate
 from sanac.core.errors import SanacError
-from sanac.core.locate import DEFAULT_MODEL, locate
 from sanac.core.resources import available_memory, existing, total_memory
 from sanac.core.units import bytes_text
 

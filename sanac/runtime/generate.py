@@ -9,15 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sanac import __version__
-from sanac.core.talk import Talk
-from sanac.runtime.pictures import save_picture, save_sheet
-from sanac.runtime.pipeline import Painter, Sampling
+from sanac.core.progress import Reporter
+from sanac.runtime.image_files import save_picture, save_sheet
+from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings
 
 SHEET = "sheet.png"
 
 
 def generate(
-    painter: Painter, prompts: Sequence[str], each: int, seed: int, sampling: Sampling, out: Path, talk: Talk
+    painter: DiffusionGenerator,
+    prompts: Sequence[str],
+    each: int,
+    seed: int,
+    sampling: GenerationSettings,
+    out: Path,
+    talk: Reporter,
 ) -> list[Path]:
     """Paint `each` pictures of every prompt; the files in order, the sheet last if there are several."""
     texts = [prompt for prompt in prompts for _ in range(each)]

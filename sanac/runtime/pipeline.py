@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sanac.core.errors import BadInput, Lacking, Misuse
-from sanac.core.locate import locate
-from sanac.core.model import Model, open_model
-from sanac.core.talk import SILENCE, Talk
+from sanac.core.artifact.model import Model, open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.errors import InvalidInput, MissingResource, UsageError
+from sanac.core.progress import NULL_REPORTER, Reporter
+from sanac.nn.component_loading import quantized_parts
 from sanac.nn.device import SIDES, pick_device, shrinkage
-from sanac.nn.quantized import quantized_parts
-from sanac.nn.quiet import quiet
+from sanac.nn.silence_libraries import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ NO_ROOM = "smaller pictures or batches (--size, --batch), --tile 512, or a quant
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class GenerationSettings:
     """How pictures are sampled. No size means the model's own."""
 
     steps: int = STEPS
@@ -52,7 +52,7 @@ class Sampling:
         if self.tile is not None and self.tile < 1:
             problems.append(f"tiles of {self.tile}: at least 1")
         if problems:
-            raise Misuse("these settings can't be sampled with", why=problems[0], problems=problems)
+            raise UsageError("these settings can't be sampled with", why=problems[0], problems=problems)
 
     def to_json(self) -> dict[str, Any]:
         """What a picture's look depends on; the batch is not part of it."""
@@ -61,7 +61,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Painter:
+class DiffusionGenerator:
     """An opened pipeline."""
 
     pipeline: "SanaPipeline"
@@ -69,16 +69,16 @@ class Painter:
     device: str
 
     def paint(
-        self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling, talk: Talk = SILENCE
+        self, prompts: Sequence[str], seeds: Sequence[int], sampling: GenerationSettings, talk: Reporter = NULL_REPORTER
     ) -> Iterator[Pictures]:
         """Batches of pictures; the noise of each depends on its own seed only."""
         import torch
 
-        from sanac.runtime.parts import tiled_decoder
+        from sanac.runtime.pipeline_parts import tiled_decoder
 
         for prompt in prompts:
             if not prompt.strip():
-                raise Misuse("a prompt is empty", hint="say what the picture is to show")
+                raise UsageError("a prompt is empty", hint="say what the picture is to show")
         settings = self._settings(prompts, sampling)
         for start in range(0, len(prompts), sampling.batch):
             part = list(prompts[start : start + sampling.batch])
@@ -88,13 +88,13 @@ class Painter:
                 with tiled_decoder(self.pipeline, sampling.tile):
                     painted = self._painted(part, noises, settings)
             if not np.isfinite(painted).all():
-                raise BadInput(
+                raise InvalidInput(
                     f"{self.name} paints NaN", why=f"for {part[0]!r}", hint=f"sanac inspect {self.name} --scan"
                 )
             yield np.round(painted * 255).astype(np.uint8)
             talk.advance(len(part))
 
-    def _settings(self, prompts: Sequence[str], sampling: Sampling) -> dict[str, Any]:
+    def _settings(self, prompts: Sequence[str], sampling: GenerationSettings) -> dict[str, Any]:
         """For the pipeline's call."""
         width, height = self._as_the_pipeline_counts(sampling)
         found: dict[str, Any] = {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance}
@@ -115,7 +115,7 @@ class Painter:
             if not full:
                 raise
             size = f"{len(prompts)} of {settings['width']}x{settings['height']}"
-            raise Lacking(f"{self.device} has no room for {size}", hint=NO_ROOM) from error
+            raise MissingResource(f"{self.device} has no room for {size}", hint=NO_ROOM) from error
         return found
 
     @property
@@ -128,7 +128,7 @@ class Painter:
         tokens = self.pipeline.tokenizer([prompt.lower().strip() for prompt in prompts])["input_ids"]
         return min(300, max(2, *map(len, tokens)) + 1)
 
-    def _as_the_pipeline_counts(self, sampling: Sampling) -> tuple[int, int]:
+    def _as_the_pipeline_counts(self, sampling: GenerationSettings) -> tuple[int, int]:
         """Width and height in the pipeline's pixels, which differ from real ones where stages don't resample."""
         factor = self.pipeline.vae_scale_factor
         side = SIDES.get(self.pipeline.transformer.config.sample_size, 1024)
@@ -137,14 +137,16 @@ class Painter:
         real = shrinkage(self.pipeline.vae.config.encoder_layers_per_block)
         if any(edge % real for edge in sampling.size):
             nearest = "x".join(str(max(real, round(edge / real) * real)) for edge in sampling.size)
-            raise Misuse(f"{sampling.size[0]}x{sampling.size[1]} is not a multiple of {real}", hint=f"--size {nearest}")
+            raise UsageError(
+                f"{sampling.size[0]}x{sampling.size[1]} is not a multiple of {real}", hint=f"--size {nearest}"
+            )
         return sampling.size[0] // real * factor, sampling.size[1] // real * factor
 
     def doubts(self) -> list[str]:
         """What a user of this pipeline on this device should know."""
         import torch
 
-        from sanac.nn.packed import in_floats
+        from sanac.nn.quant.layers import in_floats
 
         if not isinstance(self.pipeline.transformer, torch.nn.Module):
             return []
@@ -159,14 +161,16 @@ class Painter:
         return [word for word in words if unknown is not None and unknown in tokenizer(word)["input_ids"]]
 
 
-def open_painter(model: Model, device: str | None = None, backend: str = "torch", talk: Talk = SILENCE) -> Painter:
+def open_generator(
+    model: Model, device: str | None = None, backend: str = "torch", talk: Reporter = NULL_REPORTER
+) -> DiffusionGenerator:
     """The pipeline that a folder holds; no code and no pickle in it is run, nothing is downloaded."""
     import torch
 
-    from sanac.runtime.backends import open_parts, put
+    from sanac.runtime.backends import install_runners, open_parts
 
     if model.model_index is None or not {"text_encoder", "vae"} <= {part.name for part in model.others}:
-        raise Misuse(
+        raise UsageError(
             f"{model.located.name} is a transformer without the rest of its pipeline",
             why="pictures need its text encoder and autoencoder",
             hint="quantize the whole pipeline"
@@ -191,18 +195,18 @@ def open_painter(model: Model, device: str | None = None, backend: str = "torch"
                 use_safetensors=True,
             )
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, json.JSONDecodeError) as error:
-            raise BadInput(
+            raise InvalidInput(
                 f"diffusers can't open {model.located.name}",
                 why=str(error).splitlines()[0][:300],
                 hint=f"sanac inspect {model.located.path}",
             ) from error
-    put(pipeline, runners, model)
+    install_runners(pipeline, runners, model)
     pipeline.set_progress_bar_config(disable=True)
     try:
         pipeline.to(where)
     except torch.cuda.OutOfMemoryError as error:
-        raise Lacking(f"{model.located.name} doesn't fit on {where}", hint="--device cpu") from error
-    return Painter(pipeline, model.located.name, where)
+        raise MissingResource(f"{model.located.name} doesn't fit on {where}", hint="--device cpu") from error
+    return DiffusionGenerator(pipeline, model.located.name, where)
 
 
 def usual_steps(model: Model) -> int:
@@ -216,11 +220,11 @@ def load_pipeline(path: str | Path, device: str | None = None, backend: str = "t
     PATH is a folder, a hub id in the local cache or `sanac:tiny`; no code in it is run, nothing is downloaded. With
     another `backend` (onnx, onnx-trt, onnx-rtx, trt) what was exported computes. Several threads may call it at once.
     """
-    from sanac.runtime.backends import BACKENDS, shared
+    from sanac.runtime.backends import BACKENDS, thread_safe
 
     if backend not in BACKENDS:
-        raise Misuse(f"there is no backend {backend!r}", hint=f"one of {', '.join(BACKENDS)}")
-    return shared(open_painter(open_model(locate(str(path))), device, backend).pipeline)
+        raise UsageError(f"there is no backend {backend!r}", hint=f"one of {', '.join(BACKENDS)}")
+    return thread_safe(open_generator(open_model(locate(str(path))), device, backend).pipeline)
 
 
 def load_transformer(path: str | Path, device: str | None = None) -> "SanaTransformer2DModel":
@@ -241,7 +245,7 @@ def open_transformer(model: Model, where: str) -> "SanaTransformer2DModel":
                     model.transformer.folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
                 )
         except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-            raise BadInput(
+            raise InvalidInput(
                 f"diffusers can't open {model.located.name}", why=str(error).splitlines()[0][:300]
             ) from error
     return found.to(where)

@@ -27,7 +27,7 @@ Split = Literal["train", "tune", "test", "held-out"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ItemSpec:
     """So many of a shape, of one colour if the prompt names one."""
 
     shape: str
@@ -40,7 +40,7 @@ class Content:
     """What a prompt asks for, whatever its words: the first item stands in `relation` to the second."""
 
     tag: str
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[ItemSpec, ...]
     relation: str | None = None
 
     @property
@@ -103,33 +103,33 @@ def contents(tag: str) -> tuple[Content, ...]:
 
 def _single() -> Iterator[Content]:
     for shape in SHAPES:
-        yield Content("single_object", (Wanted(shape),))
+        yield Content("single_object", (ItemSpec(shape),))
 
 
 def _two() -> Iterator[Content]:
     for first, second in itertools.permutations(SHAPES, 2):
-        yield Content("two_object", (Wanted(first), Wanted(second)))
+        yield Content("two_object", (ItemSpec(first), ItemSpec(second)))
 
 
 def _counting() -> Iterator[Content]:
     for count, color, shape in itertools.product(NUMBERS, (None, *COLORS), SHAPES):
-        yield Content("counting", (Wanted(shape, color, count),))
+        yield Content("counting", (ItemSpec(shape, color, count),))
 
 
 def _colors() -> Iterator[Content]:
     for color, shape in itertools.product(COLORS, SHAPES):
-        yield Content("colors", (Wanted(shape, color),))
+        yield Content("colors", (ItemSpec(shape, color),))
 
 
 def _position() -> Iterator[Content]:
     for relation, (first, second) in itertools.product(RELATIONS, itertools.permutations(SHAPES, 2)):
-        yield Content("position", (Wanted(first), Wanted(second)), relation)
+        yield Content("position", (ItemSpec(first), ItemSpec(second)), relation)
 
 
 def _color_attr() -> Iterator[Content]:
     pairs = itertools.product(itertools.permutations(COLORS, 2), itertools.permutations(SHAPES, 2))
     for (first_color, second_color), (first, second) in pairs:
-        yield Content("color_attr", (Wanted(first, first_color), Wanted(second, second_color)))
+        yield Content("color_attr", (ItemSpec(first, first_color), ItemSpec(second, second_color)))
 
 
 _CONTENTS = dict(zip(TAGS, (_single, _two, _counting, _colors, _position, _color_attr), strict=True))
@@ -158,7 +158,7 @@ def _cores(content: Content) -> list[str]:
     ]
 
 
-def _ways(item: Wanted) -> list[str]:
+def _ways(item: ItemSpec) -> list[str]:
     return (
         [f"a {item.color} {item.shape}", f"a {item.shape} that is {item.color}"] if item.color else [f"a {item.shape}"]
     )

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderDC
 from torch import Tensor, nn
 
-from sanac.finetune.scenes import draw_lessons
+from sanac.finetune.shapes_data import draw_lessons
 from sanac.tiny.data import pictures
 
 NOISE = 0.2  # added to latents of unit variance, so that what the transformer gets slightly wrong decodes cleanly

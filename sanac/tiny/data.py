@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sanac.core.talk import Talk
-from sanac.finetune import scenes
-from sanac.finetune.scenes import captions, draw_lessons
+from sanac.core.progress import Reporter
+from sanac.finetune import shapes_data
+from sanac.finetune.shapes_data import captions, draw_lessons
 from sanac.tiny.build import IMAGE_SIZE
 
 
 def pictures(chosen: NDArray[np.int64], rng: np.random.Generator, *, tidy: bool = True) -> Tensor:
     """Scenes in -1..1: (count, 3, side, side)."""
-    drawn = scenes.pictures(chosen, IMAGE_SIZE, rng, tidy=tidy)
+    drawn = shapes_data.pictures(chosen, IMAGE_SIZE, rng, tidy=tidy)
     return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @dataclass
-class Latents:
+class SceneLatents:
     """Encoded scenes, and which lesson each of them shows."""
 
     latents: Tensor
@@ -40,7 +40,7 @@ class Latents:
         ]
 
 
-def encode_scenes(vae: AutoencoderDC, count: int, seed: int, file: Path, talk: Talk) -> Latents:
+def encode_scenes(vae: AutoencoderDC, count: int, seed: int, file: Path, talk: Reporter) -> SceneLatents:
     """`count` scenes as latents scaled to unit variance, from `file` if they were made before."""
     identity = f"tidier shapes {count} {seed}"
     if not file.exists():
@@ -58,4 +58,4 @@ def encode_scenes(vae: AutoencoderDC, count: int, seed: int, file: Path, talk: T
         save_file(found, file.with_suffix(".partial"))
         file.with_suffix(".partial").replace(file)
     found = load_file(file)
-    return Latents(found["latents"].to(vae.device), found["chosen"], identity)
+    return SceneLatents(found["latents"].to(vae.device), found["chosen"], identity)

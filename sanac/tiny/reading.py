@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sanac.finetune.scenes import captions, draw_lessons, lessons
-from sanac.shapes.prompts import Content, Wanted
+from sanac.finetune.shapes_data import captions, draw_lessons, lessons
+from sanac.shapes.prompts import Content, ItemSpec
 from sanac.shapes.words import COLORS, RELATIONS, SHAPES, plural
 from sanac.tiny.build import TEXT_WIDTH
-from sanac.tiny.text import Captions
+from sanac.tiny.text import CaptionEncoder
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 CHOICES = (SHAPES, (1, 2, 3, 4), (None, *COLORS), (None, *RELATIONS))  # of shape, count, colour and side
@@ -39,13 +39,13 @@ def answers(text: str, content: Content) -> Iterator[Answer]:
         yield ends[1], _answer(second, OPPOSITE[content.relation] if content.relation else None)
 
 
-def _end(words: list[str], item: Wanted) -> int:
+def _end(words: list[str], item: ItemSpec) -> int:
     """The last of the words that name an item: 'two red circles', 'a circle that is red'."""
     index = words.index(item.shape if item.count == 1 else plural(item.shape))
     return index + 3 if words[index + 1 : index + 3] == ["that", "is"] else index
 
 
-def _answer(item: Wanted, side: str | None) -> tuple[int, ...]:
+def _answer(item: ItemSpec, side: str | None) -> tuple[int, ...]:
     said = (item.shape, item.count, item.color, side)
     return tuple(choices.index(word) for choices, word in zip(CHOICES, said, strict=True))
 
@@ -64,7 +64,7 @@ def head() -> nn.Linear:
 class ReadingTask:
     """Questions about captions, answered from the states of single words."""
 
-    words: Captions
+    words: CaptionEncoder
     head: nn.Linear
     batch_size: int = 256
     compiled: bool = False

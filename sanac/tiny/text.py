@@ -7,7 +7,7 @@ from transformers import Gemma2Model, PreTrainedTokenizerFast
 LENGTH = 20  # tokens of the longest caption, with <bos>
 
 
-class Captions(nn.Module):  # type: ignore[misc]
+class CaptionEncoder(nn.Module):  # type: ignore[misc]
     """A tokenizer and a text encoder.
 
     The pipeline pads to 300 tokens, masked away; here to LENGTH. Behind the instruction, which this tokenizer drops, it

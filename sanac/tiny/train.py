@@ -17,22 +17,23 @@ import torch
 from diffusers import AutoencoderDC, SanaPipeline, SanaTransformer2DModel
 from torch import Tensor, nn
 
-from sanac.core.errors import BadInput, SanacError
-from sanac.core.execute import Writing, execute
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.core.talk import Silence, Talk
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.errors import InvalidInput, SanacError
+from sanac.core.progress import NullReporter, Reporter
 from sanac.core.units import duration_text
-from sanac.finetune.loop import Settings, train
-from sanac.finetune.schedule import Schedule
-from sanac.finetune.task import FlowTask
+from sanac.core.write.executor import write_partial
+from sanac.core.write.job import WriteOptions
 from sanac.grow.depth import decide_growth
 from sanac.nn.device import pick_device
 from sanac.tiny import build, reading
 from sanac.tiny.autoencoder import AutoencoderTask
-from sanac.tiny.data import Latents, encode_scenes
+from sanac.tiny.data import SceneLatents, encode_scenes
 from sanac.tiny.reading import ReadingTask
-from sanac.tiny.text import Captions
+from sanac.tiny.text import CaptionEncoder
+from sanac.train.loop import Settings, train
+from sanac.train.schedule import Schedule
+from sanac.train.task import FlowTask
 
 SCENES = 40_000
 
@@ -62,7 +63,7 @@ def settings(recipe: Recipe, steps: int, rate: float) -> Settings:
     return Settings(Schedule(rate, steps, warmup=min(200, steps // 4)), seed=recipe.seed, weight_decay=0.01)
 
 
-def autoencoder(recipe: Recipe, folder: Path, device: torch.device, talk: Talk) -> AutoencoderDC:
+def autoencoder(recipe: Recipe, folder: Path, device: torch.device, talk: Reporter) -> AutoencoderDC:
     """Trained; its latents scaled to unit variance by its config."""
     torch.manual_seed(recipe.seed)
     vae = build.autoencoder().to(device)
@@ -72,11 +73,11 @@ def autoencoder(recipe: Recipe, folder: Path, device: torch.device, talk: Talk) 
     return vae.eval().requires_grad_(requires_grad=False)
 
 
-def reader(recipe: Recipe, folder: Path, device: torch.device, talk: Talk) -> Captions:
+def reader(recipe: Recipe, folder: Path, device: torch.device, talk: Reporter) -> CaptionEncoder:
     """A tokenizer, and a text encoder that knows what belongs to what."""
     torch.manual_seed(recipe.seed)
     tokenizer = build.tokenizer()
-    words = Captions(tokenizer, build.text_encoder(len(tokenizer)).to(device))
+    words = CaptionEncoder(tokenizer, build.text_encoder(len(tokenizer)).to(device))
     task = ReadingTask(words, reading.head().to(device))
     plan = Settings(Schedule(3e-3, recipe.reading_steps, warmup=100), average=0.99, seed=recipe.seed)
     _take(words.encoder, train(task, plan, folder / "reading", talk)["text_encoder"])
@@ -86,11 +87,11 @@ def reader(recipe: Recipe, folder: Path, device: torch.device, talk: Talk) -> Ca
 
 def learn(
     transformer: SanaTransformer2DModel,
-    words: Captions,
-    data: Latents,
+    words: CaptionEncoder,
+    data: SceneLatents,
     plan: Settings,
     folder: Path,
-    talk: Talk,
+    talk: Reporter,
     *,
     compiled: bool,
 ) -> None:
@@ -104,7 +105,7 @@ def _take(module: nn.Module, weights: dict[str, Tensor]) -> None:
     module.eval()
 
 
-def make(recipe: Recipe, folder: Path, device: torch.device, talk: Talk, *, control: bool, compiled: bool) -> Path:
+def make(recipe: Recipe, folder: Path, device: torch.device, talk: Reporter, *, control: bool, compiled: bool) -> Path:
     """All stages; returns the folder of the finished pipeline."""
     vae = autoencoder(recipe, folder, device, talk)
     data = encode_scenes(vae, SCENES, recipe.seed, folder / "latents.safetensors", talk)
@@ -125,17 +126,17 @@ def make(recipe: Recipe, folder: Path, device: torch.device, talk: Talk, *, cont
     return _finish(transformer, words, vae, folder / "model", torch.bfloat16)
 
 
-def _grow(recipe: Recipe, shallow: Path, talk: Talk) -> Path:
+def _grow(recipe: Recipe, shallow: Path, talk: Reporter) -> Path:
     out = shallow.with_name("grown")
     model = open_model(locate(str(shallow)))
-    job = decide_growth(model, recipe.deep, Writing(force=True), preserve=recipe.preserved, seed=recipe.seed)
-    execute(job, out, talk)
+    job = decide_growth(model, recipe.deep, WriteOptions(force=True), preserve=recipe.preserved, seed=recipe.seed)
+    write_partial(job, out, talk)
     return out
 
 
 def _finish(
     transformer: SanaTransformer2DModel,
-    words: Captions,
+    words: CaptionEncoder,
     vae: AutoencoderDC,
     out: Path,
     dtype: torch.dtype = torch.float32,
@@ -155,7 +156,7 @@ def _finish(
     return out
 
 
-class Lines(Silence):
+class Lines(NullReporter):
     """A Talk that writes lines to stderr, of progress one every half minute."""
 
     def note(self, text: str) -> None:
@@ -199,7 +200,7 @@ def main(folder: Path, device: str, rate: float, *, control: bool, compiled: boo
         sys.exit(error.exit_code)
     except OSError as error:
         click.echo(f"error: {error.filename}: {error.strerror}", err=True)
-        sys.exit(BadInput.exit_code)
+        sys.exit(InvalidInput.exit_code)
     click.echo(f"wrote {made}")
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from sanac.core import errors
-from sanac.core.errors import Lacking, Misuse
-from sanac.core.talk import Talk
+from sanac.core.errors import MissingResource, UsageError
+from sanac.core.progress import Reporter
 from sanac.core.units import duration_text
-from sanac.verify.doubts import Watched, doubts_of, watching
+from sanac.verify.timing_noise import Contention, noise_warnings, watch_contention
 
 PARTS = ("transformer", "text_encoder", "decoder", "image")
 STEP = "transformer"  # a call of it is a step of the sampler
@@ -29,7 +29,7 @@ _SAMPLED = 0.02  # seconds between two looks at a process's memory
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class BenchSettings:
     """What is measured."""
 
     batches: tuple[int, ...] = (1,)
@@ -109,11 +109,11 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Benched:
+class BenchReport:
     """What was found."""
 
     measured: tuple[Measured, ...]
-    asked: Asked
+    asked: BenchSettings
     doubts: tuple[str, ...]  # why these figures may not be trusted
 
     def to_json(self) -> dict[str, Any]:
@@ -168,12 +168,12 @@ def machine() -> dict[str, Any]:
     return {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "gpu": gpu, "versions": known}
 
 
-def bench(subjects: Sequence[Subject], asked: Asked, talk: Talk) -> Benched:
+def bench(subjects: Sequence[Subject], asked: BenchSettings, talk: Reporter) -> BenchReport:
     """Open all, warm all, then round after round."""
     if len(set(subjects)) < len(subjects):
-        raise Misuse("a model is named twice with the same backend", hint="name each once")
+        raise UsageError("a model is named twice with the same backend", hint="name each once")
     found = [Measured(subject) for subject in subjects]
-    watched = Watched()
+    watched = Contention()
     with ExitStack() as stack:
         workers = [stack.enter_context(_worker(one, asked)) for one in found]
         for worker in workers:
@@ -188,7 +188,7 @@ def bench(subjects: Sequence[Subject], asked: Asked, talk: Talk) -> Benched:
         talk.begin("measuring", asked.rounds * len(workers), "turns")
         try:
             for number in range(asked.rounds):
-                with watching(watched, [worker.process.pid for worker in workers]):
+                with watch_contention(watched, [worker.process.pid for worker in workers]):
                     for worker in _turned(workers, number):
                         for batch in asked.batches:
                             worker.measured.rounds.setdefault(batch, []).append(worker.run(batch))
@@ -196,7 +196,7 @@ def bench(subjects: Sequence[Subject], asked: Asked, talk: Talk) -> Benched:
         finally:
             talk.end()
     rounds = {f"{one.subject}, batch {batch}": one.per_round(batch) for one in found for batch in asked.batches}
-    return Benched(tuple(found), asked, tuple(doubts_of(watched, rounds)))
+    return BenchReport(tuple(found), asked, tuple(noise_warnings(watched, rounds)))
 
 
 def _turned(workers: Sequence["_Worker"], number: int) -> Iterator["_Worker"]:
@@ -246,10 +246,10 @@ class _Worker:
         self.measured.on_device = max(self.measured.on_device, answer["on device"])
         return answer
 
-    def _ended(self) -> Lacking:
+    def _ended(self) -> MissingResource:
         code = self.process.wait()
         why = "it was killed, as happens where memory runs out" if code == -9 else f"its process ended with {code}"
-        return Lacking(f"{self.measured.subject} could not be measured", why=why, hint="fewer models at a time")
+        return MissingResource(f"{self.measured.subject} could not be measured", why=why, hint="fewer models at a time")
 
     def _watch(self, over: threading.Event) -> None:
         status = Path(f"/proc/{self.process.pid}/status")
@@ -268,10 +268,10 @@ def _kilobytes(text: str) -> int:
 
 
 @contextmanager
-def _worker(measured: Measured, asked: Asked) -> Iterator[_Worker]:
+def _worker(measured: Measured, asked: BenchSettings) -> Iterator[_Worker]:
     """Its process, which ends with the block."""
     subject = measured.subject
-    command = [sys.executable, "-P", "-m", "sanac.verify.timing"]
+    command = [sys.executable, "-P", "-m", "sanac.verify.bench_worker"]
     about: Mapping[str, Any] = {"parent": os.getpid(), "model": subject.model, "backend": subject.backend}
     names = ("device", "steps", "guidance", "size", "threads", "tile")
     task = {**about, **{name: getattr(asked, name) for name in names}}

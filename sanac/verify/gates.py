@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sanac.core import jsonfile
-from sanac.core.errors import BadInput, Misuse
-from sanac.core.model import Model
-from sanac.core.stage import MEASUREMENTS
-from sanac.verify.measurements import METRICS
+from sanac.core import json_files
+from sanac.core.artifact.measurements import METRICS
+from sanac.core.artifact.model import Model
+from sanac.core.artifact.staging import MEASUREMENTS
+from sanac.core.errors import InvalidInput, UsageError
 
 BOUNDS = ("value", "low", "high")
 _SIZES = "size"
@@ -78,7 +78,7 @@ class Verdict:
         off = abs(self.value - self.limit)
         margin = f"{off:.3g} to spare" if self.passed else f"{off:.3g} too {'much' if self.most else 'little'}"
         note = f" ({self.note})" if self.note else ""
-        return f"{self.name}: {seen(self.value, self.limit)}{note}, {sign} {self.limit:.12g}: {margin}"
+        return f"{self.name}: {distinct_digits(self.value, self.limit)}{note}, {sign} {self.limit:.12g}: {margin}"
 
     def to_json(self) -> dict[str, Any]:
         """With what would have passed."""
@@ -86,7 +86,7 @@ class Verdict:
         return asdict(self) | {"value": value, "passed": self.passed, "would pass": value, "text": self.text}
 
 
-def seen(value: float, limit: float) -> str:
+def distinct_digits(value: float, limit: float) -> str:
     """Rounded no further than that it still reads as what it is: 0.9457 beside a limit of 0.95."""
     for digits in range(4, 17):
         text = f"{value:.{digits}g}"
@@ -100,15 +100,15 @@ def read_gates(path: Path) -> tuple[Gate, ...]:
     try:
         value = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise Misuse(f"{path} can't be read", why=error.strerror or str(error)) from error
+        raise UsageError(f"{path} can't be read", why=error.strerror or str(error)) from error
     except (ValueError, RecursionError) as error:  # TOML's, and UTF-8's, are ValueErrors
-        raise Misuse(f"{path} is no TOML", why=str(error)) from error
+        raise UsageError(f"{path} is no TOML", why=str(error)) from error
     strangers = [f"{name}: only [[gate]] tables are known here" for name in value if name != "gate"]
     gates, problems = parse_gates(value.get("gate", []))
     if found := [*strangers, *problems]:
-        raise Misuse(f"{path} has gates that can't be judged", why=found[0], problems=found)
+        raise UsageError(f"{path} has gates that can't be judged", why=found[0], problems=found)
     if not gates:
-        raise Misuse(f"{path} has no gates", hint='[[gate]] metric = "evaluate-shapes/overall" least = 0.9')
+        raise UsageError(f"{path} has no gates", hint='[[gate]] metric = "evaluate-shapes/overall" least = 0.9')
     return gates
 
 
@@ -148,7 +148,7 @@ def numbers_of(model: Model, folder: Path | None = None) -> dict[str, float]:
 def measured_in(home: Path) -> dict[str, float]:
     """The flat numbers of a folder's measurements; none where nothing was measured."""
     path = home / MEASUREMENTS / METRICS
-    known = jsonfile.read_object(path) if path.is_file() else {}
+    known = json_files.read_object(path) if path.is_file() else {}
     return {name: float(value) for name, value in known.items() if _is_number(value)}
 
 
@@ -208,11 +208,11 @@ def check_baseline(gates: Sequence[Gate], baselines: Sequence[str]) -> None:
     """Gates that are shares want something to be shares of."""
     relative = [gate.metric for gate in gates if gate.relative]
     if relative and not baselines:
-        raise Misuse(f"{relative[0]} is held to a baseline", why="none was given", hint="--baseline DIR")
+        raise UsageError(f"{relative[0]} is held to a baseline", why="none was given", hint="--baseline DIR")
 
 
 def require_measured(path: Path) -> None:
     """A folder with measurements in it."""
     if not (path / MEASUREMENTS / METRICS).is_file():
         hint = f"sanac evaluate {path} --suite shapes"
-        raise BadInput(f"nothing was measured of {path}", why=f"it has no {MEASUREMENTS}/{METRICS}", hint=hint)
+        raise InvalidInput(f"nothing was measured of {path}", why=f"it has no {MEASUREMENTS}/{METRICS}", hint=hint)

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sanac.core.family import Architecture, split_block
-from sanac.nn.given import Off
+from sanac.core.family.architecture import Architecture, split_block
+from sanac.nn.quant.activations import ReplayError
 
 Inputs = Mapping[str, Tensor]  # under the names that graphs have for them
 Rounded = Mapping[str, Tensor]  # what weights are multiplied by, by their names: numbers of steps
@@ -21,29 +21,31 @@ JUMP = 10.0  # times: how much more a block errs than the one before where somet
 
 
 @dataclass(frozen=True, slots=True)
-class Gave:
+class Outputs:
     """What a side gave for one case."""
 
     velocity: Tensor
     streams: tuple[Tensor, ...]  # behind each block
     rounded: Rounded = field(default_factory=dict)  # where one sees inside
-    off: Mapping[str, Off] = field(default_factory=dict)  # told how to round all that it rounds: how otherwise that was
+    off: Mapping[str, ReplayError] = field(
+        default_factory=dict
+    )  # told how to round all that it rounds: how otherwise that was
 
 
-class Side(Protocol):
+class ParityBackend(Protocol):
     """A model that can be asked."""
 
     name: str
 
-    def ask(self, cases: Sequence[Inputs]) -> list[Gave]:
+    def ask(self, cases: Sequence[Inputs]) -> list[Outputs]:
         """All cases, in one reading of the weights."""
         ...
 
 
-class Reference(Side, Protocol):
+class Reference(ParityBackend, Protocol):
     """One that can be told how to round, too."""
 
-    def ask(self, cases: Sequence[Inputs], told: Sequence[Rounded] = ()) -> list[Gave]:
+    def ask(self, cases: Sequence[Inputs], told: Sequence[Rounded] = ()) -> list[Outputs]:
         """The same."""
         ...
 
@@ -124,7 +126,7 @@ def _number(value: float) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class CaseResult:
     """One case."""
 
     case: Case
@@ -132,7 +134,9 @@ class Compared:
     error: float  # relative, of the velocity
     cosine: float
     blocks: tuple[float, ...]  # relative error of the stream behind each
-    off: Mapping[str, Off] = field(default_factory=dict)  # of a reference that rounded as the candidate, by weight
+    off: Mapping[str, ReplayError] = field(
+        default_factory=dict
+    )  # of a reference that rounded as the candidate, by weight
     own: float | None = None  # the error where each rounds by itself
 
     @property
@@ -156,7 +160,7 @@ class Compared:
 class Parity:
     """All cases."""
 
-    compared: tuple[Compared, ...]
+    compared: tuple[CaseResult, ...]
     limit: float
     unseen: float | None = None  # the median's, where the candidate rounds in between and it can't be seen how
 
@@ -232,7 +236,7 @@ class Parity:
 
 
 def compare(
-    candidate: Side,
+    candidate: ParityBackend,
     reference: Reference,
     architecture: Architecture,
     limit: float,
@@ -258,23 +262,23 @@ def compare(
     return Parity(tuple(map(_told, alike, compared, told)), limit, unseen)
 
 
-def _told(alike: Compared, own: Compared, told: Gave) -> Compared:
+def _told(alike: CaseResult, own: CaseResult, told: Outputs) -> CaseResult:
     """Where the reference rounded as the candidate; told of what is no number, it would give none either."""
     return replace(alike, finite=own.finite, own=own.error, off=told.off)
 
 
-def _compared(case: Case, found: Gave, wanted: Gave) -> Compared:
+def _compared(case: Case, found: Outputs, wanted: Outputs) -> CaseResult:
     ours, theirs = found.velocity.double(), wanted.velocity.double()
-    error, cosine, finite = apart(ours, theirs), 1.0, True
+    error, cosine, finite = relative_error(ours, theirs), 1.0, True
     if error:
         alike = ours.shape == theirs.shape
         cosine = float(torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0)) if alike else -1
         finite = alike and bool(torch.isfinite(ours[torch.isfinite(theirs)]).all())
     streams = zip(found.streams, wanted.streams, strict=False)
-    return Compared(case, finite, error, cosine, tuple(apart(one, other) for one, other in streams))
+    return CaseResult(case, finite, error, cosine, tuple(relative_error(one, other) for one, other in streams))
 
 
-def apart(found: Tensor, wanted: Tensor) -> float:
+def relative_error(found: Tensor, wanted: Tensor) -> float:
     """|found - wanted| / |wanted|; infinite where one is no number and the other is, or their shapes differ."""
     if found.shape != wanted.shape:
         return math.inf

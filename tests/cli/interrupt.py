@@ -12,13 +12,13 @@ import signal
 import sys
 
 from sanac.cli import main
-from sanac.core import copying
+from sanac.core import file_copy
 
 what, _, making = sys.argv[1].partition("-")
 after, counted = int(sys.argv[2]), "_write_all" if making else "_copy"
 sys.argv[1:] = sys.argv[3:]
-real_copy, real_usage = getattr(copying, counted), shutil.disk_usage
-copying._CHUNK = 50_000
+real_copy, real_usage = getattr(file_copy, counted), shutil.disk_usage
+file_copy._CHUNK = 50_000
 copied = itertools.count(1)
 
 
@@ -32,7 +32,7 @@ def copy(*arguments):
     return real_copy(*arguments)
 
 
-setattr(copying, counted, copy)
+setattr(file_copy, counted, copy)
 if what == "full":
     shutil.disk_usage = lambda path: real_usage(path)._replace(free=10**12)
 main()

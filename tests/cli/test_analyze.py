@@ -15,16 +15,16 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sanac.core.family import block_name
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.nn.asked import Wanted
-from sanac.nn.block import POINT
-from sanac.nn.inputs import choose_inputs
-from sanac.nn.trajectory import Sampling, starting_noise
-from sanac.prune.analyze import estimate
-from sanac.prune.compensate import Repair
-from sanac.prune.measure import decide_measuring
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.family.architecture import block_name
+from sanac.nn.blocks.block import POINT
+from sanac.nn.calibration.inputs import choose_inputs
+from sanac.nn.calibration.sampling import SamplerSettings, starting_noise
+from sanac.nn.calibration.settings import CalibrationSettings
+from sanac.prune.importance_job import estimate
+from sanac.prune.repair import Repair
+from sanac.prune.scoring import plan_scoring
 from tests.conftest import Sanac
 
 FEW = ("--num-prompts", "3", "--timesteps", "3")
@@ -54,7 +54,7 @@ def test_importance_is_that_of_hooks_on_stock_diffusers(sanac: Sanac, pipeline: 
             hooked[index] += torch.cosine_similarity(given[0], result, dim=-1).double().mean()
 
         part.register_forward_hook(hook)
-    noise = starting_noise(3, 16, Sampling(steps=4, side=4, seed=3))
+    noise = starting_noise(3, 16, SamplerSettings(steps=4, side=4, seed=3))
     how = {"height": 512, "width": 512, "use_resolution_binning": False, "output_type": "latent"}
     model = open_model(locate(str(pipeline)))
     for number, prompt in enumerate(choose_inputs(model, prompts=Path("prompts.txt")).prompts):
@@ -216,7 +216,7 @@ def test_a_gpu_measures_what_the_cpu_measures(sanac: Sanac, pipeline: Path) -> N
 def test_what_takes_hours_says_what_makes_it_cheaper(
     sanac: Sanac, pipeline: Path, sharded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("sanac.nn.asked.PATIENCE", 0.0)
+    monkeypatch.setattr("sanac.nn.calibration.cost.PATIENCE", 0.0)
     for verb in (("analyze",), ("prune", "--target-blocks", "3")):
         ran = sanac(verb[0], sharded, *verb[1:], "--device", "cpu")
         assert ran.code == 4
@@ -275,7 +275,7 @@ def test_scores_hold_for_a_copy_of_the_model(sanac: Sanac, pipeline: Path, tmp_p
 
 
 def test_advice_is_less_than_what_was_asked(sanac: Sanac, sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sanac.nn.asked.PATIENCE", 0.0)
+    monkeypatch.setattr("sanac.nn.calibration.cost.PATIENCE", 0.0)
     ran = sanac("analyze", sharded, "--num-prompts", "4", "--timesteps", "3", "--device", "cpu")
     assert "--num-prompts 3 (about" in ran.err
     assert "--timesteps 1 (about" in ran.err
@@ -305,11 +305,11 @@ def test_the_estimate_counts_reading_and_encoding(
     """Of a streamed model each reading; of prompts the text encoder's products."""
     model = open_model(locate(str(pipeline)))
     seconds = []
-    monkeypatch.setattr("sanac.nn.surroundings._speed", lambda _: 1e12)
-    monkeypatch.setattr("sanac.nn.surroundings._reading", lambda *_: 100.0)
+    monkeypatch.setattr("sanac.nn.pipeline_config._speed", lambda _: 1e12)
+    monkeypatch.setattr("sanac.nn.pipeline_config._reading", lambda *_: 100.0)
     for limit, steps in ((None, 4), (9_000_000, 4), (9_000_000, 8)):
-        wanted = Wanted(num_prompts=3, timesteps=steps, memory_limit=limit)
-        job = decide_measuring(model, wanted, tmp_path)
+        wanted = CalibrationSettings(num_prompts=3, timesteps=steps, memory_limit=limit)
+        job = plan_scoring(model, wanted, tmp_path)
         seconds.append(estimate(job.job))
         encoder = sum(ref.count for ref in model.others[1].weights if "embed_tokens" not in ref.name)
         assert job.inputs.encoding == 2 * encoder * 600 * 3
@@ -320,8 +320,8 @@ def test_the_estimate_counts_reading_and_encoding(
 def test_a_cached_repair_needs_no_memory(sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = ("prune", pipeline, "--keep", "0,2,4", "--compensate", *FEW, "--json")
     assert sanac(*job).json["status"] == "ok"
-    monkeypatch.setattr("sanac.nn.asked.LIMIT", 1000)
-    monkeypatch.setattr("sanac.nn.calibrate.free_memory", lambda _: 1000)
+    monkeypatch.setattr("sanac.nn.calibration.settings.LIMIT", 1000)
+    monkeypatch.setattr("sanac.nn.calibration.job.free_memory", lambda _: 1000)
     assert sanac(*job).json["status"] == "cached"
     lacking = sanac("prune", pipeline, "--keep", "0,2,5", "--compensate", *FEW)
     assert lacking.code == 4
@@ -374,7 +374,7 @@ def test_a_repair_that_helps_nothing_is_said_to_be_none(
     sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "sanac.prune.choose.fit", lambda *_: Repair({block_name(0, POINT): torch.full((96, 240, 1, 1), 9.0)})
+        "sanac.prune.search_job.fit", lambda *_: Repair({block_name(0, POINT): torch.full((96, 240, 1, 1), 9.0)})
     )
     job = ("prune", pipeline, "--keep", "0,2,4", "--compensate", *FEW, "--json")
     for ran in (sanac(*job), sanac(*job)):

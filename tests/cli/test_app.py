@@ -13,7 +13,7 @@ import click
 import pytest
 
 from sanac.cli.app import app, run
-from sanac.core.errors import BadInput, Lacking, Misuse, SanacError, Terminated, VerdictNo
+from sanac.core.errors import InvalidInput, MissingResource, SanacError, Terminated, UsageError, VerdictNo
 from tests.conftest import Sanac
 
 COMMANDS = list(app.commands)
@@ -36,9 +36,9 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> dict[str, BaseException]:
 @pytest.mark.parametrize(
     ("error", "code", "status"),
     [
-        (Misuse("m", why="w", hint="h", problems=["p", "q"]), 2, "error"),
-        (BadInput("m", why="w", hint="h", problems=["p", "q"]), 3, "error"),
-        (Lacking("m", why="w", hint="h", problems=["p", "q"]), 4, "error"),
+        (UsageError("m", why="w", hint="h", problems=["p", "q"]), 2, "error"),
+        (InvalidInput("m", why="w", hint="h", problems=["p", "q"]), 3, "error"),
+        (MissingResource("m", why="w", hint="h", problems=["p", "q"]), 4, "error"),
         (VerdictNo("m", why="w", hint="h", problems=["p", "q"]), 5, "failed"),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_bug_exits_1_with_a_traceback(as_json: bool) -> None:
 def test_debug_shows_where_a_users_error_came_from(
     planted: dict[str, BaseException], sanac: Sanac, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planted["error"] = BadInput("m")
+    planted["error"] = InvalidInput("m")
     assert "try: get the file again" in sanac("planted").err
     monkeypatch.setenv("SANAC_DEBUG", "1")
     assert "Traceback" in sanac("planted").err

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sanac.cli import choose, console
-from sanac.cli.console import ConsoleTalk
+from sanac.cli import console, model_argument
+from sanac.cli.console import ConsoleReporter
 from tests.conftest import Sanac
 
 Said = Callable[..., list[str]]
@@ -19,7 +19,7 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     def run(*begun: object, steps: Sequence[tuple[float, int]]) -> list[str]:
         now = [100.0]
         monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-        talk = ConsoleTalk(0, color=False)
+        talk = ConsoleReporter(0, color=False)
         talk.begin(*begun)
         for seconds, amount in steps:
             now[0] += seconds
@@ -44,7 +44,7 @@ def test_what_was_done_before_a_stop_is_not_pace(said: Said) -> None:
 
 
 def test_quiet_leaves_only_warnings(capsys: pytest.CaptureFixture[str]) -> None:
-    talk = ConsoleTalk(-1, color=False)
+    talk = ConsoleReporter(-1, color=False)
     talk.note("note")
     talk.detail("detail")
     talk.warn("look")
@@ -55,13 +55,13 @@ def test_quiet_leaves_only_warnings(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_download_is_offered_on_a_terminal_only(
     answer: bool, pipeline: Path, sanac: Sanac, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sanac.core import locate
+    from sanac.core.checkpoint import locate
 
     asked: list[str] = []
-    monkeypatch.setattr(choose.click, "confirm", lambda text, **_: asked.append(text) or answer)
+    monkeypatch.setattr(model_argument.click, "confirm", lambda text, **_: asked.append(text) or answer)
     monkeypatch.setattr(locate, "download", lambda repo, revision: locate.locate(str(pipeline)))
     assert sanac("inspect", "some-org/model").code == 4
     assert asked == []
-    monkeypatch.setattr(choose, "interactive", lambda common: True)
+    monkeypatch.setattr(model_argument, "interactive", lambda common: True)
     assert sanac("inspect", "some-org/model").code == (0 if answer else 4)
     assert asked == ["some-org/model is not here. Download it now?"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from sanac.core.copying import digest_file
-from sanac.core.locate import locate
+from sanac.core.checkpoint.locate import locate
+from sanac.core.file_copy import digest_file
 from tests.conftest import Sanac
 
 

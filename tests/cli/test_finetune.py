@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from sanac.tiny.build import build, save
 from tests.conftest import Sanac
-from tests.finetune.test_pairs import folder_of, png, tar_of
-from tests.finetune.test_teacher import write_part
+from tests.finetune.test_image_text_data import folder_of, png, tar_of
+from tests.finetune.test_teacher_cache import write_part
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHORT = ("--steps", "3", "--batch", "4", "--data", "shapes", "--samples", "12")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sanac.core.manifest import read_manifest
+from sanac.core.artifact.manifest import read_manifest
 
 SCRIPT = Path(__file__).with_name("interrupt.py")
 

@@ -11,13 +11,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from sanac.core import execute as executing
-from sanac.core.errors import BadInput, Misuse
-from sanac.core.execute import Writing, execute
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.core.talk import SILENCE
-from sanac.prune.manual import decide_keep
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.errors import InvalidInput, UsageError
+from sanac.core.progress import NULL_REPORTER
+from sanac.core.write import executor as executing
+from sanac.core.write.executor import write_partial
+from sanac.core.write.job import WriteOptions
+from sanac.prune.keep_list import plan_keep
 from tests.cli.test_interruption import interrupted
 from tests.conftest import Sanac
 
@@ -57,23 +58,23 @@ def test_an_out_that_another_run_finished_meanwhile(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = open_model(locate(str(model)))
-    other, same = decide_keep(opened, "0", Writing()), decide_keep(opened, "1", Writing())
+    other, same = plan_keep(opened, "0", WriteOptions()), plan_keep(opened, "1", WriteOptions())
     real = executing.open_stage
 
     def late(job):
         def open_stage(*arguments, **keywords):
             monkeypatch.setattr(executing, "open_stage", real)
-            execute(job, tmp_path / "out", SILENCE)
+            write_partial(job, tmp_path / "out", NULL_REPORTER)
             return real(*arguments, **keywords)
 
         return open_stage
 
     monkeypatch.setattr(executing, "open_stage", late(same))
-    assert execute(same, tmp_path / "out", SILENCE)[0] == "cached"
+    assert write_partial(same, tmp_path / "out", NULL_REPORTER)[0] == "cached"
     shutil.rmtree(tmp_path / "out")
     monkeypatch.setattr(executing, "open_stage", late(other))
-    with pytest.raises(Misuse, match="another artifact"):
-        execute(same, tmp_path / "out", SILENCE)
+    with pytest.raises(UsageError, match="another artifact"):
+        write_partial(same, tmp_path / "out", NULL_REPORTER)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 
 
@@ -129,12 +130,12 @@ def test_files_added_to_an_artifact_are_noticed(model: Path, sanac: Sanac, tmp_p
 
 
 def test_a_source_that_changes_while_it_is_read(model: Path, tmp_path: Path) -> None:
-    job = decide_keep(open_model(locate(str(model))), "0", Writing())
+    job = plan_keep(open_model(locate(str(model))), "0", WriteOptions())
     path = model / "transformer" / "diffusion_pytorch_model.safetensors"
     data = path.read_bytes()
     path.write_bytes(data[:-4] + b"\0\0\0\0")
-    with pytest.raises(BadInput, match="changed while it was read"):
-        execute(job, tmp_path / "out", SILENCE)
+    with pytest.raises(InvalidInput, match="changed while it was read"):
+        write_partial(job, tmp_path / "out", NULL_REPORTER)
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.partial").exists()
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from sanac.core.convert import decide_convert
+from sanac.core.artifact.model import open_model
+from sanac.core.artifact.summary import summarise
+from sanac.core.checkpoint.locate import locate
 from sanac.core.errors import SanacError
-from sanac.core.execute import Writing
-from sanac.core.family import Architecture
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.core.summary import summarise
+from sanac.core.family.architecture import Architecture
+from sanac.core.write.convert import decide_convert
+from sanac.core.write.job import WriteOptions
 
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 SMALL = Architecture(2, 32, 80, 32, 4, 4, 8, 1, qk_norm=True, guidance=False, attention_bias=False)
@@ -112,7 +112,7 @@ def outcome(folder: Path, out: Path) -> int:
         found = open_model(locate(str(folder)))
         json.dumps(summarise(found).to_json())
         for layout in ("diffusers", "nvlabs"):
-            job = decide_convert(found, Writing(layout=layout), None)
+            job = decide_convert(found, WriteOptions(layout=layout), None)
             assert job.needs.disk < 10**9
     except SanacError as error:
         return error.exit_code if error.hint else -1

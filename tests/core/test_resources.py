@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from sanac.core import resources
-from sanac.core.errors import Lacking
-from sanac.core.resources import Needs, announce, available_memory
-from sanac.core.talk import Silence
+from sanac.core.errors import MissingResource
+from sanac.core.progress import NullReporter
+from sanac.core.resources import Needs, available_memory, check_room
 
 
-class Listening(Silence):
+class Listening(NullReporter):
     def __init__(self) -> None:
         self.said: list[str] = []
 
@@ -21,14 +21,14 @@ class Listening(Silence):
 
 def test_it_says_and_refuses(tmp_path: Path) -> None:
     talk = Listening()
-    announce(Needs(disk=1000, memory=1000, traffic=10**12), tmp_path / "not" / "there", talk)
+    check_room(Needs(disk=1000, memory=1000, traffic=10**12), tmp_path / "not" / "there", talk)
     assert f"1.00 kB of disk in {tmp_path}" in talk.said[0]
     assert "about 42 min" in talk.said[0]
-    with pytest.raises(Lacking, match="disk") as caught:
-        announce(Needs(disk=10**18, memory=0), tmp_path, talk)
+    with pytest.raises(MissingResource, match="disk") as caught:
+        check_room(Needs(disk=10**18, memory=0), tmp_path, talk)
     assert caught.value.hint
-    with pytest.raises(Lacking, match="memory"):
-        announce(Needs(disk=0, memory=10**15), tmp_path, talk)
+    with pytest.raises(MissingResource, match="memory"):
+        check_room(Needs(disk=0, memory=10**15), tmp_path, talk)
     assert len(talk.said) == 3
 
 
@@ -47,5 +47,5 @@ def test_disk_is_measured_where_the_output_goes(tmp_path: Path, monkeypatch: pyt
     asked: list[Path] = []
     real = shutil.disk_usage
     monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or real(path))
-    announce(Needs(disk=1, memory=1), tmp_path / "a" / "b", Silence())
+    check_room(Needs(disk=1, memory=1), tmp_path / "a" / "b", NullReporter())
     assert asked == [tmp_path]

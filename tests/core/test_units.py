@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sanac.core.errors import Misuse
+from sanac.core.errors import UsageError
 from sanac.core.units import bytes_text, duration_text, parse_bytes
 
 
@@ -23,7 +23,7 @@ def test_what_is_written_can_be_read(count: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "0GB", "-1GB", "GB", "5XB", "1e9", "five", "5 5GB", "\u0665GB"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(Misuse, match="not a size"):
+    with pytest.raises(UsageError, match="not a size"):
         parse_bytes(text)
 
 

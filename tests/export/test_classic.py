@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sanac.cli.app import run
-from sanac.core.copying import digest_file
-from sanac.core.engines import NEVER, check_file
+from sanac.core.artifact.engine_record import NEVER, check_file
+from sanac.core.file_copy import digest_file
 from tests.conftest import Sanac
 
 STANDINS = Path(__file__).parent.parent / "standins"
@@ -23,15 +23,15 @@ EXPORT = (*COMPONENT, "--in-place", "--trt", "--no-verify")
 
 def pretend(patch: pytest.MonkeyPatch, calls: Path) -> None:
     """A machine that looks as if it had an sm89 and classic TensorRT, and notes what is called."""
-    from sanac.export import engines
-    from sanac.runtime import tensorrt
+    from sanac.export import engine_plan
+    from sanac.runtime import tensorrt_engine
 
-    for module in (engines, tensorrt):
+    for module in (engine_plan, tensorrt_engine):
         patch.setattr(module, "capability", lambda: 89)
     patch.setattr("sanac.nn.device.capability", lambda: 89)
-    patch.setattr("sanac.verify.engines.where_executed", lambda: "executed on a stand-in")
-    opened = tensorrt.Engine.__init__
-    patch.setattr(tensorrt.Engine, "__init__", lambda self, path: opened(self, path, "cpu"))
+    patch.setattr("sanac.verify.engine_candidates.where_executed", lambda: "executed on a stand-in")
+    opened = tensorrt_engine.TensorrtEngine.__init__
+    patch.setattr(tensorrt_engine.TensorrtEngine, "__init__", lambda self, path: opened(self, path, "cpu"))
     patch.syspath_prepend(STANDINS)
     patch.setenv("PYTHONPATH", str(STANDINS))
     patch.delitem(sys.modules, "tensorrt", raising=False)
@@ -244,35 +244,35 @@ def test_a_graph_that_was_changed_is_not_built(sanac: Sanac, two: Path) -> None:
 
 
 def test_a_gpu_that_nobody_knows(sanac: Sanac, two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sanac.export import engines
+    from sanac.export import engine_plan
 
-    monkeypatch.setattr(engines, "capability", lambda: 70)
+    monkeypatch.setattr(engine_plan, "capability", lambda: 70)
     ran = sanac("export", "two", *EXPORT)
     assert (ran.code, "can't do on sm70" in ran.err) == (2, True), ran.err
 
 
 def test_the_builder_s_last_words(two: Path) -> None:
     """What it built counts, whatever a library says on the way out; a builder that nobody waits for ends."""
-    from sanac.core.talk import SILENCE
-    from sanac.export.placing import _listen, _Told
+    from sanac.core.progress import NULL_REPORTER
+    from sanac.export.engine_writer import _BuildLog, _listen
 
     code = 'print(\'{"built": {}, "peak": 1}\'); print(\'goodbye\'); print(\'{"log": "info", "text": "x"}\')'
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    told = _Told([])
-    assert _listen(process, told, 1, SILENCE) == {"built": {}, "peak": 1}
+    told = _BuildLog([])
+    assert _listen(process, told, 1, NULL_REPORTER) == {"built": {}, "peak": 1}
     assert told.lines == ["output: goodbye", "info: x"]
     task = {"parent": 1, "builder": "rtx", "graph": "", "out": "nothing", "capabilities": [], "sizes": {}}
-    command = [sys.executable, "-P", "-m", "sanac.export.building"]
+    command = [sys.executable, "-P", "-m", "sanac.export.engine_builder"]
     ended = subprocess.run(command, input=json.dumps(task), text=True, capture_output=True, check=False)
     assert (ended.returncode, ended.stdout, Path("nothing").exists()) == (1, "", False)
 
 
 def test_shapes_outside_its_range(sanac: Sanac, two: Path) -> None:
-    from sanac.core.errors import Misuse
-    from sanac.runtime.tensorrt import Engine
+    from sanac.core.errors import UsageError
+    from sanac.runtime.tensorrt_engine import TensorrtEngine
 
     assert sanac("export", "two", *EXPORT, "--batch", "1").code == 0
-    engine = Engine(two)
+    engine = TensorrtEngine(two)
     given = {
         "hidden_states": torch.zeros(2, 16, 4, 4),
         "encoder_hidden_states": torch.zeros(2, 5, 64),
@@ -280,7 +280,7 @@ def test_shapes_outside_its_range(sanac: Sanac, two: Path) -> None:
         "timestep": torch.zeros(2),
     }
     assert engine(**given)[0].shape == (2, 16, 4, 4)
-    with pytest.raises(Misuse, match="not built for this shape") as caught:
+    with pytest.raises(UsageError, match="not built for this shape") as caught:
         engine(**given | {"hidden_states": torch.zeros(2, 16, 4, 40)})
     assert "[1, 16, 2, 2] to [2, 16, 8, 8]" in caught.value.why
 
@@ -289,7 +289,7 @@ def test_kernels_are_compiled_once(two: Path, gpu: Path, monkeypatch: pytest.Mon
     """TensorRT-RTX's way to run, with the same stand-in in its place."""
     import tensorrt
 
-    from sanac.runtime import tensorrt as running
+    from sanac.runtime import tensorrt_engine as running
 
     path = two
     record = replace(check_file(path), builder="rtx")
@@ -302,11 +302,11 @@ def test_kernels_are_compiled_once(two: Path, gpu: Path, monkeypatch: pytest.Mon
         "encoder_attention_mask": torch.ones(1, 5),
         "timestep": torch.zeros(1),
     }
-    running.Engine(path)(**given)
+    running.TensorrtEngine(path)(**given)
     assert noted(gpu, "kernels") == []
     (kept,) = (tmp_path / "cache/sanac/rtx").iterdir()
     assert kept.read_bytes() == b"compiled"
-    running.Engine(path)(**given)
+    running.TensorrtEngine(path)(**given)
     assert noted(gpu, "kernels") == [[str(b"compiled")]]
 
 

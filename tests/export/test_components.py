@@ -10,12 +10,12 @@ import torch
 from diffusers import AutoencoderDC
 from transformers import AutoModel, Gemma2Config, Gemma2Model
 
-from sanac.core.locate import locate
-from sanac.core.weights import open_folder
+from sanac.core.checkpoint.locate import locate
+from sanac.core.checkpoint.weights import open_folder
 from sanac.export.components import decoder, encoder, text_encoder
+from sanac.export.external_data import link_external_data
 from sanac.export.graph import graph_of, serialized
-from sanac.export.references import refer
-from sanac.export.traced import Traced
+from sanac.export.tracing import Traced
 
 ATTENTION = {
     "in_channels": 3,
@@ -35,7 +35,7 @@ ATTENTION = {
 
 def written(traced: Traced, folder: Path) -> onnxruntime.InferenceSession:
     graph = graph_of(traced)
-    refer(graph, open_folder(folder, folder).tensors, folder)
+    link_external_data(graph, open_folder(folder, folder).tensors, folder)
     (folder / "model.onnx").write_bytes(serialized(graph))
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
     assert (folder / "model.onnx").stat().st_size < 400_000

@@ -10,14 +10,15 @@ import torch
 from diffusers import SanaPipeline
 from safetensors.torch import load_file
 
-from sanac.core.errors import Misuse
-from sanac.core.execute import Writing, execute
-from sanac.core.locate import locate
-from sanac.core.manifest import check_sealed, read_manifest
-from sanac.core.model import open_model
-from sanac.core.talk import SILENCE
-from sanac.export.job import Wanted, decide_export, graphs_of
-from sanac.nn.graphfile import GRAPH
+from sanac.core.artifact.manifest import check_sealed, read_manifest
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.errors import UsageError
+from sanac.core.progress import NULL_REPORTER
+from sanac.core.write.executor import write_partial
+from sanac.core.write.job import WriteOptions
+from sanac.export.job import ExportSettings, graphs_of, plan_export
+from sanac.nn.onnx_files import GRAPH
 from tests.conftest import Sanac
 
 FOLDERS = ["transformer", "text_encoder", "vae_decoder", "vae_encoder"]
@@ -52,30 +53,30 @@ def test_weights_are_there_once(tiny_graphs: Path) -> None:
 
 def test_it_is_cached_and_another_precision_is_another_artifact(tiny_graphs: Path) -> None:
     model = open_model(locate("sanac:tiny"))
-    job = decide_export(model, Wanted(precision="fp32"), Writing())
-    assert execute(job, tiny_graphs, SILENCE)[0] == "cached"
-    assert decide_export(model, Wanted(precision="fp16"), Writing()).key != job.key
-    assert decide_export(model, Wanted(precision="fp32", island="fp16"), Writing()).key != job.key
+    job = plan_export(model, ExportSettings(precision="fp32"), WriteOptions())
+    assert write_partial(job, tiny_graphs, NULL_REPORTER)[0] == "cached"
+    assert plan_export(model, ExportSettings(precision="fp16"), WriteOptions()).key != job.key
+    assert plan_export(model, ExportSettings(precision="fp32", island="fp16"), WriteOptions()).key != job.key
 
 
 def test_each_component_s_own_precision() -> None:
-    found = {graph.folder: graph.precision for graph in graphs_of(open_model(locate("sanac:tiny")), Wanted())}
+    found = {graph.folder: graph.precision for graph in graphs_of(open_model(locate("sanac:tiny")), ExportSettings())}
     assert list(found) == FOLDERS
     assert found["transformer"] == "bf16"
 
 
 def test_one_component(tmp_path: Path) -> None:
-    job = decide_export(open_model(locate("sanac:tiny")), Wanted(("text-encoder",), "fp32"), Writing())
-    execute(job, tmp_path / "out", SILENCE)
+    job = plan_export(open_model(locate("sanac:tiny")), ExportSettings(("text-encoder",), "fp32"), WriteOptions())
+    write_partial(job, tmp_path / "out", NULL_REPORTER)
     assert [path.parent.name for path in (tmp_path / "out").rglob(GRAPH)] == ["text_encoder"]
-    with pytest.raises(Misuse, match="no component 'unet'"):
-        decide_export(open_model(locate("sanac:tiny")), Wanted(("unet",)), Writing())
+    with pytest.raises(UsageError, match="no component 'unet'"):
+        plan_export(open_model(locate("sanac:tiny")), ExportSettings(("unet",)), WriteOptions())
 
 
 def test_from_another_layout(sanac: Sanac, tmp_path: Path) -> None:
     """NVlabs' file has other tensors under other names: graphs are of what was written."""
     shutil.copytree(locate("sanac:tiny").path / "transformer", tmp_path / "transformer")
     assert sanac("convert", tmp_path / "transformer", "--to", "nvlabs", "--out", "nvlabs").code == 0
-    job = decide_export(open_model(locate("nvlabs/model.pth")), Wanted(precision="fp32"), Writing())
-    execute(job, tmp_path / "out", SILENCE)
+    job = plan_export(open_model(locate("nvlabs/model.pth")), ExportSettings(precision="fp32"), WriteOptions())
+    write_partial(job, tmp_path / "out", NULL_REPORTER)
     onnxruntime.InferenceSession(tmp_path / "out" / "transformer" / GRAPH)

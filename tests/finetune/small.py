@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sanac.core.talk import SILENCE, Talk
-from sanac.finetune.loop import Settings, train
-from sanac.finetune.schedule import Schedule
-from sanac.finetune.task import FlowTask
+from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.tiny import build
+from sanac.train.loop import Settings, train
+from sanac.train.schedule import Schedule
+from sanac.train.task import FlowTask
 
 WORDS = ("a circle", "two squares", "a red cross")
 
@@ -57,7 +57,7 @@ def settings(steps: int = 20, **options) -> Settings:
     return Settings(Schedule(1e-3, steps, warmup=4), save_every=options.pop("save_every", 5), log_every=2, **options)
 
 
-def digest(folder: Path, *, steps: int = 20, talk: Talk = SILENCE) -> str:
+def digest(folder: Path, *, steps: int = 20, talk: Reporter = NULL_REPORTER) -> str:
     weights = train(task(), settings(steps), folder, talk)["transformer"]
     return " ".join(f"{tensor.double().sum().item():.17g}" for tensor in weights.values())
 
@@ -72,5 +72,5 @@ if __name__ == "__main__":  # a process that a test kills
 
     made = task()
     reporting = Reporting(made.transformer, made.encode, made.data, batch_size=8)
-    train(reporting, settings(int(sys.argv[2])), Path(sys.argv[1]), SILENCE)
+    train(reporting, settings(int(sys.argv[2])), Path(sys.argv[1]), NULL_REPORTER)
     os._exit(0)

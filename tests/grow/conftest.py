@@ -7,27 +7,28 @@ import safetensors.torch
 import torch
 from diffusers import SanaTransformer2DModel
 
-from sanac.core.execute import Writing, execute
-from sanac.core.locate import locate
-from sanac.core.manifest import Manifest
-from sanac.core.model import open_model
-from sanac.core.talk import SILENCE
+from sanac.core.artifact.manifest import Manifest
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.progress import NULL_REPORTER
+from sanac.core.write.executor import write_partial
+from sanac.core.write.job import WriteOptions
 from sanac.grow.depth import decide_growth
-from sanac.prune.manual import decide_keep
+from sanac.prune.keep_list import plan_keep
 from sanac.tiny.build import transformer
 
-ALONE = Writing(transformer_only=True)
+ALONE = WriteOptions(transformer_only=True)
 
 
 def grow(source: Path, target: int, out: Path, **how) -> Manifest:
     writing = how.pop("writing", ALONE)
     loras = how.pop("loras", ())
     model = open_model(locate(str(source))).with_loras(loras)
-    return execute(decide_growth(model, target, writing, **how), out, SILENCE)[1]
+    return write_partial(decide_growth(model, target, writing, **how), out, NULL_REPORTER)[1]
 
 
 def prune(source: Path, keep: str, out: Path) -> Manifest:
-    return execute(decide_keep(open_model(locate(str(source))), keep, ALONE), out, SILENCE)[1]
+    return write_partial(plan_keep(open_model(locate(str(source))), keep, ALONE), out, NULL_REPORTER)[1]
 
 
 def tensors(out: Path) -> dict[str, torch.Tensor]:

@@ -8,19 +8,22 @@ import safetensors.torch
 import torch
 from diffusers import SanaPipeline
 
-from sanac.core.convert import decide_convert
-from sanac.core.descent import find_descent
-from sanac.core.errors import BadInput
-from sanac.core.execute import Writing, execute
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.core.talk import SILENCE
+from sanac.core.artifact.ancestry import find_ancestry
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.errors import InvalidInput
+from sanac.core.progress import NULL_REPORTER
+from sanac.core.write.convert import decide_convert
+from sanac.core.write.executor import write_partial
+from sanac.core.write.job import WriteOptions
 from sanac.grow.depth import decide_growth
 from tests.grow.conftest import ALONE, block, grow, load, prune, same, tensors
 
 
 def convert(source: Path, layout: str, out: Path) -> Path:
-    execute(decide_convert(open_model(locate(str(source))), Writing(layout=layout), None), out, SILENCE)
+    write_partial(
+        decide_convert(open_model(locate(str(source))), WriteOptions(layout=layout), None), out, NULL_REPORTER
+    )
     return out
 
 
@@ -34,7 +37,7 @@ def test_nvlabs_files_grow_as_their_diffusers_twins_do(layout: str, name: str, p
 
 @pytest.mark.parametrize("layout", ["nvlabs", "single"])
 def test_growing_into_nvlabs_layouts_is_growing_and_converting(layout: str, pipeline: Path, tmp_path: Path) -> None:
-    direct = grow(pipeline, 9, tmp_path / "direct", writing=Writing(layout=layout))
+    direct = grow(pipeline, 9, tmp_path / "direct", writing=WriteOptions(layout=layout))
     grow(pipeline, 9, tmp_path / "grown")
     convert(tmp_path / "grown", layout, tmp_path / "later")
     name = "model.pth" if layout == "nvlabs" else "model.safetensors"
@@ -54,7 +57,7 @@ def test_folders_shards_and_single_files_give_the_same_weights(pipeline: Path, t
 
 
 def test_a_grown_pipeline_runs_whole(pipeline: Path, tmp_path: Path) -> None:
-    grow(pipeline, 8, tmp_path / "out", writing=Writing())
+    grow(pipeline, 8, tmp_path / "out", writing=WriteOptions())
     pipe = SanaPipeline.from_pretrained(tmp_path / "out")
     pipe.set_progress_bar_config(disable=True)
     image = pipe(
@@ -73,7 +76,7 @@ def test_digests_travel_and_damage_is_seen(pipeline: Path, tmp_path: Path) -> No
     data = bytearray(path.read_bytes())
     data[-3] ^= 1  # in the last block, which is a new one
     path.write_bytes(data)
-    with pytest.raises(BadInput, match="changed after it was sealed"):
+    with pytest.raises(InvalidInput, match="changed after it was sealed"):
         grow(tmp_path / "first", 10, tmp_path / "third", preserve=8)
 
 
@@ -122,7 +125,7 @@ def test_a_lora_reaches_every_copy(pipeline: Path, tmp_path: Path) -> None:
 def test_a_lora_for_blocks_that_the_source_never_had(pipeline: Path, tmp_path: Path) -> None:
     grow(pipeline, 12, tmp_path / "grown")
     word = lora(tmp_path / "lora.safetensors", 7)
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(InvalidInput) as caught:
         open_model(locate(str(tmp_path / "grown"))).with_loras((word,))
     assert "its source has 6 blocks" in caught.value.why
 
@@ -134,15 +137,15 @@ def test_a_grown_model_saved_by_another_tool_is_recognised(init: str, pipeline: 
     with torch.no_grad():
         model.transformer_blocks[7].attn1.to_q.weight.mul_(2)
     model.save_pretrained(tmp_path / "elsewhere")
-    descent = find_descent(open_model(locate(str(tmp_path / "elsewhere"))), tmp_path / "ws", SILENCE)
+    descent = find_ancestry(open_model(locate(str(tmp_path / "elsewhere"))), tmp_path / "ws", NULL_REPORTER)
     assert descent is not None
     assert (descent.manifest, descent.changed) == (manifest, 1)
 
 
 def test_the_needs_are_those_of_the_grown_model(pipeline: Path, tmp_path: Path) -> None:
     model = open_model(locate(str(pipeline)))
-    job = decide_growth(model, 12, Writing())
-    execute(job, tmp_path / "out", SILENCE)
+    job = decide_growth(model, 12, WriteOptions())
+    write_partial(job, tmp_path / "out", NULL_REPORTER)
     written = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert written <= job.needs.disk <= 1.2 * written + (1 << 20)
     shutil.rmtree(tmp_path / "out")

@@ -8,14 +8,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sanac.core import nvlabs
-from sanac.core.errors import Misuse
-from sanac.core.execute import Writing, decide, execute
-from sanac.core.family import start_of
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.core.plan import Keep, New, Plan, from_json, keep_blocks
-from sanac.core.talk import SILENCE
+from sanac.core.artifact.model import open_model
+from sanac.core.artifact.plan import BlockPlan, Keep, New, from_json, keep_blocks
+from sanac.core.checkpoint.locate import locate
+from sanac.core.errors import UsageError
+from sanac.core.family import nvlabs
+from sanac.core.family.architecture import init_of
+from sanac.core.progress import NULL_REPORTER
+from sanac.core.write.executor import write_partial
+from sanac.core.write.job import WriteOptions, plan_artifact
 from sanac.grow.depth import INITS, decide_growth, preserved
 from tests.grow.conftest import ALONE, block, grow, load, prune, same, tensors, truncated, velocity
 
@@ -90,12 +91,12 @@ def test_new_tensors_start_as_nvlabs_code_has_them(pipeline: Path, tmp_path: Pat
         if match := re.fullmatch(r"blocks\.0\.(.+)", theirs):
             expected = next(start for words, start in NVLABS if any(word in match[1] for word in words))
             for name in ours:
-                start = start_of(name.removeprefix("transformer_blocks.0."))
+                start = init_of(name.removeprefix("transformer_blocks.0."))
                 assert (start.constant, start.deviation) == expected, name
     grow(pipeline, 9, tmp_path / "out")
     for index in range(4, 9):
         for name, tensor in block(tensors(tmp_path / "out"), index).items():
-            start = start_of(name)
+            start = init_of(name)
             if not start.deviation:
                 assert torch.equal(tensor, torch.full_like(tensor, start.constant)), name
             else:
@@ -105,7 +106,7 @@ def test_new_tensors_start_as_nvlabs_code_has_them(pipeline: Path, tmp_path: Pat
 
 def test_no_two_new_tensors_are_equal(pipeline: Path, tmp_path: Path) -> None:
     grow(pipeline, 12, tmp_path / "out")
-    found = [t for i in range(4, 12) for n, t in block(tensors(tmp_path / "out"), i).items() if start_of(n).deviation]
+    found = [t for i in range(4, 12) for n, t in block(tensors(tmp_path / "out"), i).items() if init_of(n).deviation]
     assert len({tensor.numpy().tobytes() for tensor in found}) == len(found) == 8 * 11
 
 
@@ -152,18 +153,18 @@ def test_a_new_block_keeps_its_bytes_through_pruning_and_growing(pipeline: Path,
     plan = manifest.whole_plan
     assert plan is not None
     assert plan.blocks == (*map(Keep, range(3)), *(New("partial", 0, number) for number in (5, 7, 6, 8, 9)))
-    at_once = decide("grow", open_model(locate(str(pipeline))), plan, {}, ALONE)
-    assert execute(at_once, tmp_path / "once", SILENCE)[1].tensors == manifest.tensors
+    at_once = plan_artifact("grow", open_model(locate(str(pipeline))), plan, {}, ALONE)
+    assert write_partial(at_once, tmp_path / "once", NULL_REPORTER)[1].tensors == manifest.tensors
 
 
 def test_the_seed_decides_the_new_bytes_and_nothing_else(pipeline: Path, tmp_path: Path) -> None:
     first = grow(pipeline, 8, tmp_path / "a", seed=1).tensors["transformer"]
-    again = grow(pipeline, 8, tmp_path / "b", seed=1, writing=Writing(transformer_only=True, shard_bytes=10**5))
+    again = grow(pipeline, 8, tmp_path / "b", seed=1, writing=WriteOptions(transformer_only=True, shard_bytes=10**5))
     other = grow(pipeline, 8, tmp_path / "c", seed=2).tensors["transformer"]
     assert again.tensors["transformer"] == first
     changed = {name for name in first if first[name] != other[name]}
     drawn = {f"transformer_blocks.{i}.{n}" for i in range(4, 8) for n in block(tensors(tmp_path / "a"), i)}
-    assert changed == {name for name in drawn if start_of(name.split(".", 2)[2]).deviation}
+    assert changed == {name for name in drawn if init_of(name.split(".", 2)[2]).deviation}
 
 
 def test_the_key_knows_init_seed_and_depth(pipeline: Path) -> None:
@@ -265,7 +266,7 @@ def test_a_tensor_stored_wider_than_the_rest_stays_so(pipeline: Path, tmp_path: 
     ],
 )
 def test_what_cannot_be_grown_says_everything_at_once(how: dict, problems: list[str], pipeline: Path) -> None:
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         decide_growth(open_model(locate(str(pipeline))), how.pop("target"), ALONE, **how)
     assert len(caught.value.problems) == len(problems)
     assert all(word in problem for word, problem in zip(problems, caught.value.problems, strict=True))
@@ -282,7 +283,9 @@ def test_a_single_block_grows(tmp_path: Path) -> None:
 
 
 def test_plans_of_only_new_blocks_are_executed_too(pipeline: Path, tmp_path: Path) -> None:
-    plan = Plan(6, (New("partial", 0, 4), New("partial", 0, 5)), (("num_layers", 2),))
-    execute(decide("grow", open_model(locate(str(pipeline))), plan, {}, ALONE), tmp_path / "out", SILENCE)
+    plan = BlockPlan(6, (New("partial", 0, 4), New("partial", 0, 5)), (("num_layers", 2),))
+    write_partial(
+        plan_artifact("grow", open_model(locate(str(pipeline))), plan, {}, ALONE), tmp_path / "out", NULL_REPORTER
+    )
     grow(pipeline, 8, tmp_path / "grown")
     assert same(block(tensors(tmp_path / "out"), 1), block(tensors(tmp_path / "grown"), 5))

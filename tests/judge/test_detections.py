@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sanac.core.errors import BadInput
+from sanac.core.errors import InvalidInput
 from sanac.judge.detections import Detection, is_plain_text
 
 BOX = (0.0, 0.0, 10.0, 10.0)
@@ -44,12 +44,12 @@ BREAKS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", BREAKS)
 def test_what_is_no_detection_is_named(name: str) -> None:
     change, said = BREAKS[name]
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(InvalidInput, match=said):
         Detection(**({"label": "dog", "score": 0.5, "box": BOX} | change))
 
 
 def test_all_problems_at_once() -> None:
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(InvalidInput) as caught:
         Detection("", 2.0, (1, 1, 0, 0))
     assert len(caught.value.problems) == 3
 

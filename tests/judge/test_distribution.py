@@ -7,8 +7,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from sanac.core.errors import BadInput, Misuse
-from sanac.judge.distribution import Distance, compare, copies, diversity, frechet, kernel_distance, nearest
+from sanac.core.errors import InvalidInput, UsageError
+from sanac.judge.distribution import Distance, compare, copies, diversity, frechet, kernel_distance, nearest_distances
 from sanac.judge.features import Features, features, in_content_order
 from tests.judge.worlds import blurred, scenes
 
@@ -173,7 +173,7 @@ def test_diversity_is_of_one_size() -> None:
     assert diversity(one, cloud(100, 1)).n == 100
     assert diversity(one, cloud(100, 1)).value == pytest.approx(1, abs=0.15)
     assert diversity(one / 4, one).value == pytest.approx(0.25)
-    with pytest.raises(BadInput, match="copies of one another"):
+    with pytest.raises(InvalidInput, match="copies of one another"):
         diversity(one, np.ones((10, 5)))
 
 
@@ -188,10 +188,10 @@ def test_copies_of_honest_pictures_are_as_many_as_expected() -> None:
 def test_nearest_by_hand() -> None:
     one, other = cloud(30, 0), cloud(600, 1)
     apart = np.linalg.norm(one[:, None] - other, axis=2)
-    assert nearest(one, other) == pytest.approx(apart.min(axis=1))
-    assert np.array_equal(nearest(one, one), np.zeros(30))
+    assert nearest_distances(one, other) == pytest.approx(apart.min(axis=1))
+    assert np.array_equal(nearest_distances(one, one), np.zeros(30))
     within = np.linalg.norm(other[:, None] - other, axis=2) + np.diag([np.inf] * 600)
-    assert nearest(other, other, itself=True) == pytest.approx(within.min(axis=1))
+    assert nearest_distances(other, other, itself=True) == pytest.approx(within.min(axis=1))
 
 
 def test_what_cannot_be_compared() -> None:
@@ -204,9 +204,9 @@ def test_what_cannot_be_compared() -> None:
         (good[:, :4], "too small"),
         (good[:, :, :20], "another size"),
     ):
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(InvalidInput, match=said):
             compare(good, broken)
-    with pytest.raises(BadInput, match="training"):
+    with pytest.raises(InvalidInput, match="training"):
         compare(good, good, good[:3])
-    with pytest.raises(Misuse, match="not a percentile"):
+    with pytest.raises(UsageError, match="not a percentile"):
         compare(good, good, percentile=0)

@@ -6,19 +6,19 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sanac.core.errors import Misuse
+from sanac.core.errors import UsageError
 from sanac.judge.detections import Detection
-from sanac.judge.geneval import GENEVAL, Rules, judge, keep, relations
-from sanac.judge.metadata import RELATIONS, TAGS, Clause, Task
+from sanac.judge.geneval import GENEVAL, Rules, judge, relations, select_detections
+from sanac.judge.metadata import RELATIONS, TAGS, Clause, GenEvalTask
 from tests.judge.worlds import LABELS, at, detections, law, tasks
 
-DOGS = Task("single_object", "a dog", (Clause("dog"),))
-TWO = Task("counting", "two dogs", (Clause("dog", 2),), (Clause("dog", 3),))
+DOGS = GenEvalTask("single_object", "a dog", (Clause("dog"),))
+TWO = GenEvalTask("counting", "two dogs", (Clause("dog", 2),), (Clause("dog", 3),))
 
 
-def beside(relation: str, dogs: int = 1, cats: int = 1) -> Task:
+def beside(relation: str, dogs: int = 1, cats: int = 1) -> GenEvalTask:
     """Dogs in this relation to cats."""
-    return Task("position", "x", (Clause("cat", cats), Clause("dog", dogs, None, (relation, 0))))
+    return GenEvalTask("position", "x", (Clause("cat", cats), Clause("dog", dogs, None, (relation, 0))))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_sixteen_of_a_class_are_looked_at() -> None:
     dogs = [at("dog", 100 * index, 0, score=0.95 + index / 1000) for index in range(17)]
     kept = judge(DOGS, [*dogs, at("cat", 0, 0)]).kept
     assert kept == {"dog": tuple(reversed(dogs[1:])), "cat": (at("cat", 0, 0),)}
-    assert not judge(Task("counting", "x", (Clause("cat"),), (Clause("dog", 16),)), dogs).correct
+    assert not judge(GenEvalTask("counting", "x", (Clause("cat"),), (Clause("dog", 16),)), dogs).correct
     assert judge(DOGS, dogs).details["dog"][0] == (1550, -50, 1650, 50, 0.95 + 16 / 1000)
 
 
@@ -81,13 +81,13 @@ def test_overlapping_boxes_are_all_kept() -> None:
 @pytest.mark.parametrize("seen", range(6))
 def test_only_exclude_makes_a_count_exact(tag: str, wanted: int, seen: int) -> None:
     dogs = [at("dog", 100 * index, 0) for index in range(seen)]
-    assert judge(Task(tag, "x", (Clause("dog", wanted),)), dogs).correct == (seen >= wanted)
-    exact = Task(tag, "x", (Clause("dog", wanted),), (Clause("dog", wanted + 1),))
+    assert judge(GenEvalTask(tag, "x", (Clause("dog", wanted),)), dogs).correct == (seen >= wanted)
+    exact = GenEvalTask(tag, "x", (Clause("dog", wanted),), (Clause("dog", wanted + 1),))
     assert judge(exact, dogs).correct == (seen == wanted)
 
 
 def test_exclude_of_another_class() -> None:
-    task = Task("single_object", "a dog, no cat", (Clause("dog"),), (Clause("cat"),))
+    task = GenEvalTask("single_object", "a dog, no cat", (Clause("dog"),), (Clause("cat"),))
     alone, both = judge(task, [at("dog", 0, 0)]), judge(task, [at("dog", 0, 0), at("cat", 0, 0)])
     assert (alone.correct, alone.soft) == (True, 1)
     assert (both.correct, both.soft) == (False, 0.5)
@@ -95,7 +95,7 @@ def test_exclude_of_another_class() -> None:
 
 
 def test_every_clause_must_hold_and_every_failure_is_told() -> None:
-    task = Task("x", "x", (Clause("dog"), Clause("cat", 2), Clause("cow", color="red")), (Clause("fox"),))
+    task = GenEvalTask("x", "x", (Clause("dog"), Clause("cat", 2), Clause("cow", color="red")), (Clause("fox"),))
     verdict = judge(task, [at("dog", 0, 0), at("cat", 0, 0), at("cow", 0, 0, color="blue"), at("fox", 0, 0)])
     assert not verdict.correct
     assert verdict.reasons == (
@@ -103,7 +103,9 @@ def test_every_clause_must_hold_and_every_failure_is_told() -> None:
         "cow: 1 red wanted, blue found",
         "fox: fewer than 1 wanted, 1 found",
     )
-    assert judge(Task("x", "x", (Clause("dog"), Clause("cat"))), [at("dog", 0, 0), at("cat", 0, 0)]).reasons == ()
+    assert (
+        judge(GenEvalTask("x", "x", (Clause("dog"), Clause("cat"))), [at("dog", 0, 0), at("cat", 0, 0)]).reasons == ()
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,11 +125,11 @@ def test_every_clause_must_hold_and_every_failure_is_told() -> None:
 )
 def test_the_best_ones_have_the_colour(count: int, colors: list[str | None], correct: bool) -> None:
     dogs = [at("dog", 0, 0, score=0.9 - index / 10, color=color) for index, color in enumerate(colors)]
-    assert judge(Task("colors", "x", (Clause("dog", count, "red"),)), dogs).correct == correct
+    assert judge(GenEvalTask("colors", "x", (Clause("dog", count, "red"),)), dogs).correct == correct
 
 
 def test_colours_stay_with_their_class() -> None:
-    task = Task("color_attr", "x", (Clause("dog", color="red"), Clause("cat", color="blue")))
+    task = GenEvalTask("color_attr", "x", (Clause("dog", color="red"), Clause("cat", color="blue")))
     assert judge(task, [at("dog", 0, 0, color="red"), at("cat", 0, 0, color="blue")]).correct
     assert len(judge(task, [at("dog", 0, 0, color="blue"), at("cat", 0, 0, color="red")]).reasons) == 2
 
@@ -154,7 +156,7 @@ def test_every_object_stands_so_to_every_target() -> None:
 def test_a_target_that_failed_fails_what_refers_to_it() -> None:
     verdict = judge(beside("right of"), [at("dog", 500, 0)])
     assert verdict.reasons == ("cat: 1 wanted, 0 found", "dog: nothing found for it to be right of")
-    red = Task("x", "x", (Clause("cat", color="red"), Clause("dog", position=("right of", 0))))
+    red = GenEvalTask("x", "x", (Clause("cat", color="red"), Clause("dog", position=("right of", 0))))
     assert len(judge(red, [at("cat", 0, 0, color="blue"), at("dog", 500, 0)]).reasons) == 2
     assert judge(beside("above"), [at("cat", 0, 0), at("dog", 0, 0)]).reasons[0].endswith("no relation found")
 
@@ -162,18 +164,20 @@ def test_a_target_that_failed_fails_what_refers_to_it() -> None:
 def test_the_target_is_the_clause_of_that_index() -> None:
     clauses = (Clause("cat"), Clause("cow"), Clause("dog", position=("left of", 1)))
     picture = [at("cat", 0, 0), at("dog", 300, 0), at("cow", 600, 0)]
-    assert judge(Task("position", "x", clauses), picture).correct
-    assert not judge(Task("position", "x", (*clauses[:2], Clause("dog", position=("left of", 0)))), picture).correct
+    assert judge(GenEvalTask("position", "x", clauses), picture).correct
+    assert not judge(
+        GenEvalTask("position", "x", (*clauses[:2], Clause("dog", position=("left of", 0)))), picture
+    ).correct
 
 
 @pytest.mark.parametrize(("seen", "soft"), [(0, 0), (1, 0.25), (3, 0.75), (4, 1), (5, 0.75), (8, 0), (12, 0)])
 def test_the_soft_score_counts_both_ways(seen: int, soft: float) -> None:
-    four = Task("counting", "x", (Clause("dog", 4),), (Clause("dog", 5),))
+    four = GenEvalTask("counting", "x", (Clause("dog", 4),), (Clause("dog", 5),))
     assert judge(four, [at("dog", 100 * index, 0) for index in range(seen)]).soft == soft
 
 
 def test_the_soft_score_is_the_mean_of_what_is_asked() -> None:
-    task = Task("x", "x", (Clause("cat"), Clause("dog", 2, "red", ("right of", 0))))
+    task = GenEvalTask("x", "x", (Clause("cat"), Clause("dog", 2, "red", ("right of", 0))))
     cat = at("cat", 0, 0)
     red, blue = at("dog", 300, 0, color="red"), at("dog", 300, 0, color="blue")
     assert judge(task, [cat, red, red]).soft == 1
@@ -184,7 +188,7 @@ def test_the_soft_score_is_the_mean_of_what_is_asked() -> None:
 
 
 def test_rules_that_make_no_sense() -> None:
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         Rules(least_score=float("nan"), most_per_class=0, margin=-1)
     assert len(caught.value.problems) == 3
     assert Rules() == GENEVAL
@@ -192,7 +196,7 @@ def test_rules_that_make_no_sense() -> None:
 
 @law
 @given(tasks(), detections(), st.randoms())
-def test_the_order_of_detections_means_nothing(task: Task, found: list[Detection], rng: object) -> None:
+def test_the_order_of_detections_means_nothing(task: GenEvalTask, found: list[Detection], rng: object) -> None:
     shuffled = list(found) + found[:1]  # two alike
     before = judge(task, shuffled)
     rng.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -201,12 +205,16 @@ def test_the_order_of_detections_means_nothing(task: Task, found: list[Detection
 
 @law
 @given(tasks(), detections(), st.sampled_from(LABELS), st.floats(0, 1))
-def test_what_scores_too_low_changes_nothing(task: Task, found: list[Detection], label: str, score: float) -> None:
+def test_what_scores_too_low_changes_nothing(
+    task: GenEvalTask, found: list[Detection], label: str, score: float
+) -> None:
     faint = at(label, 50, 50, score=score * GENEVAL.threshold(task.tag), color="red")
     assert judge(task, [faint, *found]) == judge(task, found)
 
 
-def mirrored(task: Task, found: list[Detection], exchange: dict[str, str], axis: int) -> tuple[Task, list[Detection]]:
+def mirrored(
+    task: GenEvalTask, found: list[Detection], exchange: dict[str, str], axis: int
+) -> tuple[GenEvalTask, list[Detection]]:
     def clause(old: Clause) -> Clause:
         position = old.position and (exchange.get(old.position[0], old.position[0]), old.position[1])
         return replace(old, position=position)
@@ -221,7 +229,7 @@ def mirrored(task: Task, found: list[Detection], exchange: dict[str, str], axis:
 
 @law
 @given(tasks(), detections())
-def test_a_mirror_swaps_left_and_right(task: Task, found: list[Detection]) -> None:
+def test_a_mirror_swaps_left_and_right(task: GenEvalTask, found: list[Detection]) -> None:
     other = mirrored(task, found, {"left of": "right of", "right of": "left of"}, 0)
     assert judge(*other).soft == judge(task, found).soft
     assert judge(*other).correct == judge(task, found).correct
@@ -229,21 +237,21 @@ def test_a_mirror_swaps_left_and_right(task: Task, found: list[Detection]) -> No
 
 @law
 @given(tasks(), detections())
-def test_water_swaps_above_and_below(task: Task, found: list[Detection]) -> None:
+def test_water_swaps_above_and_below(task: GenEvalTask, found: list[Detection]) -> None:
     other = mirrored(task, found, {"above": "below", "below": "above"}, 1)
     assert judge(*other).correct == judge(task, found).correct
 
 
 @law
 @given(tasks(), detections(), st.sampled_from([2, 8, 64]))
-def test_the_size_of_the_picture_means_nothing(task: Task, found: list[Detection], scale: int) -> None:
+def test_the_size_of_the_picture_means_nothing(task: GenEvalTask, found: list[Detection], scale: int) -> None:
     larger = [replace(old, box=tuple(scale * edge for edge in old.box)) for old in found]
     assert judge(task, larger).reasons == judge(task, found).reasons
 
 
 @law
 @given(tasks(), detections())
-def test_a_full_soft_score_is_a_correct_picture(task: Task, found: list[Detection]) -> None:
+def test_a_full_soft_score_is_a_correct_picture(task: GenEvalTask, found: list[Detection]) -> None:
     verdict = judge(task, found)
     assert 0 <= verdict.soft <= 1
     assert verdict.correct == (not verdict.reasons)
@@ -253,7 +261,7 @@ def test_a_full_soft_score_is_a_correct_picture(task: Task, found: list[Detectio
 @law
 @given(detections(), st.integers(1, 5))
 def test_keeping_twice_is_keeping_once(found: list[Detection], most: int) -> None:
-    once = keep(found, 0.3, most)
+    once = select_detections(found, 0.3, most)
     assume(once)
-    assert keep([one for kept in once.values() for one in kept], 0.3, most) == once
+    assert select_detections([one for kept in once.values() for one in kept], 0.3, most) == once
     assert all(list(kept) == sorted(kept, key=lambda one: -one.score) for kept in once.values())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sanac.core.errors import BadInput, Misuse
+from sanac.core.errors import InvalidInput, UsageError
 from sanac.judge.intervals import (
     Interval,
     PromptScore,
@@ -171,20 +171,20 @@ def test_the_order_of_prompts_means_nothing_and_the_seed_everything() -> None:
 
 
 def test_what_cannot_be_paired_or_counted() -> None:
-    with pytest.raises(BadInput, match="not asked the same") as caught:
+    with pytest.raises(InvalidInput, match="not asked the same") as caught:
         paired_difference(scored([1, 0, 1]), scored([1, 0]))
     assert caught.value.problems == ("prompt 2 (a)",)
-    with pytest.raises(BadInput, match="no scores"):
+    with pytest.raises(InvalidInput, match="no scores"):
         overall([])
-    with pytest.raises(Misuse, match="two scores"):
+    with pytest.raises(UsageError, match="two scores"):
         overall(scored([1]) * 2)
     for broken in (PromptScore("a", "x", 2, 1), PromptScore("a", "x", 0, 0), PromptScore("a", "x", math.nan, 1)):
-        with pytest.raises(Misuse, match="not within"):
+        with pytest.raises(UsageError, match="not within"):
             overall([broken])
-    with pytest.raises(Misuse, match="too few"):
+    with pytest.raises(UsageError, match="too few"):
         overall(scored([1]), resamples=5)
-    with pytest.raises(Misuse, match="not a share"):
+    with pytest.raises(UsageError, match="not a share"):
         wilson(3, 2)
     for level in (0, 1, 95, math.nan):
-        with pytest.raises(Misuse, match="not a level"):
+        with pytest.raises(UsageError, match="not a level"):
             overall(scored([1]), level)

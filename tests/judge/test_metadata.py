@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sanac.core.errors import BadInput
-from sanac.judge import lines
-from sanac.judge.metadata import Clause, Task, parse_task, read_metadata, unknown_words
+from sanac.core.errors import InvalidInput
+from sanac.judge import jsonl
+from sanac.judge.metadata import Clause, GenEvalTask, parse_task, read_metadata, unknown_words
 from tests.judge.worlds import law, line, tasks
 
 GENUINE = """\
@@ -30,7 +30,7 @@ def written(folder: Path, *values: Any) -> Path:
 
 @law
 @given(tasks())
-def test_a_task_survives_json(task: Task) -> None:
+def test_a_task_survives_json(task: GenEvalTask) -> None:
     assert parse_task(json.loads(json.dumps(task.to_json()))) == task
 
 
@@ -91,7 +91,7 @@ MALFORMED: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", MALFORMED)
 def test_a_malformed_line_is_named(name: str, tmp_path: Path) -> None:
     value, said = MALFORMED[name]
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(InvalidInput) as caught:
         read_metadata(written(tmp_path, line(), value, line()))
     assert all(problem.startswith("line 2: ") for problem in caught.value.problems)
     assert any(said in problem for problem in caught.value.problems), caught.value.problems
@@ -100,7 +100,7 @@ def test_a_malformed_line_is_named(name: str, tmp_path: Path) -> None:
 
 def test_every_malformed_line_is_reported_with_all_its_problems(tmp_path: Path) -> None:
     broken = two(position=["beside", 7]) | {"prompt": 5}
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(InvalidInput) as caught:
         read_metadata(written(tmp_path, "{", line(), broken, line(tag="x")))
     assert [problem.partition(":")[0] for problem in caught.value.problems] == ["line 1", *["line 3"] * 3, "line 4"]
 
@@ -111,10 +111,10 @@ def test_other_tags_are_named_by_the_caller(tmp_path: Path) -> None:
 
 
 def test_a_task_that_cannot_be_judged_is_not_constructed() -> None:
-    with pytest.raises(BadInput, match="malformed"):
-        Task("position", "a dog", (Clause("dog", position=("left of", 0)),))
-    with pytest.raises(BadInput):
-        Task("counting", "no dog", ())
+    with pytest.raises(InvalidInput, match="malformed"):
+        GenEvalTask("position", "a dog", (Clause("dog", position=("left of", 0)),))
+    with pytest.raises(InvalidInput):
+        GenEvalTask("counting", "no dog", ())
 
 
 def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,14 +123,14 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     os.mkfifo(tmp_path / "pipe")
     said = {"empty": "is empty", "latin": "cannot be read", "pipe": "is not a file", ".": "cannot read"}
     for name, words in (said | {"missing": "cannot read", "nul\0": "cannot read"}).items():
-        with pytest.raises(BadInput, match=words):
+        with pytest.raises(InvalidInput, match=words):
             read_metadata(tmp_path / name)
     path = written(tmp_path, *[line()] * 3)
-    monkeypatch.setattr(lines, "MOST_LINES", 2)
-    with pytest.raises(BadInput, match="too many lines"):
+    monkeypatch.setattr(jsonl, "MOST_LINES", 2)
+    with pytest.raises(InvalidInput, match="too many lines"):
         read_metadata(path)
-    monkeypatch.setattr(lines, "MOST_BYTES", 99)
-    with pytest.raises(BadInput, match="too large"):
+    monkeypatch.setattr(jsonl, "MOST_BYTES", 99)
+    with pytest.raises(InvalidInput, match="too large"):
         read_metadata(path)
 
 
@@ -145,12 +145,12 @@ JUNK = st.recursive(
 @given(st.sampled_from(["tag", "include", "exclude", "prompt"]), JUNK, st.booleans())
 def test_whatever_a_line_says_there_is_no_traceback(key: str, junk: Any, within: bool) -> None:
     value = line(include=[{"class": "cat", "count": 1} | {key: junk}]) if within else line(**{key: junk})
-    with suppress(BadInput):
+    with suppress(InvalidInput):
         task = parse_task(value)
         assert task.to_json() == {key: part for key, part in value.items() if part != []}
 
 
 def test_words_a_detector_doesn_t_know() -> None:
-    task = Task("colors", "x", (Clause("dog", color="teal"), Clause("cat")), (Clause("axolotl", 3),))
+    task = GenEvalTask("colors", "x", (Clause("dog", color="teal"), Clause("cat")), (Clause("axolotl", 3),))
     assert unknown_words([task], ["dog", "cat"], ["red"]) == ["axolotl", "teal"]
     assert unknown_words([task], ["dog", "cat", "axolotl"], ["teal"]) == []

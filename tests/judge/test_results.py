@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sanac.core.errors import BadInput, Lacking
+from sanac.core.errors import InvalidInput, MissingResource
 from sanac.judge.detections import Detection
 from sanac.judge.geneval import judge
 from sanac.judge.intervals import wilson
-from sanac.judge.metadata import Clause, Task
+from sanac.judge.metadata import Clause, GenEvalTask
 from sanac.judge.results import Result, prompt_scores, read_results, result_of, summarise, write_results
 from tests.judge.worlds import at, detections, law, tasks
 
-DOG = Task("single_object", "a dog", (Clause("dog"),))
-CAT = Task("single_object", "a cat", (Clause("cat"),))
-RED = Task("colors", "a red dog", (Clause("dog", color="red"),))
+DOG = GenEvalTask("single_object", "a dog", (Clause("dog"),))
+CAT = GenEvalTask("single_object", "a cat", (Clause("cat"),))
+RED = GenEvalTask("colors", "a red dog", (Clause("dog", color="red"),))
 
 
-def results(*marks: tuple[Task, str]) -> list[Result]:
+def results(*marks: tuple[GenEvalTask, str]) -> list[Result]:
     """Per prompt its pictures: + is correct, - is not."""
     return [
         Result(f"{task.prompt}/{index}.png", task, mark == "+", "", {})
@@ -33,7 +33,7 @@ def results(*marks: tuple[Task, str]) -> list[Result]:
 @law
 @given(st.lists(st.tuples(tasks(), detections()), min_size=1, max_size=3))
 def test_results_survive_the_disk(
-    tmp_path_factory: pytest.TempPathFactory, judged: list[tuple[Task, list[Detection]]]
+    tmp_path_factory: pytest.TempPathFactory, judged: list[tuple[GenEvalTask, list[Detection]]]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "results.jsonl"
     made = [result_of(f"{index}.png", task, judge(task, found)) for index, (task, found) in enumerate(judged)]
@@ -54,7 +54,7 @@ def test_a_line_is_genevals() -> None:
 
 
 def test_reasons_are_lines(tmp_path: Path) -> None:
-    both = Task("two_object", "x", (Clause("dog"), Clause("cat")))
+    both = GenEvalTask("two_object", "x", (Clause("dog"), Clause("cat")))
     write_results(tmp_path / "r", [result_of("0", both, judge(both, []))])
     assert read_results(tmp_path / "r")[0].reason == "dog: 1 wanted, 0 found\ncat: 1 wanted, 0 found"
 
@@ -83,16 +83,16 @@ def test_a_malformed_result_is_named(name: str, tmp_path: Path) -> None:
     good = results((DOG, "+"))[0].to_json()
     lines = [json.dumps(value) for value in (good, good | MALFORMED[name], good)]
     (tmp_path / "results.jsonl").write_text("\n".join(lines))
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(InvalidInput) as caught:
         read_results(tmp_path / "results.jsonl")
     assert all(problem.startswith("line 2: ") for problem in caught.value.problems)
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(Lacking, match="cannot write"):
+    with pytest.raises(MissingResource, match="cannot write"):
         write_results(tmp_path / "missing" / "results.jsonl", results((DOG, "+")))
     (tmp_path / "taken").mkdir()
-    with pytest.raises(Lacking, match="cannot write"):
+    with pytest.raises(MissingResource, match="cannot write"):
         write_results(tmp_path / "taken", results((DOG, "+")))
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
@@ -113,7 +113,7 @@ def test_the_order_of_results_means_nothing() -> None:
 
 
 def test_a_prompt_is_its_metadata(tmp_path: Path) -> None:
-    again = Task("single_object", "a dog", (Clause("dog", 2),))
+    again = GenEvalTask("single_object", "a dog", (Clause("dog", 2),))
     scores = prompt_scores(results((DOG, "+-"), (again, "-"), (DOG, "+")))
     assert [(score.right, score.images) for score in scores] == [(2, 3), (0, 1)]
 
@@ -121,5 +121,5 @@ def test_a_prompt_is_its_metadata(tmp_path: Path) -> None:
 def test_a_summary_is_json() -> None:
     value = summarise(results((DOG, "+"), (RED, "-")), resamples=200).to_json()
     assert json.loads(json.dumps(value))["tasks"]["colors"]["n"] == 1
-    with pytest.raises(BadInput, match="no results"):
+    with pytest.raises(InvalidInput, match="no results"):
         summarise([])

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from sanac.core.errors import BadInput
+from sanac.core.errors import InvalidInput
 from sanac.judge.metadata import parse_task
 from sanac.judge.shapes import judge_pictures, look
-from sanac.shapes.prompts import Content, Wanted, contents, phrasings, suite
+from sanac.shapes.prompts import Content, ItemSpec, contents, phrasings, suite
 from sanac.shapes.render import render
 from sanac.shapes.scene import draw_scene
 from sanac.shapes.words import TAGS
@@ -32,21 +32,21 @@ def test_every_prompt_is_a_task_of_genevals(tag: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "shown"),
     [
-        (Content("single_object", (Wanted("circle"),)), Content("single_object", (Wanted("square"),))),
-        (Content("counting", (Wanted("circle", None, 3),)), Content("counting", (Wanted("circle", None, 2),))),
-        (Content("counting", (Wanted("circle", None, 3),)), Content("counting", (Wanted("circle", None, 4),))),
-        (Content("colors", (Wanted("circle", "red"),)), Content("colors", (Wanted("circle", "blue"),))),
+        (Content("single_object", (ItemSpec("circle"),)), Content("single_object", (ItemSpec("square"),))),
+        (Content("counting", (ItemSpec("circle", None, 3),)), Content("counting", (ItemSpec("circle", None, 2),))),
+        (Content("counting", (ItemSpec("circle", None, 3),)), Content("counting", (ItemSpec("circle", None, 4),))),
+        (Content("colors", (ItemSpec("circle", "red"),)), Content("colors", (ItemSpec("circle", "blue"),))),
         (
-            Content("position", (Wanted("circle"), Wanted("cross")), "left of"),
-            Content("position", (Wanted("circle"), Wanted("cross")), "right of"),
+            Content("position", (ItemSpec("circle"), ItemSpec("cross")), "left of"),
+            Content("position", (ItemSpec("circle"), ItemSpec("cross")), "right of"),
         ),
         (
-            Content("position", (Wanted("circle"), Wanted("cross")), "above"),
-            Content("position", (Wanted("cross"), Wanted("circle")), "above"),
+            Content("position", (ItemSpec("circle"), ItemSpec("cross")), "above"),
+            Content("position", (ItemSpec("cross"), ItemSpec("circle")), "above"),
         ),
         (
-            Content("color_attr", (Wanted("circle", "red"), Wanted("cross", "blue"))),
-            Content("color_attr", (Wanted("circle", "blue"), Wanted("cross", "red"))),
+            Content("color_attr", (ItemSpec("circle", "red"), ItemSpec("cross", "blue"))),
+            Content("color_attr", (ItemSpec("circle", "blue"), ItemSpec("cross", "red"))),
         ),
     ],
     ids=["other shape", "one too few", "one too many", "other colour", "other side", "swapped", "colours swapped"],
@@ -64,5 +64,5 @@ def test_noise_shows_nothing() -> None:
 
 
 def test_what_is_no_picture_is_bad_input() -> None:
-    with pytest.raises(BadInput, match="no picture"):
+    with pytest.raises(InvalidInput, match="no picture"):
         look(np.full((8, 8, 3), np.inf, np.float32))

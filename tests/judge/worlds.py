@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sanac.judge.detections import Detection
 from sanac.judge.features import Pictures
-from sanac.judge.metadata import RELATIONS, TAGS, Clause, Task
+from sanac.judge.metadata import RELATIONS, TAGS, Clause, GenEvalTask
 
 law = settings(max_examples=40, deadline=None)
 LABELS = ("dog", "cat", "teddy bear")
@@ -17,7 +17,7 @@ COLORS = ("red", "blue", "green")
 
 
 @st.composite
-def tasks(draw: st.DrawFn) -> Task:
+def tasks(draw: st.DrawFn) -> GenEvalTask:
     labels = draw(st.lists(st.sampled_from(LABELS), min_size=1, max_size=3))
     include = []
     for index, label in enumerate(labels):
@@ -27,7 +27,7 @@ def tasks(draw: st.DrawFn) -> Task:
     most = max(clause.count for clause in include)
     exclude = draw(st.lists(st.builds(Clause, st.sampled_from(LABELS), st.integers(most + 1, 16)), max_size=2))
     prompt = draw(st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1).filter(str.strip))
-    return Task(draw(st.sampled_from(TAGS)), prompt, tuple(include), tuple(exclude))
+    return GenEvalTask(draw(st.sampled_from(TAGS)), prompt, tuple(include), tuple(exclude))
 
 
 @st.composite

@@ -8,33 +8,33 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sanac.core.errors import BadInput, Misuse
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.core.plan import Keep
-from sanac.nn.prompts import bundled_prompts, default_prompts, read_prompts
-from sanac.nn.trajectory import Place
-from sanac.prune.importance import Watcher
+from sanac.core.artifact.model import open_model
+from sanac.core.artifact.plan import Keep
+from sanac.core.checkpoint.locate import locate
+from sanac.core.errors import InvalidInput, UsageError
+from sanac.nn.calibration.prompts import bundled_prompts, default_prompts, read_prompts
+from sanac.nn.calibration.sampling import BlockCall
+from sanac.prune.importance import ImportanceRecorder
 from sanac.prune.scores import read_scores, score
-from sanac.prune.select import Choice, best, depth_of, nearest_depth
+from sanac.prune.selection import BlockSelection, best, depth_of, nearest_depth
 from sanac.tiny import build
 
 
 def test_a_block_that_changes_nothing_is_worth_nothing() -> None:
-    watcher = Watcher(1, 1, 4)
+    watcher = ImportanceRecorder(1, 1, 4)
     state = torch.randn(4, 9, 16)
     for branch in (0, 1):
-        watcher(Place(0, 0, branch, 0), state, state.clone())
+        watcher(BlockCall(0, 0, branch, 0), state, state.clone())
     assert float(watcher.by_prompt("bi").abs().max()) < 1e-6
     assert float(watcher.by_prompt("norm").abs().max()) == 0
 
 
 def test_importance_is_one_minus_the_cosine_per_token() -> None:
-    watcher, whole = Watcher(1, 1, 2), Watcher(1, 1, 2, whole=True)
+    watcher, whole = ImportanceRecorder(1, 1, 2), ImportanceRecorder(1, 1, 2, whole=True)
     before, after = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
     for seen in (watcher, whole):
         for branch in (0, 1):
-            seen(Place(0, 0, branch, 0), before, after)
+            seen(BlockCall(0, 0, branch, 0), before, after)
     cosine = (before * after).sum(-1) / (before.norm(dim=-1) * after.norm(dim=-1))
     assert torch.allclose(watcher.by_prompt("bi")[0], 1 - cosine.mean(1).double(), atol=1e-6)
     flat = (before * after).sum((1, 2)) / (before.flatten(1).norm(dim=1) * after.flatten(1).norm(dim=1))
@@ -44,15 +44,15 @@ def test_importance_is_one_minus_the_cosine_per_token() -> None:
 
 
 def test_a_block_that_turns_the_stream_around_counts_more_than_one() -> None:
-    watcher = Watcher(1, 1, 1)
+    watcher = ImportanceRecorder(1, 1, 1)
     state = torch.randn(1, 4, 8)
     for branch in (0, 1):
-        watcher(Place(0, 0, branch, 0), state, -state)
+        watcher(BlockCall(0, 0, branch, 0), state, -state)
     assert float(watcher.by_prompt("bi")) == pytest.approx(2, abs=1e-6), "no absolute value is taken"
 
 
 def test_batches_find_their_prompts() -> None:
-    watcher = Watcher(2, 2, 5, first=10)
+    watcher = ImportanceRecorder(2, 2, 5, first=10)
     for step in range(2):
         for block in range(2):
             for branch in range(2):
@@ -60,7 +60,7 @@ def test_batches_find_their_prompts() -> None:
                     count = min(2, 15 - first)
                     scale = torch.arange(first, first + count).view(-1, 1, 1) + 1.0
                     before = torch.ones(count, 3, 4)
-                    watcher(Place(step, block, branch, first), before, before * scale)
+                    watcher(BlockCall(step, block, branch, first), before, before * scale)
     assert watcher.by_prompt("norm")[1].tolist() == [10.0, 11.0, 12.0, 13.0, 14.0]
     assert watcher.by_step("norm").shape == (2, 2)
     assert not watcher.values[:2].isnan().any(), "the velocity is not read off the stream"
@@ -79,7 +79,7 @@ def test_the_best_stay_in_order(values: list[float], data: st.DataObject) -> Non
     target = data.draw(st.integers(1, len(values)))
     first = data.draw(st.integers(0, target))
     last = data.draw(st.integers(0, target - first))
-    plan = best(values, Choice("bi", target, first, last))
+    plan = best(values, BlockSelection("bi", target, first, last))
     kept = [origin.block for origin in plan.blocks if isinstance(origin, Keep)]
     assert len(kept) == target
     assert kept == sorted(kept)
@@ -92,15 +92,15 @@ def test_the_best_stay_in_order(values: list[float], data: st.DataObject) -> Non
 @pytest.mark.parametrize(
     ("choice", "problems"),
     [
-        (Choice("bi", 0), 1),
-        (Choice("bi", -1), 1),
-        (Choice("bi", 7), 1),
-        (Choice("bi", 3, 2, 2), 1),
-        (Choice("bi", 0, 1, 0), 2),
+        (BlockSelection("bi", 0), 1),
+        (BlockSelection("bi", -1), 1),
+        (BlockSelection("bi", 7), 1),
+        (BlockSelection("bi", 3, 2, 2), 1),
+        (BlockSelection("bi", 0, 1, 0), 2),
     ],
 )
-def test_targets_that_make_no_sense(choice: Choice, problems: int) -> None:
-    with pytest.raises(Misuse) as caught:
+def test_targets_that_make_no_sense(choice: BlockSelection, problems: int) -> None:
+    with pytest.raises(UsageError) as caught:
         choice.check(6)
     assert len(caught.value.problems) == problems
 
@@ -115,7 +115,7 @@ def test_parameters_become_the_nearest_depth(pipeline: Path) -> None:
 
 @pytest.mark.parametrize("parameters", ["0", "1", "2M", "999B"])
 def test_parameters_that_no_depth_comes_near(pipeline: Path, parameters: str) -> None:
-    with pytest.raises(Misuse, match="out of pipeline's reach"):
+    with pytest.raises(UsageError, match="out of pipeline's reach"):
         depth_of(open_model(locate(str(pipeline))), None, parameters)
 
 
@@ -125,9 +125,9 @@ def test_prompts_files(tmp_path: Path) -> None:
     assert read_prompts(path) == ["a cat", "a dog"]
     for content, says in ((b"\n \n", "holds no prompt"), (b"\xff\xfe", "not UTF-8")):
         path.write_bytes(content)
-        with pytest.raises(BadInput, match=says):
+        with pytest.raises(InvalidInput, match=says):
             read_prompts(path)
-    with pytest.raises(BadInput, match="cannot read"):
+    with pytest.raises(InvalidInput, match="cannot read"):
         read_prompts(tmp_path / "none")
 
 
@@ -135,7 +135,7 @@ def test_a_hundred_prompts_are_bundled() -> None:
     assert len(bundled_prompts()) == len(set(bundled_prompts())) == 100
     assert default_prompts(7)[0] == bundled_prompts()[:7]
     assert default_prompts(7, build.tokenizer().get_vocab())[1] == "training prompts of the shapes world"
-    with pytest.raises(Misuse, match="100 are bundled"):
+    with pytest.raises(UsageError, match="100 are bundled"):
         default_prompts(101)
 
 
@@ -161,5 +161,5 @@ def test_what_is_no_scores_file(change: dict, tmp_path: Path) -> None:
     path.write_text(json.dumps(good))
     assert read_scores(path).of("bi") == (1.0,)
     path.write_text(json.dumps(good | change))
-    with pytest.raises(BadInput, match="not a scores file"):
+    with pytest.raises(InvalidInput, match="not a scores file"):
         read_scores(path)

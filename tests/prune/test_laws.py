@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sanac.core.locate import locate
-from sanac.core.manifest import read_manifest
-from sanac.core.model import Model, open_model
-from sanac.core.talk import SILENCE
-from sanac.nn import trajectory
-from sanac.nn.block import Geometry
-from sanac.nn.captions import Captions, encode
-from sanac.nn.forward import forward
-from sanac.nn.surroundings import scheduler_of
-from sanac.nn.trajectory import Sampling
-from sanac.prune.analyze import Analysis, analyze
+from sanac.core.artifact.manifest import read_manifest
+from sanac.core.artifact.model import Model, open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.progress import NULL_REPORTER
+from sanac.nn.blocks.block import Geometry
+from sanac.nn.blocks.forward import forward
+from sanac.nn.calibration import sampling
+from sanac.nn.calibration.sampling import SamplerSettings
+from sanac.nn.calibration.text_encoding import EncodedPrompts, encode
+from sanac.nn.pipeline_config import scheduler_of
+from sanac.prune.importance_job import ImportanceJob, analyze
 from sanac.prune.scores import score
-from sanac.prune.select import Choice, best
+from sanac.prune.selection import BlockSelection, best
 from tests.conftest import Sanac
 
 PROMPTS = ("two red circles", "a blue square above a cross", "a triangle", "a red cross", "a green circle")
@@ -32,10 +32,12 @@ ORDER = [3, 0, 4, 2, 1]
 IDENTITY = 3
 
 
-def _scored(model: Model, captions: Captions, batch: int, folder: Path) -> tuple[float, ...]:
-    job = Analysis(model, PROMPTS, Sampling(3, side=4, batch=batch), scheduler_of(model), False, 10**9, "cpu")
+def _scored(model: Model, captions: EncodedPrompts, batch: int, folder: Path) -> tuple[float, ...]:
+    job = ImportanceJob(
+        model, PROMPTS, SamplerSettings(3, side=4, batch=batch), scheduler_of(model), False, 10**9, "cpu"
+    )
     folder.mkdir()
-    return analyze(job, captions, folder, SILENCE).of("bi")
+    return analyze(job, captions, folder, NULL_REPORTER).of("bi")
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -50,13 +52,13 @@ def test_the_order_of_prompts_does_not_matter(
     model = open_model(locate(str(pipeline)))
     captions = encode(model, PROMPTS, torch.device("cpu"))
     found = _scored(model, captions, batch, tmp_path / "a")
-    real = trajectory.starting_noise
-    monkeypatch.setattr(trajectory, "starting_noise", lambda *given: real(*given)[ORDER])
-    permuted = Captions(captions.embeddings[ORDER], captions.mask[ORDER], captions.empty, captions.empty_mask)
+    real = sampling.starting_noise
+    monkeypatch.setattr(sampling, "starting_noise", lambda *given: real(*given)[ORDER])
+    permuted = EncodedPrompts(captions.embeddings[ORDER], captions.mask[ORDER], captions.empty, captions.empty_mask)
     other = _scored(model, permuted, batch, tmp_path / "b")
     assert other == pytest.approx(found, rel=1e-12 if batch == 1 else 1e-5)
     for target in range(1, len(found) + 1):
-        assert best(found, Choice("bi", target)) == best(other, Choice("bi", target))
+        assert best(found, BlockSelection("bi", target)) == best(other, BlockSelection("bi", target))
 
 
 def test_a_prompts_file_may_be_sorted_otherwise(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sanac.quantize.sweep import Sweep
+from sanac.quantize.calibration_sweep import Sweep
 
 Stopping = Callable[[], list[int]]
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.core.quantized import Packing
-from sanac.nn.asked import Wanted
-from sanac.nn.block import Condition
-from sanac.nn.calibrate import calibration
-from sanac.nn.quantize import ROUNDINGS, restored, stored_values
-from sanac.quantize import fitting, gptq, sweep
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.checkpoint.quant_json import WeightSpec
+from sanac.nn.blocks.block import Conditioning
+from sanac.nn.calibration.job import calibration
+from sanac.nn.calibration.settings import CalibrationSettings
+from sanac.nn.quant.weights import ROUNDINGS, dequantize_weight, quantize_weight
+from sanac.quantize import calibration_job, calibration_sweep, gptq
 from tests.conftest import Sanac
 from tests.quantize.conftest import Stopping
 
@@ -29,7 +29,7 @@ def layer(inputs: int = 150) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(24, inputs, generator=generator), (given.T @ given).double()
 
 
-def by_definition(weight: torch.Tensor, gram: torch.Tensor, scale: torch.Tensor, how: Packing) -> torch.Tensor:
+def by_definition(weight: torch.Tensor, gram: torch.Tensor, scale: torch.Tensor, how: WeightSpec) -> torch.Tensor:
     """Round one input; then let the others, free as they are, minimise the error that is left."""
     left, values = weight.double().clone(), torch.empty_like(weight, dtype=torch.float64)
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
@@ -46,7 +46,7 @@ def by_definition(weight: torch.Tensor, gram: torch.Tensor, scale: torch.Tensor,
 
 def test_it_is_what_its_definition_says() -> None:
     weight, gram = layer()
-    how = Packing("test", "int4", 64, (24, 150), "gptq")
+    how = WeightSpec("test", "int4", 64, (24, 150), "gptq")
     scale = ROUNDINGS["gptq"](weight, how, torch.bfloat16)
     found = gptq.corrected(weight, scale, *gptq.order_and_factor(gram), how)
     expected = by_definition(weight, gram, scale, how)
@@ -56,25 +56,25 @@ def test_it_is_what_its_definition_says() -> None:
 @pytest.mark.parametrize(("form", "block"), CASES)
 def test_what_the_layer_gives_is_nearer(form: str, block: int | None) -> None:
     weight, gram = layer()
-    how = Packing("test", form, block, (24, 150), "gptq")
+    how = WeightSpec("test", form, block, (24, 150), "gptq")
     scale = ROUNDINGS["gptq"](weight, how, torch.bfloat16)
 
     def error(values: torch.Tensor) -> float:
-        apart = (restored(values, scale, how, torch.float32) - weight).double()
+        apart = (dequantize_weight(values, scale, how, torch.float32) - weight).double()
         return float((apart @ gram * apart).sum())
 
     fitted = gptq.corrected(weight, scale, *gptq.order_and_factor(gram), how)
     assert fitted.dtype == (torch.float8_e4m3fn if form == "fp8" else torch.int8)
-    assert error(fitted) < 0.5 * error(stored_values(weight, scale, how))
+    assert error(fitted) < 0.5 * error(quantize_weight(weight, scale, how))
 
 
 def test_inputs_that_do_not_go_together_change_nothing() -> None:
     weight = layer(96)[0]
-    how = Packing("test", "int4", 32, (24, 96), "gptq")
+    how = WeightSpec("test", "int4", 32, (24, 96), "gptq")
     scale = ROUNDINGS["gptq"](weight, how, torch.bfloat16)
     alone = torch.diag(torch.rand(96, generator=torch.Generator().manual_seed(0)) + 0.5)
     assert torch.equal(
-        gptq.corrected(weight, scale, *gptq.order_and_factor(alone), how), stored_values(weight, scale, how)
+        gptq.corrected(weight, scale, *gptq.order_and_factor(alone), how), quantize_weight(weight, scale, how)
     )
     nothing = torch.zeros(96, 96)
     assert torch.isfinite(gptq.order_and_factor(nothing)[1]).all(), "a layer that is given nothing"
@@ -88,13 +88,15 @@ def test_a_fitted_model_is_nearer_to_what_it_was(sanac: Sanac, one_thread: None)
     model = open_model(locate("sanac:tiny"))
     errors = {}
     with torch.no_grad():
-        whole = calibration(model, Wanted(num_prompts=4, timesteps=6, seed=5), every=2).whole()
+        whole = calibration(model, CalibrationSettings(num_prompts=4, timesteps=6, seed=5), every=2).whole()
         for rounding in ("nearest", "search", "gptq"):
             ran = sanac("quantize", "sanac:tiny", *FIT[:2], "--rounding", rounding, "--out", rounding, "--json")
             assert ran.code == 0, ran.err
             quantized = open_model(locate(rounding))
             changes = {
-                name: restored(*(_read(ref) for ref in (parts.stored, parts.scale)), parts.packing, torch.float32)
+                name: dequantize_weight(
+                    *(_read(ref) for ref in (parts.stored, parts.scale)), parts.packing, torch.float32
+                )
                 - _read(model.weights.tensors[name]).float()
                 for name, parts in quantized.weights.parts.items()
             }
@@ -104,7 +106,7 @@ def test_a_fitted_model_is_nearer_to_what_it_was(sanac: Sanac, one_thread: None)
 
 
 def _read(ref: object) -> torch.Tensor:
-    from sanac.nn.weights import map_tensor
+    from sanac.nn.streaming import map_tensor
 
     return map_tensor(ref).clone()
 
@@ -134,7 +136,7 @@ def test_a_damaged_fit_is_made_again(sanac: Sanac, pipeline: Path, damage: str, 
     elif damage == "torn values":
         values.write_bytes(values.read_bytes()[:100])
     else:
-        key = fitting.read_header(values).metadata
+        key = calibration_job.read_header(values).metadata
         save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(values).items()}, values, key)
     assert sanac("quantize", pipeline, *FIT, "--out", "b").code == 0
     one, other = weights_of("a"), weights_of("b")
@@ -170,7 +172,7 @@ def test_what_is_fitted_is_decided_before(sanac: Sanac, pipeline: Path, monkeypa
     assert (text.code, "for the transformer" in text.err) == (2, True)
     idle = sanac("quantize", pipeline, *FIT[:2], "--num-prompts", "4", "--out", "y")
     assert "--num-prompts have no effect" in idle.err
-    monkeypatch.setattr("sanac.nn.asked.PATIENCE", 0.0)
+    monkeypatch.setattr("sanac.nn.calibration.cost.PATIENCE", 0.0)
     long = sanac("quantize", pipeline, *FIT, "--seed", "9", "--out", "z")
     assert (long.code, "--yes" in long.err) == (4, True)
     assert not Path("z").exists()
@@ -198,10 +200,10 @@ def half_broken(pipeline: Path, tmp_path: Path) -> Path:
 def grams_of(sanac: Sanac, model: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> list[torch.Tensor]:
     """X'X as they are solved, block after block."""
     seen: list[torch.Tensor] = []
-    real = sweep.order_and_factor
-    monkeypatch.setattr(sweep, "order_and_factor", lambda gram: seen.append(gram) or real(gram))
+    real = calibration_sweep.order_and_factor
+    monkeypatch.setattr(calibration_sweep, "order_and_factor", lambda gram: seen.append(gram) or real(gram))
     assert sanac("quantize", model, *FIT, *options, "--out", f"q{len(options)}", "--force", "--fresh").code == 0
-    monkeypatch.setattr(sweep, "order_and_factor", real)
+    monkeypatch.setattr(calibration_sweep, "order_and_factor", real)
     return seen
 
 
@@ -219,12 +221,12 @@ def test_blocks_see_what_quantizing_left_of_those_before(
 
 def test_padding_of_captions_is_left_out(one_thread: None) -> None:
     key = "attn2.to_k.weight"
-    looks = {key: sweep._Looked(Packing("test", "int4", None, (4, 8), "gptq"), each=1)}
+    looks = {key: calibration_sweep._Looked(WeightSpec("test", "int4", None, (4, 8), "gptq"), each=1)}
     caption = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
     bias = torch.zeros(2, 1, 5)
     bias[1, 0, 3:] = -10000.0
     for name in (key, "attn2.to_v.weight"):
-        sweep._look(looks, range(2), Condition(torch.empty(0), caption, bias, 1, 1), name, caption)
+        calibration_sweep._look(looks, range(2), Conditioning(torch.empty(0), caption, bias, 1, 1), name, caption)
     rows = torch.cat((caption[0], caption[1, :3]))
     assert torch.allclose(looks[key].gram.float(), rows.T @ rows, atol=1e-5)
 

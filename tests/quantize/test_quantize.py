@@ -13,16 +13,16 @@ from diffusers import SanaTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 import sanac as package
-from sanac.core import jsonfile
-from sanac.core.header import read_header
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.core.quantized import FILE, _digest, header_digest, part_name
-from sanac.core.talk import SILENCE
-from sanac.finetune.job import Wanted, decide_recovery
-from sanac.nn.packed import simulate
-from sanac.nn.quantize import ROUNDINGS, pack, restored, stored_values
-from sanac.nn.weights import _STORED, Blocks, read_quantized
+from sanac.core import json_files
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.checkpoint.quant_json import FILE, _digest, header_digest, part_name
+from sanac.core.progress import NULL_REPORTER
+from sanac.core.safetensors_header import read_header
+from sanac.finetune.job import FinetuneSettings, plan_finetune
+from sanac.nn.quant.layers import simulate
+from sanac.nn.quant.weights import ROUNDINGS, dequantize_weight, pack, quantize_weight
+from sanac.nn.streaming import _STORED, Blocks, read_quantized
 from tests.conftest import Sanac
 
 SCHEMES = ("int8-wo", "int4-wo", "fp8-wo")
@@ -80,7 +80,7 @@ def test_streamed_is_what_memory_gives(sanac: Sanac, half: Path, scheme: str, sh
     assert len(quantized.weights) == 6 * 8
     for name, packing in quantized.weights.items():
         scale = ROUNDINGS[packing.rounding](source[name].float(), packing, torch.bfloat16)
-        stored = stored_values(source[name].float(), scale, packing)
+        stored = quantize_weight(source[name].float(), scale, packing)
         stored = pack(stored) if scheme == "int4-wo" else stored
         mine = found[part_name(name, "qdata")]
         assert torch.equal(mine.view(torch.uint8), stored.view(torch.uint8).view(mine.shape))
@@ -112,7 +112,7 @@ def test_what_is_loaded_computes_with_the_restored_weights(
     for name, parts in weights.parts.items():
         packing = parts.packing
         scale = ROUNDINGS[packing.rounding](sources[name].float(), packing, torch.bfloat16)
-        value = restored(stored_values(sources[name].float(), scale, packing), scale, packing, torch.float32)
+        value = dequantize_weight(quantize_weight(sources[name].float(), scale, packing), scale, packing, torch.float32)
         layer = reference.get_submodule(name.removesuffix(".weight"))
         layer.weight.data = value
         assert torch.equal(module.get_submodule(name.removesuffix(".weight")).weight_in(torch.float32), value)
@@ -314,7 +314,7 @@ def test_a_quant_json_that_is_not_the_artifact_s_own(sanac: Sanac, half: Path, d
         entry["block"] = 32
         if damage == "resealed":
             del value["seal"]
-            value["seal"] = _digest(jsonfile.canonical(value))
+            value["seal"] = _digest(json_files.canonical(value))
         path.write_text(json.dumps(value))
     ran = sanac("inspect", "q")
     assert ran.code == 3, ran.out
@@ -483,7 +483,7 @@ def test_a_transformer_alone_is_loaded_by_sanac(sanac: Sanac, sharded: Path) -> 
 def test_what_is_refused_is_refused_at_once(sanac: Sanac, half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sanac("quantize", half, "--scheme", "int8-wo", "--out", "q").code == 0
     monkeypatch.setattr("sanac.finetune.job._data", lambda *_: pytest.fail("data was prepared"))
-    monkeypatch.setattr("sanac.prune.measure.Measuring.run", lambda *_: pytest.fail("blocks were measured"))
+    monkeypatch.setattr("sanac.prune.scoring.ScoringJob.run", lambda *_: pytest.fail("blocks were measured"))
     for job in (("finetune", "q", "--data", "shapes"), ("prune", "q", "--target-blocks", "3")):
         ran = sanac(*job, "--out", "other")
         assert (ran.code, "quantized" in ran.err) == (2, True), ran.err
@@ -512,10 +512,10 @@ def test_all_that_is_wrong_is_said_at_once(sanac: Sanac, half: Path) -> None:
 
 def test_training_for_it_is_counted(sanac: Sanac, half: Path, tmp_path: Path) -> None:
     """Autograd keeps every restored weight until its gradient is there."""
-    wanted = Wanted(data="shapes", samples=16, batch=4)
+    wanted = FinetuneSettings(data="shapes", samples=16, batch=4)
     model = open_model(locate(str(half)))
     plain, rounded = (
-        decide_recovery(model, replace(wanted, fake_quant=scheme), tmp_path, SILENCE).memory()
+        plan_finetune(model, replace(wanted, fake_quant=scheme), tmp_path, NULL_REPORTER).memory()
         for scheme in (None, "int4-wo")
     )
     counted = sum(how.shape[0] * how.columns for how in quantized_by(half, sanac).values())
@@ -557,7 +557,7 @@ def test_a_hostile_quant_json(sanac: Sanac, half: Path, damage: str) -> None:
         value["weights"][embedding] = {**entry, "shape": [rows, columns], "block": None}
         file = Path("q/text_encoder/quantized.safetensors")
         value["headers"] = {file.name: header_digest(read_header(file).raw)}
-    path.write_text(json.dumps({**value, "seal": _digest(jsonfile.canonical(value))}))
+    path.write_text(json.dumps({**value, "seal": _digest(json_files.canonical(value))}))
     ran = sanac("generate", "q", "a red circle", "--steps", "1", "--out", "x")
     assert ran.code == 3, ran.err
     assert not Path("x").exists()
@@ -573,5 +573,5 @@ def test_who_teaches_what_is_trained_for_rounding(sanac: Sanac, half: Path) -> N
 
 
 def taught(model: str) -> str:
-    wanted = Wanted(data="shapes", samples=16, batch=4, fake_quant="int4-wo")
-    return decide_recovery(open_model(locate(model)), wanted, Path("ws"), SILENCE).teacher.identity()
+    wanted = FinetuneSettings(data="shapes", samples=16, batch=4, fake_quant="int4-wo")
+    return plan_finetune(open_model(locate(model)), wanted, Path("ws"), NULL_REPORTER).teacher.identity()

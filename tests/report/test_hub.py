@@ -89,9 +89,9 @@ def test_mlflow_by_a_stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     import contextlib
     import types
 
-    from sanac.core.errors import Lacking
-    from sanac.report import tracking
-    from sanac.run.recipe import Step
+    from sanac.core.errors import MissingResource
+    from sanac.report import mlflow_log
+    from sanac.run.recipe import RecipeStep
 
     class MlflowException(Exception): ...
 
@@ -105,8 +105,8 @@ def test_mlflow_by_a_stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         log_artifacts=lambda folder, artifact_path: noted.append((folder, artifact_path)),
     )
     monkeypatch.setitem(sys.modules, "mlflow", stand_in)
-    steps = [Step("prune", {"target_blocks": 6}), Step("export", {"sm": ["89"]})]
-    tracking.log("sana", "run", tracking.flat(steps), {"size/bytes": 1.0}, [tmp_path / "measurements"])
+    steps = [RecipeStep("prune", {"target_blocks": 6}), RecipeStep("export", {"sm": ["89"]})]
+    mlflow_log.log("sana", "run", mlflow_log.flat(steps), {"size/bytes": 1.0}, [tmp_path / "measurements"])
     settings = {"prune.target_blocks": "6", "export.sm": "['89']"}
     assert noted == ["sana", "run", settings, {"size/bytes": 1.0}, (str(tmp_path / "measurements"), "measurements")]
 
@@ -114,8 +114,8 @@ def test_mlflow_by_a_stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         raise MlflowException("no such server")
 
     stand_in.set_experiment = refused
-    with pytest.raises(Lacking, match="nothing was logged"):
-        tracking.log("sana", "run", {}, {}, [])
+    with pytest.raises(MissingResource, match="nothing was logged"):
+        mlflow_log.log("sana", "run", {}, {}, [])
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(Lacking, match="not installed"):
-        tracking.log("sana", "run", {}, {}, [])
+    with pytest.raises(MissingResource, match="not installed"):
+        mlflow_log.log("sana", "run", {}, {}, [])

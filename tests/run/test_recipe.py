@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sanac.cli import analyze, bench, evaluate, export, finetune, grow, prune, quantize, verify
-from sanac.cli.recipe import bundled, names
-from sanac.core.errors import Misuse
-from sanac.run.recipe import Lines, Recipe, read_recipe
-from sanac.run.stages import plan_of
+from sanac.cli.recipes import bundled, names
+from sanac.core.errors import UsageError
+from sanac.run.recipe import Recipe, read_recipe
+from sanac.run.stage_graph import plan_of
+from sanac.run.toml_lines import Lines
 from sanac.run.verbs import FLAG, LIST, LORAS, SETTINGS, words
 from tests.conftest import Sanac
 
@@ -28,7 +29,7 @@ def recipe(folder: Path, text: str) -> Recipe:
 
 
 def mistakes(folder: Path, text: str) -> list[str]:
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         recipe(folder, text)
     return list(caught.value.problems)
 
@@ -210,7 +211,7 @@ def test_variants_share_what_is_common(tmp_path: Path) -> None:
 
 def test_files_count_by_what_is_in_them(tmp_path: Path) -> None:
     text = 'model = "m"\n[prune]\ntarget_blocks = 6\nprompts = "prompts.txt"'
-    with pytest.raises(Misuse, match="not there"):
+    with pytest.raises(UsageError, match="not there"):
         plan_of(recipe(tmp_path, text), "x")
     keys = []
     for words_ in ("a", "b", "a"):
@@ -249,7 +250,7 @@ def test_scores_that_were_measured_are_those_that_choose(tmp_path: Path) -> None
 
 
 def test_models_and_loras_count_by_what_is_in_them(tmp_path: Path) -> None:
-    from sanac.core.locate import locate
+    from sanac.core.checkpoint.locate import locate
 
     (tmp_path / "teacher").symlink_to(locate("sanac:tiny").path)
     text = 'model = "m"\n[prune]\nkeep = "0"\nlora = ["style.safetensors:0.5"]\n[finetune]\nteacher = "teacher"'
@@ -282,5 +283,5 @@ def test_numbers_that_are_none(tmp_path: Path, text: str) -> None:
 
 
 def test_nesting_without_end(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match="no TOML"):
+    with pytest.raises(UsageError, match="no TOML"):
         recipe(tmp_path, "model = " + "[" * 3000)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sanac.cli.recipe import bundled
-from sanac.core.manifest import read_manifest
+from sanac.cli.recipes import bundled
+from sanac.core.artifact.manifest import read_manifest
 from tests.conftest import Sanac
 from tests.run.small import SMALL, write
 

@@ -1,8 +1,8 @@
 """Variants of a recipe: what they share, who is ahead, and the smallest that keeps a target."""
 
 from sanac.run.recipe import Target
-from sanac.run.stages import Variant
-from sanac.run.target import Look, promising
+from sanac.run.stage_graph import Variant
+from sanac.run.target_search import ScreenedVariant, promising
 from tests.conftest import Sanac
 from tests.run.small import OPEN, write
 
@@ -52,7 +52,7 @@ def test_what_is_not_measured_further() -> None:
     """Surely worse than one that is no larger; a lower score alone is not enough where the intervals meet."""
     seen = {"small": (100, 0.60, 0.65, 0.70), "good": (200, 0.85, 0.90, 0.95), "near": (200, 0.80, 0.84, 0.88)}
     seen |= {"worse": (210, 0.70, 0.75, 0.80), "large": (400, 0.95, 0.97, 0.99)}
-    looks = [Look(Variant(name, {}, ()), *numbers) for name, numbers in seen.items()]
+    looks = [ScreenedVariant(Variant(name, {}, ()), *numbers) for name, numbers in seen.items()]
     reasons: list[str] = []
     found = promising(looks, Target(max_bytes=300), reasons)
     assert [look.variant.name for look in found] == ["small", "good", "near"]

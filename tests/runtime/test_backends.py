@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import sanac
-from sanac.core.errors import Misuse
+from sanac.core.errors import UsageError
 from sanac.runtime.backends import _Words
 from tests.conftest import Sanac
 
@@ -188,5 +188,5 @@ def test_what_is_not_there_says_how_to_make_it(sanac: Sanac, exported: Path) -> 
 
 
 def test_an_unknown_backend(exported: Path) -> None:
-    with pytest.raises(Misuse, match="no backend 'tpu'"):
+    with pytest.raises(UsageError, match="no backend 'tpu'"):
         sanac.load_pipeline(exported, "cpu", "tpu")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sanac.shapes.prompts import Content, Wanted, contents, is_held_out, phrasings, prompts_of, split_of, suite
+from sanac.shapes.prompts import Content, ItemSpec, contents, is_held_out, phrasings, prompts_of, split_of, suite
 from sanac.shapes.words import COLORS, HELD_OUT, SHAPES, TAGS, VOCABULARY, Kind, plural
 
 SPLITS = ("train", "tune", "test", "held-out")
@@ -55,7 +55,7 @@ def test_the_vocabulary_holds_every_word() -> None:
 
 
 def test_metadata_is_genevals() -> None:
-    near = Content("position", (Wanted("circle"), Wanted("square")), "left of")
+    near = Content("position", (ItemSpec("circle"), ItemSpec("square")), "left of")
     assert phrasings(near)[0].metadata == {
         "tag": "position",
         "include": [
@@ -64,7 +64,7 @@ def test_metadata_is_genevals() -> None:
         ],
         "prompt": "a circle left of a square",
     }
-    three = Content("counting", (Wanted("cross", "red", 3),))
+    three = Content("counting", (ItemSpec("cross", "red", 3),))
     assert phrasings(three)[0].metadata == {
         "tag": "counting",
         "include": [{"class": "cross", "count": 3, "color": "red"}],

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from sanac.shapes.prompts import Content, Wanted, contents, is_held_out, suite
+from sanac.shapes.prompts import Content, ItemSpec, contents, is_held_out, suite
 from sanac.shapes.render import coverage, pixel_box, render
 from sanac.shapes.scene import GAP, draw_scene
 from sanac.shapes.words import HELD_OUT, SHAPES, TAGS, Kind
@@ -46,7 +46,7 @@ def test_free_colours_avoid_what_is_held_out() -> None:
     drawn = [scene for tag in TAGS for scene in _scenes(tag, 200) if not scene.content.held_out]
     kinds = [tuple(dict.fromkeys(Kind(item.color, item.shape) for item in scene.items)) for scene in drawn]
     assert not any(is_held_out(found) for found in kinds)
-    asked = Content("colors", (Wanted("triangle", "purple"),))
+    asked = Content("colors", (ItemSpec("triangle", "purple"),))
     assert Kind("purple", "triangle") in HELD_OUT
     assert draw_scene(asked, np.random.default_rng(0)).items[0].color == "purple", "unless it is asked for"
 

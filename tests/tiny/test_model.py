@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sanac.core.locate import locate
-from sanac.core.model import open_model
-from sanac.core.talk import SILENCE
-from sanac.runtime.pipeline import Painter, Sampling, open_painter
-from sanac.verify.shapes import evaluate
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.progress import NULL_REPORTER
+from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
+from sanac.verify.shapes_suite import evaluate
 
 STOCK = """
 import sys
@@ -30,8 +30,8 @@ def folder() -> Path:
 
 
 @pytest.fixture(scope="module")
-def painter() -> Painter:
-    return open_painter(open_model(locate("sanac:tiny")), "cpu")
+def painter() -> DiffusionGenerator:
+    return open_generator(open_model(locate("sanac:tiny")), "cpu")
 
 
 def test_stock_diffusers_paints_with_it_and_no_sanac(folder: Path) -> None:
@@ -47,8 +47,8 @@ def test_it_is_small_and_in_the_family(folder: Path) -> None:
     assert "sanac" not in json.dumps(json.loads((folder / "model_index.json").read_text()))
 
 
-def test_it_paints_what_it_is_asked_for(painter: Painter) -> None:
-    found = evaluate(painter, 96, Sampling(batch=32), 0, "tune", SILENCE)
+def test_it_paints_what_it_is_asked_for(painter: DiffusionGenerator) -> None:
+    found = evaluate(painter, 96, GenerationSettings(batch=32), 0, "tune", NULL_REPORTER)
     assert found.summary.overall.value > 0.7
     assert found.distance.frechet < 0.05
 
@@ -56,9 +56,9 @@ def test_it_paints_what_it_is_asked_for(painter: Painter) -> None:
 def test_without_half_of_its_blocks_it_does_not(sanac, tmp_path: Path) -> None:
     ran = sanac("prune", "sanac:tiny", "--keep", "0-2,6-8", "--out", tmp_path / "cut")
     assert ran.code == 0, ran.err
-    cut = open_painter(open_model(locate(str(tmp_path / "cut"))), "cpu")
-    assert evaluate(cut, 48, Sampling(batch=24), 0, "tune", SILENCE).summary.overall.value < 0.6
+    cut = open_generator(open_model(locate(str(tmp_path / "cut"))), "cpu")
+    assert evaluate(cut, 48, GenerationSettings(batch=24), 0, "tune", NULL_REPORTER).summary.overall.value < 0.6
 
 
-def test_words_that_it_does_not_know_are_named(painter: Painter) -> None:
+def test_words_that_it_does_not_know_are_named(painter: DiffusionGenerator) -> None:
     assert painter.unknown_words(["A red circle!", "a mauve rhombus, please"]) == ["mauve", "rhombus", "please"]

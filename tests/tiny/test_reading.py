@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from sanac.core.talk import SILENCE
-from sanac.finetune.loop import Settings, train
-from sanac.finetune.schedule import Schedule
-from sanac.shapes.prompts import Content, Wanted
+from sanac.core.progress import NULL_REPORTER
+from sanac.shapes.prompts import Content, ItemSpec
 from sanac.tiny import build
 from sanac.tiny.reading import CHOICES, ReadingTask, answers, head
-from sanac.tiny.text import Captions
+from sanac.tiny.text import CaptionEncoder
+from sanac.train.loop import Settings, train
+from sanac.train.schedule import Schedule
 
-PAIR = (Wanted("circle"), Wanted("square"))
+PAIR = (ItemSpec("circle"), ItemSpec("square"))
 
 
 def said(text: str, content: Content) -> list[tuple[str, tuple[object, ...]]]:
@@ -30,12 +30,12 @@ def said(text: str, content: Content) -> list[tuple[str, tuple[object, ...]]]:
     [
         (
             "a photo of two red circles on a plain background",
-            Content("counting", (Wanted("circle", "red", 2),)),
+            Content("counting", (ItemSpec("circle", "red", 2),)),
             [("circles", ("circle", 2, "red", None))],
         ),
         (
             "this is a circle that is red",
-            Content("colors", (Wanted("circle", "red"),)),
+            Content("colors", (ItemSpec("circle", "red"),)),
             [("red", ("circle", 1, "red", None))],
         ),
         (
@@ -49,7 +49,7 @@ def said(text: str, content: Content) -> list[tuple[str, tuple[object, ...]]]:
         ),
         (
             "a picture of a square that is blue and a cross that is red",
-            Content("color_attr", (Wanted("square", "blue"), Wanted("cross", "red"))),
+            Content("color_attr", (ItemSpec("square", "blue"), ItemSpec("cross", "red"))),
             [
                 ("blue", ("square", 1, "blue", None)),
                 ("and", ("square", 1, "blue", None)),
@@ -76,7 +76,7 @@ def test_an_item_is_known_where_it_has_been_named(
 def test_reading_is_learned(tmp_path: Path) -> None:
     torch.manual_seed(0)
     tokenizer = build.tokenizer()
-    task = ReadingTask(Captions(tokenizer, build.text_encoder(len(tokenizer))), head(), batch_size=32)
+    task = ReadingTask(CaptionEncoder(tokenizer, build.text_encoder(len(tokenizer))), head(), batch_size=32)
     before = float(task.loss(torch.Generator().manual_seed(1)))
-    train(task, Settings(Schedule(5e-3, 40, warmup=5)), tmp_path, SILENCE)
+    train(task, Settings(Schedule(5e-3, 40, warmup=5)), tmp_path, NULL_REPORTER)
     assert float(task.loss(torch.Generator().manual_seed(1))) < 0.6 * before

@@ -8,13 +8,13 @@ from click.testing import CliRunner
 from diffusers import SanaPipeline
 from safetensors.torch import load_file
 
-from sanac.core.talk import SILENCE
-from sanac.finetune import loop
-from sanac.finetune.loop import Settings
-from sanac.finetune.schedule import Schedule
+from sanac.core.progress import NULL_REPORTER
 from sanac.tiny import build, train
 from sanac.tiny.autoencoder import AutoencoderTask
 from sanac.tiny.train import Recipe, main, make
+from sanac.train import loop
+from sanac.train.loop import Settings
+from sanac.train.schedule import Schedule
 
 SHORT = Recipe(autoencoder_steps=3, reading_steps=3, shallow_steps=4, deep_steps=2)
 
@@ -24,7 +24,9 @@ SHORT = Recipe(autoencoder_steps=3, reading_steps=3, shallow_steps=4, deep_steps
 def test_all_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, control: bool) -> None:
     monkeypatch.setattr(train, "SCENES", 250)
     made = [
-        make(SHORT, tmp_path, torch.device("cpu"), SILENCE, control=control, compiled=False).joinpath("transformer")
+        make(SHORT, tmp_path, torch.device("cpu"), NULL_REPORTER, control=control, compiled=False).joinpath(
+            "transformer"
+        )
         for _ in range(2)
     ]
     assert made[0] == made[1]
@@ -53,4 +55,4 @@ def test_mistakes_are_said_without_a_traceback(tmp_path: Path) -> None:
 def train_of(folder: Path, rate: float) -> None:
     """A first step of the first stage, with other settings than the trainer's."""
     vae = build.autoencoder()
-    loop.train(AutoencoderTask(vae), Settings(Schedule(rate, 1)), folder / "autoencoder", SILENCE)
+    loop.train(AutoencoderTask(vae), Settings(Schedule(rate, 1)), folder / "autoencoder", NULL_REPORTER)

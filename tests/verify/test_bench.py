@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from sanac.core.errors import Lacking, Misuse
-from sanac.core.talk import SILENCE
+from sanac.core.errors import MissingResource, UsageError
+from sanac.core.progress import NULL_REPORTER
 from sanac.verify import bench as benching
-from sanac.verify.bench import Asked, Benched, Measured, Subject, Times
-from sanac.verify.doubts import Watched, doubts_of, watching
+from sanac.verify.bench import BenchReport, BenchSettings, Measured, Subject, Times
+from sanac.verify.timing_noise import Contention, noise_warnings, watch_contention
 from tests.conftest import Sanac
 
 QUICK = ("--rounds", "2", "--steps", "2", "--threads", "1")
@@ -113,8 +113,8 @@ def test_a_process_that_was_killed(monkeypatch: pytest.MonkeyPatch) -> None:
         worker.process.kill()
 
     monkeypatch.setattr(benching._Worker, "load", killed)
-    with pytest.raises(Lacking, match="could not be measured") as caught:
-        benching.bench([Subject("tiny", "sanac:tiny", "torch")], Asked(steps=1, rounds=1), SILENCE)
+    with pytest.raises(MissingResource, match="could not be measured") as caught:
+        benching.bench([Subject("tiny", "sanac:tiny", "torch")], BenchSettings(steps=1, rounds=1), NULL_REPORTER)
     assert "memory runs out" in caught.value.why
 
 
@@ -139,14 +139,14 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_doubts() -> None:
     steady = [1.0, 1.01, 0.99, 1.0, 1.02, 1.0]
-    assert doubts_of(Watched(10, 0.5), {"a": steady}) == []
-    (others,) = doubts_of(Watched(10, 9), {"a": steady})
+    assert noise_warnings(Contention(10, 0.5), {"a": steady}) == []
+    (others,) = noise_warnings(Contention(10, 9), {"a": steady})
     assert "0.9 cores" in others
-    (limit,) = doubts_of(Watched(10, 0, 2), {"a": steady})
+    (limit,) = noise_warnings(Contention(10, 0, 2), {"a": steady})
     assert "a limit on processors took 2.0 s of 10" in limit
-    (spread,) = doubts_of(Watched(10), {"b": [1, 1.5, 1.5, 1, 1, 1.5, 1.5, 1]})
+    (spread,) = noise_warnings(Contention(10), {"b": [1, 1.5, 1.5, 1, 1, 1.5, 1.5, 1]})
     assert spread.startswith("b: half of the rounds lie")
-    (drift,) = doubts_of(Watched(10), {"c": [1, 1, 1, 1.09, 1.09, 1.09]})
+    (drift,) = noise_warnings(Contention(10), {"c": [1, 1, 1, 1.09, 1.09, 1.09]})
     assert "9% longer" in drift
 
 
@@ -154,8 +154,8 @@ def test_others_at_work_are_seen() -> None:
     """A process that is not ours and keeps a processor busy; the same one, said to be ours, is no other."""
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        theirs, ours = Watched(), Watched()
-        with watching(theirs, []), watching(ours, [busy.pid]):
+        theirs, ours = Contention(), Contention()
+        with watch_contention(theirs, []), watch_contention(ours, [busy.pid]):
             time.sleep(1.5)
     finally:
         busy.kill()
@@ -176,20 +176,20 @@ def test_ratios_are_of_rounds() -> None:
     assert (ratio.median, ratio.least, ratio.most) == (2, 2, 2)
     assert Times.of([3, 1, 2]) == Times(2, 3, 3)
     assert Times.of(range(100)).p90 == 90
-    found = Benched((slow, fast), Asked(rounds=3), ()).metrics("a")
+    found = BenchReport((slow, fast), BenchSettings(rounds=3), ()).metrics("a")
     assert found["torch/batch1/speedup"] == 2
 
 
 def test_the_same_twice_makes_no_sense() -> None:
     one = Subject("tiny", "sanac:tiny", "torch")
-    with pytest.raises(Misuse, match="named twice"):
-        benching.bench([one, one], Asked(), SILENCE)
+    with pytest.raises(UsageError, match="named twice"):
+        benching.bench([one, one], BenchSettings(), NULL_REPORTER)
 
 
 def test_a_worker_ends_with_its_parent() -> None:
     """However that ends."""
     task = {"parent": 1, "model": "sanac:tiny", "backend": "torch"}
     task |= dict.fromkeys(("device", "steps", "size", "threads", "tile")) | {"guidance": 4.5}
-    command = [sys.executable, "-P", "-m", "sanac.verify.timing"]
+    command = [sys.executable, "-P", "-m", "sanac.verify.bench_worker"]
     ran = subprocess.run(command, input=json.dumps(task) + "\n", capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (1, ""), f"{os.getpid()} is its parent, not 1"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sanac.verify.gates import Gate, Verdict, judge, seen
-from sanac.verify.measurements import write_measurement
+from sanac.core.artifact.measurements import write_measurement
+from sanac.verify.gates import Gate, Verdict, distinct_digits, judge
 from tests.conftest import Sanac
 
 NUMBERS = {"evaluate-shapes/overall": 0.9457, "evaluate-shapes/overall.low": 0.93, "size/bytes": 400.0}
@@ -52,7 +52,7 @@ def test_a_verdict_is_what_its_text_says(value: float, limit: float, most: bool)
     found = Verdict("x", value, limit, most)
     assert found.passed == (math.isfinite(value) and (value <= limit if most else value >= limit))
     if math.isfinite(value):
-        assert (float(seen(value, limit)) == limit) == (value == limit), "never rounded onto the limit"
+        assert (float(distinct_digits(value, limit)) == limit) == (value == limit), "never rounded onto the limit"
     json.dumps(found.to_json(), allow_nan=False)
 
 

@@ -12,14 +12,14 @@ import torch
 from diffusers import SanaTransformer2DModel
 from safetensors.torch import load_file, save_file
 
-from sanac.core.locate import locate
-from sanac.core.model import open_model
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.export.external_data import link_external_data
 from sanac.export.graph import graph_of, serialized
-from sanac.export.references import refer
 from sanac.export.transformer import transformer
-from sanac.runtime.onnx import Graph
+from sanac.runtime.onnx_session import OnnxSession
 from sanac.verify.parity import HOSTILE, USUAL, Case, Figure, Parity, _parts, compare
-from sanac.verify.sides import OnnxSide, TorchSide
+from sanac.verify.parity_backends import OnnxBackend, TorchBackend
 
 FILE = "diffusion_pytorch_model.safetensors"
 LIMIT = 1e-4
@@ -35,7 +35,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def with_graph(folder: Path) -> Path:
     model = open_model(locate(str(folder)))
     graph = graph_of(transformer(model.architecture, model.transformer.config, torch.float32))
-    refer(graph, model.weights.tensors, folder)
+    link_external_data(graph, model.weights.tensors, folder)
     (folder / "model.onnx").write_bytes(serialized(graph))
     return folder
 
@@ -45,13 +45,13 @@ def copy(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "copy"))
 
 
-def parity(candidate: TorchSide | OnnxSide, reference: Path) -> Parity:
+def parity(candidate: TorchBackend | OnnxBackend, reference: Path) -> Parity:
     model = open_model(locate(str(reference)))
-    return compare(candidate, TorchSide(model), model.architecture, LIMIT)
+    return compare(candidate, TorchBackend(model), model.architecture, LIMIT)
 
 
 def test_the_graph_is_the_same_function(exported: Path) -> None:
-    found = parity(OnnxSide(exported / "model.onnx"), exported)
+    found = parity(OnnxBackend(exported / "model.onnx"), exported)
     assert found.passed
     assert found.culprit is None
     assert max(one.error for one in found.compared) < 1e-5
@@ -69,7 +69,7 @@ def test_a_thousand_inputs_give_numbers(exported: Path, copy: Path) -> None:
     with_graph(copy)
     draw = random.Random(0)
     for folder, kinds in ((exported, [USUAL]), (copy, HOSTILE)):
-        graph, architecture = Graph(folder / "model.onnx"), open_model(locate(str(folder))).architecture
+        graph, architecture = OnnxSession(folder / "model.onnx"), open_model(locate(str(folder))).architecture
         for seed in range(500):
             sizes = draw.randint(1, 4), draw.randint(1, 8), draw.randint(1, 8), draw.choice((1, 2, 7, 40, 300))
             case = Case(kinds[seed % len(kinds)], *sizes, seed)
@@ -77,11 +77,11 @@ def test_a_thousand_inputs_give_numbers(exported: Path, copy: Path) -> None:
             assert torch.isfinite(velocity).all(), case.name
 
 
-def edited(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> TorchSide:
+def edited(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> TorchBackend:
     tensors = load_file(folder / FILE)
     change(tensors)
     save_file(tensors, folder / FILE)
-    return TorchSide(open_model(locate(str(folder))))
+    return TorchBackend(open_model(locate(str(folder))))
 
 
 def test_keys_and_values_swapped(copy: Path, exported: Path) -> None:
@@ -101,15 +101,15 @@ def test_a_block_that_got_lost(exported: Path, tmp_path: Path) -> None:
     del model.transformer_blocks[7]
     model.register_to_config(num_layers=11)
     model.save_pretrained(tmp_path / "less")
-    found = parity(TorchSide(open_model(locate(str(tmp_path / "less")))), exported)
+    found = parity(TorchBackend(open_model(locate(str(tmp_path / "less")))), exported)
     assert (found.passed, found.culprit) == (False, 7)
 
 
-def changed(folder: Path, change: Callable[[onnx.GraphProto], int]) -> OnnxSide:
+def changed(folder: Path, change: Callable[[onnx.GraphProto], int]) -> OnnxBackend:
     model = onnx.load(folder / "model.onnx", load_external_data=False)
     assert change(model.graph) == 1
     (folder / "model.onnx").write_bytes(model.SerializeToString())
-    return OnnxSide(folder / "model.onnx")
+    return OnnxBackend(folder / "model.onnx")
 
 
 def test_another_epsilon(copy: Path, exported: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_divisor_without_its_floor(copy: Path, exported: Path) -> None:
         with (folder / FILE).open("r+b") as file:
             file.seek(weight.start)
             file.write(bytes(weight.size // 3))  # the first of three heads
-    assert parity(OnnxSide(copy / "model.onnx"), reference).passed
+    assert parity(OnnxBackend(copy / "model.onnx"), reference).passed
 
     def drop(graph: onnx.GraphProto) -> int:
         floor = next(node for node in graph.node if node.op_type == "Clip" and "blocks/4/" in node.name)

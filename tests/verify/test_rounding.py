@@ -10,12 +10,12 @@ import pytest
 from onnx import numpy_helper
 
 from sanac.cli.verify import _why
-from sanac.core.locate import locate
-from sanac.core.model import Model, open_model
-from sanac.verify.graphs import UNSEEN
-from sanac.verify.parity import Gave, Inputs, Parity, compare
-from sanac.verify.sides import OnnxSide, TorchSide
-from sanac.verify.whole import Verified
+from sanac.core.artifact.model import Model, open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.verify.end_to_end import VerifyReport
+from sanac.verify.onnx_candidates import UNSEEN
+from sanac.verify.parity import Inputs, Outputs, Parity, compare
+from sanac.verify.parity_backends import OnnxBackend, TorchBackend
 
 LIMIT = 1e-4
 LAYER = "/transformer_blocks/1/attn1/to_v"  # queries are normed: their scale is nothing to them
@@ -33,8 +33,8 @@ def verified(folder: Path, change: Change, reference: Model | None = None, limit
     graph = onnx.load(path, load_external_data=False)
     change(graph.graph)
     del graph.graph.value_info[:]
-    side = OnnxSide(path, content=graph.SerializeToString())
-    return compare(side, TorchSide(model), model.architecture, limit, unseen=max(limit, UNSEEN))
+    side = OnnxBackend(path, content=graph.SerializeToString())
+    return compare(side, TorchBackend(model), model.architecture, limit, unseen=max(limit, UNSEEN))
 
 
 def node(graph: onnx.GraphProto, name: str, layer: str = LAYER) -> onnx.NodeProto:
@@ -148,7 +148,7 @@ def test_faults_are_found(quantized: Quantized, scheme: str, fault: Change, limi
 
 
 def test_people_are_told_where(quantized: Quantized) -> None:
-    found = _why(Verified(verified(quantized("int8"), restored_by_another_scale), (), (), {}))
+    found = _why(VerifyReport(verified(quantized("int8"), restored_by_another_scale), (), (), {}))
     layer = "transformer_blocks.1.attn1.to_out.0.weight"
     assert found == f"they part at block 1; rounded otherwise: what {layer} is multiplied by"
 
@@ -194,20 +194,20 @@ class Unseen:
 
     name = "unseen"
 
-    def __init__(self, side: OnnxSide, noise: Sequence[float]) -> None:
+    def __init__(self, side: OnnxBackend, noise: Sequence[float]) -> None:
         self.side, self.noise = side, noise
 
-    def ask(self, cases: Sequence[Inputs]) -> list[Gave]:
+    def ask(self, cases: Sequence[Inputs]) -> list[Outputs]:
         answers = zip(self.side.ask(cases), self.noise, strict=True)
-        return [Gave(gave.velocity * (1 + noise), ()) for gave, noise in answers]
+        return [Outputs(gave.velocity * (1 + noise), ()) for gave, noise in answers]
 
 
 @pytest.mark.parametrize(("off", "passes"), [(1, True), (5, True), (6, False)])
 def test_medians_are_judged_where_nobody_sees_how_it_rounds(quantized: Quantized, off: int, passes: bool) -> None:
     model = model_of(quantized("int8"))
-    side = OnnxSide(quantized("int8") / "transformer" / "model.onnx")
+    side = OnnxBackend(quantized("int8") / "transformer" / "model.onnx")
     noise = [5 * UNSEEN if number < off else 0.0 for number in range(11)]
-    found = compare(Unseen(side, noise), TorchSide(model), model.architecture, LIMIT, unseen=UNSEEN)
+    found = compare(Unseen(side, noise), TorchBackend(model), model.architecture, LIMIT, unseen=UNSEEN)
     assert found.own is None
     assert found.passed is passes
     assert any(figure.name == "relative error, median" for figure in found.figures)

@@ -1,0 +1,1 @@
+"""Artifacts: plans, manifests, staging, the workspace, cached results, measurements."""

@@ -1,0 +1,95 @@
+"""Looks at every byte: NaN and Inf in the weights, and digests against the manifest where there is one."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sanac.core.artifact.model import OTHER_WEIGHTS, Model
+from sanac.core.file_copy import FileRecord, digest_file
+from sanac.core.progress import NULL_REPORTER, Reporter
+from sanac.core.safetensors_header import TensorRef
+
+_CHUNK = 8 << 20
+# As integers, the sign bit removed: a value is NaN or Inf when it is at or above this.
+_FIRST_BAD: dict[str, tuple[Any, int, int]] = {
+    "F64": (np.uint64, 0x7FFF_FFFF_FFFF_FFFF, 0x7FF0_0000_0000_0000),
+    "F32": (np.uint32, 0x7FFF_FFFF, 0x7F80_0000),
+    "BF16": (np.uint16, 0x7FFF, 0x7F80),
+    "F16": (np.uint16, 0x7FFF, 0x7C00),
+    "F8_E4M3": (np.uint8, 0x7F, 0x7F),
+    "F8_E5M2": (np.uint8, 0x7F, 0x7C),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong in the data, and where."""
+
+    component: str
+    name: str
+    what: str
+
+
+def unread(model: Model) -> tuple[str, ...]:
+    """Files of weights that a scan can't look into."""
+    return tuple(
+        f"{part.name}/{path.name}"
+        for part in model.components
+        for path in part.files
+        if path.suffix in OTHER_WEIGHTS and (part.weights is None or path not in part.weights.files)
+    )
+
+
+def scan(model: Model, talk: Reporter) -> tuple[Finding, ...]:
+    """Every finding in every component; constant memory."""
+    refs = [(part.name, ref) for part in model.components if part.weights for ref in part.weights.stored]
+    sealed = model.manifest.files if model.manifest else {}
+    talk.begin("scanning", sum(ref.size for _, ref in refs) + sum(file.size for file in sealed.values()))
+    try:
+        findings = [
+            Finding(part, ref.name, f"{bad:,} of {ref.count:,} values are NaN or Inf")
+            for part, ref in refs
+            if (bad := _count_bad(ref, talk))
+        ]
+        findings += [
+            Finding(part.name, parts.zero_point.name, "its zero points are not zero")
+            for part in model.components
+            for parts in (part.weights.parts.values() if part.weights else ())
+            if parts.zero_point and any(any(chunk) for chunk in _chunks(parts.zero_point, NULL_REPORTER))
+        ]
+        findings += [
+            Finding("artifact", name, "its digest is not the one it was sealed with")
+            for name, file in sealed.items()
+            if not _as_sealed(model.located.path / name, file, talk)
+        ]
+    finally:
+        talk.end()
+    return tuple(findings)
+
+
+def _as_sealed(path: Path, file: FileRecord, talk: Reporter) -> bool:
+    """Whether a file has the digest it was sealed with; one that was added may be gone."""
+    return path.is_file() and digest_file(path, talk=talk) == file.blake3
+
+
+def _count_bad(ref: TensorRef, talk: Reporter) -> int:
+    if ref.dtype not in _FIRST_BAD:
+        talk.advance(ref.size)
+        return 0
+    kind, mask, first_bad = _FIRST_BAD[ref.dtype]
+    return sum(
+        int(np.count_nonzero((np.frombuffer(chunk, dtype=kind) & kind(mask)) >= kind(first_bad)))
+        for chunk in _chunks(ref, talk)
+    )
+
+
+def _chunks(ref: TensorRef, talk: Reporter) -> Iterator[bytes]:
+    with ref.path.open("rb", buffering=0) as file:
+        for done in range(0, ref.size, _CHUNK):
+            data = os.pread(file.fileno(), min(_CHUNK, ref.size - done), ref.start + done)
+            talk.advance(len(data))
+            yield data

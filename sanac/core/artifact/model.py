@@ -1,0 +1,238 @@
+"""A model on disk, opened but not loaded: its components, configs, weights and, for an artifact, its manifest."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sanac.core import json_files
+from sanac.core.artifact.manifest import Manifest, changed_after_sealing, check_sealed, read_manifest
+from sanac.core.checkpoint.locate import TINY, Located, inside
+from sanac.core.checkpoint.lora import Patch, parse_word, read_patches
+from sanac.core.checkpoint.weights import PTH_SUFFIXES, Weights, in_diffusers_names, open_file, open_folder
+from sanac.core.errors import InvalidInput
+from sanac.core.family.architecture import TRANSFORMER_CLASS, Architecture, config_problems, recognise
+from sanac.core.file_copy import digest_file
+from sanac.core.safetensors_header import TensorRef
+
+LOOSE_FILES = ("model.pth", "model.safetensors")  # what `convert` to NVlabs' layouts writes
+SIDE_FILE = "nvlabs-only.safetensors"  # in a diffusers artifact: tensors that only NVlabs' layout has
+OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".onnx_data", ".engine")
+_ROOT_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of a pipeline: its folder, the files it consists of, its weights if it has any."""
+
+    name: str
+    class_name: str
+    folder: Path
+    files: tuple[Path, ...]
+    weights: Weights | None
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What MODEL turned out to be."""
+
+    located: Located
+    kind: str  # pipeline | transformer | file
+    transformer: Component
+    others: tuple[Component, ...]
+    model_index: Mapping[str, Any] | None
+    manifest: Manifest | None
+    patches: Mapping[str, tuple[Patch, ...]] = field(default_factory=dict)  # LoRAs, merged when the weights are written
+    patch_identity: tuple[str, ...] = ()
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The transformer's architecture, every tensor checked against it and against config.json."""
+        found = recognise(self.weights.tensors, str(self.located.path))
+        problems = config_problems(self.transformer.config, found)
+        if problems:
+            raise InvalidInput(f"{self.transformer.folder} contradicts itself", why=problems[0], problems=problems)
+        return found
+
+    @property
+    def weights(self) -> Weights:
+        """The transformer's weights."""
+        if self.transformer.weights is None:
+            raise InvalidInput(
+                f"{self.transformer.folder} has no .safetensors weights",
+                hint="give the weights as .safetensors, or point at NVlabs' .pth file itself",
+            )
+        return self.transformer.weights
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The transformer first, then what stands beside it."""
+        return (self.transformer, *self.others)
+
+    @property
+    def root_files(self) -> tuple[Path, ...]:
+        """Files beside the components that have to travel along: licences."""
+        if self.kind != "pipeline":
+            return ()
+        found = [path for name in _ROOT_FILES if os.path.lexists(path := self.located.path / name)]
+        for path in found:
+            inside(self.located.boundary, path)
+        return tuple(found)
+
+    @cached_property
+    def extras(self) -> Mapping[str, TensorRef]:
+        """Tensors that only NVlabs' layout has: from the file itself, or kept beside a converted model."""
+        if self.weights.extras or self.manifest is None or SIDE_FILE not in self.manifest.files:
+            return self.weights.extras
+        return open_file(self.located.path / SIDE_FILE, self.located.boundary).tensors
+
+    def with_loras(self, words: Sequence[str]) -> "Model":
+        """This model with LoRAs to merge; block numbers are those of the lineage's source."""
+        plan = self.manifest.whole_plan if self.manifest else None
+        origins = plan.sources if plan else range(self.architecture.blocks)
+        source_blocks = plan.source_blocks if plan else self.architecture.blocks
+        patches: dict[str, tuple[Patch, ...]] = dict(self.patches)
+        for word in words:
+            path, scale = parse_word(word)
+            for name, patch in read_patches(path, scale, self.weights.tensors, origins, source_blocks).items():
+                patches[name] = (*patches.get(name, ()), patch)
+        identity = tuple(f"{digest_file(path)}:{scale}" for path, scale in map(parse_word, words))
+        return replace(self, patches=patches, patch_identity=self.patch_identity + identity)
+
+    def identity(self, *, full_hash: bool = False) -> str:
+        """One digest for what this model is: an artifact's key and seals, else the identities of its files."""
+        if self.manifest is not None and not full_hash:
+            manifest = self.manifest
+            sealed = {path: file.blake3 for path, file in manifest.files.items() if path not in manifest.added}
+            return json_files.key_of(["artifact", manifest.key, sealed, *self.patch_identity])
+        full_hash = full_hash or self.located.name == TINY  # the same wherever and whenever it was installed
+        parts = [[part.name, _identity(part, full_hash=full_hash)] for part in self.components]
+        root = [[path.name, digest_file(path)] for path in self.root_files]
+        return json_files.key_of([*parts, *root, self.model_index, *self.patch_identity])
+
+    def content(self) -> str:
+        """One digest of the transformer's tensors, wherever they lie: read, unless a manifest knows their digests."""
+        known = self.manifest.tensors.get("transformer", {}) if self.manifest else {}
+        refs = sorted(self.weights.stored, key=lambda ref: ref.name)
+        digests = (known.get(ref.name) or digest_file(ref.path, ref.start, ref.size) for ref in refs)
+        tensors = [[ref.name, ref.dtype, list(ref.shape), digest] for ref, digest in zip(refs, digests, strict=True)]
+        return json_files.key_of([tensors, *self.patch_identity])
+
+
+def _identity(part: Component, *, full_hash: bool) -> list[Any]:
+    weight_files = part.weights.files if part.weights else ()
+    small: list[Any] = [[path.name, digest_file(path)] for path in part.files if path not in weight_files]
+    if part.weights is None:
+        return small
+    small.append(dict(part.config))  # of a single file, it lies beside it
+    if full_hash:
+        tensors = sorted(part.weights.stored, key=lambda ref: ref.name)
+        return small + [[t.name, t.dtype, list(t.shape), digest_file(t.path, t.start, t.size)] for t in tensors]
+    return small + part.weights.identity()
+
+
+def streaming_memory(model: Model) -> int:
+    """What a job takes that reads this model and never holds a tensor: mostly its headers, parsed."""
+    headers = sum(len(header.raw) for part in model.components if part.weights for header in part.weights.headers)
+    return 100_000_000 + 20 * headers
+
+
+def open_model(located: Located) -> Model:
+    """Open what `locate` found: a pipeline folder, a transformer folder, an artifact or a single file."""
+    path = located.path
+    if path.is_file():
+        return _open_file(located, path, None)
+    try:
+        manifest = read_manifest(path)
+        if (path / "model_index.json").is_file():
+            return _open_pipeline(located, manifest)
+        for name in LOOSE_FILES:
+            if manifest and name in manifest.files:
+                return _sealed(_open_file(located, path / name, manifest))
+        for folder in (path, path / "transformer"):
+            if (folder / "config.json").is_file():
+                transformer = _component(located, "transformer", TRANSFORMER_CLASS, folder)
+                return _sealed(Model(located, "transformer", transformer, (), None, manifest))
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}", why=error.strerror or str(error)) from error
+    raise InvalidInput(
+        f"{path} is not a model folder",
+        why="it has neither model_index.json (a pipeline) nor config.json (a transformer)",
+        hint="point at the folder that holds one of them, or at a .safetensors or .pth file",
+    )
+
+
+def _open_file(located: Located, path: Path, manifest: Manifest | None) -> Model:
+    if path.suffix not in {".safetensors", *PTH_SUFFIXES}:
+        raise InvalidInput(
+            f"{path} is neither a .safetensors nor a .pth file",
+            hint="sanac reads diffusers folders, .safetensors and .pth files and hub ids",
+        )
+    weights = in_diffusers_names(open_file(path, located.boundary), str(path))
+    beside = path.parent / "config.json"
+    config = json_files.read_object(inside(located.boundary, beside)) if beside.is_file() else {}
+    transformer = Component("transformer", TRANSFORMER_CLASS, path.parent, (path,), weights, config)
+    return Model(located, "file", transformer, (), None, manifest)
+
+
+def _open_pipeline(located: Located, manifest: Manifest | None) -> Model:
+    index = json_files.read_object(inside(located.boundary, located.path / "model_index.json"))
+    parts = {name: entry for name, entry in index.items() if isinstance(entry, list) and entry != [None, None]}
+    problems = [
+        f"{name}: {entry!r} is not a library and a class"
+        for name, entry in parts.items()
+        if len(entry) != 2 or not all(isinstance(word, str) for word in entry)
+    ]
+    problems += [f"{name!r} is not a component's name" for name in parts if not name.isidentifier()]
+    problems += [f"the folder {name} is missing" for name in parts if not (located.path / name).is_dir()]
+    entry = parts.get("transformer")
+    if entry is None or entry[-1] != TRANSFORMER_CLASS:
+        problems.append(f"its transformer is {entry[-1] if entry else 'missing'}, not a {TRANSFORMER_CLASS}")
+    if problems:
+        raise InvalidInput(f"{located.path} is not a SANA pipeline", why=problems[0], problems=problems)
+    opened = {name: _component(located, name, entry[1], located.path / name) for name, entry in parts.items()}
+    transformer = opened.pop("transformer")
+    return _sealed(Model(located, "pipeline", transformer, tuple(opened.values()), index, manifest))
+
+
+def _component(located: Located, name: str, class_name: str, folder: Path) -> Component:
+    if not folder.resolve().is_relative_to(located.boundary):
+        raise InvalidInput(f"{folder} leads out of {located.boundary}", why="it is a link to another place")
+    weights = open_folder(folder, located.boundary)
+    if weights and class_name == TRANSFORMER_CLASS:
+        weights = in_diffusers_names(weights, str(folder))
+    weight_files = weights.files if weights else ()
+    files = tuple(
+        path
+        for path in sorted(folder.iterdir())
+        if path in weight_files or _belongs(path, has_weights=weights is not None)
+    )
+    for path in files:
+        inside(located.boundary, path)
+    config = folder / "config.json"
+    return Component(
+        name, class_name, folder, files, weights, json_files.read_object(config) if config.is_file() else {}
+    )
+
+
+def _belongs(path: Path, *, has_weights: bool) -> bool:
+    """Configs, vocabularies and the like; weights in other formats or variants only where there is nothing else."""
+    if path.name.startswith(".") or path.name.endswith(".unfinished") or path.is_dir():
+        return False
+    return not has_weights or not (path.suffix in OTHER_WEIGHTS or ".index." in path.name)
+
+
+def _sealed(model: Model) -> Model:
+    """An artifact whose files are not as it was sealed is refused: its manifest would lie about them."""
+    if model.manifest is not None:
+        manifest = model.manifest
+        own = {name: file for name, file in manifest.files.items() if name not in manifest.added}
+        problems = check_sealed(model.located.path, replace(manifest, files=own))
+        names = [path.relative_to(model.located.path).as_posix() for part in model.components for path in part.files]
+        problems += [f"{name} was added" for name in names if name not in model.manifest.files]
+        if problems:
+            raise changed_after_sealing(model.located.path, problems)
+    return model

@@ -1,0 +1,82 @@
+"""The README.md of an artifact: what it is, how to load it, where it comes from."""
+
+from collections.abc import Mapping, Sequence
+
+from sanac.core.artifact.engine_record import Record
+from sanac.core.artifact.manifest import Ancestor, compose
+from sanac.core.family.architecture import Architecture
+
+_PIPELINE = """from diffusers import SanaPipeline
+
+pipe = SanaPipeline.from_pretrained("PATH_OF_THIS_FOLDER")
+image = pipe("a red circle").images[0]"""
+
+_TRANSFORMER = """from diffusers import SanaTransformer2DModel
+
+transformer = SanaTransformer2DModel.from_pretrained("PATH_OF_THIS_FOLDER", subfolder="transformer")"""
+
+
+_OWN = """import sanac  # some weights are packed: stock diffusers can't read them
+
+pipe = sanac.load_pipeline("PATH_OF_THIS_FOLDER")
+image = pipe("a red circle").images[0]"""
+
+_OWN_TRANSFORMER = """import sanac  # some weights are packed: stock diffusers can't read them
+
+transformer = sanac.load_transformer("PATH_OF_THIS_FOLDER")"""
+
+_TORCHAO = "Its 8-bit weights are torchao's: `pip install torchao` beside diffusers.\n"
+
+
+def render(
+    lineage: Sequence[Ancestor],
+    left_out: Sequence[str],
+    source: Architecture,
+    engines: Mapping[str, Record],
+    *,
+    whole: bool,
+    own: bool = False,
+    torchao: bool = False,
+) -> str:
+    """The model card, in Markdown with the hub's front matter."""
+    packed, plain = (_OWN, _PIPELINE) if whole else (_OWN_TRANSFORMER, _TRANSFORMER)
+    base, last = lineage[0].name, lineage[-1]
+    base_line = f"base_model: {base.partition('@')[0]}\n" if "/" in base else ""
+    steps = "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(lineage, start=1))
+    plan = compose(lineage)
+    in_all = f"\nIn all: {plan}.\n" if plan and plan.moves else ""
+    left_out = f"\nNot in this folder: {', '.join(left_out)}.\n" if left_out else ""
+    return f"""---
+library_name: diffusers
+pipeline_tag: text-to-image
+{base_line}tags: [sana, sanac]
+---
+
+# {base}, {last.stage}
+
+Made by sanac from {source.title}. The content key is `{last.key}`.
+{left_out}
+```python
+{packed if own else plain}
+```
+{_TORCHAO if torchao and not own else ""}{_engines(engines)}
+## Where it comes from
+
+{steps}
+{in_all}
+`sanac inspect --scan` on this folder checks every byte against `sanac.json`.
+The terms of the source's licence apply to it.
+"""
+
+
+def _engines(records: Mapping[str, Record]) -> str:
+    """What engines there are, for which GPUs, and whether they were ever run."""
+    rows = "\n".join(f"- `{name}`, by {one.built_with}: *{one.executed}*" for name, one in records.items())
+    hint = "`sanac verify` with `--backend trt` runs them; what it found lies in `measurements/verify-trt.json`."
+    return f"\n## Engines\n\n{rows}\n\n{hint}\n" if records else ""
+
+
+def _step(step: Ancestor) -> str:
+    text = f"**{step.stage}**"
+    text += f" {step.name}" if step.name else ""
+    return f"{text}: {step.moved}" if step.moved else text

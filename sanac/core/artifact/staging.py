@@ -1,0 +1,358 @@
+"""How an artifact comes to be: written to OUT.partial under a lock, journaled, sealed, renamed last.
+
+A killed run leaves OUT.partial behind; the same command goes on from there.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sanac.core import json_files
+from sanac.core.artifact.manifest import MANIFEST, Manifest, check_sealed, read_manifest
+from sanac.core.errors import InvalidInput, MissingResource, UsageError
+from sanac.core.file_copy import FileRecord, digest_bytes
+
+ORIGIN = "origin.json"  # where the source lay on the machine that ran the stage; not sealed
+MEASUREMENTS = "measurements/"  # what verbs measured of an artifact; not sealed
+_NAMES = "names.json"  # in it, of what an addition is about to write
+_STATE = ".sanac"  # inside OUT.partial: lock and journal, gone once the artifact stands
+
+
+class StagingArea:
+    """An artifact being written. `place` what belongs in it, then `seal`."""
+
+    def __init__(self, out: Path, key: str, partial: Path) -> None:
+        self.out = out
+        self.key = key
+        self.partial = partial
+        self._journal = partial / _STATE / "journal.jsonl"
+        self.files: dict[str, FileRecord] = _read_journal(self._journal, key, partial)
+
+    def place(self, name: str, write: Callable[[Path], FileRecord]) -> FileRecord:
+        """Have the file `name` in the artifact: `write` makes it, unless an earlier run finished it."""
+        if name not in self.files:
+            target = self.partial / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = target.with_name(target.name + ".unfinished")
+            written = write(unfinished)
+            unfinished.rename(target)
+            flush_folder(target.parent)
+            _append(self._journal, {"path": name} | asdict(written))
+            self.files[name] = written
+        return self.files[name]
+
+    def place_bytes(self, name: str, data: bytes) -> None:
+        """Have these bytes as the file `name`."""
+
+        def write(path: Path) -> FileRecord:
+            write_flushed(path, data)
+            return FileRecord(len(data), digest_bytes(data))
+
+        self.place(name, write)
+
+    def seal(self, manifest: Manifest, unsealed: Mapping[str, bytes]) -> None:
+        """Write the manifest and the files outside it, then let the artifact appear under its name."""
+        for name, data in unsealed.items():
+            write_flushed(self.partial / name, data)
+        write_flushed(self.partial / MANIFEST, json_files.pretty(manifest.to_json()))
+        _drop_strangers(self.partial, {*manifest.files, *unsealed, MANIFEST})
+        flush_folder(self.partial)
+        replaced = replaced_name(self.out)
+        if replaced.exists():  # an artifact that an interrupted replacement moved aside: open_stage looked at it
+            shutil.rmtree(replaced)
+        if self.out.exists():
+            self.out.rename(replaced)
+        self.partial.rename(self.out)
+        flush_folder(self.out.parent)
+        shutil.rmtree(self.out / _STATE)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Nothing is to be written after all."""
+        shutil.rmtree(self.partial)
+
+
+def check_replaceable(out: Path) -> Manifest | None:
+    """The manifest of OUT, if an artifact stands there; raises when something else is in the way."""
+    if not out.exists() and not out.is_symlink():
+        return None
+    if out.is_symlink() or not out.is_dir() or os.path.ismount(out):
+        what = "a link" if out.is_symlink() else "the root of a disk" if out.is_dir() else "not a folder"
+        raise UsageError(
+            f"{out} is in the way", why=f"it is {what}", hint=f"choose another --out, such as {out / 'model'}"
+        )
+    try:
+        manifest = read_manifest(out)
+    except InvalidInput as error:
+        hint = f"if nothing in it is of use, delete {out}"
+        raise InvalidInput(f"{out} holds a damaged artifact", why=error.why or error.message, hint=hint) from error
+    if manifest is None and any(out.iterdir()):
+        raise UsageError(
+            f"{out} holds something that sanac did not write",
+            why="even --force replaces nothing but artifacts",
+            hint="choose another --out, or empty the folder",
+        )
+    return manifest
+
+
+def find_finished(out: Path, key: str, *, force: bool) -> Manifest | None:
+    """The manifest of OUT when it already is the artifact of this key; raises when something else is in the way."""
+    manifest = check_replaceable(out)
+    if manifest is None:
+        return None
+    if force:
+        _refuse_to_delete(out, manifest)
+        return None
+    if manifest.key != key:
+        raise UsageError(
+            f"{out} holds another artifact",
+            why=f"it is a {manifest.stage} with key {manifest.key[:8]}, this command makes {key[:8]}",
+            hint="choose another --out, or replace it with --force",
+        )
+    problems = check_sealed(out, manifest)
+    if problems:
+        raise InvalidInput(f"{out} is damaged", why=problems[0], problems=problems, hint="write it anew with --force")
+    shutil.rmtree(out / _STATE, ignore_errors=True)
+    return manifest
+
+
+def _refuse_to_delete(out: Path, manifest: Manifest) -> None:
+    """--force replaces an artifact; what someone else put into its folder stays."""
+    known = {MANIFEST, ORIGIN, *manifest.files}
+    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
+    strangers = [name for name in names if name not in known and not name.startswith((MEASUREMENTS, _STATE))]
+    if strangers:
+        raise UsageError(
+            f"{out} holds files that are not the artifact's",
+            why=f"--force would delete {strangers[0]}",
+            problems=strangers,
+            hint="move them away, or choose another --out",
+        )
+
+
+def held_bytes(out: Path) -> int:
+    """What an interrupted run has taken of the disk already."""
+    files = [path.lstat() for path in partial_name(out).rglob("*") if path.is_file()]
+    return sum(stat.st_size for stat in files if stat.st_nlink == 1)
+
+
+@contextmanager
+def open_stage(out: Path, key: str, *, fresh: bool) -> Iterator[StagingArea]:
+    """The stage that writes OUT, alone: continues an unfinished run of the same key."""
+    partial = partial_name(out)
+    try:
+        _refuse_foreign(out)
+        (partial / _STATE).mkdir(parents=True, exist_ok=True)
+        with _locked(partial / _STATE / "lock", out):
+            if fresh:
+                _empty(partial)
+            stage = StagingArea(out, key, partial)
+            try:
+                yield stage
+            except InvalidInput:  # nothing to continue from: the input itself has to change
+                shutil.rmtree(partial)
+                raise
+    except OSError as error:
+        raise _lacking(error, out) from error
+
+
+@contextmanager
+def open_addition(artifact: Path, key: str, names: Iterable[str]) -> Iterator[StagingArea]:
+    """The stage that writes more files into a standing artifact, alone.
+
+    Of these it leaves those that the manifest then lists; the others that it, or one that was killed, wrote go.
+    """
+    state, wanted = artifact / _STATE, [*names]
+    try:
+        state.mkdir(exist_ok=True)
+        with _locked(state / "lock", artifact):
+            (state / "journal.jsonl").unlink(missing_ok=True)
+            every = dict.fromkeys([*wanted, *_left_names(artifact)])
+            paths = [path for name in every for path in (artifact / name, artifact / f"{name}.unfinished")]
+            write_flushed(state / _NAMES, json_files.pretty({"names": [*every]}))
+            _drop_unlisted(artifact, paths)
+            try:
+                yield StagingArea(artifact, key, artifact)
+            finally:
+                _drop_unlisted(artifact, paths)
+                shutil.rmtree(state)
+    except OSError as error:
+        raise _lacking(error, artifact) from error
+
+
+def _left_names(artifact: Path) -> list[str]:
+    """What an addition that was killed was about to write: names inside the artifact, by no link."""
+    try:
+        names = json_files.read_object(artifact / _STATE / _NAMES)["names"]
+    except (InvalidInput, KeyError):
+        return []
+    real = Path(os.path.realpath(artifact))
+    good = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    places = {name: Path(os.path.realpath(artifact / name)) for name in good}
+    return [name for name, place in places.items() if place == real / name and place != real]
+
+
+def left_unfinished(artifact: Path) -> bool:
+    """Whether an addition was killed here."""
+    return (artifact / _STATE).is_dir()
+
+
+def _drop_unlisted(artifact: Path, paths: Iterable[Path]) -> None:
+    """Delete what the manifest doesn't list, and folders that are empty then."""
+    manifest = read_manifest(artifact)
+    listed = manifest.files if manifest else {}
+    for path in paths:
+        if path.relative_to(artifact).as_posix() not in listed:
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir() and not any(path.parent.iterdir()):
+                path.parent.rmdir()
+
+
+def reseal(artifact: Path, manifest: Manifest) -> None:
+    """Put another manifest in the place of an artifact's, at once or not at all."""
+    unfinished = artifact / f"{MANIFEST}.unfinished"
+    write_flushed(unfinished, json_files.pretty(manifest.to_json()))
+    unfinished.rename(artifact / MANIFEST)
+    flush_folder(artifact)
+
+
+def partial_name(out: Path) -> Path:
+    """Where `out` grows."""
+    return out.with_name(out.name + ".partial")
+
+
+def replaced_name(out: Path) -> Path:
+    """Where the artifact that `out` replaces waits until the new one stands."""
+    return out.with_name(out.name + ".replaced")
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Only what sanac left behind is continued or cleared away."""
+    partial, replaced = partial_name(out), replaced_name(out)
+    strangers = []
+    if os.path.lexists(partial) and (partial.is_symlink() or not (partial / _STATE).is_dir()):
+        strangers.append(partial)
+    if os.path.lexists(replaced) and (replaced.is_symlink() or not (replaced / MANIFEST).is_file()):
+        strangers.append(replaced)
+    if strangers:
+        raise UsageError(
+            f"{strangers[0]} is in the way",
+            why=f"sanac needs that name while it writes {out}, and did not make what is there",
+            hint="move it away, or choose another --out",
+        )
+
+
+@contextmanager
+def _locked(path: Path, out: Path) -> Iterator[None]:
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "a process that just started"
+            raise MissingResource(
+                f"{out} is being written by another run",
+                why=f"the lock in {path.parent.parent} is held by {holder}",
+                hint="wait for it to finish, or choose another --out",
+            ) from error
+        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise MissingResource(f"{out} was just finished by another run", hint="run the same command again")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def _lacking(error: OSError, out: Path) -> MissingResource:
+    hint = "make room and run the same command again: it continues" if error.errno == errno.ENOSPC else ""
+    where = f"{error.filename}: " if error.filename else ""
+    return MissingResource(f"cannot write {out}", why=where + (error.strerror or str(error)), hint=hint)
+
+
+def _empty(partial: Path) -> None:
+    """Discard what an earlier run left, but not the lock that is being held."""
+    for entry in partial.iterdir():
+        if entry.name == _STATE:
+            (entry / "journal.jsonl").unlink(missing_ok=True)
+        elif entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _read_journal(journal: Path, key: str, partial: Path) -> dict[str, FileRecord]:
+    """What an earlier run of this key finished. A torn last line is the one that was being written."""
+    whole, _, torn = journal.read_bytes().rpartition(b"\n") if journal.exists() else (b"", b"", b"")
+    try:
+        first, *rest = [json.loads(line) for line in whole.splitlines()] or [{"key": ""}]
+        finished = {str(entry["path"]): FileRecord(entry["size"], entry["blake3"], entry["labels"]) for entry in rest}
+        left_by = str(first["key"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(
+            f"{journal} is broken", why=str(error), hint="discard the unfinished run with --fresh"
+        ) from error
+    if torn or not left_by:
+        journal.write_bytes(whole + b"\n" if whole else b"")
+    if not left_by:
+        _append(journal, {"key": key})
+    elif left_by != key:
+        raise UsageError(
+            f"{partial} was left by a run with other settings",
+            why=f"its key is {left_by[:8]}, this command's is {key[:8]}",
+            hint="repeat that command to finish it, or discard it with --fresh",
+        )
+    return {name: file for name, file in finished.items() if _stands(partial / name, file)}
+
+
+def _stands(path: Path, file: FileRecord) -> bool:
+    return path.is_file() and path.stat().st_size == file.size
+
+
+def _append(journal: Path, entry: dict[str, Any]) -> None:
+    with journal.open("ab") as file:
+        file.write(json_files.canonical(entry) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _drop_strangers(partial: Path, wanted: set[str]) -> None:
+    """Nothing unsealed slips in: leftovers of an interrupted write go."""
+    for folder, _, names in os.walk(partial):
+        for name in names:
+            path = Path(folder, name)
+            relative = path.relative_to(partial)
+            if relative.parts[0] != _STATE and relative.as_posix() not in wanted:
+                path.unlink()
+
+
+def write_flushed(path: Path, data: bytes) -> None:
+    """Write a small file and flush it to disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def origin_of(artifact: Path) -> str:
+    """Where the model lay that an artifact was made from; '' where that is not known."""
+    try:
+        return str(json_files.read_object(artifact / ORIGIN).get("source", ""))
+    except InvalidInput:
+        return ""

@@ -1,0 +1,150 @@
+"""What `inspect` says of a model: family, parameters and bytes per component and part, lineage, needs."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sanac.core import json_files
+from sanac.core.artifact.engine_record import ENGINE, check_file
+from sanac.core.artifact.model import Component, Model
+from sanac.core.artifact.plan import Keep
+from sanac.core.artifact.staging import MEASUREMENTS
+from sanac.core.checkpoint.weights import Weights
+from sanac.core.family.architecture import dtype_counts, part_of, split_block, training_note
+from sanac.core.safetensors_header import DTYPE_BITS
+
+_ITEM_BYTES = 2  # pipelines run in 16 bits
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Parameters and the bytes they take on disk."""
+
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentSummary:
+    """One row of the component table."""
+
+    name: str
+    class_name: str
+    amount: Amount
+    plain_bytes: int  # that it would take if it weren't quantized
+    dtypes: Mapping[str, int]
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Everything `inspect` prints, as data."""
+
+    name: str
+    kind: str
+    family: str
+    blocks: int
+    width: int
+    qk_norm: bool
+    guidance: bool
+    components: tuple[ComponentSummary, ...]
+    parts: Mapping[str, Amount]
+    block: Amount
+    total: Amount
+    plain_bytes: int
+    run_bytes: int  # all components at once, in 16 bits or as stored if that is less
+    offload_bytes: int  # the largest component alone
+    lineage: tuple[str, ...]
+    origins: tuple[int | str, ...] | None  # of each block: its number in the source, or how it was made
+    in_all: str  # the plans of several stages as one; '' when there are no several
+    left_out: tuple[str, ...]
+    graphs: tuple[str, ...]  # that an artifact has beside its weights
+    engines: Mapping[str, str]  # the same, and whether they were ever run
+    layout: str  # of the names on disk: diffusers or nvlabs
+    notes: tuple[str, ...]  # what was chosen while opening it, and what to know of its training
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def summarise(model: Model) -> Summary:
+    """Read the headers, load nothing."""
+    architecture = model.architecture
+    components = tuple(_component(part) for part in model.components)
+    parts: dict[str, Amount] = {}
+    for ref in model.weights:
+        before = parts.get(part_of(ref.name), Amount(0, 0))
+        parts[part_of(ref.name)] = Amount(before.parameters + ref.count, before.bytes + model.weights.size_of(ref))
+    first_block = [ref for ref in model.weights if (found := split_block(ref.name)) and found[0] == 0]
+    sizes = [_run_bytes(part) for part in model.components]
+    manifest = model.manifest
+    plan = manifest.whole_plan if manifest else None
+    several = manifest is not None and sum(bool(step.moved) for step in manifest.lineage) > 1
+    return Summary(
+        name=model.located.name,
+        kind="artifact" if manifest else model.kind,
+        family=architecture.title,
+        blocks=architecture.blocks,
+        width=architecture.width,
+        qk_norm=architecture.qk_norm,
+        guidance=architecture.guidance,
+        components=components,
+        parts=dict(sorted(parts.items(), key=lambda item: -item[1].bytes)),
+        block=Amount(sum(ref.count for ref in first_block), sum(map(model.weights.size_of, first_block))),
+        total=Amount(sum(c.amount.parameters for c in components), sum(c.amount.bytes for c in components)),
+        plain_bytes=sum(c.plain_bytes for c in components),
+        run_bytes=sum(sizes),
+        offload_bytes=max(sizes),
+        lineage=tuple(_step(step.stage, step.name, step.moved) for step in manifest.lineage) if manifest else (),
+        origins=tuple(o.block if isinstance(o, Keep) else str(o) for o in plan.blocks) if plan else None,
+        in_all=str(plan) if several else "",
+        left_out=manifest.left_out if manifest else (),
+        graphs=tuple(sorted(name for name in manifest.files if name.endswith(".onnx"))) if manifest else (),
+        engines=_engines(model),
+        layout=model.weights.layout,
+        notes=(*model.weights.notes, *filter(None, [training_note(architecture, dtype_counts(model.weights))])),
+    )
+
+
+def _engines(model: Model) -> dict[str, str]:
+    """What the record of each tells; and of the measurement, if any was made of them."""
+    root, sealed = model.located.path, model.manifest.files if model.manifest else {}
+    found = {name: check_file(root / name).executed for name in sorted(sealed) if name.endswith(ENGINE)}
+    measured = root / MEASUREMENTS / "verify-trt.json"
+    if not found or not measured.is_file():
+        return found
+    verdict = json_files.read_object(measured)
+    text = "the same function" if verdict.get("passed") is True else "NOT the same function"
+    ran = verdict.get("executed")
+    for name in found:
+        about = ran.get(name) if isinstance(ran, dict) else None
+        if isinstance(about, dict) and about.get("blake3") == sealed[name].blake3:  # this very engine
+            found[name] = f"{about.get('where')}: {text}"
+    return found
+
+
+def _component(part: Component) -> ComponentSummary:
+    if part.weights is None:
+        size = sum(path.stat().st_size for path in part.files)
+        return ComponentSummary(part.name, part.class_name, Amount(0, size), size, {}, len(part.files))
+    amount, counts = Amount(part.weights.count, part.weights.size), dtype_counts(part.weights)
+    return ComponentSummary(part.name, part.class_name, amount, _plain_bytes(part.weights), counts, len(part.files))
+
+
+def _plain_bytes(weights: Weights) -> int:
+    """All weights, in the dtype that quantized ones had before."""
+    quantized = weights.quantized
+    if not quantized:
+        return weights.size
+    before = DTYPE_BITS[quantized.dtype] // 8
+    return sum(before * ref.count if ref.name in quantized.weights else ref.size for ref in weights)
+
+
+def _run_bytes(part: Component) -> int:
+    stored = part.weights.size if part.weights else 0
+    return min(stored, _ITEM_BYTES * part.weights.count if part.weights else 0)
+
+
+def _step(stage: str, name: str, plan: str) -> str:
+    return " ".join(word for word in (stage, name, f"({plan})" if plan else "") if word)

@@ -1,0 +1,106 @@
+"""The workspace: which model the work started from, and which artifact is the newest. Written under a lock."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sanac.core import json_files
+from sanac.core.artifact.manifest import read_manifest
+from sanac.core.artifact.staging import write_flushed
+from sanac.core.checkpoint.locate import DEFAULT_MODEL
+from sanac.core.errors import InvalidInput, MissingResource, UsageError
+
+SCHEMA = 1
+_PATIENCE = 30.0  # seconds; the lock is held for milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """What `workspace.json` says: MODEL words for the source and for HEAD, empty when not recorded."""
+
+    folder: Path
+    source: str = ""
+    head: str = ""
+
+
+def read_workspace(folder: Path) -> Workspace:
+    """The workspace in `folder`; an empty one where nothing was recorded yet."""
+    path = folder / "workspace.json"
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UsageError(
+            f"{folder} can't be the workspace", why="it is not a folder", hint="choose another --workspace"
+        )
+    if not path.exists():
+        return Workspace(folder)
+    value = json_files.read_object(path)
+    source, head = value.get("source", ""), value.get("head", "")
+    if value.get("schema") != SCHEMA or not isinstance(source, str) or not isinstance(head, str):
+        raise InvalidInput(f"{path} is broken", why="it is not a workspace of this version", hint=f"delete {path}")
+    return Workspace(folder, source, head)
+
+
+def record(folder: Path, word: str, head: Path | None = None) -> Workspace:
+    """Make MODEL the source that the work starts from, unless it came from there, and `head` the newest artifact."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / "workspace.lock"):
+        current = read_workspace(folder)
+        place = _seen_from(folder, head) if head else current.head
+        updated = replace(current, source=_source(current, word), head=place)
+        value: dict[str, Any] = {"schema": SCHEMA, "source": updated.source, "head": updated.head}
+        temporary = folder / "workspace.json.new"
+        write_flushed(temporary, json_files.pretty(value))
+        temporary.rename(folder / "workspace.json")
+    return updated
+
+
+def _source(workspace: Workspace, word: str) -> str:
+    """An artifact doesn't become the source where one is recorded."""
+    local = Path(word).expanduser()
+    if workspace.source and local.is_dir() and read_manifest(local) is not None:
+        return workspace.source
+    return str(local.absolute()) if local.exists() else word
+
+
+def _seen_from(folder: Path, place: Path) -> str:
+    real, home = Path(os.path.realpath(place)), Path(os.path.realpath(folder))
+    return str(real.relative_to(home) if real.is_relative_to(home) else real)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise MissingResource(f"the workspace {path.parent} stays locked", why=f"{path} is held") from error
+                time.sleep(0.02)
+        yield
+
+
+def starting_model(workspace: Workspace) -> tuple[str, str]:
+    """(MODEL, how it was chosen) for a verb that starts from the source and was given none."""
+    if workspace.source:
+        return workspace.source, f"the source recorded in {workspace.folder}"
+    if chosen := os.environ.get("SANAC_MODEL"):
+        return chosen, "from $SANAC_MODEL"
+    return DEFAULT_MODEL, "the default: no MODEL given, none recorded, $SANAC_MODEL not set"
+
+
+def newest_artifact(workspace: Workspace) -> str:
+    """MODEL for a verb that goes on from the newest artifact and was given none."""
+    if not workspace.head:
+        raise UsageError(
+            f"{workspace.folder} holds no artifact yet",
+            why="no MODEL was given, and nothing was made there that could be taken",
+            hint="name a MODEL, or make one: sanac prune MODEL --target-blocks N",
+        )
+    return str(workspace.folder / workspace.head)  # an absolute one stays what it is

@@ -1,0 +1,1 @@
+"""Reading checkpoints: where they are, which layout they have, their tensors."""

@@ -1,0 +1,154 @@
+"""What the word MODEL points at: a folder, a file, an entry of the hub's local cache, or the embedded model."""
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sanac.core.errors import InvalidInput, MissingResource, UsageError
+
+DEFAULT_MODEL = "Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers"
+TINY = "sanac:tiny"
+_TINY_FOLDER = Path(__file__).resolve().parents[2] / "tiny" / "model"
+_HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*?)(?:@([\w./-]+))?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A place on this disk. No file outside `boundary` is read on its behalf."""
+
+    path: Path
+    boundary: Path
+    name: str  # for people and lineage: a hub id or the last part of a path, never a machine path
+
+
+def locate(text: str) -> Located:
+    """Find MODEL on this machine; never downloads."""
+    if text == TINY:
+        return _embedded()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"there is no {text}", why=str(error)) from error
+    if "\0" in text:
+        raise UsageError("a path can't hold a zero byte")
+    if _exists(path):
+        return _at(path)
+    if path.is_symlink():
+        raise InvalidInput(f"{text} is a broken link", why=f"it points to {path.readlink()}")
+    hub = _HUB_ID.fullmatch(text)
+    if hub is None or text.count("/") != 1:
+        raise UsageError(f"there is no {text}", hint=_did_you_mean(path))
+    return _in_hub_cache(hub[1], hub[2])
+
+
+def _embedded() -> Located:
+    """The model that the package brings along."""
+    if not (_TINY_FOLDER / "model_index.json").is_file():
+        raise MissingResource(
+            f"{TINY} is missing from this installation",
+            why=f"{_TINY_FOLDER} holds no model",
+            hint="install sanac again; python -m sanac.tiny.train DIR makes the model anew, in an hour or two",
+        )
+    return Located(_TINY_FOLDER, _TINY_FOLDER, TINY)
+
+
+def _at(path: Path) -> Located:
+    """A link into the hub's cache keeps its name, which says what the blob behind it is."""
+    real, plain = path.resolve(), path.absolute()
+    if real == _TINY_FOLDER:
+        return _embedded()
+    if real.is_file() and _boundary(plain) in real.parents:
+        return Located(plain, _boundary(plain), _name_of(plain))
+    return Located(real, _boundary(real), _name_of(real))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise InvalidInput(f"cannot look at {path}", why=error.strerror or str(error)) from error
+
+
+def _boundary(real: Path) -> Path:
+    """The folder itself; inside the hub's cache the whole repository, whose snapshots link to its blobs."""
+    for parent in (real, *real.parents):
+        if parent.name.startswith("models--") and (parent / "snapshots").is_dir():
+            return parent
+    return real if real.is_dir() else real.parent
+
+
+def _name_of(real: Path) -> str:
+    boundary = _boundary(real)
+    if boundary.name.startswith("models--"):
+        return boundary.name.removeprefix("models--").replace("--", "/")
+    return real.name
+
+
+def _did_you_mean(path: Path) -> str:
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        names = []
+    close = difflib.get_close_matches(path.name, names, n=1)
+    if close:
+        return f"did you mean {path.parent / close[0]}?"
+    return "MODEL is a folder, a .safetensors file or a hub id such as " + DEFAULT_MODEL
+
+
+def _in_hub_cache(repo: str, revision: str | None) -> Located:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    wanted = f"{repo}@{revision}" if revision else repo
+    try:
+        found = snapshot_download(repo, revision=revision, local_files_only=True)
+    except HFValidationError as error:
+        raise UsageError(f"{repo} is neither a path nor a hub id", why=str(error)) from error
+    except LocalEntryNotFoundError as error:
+        raise NotDownloaded(repo, revision) from error
+    path = Path(found).resolve()
+    return Located(path, _boundary(path), wanted)
+
+
+class NotDownloaded(MissingResource):
+    """A hub id whose files are not in the local cache."""
+
+    def __init__(self, repo: str, revision: str | None) -> None:
+        at = f" --revision {revision}" if revision else ""
+        super().__init__(
+            f"{repo} is not on this machine",
+            why="there is no such path, and the hub's local cache doesn't have it; nothing is downloaded unasked",
+            hint=f"hf download {repo}{at}   (or set HF_HOME to the cache that has it); {TINY} needs no download",
+        )
+        self.repo = repo
+        self.revision = revision
+
+
+def download(repo: str, revision: str | None) -> Located:
+    """Fetch a repository into the hub's cache, once the user has agreed to it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        snapshot_download(repo, revision=revision)
+    except (HfHubHTTPError, OSError) as error:
+        raise MissingResource(f"could not download {repo}", why=str(error).splitlines()[0]) from error
+    return _in_hub_cache(repo, revision)
+
+
+def inside(boundary: Path, path: Path) -> Path:
+    """`path` with links followed, if that stays inside `boundary` and is a regular file."""
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise InvalidInput(f"{path} is missing", why="the folder's index or links name it") from error
+    if not real.is_relative_to(boundary):
+        raise InvalidInput(
+            f"{path} leads out of {boundary}",
+            why=f"it resolves to {real}; sanac reads nothing outside the folder it was given",
+            hint="copy the file into the folder",
+        )
+    if not real.is_file():
+        raise InvalidInput(f"{path} is not a regular file")
+    return real

@@ -1,0 +1,1 @@
+"""The SANA family: tensor names, shapes and couplings."""

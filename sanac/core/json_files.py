@@ -1,0 +1,78 @@
+"""JSON as this project reads and writes it: strict on the way in, one canonical form on the way out."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from sanac.core.errors import InvalidInput
+
+MAX_JSON_BYTES = 100_000_000
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} appears twice")
+        found[key] = value
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large a number")
+    return value
+
+
+def _no_constants(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def parse(data: bytes, where: str) -> Any:
+    """The JSON value in `data`; duplicate keys, NaN and bad UTF-8 are errors, as is nesting without end."""
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constants,
+            parse_float=_finite,
+        )
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{where} is not valid JSON", why=str(error) or "too deeply nested") from error
+
+
+def parse_object(data: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in `data`."""
+    value = parse(data, where)
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{where} does not hold a JSON object", why=f"it holds a {type(value).__name__}")
+    return value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise InvalidInput(f"{path} is too large for a JSON file", why=f"it has {size:,} bytes")
+        return parse_object(path.read_bytes(), str(path))
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}", why=error.strerror or str(error)) from error
+
+
+def canonical(value: Any) -> bytes:
+    """One byte string for equal values: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def pretty(value: Any) -> bytes:
+    """For people: sorted keys, two spaces, a newline at the end."""
+    return (json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n").encode()
+
+
+def key_of(value: Any) -> str:
+    """The sha256 of the canonical form: what content keys are made of."""
+    return hashlib.sha256(canonical(value)).hexdigest()

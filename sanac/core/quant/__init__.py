@@ -1,0 +1,1 @@
+"""Quantization schemes, and which layers they apply to."""

@@ -1,0 +1,135 @@
+"""Which weights of a component are quantized, and why the others are not."""
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sanac.core.checkpoint.quant_json import WeightSpec
+from sanac.core.errors import UsageError
+from sanac.core.family.architecture import dtype_counts, split_block
+from sanac.core.quant.schemes import Scheme
+from sanac.core.safetensors_header import TensorRef
+
+COMPONENTS = {"transformer": "transformer", "text-encoder": "text_encoder", "vae": "vae"}
+INCLUDES = {"kv": "keys and values of captions", "ends": "the first and last two blocks"}
+
+ENDS = 2  # blocks at either end that stay high where activations are quantized, too
+SMOOTHED = ("attn1.to_out.0.weight", "attn2.to_out.0.weight", "ff.conv_inverted.weight", "ff.conv_point.weight")
+_BLOCK = r"transformer_blocks\.\d+\."
+_KV = "keys and values of captions: few tokens pass them, and errors there reach every pixel (--include kv)"
+_RULES: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {  # the first that matches; '' means: quantized
+    "transformer": (
+        (re.compile(_BLOCK + r"attn2\.to_[kv]\.weight"), _KV),
+        (re.compile(_BLOCK + r"(attn[12]\.to_(q|k|v|out\.0)|ff\.conv_(inverted|point))\.weight"), ""),
+        (
+            re.compile(_BLOCK + r"ff\.conv_depth\.weight"),
+            "depthwise: nine weights a channel, no fast kernels",
+        ),
+        (re.compile(r"(.+\.)?scale_shift_table"), "modulation: added to every token"),
+        (re.compile(r"time_embed\..+"), "timestep embedding: moves the whole model"),
+        (re.compile(r"(patch_embed|caption_projection)\..+"), "embedding: all that follows builds on it"),
+        (re.compile(r"proj_out\..+"), "output layer: its errors are in the picture"),
+    ),
+    "text_encoder": (
+        (re.compile(r"(.+\.)?embed_tokens\.weight"), "embedding: looked up, not multiplied"),
+        (re.compile(r"(.+\.)?layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight"), ""),
+    ),
+    "vae": (
+        (re.compile(r"(encoder|decoder)\.conv_(in|out)\.(conv\.)?weight"), "first and last layer: pixels and latents"),
+        (re.compile(r".+\.weight"), ""),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QuantRequest:
+    """What the user says about a component's weights; None: as the scheme has it."""
+
+    scheme: Scheme
+    block: int | None = None
+    rounding: str | None = None
+    include: frozenset[str] = frozenset()
+    leave: tuple[str, ...] = ()  # patterns of names
+    smooth: bool = False  # what outlier-prone layers are given
+
+
+@dataclass(frozen=True)
+class QuantPlan:
+    """How a component's weights will be stored."""
+
+    wish: QuantRequest
+    layout: str
+    packings: Mapping[str, WeightSpec]
+    left: Mapping[str, str]  # weight -> why it stays as it is
+    dtype: str  # of most that are quantized: that of their scales
+
+
+def plan_quantization(part: str, tensors: Mapping[str, TensorRef], wish: QuantRequest) -> QuantPlan:
+    """Which weights of a component are quantized, and how."""
+    scheme = wish.scheme
+    names, left = split_quantizable(part, tensors, wish)
+    packings: dict[str, WeightSpec] = {}
+    for name in names:
+        shape = tensors[name].shape
+        if reason := scheme.refusal(shape, wish.block or scheme.block):
+            left[name] = reason
+        else:
+            smooth = wish.smooth and name.endswith(SMOOTHED)
+            packings[name] = scheme.packing(shape, wish.block, wish.rounding, smooth=smooth)
+    if not packings:
+        raise UsageError(f"no weight of the {part} takes --block {wish.block}", why=left[names[0]])
+    dtype = next(iter(dtype_counts([tensors[name] for name in names])))
+    return QuantPlan(wish, scheme.layout, packings, left, dtype)
+
+
+def split_quantizable(
+    part: str, tensors: Mapping[str, TensorRef], wish: QuantRequest
+) -> tuple[list[str], dict[str, str]]:
+    """(weights to quantize, the others with more than one dimension and why not)."""
+    chosen: list[str] = []
+    left: dict[str, str] = {}
+    weights = {name: ref for name, ref in sorted(tensors.items()) if len(ref.shape) > 1}
+    ends = _ends(weights) if wish.scheme.given and "ends" not in wish.include else {}
+    for name, ref in weights.items():
+        reason = next((reason for pattern, reason in _RULES[part] if pattern.fullmatch(name)), "not known to sanac")
+        if reason == _KV and "kv" in wish.include:
+            reason = ""
+        if not reason:
+            reason = _reason(name, ref, wish.leave) or ends.get(name, "")
+        if reason:
+            left[name] = reason
+        else:
+            chosen.append(name)
+    if not chosen:
+        hint = "--include ends" if ends else ""
+        raise UsageError(
+            f"the {part} has no weights that can be quantized", why=next(iter(ends.values()), ""), hint=hint
+        )
+    return chosen, left
+
+
+def check_patterns(leave: Sequence[str], found: Mapping[str, QuantPlan]) -> None:
+    """Each of these patterns is to leave something that would be quantized without it."""
+    left = [reason for chosen in found.values() for reason in chosen.left.values()]
+    if idle := [pattern for pattern in leave if f"--leave {pattern}" not in left]:
+        names = next(iter(next(iter(found.values())).packings))
+        problems = [f"--leave {pattern} leaves no weight that would be quantized" for pattern in idle]
+        raise UsageError(problems[0], problems=problems, hint=f"for example --leave {names}")
+
+
+def _reason(name: str, ref: TensorRef, leave: Sequence[str]) -> str:
+    """Why a weight that the rules would have quantized is not; '' if it is."""
+    if pattern := next((pattern for pattern in leave if fnmatch.fnmatchcase(name, pattern)), ""):
+        return f"--leave {pattern}"
+    if len(ref.shape) > 2 and ref.shape[1] == 1:
+        return "depthwise: few weights a channel"
+    return "" if ref.dtype in {"F32", "F16", "BF16"} else f"stored as {ref.dtype}"
+
+
+def _ends(names: Iterable[str]) -> dict[str, str]:
+    """The weights of the first and the last blocks, and why they stay."""
+    places = {name: place[0] for name in names if (place := split_block(name))}
+    last = max(places.values(), default=0)
+    why = f"first and last {ENDS} blocks: activations are hardest there (--include ends)"
+    return {name: why for name, index in places.items() if index < ENDS or index > last - ENDS}

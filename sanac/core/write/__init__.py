@@ -1,0 +1,1 @@
+"""Writing artifacts: the job, its executor, and the file formats."""

@@ -1,0 +1,43 @@
+"""A component that is written otherwise than it was: quantized."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sanac.core import json_files
+from sanac.core.artifact.staging import StagingArea
+from sanac.core.checkpoint.quant_json import FILE, QuantConfig, header_digest
+from sanac.core.progress import Reporter
+from sanac.core.write.safetensors_writer import (
+    TensorSource,
+    encode_header,
+    in_file_order,
+    shard_names,
+    split,
+    write_weights,
+)
+
+
+@dataclass(frozen=True)
+class ComponentRewrite:
+    """What its files will hold."""
+
+    pieces: tuple[TensorSource, ...]
+    stem: str  # of its weight files
+    config: Mapping[str, Any]
+    metadata: Mapping[str, str]  # in the headers of its weight files
+    quantized: QuantConfig  # without the digests of these headers
+    memory: int  # that making the pieces takes
+
+    def place(self, stage: StagingArea, folder: str, shard_bytes: int, talk: Reporter) -> dict[str, str]:
+        """Config, what is quantized how, weights; returns the tensors' digests."""
+        shards = split(self.pieces, shard_bytes)
+        names = shard_names(len(shards), self.stem)
+        heads = (encode_header(in_file_order(shard), self.metadata) for shard in shards)
+        headers = {name: header_digest(head[8:]) for name, head in zip(names, heads, strict=True)}
+        config = {name: value for name, value in self.config.items() if name != "_name_or_path"}
+        stage.place_bytes(f"{folder}/config.json", json_files.pretty(config))
+        stage.place_bytes(f"{folder}/{FILE}", json_files.pretty(replace(self.quantized, headers=headers).to_json()))
+        return write_weights(
+            stage, folder, self.pieces, shard_bytes=shard_bytes, talk=talk, stem=self.stem, metadata=self.metadata
+        )

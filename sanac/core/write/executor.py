@@ -1,0 +1,184 @@
+"""The one executor of plans: a model and a plan in, a sealed artifact out, tensor by tensor, nothing loaded."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from sanac import __version__
+from sanac.core import json_files
+from sanac.core.artifact import model_card
+from sanac.core.artifact.engine_record import ENGINE, check_file
+from sanac.core.artifact.manifest import Manifest, changed_after_sealing
+from sanac.core.artifact.model import SIDE_FILE, Component, Model
+from sanac.core.artifact.staging import (
+    ORIGIN,
+    StagingArea,
+    find_finished,
+    held_bytes,
+    open_stage,
+    partial_name,
+    replaced_name,
+)
+from sanac.core.checkpoint.quant_json import TORCHAO
+from sanac.core.checkpoint.weights import plain_index, plain_name
+from sanac.core.errors import InvalidInput, SanacError, UsageError
+from sanac.core.file_copy import FileRecord, Range, clone, digest_file, write_parts
+from sanac.core.progress import Reporter
+from sanac.core.resources import check_room
+from sanac.core.write.job import ArtifactJob, _absolute, _left_out, _lineage, _without_paths, _witness
+from sanac.core.write.pth_writer import write_pth
+from sanac.core.write.safetensors_writer import copied_tensor, write_safetensors, write_weights
+
+
+def preflight(job: ArtifactJob, out: Path, talk: Reporter) -> Manifest | None:
+    """All that can be said before the first byte: the artifact if it stands already; raises what would stop the run."""
+    out = _absolute(out)
+    for model in filter(None, (job.model, job.pipeline)):
+        _keep_clear_of(out, model)
+    finished = find_finished(out, job.key, force=job.writing.force)
+    if finished is None:
+        check_room(replace(job.needs, disk=max(0, job.needs.disk - held_bytes(out))), out.parent, talk)
+    return finished
+
+
+def write_partial(job: ArtifactJob, out: Path, talk: Reporter) -> tuple[str, Manifest]:
+    """Write the artifact to `out`: ('ok', manifest), or ('cached', manifest) when it already stands there."""
+    finished = preflight(job, out, talk)
+    return ("cached", finished) if finished else write_artifact(job, out, talk)
+
+
+def write_artifact(job: ArtifactJob, out: Path, talk: Reporter) -> tuple[str, Manifest]:
+    """The same, for what was foreseen."""
+    out = _absolute(out)
+    how = (["linked"] if job.writing.link else []) + ([job.filled_digest] if job.filled_digest else [])
+    journal_key = json_files.key_of([job.key, *how]) if how else job.key
+    with open_stage(out, journal_key, fresh=job.writing.fresh) as stage:
+        try:  # once more: a run that held the lock until now may have finished
+            finished = find_finished(out, job.key, force=job.writing.force)
+        except SanacError:
+            stage.discard()
+            raise
+        if finished is not None:
+            stage.discard()
+            return "cached", finished
+        if stage.files:
+            talk.note(f"continuing {stage.partial}: {len(stage.files)} files are already there")
+        tensors = _write(stage, job, talk)
+        if job.finish:
+            job.finish.make(stage, talk)
+        engines = {name: check_file(stage.partial / name) for name in sorted(stage.files) if name.endswith(ENGINE)}
+        about = (_lineage(job), _left_out(job), job.model.architecture, engines)
+        whole, own = job.companions is not None, job.needs_sanac
+        text = model_card.render(*about, whole=whole, own=own, torchao=TORCHAO in job.layouts)
+        stage.place_bytes("README.md", text.encode(errors="backslashreplace"))
+        if _witness(job.model, job.pipeline) != job.witness:
+            raise InvalidInput(
+                f"{job.model.located.path} was changed while it was read", hint="run the same command again"
+            )
+        manifest = _manifest(stage, job, tensors)
+        origin = str(job.model.located.path).encode(errors="backslashreplace").decode()
+        stage.seal(manifest, {ORIGIN: json_files.pretty({"source": origin})})
+    for name, file in sorted(manifest.files.items()):
+        talk.detail(f"{file.blake3[:16]}  {file.size:>14,}  {name}")
+    return "ok", manifest
+
+
+def _write(stage: StagingArea, job: ArtifactJob, talk: Reporter) -> dict[str, str]:
+    """Everything but card and manifest; returns the digests of the transformer's tensors."""
+    talk.begin("writing", job.needs.traffic)
+    try:
+        for part in job.carried:
+            _carry(stage, job, part, talk)
+        return _place_transformer(stage, job, talk)
+    finally:
+        talk.end()
+
+
+def _keep_clear_of(out: Path, model: Model) -> None:
+    """Neither OUT nor the names it needs on the way may be, hold or lie in an input."""
+    source = Path(os.path.realpath(model.located.path))
+    for name in (out, partial_name(out), replaced_name(out)):
+        real = Path(os.path.realpath(name))
+        if source.is_relative_to(real) or (source.is_dir() and real.is_relative_to(source)):
+            raise UsageError(
+                f"{name} and the input {source} overlap",
+                why="the input is never touched",
+                hint="choose an --out outside the model's folder",
+            )
+
+
+def _manifest(stage: StagingArea, job: ArtifactJob, tensors: Mapping[str, str]) -> Manifest:
+    return Manifest(
+        stage=job.stage,
+        key=job.key,
+        settings=job.settings,
+        lineage=_lineage(job),
+        builder={"sanac": __version__},
+        files={name: FileRecord(file.size, file.blake3) for name, file in stage.files.items()},
+        tensors={"transformer": tensors},
+        left_out=_left_out(job),
+    )
+
+
+def _place_transformer(stage: StagingArea, job: ArtifactJob, talk: Reporter) -> dict[str, str]:
+    """The weights in the layout asked for, and the small files that belong to it; returns the tensors' digests."""
+    model, pieces = job.model, job.pieces
+    config = json_files.pretty(job.config)
+    repacked = job.repacked.get("transformer")
+    if job.writing.layout == "nvlabs":
+        stage.place_bytes("config.json", config)
+        return write_pth(stage, "model.pth", pieces, talk=talk)
+    if job.writing.layout == "single":
+        stage.place_bytes("config.json", config)
+        return write_safetensors(stage, "model.safetensors", pieces, talk=talk)
+    if repacked is None and pieces:
+        stage.place_bytes("transformer/config.json", config)
+    if model.extras:
+        write_safetensors(
+            stage, SIDE_FILE, [copied_tensor(name, ref) for name, ref in sorted(model.extras.items())], talk=talk
+        )
+    if job.companions and job.companions.model_index:
+        stage.place_bytes("model_index.json", json_files.pretty(_without_paths(job.companions.model_index)))
+        for path in job.companions.root_files:
+            _carry_file(stage, job, path, path.name, talk)
+    if repacked is not None:
+        return repacked.place(stage, "transformer", job.writing.shard_bytes, talk)
+    if not pieces:  # carried
+        return dict(model.manifest.tensors.get("transformer", {})) if model.manifest else {}
+    return write_weights(stage, "transformer", pieces, shard_bytes=job.writing.shard_bytes, talk=talk)
+
+
+def _carry(stage: StagingArea, job: ArtifactJob, part: Component, talk: Reporter) -> None:
+    """Take a component along unchanged. A variant's files lose the variant in their names: plain loading finds them."""
+    variant = part.weights.variant if part.weights else ""
+    if part.name in job.repacked:
+        job.repacked[part.name].place(stage, part.name, job.writing.shard_bytes, talk)
+    for path in job.unchanged(part):
+        name = f"{part.name}/{plain_name(path.name, variant)}"
+        if part.weights and path == part.weights.index and variant:
+            stage.place_bytes(name, plain_index(part.weights, variant))
+        else:
+            _carry_file(stage, job, path, name, talk)
+
+
+def _carry_file(stage: StagingArea, job: ArtifactJob, source: Path, name: str, talk: Reporter) -> None:
+    owner = job.companions
+    sealed = owner.manifest.files if owner and owner.manifest else {}
+    known = sealed.get(source.relative_to(owner.located.path).as_posix()) if owner else None
+    stage.place(name, lambda target: _take(source, target, known, link=job.writing.link, talk=talk))
+
+
+def _take(source: Path, target: Path, known: FileRecord | None, *, link: bool, talk: Reporter) -> FileRecord:
+    """A hard link if asked for, shared blocks where the file system can, else a copy; its digest either way."""
+    real = source.resolve()
+    target.unlink(missing_ok=True)
+    if link:
+        os.link(real, target)
+    if link or clone(real, target):
+        written = FileRecord(target.stat().st_size, digest_file(target, talk=talk))
+    else:
+        written = write_parts(target, [Range("", real, 0, real.stat().st_size)], talk=talk)
+    if known and known.blake3 != written.blake3:
+        raise changed_after_sealing(source, [f"its digest is {written.blake3[:16]}, sealed was {known.blake3[:16]}"])
+    return written

@@ -1,0 +1,170 @@
+"""How weights are laid out on disk: shards of a chosen size, aligned, with diffusers' file names and index."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sanac.core import json_files
+from sanac.core.artifact.manifest import changed_after_sealing
+from sanac.core.artifact.staging import StagingArea
+from sanac.core.file_copy import FileRecord, GeneratedBytes, Range, whole, write_parts
+from sanac.core.progress import Reporter
+from sanac.core.safetensors_header import DTYPE_BITS, TensorRef
+
+SHARD_BYTES = 5_000_000_000
+DIFFUSERS_STEM = "diffusion_pytorch_model"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSource:
+    """A tensor of the output, and where its bytes come from, in order."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    parts: tuple[Range | GeneratedBytes, ...]
+    sealed: str = ""  # the digest it must have, where the source's manifest knows it
+    with_next: bool = False  # whether it has to lie in the next one's shard
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(part.size for part in self.parts)
+
+
+def copied_tensor(name: str, source: TensorRef, sealed: str = "") -> TensorSource:
+    """A tensor of the source under a new name."""
+    return TensorSource(
+        name, source.dtype, source.shape, (Range(name, source.path, source.start, source.size),), sealed
+    )
+
+
+def computed_tensor(
+    name: str, dtype: str, shape: tuple[int, ...], size: int, make: Callable[[], bytes | memoryview]
+) -> TensorSource:
+    """A tensor that is computed as a whole when its turn comes."""
+    return TensorSource(name, dtype, shape, (whole(name, size, make),))
+
+
+def fused_tensor(name: str, pieces: Sequence[TensorSource]) -> TensorSource:
+    """One tensor whose rows are those of the pieces, one after the other."""
+    if len(pieces) == 1:
+        (only,) = pieces
+        return replace(only, name=name, parts=tuple(replace(part, label=name) for part in only.parts))
+    shape = (sum(piece.shape[0] for piece in pieces), *pieces[0].shape[1:])
+    parts = tuple(replace(part, label=name) for piece in pieces for part in piece.parts)
+    return TensorSource(name, pieces[0].dtype, shape, parts)
+
+
+def write_weights(
+    stage: StagingArea,
+    folder: str,
+    pieces: Sequence[TensorSource],
+    *,
+    shard_bytes: int,
+    talk: Reporter,
+    digests: bool = True,
+    stem: str = DIFFUSERS_STEM,
+    metadata: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Write the pieces as `folder/STEM*.safetensors`; returns each tensor's digest."""
+    shards = split(pieces, shard_bytes)
+    names = shard_names(len(shards), stem)
+    labels: dict[str, str] = {}
+    for name, shard in zip(names, shards, strict=True):
+        file = f"{folder}/{name}"
+        labels |= write_safetensors(stage, file, shard, talk=talk, digests=digests, metadata=metadata)
+    if len(shards) > 1:
+        weight_map = {piece.name: name for name, shard in zip(names, shards, strict=True) for piece in shard}
+        total = sum(piece.size for piece in pieces)
+        index = json_files.pretty({"metadata": {"total_size": total}, "weight_map": weight_map})
+        stage.place_bytes(f"{folder}/{stem}.safetensors.index.json", index)
+    return labels
+
+
+def write_safetensors(
+    stage: StagingArea,
+    name: str,
+    pieces: Sequence[TensorSource],
+    *,
+    talk: Reporter,
+    digests: bool = True,
+    metadata: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Write one .safetensors file; returns each tensor's digest."""
+    ordered = in_file_order(pieces)
+    head = encode_header(ordered, metadata)
+    return place_weights(stage, name, ordered, [_plain(head), *_parts(ordered)], talk=talk, digests=digests)
+
+
+def place_weights(
+    stage: StagingArea,
+    name: str,
+    pieces: Sequence[TensorSource],
+    parts: Sequence[Range | GeneratedBytes],
+    *,
+    talk: Reporter,
+    digests: bool = True,
+) -> dict[str, str]:
+    """Have a weight file in the artifact: `parts` are its bytes, `pieces` the tensors among them."""
+
+    def write(path: Path) -> FileRecord:
+        written = write_parts(path, parts, talk=talk, digests=digests)
+        changed = [p for p in pieces if p.sealed and written.labels.get(p.name, p.sealed) != p.sealed]
+        if changed:
+            problems = [f"{p.name}: read {written.labels[p.name][:16]}, sealed was {p.sealed[:16]}" for p in changed]
+            raise changed_after_sealing(Path(name), problems)
+        return written
+
+    return stage.place(name, write).labels
+
+
+def _plain(data: bytes) -> GeneratedBytes:
+    return whole("", len(data), lambda: data)
+
+
+def _parts(pieces: Sequence[TensorSource]) -> list[Range | GeneratedBytes]:
+    return [part for piece in pieces for part in piece.parts]
+
+
+def shard_names(count: int, stem: str = DIFFUSERS_STEM) -> list[str]:
+    """The names diffusers gives: one plain file, or NNNNN-of-NNNNN."""
+    if count == 1:
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{index:05d}-of-{count:05d}.safetensors" for index in range(1, count + 1)]
+
+
+def split(pieces: Sequence[TensorSource], limit: int) -> list[list[TensorSource]]:
+    """In order, a new shard whenever the next tensor would not fit; a larger tensor stands alone."""
+    shards: list[list[TensorSource]] = []
+    room, together = 0, False
+    for piece in pieces:
+        if not shards or (piece.size > room and not together):
+            shards.append([])
+            room = limit
+        shards[-1].append(piece)
+        room -= piece.size
+        together = piece.with_next
+    return shards
+
+
+def in_file_order(pieces: Sequence[TensorSource]) -> list[TensorSource]:
+    """Wider types first, else in the order given: every tensor then starts at a multiple of its item size."""
+    return sorted(pieces, key=_alignment)
+
+
+def _alignment(piece: TensorSource) -> int:
+    return -DTYPE_BITS[piece.dtype]
+
+
+def encode_header(pieces: Sequence[TensorSource], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The length and the JSON header of a .safetensors file that holds these tensors in this order."""
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    position = 0
+    for piece in pieces:
+        end = position + piece.size
+        entries[piece.name] = {"dtype": piece.dtype, "shape": list(piece.shape), "data_offsets": [position, end]}
+        position = end
+    raw = json_files.canonical(entries)
+    raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw

@@ -1,0 +1,109 @@
+"""One component's graph: how it is traced, which files it needs, and what its bytes depend on."""
+
+import math
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+
+from sanac.core import json_files
+from sanac.core.checkpoint.weights import Weights, open_folder
+from sanac.core.errors import InvalidInput
+from sanac.core.safetensors_header import TensorRef, read_header
+from sanac.core.write.safetensors_writer import TensorSource, copied_tensor
+from sanac.export.external_data import DTYPES, external_weights, link_external_data
+from sanac.export.graph import OPSET, graph_of
+from sanac.export.qdq import insert_qdq
+from sanac.export.tracing import Traced
+from sanac.nn.onnx_files import GRAPH
+from sanac.nn.silence_libraries import quiet
+
+SCHEMA = 2  # raised when the same settings would give another graph
+
+
+WEIGHTS, LAID = "model.safetensors", "graph.safetensors"
+
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ComponentGraph:
+    """One graph: whose weights it takes, how it is traced, and the folder that clients look for it in."""
+
+    component: str
+    folder: str
+    trace: Callable[[Path, torch.dtype], Traced]  # given the component's folder
+    precision: str
+    scheme: str  # of its quantized weights; '' where there are none
+    forms: frozenset[str]  # what it computes with, or takes as weights
+    parameters: int
+    island: str | None = None
+
+    @property
+    def beside(self) -> str:
+        """The file of weights that don't lie where, or as, the graph takes them; '' where all do."""
+        if self.folder != self.component:
+            return WEIGHTS
+        return LAID if self.scheme else ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What is written for it."""
+        config = ("config.json",) if self.folder != self.component else ()
+        return tuple(f"{self.folder}/{name}" for name in (*config, self.beside, GRAPH) if name)
+
+    def key(self, model: str) -> str:
+        """What its bytes hang on."""
+        return json_files.key_of(["graph", SCHEMA, OPSET, self.folder, self.precision, self.island, model])
+
+    def traced(self, source: Path, precision: str) -> tuple[ir.Model, list[TensorSource]]:
+        """The graph of a component's folder, weights still without values; what has to be laid beside it for it."""
+        weights = _weights(source)
+        try:
+            with quiet():
+                model = graph_of(self.trace(source, PRECISIONS[precision]))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
+            why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+            raise InvalidInput(f"no graph can be made of {source}", why=f"its config: {why}") from error
+        pieces, stored = insert_qdq(model, weights.parts), _by_name(weights.stored)
+        laid = {piece.name for piece in pieces}
+        _check_there(model, stored, laid, source)
+        if self.folder != self.component:
+            pieces += [copied_tensor(name, stored[name]) for name in sorted(set(external_weights(model)) - laid)]
+        return model, pieces
+
+    def refer(self, model: ir.Model, folder: Path) -> None:
+        """Say where the weights lie of a graph that will stand in this folder."""
+        tensors = dict(read_header(folder / self.beside).tensors) if self.beside else {}
+        if self.folder == self.component:
+            tensors |= _by_name(_weights(folder).stored)
+        link_external_data(model, tensors, folder)
+
+
+def _check_there(model: ir.Model, stored: Mapping[str, TensorRef], laid: Container[str], source: Path) -> None:
+    """What the graph takes lies in the files, of that size."""
+    problems = []
+    for name in external_weights(model):
+        shape = model.graph.initializers[name].shape
+        assert isinstance(shape, ir.Shape)
+        if name not in laid and name not in stored:
+            problems.append(f"{name} is missing")
+        elif name not in laid and stored[name].dtype in DTYPES and stored[name].count != math.prod(shape.numpy()):
+            problems.append(f"{name} is {list(stored[name].shape)}, its config wants {list(shape.numpy())}")
+    if problems:
+        raise InvalidInput(f"{source} contradicts itself", why=problems[0], problems=problems)
+
+
+def _weights(folder: Path) -> Weights:
+    found = open_folder(folder, folder)
+    assert found is not None
+    return found
+
+
+def _by_name(refs: Iterable[TensorRef]) -> dict[str, TensorRef]:
+    """Also without the prefix that a model inside a larger one has."""
+    found = {ref.name: ref for ref in refs}
+    return {name.removeprefix("model."): ref for name, ref in found.items()} | found

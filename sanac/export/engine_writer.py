@@ -1,0 +1,165 @@
+"""Engines as they come to be: each built by a process of its own, checked, and written with its record and its log."""
+
+import contextlib
+import errno
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sanac.core import json_files
+from sanac.core.artifact.engine_record import ENGINE, HERE, LOG, NEVER, RECORD, Record, check_file, read_record
+from sanac.core.artifact.manifest import changed_after_sealing, read_manifest
+from sanac.core.artifact.staging import StagingArea
+from sanac.core.errors import InvalidInput, MissingResource
+from sanac.core.file_copy import FileRecord, digest_file
+from sanac.core.progress import Reporter
+from sanac.core.units import bytes_text, duration_text
+from sanac.export.engine_plan import EngineBuild
+from sanac.nn.onnx_files import check_references
+
+_BEGIN, _RATE = 5.0, 80e6  # seconds, and bytes of weights a second, on two slow cores
+_OUT_OF_MEMORY = -9
+
+
+def place_engine(engine: EngineBuild, stage: StagingArea, talk: Reporter) -> None:
+    """Build an engine and write it, its record, and a log that a person can read."""
+    if all(name in stage.files for name in engine.files):
+        return
+    for name in engine.files:  # the record tells of this very engine
+        stage.files.pop(name, None)
+    _check_graph(engine, stage)
+    seconds = duration_text(_BEGIN + engine.weights / _RATE)
+    talk.note(f"{engine.of.folder}: building an engine with {engine.built_with}, about {seconds}")
+    told = _BuildLog([f"{engine.built_with}, of {engine.graph}"])
+
+    def write(path: Path) -> FileRecord:
+        told.built = _run(engine, engine.task(stage.partial, path), told, talk)
+        return FileRecord(path.stat().st_size, digest_file(path))
+
+    written = stage.place(engine.stem + ENGINE, write)
+    record = _record(engine, told.built, written.size, stage)
+    stage.place_bytes(engine.stem + RECORD, json_files.pretty(record.to_json()))
+    stage.place_bytes(engine.stem + LOG, ("\n".join(told.lines) + "\n").encode())
+    check_file(stage.partial / f"{engine.stem}{ENGINE}")
+    talk.note(f"{engine.stem}{ENGINE}: {bytes_text(written.size)}, {record.executed}")
+
+
+@dataclass
+class _BuildLog:
+    """What the process said so far."""
+
+    lines: list[str]
+    errors: list[str] = field(default_factory=list)
+    built: dict[str, Any] = field(default_factory=dict)
+
+
+def _record(engine: EngineBuild, built: Mapping[str, Any], size: int, stage: StagingArea) -> Record:
+    old = read_record(engine.refit_from.with_suffix(RECORD)) if engine.refit_from else None
+    return Record(
+        engine=Path(engine.stem).name + ENGINE,
+        size=size,
+        builder=engine.builder,
+        version=str(built["version"]),
+        capabilities=engine.capabilities,
+        forms=tuple(sorted(engine.of.forms)),
+        structure=built["structure"],
+        weights={name: _known(f"{engine.of.folder}/{name}", stage) for name in built["files"]},
+        inputs=old.inputs if old else built["inputs"],
+        outputs=old.outputs if old else built["outputs"],
+        weight_streaming=engine.weight_streaming,
+        refit=engine.refit,
+        executed=NEVER if engine.builder == "rtx" else HERE,
+    )
+
+
+def _check_graph(engine: EngineBuild, stage: StagingArea) -> None:
+    """What it is built of lies where it should; in an artifact that stood before, it is what was sealed."""
+    graph = stage.partial / engine.graph
+    files = (graph, *check_references(graph))
+    if stage.partial != stage.out:
+        return
+    for path in files:
+        if digest_file(path) != _known(path.relative_to(stage.partial).as_posix(), stage):
+            raise changed_after_sealing(path, [f"{path.name} has another digest than when it was sealed"])
+
+
+def _known(name: str, stage: StagingArea) -> str:
+    """The digest of a file of the artifact: one that was just written, or that was sealed before; '' for others."""
+    sealed = read_manifest(stage.partial)
+    known = stage.files.get(name) or (sealed.files.get(name) if sealed else None)
+    return known.blake3 if known else ""
+
+
+def _run(engine: EngineBuild, task: Mapping[str, Any], told: _BuildLog, talk: Reporter) -> dict[str, Any]:
+    """Have a process build it; what it says is shown and kept."""
+    command = [sys.executable, "-P", "-m", "sanac.export.engine_builder"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    talk.begin("building", engine.weights)
+    try:
+        assert process.stdin
+        with contextlib.suppress(BrokenPipeError), process.stdin:  # it died before it was asked: its end says why
+            process.stdin.write(json.dumps(task).encode())
+        outcome = _listen(process, told, engine.weights, talk)
+        process.wait()
+    finally:
+        process.kill()
+        process.wait()
+        talk.end()
+    if "built" in outcome:
+        told.lines.append(f"peak resident memory: {bytes_text(outcome['peak'])}")
+        return dict(outcome["built"])
+    raise _failure(engine, outcome, process.returncode, told)
+
+
+def _listen(process: "subprocess.Popen[bytes]", told: _BuildLog, total: int, talk: Reporter) -> dict[str, Any]:
+    """What it built, or why it didn't; shares of the work are told as bytes of weights."""
+    outcome: dict[str, Any] = {}
+    done = 0
+    for line in _lines(process):
+        if "share" in line:
+            now = max(done, int(total * line["share"]))
+            talk.advance(now - done)
+            done = now
+        elif "phase" in line:
+            told.lines.append(f"{line['seconds']:>8.2f} s  {line['phase']}")
+        elif "log" in line:
+            told.lines.append(f"{line['log']}: {line['text']}")
+            talk.detail(told.lines[-1])
+            told.errors += [line["text"]] if "error" in line["log"] else []
+        else:
+            outcome = line
+    return outcome
+
+
+def _lines(process: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any]]:
+    """JSON objects as they come; whatever else a library prints is taken for its log."""
+    assert process.stdout
+    for line in process.stdout:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            found = None
+        yield found if isinstance(found, dict) else {"log": "output", "text": line.decode(errors="replace").rstrip()}
+
+
+def _failure(engine: EngineBuild, outcome: Mapping[str, Any], code: int, told: _BuildLog) -> Exception:
+    """What to raise where nothing was built."""
+    what, problems = f"no engine of {engine.graph} was built", told.errors[:10]
+    if "disk" in outcome:
+        return OSError(outcome["disk"] or errno.EIO, outcome["text"], engine.stem + ENGINE)
+    if code == _OUT_OF_MEMORY:
+        why = f"its process was killed, as it is where memory runs out: it takes about {bytes_text(engine.memory)}"
+        return MissingResource(what, why=why, hint="run the same command again with more memory free")
+    if "failed" not in outcome:
+        why = told.lines[-1] if told.lines else f"its process ended with {code}"
+        return MissingResource(what, why=why[:500], problems=problems, hint="sanac doctor")
+    why = str(outcome["failed"])[:500]
+    if outcome.get("graph"):
+        return InvalidInput(what, why=why, problems=problems, hint="-v shows the builder's own log")
+    short = "outofmemory" in why.lower().replace(" ", "")
+    hint = "run it again with more memory free" if short else "-v shows the builder's own log"
+    return MissingResource(what, why=why, problems=problems, hint=hint)

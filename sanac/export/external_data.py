@@ -1,0 +1,64 @@
+"""Weights of a graph: where they lie in the checkpoint's own files, cast where the graph computes in another dtype."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+from sanac.core.errors import InvalidInput
+from sanac.core.safetensors_header import TensorRef
+
+QUANTIZED = {ir.DataType.INT8, ir.DataType.INT4, ir.DataType.FLOAT8E4M3FN}
+DTYPES = {
+    "F64": ir.DataType.DOUBLE,
+    "F32": ir.DataType.FLOAT,
+    "F16": ir.DataType.FLOAT16,
+    "BF16": ir.DataType.BFLOAT16,
+}
+
+
+def link_external_data(model: ir.Model, tensors: Mapping[str, TensorRef], folder: Path) -> None:
+    """Point each initializer without a value into the files of FOLDER, in which the graph will stand."""
+    graph, order = model.graph, {node: place for place, node in enumerate(model.graph)}
+    for name, value in list(graph.initializers.items()):
+        if value.const_value is None:
+            first = min((node for node, _ in value.uses()), key=lambda node: order[node])
+            _refer(graph, value, tensors[name], folder, first)
+
+
+def external_weights(model: ir.Model) -> list[str]:
+    """Names of the weights that a graph takes."""
+    return [name for name, value in model.graph.initializers.items() if value.const_value is None]
+
+
+def _refer(graph: ir.Graph, value: ir.Value, ref: TensorRef, folder: Path, first: ir.Node) -> None:
+    name, dtype, shape = value.name, _dtype(value, ref), value.shape
+    assert name is not None
+    assert isinstance(shape, ir.Shape)
+    assert shape.numpy() == ref.shape or value.dtype in QUANTIZED or math.prod(shape.numpy()) == ref.count
+    place = ref.path.relative_to(folder)
+    assert len(place.parts) == 1, "runtimes refuse weights outside the graph's folder"
+    kept = ir.ExternalTensor(str(place), ref.start, ref.size, dtype, shape=shape, name=name, base_dir=folder)
+    if value.dtype == dtype:
+        value.const_value = kept
+        return
+    wanted, uses = value.dtype, list(value.uses())
+    assert wanted is not None
+    stored = ir.Value(name=name, shape=value.shape, type=ir.TensorType(dtype), const_value=kept)
+    cast = ir.node("Cast", [stored], {"to": wanted}, name=f"/{name.replace('.', '/')}/Cast")
+    cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].type = cast.name, value.shape, value.type
+    for user, place_of in uses:
+        user.replace_input_with(place_of, cast.outputs[0])
+    graph.initializers.pop(name)
+    graph.register_initializer(stored)
+    graph.insert_before(first, cast)
+
+
+def _dtype(value: ir.Value, ref: TensorRef) -> ir.DataType:
+    """What the bytes are: quantized ones are what the graph takes them for."""
+    if value.dtype in QUANTIZED:
+        return value.dtype
+    if ref.dtype not in DTYPES:
+        raise InvalidInput(f"{ref.name} is stored as {ref.dtype}", why="no graph computes with that")
+    return DTYPES[ref.dtype]

@@ -1,0 +1,231 @@
+"""Quantized weights in a graph: dequantized right before their product, and what they are multiplied by quantized, too.
+
+Products want inputs first: their weights are laid beside the graph that way, so that nothing stands between the
+dequantizing and the product, which engines would not fuse. Kernels are taken from where they lie.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common as passes
+
+from sanac.core.checkpoint.quant_json import STATIC, QuantizedTensor, WeightSpec
+from sanac.core.errors import InvalidInput, UsageError
+from sanac.core.write.safetensors_writer import TensorSource, computed_tensor
+from sanac.nn.quant.activations import factors
+from sanac.nn.quant.weights import QMAX, pack, unpack
+from sanac.nn.streaming import map_quantized, map_tensor
+
+KINDS = {"int8": ir.DataType.INT8, "int4": ir.DataType.INT4, "fp8": ir.DataType.FLOAT8E4M3FN}
+_PASSED = {"Transpose", "Reshape", "Flatten", "Identity"}  # what may stand between a weight and its product
+Array = np.ndarray[Any, Any]
+_LARGEST_HALF = 65504.0
+
+
+def insert_qdq(model: ir.Model, parts: Mapping[str, QuantizedTensor]) -> list[TensorSource]:
+    """Put quantized weights in the place of plain ones; gives what has to be laid beside the graph for it."""
+    graph, pieces = model.graph, []
+    for name, value in list(graph.initializers.items()):
+        if value.const_value is None and name in parts:
+            pieces += _QdqRewriter(graph, value, parts[name]).take()
+    passes.RemoveUnusedNodesPass()(model)
+    return pieces
+
+
+@dataclass(frozen=True)
+class _QdqRewriter:
+    """Where a weight is used."""
+
+    graph: ir.Graph
+    weight: ir.Value
+    parts: QuantizedTensor
+
+    def take(self) -> list[TensorSource]:
+        """Dequantized there, instead of plain."""
+        user = self._user()
+        if user.op_type == "MatMul":
+            restored, pieces = self._turned(user)
+        else:
+            restored, pieces = self._as_it_lies(user)
+        user.replace_input_with(1, restored)
+        if self.parts.packing.given:
+            if user.op_type != "MatMul":
+                raise UsageError(f"{self.name} is no product", why="nothing that a kernel is given can be quantized")
+            given = user.inputs[0]
+            assert given is not None
+            user.replace_input_with(0, self._given(given, user))
+        self.graph.initializers.pop(self.name)
+        return pieces
+
+    @property
+    def name(self) -> str:
+        """Of the plain weight."""
+        return self.weight.name or ""
+
+    @property
+    def path(self) -> str:
+        """Of its layer, as nodes are named by it."""
+        return "/" + "/".join(self.name.split(".")[:-1])
+
+    def _user(self) -> ir.Node:
+        """The product or convolution that takes it."""
+        value = self.weight
+        while True:
+            users = [node for node, _ in value.uses()]
+            if len(users) != 1 or users[0].op_type not in {*_PASSED, "MatMul", "Conv"}:
+                raise InvalidInput(f"{self.name} is used as no graph of quantized weights knows it")
+            if users[0].op_type not in _PASSED:
+                return users[0]
+            value = users[0].outputs[0]
+
+    def _turned(self, user: ir.Node) -> tuple[ir.Value, list[TensorSource]]:
+        """Inputs first, laid beside the graph."""
+        packing, parts = self.parts.packing, self.parts
+        shape = (packing.columns, packing.shape[0])
+        pieces = [_turned_values(f"{self.name}.turned", parts)]
+        values = self._stored(pieces[0].name, KINDS[packing.form], shape)
+        if packing.block is None:
+            return self._restored(user, values, self._scale(parts.scale.name, shape[1:]), {"axis": 1}), pieces
+        pieces.append(_turned_scale(f"{self.name}.turned_scale", parts))
+        scale = self._scale(pieces[1].name, (packing.groups, packing.shape[0]))
+        return self._restored(user, values, scale, {"axis": 0, "block_size": packing.block}), pieces
+
+    def _as_it_lies(self, user: ir.Node) -> tuple[ir.Value, list[TensorSource]]:
+        """As a matrix whose rows are output channels, in the checkpoint's own file."""
+        packing, parts = self.parts.packing, self.parts
+        matrix = (packing.shape[0], packing.columns)
+        if packing.form == "int4" and packing.columns % 2:
+            raise UsageError(
+                f"{self.name} has {packing.columns} inputs", why="graphs have no room between rows of 4 bits"
+            )
+        if packing.block is None:
+            values = self._stored(parts.stored.name, KINDS[packing.form], packing.shape)
+            return self._restored(user, values, self._scale(parts.scale.name, matrix[:1]), {"axis": 0}), []
+        values = self._stored(parts.stored.name, KINDS[packing.form], matrix)
+        scale = self._scale(parts.scale.name, (matrix[0], packing.groups))
+        flat = self._restored(user, values, scale, {"axis": 1, "block_size": packing.block})
+        shape = self._constant(f"{self.name}.shape", np.array(packing.shape, np.int64))
+        return self._added(user, "Reshape", [flat, shape], {}, self.weight.dtype), []
+
+    def _restored(self, user: ir.Node, values: ir.Value, scale: ir.Value, how: Mapping[str, int]) -> ir.Value:
+        return self._added(user, "DequantizeLinear", [values, scale], how, self.weight.dtype)
+
+    def _given(self, given: ir.Value, user: ir.Node) -> ir.Value:
+        """What the weight is multiplied by, as its layer quantizes it."""
+        packing, floats = self.parts.packing, self.weight.dtype
+        assert packing.given is not None
+        assert floats is not None
+        smooth = map_quantized(self.parts).smooth
+        if floats == ir.DataType.FLOAT16:
+            self._refuse_beyond_half(packing, smooth)
+        if packing.given.kind != STATIC:
+            return self._by_token(given, user, smooth)
+        if smooth is not None:
+            factor = self._constant(f"{self.name}.smooth", factors(-smooth, torch.float32).numpy(), floats)
+            given = self._added(user, "Mul", [given, factor], {}, floats)
+        scale = self._constant(f"{self.name}.given_scale", np.array(packing.given.scale, np.float32), floats)
+        kind = KINDS[packing.form]
+        zero = self._constant(f"zero_{packing.form}", np.zeros((), np.float32), kind)
+        stored = self._added(user, "QuantizeLinear", [given, scale, zero], {}, kind)
+        return self._added(user, "DequantizeLinear", [stored, scale, zero], {}, floats, "given")
+
+    def _by_token(self, given: ir.Value, user: ir.Node, smooth: torch.Tensor | None) -> ir.Value:
+        """Each token by its own largest value, in fp32: operators that quantize know no scale for each token."""
+        packing, floats, full = self.parts.packing, self.weight.dtype, ir.DataType.FLOAT
+        assert floats is not None
+        if floats != full:
+            given = self._added(user, "Cast", [given], {"to": full}, full)
+        if smooth is not None:
+            factor = self._constant(f"{self.name}.smooth", factors(-smooth, torch.float32).numpy())
+            given = self._added(user, "Mul", [given, factor], {}, full)
+        last = self._constant("last_axis", np.array([-1], np.int64))
+        most = self._constant(f"largest_{packing.form}", np.array(QMAX[packing.form], np.float32))
+        one, none = (self._constant(f"{name}_fp32", np.array(n, np.float32)) for name, n in (("one", 1), ("zero", 0)))
+        largest = self._added(user, "ReduceMax", [self._added(user, "Abs", [given], {}, full), last], {}, full)
+        nothing = self._added(user, "Equal", [largest, none], {}, ir.DataType.BOOL)
+        scale = self._added(
+            user, "Where", [nothing, one, self._added(user, "Div", [largest, most], {}, full)], {}, full
+        )
+        scaled = self._added(user, "Div", [given, scale], {}, full, "given")
+        if packing.form == "fp8":
+            stored = self._added(user, "Cast", [scaled], {"to": KINDS["fp8"]}, KINDS["fp8"], "fp8")
+            whole = self._added(user, "Cast", [stored], {"to": full}, full, "fp32")
+        else:
+            whole = self._added(user, "Round", [scaled], {}, full)
+        found = self._added(user, "Mul", [whole, scale], {}, full, "given")
+        return found if floats == full else self._added(user, "Cast", [found], {"to": floats}, floats, "given")
+
+    def _refuse_beyond_half(self, packing: WeightSpec, smooth: torch.Tensor | None) -> None:
+        scale = packing.given.scale if packing.given and packing.given.scale else 0.0
+        steepest = int(smooth.short().abs().max()) if smooth is not None else 0
+        if scale * QMAX[packing.form] > _LARGEST_HALF or steepest > 14:
+            why = "what it is multiplied by, smoothed, is beyond fp16"
+            raise UsageError(f"{self.name} can't be computed in fp16", why=why, hint="--precision bf16 or fp32")
+
+    def _stored(self, name: str, kind: ir.DataType, shape: Sequence[int]) -> ir.Value:
+        """An initializer whose values lie in a file."""
+        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(kind))
+        self.graph.initializers.add(value)
+        return value
+
+    def _scale(self, name: str, shape: Sequence[int]) -> ir.Value:
+        """In the dtype that is computed in."""
+        assert self.weight.dtype is not None
+        return self._stored(name, self.weight.dtype, shape)
+
+    def _constant(self, name: str, array: Array, kind: ir.DataType | None = None) -> ir.Value:
+        """A small initializer; one of a name."""
+        known = self.graph.initializers.get(name)
+        if known is not None:
+            return known
+        tensor = ir.tensor(array if kind is None else array.astype(kind.numpy()), dtype=kind, name=name)
+        value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+        self.graph.initializers.add(value)
+        return value
+
+    def _added(
+        self,
+        user: ir.Node,
+        operator: str,
+        inputs: Sequence[ir.Value],
+        how: Mapping[str, int],
+        kind: ir.DataType | None,
+        mark: str = "",
+    ) -> ir.Value:
+        """What a new node before `user` gives."""
+        node = ir.node(operator, inputs, how, name="/".join(filter(None, (self.path, operator, mark))))
+        value = node.outputs[0]
+        value.name, value.type = node.name, ir.TensorType(kind) if kind else None
+        self.graph.insert_before(user, node)
+        return value
+
+
+def _turned_values(name: str, parts: QuantizedTensor) -> TensorSource:
+    """Quantized values, inputs first; four bits two to a byte, without room between rows."""
+    packing = parts.packing
+    rows, columns = packing.shape[0], packing.columns
+
+    def make() -> memoryview:
+        stored = map_tensor(parts.stored)
+        if stored.dtype != torch.uint8:
+            return memoryview(stored.view(torch.uint8).reshape(rows, columns).t().contiguous().numpy().reshape(-1))
+        return memoryview(pack(unpack(stored, columns).t().reshape(1, -1)).numpy().reshape(-1))
+
+    if packing.form == "int4":
+        size = -(-rows * columns // 2)
+        return computed_tensor(name, "U8", (size,), size, make)
+    return computed_tensor(name, parts.stored.dtype, (columns, rows), rows * columns, make)
+
+
+def _turned_scale(name: str, parts: QuantizedTensor) -> TensorSource:
+    packing, scale = parts.packing, parts.scale
+
+    def make() -> memoryview:
+        found = map_tensor(scale).reshape(packing.shape[0], packing.groups).t().contiguous()
+        return memoryview(found.view(torch.uint8).numpy().reshape(-1))
+
+    return computed_tensor(name, scale.dtype, (packing.groups, packing.shape[0]), scale.size, make)

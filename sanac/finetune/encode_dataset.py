@@ -1,0 +1,178 @@
+"""Pairs to what is learned from, once: a folder of parts, each with latents, embeddings, masks and the empty caption.
+
+After that neither autoencoder nor text encoder is loaded again. A stopped run goes on behind its last whole part.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sanac.core import json_files
+from sanac.core.artifact.model import Model
+from sanac.core.artifact.staging import write_flushed
+from sanac.core.errors import InvalidInput, UsageError
+from sanac.core.progress import Reporter
+from sanac.finetune.image_text_data import ImageText, SkipReport, Source
+from sanac.nn.calibration.text_encoding import EncodedPrompts, open_encoder
+from sanac.nn.component_loading import quantized_parts
+from sanac.nn.device import shrinkage
+from sanac.nn.silence_libraries import quiet
+
+SCHEMA = 1  # raised when the same pairs would give other parts
+PART = 256  # samples
+RECORD = "prepared.json"  # beside the parts: how far it is, and of what
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where parts appear, whole or not at all."""
+
+    path: Path
+    key: str
+
+    def record(self) -> dict[str, Any]:
+        """What was done so far, if it is of this key."""
+        file = self.path / RECORD
+        if file.is_file():
+            try:
+                found = json_files.read_object(file)
+            except InvalidInput:
+                found = {}
+            if found.get("key") == self.key:
+                return dict(found)
+            if found:
+                raise UsageError(f"{self.path} holds other data", hint="choose another folder, or delete it")
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise UsageError(f"{self.path} is not empty", hint="choose another folder")
+        return {"key": self.key, "seen": 0, "parts": 0, "skipped": [], "finished": False}
+
+    def put(self, number: int, latents: Tensor, captions: EncodedPrompts, record: dict[str, Any]) -> None:
+        """Write a part, then that it is there."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        part = self.path / f"part-{number:05d}.safetensors"
+        partial = part.with_suffix(".partial")
+        tensors = {
+            "latents": latents,
+            "embeddings": captions.embeddings,
+            "mask": captions.mask,
+            "empty": captions.empty,
+            "empty_mask": captions.empty_mask,
+        }
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(part)
+        self.note(record)
+
+    def note(self, record: dict[str, Any]) -> None:
+        """Write down how far it is."""
+        fresh = self.path / f"{RECORD}.new"
+        write_flushed(fresh, json_files.pretty(record))
+        fresh.replace(self.path / RECORD)
+
+
+def pixels(model: Model, side: int) -> int:
+    """The side of the pictures that the model paints, in real pixels, when its latents are `side` wide."""
+    vae = next((part for part in model.others if part.name == "vae"), None)
+    if vae is None:
+        raise UsageError(
+            f"{model.located.name} has no autoencoder", why="pictures can't be encoded", hint="give a whole pipeline"
+        )
+    layers = vae.config.get("encoder_layers_per_block")
+    if not isinstance(layers, list) or not all(type(count) is int for count in layers):
+        raise InvalidInput(f"{vae.folder} is not the config of an AutoencoderDC")
+    return side * shrinkage(layers)
+
+
+def key_of(model: Model, source: Source, side: int) -> str:
+    """Equal where the same parts come out."""
+    return json_files.key_of(["prepare", SCHEMA, source.identity, pixels(model, side), encoders(model)])
+
+
+def prepare(model: Model, source: Source, side: int, path: Path, device: torch.device, talk: Reporter) -> Path:
+    """Encode all pairs of a source with the model's autoencoder and text encoder."""
+    size = pixels(model, side)
+    folder = Folder(path, key_of(model, source, side))
+    record = folder.record()
+    if record["finished"]:
+        return path
+    tally = SkipReport(record["seen"], list(record["skipped"]))
+    encode: tuple[Callable[[Sequence[ImageText]], Tensor], Callable[[Sequence[str], int], EncodedPrompts]] | None = None
+    talk.begin("preparing", source.count(), "samples")
+    talk.advance(record["seen"])
+    try:
+        for found, many in _groups(source.pairs(tally, size, record["seen"])):
+            encode = encode or (open_autoencoder(model, device), open_encoder(model, device))
+            record = {**record, "seen": record["seen"] + many, "skipped": tally.skipped}
+            if found:
+                captions = encode[1]([pair.caption for pair in found], 32)
+                record["parts"] += 1
+                folder.put(record["parts"] - 1, encode[0](found), captions, record)
+            talk.advance(many)
+    finally:
+        talk.end()
+    tally.seen = record["seen"]
+    tally.check(source.name, talk)
+    if not record["parts"]:
+        raise InvalidInput(f"{source.name} holds no sample")
+    folder.note({**record, "finished": True})
+    return path
+
+
+def _groups(pairs: Iterator[ImageText | None]) -> Iterator[tuple[list[ImageText], int]]:
+    """Pairs for a part, and how many samples were looked at for them."""
+    group: list[ImageText] = []
+    many = 0
+    for pair in pairs:
+        many += 1
+        group += [pair] if pair else []
+        if many == PART:
+            yield group, many
+            group, many = [], 0
+    if many:
+        yield group, many
+
+
+def encoders(model: Model) -> list[Any]:
+    """What identifies the parts of a pipeline that encode."""
+    names = {"vae", "text_encoder", "tokenizer"}
+    return [
+        [part.name, [part.config, part.weights.identity() if part.weights else []]]
+        for part in model.others
+        if part.name in names
+    ]
+
+
+def open_autoencoder(model: Model, device: torch.device) -> Callable[[Sequence[ImageText]], Tensor]:
+    """What turns pictures into latents as the transformer sees them."""
+    try:
+        with quiet():
+            from diffusers import AutoencoderDC
+
+            dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+            vae = quantized_parts(model, dtype, {"vae"}).get("vae") or AutoencoderDC.from_pretrained(
+                model.located.path, subfolder="vae", torch_dtype=dtype, local_files_only=True, use_safetensors=True
+            )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise InvalidInput(
+            f"diffusers can't open {model.located.name}", why=str(error).splitlines()[0][:300]
+        ) from error
+    vae.to(device).eval()
+
+    def latents(pairs: Sequence[ImageText]) -> Tensor:
+        found = []
+        with torch.no_grad():
+            for first in range(0, len(pairs), 8):
+                drawn = np.stack([np.asarray(pair.image) for pair in pairs[first : first + 8]])
+                shown = torch.from_numpy(drawn).permute(0, 3, 1, 2).to(device, dtype) / 127.5 - 1
+                found.append(vae.encode(shown).latent.float() * vae.config.scaling_factor)
+        return torch.cat(found)
+
+    return latents

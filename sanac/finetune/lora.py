@@ -1,0 +1,59 @@
+"""LoRA by peft: a few weights are trained beside the model's own, then folded into them, or kept as a file."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sanac.core.errors import MissingResource
+from sanac.core.family.architecture import Architecture
+
+_BASE = ".base_layer."
+
+
+def add_lora(student: nn.Module, architecture: Architecture, rank: int, seed: int) -> None:
+    """Freeze the model; train rank-`rank` changes of every linear layer and 1x1 convolution in its blocks."""
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise MissingResource(
+            "peft is not installed", why="--lora needs it", hint="pip install 'sanac[train]'"
+        ) from error
+    shapes = architecture.block_tensors()
+    targets = [
+        name.removesuffix(".weight")
+        for name, shape in shapes.items()
+        if (len(shape) == 2 and min(shape) > 6) or (len(shape) == 4 and shape[2:] == (1, 1))
+        if name.endswith(".weight")
+    ]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student.requires_grad_(requires_grad=False)
+        student.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets))
+
+
+def merged(student: nn.Module) -> dict[str, Tensor]:
+    """The model's own weights with what was trained folded in."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in student.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+    return {name.replace(_BASE, "."): tensor for name, tensor in student.state_dict().items() if ".lora_" not in name}
+
+
+def save_adapter(weights: Mapping[str, Tensor], file: Path) -> None:
+    """What was trained, as diffusers' `load_lora_weights` and `--lora` read it."""
+    tensors = {
+        f"transformer.{name.replace('.default.', '.')}": tensor.detach().cpu().contiguous()
+        for name, tensor in weights.items()
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    save_file(tensors, partial)
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
+    partial.replace(file)

@@ -1,0 +1,173 @@
+"""The teacher: what it says to each batch is worked out once, in sweeps over its weights, and kept on disk.
+
+After that it need not be in memory, however large it is. Velocities and streams lie in bf16, one file each, batch after
+batch; a run that is stopped goes on behind the last whole batch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sanac.core import json_files
+from sanac.core.artifact.staging import write_flushed
+from sanac.core.errors import InvalidInput
+from sanac.core.progress import Reporter
+from sanac.finetune.batches import Batch
+from sanac.nn.blocks.block import Geometry, block
+from sanac.nn.blocks.embed_head import embed, head
+from sanac.nn.streaming import Blocks
+from sanac.train.flow_matching import TIMESTEPS
+
+VELOCITY = "velocity"
+
+
+def stream_name(index: int) -> str:
+    """The file of the streams behind a block."""
+    return f"stream-{index:03d}"
+
+
+@dataclass(frozen=True)
+class TeacherCache:
+    """What lies on disk: tensors by name and batch."""
+
+    folder: Path
+    key: str
+    count: int  # batches
+    shapes: Mapping[str, tuple[int, ...]]  # of one batch
+
+    def __len__(self) -> int:
+        """Batches."""
+        return self.count
+
+    @property
+    def identity(self) -> str:
+        """Equal where the same is taught."""
+        return f"{self.key} {self.count}"
+
+    def velocity(self, number: int) -> Tensor:
+        """The teacher's velocity of a batch."""
+        return self._read(VELOCITY, number)
+
+    def stream(self, number: int, index: int) -> Tensor:
+        """The teacher's stream behind block `index`: (B, N, C)."""
+        return self._read(stream_name(index), number)
+
+    def _read(self, name: str, number: int) -> Tensor:
+        assert number < self.count
+        return self.file(name)[number].view(torch.bfloat16).float()
+
+    def file(self, name: str) -> "BatchFile":
+        """A tensor's file, batch by batch."""
+        return BatchFile(self.folder / f"{name}.bin", self.shapes[name])
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFile:
+    """A file of batches of one shape, two bytes an element."""
+
+    path: Path
+    shape: tuple[int, ...]
+
+    def __getitem__(self, number: int) -> Tensor:
+        size = int(np.prod(self.shape))
+        raw = np.fromfile(self.path, np.int16, size, offset=2 * size * number)
+        if len(raw) != size:
+            raise InvalidInput(f"{self.path} ended early", hint=f"delete {self.path.parent}")
+        return torch.from_numpy(raw).view(self.shape)
+
+    def put(self, number: int, values: Tensor) -> None:
+        """Write a batch."""
+        assert values.shape == self.shape
+        self.path.touch()
+        with self.path.open("r+b") as file:
+            file.seek(2 * values.numel() * number)
+            file.write(values.to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().tobytes())
+            file.flush()
+
+
+@dataclass(frozen=True)
+class TeacherPass:
+    """A job: the teacher, the batches, the blocks behind which its stream is wanted."""
+
+    blocks: Blocks
+    config: Mapping[str, Any]
+    draw: Callable[[int], Batch]
+    exits: tuple[int, ...]
+    memory: int  # bytes that batches under way may take
+
+    def lessons(self, folder: Path, key: str, count: int, talk: Reporter) -> TeacherCache:
+        """`count` batches, as far as they aren't there yet."""
+        first = self.draw(0)
+        channels, tokens = first.states.shape[1:], self._tokens(first)
+        stream = (len(first.picked), tokens, self.blocks.model.architecture.width)
+        shapes = {VELOCITY: (len(first.picked), *channels)} | {stream_name(index): stream for index in self.exits}
+        found = TeacherCache(folder, key, count, shapes)
+        done = _done(folder, key)
+        folder.mkdir(parents=True, exist_ok=True)
+        together = max(1, self.memory // (4 * 3 * int(np.prod(stream))))
+        if done < count:
+            talk.begin("asking the teacher", count, "batches")
+            talk.advance(done)
+            try:
+                while done < count:
+                    numbers = range(done, min(count, done + together))
+                    self._teach(found, numbers)
+                    done = numbers.stop
+                    write_flushed(folder / "done.json", json_files.pretty({"key": key, "done": done}))
+                    talk.advance(len(numbers))
+            finally:
+                talk.end()
+        return found
+
+    def _tokens(self, batch: Batch) -> int:
+        height, width = batch.states.shape[2:]
+        return int(height * width) // self.blocks.model.architecture.patch_size**2
+
+    def _teach(self, lessons: TeacherCache, numbers: Sequence[int]) -> None:
+        """Some batches through the whole teacher at once."""
+        device, dtype = self.blocks.device, self.blocks.dtype
+        outside, geometry = self.blocks.outside(), Geometry.of(self.config)
+        scale = TIMESTEPS * self.config.get("timestep_scale", 1.0)
+        with torch.no_grad():
+            starts = [
+                embed(
+                    outside,
+                    batch.states.to(device, dtype),
+                    batch.samples.embeddings.to(device, dtype),
+                    (batch.levels * scale).to(device),
+                    batch.samples.mask.to(device),
+                )
+                for batch in map(self.draw, numbers)
+            ]
+            states = [start.state for start in starts]
+            for index, tensors in self.blocks.sweep(range(len(self.blocks))):
+                for place, start in enumerate(starts):
+                    states[place] = block(tensors, states[place], start.condition, geometry)
+                    if index in self.exits:
+                        _put(lessons, stream_name(index), numbers[place], states[place])
+            for number, start, state in zip(numbers, starts, states, strict=True):
+                _put(lessons, VELOCITY, number, head(outside, state, start))
+
+
+def _put(lessons: TeacherCache, name: str, number: int, values: Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise InvalidInput(f"the teacher gives NaN or infinity as {name}", why=f"for batch {number}")
+    lessons.file(name).put(number, values)
+
+
+def _done(folder: Path, key: str) -> int:
+    """How many batches lie there, whole and of this key."""
+    path = folder / "done.json"
+    if not path.is_file():
+        return 0
+    try:
+        found = json_files.read_object(path)
+    except InvalidInput:
+        return 0
+    done = found.get("done")
+    return done if found.get("key") == key and type(done) is int else 0

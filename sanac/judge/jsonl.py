@@ -1,0 +1,74 @@
+"""Files with one JSON object per line: every broken line is reported, none is skipped."""
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sanac.core import json_files
+from sanac.core.artifact.staging import write_flushed
+from sanac.core.errors import InvalidInput, MissingResource
+
+MOST_BYTES = 100_000_000
+MOST_LINES = 200_000
+_LONGEST = 200  # of what is said about one problem
+
+Parsed = TypeVar("Parsed")
+
+
+def read_lines(path: Path, parse: Callable[[dict[str, Any]], Parsed]) -> list[Parsed]:
+    """What `parse` makes of each line. BadInput lists every problem of every line; an empty file is one too."""
+    lines = _split(path)
+    parsed: list[Parsed] = []
+    problems: list[str] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            parsed.append(parse(json_files.parse_object(line, "it")))
+        except InvalidInput as error:
+            whole = f"{error.message}: {error.why}" if error.why else error.message
+            problems += [f"line {number}: {problem[:_LONGEST]}" for problem in error.problems or [whole]]
+    if problems:
+        raise InvalidInput(f"{path} has lines that cannot be read", why=problems[0], problems=problems)
+    return parsed
+
+
+def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
+    """One value per line, keys in their own order; the file appears whole or not at all."""
+    data = "".join(f"{json.dumps(value, allow_nan=False)}\n" for value in values).encode()
+    temporary = path.with_name(f"{path.name}.partial")
+    try:
+        write_flushed(temporary, data)
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise MissingResource(
+            f"cannot write {path}", why=error.strerror or str(error), hint="name another file"
+        ) from error
+
+
+def _split(path: Path) -> list[bytes]:
+    lines = _read(path).split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    if not lines:
+        raise InvalidInput(f"{path} is empty")
+    if len(lines) > MOST_LINES:
+        raise InvalidInput(f"{path} has too many lines", why=f"it has {len(lines):,}; {MOST_LINES:,} are read at most")
+    return lines
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InvalidInput(f"{path} is not a file")
+            data = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise InvalidInput(f"cannot read {path}", why=getattr(error, "strerror", None) or str(error)) from error
+    if len(data) > MOST_BYTES:
+        raise InvalidInput(f"{path} is too large", why=f"{MOST_BYTES:,} bytes are read at most")
+    return data

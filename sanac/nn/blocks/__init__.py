@@ -1,0 +1,1 @@
+"""The SANA forward, block by block, as functions over tensors."""

@@ -1,0 +1,185 @@
+"""One SANA block as a function over its tensors: diffusers' operations in diffusers' order, bitwise its results.
+
+Shapes: B samples, N = height x width tokens, C channels, S caption tokens.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own custom)
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]  # of one block, under the names that follow `transformer_blocks.<i>.`
+ActivationHook = Callable[
+    [str, Tensor], None
+]  # told what each weight is about to be multiplied by, in its layer's layout
+ActivationTransform = Callable[[Tensor], Tensor]  # what it is multiplied by instead
+
+INVERTED, POINT = "ff.conv_inverted.weight", "ff.conv_point.weight"
+QK_EPSILON = 1e-5
+LINEAR_EPSILON = 1e-15
+LARGEST_HALF = 65504
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What shapes alone don't say: heads, and the norm's epsilon."""
+
+    heads: int
+    cross_heads: int
+    epsilon: float = 1e-6
+    floor: bool = False  # keeps divisors above zero by a floor: optimizers of graphs delete a sum with so little
+    island: torch.dtype | None = None  # what the depthwise convolution is computed in, if not in the model's dtype
+    rows: bool = False  # 1x1 convolutions as products of tokens, as linear layers are
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Geometry":
+        """As a transformer's config says."""
+        heads, cross_heads = config["num_attention_heads"], config["num_cross_attention_heads"]
+        return cls(heads, cross_heads, config.get("norm_eps", 1e-6))
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What every block of a forward is given besides the state."""
+
+    modulation: Tensor  # (B, 6 C), from the timestep
+    caption: Tensor  # (B, S, C)
+    bias: Tensor | None  # (B, 1, S): 0 where the caption is, -10000 where it is padded
+    height: int
+    width: int
+
+
+class QuantizedBlock(dict[str, Tensor]):
+    """A block's tensors where not all that weights are given is used as it is."""
+
+    def __init__(self, tensors: Tensors, uses: Mapping[str, ActivationTransform]) -> None:
+        """Tensors and uses, by name."""
+        super().__init__(tensors)
+        self.uses = uses
+
+
+def no_hook(_name: str, _given: Tensor) -> None:
+    """Nobody looks."""
+
+
+def block(
+    tensors: Tensors, state: Tensor, condition: Conditioning, geometry: Geometry, look: ActivationHook = no_hook
+) -> Tensor:
+    """(B, N, C) -> (B, N, C): linear self-attention, cross-attention, gated convolutional feed-forward."""
+    state, given, gate = before_conv_point(tensors, state, condition, geometry, look)
+    return state + gate * conv_point(tensors, _used(tensors, POINT, given, look), rows=geometry.rows)
+
+
+def before_conv_point(
+    tensors: Tensors, state: Tensor, condition: Conditioning, geometry: Geometry, look: ActivationHook = no_hook
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A block as far as its last operation: the stream, what `conv_point` is given, and the gate on what it gives."""
+    shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation(tensors, condition.modulation)
+    normed = layer_norm(state, geometry.epsilon) * (1 + scale) + shift
+    state = state + gate * linear_attention(tensors, normed.to(state.dtype), geometry, look)
+    state = cross_attention(tensors, state, condition, geometry, look) + state
+    normed = layer_norm(state, geometry.epsilon) * (1 + ff_scale) + ff_shift
+    return state, gated(tensors, normed, condition, geometry, look), ff_gate
+
+
+def modulation(tensors: Tensors, timestep: Tensor) -> tuple[Tensor, ...]:
+    """Shift, scale and gate of the self-attention, then of the feed-forward: (B, 1, C) each."""
+    values = tensors["scale_shift_table"][None] + timestep.reshape(timestep.shape[0], 6, -1)
+    return tuple(values.chunk(6, dim=1))
+
+
+def layer_norm(state: Tensor, epsilon: float) -> Tensor:
+    """Without weights, over channels."""
+    return F.layer_norm(state, state.shape[-1:], eps=epsilon)
+
+
+def rms_norm(values: Tensor, weight: Tensor, epsilon: float = QK_EPSILON) -> Tensor:
+    """Over all channels, heads together; the variance in fp32."""
+    variance = values.to(torch.float32).pow(2).mean(-1, keepdim=True)
+    scaled = values * torch.rsqrt(variance + epsilon)
+    if weight.dtype in {torch.float16, torch.bfloat16}:
+        scaled = scaled.to(weight.dtype)
+    return scaled * weight
+
+
+def projections(
+    tensors: Tensors, part: str, asking: Tensor, asked: Tensor, look: ActivationHook
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of an attention, normed where the model has QK norm."""
+    query, key, value = (
+        _linear(tensors, f"{part}.{name}", source, look)
+        for name, source in (("to_q", asking), ("to_k", asked), ("to_v", asked))
+    )
+    if f"{part}.norm_q.weight" in tensors:
+        query = rms_norm(query, tensors[f"{part}.norm_q.weight"])
+        key = rms_norm(key, tensors[f"{part}.norm_k.weight"])
+    return query, key, value
+
+
+def _linear(tensors: Tensors, name: str, given: Tensor, look: ActivationHook) -> Tensor:
+    weight = f"{name}.weight"
+    return F.linear(_used(tensors, weight, given, look), tensors[weight], tensors.get(f"{name}.bias"))
+
+
+def _used(tensors: Tensors, name: str, given: Tensor, look: ActivationHook) -> Tensor:
+    look(name, given)
+    use = tensors.uses.get(name) if isinstance(tensors, QuantizedBlock) else None
+    return use(given) if use else given
+
+
+def linear_attention(tensors: Tensors, state: Tensor, geometry: Geometry, look: ActivationHook) -> Tensor:
+    """ReLU(q) times the sum over tokens of v ReLU(k)', divided by the same with ones for v; in fp32."""
+    query, key, value = projections(tensors, "attn1", state, state, look)
+    heads = (geometry.heads, -1)
+    query = F.relu(query.transpose(1, 2).unflatten(1, heads)).float()
+    key = F.relu(key.transpose(1, 2).unflatten(1, heads).transpose(2, 3)).float()
+    value = value.transpose(1, 2).unflatten(1, heads).float()
+    ones = F.pad(value, (0, 0, 0, 1), mode="constant", value=1.0)
+    mixed = torch.matmul(torch.matmul(ones, key), query)
+    divisor = mixed[:, :, -1:]
+    divisor = divisor.clamp(min=LINEAR_EPSILON) if geometry.floor else divisor + LINEAR_EPSILON
+    mixed = mixed[:, :, :-1] / divisor
+    result = _linear(tensors, "attn1.to_out.0", mixed.flatten(1, 2).transpose(1, 2).to(state.dtype), look)
+    return result.clip(-LARGEST_HALF, LARGEST_HALF) if state.dtype == torch.float16 else result
+
+
+def cross_attention(
+    tensors: Tensors, state: Tensor, condition: Conditioning, geometry: Geometry, look: ActivationHook
+) -> Tensor:
+    """Softmax attention from tokens to the caption."""
+    query, key, value = (
+        part.unflatten(-1, (geometry.cross_heads, -1)).transpose(1, 2)
+        for part in projections(tensors, "attn2", state, condition.caption, look)
+    )
+    bias = None if condition.bias is None else condition.bias[:, None].expand(-1, geometry.cross_heads, -1, -1)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    return _linear(tensors, "attn2.to_out.0", mixed.transpose(1, 2).flatten(2).to(query.dtype), look)
+
+
+def gated(
+    tensors: Tensors, normed: Tensor, condition: Conditioning, geometry: Geometry, look: ActivationHook
+) -> Tensor:
+    """GLUMBConv but for `conv_point`, (B, H, height, width): widened, neighbours mixed, one half gating the other."""
+    picture = normed.unflatten(1, (condition.height, condition.width)).permute(0, 3, 1, 2)
+    picture = _used(tensors, INVERTED, picture, look)
+    wide = F.silu(_pointwise(picture, tensors[INVERTED], tensors["ff.conv_inverted.bias"], rows=geometry.rows))
+    island = geometry.island or wide.dtype
+    depthwise, bias = (tensors[f"ff.conv_depth.{part}"].to(island) for part in ("weight", "bias"))
+    mixed = F.conv2d(wide.to(island), depthwise, bias, padding=1, groups=depthwise.shape[0]).to(wide.dtype)
+    values, gate = mixed.chunk(2, dim=1)
+    return values * F.silu(gate)
+
+
+def conv_point(tensors: Tensors, given: Tensor, *, rows: bool = False) -> Tensor:
+    """A block's last operation, `conv_point`: (B, H, height, width) -> (B, N, C)."""
+    return _pointwise(given, tensors[POINT], None, rows=rows).flatten(2, 3).permute(0, 2, 1)
+
+
+def _pointwise(picture: Tensor, weight: Tensor, bias: Tensor | None, *, rows: bool) -> Tensor:
+    """A 1x1 convolution; or the same as a product of all its places."""
+    if not rows:
+        return F.conv2d(picture, weight, bias)
+    return F.linear(picture.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)

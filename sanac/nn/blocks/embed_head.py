@@ -1,0 +1,98 @@
+"""What stands before and after the blocks: embeddings of latents, timestep and caption, and the head."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own custom)
+from torch import Tensor
+
+from sanac.nn.blocks.block import Conditioning, layer_norm, rms_norm
+
+Tensors = Mapping[str, Tensor]  # of a transformer, those outside its blocks, under their full names
+
+HEAD_EPSILON = 1e-6
+_FREQUENCIES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class BlockInputs:
+    """The state before the first block, what every block is given, and what the head needs."""
+
+    state: Tensor  # (B, N, C)
+    condition: Conditioning
+    timestep: Tensor  # (B, C)
+
+
+def embed(
+    tensors: Tensors,
+    latents: Tensor,
+    caption: Tensor,
+    timestep: Tensor,
+    mask: Tensor | None = None,
+    guidance: Tensor | None = None,
+    positions: Tensor | None = None,
+) -> BlockInputs:
+    """From latents (B, channels, height, width), captions (B, S, width), timesteps (B,) and the captions' mask (B, S).
+
+    `guidance` is for models distilled with it; `positions` (1, N, C) for those of 2K and 4K pictures.
+    """
+    weight = tensors["patch_embed.proj.weight"]
+    picture = F.conv2d(latents, weight, tensors["patch_embed.proj.bias"], stride=weight.shape[-1])
+    state = picture.flatten(2).transpose(1, 2)
+    if positions is not None:
+        state = (state + positions).to(state.dtype)
+    prefix = "time_embed." if guidance is not None else "time_embed.emb."
+    embedded = _embedded(tensors, f"{prefix}timestep_embedder", timestep, state.dtype)
+    if guidance is not None:
+        embedded = embedded + _embedded(tensors, "time_embed.guidance_embedder", guidance, state.dtype)
+    modulation = _linear(tensors, "time_embed.linear", F.silu(embedded))
+    bias = None if mask is None else ((1 - mask.to(latents.dtype)) * -10000.0).unsqueeze(1)
+    given = Conditioning(modulation, project_caption(tensors, caption), bias, picture.shape[2], picture.shape[3])
+    return BlockInputs(state, given, embedded)
+
+
+def project_caption(tensors: Tensors, caption: Tensor) -> Tensor:
+    """Caption embeddings as the blocks see them: (B, S, C)."""
+    wide = F.gelu(_linear(tensors, "caption_projection.linear_1", caption), approximate="tanh")
+    return rms_norm(_linear(tensors, "caption_projection.linear_2", wide), tensors["caption_norm.weight"])
+
+
+def head(tensors: Tensors, state: Tensor, start: BlockInputs) -> Tensor:
+    """From the last block's output to the velocity: (B, channels, height, width)."""
+    shift, scale = (tensors["scale_shift_table"][None] + start.timestep[:, None]).chunk(2, dim=1)
+    values = _linear(tensors, "proj_out", layer_norm(state, HEAD_EPSILON) * (1 + scale) + shift)
+    patch = tensors["patch_embed.proj.weight"].shape[-1]
+    height, width = start.condition.height, start.condition.width
+    values = values.reshape(values.shape[0], height, width, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
+    return values.reshape(values.shape[0], -1, height * patch, width * patch)
+
+
+def _embedded(tensors: Tensors, name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A number per sample as sines and cosines, through two layers."""
+    waves = sinusoidal(value).to(dtype)
+    return _linear(tensors, f"{name}.linear_2", F.silu(_linear(tensors, f"{name}.linear_1", waves)))
+
+
+def positions(rows: int, columns: int, base: int, scale: float, width: int) -> Tensor:
+    """(1, rows x columns, width), fp32: columns, then rows, as sines and cosines; a side counts `base` steps."""
+    steps = torch.arange(width // 4, dtype=torch.float64) / (width / 4)
+    omega = (1.0 / 10000**steps).float()
+    sides = []
+    for count, shape in ((columns, (1, columns, -1)), (rows, (rows, 1, -1))):
+        angle = torch.arange(count, dtype=torch.float32)[:, None] / (count / base) / scale * omega
+        waves = torch.cat((angle.sin(), angle.cos()), dim=1)
+        sides.append(waves.view(shape).expand(rows, columns, -1))
+    return torch.cat(sides, dim=2).flatten(0, 1)[None]
+
+
+def sinusoidal(value: Tensor) -> Tensor:
+    """(B,) -> (B, 256): cosines, then sines, of 128 frequencies from 1 down to nearly 1 / 10000."""
+    exponent = -math.log(10000) * torch.arange(0, _FREQUENCIES, dtype=torch.float32, device=value.device)
+    angle = value[:, None].float() * torch.exp(exponent / _FREQUENCIES)[None, :]
+    return torch.cat((torch.cos(angle), torch.sin(angle)), dim=-1)
+
+
+def _linear(tensors: Tensors, name: str, values: Tensor) -> Tensor:
+    return F.linear(values, tensors[f"{name}.weight"], tensors[f"{name}.bias"])

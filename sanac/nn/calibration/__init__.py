@@ -1,0 +1,1 @@
+"""Calibration: prompts, latents, sampling, and the states between blocks."""

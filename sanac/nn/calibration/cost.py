@@ -1,0 +1,48 @@
+"""The estimated time of a job, and the budget that it must stay within."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sanac.core.errors import MissingResource
+from sanac.core.progress import Reporter
+from sanac.core.units import duration_text
+from sanac.nn.calibration.inputs import Inputs
+from sanac.nn.calibration.settings import FEWEST
+
+PATIENCE = 3600.0  # seconds that a job may take without being asked for
+
+
+@dataclass(frozen=True, slots=True)
+class CostEstimate:
+    """How long a job will take, and what that hangs on."""
+
+    what: str
+    seconds: float
+    device: str
+    inputs: Inputs
+    prompts: int
+    steps: int
+
+    def announce(self, talk: Reporter, *, yes: bool, cheaper: Sequence[str] = ()) -> None:
+        """Say it; what takes long only goes on when told to."""
+        talk.note(f"{self.what} ({self.inputs.source}): about {duration_text(self.seconds)} on {self.device}")
+        if self.seconds <= PATIENCE or yes:
+            return
+        fewer = {"--num-prompts": (self.prompts, max(FEWEST, self.prompts // 10))}
+        fewer["--timesteps"] = (self.steps, max(1, self.steps // 4))
+        ways = [
+            f"{option} {less} (about {duration_text(self.seconds * less / asked)})"
+            for option, (asked, less) in fewer.items()
+            if less < asked
+        ]
+        ways += [*cheaper, *(["--embeddings FILE (it has no text encoder)"] if self.inputs.needs_encoder else [])]
+        raise MissingResource(
+            f"{self.what} would take about {duration_text(self.seconds)} here",
+            why="the model is big and there is no GPU" if self.device == "cpu" else "the model is big",
+            hint=f"{', '.join(ways)}, a machine with a GPU, or --yes" if ways else "a machine with a GPU, or --yes",
+        )
+
+
+def not_computed_yet(what: str) -> MissingResource:
+    """A dry run doesn't compute for hours."""
+    return MissingResource(f"the plan hangs on {what}, not done before", hint="run the command without --dry-run")

@@ -1,0 +1,101 @@
+"""What a model is measured on: prompts encoded here, embeddings that were made before, or the user's own latents."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sanac.core import json_files
+from sanac.core.artifact.model import Model
+from sanac.core.errors import UsageError
+from sanac.core.file_copy import digest_file
+from sanac.nn.calibration.latents import LatentFolder, open_latents
+from sanac.nn.calibration.prompts import choose_prompts
+from sanac.nn.calibration.tensor_files import TensorFile, open_captions, read_captions
+from sanac.nn.calibration.text_encoding import EncodedPrompts, encode, has_encoder
+from sanac.nn.pipeline_config import encoding_operations, vocabulary_of
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Fully decided, nothing encoded or read yet."""
+
+    model: Model
+    count: int
+    source: str  # where they are from, for people
+    prompts: tuple[str, ...] = ()
+    embeddings: TensorFile | None = None
+    latents: LatentFolder | None = None
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """What scores depend on."""
+        found: dict[str, Any] = {"inputs": "noised" if self.latents else "sampled", "num_prompts": self.count}
+        if self.prompts:
+            found["prompts"] = json_files.key_of(list(self.prompts))
+        if self.embeddings:
+            found["embeddings"] = digest_file(self.embeddings.path)
+        if self.latents:
+            found |= {"data": self.latents.digest(), "size": list(self.latents.size)}
+        return found
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether the model's text encoder has to be there, and is not."""
+        return self.embeddings is None and not has_encoder(self.model)
+
+    @property
+    def encoding(self) -> float:
+        """Operations that encoding takes."""
+        return 0.0 if self.embeddings else encoding_operations(self.model, max(1, len(self.prompts)))
+
+    def captions(self, device: torch.device) -> EncodedPrompts:
+        """Encode the prompts, or read what was encoded."""
+        if self.latents:
+            empty = read_captions(self.embeddings, 1) if self.embeddings else encode(self.model, [""], device)
+            return self.latents.captions(empty, self.count)
+        if self.embeddings:
+            return read_captions(self.embeddings, self.count)
+        return encode(self.model, self.prompts, device)
+
+    def data(self) -> Tensor | None:
+        """The latents of pictures, where it is them that are looked at."""
+        return self.latents.read(self.count) if self.latents else None
+
+
+def choose_inputs(
+    model: Model,
+    *,
+    prompts: Path | None = None,
+    count: int | None = None,
+    embeddings: Path | None = None,
+    data: Path | None = None,
+) -> Inputs:
+    """As the command line says; what it brings along is checked as far as headers tell."""
+    encoded = open_captions(embeddings, model.architecture.caption_channels) if embeddings else None
+    if data:
+        latents = open_latents(data, model.architecture)
+        return Inputs(model, _first(count, len(latents), data), str(data), embeddings=encoded, latents=latents)
+    if encoded:
+        return Inputs(model, _first(count, len(encoded), encoded.path), str(encoded.path), embeddings=encoded)
+    found, source = choose_prompts(prompts, count, vocabulary_of(model))
+    return Inputs(model, len(found), source, prompts=tuple(_mixed(found)))
+
+
+def _mixed(prompts: Sequence[str]) -> list[str]:
+    """In an order that follows from the texts alone.
+
+    What goes by position, noise and the parts to fit on and to judge by, is then the same however a file is sorted, and
+    prompts of one kind that stand together in it are spread over all parts.
+    """
+    return sorted(prompts, key=json_files.key_of)
+
+
+def _first(count: int | None, there: int, path: Path) -> int:
+    if count is not None and count > there:
+        raise UsageError(f"--num-prompts {count}: {path} holds {there}")
+    return count or there

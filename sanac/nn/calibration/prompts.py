@@ -1,0 +1,54 @@
+"""Which prompts a model's blocks are measured on: the user's, the bundled ones, or those of the world it knows."""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from sanac.core.errors import InvalidInput, UsageError
+from sanac.shapes.prompts import suite
+
+_LARGEST = 10_000_000  # bytes of a prompts file
+
+
+def read_prompts(path: Path) -> list[str]:
+    """One prompt per line; empty lines don't count."""
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise InvalidInput(f"{path} is too large for a list of prompts", why=f"it has more than {_LARGEST:,} bytes")
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}", why=error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"{path} is not UTF-8", why=str(error), hint="save it as UTF-8, one prompt per line"
+        ) from error
+    prompts = [line.strip() for line in text.split("\n") if line.strip()]
+    if not prompts:
+        raise InvalidInput(f"{path} holds no prompt", hint="write one prompt per line")
+    return prompts
+
+
+def bundled_prompts() -> list[str]:
+    """A hundred prompts of our own writing, of all that pictures show."""
+    text = resources.files("sanac").joinpath("data/prompts.txt").read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line]
+
+
+def default_prompts(count: int, vocabulary: Sequence[str] = ()) -> tuple[list[str], str]:
+    """(prompts, where they are from). A model whose tokenizer knows only the shapes world is asked for that."""
+    if "cross" in vocabulary and len(vocabulary) < 1000:
+        return [prompt.text for prompt in suite("train", count)], "training prompts of the shapes world"
+    found = bundled_prompts()
+    if count > len(found):
+        raise UsageError(f"--num-prompts {count}: {len(found)} are bundled", hint="--prompts FILE brings your own")
+    return found[:count], "bundled prompts"
+
+
+def choose_prompts(file: Path | None, count: int | None, vocabulary: Sequence[str]) -> tuple[list[str], str]:
+    """(prompts, where they are from), as the command line says."""
+    if file is None:
+        return default_prompts(count or 100, vocabulary)
+    found = read_prompts(file)
+    if count is not None and count > len(found):
+        raise UsageError(f"--num-prompts {count}: {file} holds {len(found)}")
+    return found[:count], str(file)

@@ -1,0 +1,216 @@
+"""Sampled trajectories through a model that need not fit in memory: timesteps outside, blocks inside.
+
+Per step of the sampler the states of all prompts are pushed through one block after the other. Memory is two blocks
+plus the states, whatever the model's depth.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NoReturn, Protocol
+
+import torch
+from torch import Tensor
+
+from sanac.core.errors import InvalidInput
+from sanac.nn.blocks.block import Geometry, block
+from sanac.nn.blocks.embed_head import BlockInputs, embed, head
+from sanac.nn.calibration.text_encoding import EncodedPrompts
+from sanac.nn.streaming import Blocks
+
+EMPTY, PROMPT = 0, 1  # the branches of guidance
+
+
+WORK = 24  # states that computing with a block takes beside the state: the feed-forward is five times as wide
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerSettings:
+    """How trajectories are sampled."""
+
+    steps: int = 20
+    guidance: float = 4.5
+    seed: int = 0
+    side: int = 32  # of the latents
+    batch: int = 8  # prompts that go through a block together
+
+    def to_json(self) -> dict[str, float]:
+        """What decides where trajectories pass."""
+        return {name: value for name, value in asdict(self).items() if name != "batch"}
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCall:
+    """Where in a run a state was seen."""
+
+    step: int
+    block: int
+    branch: int
+    first: int  # number of the first prompt in the batch
+
+
+class Observer(Protocol):
+    """Looks at the stream on both sides of every block."""
+
+    def __call__(self, place: BlockCall, before: Tensor, after: Tensor) -> None:
+        """(prompts, tokens, channels) each."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepProgress:
+    """How far a step of the sampler has come: the states of all batches before one of its blocks."""
+
+    step: int
+    block: int
+    states: list[Tensor]
+
+
+def sample(
+    blocks: Blocks,
+    scheduler: Any,
+    captions: EncodedPrompts,
+    sampling: SamplerSettings,
+    observe: Observer,
+    config: Mapping[str, Any],
+    *,
+    offset: int = 0,
+    known: Sequence[Tensor] = (),
+    begun: SweepProgress | None = None,
+    reached: Callable[[SweepProgress], None] = lambda _: None,
+    data: Tensor | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Guided velocity and latents of each step. Noise depends on the prompt's number and the seed alone.
+
+    `offset` is the number of the first prompt; `known` are velocities of steps that were computed before, in order: the
+    sampler is led through them again, the model is not asked. `begun` is where the step behind them was left; `reached`
+    is told after each block. With `data`, latents of pictures, no trajectory is followed: each step looks at them under
+    as much noise as the sampler expects there, (1 - s) x + s e, and these latents are what it gives.
+    """
+    run = _Run(blocks, blocks.outside(), Geometry.of(config), captions, sampling, offset, observe, reached)
+    size = (sampling.side, sampling.side) if data is None else tuple(data.shape[2:])
+    noise = starting_noise(len(captions), config["in_channels"], sampling, offset, size).to(blocks.device)
+    latents = noise
+    scheduler.set_timesteps(sampling.steps, device=blocks.device)
+    for step, timestep in enumerate(scheduler.timesteps):
+        if data is not None:
+            sigma = float(scheduler.sigmas[step])
+            latents = (1 - sigma) * data.to(noise) + sigma * noise
+        if step < len(known):
+            guided = known[step].to(latents)
+        else:
+            when = _Moment(step, timestep, timestep * config.get("timestep_scale", 1.0))
+            guided = run.velocity(when, latents.to(blocks.dtype), begun).to(latents)
+        if data is None:
+            latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
+        yield guided, latents
+
+
+def starting_noise(
+    count: int, channels: int, sampling: SamplerSettings, offset: int = 0, size: tuple[int, ...] = ()
+) -> Tensor:
+    """Standard normal latents, one generator per prompt: more prompts don't change the noise of the first."""
+    shape = (1, channels, *(size or (sampling.side, sampling.side)))
+    seeds = (sampling.seed * 1_000_003 + number for number in range(offset, offset + count))
+    return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """A step of the sampler, its timestep, and the timestep as the model is given it."""
+
+    step: int
+    timestep: Tensor
+    scaled: Tensor
+
+
+@dataclass(slots=True)
+class _Part:
+    """A batch of prompts on one branch, on its way through the blocks."""
+
+    branch: int
+    first: int
+    start: BlockInputs
+    state: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What stays the same from step to step."""
+
+    blocks: Blocks
+    outside: Mapping[str, Tensor]
+    geometry: Geometry
+    captions: EncodedPrompts
+    sampling: SamplerSettings
+    offset: int
+    observe: Observer
+    reached: Callable[[SweepProgress], None]
+
+    def velocity(self, when: _Moment, latents: Tensor, begun: SweepProgress | None) -> Tensor:
+        """What the sampler is told at this step: both branches, mixed by the guidance."""
+        parts = list(self._parts(when, latents))
+        self._through(parts, when, _continue(parts, when.step, begun))
+        empty, prompted = (
+            torch.cat([head(self.outside, part.state, part.start) for part in parts if part.branch == branch])
+            for branch in (EMPTY, PROMPT)
+        )
+        guidance = self.sampling.guidance
+        return empty + guidance * (prompted - empty) if guidance > 1 else prompted
+
+    def _parts(self, when: _Moment, latents: Tensor) -> Iterator[_Part]:
+        for branch in (EMPTY, PROMPT):
+            for first in range(0, len(latents), self.sampling.batch):
+                some = latents[first : first + self.sampling.batch]
+                given = self.captions.part(first, first + len(some)).to(self.blocks.device, self.blocks.dtype)
+                caption, mask = (given.embeddings, given.mask) if branch else (given.empty, given.empty_mask)
+                count = len(some)
+                timesteps = when.scaled.expand(count)
+                start = embed(self.outside, some, caption.expand(count, -1, -1), timesteps, mask.expand(count, -1))
+                for values in (start.state, start.timestep, start.condition.caption):
+                    if not torch.isfinite(values).all():
+                        why = f"for one of {count} prompts that are computed together"
+                        self._refuse("what stands before the blocks", when, why)
+                kept = replace(start, state=start.state.new_empty(0))  # the first state is not held to the end
+                yield _Part(branch, self.offset + first, kept, start.state)
+
+    def _through(self, parts: Sequence[_Part], when: _Moment, first: int) -> None:
+        """Push all parts through the blocks from `first`."""
+        for index, tensors in self.blocks.sweep(range(first, len(self.blocks))):
+            for part in parts:
+                after = block(tensors, part.state, part.start.condition, self.geometry)
+                if not torch.isfinite(after).all():
+                    self._refuse(f"block {index}", when, self._first(tensors, part))
+                self.observe(BlockCall(when.step, index, part.branch, part.first), part.state, after)
+                part.state = after
+            del tensors  # not held while the one after the next is read
+            if index + 1 < len(self.blocks):
+                self.reached(SweepProgress(when.step, index + 1, [part.state for part in parts]))
+
+    def _refuse(self, what: str, when: _Moment, why: str) -> NoReturn:
+        raise InvalidInput(
+            f"{what} gives NaN or infinity at step {when.step}, timestep {float(when.timestep):.0f}",
+            why=why,
+            hint=f"sanac inspect {self.blocks.model.located.path} --scan",
+        )
+
+    def _first(self, tensors: Mapping[str, Tensor], part: _Part) -> str:
+        """Where in a block it begins."""
+        bad: list[str] = []
+
+        def look(name: str, given: Tensor) -> None:
+            if not torch.isfinite(given).all():
+                bad.append(name)
+
+        block(tensors, part.state, part.start.condition, self.geometry, look)
+        return f"{bad[0].removesuffix('.weight')} is given it first" if bad else "its last layer makes it"
+
+
+def _continue(parts: Sequence[_Part], step: int, begun: SweepProgress | None) -> int:
+    """The block that the parts go through next: the first, unless the step was begun with the very same batches."""
+    if begun is None or begun.step != step:
+        return 0
+    if [state.shape for state in begun.states] != [part.state.shape for part in parts]:
+        return 0
+    for part, state in zip(parts, begun.states, strict=True):
+        part.state = state.to(part.state)
+    begun.states.clear()  # they are the parts' now: not held twice
+    return begun.block

@@ -1,0 +1,62 @@
+"""Components with quantized weights, as modules of a stock pipeline: read by sanac, whoever else could read them."""
+
+from collections.abc import Container
+from typing import TYPE_CHECKING, Any
+
+from sanac.core.artifact.model import Component, Model
+from sanac.core.errors import InvalidInput
+from sanac.nn.silence_libraries import quiet
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def quantized_parts(model: Model, dtype: "torch.dtype", among: Container[str] | None = None) -> "dict[str, nn.Module]":
+    """The components that are quantized, loaded; the others are for the stock loader."""
+    parts = (part for part in model.components if among is None or part.name in among)
+    return {part.name: load_part(part, dtype) for part in parts if part.weights and part.weights.quantized}
+
+
+def load_part(part: Component, dtype: "torch.dtype") -> "nn.Module":
+    """One component: quantized weights stay packed, the others are read in `dtype`."""
+    import torch
+    from accelerate import init_empty_weights
+
+    from sanac.nn.quant.layers import packed_like
+    from sanac.nn.streaming import map_quantized, read_tensor
+
+    assert part.weights is not None
+    cpu = torch.device("cpu")
+    try:
+        with quiet(), init_empty_weights(include_buffers=False):
+            module = _empty(part)
+        for name, parts in part.weights.parts.items():
+            path, _, _ = name.rpartition(".")
+            owner, _, last = path.rpartition(".")
+            parent = module.get_submodule(owner)
+            setattr(parent, last, packed_like(getattr(parent, last), parts.packing, map_quantized(parts).kept()))
+        plain = {name: ref for name, ref in part.weights.tensors.items() if name not in part.weights.parts}
+        state = {name: read_tensor(ref, cpu, dtype) for name, ref in plain.items()}
+        wrong = module.load_state_dict(state, strict=False, assign=True)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+        raise InvalidInput(f"the {part.name} can't be built", why=str(error).splitlines()[0][:300]) from error
+    missing = [name for name in wrong.missing_keys if not name.endswith((".stored", ".scale", ".smooth", ".static"))]
+    if missing or wrong.unexpected_keys:
+        problems = [f"{name} is missing" for name in missing] + [f"{name} is unknown" for name in wrong.unexpected_keys]
+        raise InvalidInput(f"{part.folder} doesn't fit a {part.class_name}", why=problems[0], problems=problems)
+    return module.eval().requires_grad_(requires_grad=False)
+
+
+def _empty(part: Component) -> "nn.Module":
+    """Without weights, by its config."""
+    import diffusers
+    import transformers
+
+    config: dict[str, Any] = {name: value for name, value in part.config.items() if name != "quantization_config"}
+    if hasattr(diffusers, part.class_name):
+        found: nn.Module = getattr(diffusers, part.class_name).from_config(config)
+        return found
+    kind = getattr(transformers, part.class_name)
+    built: nn.Module = kind(kind.config_class.from_dict(config))
+    return built

@@ -1,0 +1,57 @@
+"""A graph's file, read as an attack: it is one, and the weights that it takes lie beside it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sanac.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import onnx
+
+GRAPH = "model.onnx"
+
+
+def load_graph(path: Path) -> "onnx.ModelProto":
+    """A graph without its weights."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        return onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError, ValueError) as error:
+        raise InvalidInput(f"{path} is no graph", why=first_line(error)) from error
+
+
+def check_references(path: Path) -> tuple[Path, ...]:
+    """The files that a graph takes weights from; BadInput unless they lie in its folder and are as long as it says."""
+    import onnx
+
+    outside = [
+        tensor for tensor in load_graph(path).graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL
+    ]
+    found = (_referred(path, one.name, {entry.key: entry.value for entry in one.external_data}) for one in outside)
+    return tuple(dict.fromkeys(found))
+
+
+def _referred(path: Path, name: str, about: Mapping[str, str]) -> Path:
+    place = about.get("location", "")
+    file = path.parent / place
+    if not place or Path(place).name != place or file.is_symlink():
+        raise InvalidInput(
+            f"{path} wants {name} from {place!r}", why="weights lie beside the graph, in files of their own"
+        )
+    try:
+        end, size = int(about["offset"]) + int(about["length"]), file.stat().st_size
+    except (KeyError, ValueError) as error:
+        raise InvalidInput(f"{path} doesn't say where {name} lies in {place}") from error
+    except OSError as error:
+        raise InvalidInput(f"{file} is missing", why=f"{path.name} has its weights there") from error
+    if int(about["offset"]) < 0 or end > size:
+        raise InvalidInput(f"{file} ended early", why=f"{name} ends at {end:,}, the file at {size:,}")
+    return file
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, shortly."""
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""Quantize and dequantize operators, and the modules that use them."""

@@ -1,0 +1,173 @@
+"""Weights by the block: read when their turn comes, the next block ahead of it, dropped behind."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sanac.core.artifact.model import Model
+from sanac.core.checkpoint.quant_json import QuantizedTensor
+from sanac.core.errors import InvalidInput, UsageError
+from sanac.core.family.architecture import block_name, split_block
+from sanac.core.safetensors_header import TensorRef
+from sanac.nn.blocks.block import QuantizedBlock
+from sanac.nn.quant.activations import STEEPEST, ActivationQuantizer
+from sanac.nn.quant.weights import QuantizedWeight, dequantize_weight
+
+_ALIGNED = 64  # elements: what vector instructions like, in any dtype
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_STORED = DTYPES | {"BOOL": torch.bool, "U8": torch.uint8, "I32": torch.int32, "I64": torch.int64}
+_STORED |= {"I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn}
+
+
+def read_tensor(ref: TensorRef, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """One tensor from its file."""
+    return read_tensors({"": ref}, device, dtype)[""]
+
+
+def read_tensors(refs: Mapping[str, TensorRef], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors from their files, in one piece of memory: a large piece goes back to the system as soon as it is free."""
+    places, end = {}, 0
+    for name, ref in refs.items():
+        places[name], end = end, end + -(-ref.count // _ALIGNED) * _ALIGNED
+    memory = torch.empty(end, device=device, dtype=dtype)
+    raw = memoryview(bytearray(max((ref.size for ref in refs.values()), default=0)))
+    found = {name: memory[place : place + refs[name].count].view(refs[name].shape) for name, place in places.items()}
+    for name, ref in refs.items():
+        _read(ref, raw[: ref.size], found[name])
+    return found
+
+
+def read_rows(ref: TensorRef, start: int, stop: int) -> Tensor:
+    """Some of a tensor's rows, flattened, as they are stored."""
+    row = ref.size // ref.shape[0]
+    raw = torch.empty((stop - start) * row, dtype=torch.uint8)  # memory that the allocator has at hand
+    _fill(memoryview(raw.numpy()), ref, ref.start + start * row)
+    return raw.view(DTYPES[ref.dtype]).view(stop - start, -1)
+
+
+def map_tensor(ref: TensorRef) -> Tensor:
+    """A tensor where it lies in its file: bytes are read when they are looked at. Writing to it changes nothing."""
+    if not ref.size:
+        return torch.empty(ref.shape, dtype=_STORED[ref.dtype])
+    raw = np.memmap(ref.path, np.uint8, mode="c", offset=ref.start, shape=(ref.size,))
+    return torch.from_numpy(raw).view(_STORED[ref.dtype]).view(ref.shape)
+
+
+def read_quantized(parts: QuantizedTensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A quantized weight as it is computed with."""
+    values = map_quantized(parts)
+    return dequantize_weight(values.stored.to(device), values.scale.to(device), parts.packing, dtype)
+
+
+def map_quantized(parts: QuantizedTensor) -> QuantizedWeight:
+    """What lies in the files, where it lies; symmetric schemes have no zero points but zeros."""
+    if parts.zero_point and map_tensor(parts.zero_point).any():
+        raise InvalidInput(f"{parts.zero_point.name} is not zero", why="sanac's schemes are symmetric")
+    smooth = None
+    if parts.smooth:
+        smooth = map_tensor(parts.smooth)
+        if smooth.short().abs().max() > STEEPEST:
+            raise InvalidInput(f"{parts.smooth.name} is no smoothing", why=f"exponents are at most {STEEPEST}")
+    stored, scale, packing = map_tensor(parts.stored), map_tensor(parts.scale), parts.packing
+    if packing.rounding == "tensor" and (scale != scale[:1]).any():
+        raise InvalidInput(f"{parts.scale.name} differs from row to row", why="quant.json says that all rows share it")
+    return QuantizedWeight(stored, scale, smooth)
+
+
+def _read(ref: TensorRef, raw: memoryview, tensor: Tensor) -> None:
+    """Fill `tensor` from the file, by way of `raw`."""
+    if ref.dtype not in DTYPES:
+        raise InvalidInput(f"{ref.name} is stored as {ref.dtype}", why="that can't be computed with")
+    if not ref.size:
+        return
+    _fill(raw, ref, ref.start)
+    tensor.copy_(torch.frombuffer(raw, dtype=DTYPES[ref.dtype]).view(ref.shape))
+
+
+def _fill(raw: memoryview | bytearray, ref: TensorRef, place: int) -> None:
+    left = memoryview(raw)
+    with ref.path.open("rb", buffering=0) as file:
+        file.seek(place)
+        while left:
+            got = file.readinto(left)
+            if not got:
+                raise InvalidInput(f"{ref.path} ended early", why=f"{len(left):,} bytes of {ref.name} are missing")
+            left = left[got:]
+
+
+def refuse_loras(model: Model) -> None:
+    """LoRAs are merged when weights are written, not when they are read here."""
+    if model.patches:
+        raise UsageError("a LoRA can't be looked at while it is merged", hint="sanac convert --lora first")
+
+
+@dataclass
+class Blocks:
+    """A transformer's weights in the dtype to compute in; `resident` ones are read once and stay.
+
+    `changes`, under the model's names, are added to what is read.
+    """
+
+    model: Model
+    device: torch.device
+    dtype: torch.dtype
+    resident: bool = False
+    changes: Mapping[str, Tensor] = field(default_factory=dict)
+    _kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Nothing is computed with weights that lack what is merged into them."""
+        refuse_loras(self.model)
+
+    def changed(self, changes: Mapping[str, Tensor]) -> "Blocks":
+        """The same model with these changes."""
+        return Blocks(self.model, self.device, self.dtype, self.resident, changes)
+
+    def __len__(self) -> int:
+        """How many blocks there are."""
+        return self.model.architecture.blocks
+
+    def outside(self) -> dict[str, Tensor]:
+        """The tensors that belong to no block."""
+        return self._read({name: name for name in self.model.architecture.tensors() if split_block(name) is None})
+
+    def block(self, index: int) -> Mapping[str, Tensor]:
+        """The tensors of one block, under the names that `sanac.nn.blocks.block` knows."""
+        if index in self._kept:
+            return self._kept[index]
+        found = self._read({rest: block_name(index, rest) for rest in self.model.architecture.block_tensors()})
+        if self.resident:
+            self._kept[index] = found
+        return found
+
+    def sweep(self, indices: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
+        """These blocks in turn. While one is worked with, the next is read."""
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            ahead = [reader.submit(self.block, index) for index in indices[:1]]
+            for place, index in enumerate(indices):
+                tensors = ahead.pop().result()
+                ahead += [reader.submit(self.block, following) for following in indices[place + 1 : place + 2]]
+                yield index, tensors
+                del tensors
+
+    def _read(self, names: Mapping[str, str]) -> dict[str, Tensor]:
+        refs, parts = self.model.weights.tensors, self.model.weights.parts
+        plain = {name: refs[full] for name, full in names.items() if full not in parts}
+        found = read_tensors(plain, self.device, self.dtype)
+        for name, full in names.items():
+            if full in parts:
+                found[name] = read_quantized(parts[full], self.device, self.dtype)
+        changed = {name: found[name] + self.changes[full] for name, full in names.items() if full in self.changes}
+        uses = {
+            name: self._use(parts[full]) for name, full in names.items() if full in parts and parts[full].packing.given
+        }
+        return QuantizedBlock(found | changed, uses)
+
+    def _use(self, parts: QuantizedTensor) -> ActivationQuantizer:
+        smooth = map_quantized(parts).smooth
+        smooth = None if smooth is None else smooth.to(self.device)
+        return ActivationQuantizer(parts.packing, smooth)

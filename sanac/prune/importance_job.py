@@ -1,0 +1,272 @@
+"""From a model and prompts to scores: the job decided, estimated, run chunk by chunk, and continued after a stop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sanac.core import json_files
+from sanac.core.artifact.model import Model
+from sanac.core.errors import InvalidInput, UsageError
+from sanac.core.family.architecture import split_block
+from sanac.core.progress import Reporter
+from sanac.nn.calibration.sampling import WORK, SamplerSettings, SweepProgress, sample, starting_noise
+from sanac.nn.calibration.states import CalibrationStates, StepSample, SweepBatch
+from sanac.nn.calibration.text_encoding import LONGEST, EncodedPrompts
+from sanac.nn.pipeline_config import forward_seconds, sampler, scheduler_settings
+from sanac.nn.streaming import Blocks
+from sanac.prune.importance import METRICS, WATCHED, ImportanceRecorder
+from sanac.prune.leave_one_out import leave_one_out
+from sanac.prune.resume import ResumeFile, ResumeState
+from sanac.prune.scores import Scores, score
+
+SCHEMA = 1  # raised when the same settings would give other scores
+VELOCITY = METRICS.index("velocity")
+_FP32 = 4
+PROGRESS = ".progress"  # beside the scores, until they are finished
+
+
+@dataclass(frozen=True)
+class ImportanceJob:
+    """A job that is fully decided."""
+
+    model: Model
+    prompts: tuple[str, ...]
+    sampling: SamplerSettings
+    scheduler: Mapping[str, Any]  # config of the model's sampler
+    whole_samples: bool
+    memory_limit: int
+    device: str
+    inputs: Mapping[str, Any] = field(default_factory=dict)  # what is measured on, where that is more than prompts
+    velocity: bool = False  # whether blocks are left out too, one at a time
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is measured."""
+        return METRICS if self.velocity else WATCHED
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the scores depend on."""
+        prompts = {"prompts": json_files.key_of(list(self.prompts))} if self.prompts else {}
+        return {
+            "sampling": self.sampling.to_json(),
+            "num_prompts": len(self.prompts),
+            "inputs": "sampled",
+            "reduce": "sample" if self.whole_samples else "token",
+            "scheduler": scheduler_settings(self.scheduler),
+            **prompts,
+            **self.inputs,
+            **({"velocity": True} if self.velocity else {}),
+        }
+
+    @property
+    def key(self) -> str:
+        """Equal for jobs that give the same scores."""
+        return json_files.key_of(["analyze", SCHEMA, self.settings, self.model.identity()])
+
+    @property
+    def count(self) -> int:
+        """How many prompts, or pictures."""
+        return int(self.inputs.get("num_prompts", len(self.prompts)))
+
+    @property
+    def tokens(self) -> int:
+        """Of one prompt's state."""
+        height, width = self.inputs.get("size", (self.sampling.side, self.sampling.side))
+        return int(height * width) // self.model.architecture.patch_size**2
+
+    @property
+    def state_bytes(self) -> int:
+        """One prompt's state on one branch."""
+        return self.tokens * self.model.architecture.width * _FP32
+
+    @property
+    def resident(self) -> bool:
+        """Whether the weights are read once and stay: half of the limit is enough for them."""
+        return _all_bytes(self.model) + _two_blocks(self.model) < self.memory_limit // 2
+
+    @property
+    def batch(self) -> int:
+        """How many prompts go through a block together: what that takes is a quarter of the limit at most."""
+        return max(1, min(self.sampling.batch, self.memory_limit // 4 // (WORK * self.state_bytes)))
+
+    @property
+    def share(self) -> SweepBatch:
+        """How many prompts go through how many choices of blocks together, where each is left out in turn."""
+        return SweepBatch.of(self.memory_limit // 4, 2 * self.state_bytes, self.model.architecture.blocks)
+
+    def chunk(self, captions: EncodedPrompts) -> int:
+        """How many prompts go through together; Misuse if the memory limit is too small for one."""
+        given = captions.embeddings
+        return self.fitting(given.shape[1], given.numel() * given.element_size())
+
+    def fitting(self, length: int, given: int) -> int:
+        """The same, where captions have such a length and are `given` bytes in all."""
+        fixed, each = self.taken(length, given)
+        fitting = (self.memory_limit - fixed) // each
+        if fitting < 1:
+            enough = self
+            while (needed := sum(enough.taken(length, given))) > enough.memory_limit:
+                enough = replace(enough, memory_limit=needed)  # which may mean larger batches
+            raise UsageError(
+                f"--memory-limit {self.memory_limit:,} is too small",
+                why="two blocks and the states of one prompt don't fit",
+                hint=f"--memory-limit {enough.memory_limit // 1_000_000 + 1}MB",
+            )
+        return int(min(fitting, self.count))
+
+    def taken(self, length: int, given: int) -> tuple[int, int]:
+        """(bytes beside the prompts, bytes of one), where captions have such a length and are `given` bytes in all."""
+        architecture = self.model.architecture
+        caption = length * architecture.width * _FP32
+        latents = self.tokens * architecture.patch_size**2 * architecture.in_channels * _FP32
+        each = 2 * self.state_bytes + caption + (self.sampling.steps + 4) * latents  # velocities, noise, what is mixed
+        given += self.count * latents if "size" in self.inputs else 0  # pictures, all of them
+        work = self.batch * (WORK * self.state_bytes + 3 * caption)
+        weights = _all_bytes(self.model) if self.resident else _outside_bytes(self.model)
+        if self.velocity:
+            work = max(work, self.share.taken(2 * self.state_bytes))
+        return _two_blocks(self.model) + weights + given + work, each
+
+
+def analyze(
+    job: ImportanceJob, captions: EncodedPrompts, folder: Path, talk: Reporter, data: Tensor | None = None
+) -> Scores:
+    """Watch the stream of all prompts, on trajectories that are sampled, or on `data`, latents of pictures.
+
+    `folder` holds what was finished before a stop.
+    """
+    blocks, chunk = job.model.architecture.blocks, job.chunk(captions)
+    weights = Blocks(job.model, torch.device(job.device), torch.float32, resident=job.resident)
+    run = _Run(job, weights, folder, talk)
+    values = []
+    talk.begin("analyzing", job.sampling.steps * blocks * -(-len(captions) // chunk), "blocks")
+    try:
+        with torch.no_grad():
+            for first in range(0, len(captions), chunk):
+                part = slice(first, first + chunk)
+                some = None if data is None else data[part]
+                values.append(run.chunk(captions.part(part.start, part.stop), some, first))
+    finally:
+        talk.end()
+    whole = ImportanceRecorder(job.sampling.steps, blocks, len(captions))
+    whole.values = torch.cat(values, dim=-1)
+    return _scores(job, whole)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What all chunks of prompts have in common."""
+
+    job: ImportanceJob
+    weights: Blocks
+    folder: Path
+    talk: Reporter
+
+    def chunk(self, captions: EncodedPrompts, data: Tensor | None, first: int) -> Tensor:
+        """One chunk of prompts through all steps; now and then, between two blocks, what was seen is saved."""
+        job, depth = self.job, len(self.weights)
+        sampling = replace(job.sampling, batch=job.batch)
+        watcher = ImportanceRecorder(sampling.steps, depth, len(captions), job.whole_samples, first)
+        journal = ResumeFile(self.folder / PROGRESS / f"prompts-{first}.safetensors", job.key)
+        saved = journal.load(watcher.values.shape) or ResumeState(watcher.values, ())
+        watcher.values, known, begun = saved.values, list(saved.velocities), saved.begun
+        if saved.finished:
+            self.talk.advance(sampling.steps * depth)
+            return watcher.values
+        self.talk.advance(len(known) * depth + (begun.block if begun else 0))
+        velocities = list(known)
+
+        def reached(place: SweepProgress) -> None:
+            self.talk.advance(1)
+            if journal.due:
+                journal.save(ResumeState(watcher.values, tuple(velocities), place))
+
+        scheduler = sampler(job.scheduler)
+        steps = sample(
+            self.weights,
+            scheduler,
+            captions,
+            sampling,
+            watcher,
+            self.config,
+            offset=first,
+            known=known,
+            begun=begun,
+            reached=reached,
+            data=data,
+        )
+        size = () if data is None else tuple(data.shape[2:])
+        before = starting_noise(len(captions), self.config["in_channels"], sampling, first, size)
+        for step, (guided, after) in enumerate(steps):
+            if job.velocity and watcher.values[VELOCITY, step].isnan().any():
+                latents = (before if data is None else after).to(guided)
+                moment = StepSample(scheduler.timesteps[step], latents, guided)
+                watcher.values[VELOCITY, step] = self._left_out(captions, moment)[:, None]
+            before = after
+            if step >= len(known):
+                velocities.append(guided)
+                self.talk.advance(1)
+                if journal.due:
+                    journal.save(ResumeState(watcher.values, tuple(velocities)))
+        journal.save(ResumeState(watcher.values, (), finished=True))
+        return watcher.values
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The transformer's."""
+        return self.job.model.transformer.config or self.job.model.architecture.config()
+
+    def _left_out(self, captions: EncodedPrompts, moment: StepSample) -> Tensor:
+        """(blocks, prompts): what the velocity loses without each block."""
+        given = captions.to(self.weights.device, self.weights.dtype)
+        outside, guidance = self.weights.outside(), self.job.sampling.guidance
+        states = CalibrationStates(self.weights, outside, self.config, given, guidance, (moment,), self.job.batch)
+        return leave_one_out(states, self.job.share)
+
+
+def _scores(job: ImportanceJob, watcher: ImportanceRecorder) -> Scores:
+    metrics = {}
+    for name in job.metrics:
+        _check(name, watcher.values[METRICS.index(name)])
+        by_prompt, by_step = watcher.by_prompt(name).tolist(), watcher.by_step(name).tolist()
+        metrics[name] = tuple(score(prompts, steps) for prompts, steps in zip(by_prompt, by_step, strict=True))
+    return Scores(metrics, job.model.identity(), job.model.content(), job.model.located.name, job.settings)
+
+
+def _check(metric: str, values: Tensor) -> None:
+    """Scores are of finite numbers: (steps, blocks, branches, prompts)."""
+    bad = (~torch.isfinite(values)).nonzero()
+    if len(bad):
+        step, block = bad[0][:2].tolist()
+        what = f"leaving out block {block}" if metric == METRICS[VELOCITY] else f"block {block}"
+        raise InvalidInput(f"{what} gives NaN or infinity at step {step}", why=f"no {metric} can be told from that")
+
+
+def estimate(job: ImportanceJob, encoding: float = 0.0) -> float:
+    """Seconds, by a short trial of the machine; captions are taken to be as long as they may be."""
+    forwards = 1 + (job.model.architecture.blocks - 1) / 2 if job.velocity else 1
+    tokens = job.tokens * 2 * job.count * job.sampling.steps * forwards
+    fixed, each = job.taken(LONGEST, job.count * LONGEST * job.model.architecture.caption_channels * _FP32)
+    chunk = max(1, min(job.count, (job.memory_limit - fixed) // each))
+    sweeps = 1 + (job.share.sweeps(chunk, job.model.architecture.blocks) if job.velocity else 0)
+    readings = 1 if job.resident else job.sampling.steps * -(-job.count // chunk) * sweeps
+    return forward_seconds(job.model, tokens, job.device, more=encoding, readings=readings)
+
+
+def _two_blocks(model: Model) -> int:
+    """The block that is worked with and the one that is read, with the tensor on its way between both dtypes."""
+    refs = [ref for ref in model.weights if (inside := split_block(ref.name)) and inside[0] == 0]
+    return 2 * sum(ref.count * _FP32 for ref in refs) + max(ref.size for ref in refs)
+
+
+def _all_bytes(model: Model) -> int:
+    return sum(ref.count * _FP32 for ref in model.weights)
+
+
+def _outside_bytes(model: Model) -> int:
+    return sum(ref.count * _FP32 for ref in model.weights if split_block(ref.name) is None)

@@ -1,0 +1,125 @@
+"""The repair of a pruned model: its states, its cache, and the job that writes it."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from sanac.core import json_files
+from sanac.core.artifact.cache import load_cached, store_cached
+from sanac.core.artifact.model import Model
+from sanac.core.checkpoint.lora import Addition
+from sanac.core.file_copy import digest_file
+from sanac.core.progress import Reporter
+from sanac.core.safetensors_header import read_header
+from sanac.core.write.job import ArtifactJob
+from sanac.nn.blocks.block import POINT
+from sanac.nn.calibration.block_subsets import BlockSubset
+from sanac.nn.calibration.job import Calibration, calibration
+from sanac.nn.calibration.settings import CalibrationSettings
+from sanac.prune.repair import RIDGES, ROUNDS, Repair, fit, gaps_of
+
+REPAIR_SCHEMA = 1  # raised when the same settings would give other changes
+
+
+def repair_states(model: Model, wanted: CalibrationSettings, talk: Reporter) -> Calibration:
+    """What a repair is fitted on; refuses at once what can't be done in this memory."""
+    states = calibration(model, wanted, every=1)
+    outputs, inputs = _point_shape(model)
+    fixed = 8 * (states.moments * inputs**2 + (len(RIDGES) + 6) * outputs * inputs)
+    return states.within(fixed, 2 * states.moments * (states.state_bytes + states.caption_bytes), talk)
+
+
+def _point_shape(model: Model) -> tuple[int, int]:
+    outputs, inputs = model.weights.tensors[f"transformer_blocks.0.{POINT}"].shape[:2]
+    return outputs, inputs
+
+
+def with_repair(job: ArtifactJob, states: Calibration) -> ArtifactJob:
+    """The job as one that will be repaired: another artifact than without. Nothing is computed yet."""
+    settings = {**job.settings, "compensate": {"schema": REPAIR_SCHEMA, **states.settings}}
+    return replace(job, settings=settings, key=json_files.key_of([job.key, settings["compensate"]]))
+
+
+@dataclass(frozen=True, slots=True)
+class RepairJob:
+    """Where the repair of a job lies: the same for every layout that the job is written in."""
+
+    job: ArtifactJob
+    states: Calibration
+    workspace: Path
+    yes: bool = False  # whether it may take more than an hour
+
+    @property
+    def kept(self) -> BlockSubset:
+        """The blocks that stay."""
+        return tuple(index for index in self.job.plan.sources if index is not None)
+
+    def announce(self, talk: Reporter) -> None:
+        """Say how long fitting will take; more than an hour has to be wanted."""
+        outputs, inputs = _point_shape(self.states.model)
+        gaps = len(gaps_of(self.kept, self.states.model.architecture.blocks))
+        solving = 2.0 * gaps * len(RIDGES) * ROUNDS * self.states.moments * outputs * inputs**2
+        seconds = self.states.seconds(3.0, more=solving, readings=3)
+        self.states.announce("repairing", seconds, talk, yes=self.yes)
+
+    @property
+    def key(self) -> str:
+        """Equal where the same changes are found."""
+        return json_files.key_of(
+            ["repair", self.job.settings["compensate"], self.job.identity, self.job.plan.to_json()]
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.workspace / f"repair-{self.key[:8]}"
+
+    def report(self) -> dict[str, Any] | None:
+        """What the repair did, if it was fitted before and lies there undamaged."""
+        known = load_cached(
+            self.folder / "repair.json",
+            self.key,
+            {"changes": str, "velocity_error": dict, "left_out": bool, "gaps": list},
+        )
+        changes = self.folder / "changes.safetensors"
+        whole = known is not None and changes.is_file() and digest_file(changes) == known["changes"]
+        return known if whole else None
+
+    def mended(self, talk: Reporter) -> ArtifactJob:
+        """The job with its additions, fitted now or before."""
+        report = self.report()
+        if report is None:
+            self.announce(talk)
+            with torch.no_grad():
+                found, report = _fitted(self.states, self.kept, talk)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = self.folder / "changes.partial"
+            save_file({name: change.cpu().contiguous() for name, change in found.changes.items()}, partial)
+            report |= {"key": self.key, "changes": digest_file(partial)}
+            partial.replace(self.folder / "changes.safetensors")
+            store_cached(self.folder / "repair.json", report)
+        additions = read_header(self.folder / "changes.safetensors").tensors
+        return replace(
+            self.job,
+            additions={name: Addition(ref) for name, ref in additions.items()},
+            filled_digest=report["changes"],
+        )
+
+
+def _fitted(states: Calibration, kept: BlockSubset, talk: Reporter) -> tuple[Repair, dict[str, Any]]:
+    """Fitted on most prompts, ridges chosen by a fifth of them, judged by another."""
+    fitted, chosen, judged = states.states([1, 1])
+    found = fit(fitted, chosen, kept, talk)
+    before, after = (float(states.errors([kept])[kept].mean()) for states in (judged, judged.changed(found.changes)))
+    if not after <= before:
+        talk.warn(f"the repair made the velocity worse ({before:.4f} -> {after:.4f}) and is left out")
+        found, after = Repair(), before
+    report = {
+        "velocity_error": {"pruned": before, "repaired": after},
+        "left_out": not found.changes,
+        "gaps": [asdict(gap) for gap in found.gaps],
+    }
+    return found, report

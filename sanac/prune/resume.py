@@ -1,0 +1,80 @@
+"""How far a measurement has come, saved beside its result: a stopped run continues inside a step of the sampler."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sanac.nn.calibration.sampling import SweepProgress
+
+_PAUSE = 2.0  # seconds between two saves at least,
+_SHARE = 50.0  # and so many times what the last one took: saving takes a fiftieth of the time at most
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeState:
+    """What was seen so far, the velocities of the steps that are finished, and where the next one was left."""
+
+    values: Tensor
+    velocities: tuple[Tensor, ...]
+    begun: SweepProgress | None = None
+    finished: bool = False
+
+
+@dataclass
+class ResumeFile:
+    """The file of one chunk of prompts; `key` says which job it belongs to."""
+
+    path: Path
+    key: str
+    _due: float = field(default_factory=lambda: time.monotonic() + _PAUSE)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+        return time.monotonic() >= self._due
+
+    def save(self, saved: ResumeState) -> None:
+        """Write it, flushed and renamed: what was saved before stays until this is whole."""
+        since = time.monotonic()
+        place = {"key": self.key, "finished": str(saved.finished), "step": "", "block": ""}
+        tensors = {"values": saved.values}
+        if saved.velocities:
+            tensors["velocities"] = torch.stack(saved.velocities).cpu().contiguous()
+        if saved.begun:
+            place |= {"step": str(saved.begun.step), "block": str(saved.begun.block)}
+            tensors |= {f"state.{n}": state.cpu().contiguous() for n, state in enumerate(saved.begun.states)}
+        self.path.parent.mkdir(exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        save_file(tensors, partial, place)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(self.path)
+        now = time.monotonic()
+        self._due = now + max(_PAUSE, _SHARE * (now - since))
+
+    def load(self, shape: Sequence[int]) -> ResumeState | None:
+        """What was saved, if it is of this job and of as many prompts; else None."""
+        if not self.path.exists():
+            return None
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                place, names = file.metadata() or {}, set(file.keys())
+                values = file.get_tensor("values")
+                if place.get("key") != self.key or values.shape != tuple(shape):
+                    return None
+                velocities = tuple(file.get_tensor("velocities")) if "velocities" in names else ()
+                begun = None
+                if place["step"]:
+                    count = sum(name.startswith("state.") for name in names)
+                    states = [file.get_tensor(f"state.{number}") for number in range(count)]
+                    begun = SweepProgress(int(place["step"]), int(place["block"]), states)
+        except (SafetensorError, OSError, KeyError, ValueError):
+            return None
+        return ResumeState(values, velocities, begun, place["finished"] == "True")

@@ -1,0 +1,125 @@
+"""Scores of a model as its user asks for them: prompts chosen, time estimated, measured once and read afterwards."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sanac.core import json_files
+from sanac.core.artifact.model import Model
+from sanac.core.artifact.staging import write_flushed
+from sanac.core.errors import InvalidInput, UsageError
+from sanac.core.progress import Reporter
+from sanac.nn.calibration.cost import CostEstimate, not_computed_yet
+from sanac.nn.calibration.inputs import Inputs, choose_inputs
+from sanac.nn.calibration.sampling import SamplerSettings
+from sanac.nn.calibration.settings import CalibrationSettings
+from sanac.nn.calibration.tensor_files import write_captions
+from sanac.nn.calibration.text_encoding import EncodedPrompts
+from sanac.nn.device import pick_device
+from sanac.nn.pipeline_config import check_computable, latent_side, scheduler_of
+from sanac.prune.importance_job import PROGRESS, ImportanceJob, analyze, estimate
+from sanac.prune.scores import Scores, read_scores
+
+EULER = "FlowMatchEulerDiscreteScheduler"
+
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """A measurement that is fully decided, and the folder that its scores lie in."""
+
+    job: ImportanceJob
+    inputs: Inputs
+    wanted: CalibrationSettings
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """The scores."""
+        return self.folder / "scores.json"
+
+    def known(self) -> Scores | None:
+        """Those of this very job, if they lie there whole."""
+        try:
+            if json_files.read_object(self.file).get("key") == self.job.key:
+                return read_scores(self.file)
+        except InvalidInput:  # nothing there, or nothing that can be read: measured anew
+            pass
+        return None
+
+    def spare_others(self) -> None:
+        """Misuse where other scores lie already."""
+        if self.file.exists():
+            raise UsageError(
+                f"{self.file} holds other scores", hint="--out another folder, or replace them with --force"
+            )
+
+    def forget(self) -> None:
+        """Begin anew, whatever a stopped run left."""
+        shutil.rmtree(self.folder / PROGRESS, ignore_errors=True)
+
+    def announce(self, talk: Reporter, cheaper: Sequence[str] = ()) -> None:
+        """Say how long it will take; what takes long only goes on when told to."""
+        inputs, steps = self.inputs, self.job.sampling.steps
+        what = f"measuring {inputs.count} {'pictures' if inputs.latents else 'prompts'}"
+        cost = CostEstimate(what, estimate(self.job, inputs.encoding), self.job.device, inputs, inputs.count, steps)
+        cost.announce(talk, yes=self.wanted.yes, cheaper=cheaper)
+        if inputs.latents and not inputs.latents.captioned:
+            talk.note(f"{inputs.source} brings no captions: all pictures get the empty one")
+
+    def captions(self, talk: Reporter) -> EncodedPrompts:
+        """Encoded or read, and kept if the user wants them."""
+        found = self.inputs.captions(torch.device(self.job.device))
+        if self.wanted.save_embeddings:
+            write_captions(found, self.wanted.save_embeddings)
+            talk.note(f"wrote {self.wanted.save_embeddings}: {len(found)} captions")
+        return found
+
+    def run(self, talk: Reporter) -> Scores:
+        """Measure, going on from what a stopped run left; the file appears whole."""
+        self.job.fitting(1, 0)  # whatever is too little even for the shortest captions is said before they are encoded
+        captions, data = self.captions(talk), self.inputs.data()
+        self.job.chunk(captions)  # too small a limit leaves no folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        scores = analyze(self.job, captions, self.folder, talk, data)
+        fresh = self.file.with_name("scores.json.new")
+        write_flushed(fresh, json_files.pretty(scores.to_json() | {"key": self.job.key}))
+        fresh.replace(self.file)
+        shutil.rmtree(self.folder / PROGRESS, ignore_errors=True)
+        return scores
+
+
+def plan_scoring(model: Model, wanted: CalibrationSettings, workspace: Path, out: Path | None = None) -> ScoringJob:
+    """Prompts, sampler and place chosen; nothing encoded or computed yet."""
+    wanted.check()
+    check_computable(model)
+    device = pick_device(wanted.device)
+    inputs = choose_inputs(
+        model, prompts=wanted.prompts, count=wanted.num_prompts, embeddings=wanted.embeddings, data=wanted.data
+    )
+    sampling = SamplerSettings(wanted.timesteps, wanted.guidance, wanted.seed, latent_side(model))
+    scheduler, whole = scheduler_of(model), wanted.reduce == "sample"
+    if wanted.data and scheduler.get("_class_name") != EULER and not scheduler.get("use_flow_sigmas"):
+        raise UsageError("--inputs noised needs a sampler of flow matching", why="its noise levels mean something else")
+    how = (sampling, scheduler, whole, wanted.limit, device, inputs.settings, wanted.velocity)
+    job = ImportanceJob(model, inputs.prompts, *how)
+    return ScoringJob(job, inputs, wanted, out or workspace / f"analyze-{job.key[:8]}")
+
+
+def measured(
+    model: Model, wanted: CalibrationSettings, workspace: Path, talk: Reporter, cheaper: Sequence[str] = ()
+) -> Scores:
+    """Scores of a model: read if these very ones were measured before, else measured, unless it is a dry run.
+
+    `cheaper` are ways that the user has where it would take long.
+    """
+    job = plan_scoring(model, wanted, workspace)
+    scores = job.known()
+    if scores is not None:
+        return scores
+    job.announce(talk, cheaper)
+    if wanted.dry:
+        raise not_computed_yet("scores")
+    return job.run(talk)

@@ -1,0 +1,112 @@
+"""What `prune` computes before it cuts: a search for the blocks that stay, a repair of what the gaps tear.
+
+Both are kept in the workspace under their content keys, so a rerun reads them. What can't be read there is not there.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sanac.core import json_files
+from sanac.core.artifact.cache import load_cached, store_cached
+from sanac.core.artifact.model import Model
+from sanac.core.artifact.plan import keep_blocks
+from sanac.core.progress import Reporter
+from sanac.core.write.job import ArtifactJob, WriteOptions, plan_artifact
+from sanac.nn.calibration.block_subsets import BlockSubset
+from sanac.nn.calibration.cost import not_computed_yet
+from sanac.nn.calibration.job import calibration
+from sanac.nn.calibration.settings import CalibrationSettings
+from sanac.nn.calibration.states import CalibrationStates, SweepBatch
+from sanac.prune.beam_search import TRIED, search
+from sanac.prune.selection import BlockSelection
+
+SEARCH_SCHEMA = 1  # raised when the same settings would choose other blocks
+BEAM = 4
+EVERY = 4  # of the sampler's steps, which the search looks at
+SEARCHED = 32  # prompts that it looks at
+SWAPS = 3  # rounds of swaps, about
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The blocks that a search found, and how far the velocity is off without the others."""
+
+    kept: BlockSubset
+    error: float  # on prompts that the search didn't see
+    settings: Mapping[str, Any]
+
+
+def find_blocks(
+    model: Model, choice: BlockSelection, wanted: CalibrationSettings, workspace: Path, talk: Reporter
+) -> SearchResult:
+    """Search for the blocks that stay, or read what was found before."""
+    blocks = model.architecture.blocks
+    choice.check(blocks)
+    if wanted.num_prompts is None and wanted.prompts is None and wanted.embeddings is None:
+        wanted = replace(wanted, num_prompts=SEARCHED)
+    states = calibration(model, wanted, EVERY)
+    share = SweepBatch.of(states.memory_limit // 4, states.state_bytes, BEAM * blocks)
+    states = states.within(share.taken(states.state_bytes), 0, talk)
+    settings = {"schema": SEARCH_SCHEMA, "choice": asdict(choice), "beam": BEAM, **states.settings}
+    key = json_files.key_of(["search", settings, model.identity()])
+    file = workspace / f"search-{key[:8]}" / "search.json"
+    known = load_cached(file, key, {"kept": list, "error": float})
+    if known is not None:
+        return SearchResult(tuple(known["kept"]), known["error"], settings)
+    forwards, sweeps = _search_forwards(blocks, choice.target), _search_rounds(blocks, choice.target)
+    sweeps *= share.sweeps(states.count * states.moments, BEAM * blocks)
+    states.announce("searching", states.seconds(forwards, readings=sweeps), talk, yes=wanted.yes)
+    if wanted.dry:
+        raise not_computed_yet("the search")
+    with torch.no_grad():
+        fitted, judged = states.states([1])
+        judge = _SubsetEvaluator(fitted, share, file.with_name("seen.json"), key)
+        found = search(blocks, choice.target, frozenset(choice.protected(blocks)), judge, beam=BEAM, talk=talk)
+        kept = found[-1].kept
+        error = float(judged.errors([kept], share)[kept].mean())
+    steps = [{"kept": list(step.kept), "error": step.error} for step in found]
+    store_cached(file, {"key": key, "kept": list(kept), "error": error, "steps": steps})
+    return SearchResult(kept, error, settings)
+
+
+class _SubsetEvaluator:
+    """The mean error of subsets; what was seen is kept, so that a stopped search soon is where it was."""
+
+    def __init__(self, states: CalibrationStates, share: SweepBatch, file: Path, key: str) -> None:
+        self.states, self.share, self.file, self.key = states, share, file, key
+        known = load_cached(file, key, {"seen": dict})
+        self.seen: dict[str, float] = known["seen"] if known else {}
+
+    def __call__(self, choices: list[BlockSubset]) -> dict[BlockSubset, float]:
+        """NaN counts as infinitely bad."""
+        names = {kept: ",".join(map(str, kept)) for kept in choices}
+        unseen = [kept for kept in choices if names[kept] not in self.seen]
+        if unseen:
+            for kept, errors in self.states.errors(unseen, self.share).items():
+                error = float(errors.mean())
+                self.seen[names[kept]] = error if math.isfinite(error) else 1e300
+            store_cached(self.file, {"key": self.key, "seen": self.seen})
+        return {kept: self.seen[name] for kept, name in names.items()}
+
+
+def _search_rounds(blocks: int, target: int) -> int:
+    """About how often a search asks."""
+    return blocks - target + SWAPS
+
+
+def _search_forwards(blocks: int, target: int) -> float:
+    """About how many forwards of the whole model a search takes: half a forward for each subset it looks at."""
+    rounds = sum(0.5 * BEAM * left * left / blocks for left in range(target + 1, blocks + 1))
+    return rounds + SWAPS * 0.5 * min(TRIED, target * (blocks - target)) * target / blocks
+
+
+def plan_searched(model: Model, choice: BlockSelection, found: SearchResult, writing: WriteOptions) -> ArtifactJob:
+    """The prune job that keeps what the search found."""
+    settings = {name: value for name, value in asdict(choice).items() if name != "target"}
+    plan = keep_blocks(model.architecture.blocks, list(found.kept))
+    return plan_artifact("prune", model, plan, settings | {"search": dict(found.settings)}, writing)

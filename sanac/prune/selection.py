@@ -1,0 +1,88 @@
+"""Which blocks stay, given how many and what they are worth."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from sanac.core.artifact.model import Model
+from sanac.core.artifact.plan import BlockPlan, keep_blocks
+from sanac.core.errors import UsageError
+from sanac.core.family.architecture import Architecture
+from sanac.core.write.job import ArtifactJob, WriteOptions, plan_artifact
+from sanac.prune.scores import Scores
+
+_COUNT = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmb]?)", re.ASCII | re.IGNORECASE)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSelection:
+    """How blocks are chosen."""
+
+    select: str
+    target: int
+    protect_first: int = 0
+    protect_last: int = 0
+
+    def check(self, blocks: int) -> None:
+        """All that is wrong with it for a model of so many blocks, at once."""
+        problems = []
+        if not 1 <= self.target <= blocks:
+            problems.append(f"--target-blocks {self.target} is not between 1 and {blocks}, the blocks that it has")
+        if self.protect_first + self.protect_last > max(self.target, 0):
+            kept = f"--protect-first {self.protect_first} and --protect-last {self.protect_last}"
+            problems.append(f"{kept} don't fit into {self.target} blocks")
+        if problems:
+            hint = f"--target-blocks {max(1, blocks // 2)}"
+            message = f"a model of {blocks} blocks can't be pruned like this"
+            raise UsageError(message, why=problems[0], hint=hint, problems=problems)
+
+    def protected(self, blocks: int) -> set[int]:
+        """The blocks that stay whatever they are worth."""
+        return {*range(self.protect_first), *range(blocks - self.protect_last, blocks)}
+
+
+def best(values: Sequence[float], choice: BlockSelection) -> BlockPlan:
+    """The blocks of the highest scores, one-shot, in the model's order; of equal ones the earlier stays."""
+    blocks = len(values)
+    choice.check(blocks)
+    protected = choice.protected(blocks)
+    order = sorted(range(blocks), key=lambda index: (index not in protected, -values[index], index))
+    return keep_blocks(blocks, sorted(order[: choice.target]))
+
+
+def plan_target(model: Model, choice: BlockSelection, scores: Scores, writing: WriteOptions) -> ArtifactJob:
+    """The prune job that keeps the blocks which matter most by these scores."""
+    plan = best(scores.of(choice.select), choice)
+    settings = {name: value for name, value in asdict(choice).items() if name != "target"}
+    return plan_artifact("prune", model, plan, settings | {"scores": dict(scores.settings)}, writing)
+
+
+def depth_of(model: Model, blocks: int | None, parameters: str | None) -> int:
+    """The depth asked for, in blocks or as the number of parameters that it should come nearest to."""
+    if blocks is not None:
+        return blocks
+    match = _COUNT.fullmatch((parameters or "").strip())
+    if match is None:
+        raise UsageError(f"--target-params {parameters} is no number", hint="--target-params 1.6B")
+    wanted, architecture = float(match[1]) * _UNITS[match[2].lower()], model.architecture
+    depth = nearest_depth(architecture, wanted)
+    if not 1 <= depth <= architecture.blocks:
+        least, most = (parameters_at(architecture, blocks) for blocks in (1, architecture.blocks))
+        why = f"its transformer has {most:,} parameters, {least:,} with one block"
+        raise UsageError(f"--target-params {parameters} is out of {model.located.name}'s reach", why=why)
+    return depth
+
+
+def parameters_at(architecture: Architecture, blocks: int) -> int:
+    """Of the whole transformer at another depth."""
+    per_block = sum(map(math.prod, architecture.block_tensors().values()))
+    whole = sum(map(math.prod, architecture.tensors().values()))
+    return whole - (architecture.blocks - blocks) * per_block
+
+
+def nearest_depth(architecture: Architecture, parameters: float) -> int:
+    """The depth whose number of parameters is nearest, whether there is such a depth or not."""
+    outside = parameters_at(architecture, 0)
+    return round((parameters - outside) / (parameters_at(architecture, 1) - outside))

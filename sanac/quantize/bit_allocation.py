@@ -1,0 +1,374 @@
+"""Which units get how many bits: the least error of the velocity within so many bytes, or the fewest bytes.
+
+Each unit is quantized alone by each scheme, and the velocity's error is kept in the workspace: another budget asks
+nothing again. Errors are added up, as if units had nothing to do with each other; what is chosen on that is measured as
+a whole, beside uniform schemes, and the best that was measured is taken.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sanac.core import json_files
+from sanac.core.artifact.cache import load_cached, store_cached
+from sanac.core.artifact.model import Model
+from sanac.core.errors import UsageError
+from sanac.core.progress import Reporter
+from sanac.core.quant.layer_rules import COMPONENTS as KNOWN
+from sanac.core.quant.layer_rules import INCLUDES, QuantRequest
+from sanac.core.quant.schemes import SCHEMES
+from sanac.core.units import bytes_text
+from sanac.core.write.job import ArtifactJob, WriteOptions
+from sanac.nn.calibration.cost import not_computed_yet
+from sanac.nn.calibration.job import Calibration, calibration
+from sanac.nn.calibration.settings import CalibrationSettings as Looked
+from sanac.nn.calibration.text_encoding import open_encoder
+from sanac.nn.streaming import DTYPES
+from sanac.quantize.allocation_units import UNQUANTIZED, Schemes, Units, units_of
+from sanac.quantize.job import SCHEMA as WRITTEN
+from sanac.quantize.job import parts_of, plan_chosen, weights_of
+from sanac.quantize.knapsack import Item, cheapest, lightest, swaps
+from sanac.quantize.sensitivity import SensitivityEvaluator
+
+SCHEMA = 1  # raised when the same settings would measure other errors
+EVERY, PROMPTS = 4, 8
+AMONG = ("int8-wo", "int4-wo")
+SWAPS, TOGETHER = 4, 24  # rounds in which swaps are measured, and how many in each
+ROUNDS = 8  # how often a wanted error is approached
+NEAR = 0.97  # and from where on that is near enough
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What the user asks for: at most so many bytes of the components together, or at least so many dB."""
+
+    max_bytes: int | None = None
+    min_sqnr: float | None = None
+    among: tuple[str, ...] = AMONG
+    components: tuple[str, ...] = ("transformer",)
+    rounding: str | None = None
+    include: frozenset[str] = frozenset()
+    leave: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """All that contradicts itself."""
+        problems = []
+        for name in self.among:
+            if name not in SCHEMES:
+                problems.append(f"there is no scheme {name!r}: {', '.join(SCHEMES)}")
+            elif SCHEMES[name].given:
+                problems.append(f"--among {name}: it takes as many bytes as {name.partition('-')[0]}-wo, and errs more")
+        if not self.among:
+            problems.append("--among names no scheme")
+        if self.rounding == "gptq":
+            problems.append("--rounding gptq fits values to one choice: it is for --scheme")
+        problems += [f"there is no component {name!r}" for name in self.components if name not in KNOWN]
+        problems += [f"--include {name} is for schemes with activations" for name in self.include & {"ends"}]
+        problems += [f"there is nothing called {name!r} to include" for name in self.include - INCLUDES.keys()]
+        if self.min_sqnr is not None and not 0 < self.min_sqnr < 200:
+            problems.append(f"--min-sqnr {self.min_sqnr:g} is not between 0 and 200 dB")
+        if problems:
+            raise UsageError(problems[0], problems=problems)
+
+    @property
+    def wish(self) -> QuantRequest:
+        """About each component's weights."""
+        return QuantRequest(SCHEMES[self.among[0]], None, self.rounding, self.include, self.leave)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A choice, and what was measured of it."""
+
+    name: str
+    schemes: Schemes
+    bytes: int
+    error: float  # relative, squared, of the guided velocity
+    gap: float = 0.0  # by how much of what it was chosen for another choice may be better, as far as errors add up
+
+    @property
+    def sqnr(self) -> float:
+        """The error as a ratio of signal to noise, dB."""
+        return -10 * math.log10(self.error) if self.error else math.inf
+
+    def to_json(self) -> dict[str, Any]:
+        """Without its schemes."""
+        return {"name": self.name, "bytes": self.bytes, "error": self.error, "gap": self.gap}
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What was chosen, beside what was not."""
+
+    best: Candidate
+    beside: tuple[Candidate, ...]
+    errors: Mapping[str, float]  # of units alone: by 'unit scheme'
+
+    def to_json(self) -> dict[str, Any]:
+        """What was measured."""
+        return {**self.best.to_json(), "beside": [found.to_json() for found in self.beside]}
+
+
+@dataclass(frozen=True)
+class AllocationJob:
+    """A budget, and what it can be spent on."""
+
+    model: Model
+    units: Units
+    budget: Budget
+    states: Calibration
+    workspace: Path
+    yes: bool = False
+    dry: bool = False
+    fresh: bool = False  # measure anew, whatever was kept
+
+    @cached_property
+    def key(self) -> str:
+        """Equal where the same errors would be measured; the budget is not part of it."""
+        how = [self.budget.rounding, self.units.dtypes]
+        return json_files.key_of(["sensitivity", SCHEMA, self.states.settings, self.model.identity(), how])
+
+    @property
+    def asked_for(self) -> dict[str, Any]:
+        """The budget, and what errors were measured on."""
+        budget = asdict(self.budget) | {"include": sorted(self.budget.include)}
+        return {"budget": budget, "measured_on": self.states.settings}
+
+    def check(self) -> None:
+        """A budget that can't be kept is refused before anything is measured."""
+        least = self.units.fixed + round(lightest(self._items({})))
+        most, whole = self.budget.max_bytes, self.units.size(self._high)
+        if most is None:
+            return
+        if most >= whole:
+            raise UsageError(f"it takes {bytes_text(whole)} as it is", hint=f"--max-bytes below {whole}")
+        if most < least:
+            raise UsageError(
+                f"--max-bytes {bytes_text(most)} can't be reached",
+                why=f"the least is {least:,} bytes, {bytes_text(self.units.fixed)} of them are not quantized",
+                hint=f"--max-bytes {least}" + ("" if "kv" in self.budget.include else ", or --include kv"),
+            )
+
+    def announce(self, alone: int, whole: int, together: int, talk: Reporter) -> None:
+        """Say how long so many questions take at most; more than an hour has to be wanted."""
+        text = sum(unit.component == "text_encoder" for unit in self.units.all) / len(self.units.all)
+        groups = -(-alone // together)
+        forwards = whole + alone * text + (1 - text) * (alone + groups) / 2  # up to a change, one forward for a group
+        more = (whole * bool(text) + alone * text) * self.states.inputs.encoding
+        seconds = self.states.seconds(forwards, readings=groups + -(-whole // together), more=more)
+        self.states.announce(f"measuring {alone} sensitivities and the choice", seconds, talk, yes=self.yes)
+
+    def allocated(self, talk: Reporter) -> Allocation:
+        """Measure what was not measured before, choose, and measure the choice."""
+        self.check()
+        asking = _SensitivityCache(self, talk)
+        asking.each()
+        tried = {name: self._tried(asking, name, how) for name, how in self.units.uniform().items()}
+        most = self.budget.max_bytes
+        if most is not None:
+            chosen = self._least_error(asking, most)
+            fitting = [chosen, *(found for found in tried.values() if found.bytes <= most)]
+            best = min(fitting, key=lambda found: found.error)
+        else:
+            assert self.budget.min_sqnr is not None
+            error = 10 ** (-self.budget.min_sqnr / 10)
+            chosen = self._fewest_bytes(asking, error)
+            best = min([chosen, *(t for t in tried.values() if t.error <= error)], key=lambda found: found.bytes)
+            if not self.units.chosen(best.schemes):
+                finest = max(found.sqnr for found in tried.values())
+                raise UsageError(
+                    f"nothing can be quantized for {self.budget.min_sqnr:g} dB",
+                    why=f"of {', '.join(self.budget.among)} for everything, the best reaches {finest:.1f} dB",
+                    hint=f"--min-sqnr {finest:.0f}",
+                )
+        beside = tuple(found for found in (chosen, *tried.values()) if found is not best)
+        return Allocation(best, beside, asking.alone())
+
+    def _least_error(self, asking: "_SensitivityCache", most: int) -> Candidate:
+        """The best choice as far as errors add up; from there by swaps that are measured, as they don't quite."""
+        items = self._items(asking.errors)
+        choice = cheapest(items, float(most - self.units.fixed))
+        assert choice is not None
+        options, best = choice.options, self._tried(asking, "by budget", self._named(choice.options), choice.gap)
+        for _ in range(SWAPS):
+            near = swaps(items, options, float(most - self.units.fixed), TOGETHER)
+            asking.wholes([self._named(other) for other in near])
+            found = {other: self._tried(asking, "by budget", self._named(other), choice.gap) for other in near}
+            better = min(found, key=lambda other: found[other].error, default=options)
+            if better == options or found[better].error >= best.error:
+                break
+            options, best = better, found[better]
+        return best
+
+    def _fewest_bytes(self, asking: "_SensitivityCache", most: float) -> Candidate:
+        """Units' errors don't quite add up: the limit on their sum is moved until the whole keeps to its own."""
+        items = [Item(item.weights, item.costs) for item in self._items(asking.errors)]
+        best = Candidate("by budget", self._high, self.units.size(self._high), 0.0)
+        limit = most
+        for _ in range(ROUNDS):
+            choice = cheapest(items, limit)
+            assert choice is not None
+            found = self._tried(asking, "by budget", self._named(choice.options), choice.gap)
+            if found.error <= most and found.bytes <= best.bytes:
+                best = found
+            if found.error == 0.0 or NEAR * most <= found.error <= most:
+                break
+            limit *= most / found.error
+        return best
+
+    @property
+    def _high(self) -> dict[str, str]:
+        """All as it is."""
+        return dict.fromkeys((unit.name for unit in self.units.all), UNQUANTIZED)
+
+    def _items(self, errors: Mapping[str, float]) -> list[Item]:
+        """Errors cost, bytes weigh; leaving a unit as it is costs nothing."""
+        return [
+            Item(
+                np.array([errors.get(f"{unit.key} {scheme}", 0.0) for scheme in unit.bytes]),
+                np.array([float(size) for size in unit.bytes.values()]),
+            )
+            for unit in self.units.all
+        ]
+
+    def _named(self, options: tuple[int, ...]) -> dict[str, str]:
+        pairs = zip(self.units.all, options, strict=True)
+        return {unit.name: list(unit.bytes)[option] for unit, option in pairs}
+
+    def _tried(self, asking: "_SensitivityCache", name: str, schemes: Schemes, gap: float = 0.0) -> Candidate:
+        return Candidate(name, schemes, self.units.size(schemes), asking.whole(schemes), gap)
+
+    def job(self, allocation: Allocation, writing: WriteOptions) -> ArtifactJob:
+        """What writes it: the choice is part of what the artifact is; how it came about is said beside it."""
+        budget = self.budget
+        schemas = [SCHEMA, WRITTEN]
+        settings = {"schema": schemas, "schemes": dict(allocation.best.schemes), "rounding": budget.rounding}
+        limit = f"within {bytes_text(budget.max_bytes)}" if budget.max_bytes else f"for {budget.min_sqnr:g} dB"
+        how = f"{' and '.join(sorted(budget.components))} to {' and '.join(budget.among)} by sensitivity, {limit}"
+        return plan_chosen(self.model, self.units.chosen(allocation.best.schemes), settings, how, writing)
+
+
+def allocating(
+    model: Model,
+    budget: Budget,
+    looked: Looked,
+    writing: WriteOptions,
+    workspace: Path,
+    talk: Reporter,
+    *,
+    fresh: bool = False,
+) -> AllocationJob:
+    """What is to be looked at; refuses at once what can't be done in this memory."""
+    budget.check()
+    units = units_of(parts_of(model, budget.components, writing), budget.wish, budget.among)
+    if looked.num_prompts is None and looked.prompts is None and looked.embeddings is None:
+        looked = replace(looked, num_prompts=PROMPTS)
+    states = calibration(model, looked, EVERY, least=1)
+    if states.inputs.embeddings and "text-encoder" in budget.components:
+        raise UsageError("--embeddings hold no prompts", why="a text encoder is judged by how it encodes them")
+    text = [part for part in units.parts if part.name == "text_encoder"]
+    held = sum(4 * ref.count for part in text for ref in weights_of(part).tensors.values())  # in fp32, all the time
+    states = states.within(held, 3 * states.moments * states.state_bytes, talk)
+    return AllocationJob(model, units, budget, states, workspace, looked.yes, looked.dry, fresh)
+
+
+class _SensitivityCache:
+    """Errors, measured now or before; all are kept at once."""
+
+    def __init__(self, job: AllocationJob, talk: Reporter) -> None:
+        self.job, self.talk = job, talk
+        self.file = job.workspace / f"sensitivity-{job.key[:8]}" / "errors.json"
+        known = None if job.fresh else load_cached(self.file, job.key, {"errors": dict})
+        self.errors: dict[str, float] = dict(known["errors"]) if known else {}
+        self.names = {
+            f"{unit.key} {scheme}": {unit.name: scheme}
+            for unit in job.units.all
+            for scheme in unit.bytes
+            if scheme != UNQUANTIZED
+        }
+
+    @cached_property
+    def asked(self) -> SensitivityEvaluator:
+        """Where questions are answered: announced, and sampled, when the first is asked."""
+        units, states = self.job.units, self.job.states
+        each = 2 * states.count * states.moments * states.state_bytes
+        together = max(1, states.memory_limit // 4 // each)
+        alone = sum(name not in self.errors for name in self.names)
+        self.job.announce(alone, len(self.job.budget.among) + 1 + SWAPS * TOGETHER, together, self.talk)
+        if self.job.dry:
+            raise not_computed_yet("how sensitive each weight is")
+        with torch.no_grad():
+            whole = states.whole()
+        text = any(part.name == "text_encoder" for part in units.parts)
+        encoder = open_encoder(self.job.model, torch.device(states.device)) if text else None
+        dtypes = {name: DTYPES[dtype] for name, dtype in units.dtypes.items()}
+        return SensitivityEvaluator(whole, states.inputs.prompts[: states.count], encoder, dtypes, together)
+
+    def each(self) -> None:
+        """Every unit by every scheme, alone."""
+        self._measure("sensitivities", self.names)
+
+    def alone(self) -> dict[str, float]:
+        """The error of every unit by every scheme: by 'unit scheme'."""
+        return {
+            f"{unit} {scheme}": self.errors[name] for name, how in self.names.items() for unit, scheme in how.items()
+        }
+
+    def whole(self, schemes: Schemes) -> float:
+        """The error of all units together."""
+        self.wholes([schemes])
+        return self.errors[self._name_of(schemes)]
+
+    def wholes(self, choices: Sequence[Schemes]) -> None:
+        """Those of some choices."""
+        self._measure("choices", {self._name_of(how): how for how in choices})
+
+    def _name_of(self, schemes: Schemes) -> str:
+        pairs = ((unit.key, schemes[unit.name]) for unit in self.job.units.all)
+        return json_files.key_of({key: scheme for key, scheme in pairs if scheme != UNQUANTIZED})
+
+    def _measure(self, what: str, choices: Mapping[str, Schemes]) -> None:
+        """What was not measured before."""
+        questions = {name: self.job.units.question(how) for name, how in choices.items() if name not in self.errors}
+        if not questions:
+            return
+        asked, names = self.asked, iter(questions)
+        self.talk.begin("measuring", len(questions), what)
+        try:
+            with torch.no_grad():
+                for found in asked.errors(list(questions.values())):
+                    self.errors |= {next(names): e if math.isfinite(e) else 1e300 for e in found}
+                    store_cached(self.file, {"key": self.job.key, "errors": self.errors})
+                    self.talk.advance(len(found))
+        finally:
+            self.talk.end()
+
+
+def explained(units: Units, allocation: Allocation) -> list[dict[str, Any]]:
+    """For people: each unit's choice, its bytes, and its error alone by each scheme; the most sensitive first."""
+    rows = [
+        {
+            "unit": unit.name,
+            "component": unit.component,
+            "scheme": allocation.best.schemes[unit.name],
+            "bytes": unit.bytes[allocation.best.schemes[unit.name]],
+            "errors": {s: allocation.errors[f"{unit.name} {s}"] for s in unit.bytes if s != UNQUANTIZED},
+        }
+        for unit in units.all
+    ]
+    return sorted(rows, key=lambda row: -max(row["errors"].values()))
+
+
+def summary(found: Allocation) -> list[str]:
+    """What was chosen, beside what was not, for people."""
+    lines = []
+    for tried in (found.best, *found.beside):
+        what = "chosen" if tried is found.best else "beside"
+        lines.append(f"{what}: {tried.name}: {bytes_text(tried.bytes)}, velocity SQNR {tried.sqnr:.1f} dB")
+    return lines

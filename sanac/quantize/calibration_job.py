@@ -1,0 +1,167 @@
+"""What is found by looking at what layers are given: values (GPTQ), static scales, smoothing; in one sweep.
+
+It lies in the workspace, a file per block: a stopped run goes on behind the last one.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sanac.core import json_files
+from sanac.core.artifact.cache import load_cached, store_cached
+from sanac.core.checkpoint.quant_json import QuantConfig, WeightSpec
+from sanac.core.family.architecture import split_block
+from sanac.core.file_copy import digest_file
+from sanac.core.progress import Reporter
+from sanac.core.quant.layer_rules import plan_quantization
+from sanac.core.safetensors_header import read_header
+from sanac.core.write.job import ArtifactJob
+from sanac.nn.calibration.job import Calibration, calibration
+from sanac.nn.calibration.settings import CalibrationSettings as Looked
+from sanac.quantize.activation_scales import RANGES, STRENGTHS
+from sanac.quantize.calibration_sweep import SAMPLE, Sweep, fit_in, shared_input_of
+from sanac.quantize.job import QuantizeSettings, repack, weights_of
+
+SCHEMA = 2  # raised when the same settings would find something else
+REPORT = "fit.json"
+EVERY = 4  # of the sampler's steps, which are looked at
+PROMPTS = 32
+
+
+def fitting_states(job: ArtifactJob, looked: Looked, talk: Reporter) -> Calibration:
+    """What is looked at; refuses at once what can't be done in this memory."""
+    packings = job.repacked["transformer"].quantized.weights
+    if looked.num_prompts is None and looked.prompts is None and looked.embeddings is None:
+        looked = replace(looked, num_prompts=PROMPTS)
+    states = calibration(job.model, looked, EVERY, least=1)
+    fixed = max(_memory(packing) for packing in packings.values())
+    fixed += sum(_held(packing) for packing in _leaders(packings).values())
+    return states.within(fixed, states.moments * (states.state_bytes + states.caption_bytes), talk)
+
+
+def _memory(packing: WeightSpec) -> int:
+    """Bytes that fitting one weight takes."""
+    rows, columns = packing.shape[0], packing.columns
+    solving = 5 * 8 * columns**2 if packing.rounding == "gptq" else 0
+    trying = 4 * SAMPLE * (3 * rows + 3 * columns) if packing.given else 0
+    return solving + trying + 16 * rows * columns
+
+
+def _held(packing: WeightSpec) -> int:
+    """Bytes that are gathered of what it is given, until its block is done."""
+    sums = 8 * packing.columns**2 if packing.rounding == "gptq" else 0
+    return sums + (4 * SAMPLE * packing.columns if packing.given else 0)
+
+
+def _leaders(packings: Mapping[str, WeightSpec]) -> dict[str, WeightSpec]:
+    """Of a block's weights, those apart that are given different things."""
+    inside = ((split_block(name), packing) for name, packing in packings.items())
+    return {shared_input_of(place[1]): packing for place, packing in inside if place}
+
+
+def with_fit(job: ArtifactJob, states: Calibration) -> ArtifactJob:
+    """The job as one that looks at inputs: another artifact than without. Nothing is computed yet."""
+    settings = {**job.settings, "fit": {"schema": SCHEMA, **states.settings}}
+    return replace(job, settings=settings, key=json_files.key_of([job.key, settings["fit"]]))
+
+
+@dataclass(frozen=True)
+class CalibrationJob:
+    """A job that looks at what layers are given."""
+
+    job: ArtifactJob
+    wanted: QuantizeSettings
+    states: Calibration
+    workspace: Path
+    yes: bool = False  # whether it may take more than an hour
+    fresh: bool = False  # begin anew, whatever lies there
+
+    @property
+    def quantized(self) -> QuantConfig:
+        """What is to be quantized, and how."""
+        return self.job.repacked["transformer"].quantized
+
+    @property
+    def ranges(self) -> str:
+        """How static scales are chosen."""
+        return self.wanted.ranges or RANGES[0]
+
+    @cached_property
+    def key(self) -> str:
+        """Equal where the same is found."""
+        quantized = {**self.quantized.to_json(), "left": {}}
+        return json_files.key_of([self.job.settings["fit"], self.job.identity, quantized, self.ranges])
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.workspace / f"fit-{self.key[:8]}"
+
+    def announce(self, talk: Reporter) -> None:
+        """Say how long fitting will take; more than an hour has to be wanted."""
+        states, blocks = self.states, self.states.model.architecture.blocks
+        tokens = states.tokens * states.moments * states.count
+        weights = self.quantized.weights.values()
+        gptq = [how for how in weights if how.rounding == "gptq"]
+        sums = 2.0 * blocks * tokens * sum(h.columns**2 for h in _leaders(self.quantized.weights).values() if h in gptq)
+        more = sums + sum(2.0 * how.shape[0] * how.columns**2 + how.columns**3 for how in gptq)
+        tries = {True: 2 * (len(STRENGTHS) + 1), False: 0}
+        more += sum(2.0 * SAMPLE * h.shape[0] * h.columns * tries[bool(h.given and h.given.smooth)] for h in weights)
+        self.states.announce("fitting", states.seconds(2.0, more=more, readings=2), talk, yes=self.yes)
+
+    def report(self) -> dict[str, Any] | None:
+        """What was fitted before, if it lies there undamaged."""
+        known = load_cached(self.folder / REPORT, self.key, {"files": dict})
+        whole = known and all(_has(self.folder / name, digest) for name, digest in known["files"].items())
+        return known if whole else None
+
+    def fitted(self, talk: Reporter) -> ArtifactJob:
+        """The job with its values, fitted now or before."""
+        report = None if self.fresh else self.report()
+        if report is None:
+            self.announce(talk)
+            report = self._fit(talk)
+        headers = {file: read_header(self.folder / file) for file in report["files"]}
+        places = {name: place[0] for name in self.quantized.weights if (place := split_block(name))}
+        fits = {name: fit_in(headers[_file_of(index)], name) for name, index in places.items()}
+        part = self.job.model.transformer
+        again = repack(
+            part, self.job.config, plan_quantization(part.name, weights_of(part).tensors, self.wanted.wish), fits
+        )
+        repacked = {**self.job.repacked, "transformer": again}
+        return replace(self.job, repacked=repacked, filled_digest=digest_file(self.folder / REPORT))
+
+    def _fit(self, talk: Reporter) -> dict[str, Any]:
+        if self.fresh or (self.folder / REPORT).exists():  # it was whole once, and isn't any more
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files = {}
+        with torch.no_grad():
+            states = self.states.whole()
+            sweep = Sweep(self.key, self.quantized, self.ranges, states)
+            blocks = range(len(states.blocks))
+            talk.begin("fitting", len(blocks), "blocks")
+            try:
+                for index, tensors in states.blocks.sweep(blocks):
+                    file = self.folder / _file_of(index)
+                    sweep.advance(index, tensors, file)
+                    files[file.name] = digest_file(file)
+                    talk.advance(1)
+            finally:
+                talk.end()
+        report = {"key": self.key, "files": files}
+        store_cached(self.folder / REPORT, report)
+        return report
+
+
+def _file_of(index: int) -> str:
+    return f"block-{index:03d}.safetensors"
+
+
+def _has(file: Path, digest: str) -> bool:
+    return file.is_file() and digest_file(file) == digest

@@ -1,0 +1,138 @@
+"""A quantized component as pieces to write: made from the checkpoint tensor by tensor when their turn comes."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sanac.core.checkpoint.quant_json import FORMS, PACKED, TORCHAO, WeightSpec, part_name
+from sanac.core.errors import InvalidInput
+from sanac.core.file_copy import GeneratedBytes
+from sanac.core.safetensors_header import TensorRef
+from sanac.core.write.safetensors_writer import TensorSource, computed_tensor, copied_tensor
+from sanac.nn.quant.weights import ROUNDINGS, pack, quantize_values
+from sanac.nn.streaming import DTYPES, map_tensor, read_rows
+from sanac.quantize.activation_scales import smoothed_weight
+
+TOGETHER = 1 << 20  # values that are read and written at a time
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedWeight:
+    """What looking at a weight's inputs found, as files hold it."""
+
+    stored: TensorRef | None = None  # values; None: they follow from the weight
+    smooth: TensorRef | None = None
+    scale: float | None = None  # of what it is given
+
+    def packing(self, before: WeightSpec) -> WeightSpec:
+        """With what was found, so that quant.json can say it."""
+        return replace(before, given=replace(before.given, scale=self.scale)) if before.given else before
+
+
+@dataclass
+class WeightQuantizer:
+    """One weight on its way, some rows at a time. Its scale is worked out once and kept until all rows were made."""
+
+    ref: TensorRef
+    packing: WeightSpec
+    layout: str
+    dtype: str  # of the scale
+    fit: CalibratedWeight = CalibratedWeight()
+    _scale: Tensor | None = None
+
+    @property
+    def together(self) -> int:
+        """Rows that are worked with at a time."""
+        return max(1, TOGETHER // self.packing.columns)
+
+    def scale(self) -> Tensor:
+        """(rows, groups), as it is stored."""
+        if self._scale is None:
+            rounding, dtype, rows = ROUNDINGS[self.packing.rounding], DTYPES[self.dtype], self.packing.shape[0]
+            step = rows if self.packing.rounding == "tensor" else self.together
+            pieces = (self._read(start, min(start + step, rows)) for start in range(0, rows, step))
+            found = torch.cat([rounding(piece, self.packing, dtype) for piece in pieces])
+            if not torch.isfinite(found).all():
+                raise InvalidInput(f"{self.ref.name} holds NaN or infinity", hint="sanac inspect MODEL --scan")
+            self._scale = found
+        return self._scale
+
+    def _read(self, start: int, stop: int) -> Tensor:
+        rows = read_rows(self.ref, start, stop)
+        return smoothed_weight(rows, map_tensor(self.fit.smooth)) if self.fit.smooth else rows
+
+    def stored(self, start: int, stop: int) -> Tensor:
+        """The quantized values of some rows, as they are stored."""
+        packing, scale = self.packing, self.scale()
+        values = quantize_values(self._read(start, stop), scale[start:stop], packing.width, packing.form)
+        if stop == len(scale):
+            self._scale = None  # of all weights together they would be hundreds of megabytes
+        return pack(values) if self.layout == PACKED and packing.form == "int4" else values
+
+    def pieces(self) -> tuple[TensorSource, ...]:
+        """What is written of it, to lie in one shard."""
+        packing, name = self.packing, self.ref.name
+        few, many = packing.scale_shape(self.layout), packing.stored_shape(self.layout)
+        scales = math.prod(few)
+        size = scales * DTYPES[self.dtype].itemsize
+        found = [computed_tensor(part_name(name, "scale"), self.dtype, few, size, lambda: _bytes(self.scale()))]
+        if self.layout == TORCHAO:  # it wants zero points; symmetric schemes have zeros
+            found.append(computed_tensor(part_name(name, "zero_point"), "I8", few, scales, lambda: bytes(scales)))
+        if packing.given and packing.given.smooth:
+            found.append(self._smooth())
+        row = math.prod(many[1:])  # bytes: everything is stored in one or less
+
+        def some(start: int, count: int) -> memoryview:
+            return _bytes(self.stored(start // row, (start + count) // row))
+
+        name = part_name(name, "qdata")
+        values = TensorSource(
+            name, FORMS[packing.form][0], many, (GeneratedBytes(name, many[0] * row, some, self.together * row),)
+        )
+        values = copied_tensor(name, self.fit.stored) if self.fit.stored else values
+        return (*(replace(p, with_next=True) for p in found), values)
+
+    def _smooth(self) -> TensorSource:
+        name, columns = part_name(self.ref.name, "smooth"), self.packing.columns
+        if self.fit.smooth:
+            return copied_tensor(name, self.fit.smooth)
+        return computed_tensor(name, "I8", (columns,), columns, lambda: _never(name))
+
+
+def _never(name: str) -> bytes:
+    raise AssertionError(f"{name} is written before anything was looked at")
+
+
+def _bytes(values: Tensor) -> memoryview:
+    return memoryview(values.contiguous().view(torch.uint8).numpy()).cast("B")
+
+
+def pieces_of(tensors: Mapping[str, TensorRef], rounded: Mapping[str, WeightQuantizer]) -> tuple[TensorSource, ...]:
+    """A component's: in the order of the names, quantized or as they were."""
+    found: list[TensorSource] = []
+    for name, ref in sorted(tensors.items()):
+        found += rounded[name].pieces() if name in rounded else [copied_tensor(name, ref)]
+    return tuple(found)
+
+
+def torchao_metadata(
+    tensors: Mapping[str, TensorRef], packings: Mapping[str, WeightSpec], dtype: str
+) -> dict[str, str]:
+    """What torchao wants in the files' headers: for each weight which tensors it is made of, and how."""
+    found = {name: json.dumps({"_type": "Tensor"}) for name in tensors if name not in packings}
+    for name, packing in packings.items():
+        rest = packing.shape[1:]
+        block = [1, packing.width, *rest[1:]] if packing.block else [1, *rest]
+        about = {
+            "target_dtype": {"_type": "torch.dtype", "_data": packing.form},
+            "block_size": block,
+            "dtype": {"_type": "torch.dtype", "_data": str(DTYPES[dtype]).removeprefix("torch.")},
+            "activation_quantization": None,
+        }
+        entry = {"_type": "IntxUnpackedToInt8Tensor", "_data": about}
+        found[name] = json.dumps(entry | {"_tensor_data_names": ["qdata", "scale", "zero_point"]})
+    return found | {"tensor_names": json.dumps(sorted(tensors))}

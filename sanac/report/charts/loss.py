@@ -1,0 +1,44 @@
+"""What stays of a run: its numbers, its loss as a chart, the pictures painted on the way."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sanac.core.artifact.staging import MEASUREMENTS
+
+_NUMBERS = "metrics.jsonl"
+
+
+def archive_run(folder: Path, out: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    """Move what is worth it from a run's folder beside the artifact, delete the rest: (report, flat metrics)."""
+    place = out / MEASUREMENTS
+    path = folder / _NUMBERS
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    if lines:
+        place.mkdir(exist_ok=True)
+        shutil.copyfile(path, place / "finetune.jsonl")
+        draw([line["step"] for line in lines], [line["loss"] for line in lines], place / "loss.png")
+    if (folder / "samples").is_dir():
+        shutil.copytree(folder / "samples", place / "samples", dirs_exist_ok=True)
+    shutil.rmtree(folder)
+    if not lines:
+        return {}, {}
+    speed = sorted(line["steps_per_second"] for line in lines)[len(lines) // 2]
+    metrics = {"loss_first": lines[0]["loss"], "loss_last": lines[-1]["loss"], "steps_per_second": speed}
+    return {"steps": lines[-1]["step"], **metrics}, metrics
+
+
+def draw(steps: list[int], losses: list[float], path: Path) -> None:
+    """The loss by step."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    axes.plot(steps, losses, color="#4575b4")
+    axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)

@@ -1,0 +1,239 @@
+"""A recipe done from its first stage to its verdict: what every variant weighs, what it is worth, who is ahead."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sanac.core.artifact.model import open_model
+from sanac.core.artifact.workspace import record
+from sanac.core.checkpoint.locate import locate
+from sanac.run.runner import RecipeRunner, StageResult
+from sanac.run.stage_graph import RecipePlan, RecipeStage, Variant
+from sanac.verify.gates import Verdict, judge, measured_in, numbers_of
+
+SCORE = "evaluate-shapes/overall"
+NONE = "variants that keep every limit"
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """A variant, and what is known of it."""
+
+    variant: Variant
+    folder: str
+    numbers: Mapping[str, float]
+    latency: float | None  # of a picture, as a share of the source's
+    verdicts: tuple[Verdict, ...] = ()
+    ahead: bool = True  # none is better in one respect and no worse in the others
+
+    @property
+    def size(self) -> float:
+        """Bytes of weights."""
+        return self.numbers["size/bytes"]
+
+    @property
+    def score(self) -> float | None:
+        """Where it was evaluated."""
+        return self.numbers.get(SCORE)
+
+    @property
+    def passed(self) -> bool:
+        """All of its gates."""
+        return all(verdict.passed for verdict in self.verdicts)
+
+    def to_json(self, *, names: bool = False) -> dict[str, Any]:
+        """For reports; of folders their names alone, if so."""
+        out = Path(self.folder).name if names else self.folder
+        found = {"variant": self.variant.name, "out": out, "bytes": self.size, "score": self.score}
+        gates = [verdict.to_json() for verdict in self.verdicts]
+        return found | {"latency_ratio": self.latency, "ahead": self.ahead, "passed": self.passed, "gates": gates}
+
+
+@dataclass(frozen=True)
+class RecipeOutcome:
+    """What a recipe came to."""
+
+    plan: RecipePlan
+    source: Mapping[str, float]
+    rows: tuple[VariantResult, ...]
+    done: tuple[StageResult, ...]
+    chosen: VariantResult | None  # what the recipe ends in
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def limits(self) -> tuple[Verdict, ...]:
+        """Of what was chosen; where nothing could be, those that were missed."""
+        if self.chosen:
+            return self.chosen.verdicts
+        named = [(row.variant.name, verdict) for row in self.rows for verdict in row.verdicts if not verdict.passed]
+        return tuple(replace(verdict, name=f"{name}: {verdict.name}") for name, verdict in named)
+
+    @property
+    def checks(self) -> tuple[Verdict, ...]:
+        """What the verdict hangs on."""
+        if self.chosen:
+            return self.limits
+        none = Verdict(NONE, 0.0, 1.0, most=False, note="; ".join(self.reasons[-3:]))
+        return (none, *self.limits)
+
+    @property
+    def passed(self) -> bool:
+        """Whether a pipeline may go on."""
+        return self.chosen is not None and all(check.passed for check in self.checks)
+
+    @property
+    def cached(self) -> bool:
+        """Whether nothing had to be done."""
+        return all(done.status == "cached" for done in self.done)
+
+    def to_json(self, *, names: bool = False) -> dict[str, Any]:
+        """For reports and machines; of folders their names alone, if so."""
+        stages = [
+            {
+                "verb": done.stage.verb,
+                "status": done.status,
+                "out": done.out.name if names else str(done.out),
+                "seconds": round(done.seconds, 2),
+            }
+            for done in self.done
+        ]
+        return {
+            "recipe": self.plan.recipe.name,
+            "passed": self.passed,
+            "stages": stages,
+            "source": {"bytes": self.source["size/bytes"], "score": self.source.get(SCORE)},
+            "variants": [row.to_json(names=names) for row in self.rows],
+            "chosen": self.chosen.variant.name if self.chosen else None,
+            "reasons": list(self.reasons),
+            "checks": [check.to_json() for check in self.checks],
+        }
+
+
+def _of_stage(done: StageResult) -> Verdict | None:
+    """A comparison's figures as one check: how many were not within their limits."""
+    found = done.data.get("verify") or done.data
+    figures = found.get("figures") if isinstance(found, Mapping) else None
+    if not isinstance(figures, list) or not figures:
+        return None
+    failed = [str(figure.get("name")) for figure in figures if not figure.get("passed")]
+    name = f"{done.stage.verb}: the same function"
+    return Verdict(name, float(len(failed)), 0.0, most=True, note=", ".join(failed) or "figures beyond their limits")
+
+
+def run_all(plan: RecipePlan, runner: RecipeRunner) -> RecipeOutcome:
+    """Every variant, whole."""
+    for stage in plan.before:
+        runner.run(stage)
+    score = plan.source_score()
+    if score:
+        runner.run(score)
+    for variant in plan.variants:
+        make(plan, variant, runner)
+    bench = plan.bench(plan.variants)
+    timed = runner.run(bench) if bench else None
+    source = numbers_of(open_model(locate(runner.model)), score.folder(runner.workspace) if score else None)
+    source |= timed_of(runner.model, timed)
+    rows = rows_of(plan, plan.variants, source, timed, runner)
+    chosen = next((row for row in sorted(rows, key=lambda row: row.size) if row.passed), None)
+    reasons = ("the smallest that keeps all limits",) if len(rows) > 1 and chosen else ()
+    chosen = chosen or (rows[0] if len(rows) == 1 else None)
+    return finished(RecipeOutcome(plan, source, rows, tuple(runner.done.values()), chosen, reasons), runner)
+
+
+def make(plan: RecipePlan, variant: Variant, runner: RecipeRunner) -> None:
+    """Its artifacts, and what is asked of the last of them."""
+    for stage in (*variant.making, *plan.looking(variant)):
+        runner.run(stage)
+
+
+def rows_of(
+    plan: RecipePlan,
+    variants: Sequence[Variant],
+    source: Mapping[str, float],
+    timed: StageResult | None,
+    runner: RecipeRunner,
+) -> tuple[VariantResult, ...]:
+    """What is known of each; who is ahead is seen of all of them together."""
+    step = plan.recipe.of("bench")
+    ratios = latencies(timed) if step and step.baseline else {}
+    rows = []
+    for variant in variants:
+        place = runner.place(variant.last)
+        numbers = numbers_of(open_model(locate(place)))
+        if not variant.making:
+            numbers = {**numbers, **source}
+        verdicts = (*_compared(variant, runner), *judge(plan.recipe.gates, numbers, source))
+        rows.append(VariantResult(variant, place, numbers, ratios.get(place), verdicts))
+    return tuple(replace(row, ahead=not any(_beats(other, row) for other in rows)) for row in rows)
+
+
+def _compared(variant: Variant, runner: RecipeRunner) -> tuple[Verdict, ...]:
+    """Comparisons that were made on the way to a variant, or of its end."""
+    makers = {stage.key for stage in variant.making}
+    mine = [
+        done
+        for done in runner.done.values()
+        if done.stage.key in makers or (done.stage.source and done.stage.source.key in makers)
+    ]
+    found = [_of_stage(done) for done in mine if done.stage.verb in {"verify", "export"}]
+    return tuple(verdict for verdict in found if verdict)
+
+
+def _beats(one: VariantResult, other: VariantResult) -> bool:
+    """No worse in anything, and better in something."""
+    pairs = [(one.size, other.size)]
+    if one.latency is not None and other.latency is not None:
+        pairs.append((one.latency, other.latency))
+    if one.score is not None and other.score is not None:
+        pairs.append((-one.score, -other.score))
+    return all(ours <= theirs for ours, theirs in pairs) and any(ours < theirs for ours, theirs in pairs)
+
+
+def timed_of(model: str, timed: StageResult | None) -> dict[str, float]:
+    """A model's own numbers in a bench of several."""
+    known = measured_in(timed.out) if timed else {}
+    prefix = f"bench/{model}/"
+    return {f"bench/{name.removeprefix(prefix)}": value for name, value in known.items() if name.startswith(prefix)}
+
+
+def latencies(timed: StageResult | None) -> dict[str, float]:
+    """Of each model its fastest backend's time, as a share of the first one's."""
+    found: dict[str, float] = {}
+    for subject in timed.data["subjects"] if timed else ():
+        batch = next(iter(subject["batches"].values()))
+        ratio = 1 / batch["faster than the first"]["median"]
+        found[subject["model"]] = min(ratio, found.get(subject["model"], ratio))
+    return found
+
+
+def finished(ran: RecipeOutcome, runner: RecipeRunner) -> RecipeOutcome:
+    """What was chosen is the workspace's newest artifact."""
+    if ran.chosen and ran.chosen.variant.last:
+        record(runner.workspace, runner.model, Path(ran.chosen.folder))
+    return ran
+
+
+def table_of(ran: RecipeOutcome) -> list[list[str]]:
+    """Titles, the source, and a row for each variant; what nobody has is no column."""
+    from sanac.core.units import bytes_text
+
+    def cells(name: str, size: float, latency: float | None, score: float | None, mark: str) -> list[str]:
+        times = f"{latency:.2f}" if latency is not None else ""
+        return [name, bytes_text(int(size)), times, f"{score:.3f}" if score is not None else "", mark]
+
+    timed = 1.0 if any(row.latency for row in ran.rows) else None
+    rows = [cells("source", ran.source["size/bytes"], timed, ran.source.get(SCORE), "")]
+    for row in ran.rows:
+        marks = ["chosen" if row is ran.chosen else "", "on the front" if row.ahead and len(ran.rows) > 1 else ""]
+        marks += [] if row.passed else ["misses a limit"]
+        mark = ", ".join(filter(None, marks))
+        rows.append(cells(row.variant.name or "result", row.size, row.latency, row.score, mark))
+    columns = zip(["variant", "weights", "time of a picture", "score", ""], *rows, strict=True)
+    held = [(title, *column) for title, *column in columns if any(column) or not title]
+    return [list(row) for row in zip(*held, strict=True)]
+
+
+def stages_left(plan: RecipePlan, runner: RecipeRunner) -> tuple[tuple[RecipeStage, bool], ...]:
+    """All stages, and whether each is done already."""
+    return tuple((stage, runner.known(stage)) for stage in plan.stages())

@@ -1,0 +1,211 @@
+"""Stages done one after the other, each by a process of its own; what was done and is still there is not done again."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sanac.core import json_files
+from sanac.core.artifact.manifest import MANIFEST, check_sealed, read_manifest
+from sanac.core.artifact.staging import MEASUREMENTS, write_flushed
+from sanac.core.errors import MissingResource, SanacError, Terminated
+from sanac.core.file_copy import digest_file
+from sanac.core.progress import Reporter
+from sanac.run.stage_graph import RecipeStage
+
+DENIED, STOPPED, INTERRUPTED = 5, 75, 130
+_PATIENCE = 120  # seconds for a stage to save its state
+_SCORES = "scores.json"
+_KEPT = "run"  # folder of a workspace: a record of each stage
+
+
+class StageFailed(SanacError):
+    """A stage ended in an error; its exit code is the recipe's."""
+
+    def __init__(self, code: int, message: str, **about: Any) -> None:
+        super().__init__(message, **about)
+        self.exit_code = code  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What became of a stage."""
+
+    stage: RecipeStage
+    status: str  # ok, cached, failed (its verdict is no)
+    out: Path
+    data: Mapping[str, Any]
+    seconds: float = 0.0
+
+
+@dataclass
+class RecipeRunner:
+    """Where, from which model, and what was done so far."""
+
+    model: str
+    workspace: Path
+    talk: Reporter
+    flags: Sequence[str] = ()  # of every command: -q, -v
+    done: dict[str, StageResult] = field(default_factory=dict)
+
+    def run(self, stage: RecipeStage, *, apart: bool = False) -> StageResult:
+        """Do it, unless it was done; `apart`: what is measured doesn't go into the artifact."""
+        if stage.key not in self.done:
+            self.done[stage.key] = self._known(stage) or self._do(stage, apart=apart)
+        return self.done[stage.key]
+
+    def known(self, stage: RecipeStage) -> bool:
+        """Whether it was done, and what it left is still there."""
+        return stage.key in self.done or self._known(stage) is not None
+
+    def place(self, stage: RecipeStage | None) -> str:
+        """The model that a stage left; the source where there is none."""
+        return str(stage.folder(self.workspace)) if stage else self.model
+
+    def _known(self, stage: RecipeStage) -> StageResult | None:
+        path = self._record(stage)
+        if not path.is_file():
+            return None
+        try:
+            value = json_files.read_object(path)
+            file, out = Path(value["file"]), Path(value["out"])
+            there = value["key"] == stage.key and file.is_file() and digest_file(file) == value["digest"]
+            if there and self._whole(stage, out):
+                self.talk.note(f"{stage.verb}: cached in {out}")
+                status = "cached" if value["status"] == "ok" else value["status"]
+                return StageResult(stage, status, out, value["data"])
+        except (SanacError, KeyError, TypeError):  # a record that is broken is no record
+            pass
+        return None
+
+    def _whole(self, stage: RecipeStage, out: Path) -> bool:
+        """Whether all files of an artifact are there, and what was timed is known beside each."""
+        if stage.making:
+            manifest = read_manifest(out)
+            return manifest is not None and not check_sealed(out, manifest)
+        if stage.verb != "bench":
+            return True
+        models = (one.folder(self.workspace) for one in (stage.source, *stage.others) if one)
+        return all((place / MEASUREMENTS / "bench.json").is_file() for place in models)
+
+    def _record(self, stage: RecipeStage) -> Path:
+        return self.workspace / _KEPT / f"{stage.key}.json"
+
+    def _do(self, stage: RecipeStage, *, apart: bool) -> StageResult:
+        command, out, file = self._command(stage, apart=apart)
+        self.talk.note(f"$ sanac {' '.join(command)}")
+        start = time.monotonic()
+        code, data = _process([*command, "--json", *self.flags])
+        seconds = time.monotonic() - start
+        if code not in {0, DENIED}:
+            raise _failure(stage, code, data)
+        status = "failed" if code == DENIED else "ok"
+        record: dict[str, Any] = {
+            "key": stage.key,
+            "verb": stage.verb,
+            "status": status,
+            "out": str(out),
+            "file": str(file),
+        }
+        record |= {"digest": digest_file(file), "data": data}
+        path = self._record(stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        write_flushed(partial, json_files.pretty(record))
+        partial.replace(path)
+        return StageResult(stage, status, out, data, seconds)
+
+    def _command(self, stage: RecipeStage, *, apart: bool) -> tuple[list[str], Path, Path]:
+        """The words, where it writes, and the file that shows that it is done."""
+        model, out, options = self.place(stage.source), stage.folder(self.workspace), list(stage.options)
+        if stage.verb == "prune" and stage.others:
+            options += ["--scores", f"{self.place(stage.others[0])}/{_SCORES}"]
+        if stage.making or stage.verb == "analyze":
+            again = ["--force"] if stage.making and out.exists() and not self._whole(stage, out) else []
+            words = [stage.verb, model, *options, "--out", str(out), "--workspace", str(self.workspace), *again]
+            return words, out, out / (MANIFEST if stage.making else _SCORES)
+        if stage.verb == "verify":
+            return self._verify(stage, model, options)
+        if stage.verb == "bench":
+            models = [self.place(one) for one in (stage.source, *stage.others)]
+            return ["bench", *models, *options, "--out", str(out)], out, out / MEASUREMENTS / "bench.json"
+        name = f"evaluate-{stage.settings['suite']}"
+        backend = stage.settings.get("backend", "torch")
+        file = f"{name}.json" if backend == "torch" else f"{name}-{backend}.json"
+        if stage.source is None or apart:
+            return ["evaluate", model, *options, "--out", str(out)], out, out / MEASUREMENTS / file
+        return ["evaluate", model, *options], Path(model), Path(model) / MEASUREMENTS / file
+
+    def _verify(self, stage: RecipeStage, model: str, options: list[str]) -> tuple[list[str], Path, Path]:
+        """Against itself (graphs and weights), the source, or whatever is named."""
+        against = "self"
+        if "--against" in options:
+            at = options.index("--against")
+            _, against = options[at : at + 2]
+            del options[at : at + 2]
+        reference = {"self": model, "source": self.model}.get(against, against)
+        backend = stage.settings.get("backend")
+        if backend is None:
+            graphs = (Path(model) / "transformer" / "model.onnx").is_file()
+            backend = "onnx" if graphs else "torch"
+        name = "verify-ranks" if stage.settings.get("rank_correlation") else f"verify-{backend}"
+        words = ["verify", model, "--against", reference, *options]
+        return words, Path(model), Path(model) / MEASUREMENTS / f"{name}.json"
+
+
+def _process(words: Sequence[str]) -> tuple[int, dict[str, Any]]:
+    """Run it; its exit code and its JSON. A signal that ends us is passed on, and its state saved first."""
+    command = [sys.executable, "-P", "-m", "sanac.run.child", str(os.getpid()), *words]
+    quiet, pipe = subprocess.DEVNULL, subprocess.PIPE
+    with subprocess.Popen(command, stdin=quiet, stdout=pipe, text=True, process_group=0) as process:
+        try:  # in a group of its own: it is told once, by us
+            printed, _ = process.communicate()
+        except BaseException:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE)
+            process.kill()
+            raise
+    if process.returncode == STOPPED:
+        raise Terminated
+    if process.returncode == INTERRUPTED:
+        raise KeyboardInterrupt
+    try:
+        value = json.loads(printed)
+    except ValueError:
+        value = {}
+    return process.returncode, value if isinstance(value, dict) else {}
+
+
+def _failure(stage: RecipeStage, code: int, data: Mapping[str, Any]) -> SanacError:
+    """The stage's own error, with its own exit code."""
+    about = data.get("error") or {}
+    if not about:
+        why = "it was killed, as happens where memory runs out" if code == -9 else f"its process ended with {code}"
+        return MissingResource(f"{stage.verb} was not done", why=why, hint="the same command goes on from here")
+    message = f"{stage.verb}: {about.get('message', '')}"
+    rest = {name: about.get(name, "") for name in ("why", "hint")}
+    return StageFailed(code, message, **rest, problems=tuple(about.get("problems", ())))
+
+
+@contextmanager
+def workspace_lock(workspace: Path) -> Iterator[None]:
+    """One run at a time in a workspace."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    with (workspace / "run.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MissingResource(
+                f"another run is at work in {workspace}",
+                why="two would write the same",
+                hint="wait, or --workspace OTHER",
+            ) from error
+        yield

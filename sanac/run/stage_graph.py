@@ -1,0 +1,192 @@
+"""A recipe becomes stages: each one command, with a key of all that it depends on; variants share what is common."""
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sanac import __version__
+from sanac.core import json_files
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.errors import InvalidInput, UsageError
+from sanac.core.file_copy import digest_file
+from sanac.run.recipe import NONE, Recipe, RecipeStep
+from sanac.run.verbs import LORAS, MAKING, MODEL, PATH, SETTINGS, lora_file, words
+from sanac.runtime.doctor import processor
+
+SCHEMA = 1
+_UNSEEN = ("yes", "memory_limit", "link", "teacher_cache", "log_with", "sample_every", "sample_prompt", "timing_cache")
+
+
+@dataclass(frozen=True)
+class RecipeStage:
+    """One command."""
+
+    verb: str
+    key: str
+    options: tuple[str, ...]  # words of the command line, without models and OUT
+    source: "RecipeStage | None"  # whose artifact it works on; None: the recipe's model
+    settings: Mapping[str, Any]
+    others: "tuple[RecipeStage | None, ...]" = ()  # of bench: more models; of prune: the scores that were measured
+
+    @property
+    def making(self) -> bool:
+        """Whether it writes an artifact."""
+        return self.verb in MAKING
+
+    @property
+    def folder_name(self) -> str:
+        """Its folder's, in a workspace."""
+        return f"{self.verb}-{self.key[:8]}"
+
+    def folder(self, workspace: Path) -> Path:
+        """Where it writes."""
+        return workspace / self.folder_name
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way through the recipe."""
+
+    name: str  # 'prune.target_blocks=6, quantize.scheme=int8-wo'; '' where there is only one
+    values: Mapping[str, Any]
+    making: tuple[RecipeStage, ...]
+
+    @property
+    def last(self) -> "RecipeStage | None":
+        """What it ends in; None: the source itself."""
+        return self.making[-1] if self.making else None
+
+
+@dataclass(frozen=True)
+class RecipePlan:
+    """Everything that a recipe asks for, in order."""
+
+    recipe: Recipe
+    identity: str  # of the source model
+    before: tuple[RecipeStage, ...]  # that look at the source: scores, its own evaluation
+    variants: tuple[Variant, ...]
+
+    def looking(self, variant: Variant, **changed: Any) -> tuple[RecipeStage, ...]:
+        """What is asked of a variant's end: verify, evaluate."""
+        steps = [step for step in self.recipe.steps if step.verb in {"verify", "evaluate"}]
+        found = []
+        for step in steps:
+            settings = {**step.settings, **(changed if step.verb == "evaluate" else {})}
+            if step.verb == "evaluate" or variant.last:  # the source is no other than itself
+                found.append(_stage(self, replace(step, settings=settings), variant.last, apart=bool(changed)))
+        return tuple(found)
+
+    def source_score(self) -> RecipeStage | None:
+        """The evaluation of the source itself, where shares are wanted."""
+        step = self.recipe.of("evaluate")
+        if step is None or not step.baseline:
+            return None
+        return _stage(self, step, None)
+
+    def bench(self, variants: Sequence[Variant]) -> RecipeStage | None:
+        """All of them side by side, the source first."""
+        step = self.recipe.of("bench")
+        if step is None:
+            return None
+        models = (*((None,) if step.baseline else ()), *(variant.last for variant in variants))
+        others = {stage.key if stage else "": stage for stage in models[1:]}
+        return _stage(self, step, models[0], tuple(others.values()))
+
+    def stages(self) -> tuple[RecipeStage, ...]:
+        """Each once, in the order in which they can be done."""
+        score = self.source_score()
+        found = [*self.before, *((score,) if score else ())]
+        for variant in self.variants:
+            found += [*variant.making, *self.looking(variant)]
+        bench = self.bench(self.variants)
+        return tuple({stage.key: stage for stage in (*found, *((bench,) if bench else ()))}.values())
+
+
+def plan_of(recipe: Recipe, identity: str) -> RecipePlan:
+    """The stages of every variant."""
+    plan = RecipePlan(recipe, identity, (), ())
+    before = tuple(_stage(plan, step, None) for step in recipe.steps if step.verb == "analyze")
+    plan = replace(plan, before=before)
+    return replace(plan, variants=tuple(_variants(plan)))
+
+
+def _variants(plan: RecipePlan) -> Iterator[Variant]:
+    matrix = plan.recipe.matrix
+    for values in itertools.product(*matrix.values()):
+        chosen = dict(zip(matrix, values, strict=True))
+        left_out = {key.partition(".")[0] for key, value in chosen.items() if value == NONE}
+        made: list[RecipeStage] = []
+        for step in plan.recipe.steps:
+            if step.verb not in MAKING or step.verb in left_out:
+                continue
+            varied = {key.partition(".")[2]: v for key, v in chosen.items() if key.startswith(f"{step.verb}.")}
+            settings = {**step.settings, **varied}
+            scores = _scores(plan, replace(step, settings=settings))
+            if scores and settings.get("compensate"):  # what repairs is fitted on the same
+                settings = _shared(plan.recipe.of("analyze")) | settings
+            made.append(_stage(plan, replace(step, settings=settings), made[-1] if made else None, scores))
+        yield Variant(", ".join(f"{key}={value}" for key, value in chosen.items()), chosen, tuple(made))
+
+
+def _scores(plan: RecipePlan, step: RecipeStep) -> tuple[RecipeStage, ...]:
+    """What analyze measured, where prune chooses by it."""
+    own = {"keep", "scores"} & step.settings.keys() or step.settings.get("select") == "search"
+    return plan.before[-1:] if step.verb == "prune" and not own else ()
+
+
+def _shared(analyze: RecipeStep | None) -> dict[str, Any]:
+    """Settings of analyze that prune has, too."""
+    return {name: said for name, said in (analyze.settings if analyze else {}).items() if name in SETTINGS["prune"]}
+
+
+def _stage(
+    plan: RecipePlan,
+    step: RecipeStep,
+    source: RecipeStage | None,
+    others: "tuple[RecipeStage | None, ...]" = (),
+    *,
+    apart: bool = False,
+) -> RecipeStage:
+    base = plan.recipe.base
+    identities = [stage.key if stage else plan.identity for stage in (source, *others)]
+    weighty = {
+        name: _weighed(step.verb, name, said, base) for name, said in step.settings.items() if name not in _UNSEEN
+    }
+    key = json_files.key_of(
+        [SCHEMA, __version__, step.verb, weighty, identities, *(["apart"] if apart else []), *_where(step.verb)]
+    )
+    return RecipeStage(
+        step.verb, key, tuple(words(step.verb, step.settings, base)), source, dict(step.settings), others
+    )
+
+
+def _where(verb: str) -> list[Any]:
+    """Times are those of a machine."""
+    return [processor(), os.cpu_count()] if verb == "bench" else []
+
+
+def _weighed(verb: str, name: str, said: Any, base: Path) -> Any:
+    """A value as it counts: of a file its contents, wherever it lies."""
+    kind = SETTINGS[verb][name]
+    if kind == MODEL and (base / said).exists():
+        return open_model(locate(str(base / said))).identity()
+    if kind == LORAS and isinstance(said, list):
+        return [[_weighed(verb, name, lora_file(one), base), one.removeprefix(lora_file(one))] for one in said]
+    if kind not in {PATH, LORAS} or said == "shapes":
+        return said
+    path = base / said
+    try:
+        if path.is_dir():
+            files = sorted(one for one in path.rglob("*") if one.is_file())
+            return [[str(one.relative_to(path)), one.stat().st_size, one.stat().st_mtime_ns] for one in files]
+        return digest_file(path)
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{verb}.{name}: {path} is not there", hint="paths are seen from the recipe's folder"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{verb}.{name}: {path} can't be read", why=str(error)) from error

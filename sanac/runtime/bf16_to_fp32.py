@@ -1,0 +1,59 @@
+"""A graph of bf16 in fp32: the same file, number for number, as processors multiply no bf16."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+from sanac.core.errors import InvalidInput
+
+BF16 = TensorProto.BFLOAT16
+HALVES = {TensorProto.BFLOAT16, TensorProto.FLOAT16}
+
+
+def widened(model: ModelProto) -> ModelProto:
+    """Weights that lie elsewhere are cast; all that is computed, and every constant, is in fp32."""
+    found = ModelProto()
+    found.CopyFrom(model)
+    graph = found.graph
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type in HALVES:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    casts = list(_widen_initializers(graph))
+    names = {cast.input[0]: cast.output[0] for cast in casts}
+    nodes = list(graph.node)
+    for node in nodes:
+        _widen_attributes(node)
+        for place, name in enumerate(node.input):
+            node.input[place] = names.get(name, name)
+    del graph.node[:]
+    graph.node.extend([*casts, *nodes])
+    return found
+
+
+def _widen_initializers(graph: onnx.GraphProto) -> Iterator[NodeProto]:
+    """Constants in place; a cast for each that lies in a file."""
+    for tensor in graph.initializer:
+        if tensor.data_type not in HALVES:
+            continue
+        if tensor.data_location == TensorProto.EXTERNAL:
+            yield onnx.helper.make_node("Cast", [tensor.name], [f"{tensor.name}/widened"], to=TensorProto.FLOAT)
+        else:
+            tensor.CopyFrom(_wide(tensor))
+
+
+def _widen_attributes(node: NodeProto) -> None:
+    for attribute in node.attribute:
+        if attribute.type in {AttributeProto.GRAPH, AttributeProto.GRAPHS}:
+            raise InvalidInput(f"{node.name or node.op_type} has graphs inside", why="sanac's have none")
+        if attribute.name in {"to", "output_dtype"} and attribute.i in HALVES:
+            attribute.i = TensorProto.FLOAT
+        if attribute.type == AttributeProto.TENSOR and attribute.t.data_type in HALVES:
+            attribute.t.CopyFrom(_wide(attribute.t))
+
+
+def _wide(tensor: TensorProto) -> TensorProto:
+    found: TensorProto = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
+    return found

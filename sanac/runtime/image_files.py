@@ -1,0 +1,104 @@
+"""Pictures on disk: PNGs that say how they were made, and contact sheets."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, PngImagePlugin
+
+from sanac.core.errors import InvalidInput
+
+_GAP, _LINE = 8, 14  # pixels around a picture on a sheet, and per line of its caption
+_LEAST = 160  # pixels: smaller pictures are shown enlarged
+
+
+def save_picture(path: Path, picture: NDArray[np.uint8], about: Mapping[str, Any]) -> None:
+    """Write a PNG; `about` goes into its text, one entry each, values that are no text as JSON."""
+    notes = PngImagePlugin.PngInfo()
+    for name, value in about.items():
+        notes.add_itxt(name, value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+    _save(Image.fromarray(picture), path, notes)
+
+
+def _save(image: Image.Image, path: Path, notes: PngImagePlugin.PngInfo | None = None) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        image.save(partial, format="PNG", optimize=True, pnginfo=notes)
+        partial.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_sheet(
+    path: Path,
+    pictures: Sequence[NDArray[np.uint8]],
+    captions: Sequence[str],
+    verdicts: Sequence[bool] | None = None,
+    columns: int = 0,
+) -> None:
+    """All pictures on one sheet with their captions; with verdicts, right ones are framed green and wrong ones red."""
+    columns = columns or math.ceil(math.sqrt(len(pictures)))
+    height, width = pictures[0].shape[:2]
+    scale = max(1, math.ceil(_LEAST / width))
+    cell = width * scale
+    texts = [_lines(caption, max(8, cell // 7)) for caption in captions]
+    row = height * scale + _LINE * max(map(len, texts)) + 2 * _GAP
+    sheet = Image.new("RGB", (columns * (cell + _GAP) + _GAP, math.ceil(len(pictures) / columns) * row + _GAP), "white")
+    pen = ImageDraw.Draw(sheet)
+    for index, picture in enumerate(pictures):
+        x, y = _GAP + index % columns * (cell + _GAP), _GAP + index // columns * row
+        shown = Image.fromarray(picture).resize((cell, height * scale), Image.Resampling.NEAREST)
+        sheet.paste(shown, (x, y))
+        if verdicts is not None:
+            frame = (x - 2, y - 2, x + cell + 1, y + height * scale + 1)
+            pen.rectangle(frame, outline="#1a9641" if verdicts[index] else "#d7191c", width=3)
+        for line, text in enumerate(texts[index]):
+            pen.text((x, y + height * scale + 4 + _LINE * line), text, fill="black")
+    _save(sheet, path)
+
+
+def _lines(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.encode("latin-1", "replace").decode("latin-1").split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines[:4]
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder, made if it is not there; BadInput if nothing can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(
+            f"cannot write to {folder}", why=error.strerror or str(error), hint="choose another --out"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidInput(f"cannot write to {folder}", why="permission denied", hint="choose another --out")
+    return folder
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[Path]:
+    """The same, and gone again if what follows fails while it is new and empty."""
+    there = folder.exists()
+    make_folder(folder)
+    try:
+        yield folder
+    except BaseException:
+        if not there and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+
+
+def _unwritable(path: Path, why: str) -> InvalidInput:
+    return InvalidInput(f"cannot write {path}", why=why, hint="choose another --out")

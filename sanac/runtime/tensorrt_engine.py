@@ -1,0 +1,208 @@
+"""TensorRT engines behind the call that a graph answers, whichever builder made them."""
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sanac.core import json_files
+from sanac.core.artifact.engine_record import Record, bindings, check_file, check_runs_here
+from sanac.core.errors import InvalidInput, MissingResource
+from sanac.core.resources import user_cache
+from sanac.core.units import bytes_text
+from sanac.nn.device import capability, free_memory
+
+_KINDS = {
+    "float": torch.float32,
+    "half": torch.float16,
+    "bf16": torch.bfloat16,
+    "int64": torch.int64,
+    "int32": torch.int32,
+}
+
+
+class TensorrtEngine:
+    """An opened engine, called with torch's tensors by name."""
+
+    def __init__(self, path: Path, device: str = "cuda") -> None:
+        """Everything that its record tells is looked at before TensorRT sees a byte of it."""
+        self.path, self.device, self.record = path, torch.device(device), check_file(path)
+        trt = bindings(self.record.builder)
+        check_runs_here(self.record, str(trt.__version__), capability())
+        kinds = {name: entry["dtype"] for name, entry in self.record.inputs.items()} | dict(self.record.outputs)
+        if unknown := [f"{name}: {kind}" for name, kind in kinds.items() if kind not in _KINDS]:
+            raise InvalidInput(f"{path} takes or gives what nothing here knows", why=unknown[0], problems=unknown)
+        self.inputs = {name: _KINDS[entry["dtype"]] for name, entry in self.record.inputs.items()}
+        self.outputs = {name: _KINDS[kind] for name, kind in self.record.outputs.items()}
+        self._lock = threading.Lock()
+        self._buffers: _Buffers | None = None
+        self._check_room()
+        self._log = trt.Logger(trt.Logger.ERROR)
+        engine = trt.Runtime(self._log).deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            hint = "sanac export --trt builds it again"
+            raise InvalidInput(f"{path} can't be opened", why=f"{self.record.built_with} refuses it", hint=hint)
+        names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
+        told = {name: str(engine.get_tensor_dtype(name)).rpartition(".")[2].lower() for name in names}
+        if told != kinds:  # memory is laid out by what the record says
+            why = f"it takes and gives {told}, its record says {kinds}"
+            raise InvalidInput(
+                f"{path} is not what its record says", why=why, hint="sanac export --trt builds it again"
+            )
+        if self.record.weight_streaming:
+            engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
+        self._engine, self._kernels = engine, _Kernels(self.record)
+        self._captures = self.device.type == "cuda" and not self._kernels.wanted and not self.record.weight_streaming
+        self._context = self._kernels.context(engine)
+        if self._context is None:
+            hint = "smaller pictures or batches, or an engine with --weight-streaming"
+            raise MissingResource(f"{path.name} doesn't fit into the GPU's memory", hint=hint)
+
+    def __call__(self, **given: Tensor) -> tuple[Tensor, ...]:
+        """The engine's outputs in order, on its device; inputs are cast to what it takes."""
+        missing = [name for name in self.inputs if name not in given]
+        if missing:
+            raise InvalidInput(
+                f"{self.path} wants {missing[0]}", why=f"it is given {', '.join(given)}", problems=missing
+            )
+        self.record.check_shapes({name: tuple(given[name].shape) for name in self.inputs})
+        with self._lock:  # a context holds the shapes and addresses of one call
+            return self._run(given)
+
+    def _check_room(self) -> None:
+        """Lacking where the GPU has no room for the weights."""
+        if self.device.type != "cuda" or self.record.weight_streaming:
+            return
+        free = free_memory(str(self.device))
+        if self.record.size > free:
+            why = f"it takes {bytes_text(self.record.size)}, {bytes_text(free)} are free"
+            hint = "fewer bits, fewer blocks, or an engine with --weight-streaming"
+            raise MissingResource(f"{self.path.name} doesn't fit into the GPU's memory", why=why, hint=hint)
+
+    def _run(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        shapes = {name: tuple(given[name].shape) for name in self.inputs}
+        if self._buffers is None or self._buffers.shapes != shapes:
+            self._buffers = None  # those of the last shapes are no longer the context's, whatever happens now
+            self._buffers = self._bound(shapes)
+        for name, place in self._buffers.inputs.items():
+            place.copy_(given[name])
+        if not self._buffers.run(lambda: bool(self._context.execute_async_v3(self._stream()))):
+            raise self._unable()
+        self._finish()
+        self._kernels.keep()
+        return tuple(found.clone() for found in self._buffers.outputs)
+
+    def _bound(self, shapes: Mapping[str, tuple[int, ...]]) -> "_Buffers":
+        """Memory for calls of these shapes; the context is told where it is."""
+        context, found = self._context, []
+        feed = {name: torch.empty(shapes[name], dtype=kind, device=self.device) for name, kind in self.inputs.items()}
+        taken = [context.set_input_shape(name, tuple(tensor.shape)) for name, tensor in feed.items()]
+        taken += [context.set_tensor_address(name, tensor.data_ptr()) for name, tensor in feed.items()]
+        for name, kind in self.outputs.items() if all(taken) else ():
+            found.append(torch.empty(tuple(context.get_tensor_shape(name)), dtype=kind, device=self.device))
+        outputs = zip(self.outputs, found, strict=False)
+        taken += [context.set_tensor_address(name, tensor.data_ptr()) for name, tensor in outputs]
+        if not all(taken):
+            raise self._unable()
+        return _Buffers(dict(shapes), feed, tuple(found), captures=self._captures)
+
+    def _unable(self) -> InvalidInput:
+        return InvalidInput(f"{self.path} can't be run", why="TensorRT gives no reason", hint="sanac doctor")
+
+    def _stream(self) -> int:
+        return int(torch.cuda.current_stream(self.device).cuda_stream) if self.device.type == "cuda" else 0
+
+    def _finish(self) -> None:
+        """Inputs must live until all is done."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+
+
+@dataclass
+class _Buffers:
+    """Inputs and outputs of one shape at addresses that stay; the work between them, captured once it is warm."""
+
+    shapes: dict[str, tuple[int, ...]]
+    inputs: dict[str, Tensor]
+    outputs: tuple[Tensor, ...]
+    captures: bool  # TensorRT-RTX captures by itself; where weights are streamed, nothing can be
+    calls: int = 0
+    graph: "torch.cuda.CUDAGraph | None" = None
+
+    def run(self, enqueue: Callable[[], bool]) -> bool:
+        """The first call sets up what a capture can't; the second one is captured, and from then on replayed."""
+        self.calls += 1
+        if self.captures and self.calls == 2:
+            self.graph = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+                    done = enqueue()
+            except RuntimeError:
+                done = False
+            if not done:  # some engines can't be: they go on as they did
+                self.captures, self.graph = False, None
+        if self.graph is None:
+            return enqueue()
+        self.graph.replay()
+        return True
+
+
+class _Kernels:
+    """What TensorRT-RTX compiles when an engine is first run, kept for the next time; classic TensorRT has it built."""
+
+    def __init__(self, record: Record) -> None:
+        """In the user's cache, by engine and GPU."""
+        self.wanted = record.builder == "rtx"
+        self.cache: Any = None
+        self.key = json_files.key_of(["kernels", record.to_json(), capability()])
+
+    def context(self, engine: Any) -> Any:
+        """Of an engine; with what was compiled before."""
+        if not self.wanted:
+            return engine.create_execution_context()
+        self.path = user_cache() / "rtx" / f"{self.key}.kernels"
+        config = engine.create_runtime_config()
+        self.cache = config.create_runtime_cache()
+        if self.path.is_file():
+            self.cache.deserialize(self.path.read_bytes())
+        config.set_runtime_cache(self.cache)
+        if strategy := getattr(bindings("rtx"), "CudaGraphStrategy", None):  # since 1.2
+            config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE
+        return engine.create_execution_context(config)
+
+    def keep(self) -> None:
+        """Once it has been run."""
+        if self.cache is None:
+            return
+        partial = self.path.with_suffix(f".{os.getpid()}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(bytes(self.cache.serialize()))
+            partial.replace(self.path)
+        except OSError:  # a cache that can't be written costs time, no more
+            partial.unlink(missing_ok=True)
+        self.cache = None
+
+
+def engines_in(folder: Path) -> list[Path]:
+    """The engines of a component."""
+    return sorted(folder.glob("model.*.engine"))
+
+
+def fitting(paths: Sequence[Path]) -> Path:
+    """The first of a component's engines that runs here; raises what speaks against the first where none does."""
+    problems: list[MissingResource] = []
+    for path in paths:
+        record = check_file(path)
+        try:
+            check_runs_here(record, str(bindings(record.builder).__version__), capability())
+        except MissingResource as error:
+            problems.append(error)
+            continue
+        return path
+    raise problems[0]

@@ -1,0 +1,34 @@
+"""Pictures on the way: what a model in training paints now, always with the same noise."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sanac.core.artifact.model import Model
+from sanac.runtime.image_files import save_sheet
+from sanac.runtime.pipeline import GenerationSettings, open_generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Samples:
+    """Paints some prompts every so many steps, with the weights of that step."""
+
+    def __init__(self, model: Model, prompts: Sequence[str], every: int, folder: Path, device: str | None) -> None:
+        self.prompts, self.every, self.folder = tuple(prompts), every, folder
+        self.painter = open_generator(model, device)
+
+    def stepped(self, step: int, weights: "Mapping[str, Tensor]") -> None:
+        """Called after each step with the weights that would be kept now."""
+        if step % self.every:
+            return
+        transformer = self.painter.pipeline.transformer
+        mine = {name.partition("/")[2]: tensor for name, tensor in weights.items()}
+        transformer.load_state_dict({name: tensor.to(transformer.dtype) for name, tensor in mine.items()}, strict=False)
+        seeds = list(range(len(self.prompts)))
+        pictures = [
+            picture for batch in self.painter.paint(self.prompts, seeds, GenerationSettings()) for picture in batch
+        ]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_sheet(self.folder / f"step-{step:06d}.png", pictures, self.prompts)

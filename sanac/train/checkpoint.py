@@ -1,0 +1,87 @@
+"""What a run leaves on disk to continue from: one safetensors file per checkpoint, renamed into place; no pickle."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sanac.core.errors import InvalidInput
+from sanac.core.progress import Reporter
+
+KEPT = 2  # the newest, and one before it should the newest be damaged
+_RECORD = "sanac"
+
+
+def environment(device: torch.device, *, compiled: bool) -> dict[str, str]:
+    """What bit-exact continuation depends on besides the checkpoint."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": f"{device.type} {name}",
+        "threads": str(torch.get_num_threads()),
+        "compiled": str(compiled),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "diffusers", "transformers")},
+    }
+
+
+def save(folder: Path, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Path:
+    """Write the checkpoint after `step` steps, flushed and renamed; drop those that are no longer needed."""
+    path = folder / f"step-{step:07d}.safetensors"
+    partial = path.with_suffix(".partial")
+    # a tensor may share memory with another (tied weights): each is saved on its own
+    save_file(
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
+        partial,
+        {_RECORD: json.dumps({**record, "step": step}, sort_keys=True)},
+    )
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    files = _newest_first(folder)
+    place = files.index(path)
+    for old in (*files[:place], *files[place + KEPT :]):  # what claims to be further couldn't be read
+        old.unlink()
+    return path
+
+
+def load(folder: Path, talk: Reporter) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The newest checkpoint that can be read, with its record; None if there is none."""
+    for path in _newest_first(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                record = json.loads((file.metadata() or {})[_RECORD])
+                return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            talk.warn(f"{path} can't be read ({error}): trying the one before it")
+    return None
+
+
+def check_checkpoint(
+    record: Mapping[str, Any], key: str, surroundings: Mapping[str, str], folder: Path, talk: Reporter
+) -> None:
+    """Refuse a checkpoint of another configuration; say what about the machine has changed."""
+    if record.get("key") != key:
+        raise InvalidInput(
+            f"the checkpoint in {folder} belongs to another configuration",
+            why="its settings, its data or its shapes differ from this run's",
+            hint="delete that folder, or choose another",
+        )
+    before = record.get("environment", {})
+    changed = [
+        f"{name} was {before.get(name)}, is {now}" for name, now in surroundings.items() if before.get(name) != now
+    ]
+    if changed:
+        talk.warn(f"continuing, but not bit for bit: {'; '.join(changed)}")
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.safetensors"), reverse=True)

@@ -1,0 +1,24 @@
+"""The moving average of weights: what is kept of a run."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class ExponentialAverage:
+    """An exponential moving average that starts quickly: decay = min(limit, (1 + t) / (10 + t))."""
+
+    def __init__(self, weights: Mapping[str, Tensor], limit: float) -> None:
+        self.limit = limit
+        self.weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
+
+    def decay(self, step: int) -> float:
+        """How much of the old average stays at step number `step`, counted from zero."""
+        return min(self.limit, (1 + step) / (10 + step))
+
+    def update(self, weights: Mapping[str, Tensor], step: int) -> None:
+        """Move towards the weights as they are after step number `step`."""
+        with torch.no_grad():
+            for name, average in self.weights.items():
+                average.lerp_(weights[name].to(average.dtype), 1 - self.decay(step))

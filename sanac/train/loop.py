@@ -1,0 +1,253 @@
+"""The training loop: any task, any device; checkpoints from which it continues bit for bit."""
+
+import hashlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sanac.core import json_files
+from sanac.core.errors import InvalidInput
+from sanac.core.progress import Reporter
+from sanac.train import checkpoint
+from sanac.train.ema import ExponentialAverage
+from sanac.train.optimizers import make_optimizer, recall, remembered, set_rate
+from sanac.train.schedule import Schedule
+
+SCHEMA = 1  # of the checkpoints: raised when the same settings would train differently
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a run is trained, whatever the task."""
+
+    schedule: Schedule
+    clip: float = 1.0
+    average: float = 0.999  # 0: none, the weights themselves are what is kept
+    optimizer: str = "adamw"
+    accumulate: int = 1  # batches per step
+    betas: tuple[float, float] = (0.9, 0.99)  # AdamW's
+    weight_decay: float = 0.0
+    precision: str = "fp32"  # or bf16: autocast, weights and optimizer stay in fp32
+    seed: int = 0
+    save_every: int = 500
+    log_every: int = 25
+
+
+class TrainingTask(Protocol):
+    """What is trained: modules by name, and the loss of one step."""
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The modules whose weights are trained."""
+
+    @property
+    def identity(self) -> str:
+        """Changes when the data or anything else does that the settings don't say."""
+
+    @property
+    def compiled(self) -> bool:
+        """Whether torch.compile had its hands on it: its results differ in the last bits."""
+
+    @property
+    def shown(self) -> str:
+        """What the last batch held, for messages."""
+
+    def loss(self, generator: torch.Generator, number: int, /) -> Tensor:
+        """The loss of batch `number`; everything random comes from `generator`, which belongs to that number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """Who else wants to know how a run goes: of each logged line, and of the weights after each step."""
+
+    logged: Callable[[Mapping[str, float]], None] = lambda _: None
+    stepped: Callable[[int, Mapping[str, Tensor]], None] = lambda *_: None
+
+
+def train(
+    task: TrainingTask, settings: Settings, folder: Path, talk: Reporter, watch: Callbacks = Callbacks()
+) -> dict[str, dict[str, Tensor]]:
+    """Train until the schedule's end, continuing from `folder`; the averaged weights of each part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _Run(task, settings, folder, talk, watch)
+    total = settings.schedule.steps
+    with _held_signals() as stopped:
+        run.resume()
+        talk.begin("training", total, "steps")
+        talk.advance(run.step)
+        try:
+            while run.step < total:
+                run.advance()
+                talk.advance(1)
+                watch.stepped(run.step, run.kept)
+                stopping = stopped()
+                if run.step % settings.save_every == 0 or run.step == total or stopping:
+                    run.save()
+                if stopping:
+                    break
+        finally:
+            talk.end()
+    averaged: dict[str, dict[str, Tensor]] = {name: {} for name in task.parts}
+    for name, tensor in run.kept.items():
+        part, _, rest = name.partition("/")
+        averaged[part][rest] = tensor
+    return averaged
+
+
+class _Run:
+    """A run in progress: weights, their average, the optimizer, and how far it is."""
+
+    def __init__(self, task: TrainingTask, settings: Settings, folder: Path, talk: Reporter, watch: Callbacks) -> None:
+        self.task, self.settings, self.folder, self.talk, self.watch = task, settings, folder, talk, watch
+        self.weights = {
+            f"{part}/{name}": weight
+            for part, module in task.parts.items()
+            for name, weight in module.named_parameters()
+            if weight.requires_grad
+        }
+        self.device = next(iter(self.weights.values())).device
+        weights = list(self.weights.values())
+        self.optimizer = make_optimizer(settings.optimizer, weights, settings.betas, settings.weight_decay)
+        self.average = ExponentialAverage(self.weights if settings.average else {}, settings.average)
+        self.step = 0
+        self.losses: list[Tensor] = []
+        self.since = time.monotonic()
+
+    @property
+    def kept(self) -> Mapping[str, Tensor]:
+        """What the run is for: the averaged weights, or the weights where nothing is averaged."""
+        return self.average.weights or self.weights
+
+    @property
+    def key(self) -> str:
+        """Equal for runs that train the same way on the same data."""
+        how = asdict(self.settings) | {"save_every": 0, "log_every": 0}
+        shapes = {name: list(weight.shape) for name, weight in self.weights.items()}
+        return json_files.key_of([SCHEMA, json.loads(json.dumps(how)), self.task.identity, shapes])
+
+    def advance(self) -> None:
+        """One step of the optimizer and of the average."""
+        rate = self.settings.schedule.at(self.step)
+        set_rate(self.optimizer, rate)
+        loss = self._gradients()
+        norm = nn.utils.clip_grad_norm_(self.weights.values(), self.settings.clip)
+        if not torch.isfinite(norm):
+            raise InvalidInput(
+                f"training diverged at step {self.step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}",
+                why=f"the batch held {self.task.shown}; the last checkpoint is kept in {self.folder}",
+                hint="a lower learning rate, a longer warm-up, or fp32 instead of bf16",
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update(self.weights, self.step)
+        self.step += 1
+        self.losses.append(loss)
+        if self.step % self.settings.log_every == 0:
+            self._log(rate, float(norm))
+
+    def _gradients(self) -> Tensor:
+        """Gradients of one step's batches; their mean loss."""
+        losses, many = [], self.settings.accumulate
+        for number in range(self.step * many, (self.step + 1) * many):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+                loss = self.task.loss(generator_for(self.settings.seed, number), number)
+            (loss / many).backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).mean()
+
+    def _log(self, rate: float, norm: float) -> None:
+        now = time.monotonic()
+        line = {
+            "step": self.step,
+            "loss": round(torch.stack(self.losses).mean().item(), 6),
+            "learning_rate": rate,
+            "gradient_norm": round(norm, 6),
+            "steps_per_second": round(len(self.losses) / max(now - self.since, 1e-9), 3),
+        }
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.watch.logged(line)
+        self.talk.detail(f"step {self.step}: loss {line['loss']}")
+        self.losses, self.since = [], now
+
+    def save(self) -> None:
+        """Write everything that the next step depends on."""
+        tensors = {f"weights/{name}": weight for name, weight in self.weights.items()}
+        tensors |= {f"average/{name}": weight for name, weight in self.average.weights.items()}
+        for name, weight in self.weights.items():
+            for entry, value in remembered(self.optimizer, weight).items():
+                tensors[f"optimizer/{entry}/{name}"] = value
+        record = {"key": self.key, "environment": self._environment, "losses": [loss.item() for loss in self.losses]}
+        checkpoint.save(self.folder, self.step, tensors, record)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return checkpoint.environment(self.device, compiled=self.task.compiled)
+
+    def resume(self) -> None:
+        """Continue from the newest checkpoint, if there is one."""
+        found = checkpoint.load(self.folder, self.talk)
+        metrics = self.folder / "metrics.jsonl"
+        if found is None:
+            metrics.write_text("")
+            return
+        tensors, record = found
+        checkpoint.check_checkpoint(record, self.key, self._environment, self.folder, self.talk)
+        entries: dict[str, dict[str, Tensor]] = {name: {} for name in self.weights}
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer/"):
+                entry, name = key.removeprefix("optimizer/").split("/", 1)
+                entries[name][entry] = tensor
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(tensors[f"weights/{name}"])
+                recall(self.optimizer, weight, entries[name])
+            for name, average in self.average.weights.items():
+                average.copy_(tensors[f"average/{name}"])
+        self.step = record["step"]
+        self.losses = [torch.tensor(loss, device=self.device) for loss in record["losses"]]
+        lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
+        whole = [line for line in lines if line.endswith("}\n")]  # a kill may have torn the last one
+        metrics.write_text("".join(line for line in whole if json.loads(line)["step"] <= self.step))
+        self.talk.note(f"continuing {self.folder} at step {self.step}")
+
+
+def generator_for(seed: int, step: int) -> torch.Generator:
+    """Randomness that depends on nothing but the seed and the step: there is no state to save."""
+    digest = hashlib.sha256(f"{seed}:{step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], signed=True))
+
+
+@contextmanager
+def _held_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM wait for the end of a step, and are delivered at the end. A second one is not held."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in found.items() if handler != signal.SIG_IGN}  # as under nohup
+
+    def hold(number: int, _frame: FrameType | None) -> None:
+        caught.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, hold)
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        signal.raise_signal(caught[0])

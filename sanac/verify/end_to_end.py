@@ -1,0 +1,303 @@
+"""A candidate against a reference, whole: transformer by the block, the other parts, and pictures of both."""
+
+import copy
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sanac.core.artifact.model import Component, Model
+from sanac.core.errors import InvalidInput, MissingResource, UsageError
+from sanac.core.file_copy import digest_file
+from sanac.core.progress import Reporter
+from sanac.core.resources import Needs, check_room
+from sanac.judge.image_metrics import psnr, ssim
+from sanac.nn.component_loading import load_part
+from sanac.nn.pipeline_config import latent_side, native
+from sanac.nn.silence_libraries import quiet
+from sanac.runtime.backends import PAINTING, install_runners
+from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
+from sanac.verify.engine_candidates import Executed, executed, ready_engines
+from sanac.verify.onnx_candidates import ALIKE, LIMITS, TIPPED, WIDENED, Candidate, open_candidates
+from sanac.verify.parity import Case, Figure, Parity, ParityBackend, cases, compare, relative_error
+from sanac.verify.parity_backends import EngineBackend, OnnxBackend, TorchBackend
+
+PSNR, SSIM = 40.0, 0.99
+ROUNDED_PSNR, ROUNDED_SSIM = 30.0, 0.95  # or what follows less than the reference's likeness to itself, if that is less
+_LESS_PSNR, _LESS_SSIM = 6.0, 0.1
+_MOVED = 1e-5  # of its guidance, when it is compared with itself
+PROMPTS = ("a red circle", "two blue squares", "a green triangle left of a yellow circle", "three purple stars")
+_PARTS = {"text_encoder": "text_encoder", "vae_decoder": "vae", "vae_encoder": "vae"}  # what is asked, of which part
+_OVERHEAD = 800_000_000  # torch, diffusers, onnxruntime
+
+
+@dataclass(frozen=True, slots=True)
+class VerifySettings:
+    """How a comparison is done."""
+
+    backend: str = "onnx"
+    limit: float | None = None  # of the relative error; None: by precision
+    pictures: int = 4
+    steps: int = 12
+    engines: tuple[str, ...] = ()  # only these, by their files
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was found."""
+
+    parity: Parity
+    others: tuple[Figure, ...]  # of other parts, and of pictures
+    notes: tuple[str, ...]  # how it was done, where that is not plain
+    executed: Executed  # engines that were run
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """All that the verdict hangs on."""
+        return (*self.parity.figures, *self.others)
+
+    @property
+    def passed(self) -> bool:
+        """The verdict."""
+        return all(figure.passed for figure in self.figures)
+
+    def to_json(self) -> dict[str, Any]:
+        """For reports."""
+        figures = [figure.to_json() for figure in self.figures]
+        found = {"passed": self.passed, "notes": list(self.notes), "figures": figures}
+        return found | {"executed": dict(self.executed), "parity": self.parity.to_json()}
+
+
+def verify(candidate: Model, reference: Model, asked: VerifySettings, device: str, talk: Reporter) -> VerifyReport:
+    """Everything that both have; what of the candidate has no graph is computed by torch."""
+    _check_alike(candidate, reference)
+    graphs = _ready(candidate, asked)
+    notes = [WIDENED] if any(graph.content for graph in graphs.values()) else []
+    ran = executed(graphs)
+    notes += sorted({one["where"] for one in ran.values()})
+    both = candidate.model_index is not None and reference.model_index is not None
+    if asked.pictures and not both:
+        notes.append("no pictures: not both are whole pipelines")
+    check_memory(reference, talk, pictures=bool(asked.pictures) and both)
+    talk.note("comparing outputs, and the stream behind each block")
+    parity = _transformers(candidate, reference, graphs.get("transformer"), asked.limit, device)
+    notes += [ALIKE.format(*parity.own)] if parity.own else [TIPPED] if parity.unseen else []
+    others = [_part(name, graphs.get(name), candidate, reference, asked.limit) for name in _PARTS]
+    found = [figure for figure in others if figure]
+    if asked.pictures and both:
+        talk.note(f"painting {asked.pictures} pictures with both")
+        found += _pictures(candidate, reference, graphs, asked)
+    return VerifyReport(parity, tuple(found), tuple(notes), ran)
+
+
+def _transformers(
+    candidate: Model, reference: Model, graph: Candidate | None, limit: float | None, device: str
+) -> Parity:
+    """By the block, where one can see inside; sides are gone afterwards, with the memory that they take."""
+    theirs = TorchBackend(reference, device)
+    same = _same_files(candidate.transformer, reference.transformer)
+    ours = _side(graph, device) if graph else theirs if same else TorchBackend(candidate, device)
+    least = graph.limit if graph else LIMITS["fp32"]
+    asking = [_fitted(case, graph, reference) for case in cases()] if graph else None
+    unseen = (limit or graph.unseen) if graph and graph.rounded else None
+    return compare(ours, theirs, reference.architecture, limit or least, asking, unseen=unseen)
+
+
+def _ready(candidate: Model, asked: VerifySettings) -> dict[str, Candidate]:
+    """What of the candidate is run, by the folder it stands in; torch runs what is left."""
+    backend = asked.backend
+    if backend == "torch":
+        return {}
+    found = open_candidates(candidate) if backend == "onnx" else ready_engines(candidate, asked.engines)
+    if not found:
+        what, how = ("graph", "") if backend == "onnx" else ("engine", " --trt")
+        raise UsageError(f"{candidate.located.name} has no {what}", hint=f"sanac export {candidate.located.path}{how}")
+    return found
+
+
+def _side(graph: Candidate, device: str) -> ParityBackend:
+    return EngineBackend(graph.path) if graph.record else OnnxBackend(graph.path, device, graph.content)
+
+
+def _fitted(case: Case, graph: Candidate, model: Model) -> Case:
+    """The case in a shape that the graph takes: engines take some only."""
+    shape, patch = model.architecture, model.architecture.patch_size
+    sides = (case.rows * patch, case.columns * patch)
+    batch, _, rows, columns = graph.fitted("hidden_states", (case.batch, shape.in_channels, *sides))
+    _, length = graph.fitted("encoder_attention_mask", (batch, case.length))
+    return replace(case, batch=batch, rows=rows // patch, columns=columns // patch, length=length)
+
+
+def check_memory(reference: Model, talk: Reporter, *, pictures: bool) -> None:
+    """Whether there is room to compare with it: graphs hold weights as stored and cast, pipelines once more."""
+    sizes = {part.name: (part.weights.count, part.weights.size) for part in reference.components if part.weights}
+    alone = max((4 if name == "transformer" else 8) * count + size for name, (count, size) in sizes.items())
+    whole = sum(4 * count + 2 * size for count, size in sizes.values())
+    tokens = sum(case.batch * case.rows * case.columns for case in cases())
+    packings = (parts.packing for parts in reference.weights.parts.values())
+    rounded = sum(packing.columns for packing in packings if packing.given)
+    alone += (2 * tokens + 5 * max(case.batch * case.length for case in cases())) * rounded  # kept, and of one case
+    needs = Needs(disk=0, memory=_OVERHEAD + (max(alone, whole) if pictures else alone))
+    try:
+        check_room(needs, Path.cwd(), talk)
+    except MissingResource as error:
+        hint = "--pictures 0 takes less" if pictures else "compare on a machine with more memory"
+        raise MissingResource(f"{error.message} to compare", why=error.why, hint=hint) from error
+
+
+def _check_alike(candidate: Model, reference: Model) -> None:
+    """Whether they can be given the same."""
+    ours, theirs = (
+        (shape.in_channels, shape.caption_channels, shape.patch_size, shape.guidance)
+        for shape in (candidate.architecture, reference.architecture)
+    )
+    if ours != theirs:
+        names = f"{candidate.located.name} can't be compared with {reference.located.name}"
+        raise UsageError(names, why="they take other latents, captions or conditions")
+
+
+def _part(name: str, graph: Candidate | None, candidate: Model, reference: Model, limit: float | None) -> Figure | None:
+    """A text encoder or half of an autoencoder beside its like: as a graph, else as it is; None where there is none."""
+    ours, theirs = (_component(model, _PARTS[name]) for model in (candidate, reference))
+    if theirs is None and graph:
+        raise UsageError(f"{reference.located.name} has no {_PARTS[name]}", why=f"the {name}'s graph is to be the same")
+    if theirs is None or (ours is None and graph is None) or (graph is None and _same_files(ours, theirs)):
+        return None
+    wanted, given = _asked_of(name, theirs, graph)
+    if graph:
+        found = graph.opened()(**given)[0].float().cpu()
+    else:
+        assert ours
+        found = _answer(name, _opened(ours), given)
+    least = (graph.unseen or graph.limit) if graph else LIMITS["fp32"]
+    return Figure(f"{name}, relative error", relative_error(found, wanted), limit or least)
+
+
+def _component(model: Model, name: str) -> Component | None:
+    return next((part for part in model.components if part.name == name and part.weights), None)
+
+
+def _same_files(ours: Component | None, theirs: Component) -> bool:
+    """Whether two parts are the same byte for byte, so that nothing need be computed."""
+    if ours is None or {path.name for path in ours.files} != {path.name for path in theirs.files}:
+        return False
+    pairs = zip(sorted(ours.files), sorted(theirs.files), strict=True)
+    return all(one.samefile(other) or digest_file(one) == digest_file(other) for one, other in pairs)
+
+
+def _asked_of(name: str, part: Component, graph: Candidate | None) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a part's own class gives, and for what: of a shape that the graph takes."""
+    generator = torch.Generator().manual_seed(0)
+    model = _opened(part)
+    if name == "text_encoder":
+        shape = _taken(graph, "input_ids", (3, 17))
+        ids = torch.randint(0, model.config.vocab_size, shape, generator=generator)
+        mask = torch.ones_like(ids)
+        mask[-1, 9:] = 0
+        given = {"input_ids": ids, "attention_mask": mask}
+    else:
+        shape = (2, model.config.latent_channels, 4, 6)
+        shape = shape if name == "vae_encoder" else _taken(graph, "latent_sample", shape)
+        given = {"latent_sample": torch.randn(shape, generator=generator)}
+    if name == "vae_encoder":
+        picture = _answer("vae_decoder", model, given)
+        sides = _taken(graph, "sample", tuple(picture.shape))[2:]
+        given = {"sample": torch.nn.functional.interpolate(picture, sides)}
+    return _answer(name, model, given), given
+
+
+def _taken(graph: Candidate | None, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return graph.fitted(name, shape) if graph else shape
+
+
+def _answer(name: str, model: Any, given: Mapping[str, Tensor]) -> Tensor:
+    """What a class gives for what a graph is given."""
+    with torch.no_grad(), quiet():
+        if name == "text_encoder":
+            found: Tensor = model(**given).last_hidden_state
+        elif name == "vae_decoder":
+            found = model.decode(given["latent_sample"]).sample
+        else:
+            found = model.encode(given["sample"]).latent
+    return found
+
+
+def _opened(part: Component) -> Any:
+    """A part as its own class, in fp32."""
+    with quiet():
+        if part.weights and part.weights.quantized:
+            return load_part(part, torch.float32)
+        if part.name == "text_encoder":
+            from transformers import AutoModel
+
+            return AutoModel.from_pretrained(part.folder, dtype=torch.float32, local_files_only=True).eval()
+        from diffusers import AutoencoderDC
+
+        return AutoencoderDC.from_pretrained(part.folder, torch_dtype=torch.float32, local_files_only=True).eval()
+
+
+def _pictures(
+    candidate: Model, reference: Model, graphs: Mapping[str, Candidate], asked: VerifySettings
+) -> list[Figure]:
+    """The same prompts, the same noises, a whole trajectory each; the least alike pair decides."""
+    batch, size = _taken_at_once(graphs, reference)
+    count = -(-asked.pictures // batch) * batch if size else asked.pictures  # engines may want whole batches
+    prompts = [PROMPTS[number % len(PROMPTS)] for number in range(count)]
+    settings = GenerationSettings(asked.steps, size=size, batch=batch)
+
+    def painted(painter: DiffusionGenerator, how: GenerationSettings = settings) -> list[Any]:
+        return [picture for batch in painter.paint(prompts, range(len(prompts)), how) for picture in batch]
+
+    theirs = open_generator(reference, "cpu")
+    wanted = painted(theirs)
+    ours = theirs if _shared(candidate, reference, graphs) else open_generator(candidate, "cpu")
+    rounded = any(graph.rounded for graph in graphs.values())
+    choose: Callable[[list[float]], float] = statistics.median if rounded else min
+    middle, limits = "median" if rounded else "the least", [PSNR, SSIM]
+    if rounded:
+        moved = painted(theirs, replace(settings, guidance=settings.guidance * (1 + _MOVED)))
+        limits = [
+            min(limit, choose(list(map(measure, moved, wanted))) - less)
+            for measure, limit, less in ((psnr, ROUNDED_PSNR, _LESS_PSNR), (ssim, ROUNDED_SSIM, _LESS_SSIM))
+        ]
+    names = [f"pictures, {name}, {middle}" for name in ("PSNR in dB", "SSIM")]
+    try:
+        found = painted(_with_graphs(ours, graphs, candidate))
+    except InvalidInput:  # NaN, which no picture is made of
+        return [Figure(name, -math.inf, limit, most=False) for name, limit in zip(names, limits, strict=True)]
+    return [
+        Figure(name, choose(list(map(measure, found, wanted))), limit, most=False)
+        for name, measure, limit in zip(names, (psnr, ssim), limits, strict=True)
+    ]
+
+
+def _taken_at_once(graphs: Mapping[str, Candidate], model: Model) -> tuple[int, tuple[int, int] | None]:
+    """Pictures at once, and their size where an engine doesn't leave it open: the nearest to the model's own."""
+    engine = graphs.get("transformer")
+    if engine is None or engine.record is None:
+        return 4, None
+    side, (step, _) = latent_side(model), native(model)
+    branches = 1 if model.architecture.guidance else 2
+    asked, _, rows, columns = engine.fitted("hidden_states", (4 * branches, model.architecture.in_channels, side, side))
+    return max(1, asked // branches), (columns * step, rows * step)
+
+
+def _shared(candidate: Model, reference: Model, graphs: Mapping[str, Candidate]) -> bool:
+    """Whether all that the candidate has no graph of is the reference's own: its pipeline then serves both."""
+    replaced = {"vae" if name == "vae_decoder" else name for name in graphs}
+    ours = {part.name: part for part in candidate.components}
+    return all(part.name in replaced or _same_files(ours.get(part.name), part) for part in reference.components)
+
+
+def _with_graphs(painter: DiffusionGenerator, graphs: Mapping[str, Candidate], candidate: Model) -> DiffusionGenerator:
+    """The same pipeline, graphs in the place of its models."""
+    pipeline = copy.copy(painter.pipeline)
+    install_runners(
+        pipeline, {PAINTING[name]: graph.opened() for name, graph in graphs.items() if name in PAINTING}, candidate
+    )
+    return replace(painter, pipeline=pipeline)

@@ -1,0 +1,74 @@
+"""The engines of a candidate: whole, sealed, of the weights that lie beside them, for the GPU that is here."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sanac.core.artifact.engine_record import ENGINE as KIND
+from sanac.core.artifact.engine_record import RECORD, Record, check_file
+from sanac.core.artifact.model import Model
+from sanac.core.errors import InvalidInput
+from sanac.core.file_copy import digest_file
+from sanac.nn.device import capability
+from sanac.runtime.backends import FOLDERS
+from sanac.runtime.tensorrt_engine import engines_in, fitting
+from sanac.verify.onnx_candidates import Candidate, check_sealed_files, precision_of, rounding
+
+Executed = Mapping[str, Mapping[str, str]]  # of each engine, by its file: its digest, who built it, where it ran
+
+
+def ready_engines(model: Model, among: Sequence[str] = ()) -> dict[str, Candidate]:
+    """A model's engines for the GPU that is here, all or some; raises what speaks against them where none fits."""
+    root, found = model.located.path, {}
+    every = {name: engines_in(root / name) for name in FOLDERS}
+    check_sealed_files(model, KIND, _files([path for paths in every.values() for path in paths]))
+    for name, paths in every.items():
+        chosen = [path for path in paths if not among or f"{name}/{path.name}" in among]
+        for path in chosen:
+            _check_weights(path, check_file(path))
+        if chosen:
+            found[name] = _ready(name, fitting(chosen), rounded=name in rounding(model))
+    return found
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    return [file for path in paths for file in (path, path.with_suffix(RECORD)) if check_file(path)]
+
+
+def _check_weights(path: Path, record: Record) -> None:
+    """It was built of what its graph has beside it."""
+    for name, digest in record.weights.items():
+        file = path.parent / name
+        if Path(name).name != name or not file.is_file() or digest_file(file) != digest:
+            why = f"{name} is not what it was built of"
+            raise InvalidInput(
+                f"{path} has other weights than its graph", why=why, hint="sanac export --trt --in-place"
+            )
+
+
+def _ready(name: str, path: Path, *, rounded: bool) -> Candidate:
+    record = check_file(path)
+    given = {each: len(entry["least"]) for each, entry in record.inputs.items()}
+    precision = precision_of(name, path, given, list(record.outputs.values()))
+    return Candidate(path, precision, rounded, record=record)
+
+
+def executed(engines: Mapping[str, Candidate]) -> Executed:
+    """What was run, for the record: whoever reads it later can tell whether it was this very engine."""
+    return {
+        f"{name}/{engine.path.name}": {
+            "blake3": digest_file(engine.path),
+            "built_with": engine.record.built_with,
+            "where": where_executed(),
+        }
+        for name, engine in engines.items()
+        if engine.record
+    }
+
+
+def where_executed() -> str:
+    """The GPU that engines run on."""
+    import torch
+
+    driver = Path("/sys/module/nvidia/version")
+    version = driver.read_text().strip() if driver.is_file() else "unknown"
+    return f"executed on {torch.cuda.get_device_name()}, sm{capability()}, driver {version}"

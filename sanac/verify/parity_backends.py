@@ -1,0 +1,137 @@
+"""Who can be asked whether it is the same: our forward over any weights, and graphs in onnxruntime."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor
+
+from sanac.core.artifact.model import Model
+from sanac.core.family.architecture import block_name
+from sanac.nn.blocks.block import Geometry, QuantizedBlock, Tensors, block
+from sanac.nn.blocks.embed_head import BlockInputs, embed, head, positions
+from sanac.nn.quant.activations import ActivationQuantizer, ReplayError
+from sanac.nn.streaming import Blocks
+from sanac.runtime.onnx_session import OnnxSession
+from sanac.runtime.tensorrt_engine import TensorrtEngine
+from sanac.verify.parity import Inputs, Outputs, Rounded
+
+MASK = "encoder_attention_mask"
+STREAM = "transformer_blocks"  # graphs call the stream behind block 7 'transformer_blocks.7'
+# what a weight of '/its/layer' is multiplied by, in steps, is called '/its/layer/' and one of these
+ROUNDINGS = ("QuantizeLinear", "Round", "Cast/fp32")
+
+
+class TorchBackend:
+    """A model's weights, quantized or not, in our forward; in fp32, read block by block."""
+
+    def __init__(self, model: Model, device: str = "cpu") -> None:
+        """Nothing is read yet."""
+        self.name = model.located.name
+        self.blocks = Blocks(model, torch.device(device), torch.float32)
+        self.config = model.transformer.config
+
+    def ask(self, cases: Sequence[Inputs], told: Sequence[Rounded] = ()) -> list[Outputs]:
+        """All cases go through a block together; what is rounded in them, as it is told."""
+        outside, geometry = self.blocks.outside(), Geometry.of(self.config)
+        following = [_Following(rounded) for rounded in told or [{} for _ in cases]]
+        with torch.no_grad():
+            starts = [self._start(outside, case) for case in cases]
+            streams = [[start.state] for start in starts]
+            for index, tensors in self.blocks.sweep(range(len(self.blocks))):
+                for stream, start, follow in zip(streams, starts, following, strict=True):
+                    stream.append(block(follow.used(index, tensors), stream[-1], start.condition, geometry))
+            return [
+                Outputs(
+                    head(outside, stream[-1], start).cpu(),
+                    tuple(state.cpu() for state in stream[1:]),
+                    off=follow.off if follow.complete else {},
+                )
+                for stream, start, follow in zip(streams, starts, following, strict=True)
+            ]
+
+    def _start(self, outside: dict[str, torch.Tensor], case: Inputs) -> BlockInputs:
+        device, scale, patch = self.blocks.device, self.config.get("interpolation_scale"), self.config["patch_size"]
+        given = {name: value.to(device) for name, value in case.items()}
+        where = None
+        if scale is not None:
+            rows, columns = (side // patch for side in given["hidden_states"].shape[2:])
+            width = len(outside["patch_embed.proj.bias"])
+            where = positions(rows, columns, self.config["sample_size"] // patch, scale, width).to(device)
+        latents, captions, mask = (given[name] for name in ("hidden_states", "encoder_hidden_states", MASK))
+        return embed(outside, latents, captions, given["timestep"], mask, given.get("guidance"), where)
+
+
+@dataclass
+class _Following:
+    """A case of which it is known how another rounded."""
+
+    rounded: Rounded
+    off: dict[str, ReplayError] = field(default_factory=dict)  # of what was rounded as it was told
+    complete: bool = True  # whether that is all that is rounded
+
+    def used(self, index: int, tensors: Tensors) -> Tensors:
+        """A block's tensors, with what is rounded in it rounded so."""
+        if not self.rounded or not isinstance(tensors, QuantizedBlock):
+            return tensors
+        uses = dict(tensors.uses)
+        for rest, use in tensors.uses.items():
+            if (name := block_name(index, rest)) in self.rounded and isinstance(use, ActivationQuantizer):
+                uses[rest] = partial(self._told, use, name)
+            else:
+                self.complete = False
+        return QuantizedBlock(tensors, uses)
+
+    def _told(self, use: ActivationQuantizer, name: str, given: Tensor) -> Tensor:
+        found, self.off[name] = use.told(given, self.rounded[name])
+        return found
+
+
+class OnnxBackend:
+    """A graph; the stream behind each block, and what it rounds, are made outputs of it, in memory."""
+
+    def __init__(self, path: Path, device: str = "cpu", content: bytes | None = None) -> None:
+        """Opens a session of a graph, or of `content`, which takes the same weights."""
+        self.name = str(path)
+        model = onnx.load_from_string(content) if content else onnx.load(path, load_external_data=False)
+        known = {name for node in model.graph.node for name in node.output}
+        self.streams: list[str] = []
+        while f"{STREAM}.{len(self.streams)}" in known:
+            self.streams.append(f"{STREAM}.{len(self.streams)}")
+        self.rounded = {weight: name for name in sorted(known) if (weight := _rounding(name))}
+        seen = {name: f"{name}/seen" for name in self.rounded.values()}
+        model.graph.node.extend(
+            onnx.helper.make_node("Cast", [name], [out], to=onnx.TensorProto.FLOAT) for name, out in seen.items()
+        )
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in (*self.streams, *seen.values()))
+        self.graph = OnnxSession(path, device, content=model.SerializeToString())
+
+    def ask(self, cases: Sequence[Inputs]) -> list[Outputs]:
+        """One after the other."""
+        return [self._gave(*self.graph(**case)) for case in cases]
+
+    def _gave(self, velocity: Tensor, *others: Tensor) -> Outputs:
+        count = len(self.streams)
+        rounded = dict(zip(self.rounded, map(Tensor.half, others[count:]), strict=True))  # exact: at most 448
+        return Outputs(velocity.float(), tuple(map(Tensor.float, others[:count])), rounded)
+
+
+class EngineBackend:
+    """An engine: nobody sees what happens inside."""
+
+    def __init__(self, path: Path) -> None:
+        """On the GPU that is here."""
+        self.name, self.engine = str(path), TensorrtEngine(path)
+
+    def ask(self, cases: Sequence[Inputs]) -> list[Outputs]:
+        """One after the other."""
+        return [Outputs(self.engine(**case)[0].float().cpu(), ()) for case in cases]
+
+
+def _rounding(value: str) -> str | None:
+    """The weight that a value of a graph is multiplied by, if that is one of those."""
+    layer = next((value.removesuffix(f"/{end}") for end in ROUNDINGS if value.endswith(f"/{end}")), "")
+    return f"{layer[1:].replace('/', '.')}.weight" if layer.startswith(f"/{STREAM}/") else None

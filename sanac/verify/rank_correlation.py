@@ -1,0 +1,110 @@
+"""Do two models rank the same noises alike? Then the cheaper one can choose, and the better one paint what it chose."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sanac.core.progress import Reporter
+from sanac.judge.intervals import Interval, mean
+from sanac.judge.rank_statistics import kendall, overlap, spearman
+from sanac.judge.shapes import grades
+from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings
+from sanac.shapes.prompts import Prompt, suite
+from sanac.verify.parity import Figure
+
+KENDALL, SPEARMAN, LOW = "Kendall's tau", "Spearman's rho", "Kendall's tau, lower bound"
+VERIFIERS: dict[str, Callable[[Prompt, Sequence[NDArray[np.generic]]], list[float]]] = {"shapes": grades}
+_PROMPTS: dict[str, Callable[[int], tuple[Prompt, ...]]] = {"shapes": lambda count: tuple(suite("test", count))}
+
+
+@dataclass(frozen=True, slots=True)
+class RankSettings:
+    """How many noises of how many prompts, and how both sample."""
+
+    reference: GenerationSettings
+    candidate: GenerationSettings
+    verifier: str = "shapes"
+    prompts: int = 24
+    noises: int = 16
+    tops: tuple[int, ...] = (1, 4)
+    least: float | None = None  # that the lower bound of Kendall's tau must reach
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """What was found; intervals are over prompts."""
+
+    correlations: dict[str, Interval]
+    chance: dict[str, float]  # what no relation would give
+    undecided: int  # prompts of which one of both finds all noises equal
+    grades: tuple[tuple[list[float], list[float]], ...]  # of each prompt: the reference's, the candidate's
+    prompts: tuple[str, ...]
+    asked: RankSettings
+
+    @property
+    def figure(self) -> Figure | None:
+        """The verdict, where a limit was given."""
+        if self.asked.least is None:
+            return None
+        low = self.correlations[KENDALL].low if KENDALL in self.correlations else -1.0
+        return Figure(LOW, low, self.asked.least, most=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """For reports."""
+        figure = self.figure
+        both = zip(self.prompts, self.grades, strict=True)
+        return {
+            "verifier": self.asked.verifier,
+            "noises": self.asked.noises,
+            "undecided": self.undecided,
+            "correlations": {name: found.to_json() for name, found in self.correlations.items()},
+            "chance": self.chance,
+            "figures": [figure.to_json()] if figure else [],
+            "sampling": {"reference": self.asked.reference.to_json(), "candidate": self.asked.candidate.to_json()},
+            "prompts": [{"prompt": prompt, "reference": r, "candidate": c} for prompt, (r, c) in both],
+        }
+
+
+def rank(
+    candidate: DiffusionGenerator, reference: DiffusionGenerator, asked: RankSettings, talk: Reporter
+) -> RankReport:
+    """Both paint the same noises of the same prompts; the verifier puts each one's pictures in order."""
+    prompts = _PROMPTS[asked.verifier](asked.prompts)
+    talk.begin("painting", 2 * len(prompts) * asked.noises, "images")
+    try:
+        theirs = _graded(reference, prompts, asked.reference, asked, talk)
+        ours = _graded(candidate, prompts, asked.candidate, asked, talk)
+    finally:
+        talk.end()
+    pairs = tuple(zip(theirs, ours, strict=True))
+    measures: dict[str, Callable[[list[float], list[float]], float | None]] = {KENDALL: kendall, SPEARMAN: spearman}
+    found = {name: [measure(*pair) for pair in pairs] for name, measure in measures.items()}
+    undecided = sum(value is None for value in found[KENDALL])
+    decided = [pair for pair, value in zip(pairs, found[KENDALL], strict=True) if value is not None]
+    tops: dict[str, list[float | None]] = {
+        f"top {top} in common": [overlap(*pair, top) for pair in decided] for top in asked.tops
+    }
+    numbers = {name: [value for value in values if value is not None] for name, values in {**found, **tops}.items()}
+    correlations = {name: mean(values, seed=asked.seed) for name, values in numbers.items() if values}
+    chance = {KENDALL: 0.0, SPEARMAN: 0.0} | {f"top {top} in common": top / asked.noises for top in asked.tops}
+    return RankReport(correlations, chance, undecided, pairs, tuple(prompt.text for prompt in prompts), asked)
+
+
+def _graded(
+    painter: DiffusionGenerator,
+    prompts: Sequence[Prompt],
+    sampling: GenerationSettings,
+    asked: RankSettings,
+    talk: Reporter,
+) -> list[list[float]]:
+    """Of each prompt, what its noises became, graded."""
+    texts = [prompt.text for prompt in prompts for _ in range(asked.noises)]
+    seeds = [asked.seed * 1_000_003 + number for number in range(len(texts))]
+    pictures = [picture for batch in painter.paint(texts, seeds, sampling, talk) for picture in batch]
+    grade = VERIFIERS[asked.verifier]
+    parts = (pictures[start : start + asked.noises] for start in range(0, len(pictures), asked.noises))
+    return [grade(prompt, part) for prompt, part in zip(prompts, parts, strict=True)]

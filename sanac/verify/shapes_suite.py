@@ -1,0 +1,93 @@
+"""The shapes suite: a model paints prompts that training never saw; a detector that can't be argued with judges."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sanac.core.errors import InvalidInput, UsageError
+from sanac.core.progress import Reporter
+from sanac.judge.distribution import Distance, compare
+from sanac.judge.geneval import GenEvalResult
+from sanac.judge.intervals import Interval, clustered_share
+from sanac.judge.metadata import parse_task
+from sanac.judge.results import Result, Summary, prompt_scores, result_of, summarise
+from sanac.judge.shapes import judge_pictures
+from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, Pictures
+from sanac.shapes.prompts import Prompt, Split, suite
+from sanac.shapes.render import render
+from sanac.shapes.scene import draw_scene
+from sanac.shapes.words import TAGS
+
+SCHEMA = 1  # of the measurement: raised when the same pictures would be judged otherwise
+LEAST = 12  # pictures: two per task
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The suite's outcome: the score on test prompts, what was held out apart, and the distance as a set."""
+
+    summary: Summary
+    held_out: Interval | None
+    distance: Distance
+    results: tuple[Result, ...]  # of the test prompts, then of what is held out
+    pictures: Pictures  # in the same order
+    prompts: tuple[Prompt, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that measurements carry."""
+        return {
+            "schema": SCHEMA,
+            **self.summary.to_json(),
+            "held_out": self.held_out.to_json() if self.held_out else None,
+            "distribution": self.distance.to_json(),
+        }
+
+
+def evaluate(
+    painter: DiffusionGenerator, images: int, sampling: GenerationSettings, seed: int, split: Split, talk: Reporter
+) -> Evaluation:
+    """Paint and judge `images` prompts of a split, and a quarter as many of what training never showed."""
+    if images < LEAST:
+        raise UsageError(f"{images} images are too few", why="every task needs two", hint=f"--images {LEAST} or more")
+    asked = suite(split, images)
+    apart = suite("held-out", max(LEAST // 2, images // 4))
+    prompts = (*asked, *apart)
+    seeds = [seed * 1_000_003 + number for number in (*range(images), *range(len(apart)))]
+    talk.begin("painting", len(prompts), "images")
+    try:
+        # a picture's number is its noise's seed: two models asked the same get the same noises
+        pictures = np.concatenate(list(painter.paint([prompt.text for prompt in prompts], seeds, sampling, talk)))
+    finally:
+        talk.end()
+    if pictures.shape[1] != pictures.shape[2]:
+        raise InvalidInput(f"{painter.name} paints {pictures.shape[2]}x{pictures.shape[1]}", why="scenes are square")
+    verdicts = judge_pictures(prompts, list(pictures))
+    results = tuple(map(_result, range(len(prompts)), prompts, verdicts))
+    return Evaluation(
+        summarise(results[:images], seed=seed),
+        clustered_share(prompt_scores(results[images:])),
+        compare(pictures[:images], rendered(asked, pictures.shape[1], seed)),
+        results,
+        pictures,
+        prompts,
+    )
+
+
+def _result(index: int, prompt: Prompt, verdict: GenEvalResult) -> Result:
+    return result_of(f"{index:05}/samples/0000.png", parse_task(prompt.metadata), verdict)
+
+
+def rendered(prompts: Sequence[Prompt], side: int, seed: int) -> NDArray[np.uint8]:
+    """What the world itself shows for these prompts."""
+    rngs = (np.random.default_rng((seed, index, 1)) for index in range(len(prompts)))
+    scenes = [draw_scene(prompt.content, rng, tidy=True) for prompt, rng in zip(prompts, rngs, strict=True)]
+    return np.stack([render(scene, side) for scene in scenes])
+
+
+def examples(evaluation: Evaluation, each: int = 8) -> list[int]:
+    """The first so many pictures of every task, task by task, for people to look at."""
+    tags = [result.task.tag for result in evaluation.results[: evaluation.summary.pictures]]
+    return [index for tag in TAGS for index in [i for i, other in enumerate(tags) if other == tag][:each]]

@@ -1,0 +1,94 @@
+"""The shapes suite: what an evaluation must show of a painter whose truth is known."""
+
+import json
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from sanac.core.errors import UsageError
+from sanac.core.progress import NULL_REPORTER
+from sanac.runtime.pipeline import GenerationSettings, Pictures
+from sanac.shapes.prompts import Prompt, suite
+from sanac.shapes.render import render
+from sanac.shapes.scene import draw_scene
+from sanac.verify.shapes_suite import Evaluation, evaluate, examples
+
+
+class Renderer:
+    """Paints what is asked for, but for tasks that it gets wrong; always the same picture if it has collapsed."""
+
+    name = "renderer"
+
+    def __init__(self, wrong: str = "", *, collapsed: bool = False) -> None:
+        self.wrong, self.collapsed = wrong, collapsed
+        known = [prompt for split in ("test", "tune", "held-out") for prompt in suite(split, 3000)]
+        self.prompts: dict[str, Prompt] = {prompt.text: prompt for prompt in known}
+
+    def paint(
+        self, prompts: Sequence[str], seeds: Sequence[int], sampling: GenerationSettings, talk=NULL_REPORTER
+    ) -> Iterator[Pictures]:
+        for text, seed in zip(prompts, seeds, strict=True):
+            content = self.prompts[text].content
+            rng = np.random.default_rng(int.from_bytes(text.encode()[:8]) if self.collapsed else seed)
+            picture = render(draw_scene(content, rng))
+            yield np.full_like(picture, 255)[None] if content.tag == self.wrong else picture[None]
+
+
+def _evaluate(painter: Renderer, images: int = 240, **options) -> Evaluation:
+    return evaluate(painter, images, GenerationSettings(), 0, options.get("split", "test"), NULL_REPORTER)
+
+
+@pytest.fixture(scope="module")
+def perfect() -> Evaluation:
+    return _evaluate(Renderer())
+
+
+def test_a_renderer_is_right_and_near(perfect: Evaluation) -> None:
+    assert perfect.summary.overall.value == 1
+    assert all(score.value == 1 for score in perfect.summary.tasks.values())
+    assert perfect.held_out
+    assert perfect.held_out.value == 1
+    assert perfect.distance.frechet < 3 * perfect.distance.frechet_floor
+    assert len(perfect.pictures) == 240 + 60
+
+
+def test_a_task_that_goes_wrong_costs_a_sixth(perfect: Evaluation) -> None:
+    found = _evaluate(Renderer(wrong="counting"))
+    assert found.summary.tasks["counting"].value == 0
+    assert found.summary.overall.value == pytest.approx(5 / 6)
+    assert found.held_out
+    assert found.held_out.value < 1, "counting is among what is held out, and judged apart"
+    assert found.distance.frechet > 3 * perfect.distance.frechet
+
+
+def test_the_same_seed_asks_and_judges_the_same(perfect: Evaluation) -> None:
+    again = _evaluate(Renderer())
+    assert again.to_json() == perfect.to_json()
+    assert again.prompts == perfect.prompts
+
+
+def test_held_out_prompts_never_count(perfect: Evaluation) -> None:
+    assert not any(prompt.content.held_out for prompt in perfect.prompts[:240])
+    assert all(prompt.content.held_out for prompt in perfect.prompts[240:])
+    assert perfect.summary.pictures == 240
+
+
+def test_tuning_and_test_prompts_differ(perfect: Evaluation) -> None:
+    tuned = _evaluate(Renderer(), 48, split="tune")
+    assert not {prompt.text for prompt in tuned.prompts[:48]} & {prompt.text for prompt in perfect.prompts[:240]}
+
+
+def test_examples_show_every_task(perfect: Evaluation) -> None:
+    shown = examples(perfect, 4)
+    assert len(shown) == 24
+    assert [perfect.results[index].task.tag for index in shown[::4]] == list(perfect.summary.tasks)
+
+
+def test_it_is_all_json(perfect: Evaluation) -> None:
+    assert json.loads(json.dumps(perfect.to_json(), allow_nan=False)) == perfect.to_json()
+
+
+def test_too_few_images_are_refused() -> None:
+    with pytest.raises(UsageError, match="too few"):
+        _evaluate(Renderer(), 11)
