@@ -40,11 +40,11 @@ def watched(command: Sequence[str], given: bytes = b"") -> tuple[Run, str]:
         peaks = {"RssAnon": 0, "VmRSS": 0}
         watcher = threading.Thread(target=_watch, args=(process, peaks))
         watcher.start()
-        printed, talk = process.communicate(given)
+        printed, reporter = process.communicate(given)
         seconds = time.perf_counter() - start
         watcher.join()
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{talk.decode()}")
+        raise SystemExit(f"{' '.join(command)} failed:\n{reporter.decode()}")
     return Run(seconds, peaks["RssAnon"], peaks["VmRSS"]), printed.decode()
 
 

@@ -69,16 +69,16 @@ def command(
     if scores is None:
         if options.out and not options.force:
             job.spare_others()
-        job.announce(common.talk)
+        job.announce(common.reporter)
     if options.dry_run:
         done = f"{job.folder} {'already holds these' if scores else 'would hold the scores'}"
         return Result(status, lambda: click.echo(done), {"dry_run": True}, str(job.folder), common.as_json)
     if scores is None:
         if options.fresh:
             job.forget()
-        scores = job.run(common.talk)
+        scores = job.run(common.reporter)
     elif save_embeddings:
-        job.captions(common.talk)
+        job.captions(common.reporter)
     record(options.workspace, word)
     pictures = draw(scores, metric, job.folder)
     data = {"pictures": [str(path) for path in pictures], **scores.to_json()}

@@ -68,9 +68,9 @@ def command(
     asked = BenchSettings(_numbers(batches), rounds, steps, guidance, parse_size(size), common.device, threads, tile)
     opened = {word: open_word(word, common) for word in dict.fromkeys(models)}
     subjects = [one for word, model in opened.items() for one in _subjects(word, model, backends)]
-    found = bench(subjects, asked, common.talk)
+    found = bench(subjects, asked, common.reporter)
     for doubt in found.doubts:
-        common.talk.warn(doubt)
+        common.reporter.warn(doubt)
     files = _save(found, opened, out)
     data = {**found.to_json(), "files": [str(path) for path in files]}
     return Result("ok", lambda: _show(found, files), data, str(out) if out else None, common.as_json)

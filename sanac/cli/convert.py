@@ -42,5 +42,5 @@ def command(
     reference = open_word(pipeline, common) if pipeline else None
     job = decide_convert(opened, chosen.writing(options, layout), reference)
     for notice in notices(job):
-        common.talk.note(notice)
+        common.reporter.note(notice)
     return run_surgery(model, job, options, common)

@@ -75,11 +75,11 @@ def command(
         raise UsageError(problems[0], problems=problems, hint="sanac evaluate MODEL --suite shapes --images 240")
     opened = open_word(model, common)
     home = make_folder(out or (opened.located.path if opened.manifest else _home(model)))
-    painter = open_generator(opened, common.device, backend, common.talk)
+    painter = open_generator(opened, common.device, backend, common.reporter)
     for doubt in painter.doubts():
-        common.talk.warn(doubt)
+        common.reporter.warn(doubt)
     sampling = GenerationSettings(steps, guidance, batch=batch)
-    found = evaluate(painter, images, sampling, common.seed or 0, split, common.talk)  # type: ignore[arg-type]
+    found = evaluate(painter, images, sampling, common.seed or 0, split, common.reporter)  # type: ignore[arg-type]
     about = {"model": opened.located.name, "suite": suite, "split": split, "seed": common.seed or 0}
     about |= {"sampling": sampling.to_json(), "device": painter.device}
     about |= {"backend": backend} if backend != "torch" else {}

@@ -96,7 +96,7 @@ def _check_verifiable(model: "Model", common: Common) -> None:
 
     try:
         installed()
-        check_memory(model, common.talk, pictures=model.model_index is not None)
+        check_memory(model, common.reporter, pictures=model.model_index is not None)
     except MissingResource as error:
         hint = f"{error.hint}; or --no-verify, and sanac verify --pictures 0 where there is room"
         raise MissingResource(error.message, why=error.why, hint=hint) from error
@@ -130,7 +130,7 @@ def _added(word: str, job: "ArtifactJob", options: StageOptions, common: Common)
     if options.dry_run:
         done = f"would add {what} to {folder}, with {bytes_text(job.finish.disk)} of disk"
     else:
-        status, _ = add(job, common.talk)
+        status, _ = add(job, common.reporter)
         record(options.workspace, word, folder)
         done = f"added {what} to {folder}"
     if status == "cached":

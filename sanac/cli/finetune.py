@@ -88,12 +88,12 @@ def command(model: str | None, options: StageOptions, common: Common, **said: An
     from sanac.finetune.job import plan_finetune
     from sanac.train.trackers import trackers
 
-    job = plan_finetune(opened, wanted, options.workspace, common.talk)
+    job = plan_finetune(opened, wanted, options.workspace, common.reporter)
     writing = WriteOptions(force=options.force, fresh=options.fresh)
     surgery = job.surgery(writing)
-    common.talk.note(f"losses: {', '.join(job.losses)}; {wanted.steps:,} steps of {job.batch * wanted.accumulate}")
+    common.reporter.note(f"losses: {', '.join(job.losses)}; {wanted.steps:,} steps of {job.batch * wanted.accumulate}")
     memory = job.memory()
-    common.talk.note(f"training takes about {memory}")
+    common.reporter.note(f"training takes about {memory}")
     if not options.dry_run:
         job.check_room(memory)
     folder = job.folder(surgery)
@@ -102,7 +102,7 @@ def command(model: str | None, options: StageOptions, common: Common, **said: An
         def complete(decided: Any) -> Any:
             logged = stack.enter_context(trackers(names, options.workspace / "runs", job.plain_settings))
             watch = _watch(opened, logged, folder / "samples", every, prompts, common)
-            return job.trained(decided, common.talk, watch)
+            return job.trained(decided, common.reporter, watch)
 
         result = run_surgery(word, surgery, options, common, complete)
     if not options.dry_run and folder.is_dir():
@@ -165,4 +165,6 @@ def _keep_measurements(folder: Path, out: Path, job: "FinetuneJob", common: Comm
 
         about = {"losses": dict(job.losses), "batch": job.batch, "learning_rate": job.rate}
         write_measurement(out, "finetune", about | report, metrics)
-        common.talk.note(f"loss {report['loss_first']:.4f} -> {report['loss_last']:.4f} in {report['steps']:,} steps")
+        common.reporter.note(
+            f"loss {report['loss_first']:.4f} -> {report['loss_last']:.4f} in {report['steps']:,} steps"
+        )

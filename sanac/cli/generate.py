@@ -67,12 +67,12 @@ def command(
     opened = open_word(model, common)
     sampling = replace(asked, steps=steps or usual_steps(opened))
     with made_folder(out):
-        painter = open_generator(opened, common.device, backend, common.talk)
+        painter = open_generator(opened, common.device, backend, common.reporter)
         for doubt in painter.doubts():
-            common.talk.warn(doubt)
+            common.reporter.warn(doubt)
         if unknown := painter.unknown_words(prompts):
-            common.talk.warn(f"the model's vocabulary doesn't have: {', '.join(unknown)}; it can't see these words")
-        files = generate(painter, prompts, each, common.seed or 0, sampling, out, common.talk)
+            common.reporter.warn(f"the model's vocabulary doesn't have: {', '.join(unknown)}; it can't see these words")
+        files = generate(painter, prompts, each, common.seed or 0, sampling, out, common.reporter)
     data = {"pictures": [str(path) for path in files], "device": painter.device, "backend": backend}
     return Result("ok", lambda: _show(files), data, str(out), common.as_json)
 

@@ -57,12 +57,12 @@ def command(
 
     word, opened = open_source(model, chosen, options, common)
     if common.seed is not None and init != "partial":
-        common.talk.warn(f"--seed has no effect with --init {init}: it draws nothing")
+        common.reporter.warn(f"--seed has no effect with --init {init}: it draws nothing")
     seed = common.seed or 0
     writing = chosen.writing(options)
     job = decide_growth(opened, target, writing, init=init, preserve=preserve, qk_norm=qk_norm, seed=seed)
     for notice in notices(job):
-        common.talk.note(notice)
+        common.reporter.note(notice)
     for warning in warnings(job, qk_norm=qk_norm):
-        common.talk.warn(warning)
+        common.reporter.warn(warning)
     return run_surgery(word, job, options, common)

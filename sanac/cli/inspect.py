@@ -55,8 +55,8 @@ def _announce(model: "Model", scan: bool, common: Common) -> None:
     weights = [part.weights for part in model.components if part.weights]
     headers = sum(len(header.raw) for found in weights for header in found.headers)
     traffic = sum(found.size for found in weights) if scan else headers
-    common.talk.note(f"reads {bytes_text(traffic)}, writes nothing")
-    check_room(Needs(disk=0, memory=streaming_memory(model), traffic=traffic), model.located.path, common.talk)
+    common.reporter.note(f"reads {bytes_text(traffic)}, writes nothing")
+    check_room(Needs(disk=0, memory=streaming_memory(model), traffic=traffic), model.located.path, common.reporter)
 
 
 def _scan(model: "Model", workspace: Path, common: Common) -> str:
@@ -66,13 +66,13 @@ def _scan(model: "Model", workspace: Path, common: Common) -> str:
     from sanac.core.errors import InvalidInput
 
     for name in unread(model):
-        common.talk.warn(f"{name} was not scanned: sanac doesn't read that format")
+        common.reporter.warn(f"{name} was not scanned: sanac doesn't read that format")
 
-    findings = scan(model, common.talk)
+    findings = scan(model, common.reporter)
     if findings:
         problems = [f"{found.component}: {found.name}: {found.what}" for found in findings]
         raise InvalidInput(f"{model.located.path} is damaged", why=problems[0], problems=problems)
-    return "" if model.manifest else str(find_ancestry(model, workspace, common.talk) or "")
+    return "" if model.manifest else str(find_ancestry(model, workspace, common.reporter) or "")
 
 
 def _show(summary: "Summary", *, scanned: bool, descent: str, color: bool) -> None:

@@ -25,7 +25,7 @@ def open_word(word: str, common: Common) -> "Model":
         located = download(missing.repo, missing.revision)
     opened = open_model(located)
     for note in opened.transformer.weights.notes if opened.transformer.weights else ():
-        common.talk.note(note)
+        common.reporter.note(note)
     return opened
 
 
@@ -34,7 +34,7 @@ def starting_word(options: StageOptions, common: Common) -> str:
     from sanac.core.artifact.workspace import read_workspace, starting_model
 
     word, reason = starting_model(read_workspace(options.workspace))
-    common.talk.note(f"model: {word} ({reason})")
+    common.reporter.note(f"model: {word} ({reason})")
     return word
 
 
@@ -50,7 +50,7 @@ def before_rerun(
         before = origin_of(opened.located.path)
         if not before or not Path(before).exists():
             break
-        common.talk.note(f"{word} is what {stage} made: going on from {before}, which it was made from")
+        common.reporter.note(f"{word} is what {stage} made: going on from {before}, which it was made from")
         word, opened = before, open_word(before, common)
     return word, opened
 
@@ -60,5 +60,5 @@ def newest_word(options: StageOptions, common: Common) -> str:
     from sanac.core.artifact.workspace import newest_artifact, read_workspace
 
     word = newest_artifact(read_workspace(options.workspace))
-    common.talk.note(f"model: {word} (the newest artifact in {options.workspace})")
+    common.reporter.note(f"model: {word} (the newest artifact in {options.workspace})")
     return word

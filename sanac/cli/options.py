@@ -23,7 +23,7 @@ class Common:
     seed: int | None
     device: str | None
     color: bool
-    talk: ConsoleReporter
+    reporter: ConsoleReporter
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ def common(*ignored: str) -> Callable[[Command], Command]:
             **kwargs: Any,
         ) -> Any:
             color = not no_color and not os.environ.get("NO_COLOR")
-            talk = ConsoleReporter(-1 if quiet else verbose, color=color)
+            reporter = ConsoleReporter(-1 if quiet else verbose, color=color)
             for name, value in (("seed", seed), ("device", device)):
                 if value is not None and name in ignored:
-                    talk.warn(f"--{name} has no effect here")
-            return function(*args, common=Common(as_json, seed, device, color, talk), **kwargs)
+                    reporter.warn(f"--{name} has no effect here")
+            return function(*args, common=Common(as_json, seed, device, color, reporter), **kwargs)
 
         for option in reversed(_COMMON):
             wrapper = option(wrapper)

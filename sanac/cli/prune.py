@@ -91,16 +91,16 @@ def command(
         choice = BlockSelection(select, depth, protect_first, protect_last)
         choice.check(opened.architecture.blocks)
         if target_params is not None:
-            common.talk.note(f"--target-params {target_params}: nearest is {depth} blocks")
+            common.reporter.note(f"--target-params {target_params}: nearest is {depth} blocks")
     elif scores or protect_first or protect_last or select != "bi":
-        common.talk.warn("--keep says which blocks stay: --scores, --select and --protect-* have no effect")
+        common.reporter.warn("--keep says which blocks stay: --scores, --select and --protect-* have no effect")
     _warn_of_idle(choice, scores, compensate=compensate, common=common)
     states = None
     if compensate:
         from sanac.core.progress import NULL_REPORTER
         from sanac.prune.repair_job import repair_states
 
-        states = repair_states(opened, wanted, common.talk)
+        states = repair_states(opened, wanted, common.reporter)
         if choice and not scores:  # choosing may take hours: what the repair lacks is said before
             states.check_room(NULL_REPORTER)
     job = _decide(opened, keep, choice, scores, wanted, writing, options, common)
@@ -118,7 +118,7 @@ def _warn_of_idle(choice: "BlockSelection | None", scores: Path | None, *, compe
         reason, searched = "search and repair look at the velocity", choice is None or choice.select == "search"
         idle = [option for option in idle_measuring() if option == "--reduce" and (searched or scores)]
     if idle:
-        common.talk.warn(f"{reason}: {', '.join(idle)} have no effect")
+        common.reporter.warn(f"{reason}: {', '.join(idle)} have no effect")
 
 
 def _decide(
@@ -139,8 +139,8 @@ def _decide(
     if choice.select == "search":
         from sanac.prune.search_job import find_blocks, plan_searched
 
-        found = find_blocks(opened, choice, wanted, options.workspace, common.talk)
-        common.talk.note(f"search: velocity error {found.error:.4f} on prompts that it didn't see")
+        found = find_blocks(opened, choice, wanted, options.workspace, common.reporter)
+        common.reporter.note(f"search: velocity error {found.error:.4f} on prompts that it didn't see")
         return plan_searched(opened, choice, found, writing)
     from sanac.prune.scores import check_model, read_scores
     from sanac.prune.selection import plan_target
@@ -152,7 +152,7 @@ def _decide(
         from sanac.prune.scoring import measured
 
         wanted = replace(wanted, velocity=choice.select == "velocity")
-        scores = measured(opened, wanted, options.workspace, common.talk, ("--scores FILE made elsewhere",))
+        scores = measured(opened, wanted, options.workspace, common.reporter, ("--scores FILE made elsewhere",))
     return plan_target(opened, choice, scores, writing)
 
 
@@ -170,15 +170,15 @@ def _run_repaired(
 
     mending = RepairJob(with_repair(job, states), states, options.workspace, wanted.yes)
     if options.dry_run and mending.report() is None:
-        mending.announce(common.talk)
-    result = run_surgery(word, mending.job, options, common, lambda _: mending.mended(common.talk))
+        mending.announce(common.reporter)
+    result = run_surgery(word, mending.job, options, common, lambda _: mending.mended(common.reporter))
     report = None if options.dry_run else mending.report()
     if report is not None:
         error = report["velocity_error"]
         said = f"velocity error on unseen prompts: {error['pruned']:.4f} -> {error['repaired']:.4f} repaired"
         if report["left_out"]:
             said = f"no repair was made: velocity error on unseen prompts stays {error['pruned']:.4f}"
-        common.talk.note(said)
+        common.reporter.note(said)
         result = replace(result, data={**result.data, "velocity_error": error, "repaired": not report["left_out"]})
         metrics = {f"velocity_error/{name}": value for name, value in error.items()}
         write_measurement(Path(str(result.out)), "compensate", report, metrics)

@@ -129,10 +129,12 @@ def command(
     wanted = QuantizeSettings(scheme, components, block, rounding, frozenset(include), leave, smoothing, ranges)
     job = plan_quantize(opened, wanted, chosen.writing(options))
     for name, part in job.repacked.items():
-        common.talk.note(f"{name}: {len(part.quantized.weights)} weights to {scheme}, {len(part.quantized.left)} left")
+        common.reporter.note(
+            f"{name}: {len(part.quantized.weights)} weights to {scheme}, {len(part.quantized.left)} left"
+        )
     if not wanted.looks:
         if idle := idle_measuring(spared=()):
-            common.talk.warn(f"nothing looks at what layers are given: {', '.join(idle)} have no effect")
+            common.reporter.warn(f"nothing looks at what layers are given: {', '.join(idle)} have no effect")
         return run_surgery(word, job, options, common)
     return _run_fitted(word, job, wanted, looked, options, common)
 
@@ -168,13 +170,13 @@ def _run_budget(
     from sanac.quantize.bit_allocation import allocating, explained, summary
     from sanac.report.charts.allocation import draw
 
-    writing, talk = chosen.writing(options), common.talk
+    writing, reporter = chosen.writing(options), common.reporter
     looked = replace(looked, dry=options.dry_run)
     check_out(options)
-    job = allocating(opened, budget, looked, writing, options.workspace, talk, fresh=options.fresh)
-    found = job.allocated(talk)
+    job = allocating(opened, budget, looked, writing, options.workspace, reporter, fresh=options.fresh)
+    found = job.allocated(reporter)
     for line in summary(found):
-        talk.note(line)
+        reporter.note(line)
     result = run_surgery(word, job.job(found, writing), options, common)
     rows, data = explained(job.units, found), found.to_json()
     if not options.dry_run:
@@ -212,8 +214,8 @@ def _run_fitted(
     """Fit what is written to what layers are given, now or before."""
     from sanac.quantize.calibration_job import CalibrationJob, fitting_states, with_fit
 
-    states = fitting_states(job, looked, common.talk)
+    states = fitting_states(job, looked, common.reporter)
     fitting = CalibrationJob(with_fit(job, states), wanted, states, options.workspace, looked.yes, options.fresh)
     if options.dry_run and (options.fresh or fitting.report() is None):
-        fitting.announce(common.talk)
-    return run_surgery(word, fitting.job, options, common, lambda _: fitting.fitted(common.talk))
+        fitting.announce(common.reporter)
+    return run_surgery(word, fitting.job, options, common, lambda _: fitting.fitted(common.reporter))

@@ -71,10 +71,10 @@ def ranked(
     counts = (options.rank_prompts or 24, noises, tops)
     asked = RankSettings(how, ours, options.verifier or "shapes", *counts, options.least_kendall, common.seed or 0)
     painters = (
-        open_generator(candidate, common.device, backend, common.talk),
+        open_generator(candidate, common.device, backend, common.reporter),
         open_generator(reference, common.device),
     )
-    found = rank(*painters, asked, common.talk)
+    found = rank(*painters, asked, common.reporter)
     data = {"reference": reference.located.name, "backend": backend, **found.to_json()}
     home: Path | None = candidate.located.path if candidate.manifest else None
     if home:

@@ -65,7 +65,7 @@ def command(
     opened = open_word(word, common)
     plan = plan_of(asked, opened.identity())
     foreseen = estimate_recipe(plan, opened)
-    runner = RecipeRunner(_absolute(word), workspace.absolute(), common.talk, _flags(common))
+    runner = RecipeRunner(_absolute(word), workspace.absolute(), common.reporter, _flags(common))
     if dry_run:
         return _plan(plan, foreseen, runner, common)
     with workspace_lock(runner.workspace):
@@ -83,9 +83,9 @@ def _pushed(ran: "RecipeOutcome", repo: str, common: Common, *, public: bool) ->
     from sanac.report.hub import push
 
     if not ran.passed or not ran.chosen or not ran.chosen.variant.making:
-        common.talk.warn("nothing was pushed: " + ("no model was made" if ran.passed else "a gate said no"))
+        common.reporter.warn("nothing was pushed: " + ("no model was made" if ran.passed else "a gate said no"))
         return None
-    return push(Path(ran.chosen.folder), repo, common.talk, private=not public)
+    return push(Path(ran.chosen.folder), repo, common.reporter, private=not public)
 
 
 def _place(word: str) -> Path:
@@ -115,7 +115,7 @@ def _absolute(word: str) -> str:
 
 def _flags(common: Common) -> list[str]:
     """What every stage is told."""
-    return ["--quiet"] if common.talk.verbosity < 0 else ["-v"] * common.talk.verbosity
+    return ["--quiet"] if common.reporter.verbosity < 0 else ["-v"] * common.reporter.verbosity
 
 
 def _plan(plan: "RecipePlan", foreseen: Mapping[str, Any], runner: Any, common: Common) -> Result:

@@ -95,15 +95,15 @@ def run_surgery(
         counts = {name: part.quantized for name, part in job.repacked.items()}
         data["quantized"] = {n: {"weights": len(q.weights), "left": len(q.left)} for n, q in counts.items()}
     if job.writing.link:
-        common.talk.warn("--link shares files with the source: editing one in place changes both")
+        common.reporter.warn("--link shares files with the source: editing one in place changes both")
     if options.dry_run:
-        status = "cached" if preflight(job, out, common.talk) else "ok"
+        status = "cached" if preflight(job, out, common.reporter) else "ok"
         needs = f"{bytes_text(job.needs.disk)} of disk and {bytes_text(job.needs.memory)} of memory"
         done = f"{out} already holds this" if status == "cached" else f"would write {out}, with {needs}"
         return Result(status, lambda: _show(job, done), data, str(out), common.as_json)
     status = "cached"
-    if preflight(job, out, common.talk) is None:
-        status, _ = write_artifact(complete(job), out, common.talk)
+    if preflight(job, out, common.reporter) is None:
+        status, _ = write_artifact(complete(job), out, common.reporter)
     record(options.workspace, word, out)
     done = f"{out} already holds this (cached)" if status == "cached" else f"wrote {out}"
     return Result(status, lambda: _show(job, done, load=str(out)), data, str(out), common.as_json)

@@ -62,7 +62,7 @@ def command(
     if ranking.wanted:
         return ranked(ours, theirs, backend or "torch", steps, ranking, common)
     if common.seed is not None:
-        common.talk.warn("--seed has no effect here")
+        common.reporter.warn("--seed has no effect here")
     asked = VerifySettings(backend or ("onnx" if graphs_in(ours) else "torch"), limit, pictures, steps)
     return verified(ours, theirs, asked, common)
 
@@ -72,7 +72,7 @@ def verified(candidate: "Model", reference: "Model", asked: "VerifySettings", co
     from sanac.core.artifact.measurements import write_measurement
     from sanac.verify.end_to_end import verify
 
-    found = verify(candidate, reference, asked, common.device or "cpu", common.talk)
+    found = verify(candidate, reference, asked, common.device or "cpu", common.reporter)
     data: dict[str, Any] = {"reference": reference.located.name, "backend": asked.backend, **found.to_json()}
     home: Path | None = candidate.located.path if candidate.manifest else None
     if home:

@@ -69,7 +69,7 @@ class FileRecord:
 
 
 def write_parts(
-    target: Path, parts: Sequence[Range | GeneratedBytes], *, talk: Reporter = NULL_REPORTER, digests: bool = True
+    target: Path, parts: Sequence[Range | GeneratedBytes], *, reporter: Reporter = NULL_REPORTER, digests: bool = True
 ) -> FileRecord:
     """Write the parts to `target` one after the other, flushed to disk."""
     with ExitStack() as stack:
@@ -89,7 +89,7 @@ def write_parts(
                 _copy_all(part.path, sources[part.path], out, count, offset, position)
             if digests:
                 hashing.do(digester.take, part.label, position, count)
-            talk.advance(count)
+            reporter.advance(count)
             position = end
             if position - flushed >= _FLUSH_EVERY:
                 flushing.do(os.fdatasync, out)
@@ -152,7 +152,7 @@ def clone(source: Path, target: Path) -> bool:
     return True
 
 
-def digest_file(path: Path, start: int = 0, size: int | None = None, *, talk: Reporter = NULL_REPORTER) -> str:
+def digest_file(path: Path, start: int = 0, size: int | None = None, *, reporter: Reporter = NULL_REPORTER) -> str:
     """The BLAKE3 digest of a file or of a range of it, in constant memory."""
     left = path.stat().st_size - start if size is None else size
     digest, buffer = blake3(), memoryview(bytearray(_BUFFER))
@@ -164,7 +164,7 @@ def digest_file(path: Path, start: int = 0, size: int | None = None, *, talk: Re
                 raise InvalidInput(f"{path} ended early", why=f"{left:,} bytes are missing")
             digest.update(buffer[:got])
             left -= got
-            talk.advance(got)
+            reporter.advance(got)
     return digest.hexdigest()
 
 

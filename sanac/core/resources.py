@@ -27,7 +27,7 @@ class Needs:
         return self.traffic / _ASSUMED_RATE
 
 
-def check_room(needs: Needs, place: Path, talk: Reporter) -> None:
+def check_room(needs: Needs, place: Path, reporter: Reporter) -> None:
     """Say what the job needs; Lacking when it is not there."""
     folder = existing(place)
     disk, memory = shutil.disk_usage(folder).free, available_memory()
@@ -36,7 +36,7 @@ def check_room(needs: Needs, place: Path, talk: Reporter) -> None:
         line += f", {bytes_text(needs.disk)} of disk in {folder} (free: {bytes_text(disk)})"
     if needs.seconds > 60:
         line += f", about {duration_text(needs.seconds)}"
-    talk.note(line)
+    reporter.note(line)
     if needs.disk > disk:
         raise MissingResource(
             f"not enough disk space in {folder}",

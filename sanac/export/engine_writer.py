@@ -25,7 +25,7 @@ _BEGIN, _RATE = 5.0, 80e6  # seconds, and bytes of weights a second, on two slow
 _OUT_OF_MEMORY = -9
 
 
-def place_engine(engine: EngineBuild, stage: StagingArea, talk: Reporter) -> None:
+def place_engine(engine: EngineBuild, stage: StagingArea, reporter: Reporter) -> None:
     """Build an engine and write it, its record, and a log that a person can read."""
     if all(name in stage.files for name in engine.files):
         return
@@ -33,11 +33,11 @@ def place_engine(engine: EngineBuild, stage: StagingArea, talk: Reporter) -> Non
         stage.files.pop(name, None)
     _check_graph(engine, stage)
     seconds = duration_text(_BEGIN + engine.weights / _RATE)
-    talk.note(f"{engine.of.folder}: building an engine with {engine.built_with}, about {seconds}")
+    reporter.note(f"{engine.of.folder}: building an engine with {engine.built_with}, about {seconds}")
     told = _BuildLog([f"{engine.built_with}, of {engine.graph}"])
 
     def write(path: Path) -> FileRecord:
-        told.built = _run(engine, engine.task(stage.partial, path), told, talk)
+        told.built = _run(engine, engine.task(stage.partial, path), told, reporter)
         return FileRecord(path.stat().st_size, digest_file(path))
 
     written = stage.place(engine.stem + ENGINE, write)
@@ -45,7 +45,7 @@ def place_engine(engine: EngineBuild, stage: StagingArea, talk: Reporter) -> Non
     stage.place_bytes(engine.stem + RECORD, json_files.pretty(record.to_json()))
     stage.place_bytes(engine.stem + LOG, ("\n".join(told.lines) + "\n").encode())
     check_file(stage.partial / f"{engine.stem}{ENGINE}")
-    talk.note(f"{engine.stem}{ENGINE}: {bytes_text(written.size)}, {record.executed}")
+    reporter.note(f"{engine.stem}{ENGINE}: {bytes_text(written.size)}, {record.executed}")
 
 
 @dataclass
@@ -94,41 +94,41 @@ def _known(name: str, stage: StagingArea) -> str:
     return known.blake3 if known else ""
 
 
-def _run(engine: EngineBuild, task: Mapping[str, Any], told: _BuildLog, talk: Reporter) -> dict[str, Any]:
+def _run(engine: EngineBuild, task: Mapping[str, Any], told: _BuildLog, reporter: Reporter) -> dict[str, Any]:
     """Have a process build it; what it says is shown and kept."""
     command = [sys.executable, "-P", "-m", "sanac.export.engine_builder"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    talk.begin("building", engine.weights)
+    reporter.begin("building", engine.weights)
     try:
         assert process.stdin
         with contextlib.suppress(BrokenPipeError), process.stdin:  # it died before it was asked: its end says why
             process.stdin.write(json.dumps(task).encode())
-        outcome = _listen(process, told, engine.weights, talk)
+        outcome = _listen(process, told, engine.weights, reporter)
         process.wait()
     finally:
         process.kill()
         process.wait()
-        talk.end()
+        reporter.end()
     if "built" in outcome:
         told.lines.append(f"peak resident memory: {bytes_text(outcome['peak'])}")
         return dict(outcome["built"])
     raise _failure(engine, outcome, process.returncode, told)
 
 
-def _listen(process: "subprocess.Popen[bytes]", told: _BuildLog, total: int, talk: Reporter) -> dict[str, Any]:
+def _listen(process: "subprocess.Popen[bytes]", told: _BuildLog, total: int, reporter: Reporter) -> dict[str, Any]:
     """What it built, or why it didn't; shares of the work are told as bytes of weights."""
     outcome: dict[str, Any] = {}
     done = 0
     for line in _lines(process):
         if "share" in line:
             now = max(done, int(total * line["share"]))
-            talk.advance(now - done)
+            reporter.advance(now - done)
             done = now
         elif "phase" in line:
             told.lines.append(f"{line['seconds']:>8.2f} s  {line['phase']}")
         elif "log" in line:
             told.lines.append(f"{line['log']}: {line['text']}")
-            talk.detail(told.lines[-1])
+            reporter.detail(told.lines[-1])
             told.errors += [line["text"]] if "error" in line["log"] else []
         else:
             outcome = line

@@ -66,11 +66,11 @@ def plan_export(
     laid = sum(part.weights.size for part in model.components if part.weights and part.name in again)
     written = laid + len(graphs) * _GRAPH + blocks * _BLOCK
 
-    def make(stage: StagingArea, talk: Reporter) -> None:
+    def make(stage: StagingArea, reporter: Reporter) -> None:
         for graph in graphs:
-            _place(graph, stage, talk)
+            _place(graph, stage, reporter)
         for engine in engines:
-            place_engine(engine, stage, talk)
+            place_engine(engine, stage, reporter)
 
     names = {name: graph.key(job.identity) for graph in graphs for name in graph.files}
     names |= {name: engine.key(names[engine.graph]) for engine in engines for name in engine.files}
@@ -142,12 +142,12 @@ def _config(folder: Path) -> dict[str, object]:
     return json_files.read_object(folder / "config.json")
 
 
-def _place(graph: ComponentGraph, stage: StagingArea, talk: Reporter) -> None:
+def _place(graph: ComponentGraph, stage: StagingArea, reporter: Reporter) -> None:
     """Trace a component and write its graph, and beside it what of its weights doesn't lie there as it takes them."""
     name = f"{graph.folder}/{GRAPH}"
     if name in stage.files:
         return
-    talk.note(f"{graph.folder}: tracing in {graph.precision}")
+    reporter.note(f"{graph.folder}: tracing in {graph.precision}")
     source = stage.partial / graph.component
     linked = [path for path in _weights(source).files if path.stat().st_nlink > 1]
     if linked and graph.folder == graph.component:
@@ -157,10 +157,10 @@ def _place(graph: ComponentGraph, stage: StagingArea, talk: Reporter) -> None:
     if graph.folder != graph.component:
         stage.place_bytes(f"{graph.folder}/config.json", (source / "config.json").read_bytes())
     if pieces:
-        talk.begin("writing", sum(piece.size for piece in pieces))
+        reporter.begin("writing", sum(piece.size for piece in pieces))
         try:
-            write_safetensors(stage, f"{graph.folder}/{graph.beside}", pieces, talk=talk)
+            write_safetensors(stage, f"{graph.folder}/{graph.beside}", pieces, reporter=reporter)
         finally:
-            talk.end()
+            reporter.end()
     graph.refer(model, stage.partial / graph.folder)
     stage.place_bytes(name, serialized(model))

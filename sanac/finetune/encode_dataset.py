@@ -96,7 +96,7 @@ def key_of(model: Model, source: Source, side: int) -> str:
     return json_files.key_of(["prepare", SCHEMA, source.identity, pixels(model, side), encoders(model)])
 
 
-def prepare(model: Model, source: Source, side: int, path: Path, device: torch.device, talk: Reporter) -> Path:
+def prepare(model: Model, source: Source, side: int, path: Path, device: torch.device, reporter: Reporter) -> Path:
     """Encode all pairs of a source with the model's autoencoder and text encoder."""
     size = pixels(model, side)
     folder = Folder(path, key_of(model, source, side))
@@ -105,8 +105,8 @@ def prepare(model: Model, source: Source, side: int, path: Path, device: torch.d
         return path
     tally = SkipReport(record["seen"], list(record["skipped"]))
     encode: tuple[Callable[[Sequence[ImageText]], Tensor], Callable[[Sequence[str], int], EncodedPrompts]] | None = None
-    talk.begin("preparing", source.count(), "samples")
-    talk.advance(record["seen"])
+    reporter.begin("preparing", source.count(), "samples")
+    reporter.advance(record["seen"])
     try:
         for found, many in _groups(source.pairs(tally, size, record["seen"])):
             encode = encode or (open_autoencoder(model, device), open_encoder(model, device))
@@ -115,11 +115,11 @@ def prepare(model: Model, source: Source, side: int, path: Path, device: torch.d
                 captions = encode[1]([pair.caption for pair in found], 32)
                 record["parts"] += 1
                 folder.put(record["parts"] - 1, encode[0](found), captions, record)
-            talk.advance(many)
+            reporter.advance(many)
     finally:
-        talk.end()
+        reporter.end()
     tally.seen = record["seen"]
-    tally.check(source.name, talk)
+    tally.check(source.name, reporter)
     if not record["parts"]:
         raise InvalidInput(f"{source.name} holds no sample")
     folder.note({**record, "finished": True})

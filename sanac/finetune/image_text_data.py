@@ -44,7 +44,7 @@ class SkipReport:
     seen: int = 0
     skipped: list[str] = field(default_factory=list)
 
-    def check(self, source: str, talk: Reporter) -> None:
+    def check(self, source: str, reporter: Reporter) -> None:
         """Say what was skipped; too much of it is an error."""
         if not self.skipped:
             return
@@ -52,7 +52,7 @@ class SkipReport:
         text = f"{len(self.skipped)} of {self.seen} samples of {source} can't be used"
         if len(self.skipped) > TOLERATED * self.seen:
             raise InvalidInput(text, why=f"at most {TOLERATED:.0%} may be: {some}", problems=self.skipped)
-        talk.warn(f"{text}: {some}")
+        reporter.warn(f"{text}: {some}")
 
 
 @dataclass(frozen=True)

@@ -261,20 +261,20 @@ class FinetuneJob:
         """For trackers."""
         return asdict(self.settings.schedule) | {"batch": self.batch, "optimizer": self.wanted.optimizer}
 
-    def trained(self, job: ArtifactJob, talk: Reporter, watch: Callbacks) -> ArtifactJob:
+    def trained(self, job: ArtifactJob, reporter: Reporter, watch: Callbacks) -> ArtifactJob:
         """The job with the weights that training made, now or before."""
         folder = self.folder(job)
         file = folder / "trained.safetensors"
         if self.wanted.fresh:
             shutil.rmtree(folder, ignore_errors=True)
         if not file.is_file():
-            self._train(folder, file, talk, watch)
+            self._train(folder, file, reporter, watch)
         refs = read_header(file).tensors
         return replace(job, replaced=refs, filled_digest=digest_file(file))
 
-    def _train(self, folder: Path, file: Path, talk: Reporter, watch: Callbacks) -> None:
+    def _train(self, folder: Path, file: Path, reporter: Reporter, watch: Callbacks) -> None:
         device = torch.device(pick_device(self.wanted.device))
-        lessons = self._lessons(device, talk)
+        lessons = self._lessons(device, reporter)
         try:
             student = open_student(self.model, device, torch.float32)
             if self.wanted.lora:
@@ -293,7 +293,7 @@ class FinetuneJob:
                 float(student.config.timestep_scale),
                 compiled=self.wanted.compiled,
             )
-            weights = train(task, self.settings, folder, talk, watch)["transformer"]
+            weights = train(task, self.settings, folder, reporter, watch)["transformer"]
         except torch.cuda.OutOfMemoryError as error:
             raise MissingResource(
                 "the GPU's memory is not enough",
@@ -315,7 +315,7 @@ class FinetuneJob:
             else None
         )
 
-    def _lessons(self, device: torch.device, talk: Reporter) -> TeacherCache | None:
+    def _lessons(self, device: torch.device, reporter: Reporter) -> TeacherCache | None:
         if self.teacher is None:
             return None
         config = self.teacher.transformer.config or self.teacher.architecture.config()
@@ -327,10 +327,10 @@ class FinetuneJob:
             self.wanted.memory_limit // 4,
         )
         key = self.lessons_key
-        return teaching.lessons(self.workspace / f"teacher-{key[:8]}", key, self.distinct, talk)
+        return teaching.lessons(self.workspace / f"teacher-{key[:8]}", key, self.distinct, reporter)
 
 
-def plan_finetune(model: Model, wanted: FinetuneSettings, workspace: Path, talk: Reporter) -> FinetuneJob:
+def plan_finetune(model: Model, wanted: FinetuneSettings, workspace: Path, reporter: Reporter) -> FinetuneJob:
     """Everything decided, and the data prepared: what is learned is part of what the artifact is."""
     wanted.check()
     refuse_quantized(model, "finetune")
@@ -349,7 +349,7 @@ def plan_finetune(model: Model, wanted: FinetuneSettings, workspace: Path, talk:
         check_computable(teacher)
         check_teacher(teacher, model)
     check_computable(model)
-    data = _data(model, teacher, wanted, workspace, talk)
+    data = _data(model, teacher, wanted, workspace, reporter)
     taught = teacher if {"distill", "features"} & set(losses) else None
     return FinetuneJob(model, taught, data, wanted, losses, workspace)
 
@@ -362,7 +362,9 @@ def _usual_teacher(model: Model, wanted: FinetuneSettings) -> Model | None:
     return parent_of(model) or (model if wanted.fake_quant else None)
 
 
-def _data(model: Model, teacher: Model | None, wanted: FinetuneSettings, workspace: Path, talk: Reporter) -> Prepared:
+def _data(
+    model: Model, teacher: Model | None, wanted: FinetuneSettings, workspace: Path, reporter: Reporter
+) -> Prepared:
     """What is learned from: as it lies there, prepared now or before, or painted by the teacher."""
     device = torch.device(pick_device(wanted.device))
     if wanted.data is None:
@@ -372,7 +374,7 @@ def _data(model: Model, teacher: Model | None, wanted: FinetuneSettings, workspa
                 why="no --data, and no teacher that could paint something",
                 hint="--data DIR, --data shapes or --teacher MODEL",
             )
-        return open_prepared(_painted(teacher, wanted, workspace, device, talk), model.architecture)
+        return open_prepared(_painted(teacher, wanted, workspace, device, reporter), model.architecture)
     place = Path(wanted.data)
     if wanted.data != "shapes" and place.is_dir() and any(place.glob("*.safetensors")):
         return open_prepared(place, model.architecture)
@@ -380,10 +382,12 @@ def _data(model: Model, teacher: Model | None, wanted: FinetuneSettings, workspa
     side = latent_side(model)
     folder = workspace / f"data-{key_of(model, source, side)[:8]}"
     _there(folder, wanted)
-    return open_prepared(prepare(model, source, side, folder, device, talk), model.architecture)
+    return open_prepared(prepare(model, source, side, folder, device, reporter), model.architecture)
 
 
-def _painted(teacher: Model, wanted: FinetuneSettings, workspace: Path, device: torch.device, talk: Reporter) -> Path:
+def _painted(
+    teacher: Model, wanted: FinetuneSettings, workspace: Path, device: torch.device, reporter: Reporter
+) -> Path:
     vocabulary = vocabulary_of(teacher)
     closed = bool(vocabulary) and wanted.prompts is None
     prompts, source = choose_prompts(wanted.prompts, wanted.samples if closed else None, vocabulary)
@@ -392,8 +396,10 @@ def _painted(teacher: Model, wanted: FinetuneSettings, workspace: Path, device: 
     folder = workspace / f"painted-{job.key[:8]}"
     _there(folder, wanted)
     if not (folder / RECORD).exists():
-        talk.note(f"data-free: {wanted.samples} latents by {teacher.located.name}, {len(prompts)} prompts ({source})")
-    return synthetic_data.sample_latents(job, _weights(teacher, wanted, device), folder, talk)
+        reporter.note(
+            f"data-free: {wanted.samples} latents by {teacher.located.name}, {len(prompts)} prompts ({source})"
+        )
+    return synthetic_data.sample_latents(job, _weights(teacher, wanted, device), folder, reporter)
 
 
 def _weights(teacher: Model, wanted: FinetuneSettings, device: torch.device) -> Blocks:

@@ -34,7 +34,7 @@ class SyntheticLatents:
         return json_files.key_of(["data-free", SCHEMA, settings, self.teacher.identity()])
 
 
-def sample_latents(job: SyntheticLatents, blocks: Blocks, path: Path, talk: Reporter) -> Path:
+def sample_latents(job: SyntheticLatents, blocks: Blocks, path: Path, reporter: Reporter) -> Path:
     """Paint into a folder like prepared data, going on behind what lies there."""
     model, count, sampling, prompts = job.teacher, job.count, job.sampling, job.prompts
     folder = Folder(path, job.key)
@@ -44,8 +44,8 @@ def sample_latents(job: SyntheticLatents, blocks: Blocks, path: Path, talk: Repo
     scheduler = scheduler_of(model)
     config = model.transformer.config or model.architecture.config()
     captions: EncodedPrompts | None = None
-    talk.begin("painting with the teacher", count * sampling.steps, "latents")
-    talk.advance(record["seen"] * sampling.steps)
+    reporter.begin("painting with the teacher", count * sampling.steps, "latents")
+    reporter.advance(record["seen"] * sampling.steps)
     try:
         with torch.no_grad():
             while record["seen"] < count:
@@ -65,11 +65,11 @@ def sample_latents(job: SyntheticLatents, blocks: Blocks, path: Path, talk: Repo
                 painted = []
                 for _, latents in steps:
                     painted = [latents]
-                    talk.advance(some)
+                    reporter.advance(some)
                 record = {**record, "seen": first + some, "parts": record["parts"] + 1}
                 folder.put(record["parts"] - 1, painted[0].float(), asked, record)
     finally:
-        talk.end()
+        reporter.end()
     folder.note({**record, "finished": True})
     return path
 

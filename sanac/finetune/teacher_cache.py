@@ -100,7 +100,7 @@ class TeacherPass:
     exits: tuple[int, ...]
     memory: int  # bytes that batches under way may take
 
-    def lessons(self, folder: Path, key: str, count: int, talk: Reporter) -> TeacherCache:
+    def lessons(self, folder: Path, key: str, count: int, reporter: Reporter) -> TeacherCache:
         """`count` batches, as far as they aren't there yet."""
         first = self.draw(0)
         channels, tokens = first.states.shape[1:], self._tokens(first)
@@ -111,17 +111,17 @@ class TeacherPass:
         folder.mkdir(parents=True, exist_ok=True)
         together = max(1, self.memory // (4 * 3 * int(np.prod(stream))))
         if done < count:
-            talk.begin("asking the teacher", count, "batches")
-            talk.advance(done)
+            reporter.begin("asking the teacher", count, "batches")
+            reporter.advance(done)
             try:
                 while done < count:
                     numbers = range(done, min(count, done + together))
                     self._teach(found, numbers)
                     done = numbers.stop
                     write_flushed(folder / "done.json", json_files.pretty({"key": key, "done": done}))
-                    talk.advance(len(numbers))
+                    reporter.advance(len(numbers))
             finally:
-                talk.end()
+                reporter.end()
         return found
 
     def _tokens(self, batch: Batch) -> int:

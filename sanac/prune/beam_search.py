@@ -33,23 +33,23 @@ def search(
     judge: Evaluator,
     *,
     beam: int = 4,
-    talk: Reporter = NULL_REPORTER,
+    reporter: Reporter = NULL_REPORTER,
 ) -> list[SearchStep]:
     """The best subset at every depth down to `target`, then what swaps made of the last; the last is the result."""
     whole = tuple(range(blocks))
     found = [SearchStep(whole, 0.0)]
     front: list[BlockSubset] = [whole]
-    talk.begin("searching", blocks - target, "blocks")
+    reporter.begin("searching", blocks - target, "blocks")
     try:
         while len(front[0]) > target:
             errors = judge(list(dict.fromkeys(_smaller(front, protected))))
             front = sorted(errors, key=lambda kept: (errors[kept], kept))[:beam]
             found.append(SearchStep(front[0], errors[front[0]]))
-            talk.advance(1)
+            reporter.advance(1)
         while better := _swapped(found[-1], blocks, protected, judge):
             found.append(better)
     finally:
-        talk.end()
+        reporter.end()
     return found
 
 

@@ -134,7 +134,7 @@ class ImportanceJob:
 
 
 def analyze(
-    job: ImportanceJob, captions: EncodedPrompts, folder: Path, talk: Reporter, data: Tensor | None = None
+    job: ImportanceJob, captions: EncodedPrompts, folder: Path, reporter: Reporter, data: Tensor | None = None
 ) -> Scores:
     """Watch the stream of all prompts, on trajectories that are sampled, or on `data`, latents of pictures.
 
@@ -142,9 +142,9 @@ def analyze(
     """
     blocks, chunk = job.model.architecture.blocks, job.chunk(captions)
     weights = Blocks(job.model, torch.device(job.device), torch.float32, resident=job.resident)
-    run = _Run(job, weights, folder, talk)
+    run = _Run(job, weights, folder, reporter)
     values = []
-    talk.begin("analyzing", job.sampling.steps * blocks * -(-len(captions) // chunk), "blocks")
+    reporter.begin("analyzing", job.sampling.steps * blocks * -(-len(captions) // chunk), "blocks")
     try:
         with torch.no_grad():
             for first in range(0, len(captions), chunk):
@@ -152,7 +152,7 @@ def analyze(
                 some = None if data is None else data[part]
                 values.append(run.chunk(captions.part(part.start, part.stop), some, first))
     finally:
-        talk.end()
+        reporter.end()
     whole = ImportanceRecorder(job.sampling.steps, blocks, len(captions))
     whole.values = torch.cat(values, dim=-1)
     return _scores(job, whole)
@@ -165,7 +165,7 @@ class _Run:
     job: ImportanceJob
     weights: Blocks
     folder: Path
-    talk: Reporter
+    reporter: Reporter
 
     def chunk(self, captions: EncodedPrompts, data: Tensor | None, first: int) -> Tensor:
         """One chunk of prompts through all steps; now and then, between two blocks, what was seen is saved."""
@@ -176,13 +176,13 @@ class _Run:
         saved = journal.load(watcher.values.shape) or ResumeState(watcher.values, ())
         watcher.values, known, begun = saved.values, list(saved.velocities), saved.begun
         if saved.finished:
-            self.talk.advance(sampling.steps * depth)
+            self.reporter.advance(sampling.steps * depth)
             return watcher.values
-        self.talk.advance(len(known) * depth + (begun.block if begun else 0))
+        self.reporter.advance(len(known) * depth + (begun.block if begun else 0))
         velocities = list(known)
 
         def reached(place: SweepProgress) -> None:
-            self.talk.advance(1)
+            self.reporter.advance(1)
             if journal.due:
                 journal.save(ResumeState(watcher.values, tuple(velocities), place))
 
@@ -210,7 +210,7 @@ class _Run:
             before = after
             if step >= len(known):
                 velocities.append(guided)
-                self.talk.advance(1)
+                self.reporter.advance(1)
                 if journal.due:
                     journal.save(ResumeState(watcher.values, tuple(velocities)))
         journal.save(ResumeState(watcher.values, (), finished=True))

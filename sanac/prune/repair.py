@@ -157,28 +157,28 @@ class _StreamSet:
 
 
 def fit(
-    fitted: CalibrationStates, chosen: CalibrationStates, kept: BlockSubset, talk: Reporter = NULL_REPORTER
+    fitted: CalibrationStates, chosen: CalibrationStates, kept: BlockSubset, reporter: Reporter = NULL_REPORTER
 ) -> Repair:
     """Front to back: each gap sees what the repairs before it left. Ridges are chosen by states of their own."""
     repair, sides = Repair(), (_StreamSet.of(fitted), _StreamSet.of(chosen))
     gaps = gaps_of(kept, len(fitted.blocks))
-    talk.begin("repairing", len(fitted.blocks), "blocks")
+    reporter.begin("repairing", len(fitted.blocks), "blocks")
     try:
-        _teach(sides, 0, gaps.get(-1, -1), talk)
+        _teach(sides, 0, gaps.get(-1, -1), reporter)
         if -1 in gaps:
             _mend_embedding(sides, gaps[-1], repair)
         for index in kept:
-            tensors = _teach(sides, index, gaps.get(index, index), talk)
+            tensors = _teach(sides, index, gaps.get(index, index), reporter)
             if index in gaps:
                 tensors = _mend_block(sides, tensors, index, gaps[index], repair)
             for side in sides:
                 side.learn(tensors)
     finally:
-        talk.end()
+        reporter.end()
     return repair
 
 
-def _teach(sides: Sequence[_StreamSet], first: int, last: int, talk: Reporter) -> Tensors:
+def _teach(sides: Sequence[_StreamSet], first: int, last: int, reporter: Reporter) -> Tensors:
     """Take the teacher's streams through the blocks from `first` to `last`; the tensors of the first."""
     found: Tensors = {}
     for index in range(first, last + 1):
@@ -186,7 +186,7 @@ def _teach(sides: Sequence[_StreamSet], first: int, last: int, talk: Reporter) -
         found = found or tensors
         for side in sides:
             side.teach(tensors)
-        talk.advance(1)
+        reporter.advance(1)
     return found
 
 

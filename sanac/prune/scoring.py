@@ -60,30 +60,30 @@ class ScoringJob:
         """Begin anew, whatever a stopped run left."""
         shutil.rmtree(self.folder / PROGRESS, ignore_errors=True)
 
-    def announce(self, talk: Reporter, cheaper: Sequence[str] = ()) -> None:
+    def announce(self, reporter: Reporter, cheaper: Sequence[str] = ()) -> None:
         """Say how long it will take; what takes long only goes on when told to."""
         inputs, steps = self.inputs, self.job.sampling.steps
         what = f"measuring {inputs.count} {'pictures' if inputs.latents else 'prompts'}"
         cost = CostEstimate(what, estimate(self.job, inputs.encoding), self.job.device, inputs, inputs.count, steps)
-        cost.announce(talk, yes=self.wanted.yes, cheaper=cheaper)
+        cost.announce(reporter, yes=self.wanted.yes, cheaper=cheaper)
         if inputs.latents and not inputs.latents.captioned:
-            talk.note(f"{inputs.source} brings no captions: all pictures get the empty one")
+            reporter.note(f"{inputs.source} brings no captions: all pictures get the empty one")
 
-    def captions(self, talk: Reporter) -> EncodedPrompts:
+    def captions(self, reporter: Reporter) -> EncodedPrompts:
         """Encoded or read, and kept if the user wants them."""
         found = self.inputs.captions(torch.device(self.job.device))
         if self.wanted.save_embeddings:
             write_captions(found, self.wanted.save_embeddings)
-            talk.note(f"wrote {self.wanted.save_embeddings}: {len(found)} captions")
+            reporter.note(f"wrote {self.wanted.save_embeddings}: {len(found)} captions")
         return found
 
-    def run(self, talk: Reporter) -> Scores:
+    def run(self, reporter: Reporter) -> Scores:
         """Measure, going on from what a stopped run left; the file appears whole."""
         self.job.fitting(1, 0)  # whatever is too little even for the shortest captions is said before they are encoded
-        captions, data = self.captions(talk), self.inputs.data()
+        captions, data = self.captions(reporter), self.inputs.data()
         self.job.chunk(captions)  # too small a limit leaves no folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        scores = analyze(self.job, captions, self.folder, talk, data)
+        scores = analyze(self.job, captions, self.folder, reporter, data)
         fresh = self.file.with_name("scores.json.new")
         write_flushed(fresh, json_files.pretty(scores.to_json() | {"key": self.job.key}))
         fresh.replace(self.file)
@@ -109,7 +109,7 @@ def plan_scoring(model: Model, wanted: CalibrationSettings, workspace: Path, out
 
 
 def measured(
-    model: Model, wanted: CalibrationSettings, workspace: Path, talk: Reporter, cheaper: Sequence[str] = ()
+    model: Model, wanted: CalibrationSettings, workspace: Path, reporter: Reporter, cheaper: Sequence[str] = ()
 ) -> Scores:
     """Scores of a model: read if these very ones were measured before, else measured, unless it is a dry run.
 
@@ -119,7 +119,7 @@ def measured(
     scores = job.known()
     if scores is not None:
         return scores
-    job.announce(talk, cheaper)
+    job.announce(reporter, cheaper)
     if wanted.dry:
         raise not_computed_yet("scores")
-    return job.run(talk)
+    return job.run(reporter)

@@ -42,7 +42,7 @@ class SearchResult:
 
 
 def find_blocks(
-    model: Model, choice: BlockSelection, wanted: CalibrationSettings, workspace: Path, talk: Reporter
+    model: Model, choice: BlockSelection, wanted: CalibrationSettings, workspace: Path, reporter: Reporter
 ) -> SearchResult:
     """Search for the blocks that stay, or read what was found before."""
     blocks = model.architecture.blocks
@@ -51,7 +51,7 @@ def find_blocks(
         wanted = replace(wanted, num_prompts=SEARCHED)
     states = calibration(model, wanted, EVERY)
     share = SweepBatch.of(states.memory_limit // 4, states.state_bytes, BEAM * blocks)
-    states = states.within(share.taken(states.state_bytes), 0, talk)
+    states = states.within(share.taken(states.state_bytes), 0, reporter)
     settings = {"schema": SEARCH_SCHEMA, "choice": asdict(choice), "beam": BEAM, **states.settings}
     key = json_files.key_of(["search", settings, model.identity()])
     file = workspace / f"search-{key[:8]}" / "search.json"
@@ -60,13 +60,13 @@ def find_blocks(
         return SearchResult(tuple(known["kept"]), known["error"], settings)
     forwards, sweeps = _search_forwards(blocks, choice.target), _search_rounds(blocks, choice.target)
     sweeps *= share.sweeps(states.count * states.moments, BEAM * blocks)
-    states.announce("searching", states.seconds(forwards, readings=sweeps), talk, yes=wanted.yes)
+    states.announce("searching", states.seconds(forwards, readings=sweeps), reporter, yes=wanted.yes)
     if wanted.dry:
         raise not_computed_yet("the search")
     with torch.no_grad():
         fitted, judged = states.states([1])
         judge = _SubsetEvaluator(fitted, share, file.with_name("seen.json"), key)
-        found = search(blocks, choice.target, frozenset(choice.protected(blocks)), judge, beam=BEAM, talk=talk)
+        found = search(blocks, choice.target, frozenset(choice.protected(blocks)), judge, beam=BEAM, reporter=reporter)
         kept = found[-1].kept
         error = float(judged.errors([kept], share)[kept].mean())
     steps = [{"kept": list(step.kept), "error": step.error} for step in found]

@@ -155,19 +155,19 @@ class AllocationJob:
                 hint=f"--max-bytes {least}" + ("" if "kv" in self.budget.include else ", or --include kv"),
             )
 
-    def announce(self, alone: int, whole: int, together: int, talk: Reporter) -> None:
+    def announce(self, alone: int, whole: int, together: int, reporter: Reporter) -> None:
         """Say how long so many questions take at most; more than an hour has to be wanted."""
         text = sum(unit.component == "text_encoder" for unit in self.units.all) / len(self.units.all)
         groups = -(-alone // together)
         forwards = whole + alone * text + (1 - text) * (alone + groups) / 2  # up to a change, one forward for a group
         more = (whole * bool(text) + alone * text) * self.states.inputs.encoding
         seconds = self.states.seconds(forwards, readings=groups + -(-whole // together), more=more)
-        self.states.announce(f"measuring {alone} sensitivities and the choice", seconds, talk, yes=self.yes)
+        self.states.announce(f"measuring {alone} sensitivities and the choice", seconds, reporter, yes=self.yes)
 
-    def allocated(self, talk: Reporter) -> Allocation:
+    def allocated(self, reporter: Reporter) -> Allocation:
         """Measure what was not measured before, choose, and measure the choice."""
         self.check()
-        asking = _SensitivityCache(self, talk)
+        asking = _SensitivityCache(self, reporter)
         asking.each()
         tried = {name: self._tried(asking, name, how) for name, how in self.units.uniform().items()}
         most = self.budget.max_bytes
@@ -260,7 +260,7 @@ def allocating(
     looked: Looked,
     writing: WriteOptions,
     workspace: Path,
-    talk: Reporter,
+    reporter: Reporter,
     *,
     fresh: bool = False,
 ) -> AllocationJob:
@@ -274,15 +274,15 @@ def allocating(
         raise UsageError("--embeddings hold no prompts", why="a text encoder is judged by how it encodes them")
     text = [part for part in units.parts if part.name == "text_encoder"]
     held = sum(4 * ref.count for part in text for ref in weights_of(part).tensors.values())  # in fp32, all the time
-    states = states.within(held, 3 * states.moments * states.state_bytes, talk)
+    states = states.within(held, 3 * states.moments * states.state_bytes, reporter)
     return AllocationJob(model, units, budget, states, workspace, looked.yes, looked.dry, fresh)
 
 
 class _SensitivityCache:
     """Errors, measured now or before; all are kept at once."""
 
-    def __init__(self, job: AllocationJob, talk: Reporter) -> None:
-        self.job, self.talk = job, talk
+    def __init__(self, job: AllocationJob, reporter: Reporter) -> None:
+        self.job, self.reporter = job, reporter
         self.file = job.workspace / f"sensitivity-{job.key[:8]}" / "errors.json"
         known = None if job.fresh else load_cached(self.file, job.key, {"errors": dict})
         self.errors: dict[str, float] = dict(known["errors"]) if known else {}
@@ -300,7 +300,7 @@ class _SensitivityCache:
         each = 2 * states.count * states.moments * states.state_bytes
         together = max(1, states.memory_limit // 4 // each)
         alone = sum(name not in self.errors for name in self.names)
-        self.job.announce(alone, len(self.job.budget.among) + 1 + SWAPS * TOGETHER, together, self.talk)
+        self.job.announce(alone, len(self.job.budget.among) + 1 + SWAPS * TOGETHER, together, self.reporter)
         if self.job.dry:
             raise not_computed_yet("how sensitive each weight is")
         with torch.no_grad():
@@ -339,15 +339,15 @@ class _SensitivityCache:
         if not questions:
             return
         asked, names = self.asked, iter(questions)
-        self.talk.begin("measuring", len(questions), what)
+        self.reporter.begin("measuring", len(questions), what)
         try:
             with torch.no_grad():
                 for found in asked.errors(list(questions.values())):
                     self.errors |= {next(names): e if math.isfinite(e) else 1e300 for e in found}
                     store_cached(self.file, {"key": self.job.key, "errors": self.errors})
-                    self.talk.advance(len(found))
+                    self.reporter.advance(len(found))
         finally:
-            self.talk.end()
+            self.reporter.end()
 
 
 def explained(units: Units, allocation: Allocation) -> list[dict[str, Any]]:

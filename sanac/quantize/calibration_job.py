@@ -33,7 +33,7 @@ EVERY = 4  # of the sampler's steps, which are looked at
 PROMPTS = 32
 
 
-def fitting_states(job: ArtifactJob, looked: Looked, talk: Reporter) -> Calibration:
+def fitting_states(job: ArtifactJob, looked: Looked, reporter: Reporter) -> Calibration:
     """What is looked at; refuses at once what can't be done in this memory."""
     packings = job.repacked["transformer"].quantized.weights
     if looked.num_prompts is None and looked.prompts is None and looked.embeddings is None:
@@ -41,7 +41,7 @@ def fitting_states(job: ArtifactJob, looked: Looked, talk: Reporter) -> Calibrat
     states = calibration(job.model, looked, EVERY, least=1)
     fixed = max(_memory(packing) for packing in packings.values())
     fixed += sum(_held(packing) for packing in _leaders(packings).values())
-    return states.within(fixed, states.moments * (states.state_bytes + states.caption_bytes), talk)
+    return states.within(fixed, states.moments * (states.state_bytes + states.caption_bytes), reporter)
 
 
 def _memory(packing: WeightSpec) -> int:
@@ -102,7 +102,7 @@ class CalibrationJob:
         """Where it lies."""
         return self.workspace / f"fit-{self.key[:8]}"
 
-    def announce(self, talk: Reporter) -> None:
+    def announce(self, reporter: Reporter) -> None:
         """Say how long fitting will take; more than an hour has to be wanted."""
         states, blocks = self.states, self.states.model.architecture.blocks
         tokens = states.tokens * states.moments * states.count
@@ -112,7 +112,7 @@ class CalibrationJob:
         more = sums + sum(2.0 * how.shape[0] * how.columns**2 + how.columns**3 for how in gptq)
         tries = {True: 2 * (len(STRENGTHS) + 1), False: 0}
         more += sum(2.0 * SAMPLE * h.shape[0] * h.columns * tries[bool(h.given and h.given.smooth)] for h in weights)
-        self.states.announce("fitting", states.seconds(2.0, more=more, readings=2), talk, yes=self.yes)
+        self.states.announce("fitting", states.seconds(2.0, more=more, readings=2), reporter, yes=self.yes)
 
     def report(self) -> dict[str, Any] | None:
         """What was fitted before, if it lies there undamaged."""
@@ -120,12 +120,12 @@ class CalibrationJob:
         whole = known and all(_has(self.folder / name, digest) for name, digest in known["files"].items())
         return known if whole else None
 
-    def fitted(self, talk: Reporter) -> ArtifactJob:
+    def fitted(self, reporter: Reporter) -> ArtifactJob:
         """The job with its values, fitted now or before."""
         report = None if self.fresh else self.report()
         if report is None:
-            self.announce(talk)
-            report = self._fit(talk)
+            self.announce(reporter)
+            report = self._fit(reporter)
         headers = {file: read_header(self.folder / file) for file in report["files"]}
         places = {name: place[0] for name in self.quantized.weights if (place := split_block(name))}
         fits = {name: fit_in(headers[_file_of(index)], name) for name, index in places.items()}
@@ -136,7 +136,7 @@ class CalibrationJob:
         repacked = {**self.job.repacked, "transformer": again}
         return replace(self.job, repacked=repacked, filled_digest=digest_file(self.folder / REPORT))
 
-    def _fit(self, talk: Reporter) -> dict[str, Any]:
+    def _fit(self, reporter: Reporter) -> dict[str, Any]:
         if self.fresh or (self.folder / REPORT).exists():  # it was whole once, and isn't any more
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -145,15 +145,15 @@ class CalibrationJob:
             states = self.states.whole()
             sweep = Sweep(self.key, self.quantized, self.ranges, states)
             blocks = range(len(states.blocks))
-            talk.begin("fitting", len(blocks), "blocks")
+            reporter.begin("fitting", len(blocks), "blocks")
             try:
                 for index, tensors in states.blocks.sweep(blocks):
                     file = self.folder / _file_of(index)
                     sweep.advance(index, tensors, file)
                     files[file.name] = digest_file(file)
-                    talk.advance(1)
+                    reporter.advance(1)
             finally:
-                talk.end()
+                reporter.end()
         report = {"key": self.key, "files": files}
         store_cached(self.folder / REPORT, report)
         return report

@@ -20,7 +20,7 @@ _PLACES = "bench.json"  # it names models by where they lie
 _SUITES = {"evaluate-shapes": ("Shapes", "sanac's shapes world")}
 
 
-def push(folder: Path, repo: str, talk: Reporter, *, private: bool = True) -> str:
+def push(folder: Path, repo: str, reporter: Reporter, *, private: bool = True) -> str:
     """One commit with every sealed file, the measurements, and the card; where it can be seen."""
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
@@ -39,7 +39,7 @@ def push(folder: Path, repo: str, talk: Reporter, *, private: bool = True) -> st
     operations = [CommitOperationAdd(name, folder / name) for name in paths]
     operations += [CommitOperationAdd(name, data) for name, data in replaced.items()]
     size = sum((folder / name).stat().st_size for name in paths)
-    talk.note(f"pushing {len(operations)} files, {bytes_text(size)}, to {repo}")
+    reporter.note(f"pushing {len(operations)} files, {bytes_text(size)}, to {repo}")
     api = HfApi(library_name="sanac", library_version=__version__)
     try:
         place = api.create_repo(repo, private=private, exist_ok=True)

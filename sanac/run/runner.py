@@ -51,7 +51,7 @@ class RecipeRunner:
 
     model: str
     workspace: Path
-    talk: Reporter
+    reporter: Reporter
     flags: Sequence[str] = ()  # of every command: -q, -v
     done: dict[str, StageResult] = field(default_factory=dict)
 
@@ -78,7 +78,7 @@ class RecipeRunner:
             file, out = Path(value["file"]), Path(value["out"])
             there = value["key"] == stage.key and file.is_file() and digest_file(file) == value["digest"]
             if there and self._whole(stage, out):
-                self.talk.note(f"{stage.verb}: cached in {out}")
+                self.reporter.note(f"{stage.verb}: cached in {out}")
                 status = "cached" if value["status"] == "ok" else value["status"]
                 return StageResult(stage, status, out, value["data"])
         except (SanacError, KeyError, TypeError):  # a record that is broken is no record
@@ -100,7 +100,7 @@ class RecipeRunner:
 
     def _do(self, stage: RecipeStage, *, apart: bool) -> StageResult:
         command, out, file = self._command(stage, apart=apart)
-        self.talk.note(f"$ sanac {' '.join(command)}")
+        self.reporter.note(f"$ sanac {' '.join(command)}")
         start = time.monotonic()
         code, data = _process([*command, "--json", *self.flags])
         seconds = time.monotonic() - start

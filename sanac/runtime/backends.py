@@ -49,7 +49,7 @@ def graphs_in(model: Model) -> dict[str, Path]:
 
 
 def open_parts(
-    model: Model, backend: str, device: str = "cpu", talk: Reporter = NULL_REPORTER
+    model: Model, backend: str, device: str = "cpu", reporter: Reporter = NULL_REPORTER
 ) -> dict[str, OnnxRunner]:
     """Sessions or engines for all that a model has of this backend, by part; Misuse, with the cure, if it has none."""
     if backend == "torch":
@@ -59,7 +59,7 @@ def open_parts(
         graphs = {name: path for name, path in graphs_in(model).items() if name in PAINTING}
         contents = {name: _content(path, device) for name, path in graphs.items()}
         if any(contents.values()):
-            talk.warn(WIDENED)
+            reporter.warn(WIDENED)
         found = {PAINTING[name]: OnnxSession(path, device, contents[name], backend) for name, path in graphs.items()}
     else:
         root = model.located.path
@@ -72,7 +72,7 @@ def open_parts(
         why = f"its transformer was not exported for {backend}"
         raise UsageError(f"{model.located.name} has no {what}", why=why, hint=f"sanac export {where}{how}")
     for part in set(_KINDS) - found.keys():
-        talk.note(f"the {part} is computed by torch: it has no {'engine' if backend == 'trt' else 'graph'}")
+        reporter.note(f"the {part} is computed by torch: it has no {'engine' if backend == 'trt' else 'graph'}")
     return found
 
 

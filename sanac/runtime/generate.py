@@ -23,16 +23,16 @@ def generate(
     seed: int,
     sampling: GenerationSettings,
     out: Path,
-    talk: Reporter,
+    reporter: Reporter,
 ) -> list[Path]:
     """Paint `each` pictures of every prompt; the files in order, the sheet last if there are several."""
     texts = [prompt for prompt in prompts for _ in range(each)]
     seeds = list(range(seed, seed + len(texts)))
-    talk.begin("painting", len(texts), "images")
+    reporter.begin("painting", len(texts), "images")
     files: list[Path] = []
     pictures: list[NDArray[np.uint8]] = []
     try:
-        for batch in painter.paint(texts, seeds, sampling, talk):
+        for batch in painter.paint(texts, seeds, sampling, reporter):
             for picture in batch:
                 number = len(pictures)
                 path = out / f"{file_name(texts[number])}-{seeds[number]}.png"
@@ -42,7 +42,7 @@ def generate(
                 files.append(path)
                 pictures.append(picture)
     finally:
-        talk.end()
+        reporter.end()
     if len(pictures) > 1:
         captions = [f"{text} ({number})" for text, number in zip(texts, seeds, strict=True)]
         save_sheet(out / SHEET, pictures, captions)

@@ -69,7 +69,11 @@ class DiffusionGenerator:
     device: str
 
     def paint(
-        self, prompts: Sequence[str], seeds: Sequence[int], sampling: GenerationSettings, talk: Reporter = NULL_REPORTER
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        sampling: GenerationSettings,
+        reporter: Reporter = NULL_REPORTER,
     ) -> Iterator[Pictures]:
         """Batches of pictures; the noise of each depends on its own seed only."""
         import torch
@@ -92,7 +96,7 @@ class DiffusionGenerator:
                     f"{self.name} paints NaN", why=f"for {part[0]!r}", hint=f"sanac inspect {self.name} --scan"
                 )
             yield np.round(painted * 255).astype(np.uint8)
-            talk.advance(len(part))
+            reporter.advance(len(part))
 
     def _settings(self, prompts: Sequence[str], sampling: GenerationSettings) -> dict[str, Any]:
         """For the pipeline's call."""
@@ -162,7 +166,7 @@ class DiffusionGenerator:
 
 
 def open_generator(
-    model: Model, device: str | None = None, backend: str = "torch", talk: Reporter = NULL_REPORTER
+    model: Model, device: str | None = None, backend: str = "torch", reporter: Reporter = NULL_REPORTER
 ) -> DiffusionGenerator:
     """The pipeline that a folder holds; no code and no pickle in it is run, nothing is downloaded."""
     import torch
@@ -178,7 +182,7 @@ def open_generator(
             else f"sanac convert {model.located.path} --to diffusers --pipeline PIPELINE --out complete",
         )
     where = pick_device(device)
-    runners = open_parts(model, backend, where, talk)
+    runners = open_parts(model, backend, where, reporter)
     with quiet():
         from diffusers import SanaPipeline, SanaSprintPipeline
 

@@ -40,11 +40,11 @@ class SceneLatents:
         ]
 
 
-def encode_scenes(vae: AutoencoderDC, count: int, seed: int, file: Path, talk: Reporter) -> SceneLatents:
+def encode_scenes(vae: AutoencoderDC, count: int, seed: int, file: Path, reporter: Reporter) -> SceneLatents:
     """`count` scenes as latents scaled to unit variance, from `file` if they were made before."""
     identity = f"tidier shapes {count} {seed}"
     if not file.exists():
-        talk.begin("drawing and encoding scenes", count, "scenes")
+        reporter.begin("drawing and encoding scenes", count, "scenes")
         chunks: list[Tensor] = []
         chosen = draw_lessons(count, np.random.default_rng(seed))
         for start in range(0, count, 250):
@@ -52,8 +52,8 @@ def encode_scenes(vae: AutoencoderDC, count: int, seed: int, file: Path, talk: R
             with torch.no_grad():
                 shown = pictures(part, np.random.default_rng((seed, start))).to(vae.device)
                 chunks.append(vae.encode(shown).latent.cpu().contiguous())
-            talk.advance(len(part))
-        talk.end()
+            reporter.advance(len(part))
+        reporter.end()
         found = {"latents": torch.cat(chunks), "chosen": torch.from_numpy(chosen)}
         save_file(found, file.with_suffix(".partial"))
         file.with_suffix(".partial").replace(file)

@@ -63,24 +63,24 @@ def settings(recipe: Recipe, steps: int, rate: float) -> Settings:
     return Settings(Schedule(rate, steps, warmup=min(200, steps // 4)), seed=recipe.seed, weight_decay=0.01)
 
 
-def autoencoder(recipe: Recipe, folder: Path, device: torch.device, talk: Reporter) -> AutoencoderDC:
+def autoencoder(recipe: Recipe, folder: Path, device: torch.device, reporter: Reporter) -> AutoencoderDC:
     """Trained; its latents scaled to unit variance by its config."""
     torch.manual_seed(recipe.seed)
     vae = build.autoencoder().to(device)
     plan = Settings(Schedule(2e-3, recipe.autoencoder_steps, warmup=100), seed=recipe.seed)
-    vae.load_state_dict(train(AutoencoderTask(vae), plan, folder / "autoencoder", talk)["vae"])
+    vae.load_state_dict(train(AutoencoderTask(vae), plan, folder / "autoencoder", reporter)["vae"])
     vae.register_to_config(scaling_factor=1.0)
     return vae.eval().requires_grad_(requires_grad=False)
 
 
-def reader(recipe: Recipe, folder: Path, device: torch.device, talk: Reporter) -> CaptionEncoder:
+def reader(recipe: Recipe, folder: Path, device: torch.device, reporter: Reporter) -> CaptionEncoder:
     """A tokenizer, and a text encoder that knows what belongs to what."""
     torch.manual_seed(recipe.seed)
     tokenizer = build.tokenizer()
     words = CaptionEncoder(tokenizer, build.text_encoder(len(tokenizer)).to(device))
     task = ReadingTask(words, reading.head().to(device))
     plan = Settings(Schedule(3e-3, recipe.reading_steps, warmup=100), average=0.99, seed=recipe.seed)
-    _take(words.encoder, train(task, plan, folder / "reading", talk)["text_encoder"])
+    _take(words.encoder, train(task, plan, folder / "reading", reporter)["text_encoder"])
     words.encoder.requires_grad_(requires_grad=False)
     return words
 
@@ -91,13 +91,13 @@ def learn(
     data: SceneLatents,
     plan: Settings,
     folder: Path,
-    talk: Reporter,
+    reporter: Reporter,
     *,
     compiled: bool,
 ) -> None:
     """Train a transformer and leave the averaged weights in it. As in SANA, the text encoder stays as it is."""
     task = FlowTask(transformer.train(), words, data, compiled=compiled)
-    _take(transformer, train(task, plan, folder, talk)["transformer"])
+    _take(transformer, train(task, plan, folder, reporter)["transformer"])
 
 
 def _take(module: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -105,32 +105,34 @@ def _take(module: nn.Module, weights: dict[str, Tensor]) -> None:
     module.eval()
 
 
-def make(recipe: Recipe, folder: Path, device: torch.device, talk: Reporter, *, control: bool, compiled: bool) -> Path:
+def make(
+    recipe: Recipe, folder: Path, device: torch.device, reporter: Reporter, *, control: bool, compiled: bool
+) -> Path:
     """All stages; returns the folder of the finished pipeline."""
-    vae = autoencoder(recipe, folder, device, talk)
-    data = encode_scenes(vae, SCENES, recipe.seed, folder / "latents.safetensors", talk)
-    words = reader(recipe, folder, device, talk)
+    vae = autoencoder(recipe, folder, device, reporter)
+    data = encode_scenes(vae, SCENES, recipe.seed, folder / "latents.safetensors", reporter)
+    words = reader(recipe, folder, device, reporter)
     torch.manual_seed(recipe.seed)
     if control:
         transformer = build.transformer(recipe.deep).to(device)
         plan = settings(recipe, recipe.control_steps, recipe.rate)
-        learn(transformer, words, data, plan, folder / "control", talk, compiled=compiled)
+        learn(transformer, words, data, plan, folder / "control", reporter, compiled=compiled)
         return _finish(transformer, words, vae, folder / "control-model", torch.bfloat16)
     transformer = build.transformer(recipe.shallow).to(device)
     plan = settings(recipe, recipe.shallow_steps, recipe.rate)
-    learn(transformer, words, data, plan, folder / "shallow", talk, compiled=compiled)
-    grown = _grow(recipe, _finish(transformer, words, vae, folder / "shallow-model"), talk)
+    learn(transformer, words, data, plan, folder / "shallow", reporter, compiled=compiled)
+    grown = _grow(recipe, _finish(transformer, words, vae, folder / "shallow-model"), reporter)
     transformer = SanaTransformer2DModel.from_pretrained(grown, subfolder="transformer").to(device)
     plan = settings(recipe, recipe.deep_steps, recipe.rate)
-    learn(transformer, words, data, plan, folder / "deep", talk, compiled=compiled)
+    learn(transformer, words, data, plan, folder / "deep", reporter, compiled=compiled)
     return _finish(transformer, words, vae, folder / "model", torch.bfloat16)
 
 
-def _grow(recipe: Recipe, shallow: Path, talk: Reporter) -> Path:
+def _grow(recipe: Recipe, shallow: Path, reporter: Reporter) -> Path:
     out = shallow.with_name("grown")
     model = open_model(locate(str(shallow)))
     job = decide_growth(model, recipe.deep, WriteOptions(force=True), preserve=recipe.preserved, seed=recipe.seed)
-    write_partial(job, out, talk)
+    write_partial(job, out, reporter)
     return out
 
 

@@ -53,7 +53,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], record: Mapping
     return path
 
 
-def load(folder: Path, talk: Reporter) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def load(folder: Path, reporter: Reporter) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The newest checkpoint that can be read, with its record; None if there is none."""
     for path in _newest_first(folder):
         try:
@@ -61,12 +61,12 @@ def load(folder: Path, talk: Reporter) -> tuple[dict[str, Tensor], dict[str, Any
                 record = json.loads((file.metadata() or {})[_RECORD])
                 return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118
         except (SafetensorError, KeyError, ValueError, OSError) as error:
-            talk.warn(f"{path} can't be read ({error}): trying the one before it")
+            reporter.warn(f"{path} can't be read ({error}): trying the one before it")
     return None
 
 
 def check_checkpoint(
-    record: Mapping[str, Any], key: str, surroundings: Mapping[str, str], folder: Path, talk: Reporter
+    record: Mapping[str, Any], key: str, surroundings: Mapping[str, str], folder: Path, reporter: Reporter
 ) -> None:
     """Refuse a checkpoint of another configuration; say what about the machine has changed."""
     if record.get("key") != key:
@@ -80,7 +80,7 @@ def check_checkpoint(
         f"{name} was {before.get(name)}, is {now}" for name, now in surroundings.items() if before.get(name) != now
     ]
     if changed:
-        talk.warn(f"continuing, but not bit for bit: {'; '.join(changed)}")
+        reporter.warn(f"continuing, but not bit for bit: {'; '.join(changed)}")
 
 
 def _newest_first(folder: Path) -> list[Path]:

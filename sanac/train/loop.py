@@ -75,20 +75,20 @@ class Callbacks:
 
 
 def train(
-    task: TrainingTask, settings: Settings, folder: Path, talk: Reporter, watch: Callbacks = Callbacks()
+    task: TrainingTask, settings: Settings, folder: Path, reporter: Reporter, watch: Callbacks = Callbacks()
 ) -> dict[str, dict[str, Tensor]]:
     """Train until the schedule's end, continuing from `folder`; the averaged weights of each part."""
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(task, settings, folder, talk, watch)
+    run = _Run(task, settings, folder, reporter, watch)
     total = settings.schedule.steps
     with _held_signals() as stopped:
         run.resume()
-        talk.begin("training", total, "steps")
-        talk.advance(run.step)
+        reporter.begin("training", total, "steps")
+        reporter.advance(run.step)
         try:
             while run.step < total:
                 run.advance()
-                talk.advance(1)
+                reporter.advance(1)
                 watch.stepped(run.step, run.kept)
                 stopping = stopped()
                 if run.step % settings.save_every == 0 or run.step == total or stopping:
@@ -96,7 +96,7 @@ def train(
                 if stopping:
                     break
         finally:
-            talk.end()
+            reporter.end()
     averaged: dict[str, dict[str, Tensor]] = {name: {} for name in task.parts}
     for name, tensor in run.kept.items():
         part, _, rest = name.partition("/")
@@ -107,8 +107,10 @@ def train(
 class _Run:
     """A run in progress: weights, their average, the optimizer, and how far it is."""
 
-    def __init__(self, task: TrainingTask, settings: Settings, folder: Path, talk: Reporter, watch: Callbacks) -> None:
-        self.task, self.settings, self.folder, self.talk, self.watch = task, settings, folder, talk, watch
+    def __init__(
+        self, task: TrainingTask, settings: Settings, folder: Path, reporter: Reporter, watch: Callbacks
+    ) -> None:
+        self.task, self.settings, self.folder, self.reporter, self.watch = task, settings, folder, reporter, watch
         self.weights = {
             f"{part}/{name}": weight
             for part, module in task.parts.items()
@@ -177,7 +179,7 @@ class _Run:
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         self.watch.logged(line)
-        self.talk.detail(f"step {self.step}: loss {line['loss']}")
+        self.reporter.detail(f"step {self.step}: loss {line['loss']}")
         self.losses, self.since = [], now
 
     def save(self) -> None:
@@ -196,13 +198,13 @@ class _Run:
 
     def resume(self) -> None:
         """Continue from the newest checkpoint, if there is one."""
-        found = checkpoint.load(self.folder, self.talk)
+        found = checkpoint.load(self.folder, self.reporter)
         metrics = self.folder / "metrics.jsonl"
         if found is None:
             metrics.write_text("")
             return
         tensors, record = found
-        checkpoint.check_checkpoint(record, self.key, self._environment, self.folder, self.talk)
+        checkpoint.check_checkpoint(record, self.key, self._environment, self.folder, self.reporter)
         entries: dict[str, dict[str, Tensor]] = {name: {} for name in self.weights}
         for key, tensor in tensors.items():
             if key.startswith("optimizer/"):
@@ -219,7 +221,7 @@ class _Run:
         lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
         whole = [line for line in lines if line.endswith("}\n")]  # a kill may have torn the last one
         metrics.write_text("".join(line for line in whole if json.loads(line)["step"] <= self.step))
-        self.talk.note(f"continuing {self.folder} at step {self.step}")
+        self.reporter.note(f"continuing {self.folder} at step {self.step}")
 
 
 def generator_for(seed: int, step: int) -> torch.Generator:

@@ -168,7 +168,7 @@ def machine() -> dict[str, Any]:
     return {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "gpu": gpu, "versions": known}
 
 
-def bench(subjects: Sequence[Subject], asked: BenchSettings, talk: Reporter) -> BenchReport:
+def bench(subjects: Sequence[Subject], asked: BenchSettings, reporter: Reporter) -> BenchReport:
     """Open all, warm all, then round after round."""
     if len(set(subjects)) < len(subjects):
         raise UsageError("a model is named twice with the same backend", hint="name each once")
@@ -177,24 +177,24 @@ def bench(subjects: Sequence[Subject], asked: BenchSettings, talk: Reporter) -> 
     with ExitStack() as stack:
         workers = [stack.enter_context(_worker(one, asked)) for one in found]
         for worker in workers:
-            talk.note(f"{worker.measured.subject}: loading")
+            reporter.note(f"{worker.measured.subject}: loading")
             worker.load()
             for batch in asked.batches:
                 seconds = worker.run(batch)
                 worker.measured.warm[batch] = sum(seconds.get("image") or seconds[STEP])
         again = [sum(worker.run(batch).get("image", [])) for worker in workers for batch in asked.batches]
         if any(again):
-            talk.note(f"{asked.rounds} rounds take about {duration_text(asked.rounds * sum(again))}")
-        talk.begin("measuring", asked.rounds * len(workers), "turns")
+            reporter.note(f"{asked.rounds} rounds take about {duration_text(asked.rounds * sum(again))}")
+        reporter.begin("measuring", asked.rounds * len(workers), "turns")
         try:
             for number in range(asked.rounds):
                 with watch_contention(watched, [worker.process.pid for worker in workers]):
                     for worker in _turned(workers, number):
                         for batch in asked.batches:
                             worker.measured.rounds.setdefault(batch, []).append(worker.run(batch))
-                        talk.advance(1)
+                        reporter.advance(1)
         finally:
-            talk.end()
+            reporter.end()
     rounds = {f"{one.subject}, batch {batch}": one.per_round(batch) for one in found for batch in asked.batches}
     return BenchReport(tuple(found), asked, tuple(noise_warnings(watched, rounds)))
 

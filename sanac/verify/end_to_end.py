@@ -73,7 +73,7 @@ class VerifyReport:
         return found | {"executed": dict(self.executed), "parity": self.parity.to_json()}
 
 
-def verify(candidate: Model, reference: Model, asked: VerifySettings, device: str, talk: Reporter) -> VerifyReport:
+def verify(candidate: Model, reference: Model, asked: VerifySettings, device: str, reporter: Reporter) -> VerifyReport:
     """Everything that both have; what of the candidate has no graph is computed by torch."""
     _check_alike(candidate, reference)
     graphs = _ready(candidate, asked)
@@ -83,14 +83,14 @@ def verify(candidate: Model, reference: Model, asked: VerifySettings, device: st
     both = candidate.model_index is not None and reference.model_index is not None
     if asked.pictures and not both:
         notes.append("no pictures: not both are whole pipelines")
-    check_memory(reference, talk, pictures=bool(asked.pictures) and both)
-    talk.note("comparing outputs, and the stream behind each block")
+    check_memory(reference, reporter, pictures=bool(asked.pictures) and both)
+    reporter.note("comparing outputs, and the stream behind each block")
     parity = _transformers(candidate, reference, graphs.get("transformer"), asked.limit, device)
     notes += [ALIKE.format(*parity.own)] if parity.own else [TIPPED] if parity.unseen else []
     others = [_part(name, graphs.get(name), candidate, reference, asked.limit) for name in _PARTS]
     found = [figure for figure in others if figure]
     if asked.pictures and both:
-        talk.note(f"painting {asked.pictures} pictures with both")
+        reporter.note(f"painting {asked.pictures} pictures with both")
         found += _pictures(candidate, reference, graphs, asked)
     return VerifyReport(parity, tuple(found), tuple(notes), ran)
 
@@ -133,7 +133,7 @@ def _fitted(case: Case, graph: Candidate, model: Model) -> Case:
     return replace(case, batch=batch, rows=rows // patch, columns=columns // patch, length=length)
 
 
-def check_memory(reference: Model, talk: Reporter, *, pictures: bool) -> None:
+def check_memory(reference: Model, reporter: Reporter, *, pictures: bool) -> None:
     """Whether there is room to compare with it: graphs hold weights as stored and cast, pipelines once more."""
     sizes = {part.name: (part.weights.count, part.weights.size) for part in reference.components if part.weights}
     alone = max((4 if name == "transformer" else 8) * count + size for name, (count, size) in sizes.items())
@@ -144,7 +144,7 @@ def check_memory(reference: Model, talk: Reporter, *, pictures: bool) -> None:
     alone += (2 * tokens + 5 * max(case.batch * case.length for case in cases())) * rounded  # kept, and of one case
     needs = Needs(disk=0, memory=_OVERHEAD + (max(alone, whole) if pictures else alone))
     try:
-        check_room(needs, Path.cwd(), talk)
+        check_room(needs, Path.cwd(), reporter)
     except MissingResource as error:
         hint = "--pictures 0 takes less" if pictures else "compare on a machine with more memory"
         raise MissingResource(f"{error.message} to compare", why=error.why, hint=hint) from error

@@ -70,16 +70,16 @@ class RankReport:
 
 
 def rank(
-    candidate: DiffusionGenerator, reference: DiffusionGenerator, asked: RankSettings, talk: Reporter
+    candidate: DiffusionGenerator, reference: DiffusionGenerator, asked: RankSettings, reporter: Reporter
 ) -> RankReport:
     """Both paint the same noises of the same prompts; the verifier puts each one's pictures in order."""
     prompts = _PROMPTS[asked.verifier](asked.prompts)
-    talk.begin("painting", 2 * len(prompts) * asked.noises, "images")
+    reporter.begin("painting", 2 * len(prompts) * asked.noises, "images")
     try:
-        theirs = _graded(reference, prompts, asked.reference, asked, talk)
-        ours = _graded(candidate, prompts, asked.candidate, asked, talk)
+        theirs = _graded(reference, prompts, asked.reference, asked, reporter)
+        ours = _graded(candidate, prompts, asked.candidate, asked, reporter)
     finally:
-        talk.end()
+        reporter.end()
     pairs = tuple(zip(theirs, ours, strict=True))
     measures: dict[str, Callable[[list[float], list[float]], float | None]] = {KENDALL: kendall, SPEARMAN: spearman}
     found = {name: [measure(*pair) for pair in pairs] for name, measure in measures.items()}
@@ -99,12 +99,12 @@ def _graded(
     prompts: Sequence[Prompt],
     sampling: GenerationSettings,
     asked: RankSettings,
-    talk: Reporter,
+    reporter: Reporter,
 ) -> list[list[float]]:
     """Of each prompt, what its noises became, graded."""
     texts = [prompt.text for prompt in prompts for _ in range(asked.noises)]
     seeds = [asked.seed * 1_000_003 + number for number in range(len(texts))]
-    pictures = [picture for batch in painter.paint(texts, seeds, sampling, talk) for picture in batch]
+    pictures = [picture for batch in painter.paint(texts, seeds, sampling, reporter) for picture in batch]
     grade = VERIFIERS[asked.verifier]
     parts = (pictures[start : start + asked.noises] for start in range(0, len(pictures), asked.noises))
     return [grade(prompt, part) for prompt, part in zip(prompts, parts, strict=True)]

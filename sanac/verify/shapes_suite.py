@@ -47,7 +47,7 @@ class Evaluation:
 
 
 def evaluate(
-    painter: DiffusionGenerator, images: int, sampling: GenerationSettings, seed: int, split: Split, talk: Reporter
+    painter: DiffusionGenerator, images: int, sampling: GenerationSettings, seed: int, split: Split, reporter: Reporter
 ) -> Evaluation:
     """Paint and judge `images` prompts of a split, and a quarter as many of what training never showed."""
     if images < LEAST:
@@ -56,12 +56,12 @@ def evaluate(
     apart = suite("held-out", max(LEAST // 2, images // 4))
     prompts = (*asked, *apart)
     seeds = [seed * 1_000_003 + number for number in (*range(images), *range(len(apart)))]
-    talk.begin("painting", len(prompts), "images")
+    reporter.begin("painting", len(prompts), "images")
     try:
         # a picture's number is its noise's seed: two models asked the same get the same noises
-        pictures = np.concatenate(list(painter.paint([prompt.text for prompt in prompts], seeds, sampling, talk)))
+        pictures = np.concatenate(list(painter.paint([prompt.text for prompt in prompts], seeds, sampling, reporter)))
     finally:
-        talk.end()
+        reporter.end()
     if pictures.shape[1] != pictures.shape[2]:
         raise InvalidInput(f"{painter.name} paints {pictures.shape[2]}x{pictures.shape[1]}", why="scenes are square")
     verdicts = judge_pictures(prompts, list(pictures))

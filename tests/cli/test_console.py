@@ -19,12 +19,12 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     def run(*begun: object, steps: Sequence[tuple[float, int]]) -> list[str]:
         now = [100.0]
         monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-        talk = ConsoleReporter(0, color=False)
-        talk.begin(*begun)
+        reporter = ConsoleReporter(0, color=False)
+        reporter.begin(*begun)
         for seconds, amount in steps:
             now[0] += seconds
-            talk.advance(amount)
-        talk.end()
+            reporter.advance(amount)
+        reporter.end()
         return capsys.readouterr().err.splitlines()
 
     return run
@@ -44,10 +44,10 @@ def test_what_was_done_before_a_stop_is_not_pace(said: Said) -> None:
 
 
 def test_quiet_leaves_only_warnings(capsys: pytest.CaptureFixture[str]) -> None:
-    talk = ConsoleReporter(-1, color=False)
-    talk.note("note")
-    talk.detail("detail")
-    talk.warn("look")
+    reporter = ConsoleReporter(-1, color=False)
+    reporter.note("note")
+    reporter.detail("detail")
+    reporter.warn("look")
     assert capsys.readouterr().err == "warning: look\n"
 
 

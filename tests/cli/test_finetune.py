@@ -159,10 +159,10 @@ def test_stopped_and_continued_it_ends_in_the_same_bytes(
         assert process.wait(120) == code
         assert not (tmp_path / "stopped").exists()
     finished = start(*options, "--workspace", "ws", "--out", "stopped")
-    _, talk = finished.communicate()
-    assert finished.returncode == 0, talk
-    assert "continuing" in talk
-    assert "not bit for bit" not in talk
+    _, reporter = finished.communicate()
+    assert finished.returncode == 0, reporter
+    assert "continuing" in reporter
+    assert "not bit for bit" not in reporter
     whole = start(*options, "--workspace", "other", "--out", "whole")
     assert whole.wait(120) == 0
     one, other = weights("stopped"), weights("whole")

@@ -20,16 +20,16 @@ class Listening(NullReporter):
 
 
 def test_it_says_and_refuses(tmp_path: Path) -> None:
-    talk = Listening()
-    check_room(Needs(disk=1000, memory=1000, traffic=10**12), tmp_path / "not" / "there", talk)
-    assert f"1.00 kB of disk in {tmp_path}" in talk.said[0]
-    assert "about 42 min" in talk.said[0]
+    reporter = Listening()
+    check_room(Needs(disk=1000, memory=1000, traffic=10**12), tmp_path / "not" / "there", reporter)
+    assert f"1.00 kB of disk in {tmp_path}" in reporter.said[0]
+    assert "about 42 min" in reporter.said[0]
     with pytest.raises(MissingResource, match="disk") as caught:
-        check_room(Needs(disk=10**18, memory=0), tmp_path, talk)
+        check_room(Needs(disk=10**18, memory=0), tmp_path, reporter)
     assert caught.value.hint
     with pytest.raises(MissingResource, match="memory"):
-        check_room(Needs(disk=0, memory=10**15), tmp_path, talk)
-    assert len(talk.said) == 3
+        check_room(Needs(disk=0, memory=10**15), tmp_path, reporter)
+    assert len(reporter.said) == 3
 
 
 def test_a_container_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,8 +57,8 @@ def settings(steps: int = 20, **options) -> Settings:
     return Settings(Schedule(1e-3, steps, warmup=4), save_every=options.pop("save_every", 5), log_every=2, **options)
 
 
-def digest(folder: Path, *, steps: int = 20, talk: Reporter = NULL_REPORTER) -> str:
-    weights = train(task(), settings(steps), folder, talk)["transformer"]
+def digest(folder: Path, *, steps: int = 20, reporter: Reporter = NULL_REPORTER) -> str:
+    weights = train(task(), settings(steps), folder, reporter)["transformer"]
     return " ".join(f"{tensor.double().sum().item():.17g}" for tensor in weights.values())
 
 

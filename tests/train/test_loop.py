@@ -71,7 +71,7 @@ def test_a_run_continues_bit_for_bit(tmp_path: Path) -> None:
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1')  # torn in the middle of a line
     heard = Heard()
-    assert small.digest(folder, talk=heard) == whole
+    assert small.digest(folder, reporter=heard) == whole
     assert heard.warnings == []
     assert _learned(folder) == _learned(tmp_path / "whole")
 
@@ -136,7 +136,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> No
     newest = max(tmp_path.glob("step-*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:1000])
     heard = Heard()
-    assert small.digest(tmp_path, talk=heard) == whole
+    assert small.digest(tmp_path, reporter=heard) == whole
     assert len(heard.warnings) == 1
     assert newest.name in heard.warnings[0]
 

@@ -26,7 +26,7 @@ class Renderer:
         self.prompts: dict[str, Prompt] = {prompt.text: prompt for prompt in known}
 
     def paint(
-        self, prompts: Sequence[str], seeds: Sequence[int], sampling: GenerationSettings, talk=NULL_REPORTER
+        self, prompts: Sequence[str], seeds: Sequence[int], sampling: GenerationSettings, reporter=NULL_REPORTER
     ) -> Iterator[Pictures]:
         for text, seed in zip(prompts, seeds, strict=True):
             content = self.prompts[text].content

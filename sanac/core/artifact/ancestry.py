@@ -26,17 +26,17 @@ class Ancestry:
         return f"descends from {self.name}, {what}"
 
 
-def find_ancestry(model: Model, workspace: Path, talk: Reporter) -> Ancestry | None:
+def find_ancestry(model: Model, workspace: Path, reporter: Reporter) -> Ancestry | None:
     """The closest relative in the workspace; None when no tensor is shared. Reads the model only if there are any."""
     candidates = list(_artifacts(workspace))
     if not candidates:
         return None
     tensors = model.weights.tensors
-    talk.begin("recognising", model.weights.size)
+    reporter.begin("recognising", model.weights.size)
     try:
-        digests = {name: digest_file(ref.path, ref.start, ref.size, talk=talk) for name, ref in tensors.items()}
+        digests = {name: digest_file(ref.path, ref.start, ref.size, reporter=reporter) for name, ref in tensors.items()}
     finally:
-        talk.end()
+        reporter.end()
     best = max((_compare(name, manifest, digests) for name, manifest in candidates), key=lambda found: -found.changed)
     return best if best.changed < best.total else None
 

@@ -44,16 +44,16 @@ def unread(model: Model) -> tuple[str, ...]:
     )
 
 
-def scan(model: Model, talk: Reporter) -> tuple[Finding, ...]:
+def scan(model: Model, reporter: Reporter) -> tuple[Finding, ...]:
     """Every finding in every component; constant memory."""
     refs = [(part.name, ref) for part in model.components if part.weights for ref in part.weights.stored]
     sealed = model.manifest.files if model.manifest else {}
-    talk.begin("scanning", sum(ref.size for _, ref in refs) + sum(file.size for file in sealed.values()))
+    reporter.begin("scanning", sum(ref.size for _, ref in refs) + sum(file.size for file in sealed.values()))
     try:
         findings = [
             Finding(part, ref.name, f"{bad:,} of {ref.count:,} values are NaN or Inf")
             for part, ref in refs
-            if (bad := _count_bad(ref, talk))
+            if (bad := _count_bad(ref, reporter))
         ]
         findings += [
             Finding(part.name, parts.zero_point.name, "its zero points are not zero")
@@ -64,32 +64,32 @@ def scan(model: Model, talk: Reporter) -> tuple[Finding, ...]:
         findings += [
             Finding("artifact", name, "its digest is not the one it was sealed with")
             for name, file in sealed.items()
-            if not _as_sealed(model.located.path / name, file, talk)
+            if not _as_sealed(model.located.path / name, file, reporter)
         ]
     finally:
-        talk.end()
+        reporter.end()
     return tuple(findings)
 
 
-def _as_sealed(path: Path, file: FileRecord, talk: Reporter) -> bool:
+def _as_sealed(path: Path, file: FileRecord, reporter: Reporter) -> bool:
     """Whether a file has the digest it was sealed with; one that was added may be gone."""
-    return path.is_file() and digest_file(path, talk=talk) == file.blake3
+    return path.is_file() and digest_file(path, reporter=reporter) == file.blake3
 
 
-def _count_bad(ref: TensorRef, talk: Reporter) -> int:
+def _count_bad(ref: TensorRef, reporter: Reporter) -> int:
     if ref.dtype not in _FIRST_BAD:
-        talk.advance(ref.size)
+        reporter.advance(ref.size)
         return 0
     kind, mask, first_bad = _FIRST_BAD[ref.dtype]
     return sum(
         int(np.count_nonzero((np.frombuffer(chunk, dtype=kind) & kind(mask)) >= kind(first_bad)))
-        for chunk in _chunks(ref, talk)
+        for chunk in _chunks(ref, reporter)
     )
 
 
-def _chunks(ref: TensorRef, talk: Reporter) -> Iterator[bytes]:
+def _chunks(ref: TensorRef, reporter: Reporter) -> Iterator[bytes]:
     with ref.path.open("rb", buffering=0) as file:
         for done in range(0, ref.size, _CHUNK):
             data = os.pread(file.fileno(), min(_CHUNK, ref.size - done), ref.start + done)
-            talk.advance(len(data))
+            reporter.advance(len(data))
             yield data

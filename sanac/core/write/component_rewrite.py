@@ -29,7 +29,7 @@ class ComponentRewrite:
     quantized: QuantConfig  # without the digests of these headers
     memory: int  # that making the pieces takes
 
-    def place(self, stage: StagingArea, folder: str, shard_bytes: int, talk: Reporter) -> dict[str, str]:
+    def place(self, stage: StagingArea, folder: str, shard_bytes: int, reporter: Reporter) -> dict[str, str]:
         """Config, what is quantized how, weights; returns the tensors' digests."""
         shards = split(self.pieces, shard_bytes)
         names = shard_names(len(shards), self.stem)
@@ -39,5 +39,11 @@ class ComponentRewrite:
         stage.place_bytes(f"{folder}/config.json", json_files.pretty(config))
         stage.place_bytes(f"{folder}/{FILE}", json_files.pretty(replace(self.quantized, headers=headers).to_json()))
         return write_weights(
-            stage, folder, self.pieces, shard_bytes=shard_bytes, talk=talk, stem=self.stem, metadata=self.metadata
+            stage,
+            folder,
+            self.pieces,
+            shard_bytes=shard_bytes,
+            reporter=reporter,
+            stem=self.stem,
+            metadata=self.metadata,
         )

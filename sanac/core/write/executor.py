@@ -31,24 +31,24 @@ from sanac.core.write.pth_writer import write_pth
 from sanac.core.write.safetensors_writer import copied_tensor, write_safetensors, write_weights
 
 
-def preflight(job: ArtifactJob, out: Path, talk: Reporter) -> Manifest | None:
+def preflight(job: ArtifactJob, out: Path, reporter: Reporter) -> Manifest | None:
     """All that can be said before the first byte: the artifact if it stands already; raises what would stop the run."""
     out = _absolute(out)
     for model in filter(None, (job.model, job.pipeline)):
         _keep_clear_of(out, model)
     finished = find_finished(out, job.key, force=job.writing.force)
     if finished is None:
-        check_room(replace(job.needs, disk=max(0, job.needs.disk - held_bytes(out))), out.parent, talk)
+        check_room(replace(job.needs, disk=max(0, job.needs.disk - held_bytes(out))), out.parent, reporter)
     return finished
 
 
-def write_partial(job: ArtifactJob, out: Path, talk: Reporter) -> tuple[str, Manifest]:
+def write_partial(job: ArtifactJob, out: Path, reporter: Reporter) -> tuple[str, Manifest]:
     """Write the artifact to `out`: ('ok', manifest), or ('cached', manifest) when it already stands there."""
-    finished = preflight(job, out, talk)
-    return ("cached", finished) if finished else write_artifact(job, out, talk)
+    finished = preflight(job, out, reporter)
+    return ("cached", finished) if finished else write_artifact(job, out, reporter)
 
 
-def write_artifact(job: ArtifactJob, out: Path, talk: Reporter) -> tuple[str, Manifest]:
+def write_artifact(job: ArtifactJob, out: Path, reporter: Reporter) -> tuple[str, Manifest]:
     """The same, for what was foreseen."""
     out = _absolute(out)
     how = (["linked"] if job.writing.link else []) + ([job.filled_digest] if job.filled_digest else [])
@@ -63,10 +63,10 @@ def write_artifact(job: ArtifactJob, out: Path, talk: Reporter) -> tuple[str, Ma
             stage.discard()
             return "cached", finished
         if stage.files:
-            talk.note(f"continuing {stage.partial}: {len(stage.files)} files are already there")
-        tensors = _write(stage, job, talk)
+            reporter.note(f"continuing {stage.partial}: {len(stage.files)} files are already there")
+        tensors = _write(stage, job, reporter)
         if job.finish:
-            job.finish.make(stage, talk)
+            job.finish.make(stage, reporter)
         engines = {name: check_file(stage.partial / name) for name in sorted(stage.files) if name.endswith(ENGINE)}
         about = (_lineage(job), _left_out(job), job.model.architecture, engines)
         whole, own = job.companions is not None, job.needs_sanac
@@ -80,19 +80,19 @@ def write_artifact(job: ArtifactJob, out: Path, talk: Reporter) -> tuple[str, Ma
         origin = str(job.model.located.path).encode(errors="backslashreplace").decode()
         stage.seal(manifest, {ORIGIN: json_files.pretty({"source": origin})})
     for name, file in sorted(manifest.files.items()):
-        talk.detail(f"{file.blake3[:16]}  {file.size:>14,}  {name}")
+        reporter.detail(f"{file.blake3[:16]}  {file.size:>14,}  {name}")
     return "ok", manifest
 
 
-def _write(stage: StagingArea, job: ArtifactJob, talk: Reporter) -> dict[str, str]:
+def _write(stage: StagingArea, job: ArtifactJob, reporter: Reporter) -> dict[str, str]:
     """Everything but card and manifest; returns the digests of the transformer's tensors."""
-    talk.begin("writing", job.needs.traffic)
+    reporter.begin("writing", job.needs.traffic)
     try:
         for part in job.carried:
-            _carry(stage, job, part, talk)
-        return _place_transformer(stage, job, talk)
+            _carry(stage, job, part, reporter)
+        return _place_transformer(stage, job, reporter)
     finally:
-        talk.end()
+        reporter.end()
 
 
 def _keep_clear_of(out: Path, model: Model) -> None:
@@ -121,64 +121,67 @@ def _manifest(stage: StagingArea, job: ArtifactJob, tensors: Mapping[str, str]) 
     )
 
 
-def _place_transformer(stage: StagingArea, job: ArtifactJob, talk: Reporter) -> dict[str, str]:
+def _place_transformer(stage: StagingArea, job: ArtifactJob, reporter: Reporter) -> dict[str, str]:
     """The weights in the layout asked for, and the small files that belong to it; returns the tensors' digests."""
     model, pieces = job.model, job.pieces
     config = json_files.pretty(job.config)
     repacked = job.repacked.get("transformer")
     if job.writing.layout == "nvlabs":
         stage.place_bytes("config.json", config)
-        return write_pth(stage, "model.pth", pieces, talk=talk)
+        return write_pth(stage, "model.pth", pieces, reporter=reporter)
     if job.writing.layout == "single":
         stage.place_bytes("config.json", config)
-        return write_safetensors(stage, "model.safetensors", pieces, talk=talk)
+        return write_safetensors(stage, "model.safetensors", pieces, reporter=reporter)
     if repacked is None and pieces:
         stage.place_bytes("transformer/config.json", config)
     if model.extras:
         write_safetensors(
-            stage, SIDE_FILE, [copied_tensor(name, ref) for name, ref in sorted(model.extras.items())], talk=talk
+            stage,
+            SIDE_FILE,
+            [copied_tensor(name, ref) for name, ref in sorted(model.extras.items())],
+            reporter=reporter,
         )
     if job.companions and job.companions.model_index:
         stage.place_bytes("model_index.json", json_files.pretty(_without_paths(job.companions.model_index)))
         for path in job.companions.root_files:
-            _carry_file(stage, job, path, path.name, talk)
+            _carry_file(stage, job, path, path.name, reporter)
     if repacked is not None:
-        return repacked.place(stage, "transformer", job.writing.shard_bytes, talk)
+        return repacked.place(stage, "transformer", job.writing.shard_bytes, reporter)
     if not pieces:  # carried
         return dict(model.manifest.tensors.get("transformer", {})) if model.manifest else {}
-    return write_weights(stage, "transformer", pieces, shard_bytes=job.writing.shard_bytes, talk=talk)
+    return write_weights(stage, "transformer", pieces, shard_bytes=job.writing.shard_bytes, reporter=reporter)
 
 
-def _carry(stage: StagingArea, job: ArtifactJob, part: Component, talk: Reporter) -> None:
+def _carry(stage: StagingArea, job: ArtifactJob, part: Component, reporter: Reporter) -> None:
     """Take a component along unchanged. A variant's files lose the variant in their names: plain loading finds them."""
     variant = part.weights.variant if part.weights else ""
     if part.name in job.repacked:
-        job.repacked[part.name].place(stage, part.name, job.writing.shard_bytes, talk)
+        job.repacked[part.name].place(stage, part.name, job.writing.shard_bytes, reporter)
     for path in job.unchanged(part):
         name = f"{part.name}/{plain_name(path.name, variant)}"
         if part.weights and path == part.weights.index and variant:
             stage.place_bytes(name, plain_index(part.weights, variant))
         else:
-            _carry_file(stage, job, path, name, talk)
+            _carry_file(stage, job, path, name, reporter)
 
 
-def _carry_file(stage: StagingArea, job: ArtifactJob, source: Path, name: str, talk: Reporter) -> None:
+def _carry_file(stage: StagingArea, job: ArtifactJob, source: Path, name: str, reporter: Reporter) -> None:
     owner = job.companions
     sealed = owner.manifest.files if owner and owner.manifest else {}
     known = sealed.get(source.relative_to(owner.located.path).as_posix()) if owner else None
-    stage.place(name, lambda target: _take(source, target, known, link=job.writing.link, talk=talk))
+    stage.place(name, lambda target: _take(source, target, known, link=job.writing.link, reporter=reporter))
 
 
-def _take(source: Path, target: Path, known: FileRecord | None, *, link: bool, talk: Reporter) -> FileRecord:
+def _take(source: Path, target: Path, known: FileRecord | None, *, link: bool, reporter: Reporter) -> FileRecord:
     """A hard link if asked for, shared blocks where the file system can, else a copy; its digest either way."""
     real = source.resolve()
     target.unlink(missing_ok=True)
     if link:
         os.link(real, target)
     if link or clone(real, target):
-        written = FileRecord(target.stat().st_size, digest_file(target, talk=talk))
+        written = FileRecord(target.stat().st_size, digest_file(target, reporter=reporter))
     else:
-        written = write_parts(target, [Range("", real, 0, real.stat().st_size)], talk=talk)
+        written = write_parts(target, [Range("", real, 0, real.stat().st_size)], reporter=reporter)
     if known and known.blake3 != written.blake3:
         raise changed_after_sealing(source, [f"its digest is {written.blake3[:16]}, sealed was {known.blake3[:16]}"])
     return written

@@ -36,13 +36,13 @@ def is_complete(job: ArtifactJob) -> bool:
     return not _missing(job, require_artifact(job))
 
 
-def add(job: ArtifactJob, talk: Reporter) -> tuple[str, Manifest]:
+def add(job: ArtifactJob, reporter: Reporter) -> tuple[str, Manifest]:
     """Have the job's last step done in the artifact itself: ('ok' or 'cached', its new manifest)."""
     folder, force = job.model.located.path, job.writing.force
     if is_complete(job) and not force:
         return "cached", require_artifact(job)
     assert job.finish
-    check_room(Needs(disk=job.finish.disk + (1 << 20), memory=job.finish.memory), folder, talk)
+    check_room(Needs(disk=job.finish.disk + (1 << 20), memory=job.finish.memory), folder, reporter)
     _check_free(job, folder)
     with open_addition(folder, job.key, _names(job)) as stage:
         manifest = _unchanged(job, folder)
@@ -51,7 +51,7 @@ def add(job: ArtifactJob, talk: Reporter) -> tuple[str, Manifest]:
         if others != manifest:
             reseal(folder, others)  # it never vouches for a file that is being replaced
         stage.files.update({name: others.files[name] for name in _names(job) if name in others.files})
-        job.finish.make(stage, talk)
+        job.finish.make(stage, reporter)
         made = {name: FileRecord(stage.files[name].size, stage.files[name].blake3) for name in wanted}
         added = {**others.added, **{name: job.finish.names[name] for name in wanted}}
         manifest = replace(others, files={**others.files, **made}, added=added)

@@ -36,14 +36,14 @@ _WINDOW = 16 << 20
 _LIMIT_32 = 0xFFFF_FFFF
 
 
-def write_pth(stage: StagingArea, name: str, pieces: Sequence[TensorSource], *, talk: Reporter) -> dict[str, str]:
+def write_pth(stage: StagingArea, name: str, pieces: Sequence[TensorSource], *, reporter: Reporter) -> dict[str, str]:
     """Write `{"state_dict": pieces}` as one .pth file that torch and NVlabs' code load; returns tensor digests."""
     unknown = sorted({piece.dtype for piece in pieces} - set(_STORAGES))
     if unknown:
         raise InvalidInput(f"a .pth file can't hold {', '.join(unknown)} here", hint="convert to safetensors instead")
     with ThreadPoolExecutor(max_workers=1) as pool:
         entries = [*_small_entries(pieces), *_tensor_entries(pieces, pool)]
-        return place_weights(stage, name, pieces, list(_archive(entries)), talk=talk)
+        return place_weights(stage, name, pieces, list(_archive(entries)), reporter=reporter)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def write_weights(
     pieces: Sequence[TensorSource],
     *,
     shard_bytes: int,
-    talk: Reporter,
+    reporter: Reporter,
     digests: bool = True,
     stem: str = DIFFUSERS_STEM,
     metadata: Mapping[str, str] | None = None,
@@ -73,7 +73,7 @@ def write_weights(
     labels: dict[str, str] = {}
     for name, shard in zip(names, shards, strict=True):
         file = f"{folder}/{name}"
-        labels |= write_safetensors(stage, file, shard, talk=talk, digests=digests, metadata=metadata)
+        labels |= write_safetensors(stage, file, shard, reporter=reporter, digests=digests, metadata=metadata)
     if len(shards) > 1:
         weight_map = {piece.name: name for name, shard in zip(names, shards, strict=True) for piece in shard}
         total = sum(piece.size for piece in pieces)
@@ -87,14 +87,14 @@ def write_safetensors(
     name: str,
     pieces: Sequence[TensorSource],
     *,
-    talk: Reporter,
+    reporter: Reporter,
     digests: bool = True,
     metadata: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Write one .safetensors file; returns each tensor's digest."""
     ordered = in_file_order(pieces)
     head = encode_header(ordered, metadata)
-    return place_weights(stage, name, ordered, [_plain(head), *_parts(ordered)], talk=talk, digests=digests)
+    return place_weights(stage, name, ordered, [_plain(head), *_parts(ordered)], reporter=reporter, digests=digests)
 
 
 def place_weights(
@@ -103,13 +103,13 @@ def place_weights(
     pieces: Sequence[TensorSource],
     parts: Sequence[Range | GeneratedBytes],
     *,
-    talk: Reporter,
+    reporter: Reporter,
     digests: bool = True,
 ) -> dict[str, str]:
     """Have a weight file in the artifact: `parts` are its bytes, `pieces` the tensors among them."""
 
     def write(path: Path) -> FileRecord:
-        written = write_parts(path, parts, talk=talk, digests=digests)
+        written = write_parts(path, parts, reporter=reporter, digests=digests)
         changed = [p for p in pieces if p.sealed and written.labels.get(p.name, p.sealed) != p.sealed]
         if changed:
             problems = [f"{p.name}: read {written.labels[p.name][:16]}, sealed was {p.sealed[:16]}" for p in changed]

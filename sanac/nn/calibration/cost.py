@@ -23,9 +23,9 @@ class CostEstimate:
     prompts: int
     steps: int
 
-    def announce(self, talk: Reporter, *, yes: bool, cheaper: Sequence[str] = ()) -> None:
+    def announce(self, reporter: Reporter, *, yes: bool, cheaper: Sequence[str] = ()) -> None:
         """Say it; what takes long only goes on when told to."""
-        talk.note(f"{self.what} ({self.inputs.source}): about {duration_text(self.seconds)} on {self.device}")
+        reporter.note(f"{self.what} ({self.inputs.source}): about {duration_text(self.seconds)} on {self.device}")
         if self.seconds <= PATIENCE or yes:
             return
         fewer = {"--num-prompts": (self.prompts, max(FEWEST, self.prompts // 10))}

@@ -97,7 +97,7 @@ class Calibration:
         """Of the whole model, as it is computed with."""
         return sum(ref.count * _FP32 for ref in self.model.weights)
 
-    def within(self, fixed: int, each: int, talk: Reporter) -> "Calibration":
+    def within(self, fixed: int, each: int, reporter: Reporter) -> "Calibration":
         """As many prompts as fit, where `fixed` bytes are needed for them all and `each` for one, once it was sampled.
 
         Only a limit that was named makes them fewer: what comes out must not hang on the memory that happens to be
@@ -113,14 +113,14 @@ class Calibration:
         count = self.count
         if self._takes(count, 1, fixed, each) > limit and self.named:
             count = next(n for n in range(self.count, 0, -1) if self._takes(n, 1, fixed, each) <= limit)
-            talk.note(f"--memory-limit: {count} of {self.count} prompts fit")
+            reporter.note(f"--memory-limit: {count} of {self.count} prompts fit")
         left = max(0, limit - self._takes(count, 1, fixed, each))
         resident = self.weight_bytes < min(left, self.memory_limit // 4)
         left -= self.weight_bytes if resident else 0
         batch = max(1, min(self.batch, 1 + left // self.work))
         return replace(self, count=count, batch=batch, resident=resident, fixed=fixed, each=each)
 
-    def check_room(self, talk: Reporter) -> None:
+    def check_room(self, reporter: Reporter) -> None:
         """Lacking if there is less than all prompts need; more than the usual limit is said."""
         needed = self._takes(self.count, self.batch, self.fixed, self.each)
         if needed <= self.memory_limit:
@@ -133,7 +133,7 @@ class Calibration:
                 why=f"each of {self.count} prompts takes {bytes_text(needed - fewer)}",
                 hint=f"--num-prompts {fitting}, or fewer --timesteps",
             )
-        talk.note(f"takes {bytes_text(needed)} of memory for {self.count} prompts; --memory-limit makes them fewer")
+        reporter.note(f"takes {bytes_text(needed)} of memory for {self.count} prompts; --memory-limit makes them fewer")
 
     def _takes(self, count: int, batch: int, fixed: int, each: int) -> int:
         """Bytes for so many prompts, so many at a time: while they are sampled, or afterwards, whichever is more."""
@@ -162,11 +162,11 @@ class Calibration:
             readings=1 if self.resident else self.sampling.steps + readings,
         )
 
-    def announce(self, what: str, seconds: float, talk: Reporter, *, yes: bool) -> None:
+    def announce(self, what: str, seconds: float, reporter: Reporter, *, yes: bool) -> None:
         """Say what `what` on these prompts will take, before anything is computed."""
-        self.check_room(talk)
+        self.check_room(reporter)
         what, steps = f"{what} on {self.count} prompts", self.sampling.steps
-        CostEstimate(what, seconds, self.device, self.inputs, self.count, steps).announce(talk, yes=yes)
+        CostEstimate(what, seconds, self.device, self.inputs, self.count, steps).announce(reporter, yes=yes)
 
     def states(self, shares: Sequence[int]) -> list[CalibrationStates]:
         """The states of all prompts in parts: the first gets what is left, the others these many fifths."""

@@ -100,8 +100,8 @@ def test_what_ends_early_leaves_a_whole_artifact(artifact: Path, error: BaseExce
 
 
 def test_two_at_once(artifact: Path) -> None:
-    def meets(stage: StagingArea, talk: Reporter) -> None:
-        two_notes(stage, talk)
+    def meets(stage: StagingArea, reporter: Reporter) -> None:
+        two_notes(stage, reporter)
         with pytest.raises(MissingResource, match="written by another run"):
             add(job(artifact, two_notes, how="other"), NULL_REPORTER)
 

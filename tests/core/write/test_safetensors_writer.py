@@ -58,7 +58,7 @@ def test_the_library_reads_mixed_types_back(shard_bytes: int, tmp_path: Path) ->
     safetensors.torch.save_file(tensors, source)
     pieces = [copied_tensor(f"new.{name}", ref) for name, ref in read_header(source).tensors.items()]
     with open_stage(tmp_path / "out", KEY, fresh=False) as stage:
-        digests = write_weights(stage, "transformer", pieces, shard_bytes=shard_bytes, talk=NULL_REPORTER)
+        digests = write_weights(stage, "transformer", pieces, shard_bytes=shard_bytes, reporter=NULL_REPORTER)
         files = sorted((stage.partial / "transformer").glob("*.safetensors"))
         found = {name: t for path in files for name, t in safetensors.torch.load_file(path).items()}
     assert len(files) == (1 if shard_bytes > 300 else 3)

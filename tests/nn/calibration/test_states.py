@@ -80,26 +80,26 @@ def test_a_smaller_limit_gives_smaller_batches_and_then_fewer_prompts(pipeline: 
 def test_who_names_no_limit_gets_all_prompts_or_none(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes out does not hang on the memory that happens to be free."""
     monkeypatch.setattr("sanac.nn.calibration.job.free_memory", lambda _: 5 * 10**9)
-    model, talk = open_model(locate(str(pipeline))), Heard()
+    model, reporter = open_model(locate(str(pipeline))), Heard()
     free, held = (
         calibration(model, CalibrationSettings(num_prompts=50, memory_limit=said), every=1)
         for said in (None, 2 * 10**9)
     )
     assert free.batch == held.batch, "the same arithmetic"
-    assert free.within(0, 10**6, talk).count == 50
-    free.within(0, 10**6, talk).check_room(talk)
-    assert not talk.lines, "the usual limit is enough"
-    more = free.within(0, 8 * 10**7, talk)
-    more.check_room(talk)
+    assert free.within(0, 10**6, reporter).count == 50
+    free.within(0, 10**6, reporter).check_room(reporter)
+    assert not reporter.lines, "the usual limit is enough"
+    more = free.within(0, 8 * 10**7, reporter)
+    more.check_room(reporter)
     assert more.count == 50
-    assert "takes 4.0" in talk.lines[0]
-    much = free.within(0, 10**9, talk)
+    assert "takes 4.0" in reporter.lines[0]
+    much = free.within(0, 10**9, reporter)
     with pytest.raises(MissingResource, match=r"5\.00 GB are free") as lacking:
-        much.check_room(talk)
+        much.check_room(reporter)
     assert much.count == 50
     assert "--num-prompts 4," in lacking.value.hint
-    assert held.within(0, 4 * 10**8, talk).count == 4
-    assert "4 of 50 prompts fit" in talk.lines[1]
+    assert held.within(0, 4 * 10**8, reporter).count == 4
+    assert "4 of 50 prompts fit" in reporter.lines[1]
 
 
 @pytest.mark.parametrize("each", [10**5, 10**6])
