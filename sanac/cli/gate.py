@@ -11,7 +11,7 @@ from sanac.cli.options import Common, common
 from sanac.cli.output import DENIED, Result
 
 if TYPE_CHECKING:
-    from sanac.verify.gates import Verdict
+    from sanac.core.check import Check
 
 
 @click.command(
@@ -64,7 +64,7 @@ def _numbers(word: str, common: Common) -> dict[str, float]:
     return numbers_of(open_word(word, common))
 
 
-def tell(verdicts: "Sequence[Verdict]", home: Path, title: str, junit: Path | None) -> None:
+def tell(verdicts: "Sequence[Check]", home: Path, title: str, junit: Path | None) -> None:
     """Everyone who waits for verdicts: the measurements, JUnit, GitHub Actions."""
     from sanac.core.artifact.measurements import write_measurement
     from sanac.report import ci
@@ -79,7 +79,7 @@ def tell(verdicts: "Sequence[Verdict]", home: Path, title: str, junit: Path | No
         click.echo(line, err=True)
 
 
-def show(verdicts: "Sequence[Verdict]") -> None:
+def show(verdicts: "Sequence[Check]") -> None:
     """One line each."""
     for verdict in verdicts:
         click.echo(f"{'ok' if verdict.passed else 'NO'}  {verdict.text}")

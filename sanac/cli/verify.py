@@ -1,6 +1,5 @@
 """`sanac verify`: is it the same function?"""
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +75,7 @@ def verified(candidate: "Model", reference: "Model", asked: "VerifySettings", co
     data: dict[str, Any] = {"reference": reference.located.name, "backend": asked.backend, **found.to_json()}
     home: Path | None = candidate.located.path if candidate.manifest else None
     if home:
-        metrics = {_flat(figure.name): figure.value for figure in found.figures if math.isfinite(figure.value)}
+        metrics = {_flat(figure.name): figure.finite for figure in found.figures if figure.finite is not None}
         write_measurement(home, f"verify-{asked.backend}", data, metrics)
     status, code = ("ok", 0) if found.passed else ("failed", DENIED)
     return Result(status, lambda: show(found), data, str(home) if home else None, common.as_json, code)

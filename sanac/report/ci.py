@@ -4,31 +4,12 @@ import os
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from sanac.core.artifact.staging import write_flushed
+from sanac.core.check import Check
 from sanac.core.errors import InvalidInput
 
 _SUMMARY, _ACTIONS = "GITHUB_STEP_SUMMARY", "GITHUB_ACTIONS"
-
-
-class Check(Protocol):
-    """A verdict, whoever made it."""
-
-    @property
-    def name(self) -> str:
-        """What was looked at."""
-        ...
-
-    @property
-    def text(self) -> str:
-        """What was found, with the limit and by how much."""
-        ...
-
-    @property
-    def passed(self) -> bool:
-        """The verdict."""
-        ...
 
 
 def summary(title: str, checks: Sequence[Check], rows: Sequence[Sequence[str]] = ()) -> str:

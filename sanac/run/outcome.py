@@ -7,10 +7,11 @@ from typing import Any
 
 from sanac.core.artifact.model import open_model
 from sanac.core.artifact.workspace import record
+from sanac.core.check import Check
 from sanac.core.checkpoint.locate import locate
 from sanac.run.runner import RecipeRunner, StageResult
 from sanac.run.stage_graph import RecipePlan, RecipeStage, Variant
-from sanac.verify.gates import Verdict, judge, measured_in, numbers_of
+from sanac.verify.gates import judge, measured_in, numbers_of
 
 SCORE = "evaluate-shapes/overall"
 NONE = "variants that keep every limit"
@@ -24,7 +25,7 @@ class VariantResult:
     folder: str
     numbers: Mapping[str, float]
     latency: float | None  # of a picture, as a share of the source's
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[Check, ...] = ()
     ahead: bool = True  # none is better in one respect and no worse in the others
 
     @property
@@ -62,7 +63,7 @@ class RecipeOutcome:
     reasons: tuple[str, ...] = ()
 
     @property
-    def limits(self) -> tuple[Verdict, ...]:
+    def limits(self) -> tuple[Check, ...]:
         """Of what was chosen; where nothing could be, those that were missed."""
         if self.chosen:
             return self.chosen.verdicts
@@ -70,11 +71,11 @@ class RecipeOutcome:
         return tuple(replace(verdict, name=f"{name}: {verdict.name}") for name, verdict in named)
 
     @property
-    def checks(self) -> tuple[Verdict, ...]:
+    def checks(self) -> tuple[Check, ...]:
         """What the verdict hangs on."""
         if self.chosen:
             return self.limits
-        none = Verdict(NONE, 0.0, 1.0, most=False, note="; ".join(self.reasons[-3:]))
+        none = Check(NONE, 0.0, 1.0, most=False, note="; ".join(self.reasons[-3:]))
         return (none, *self.limits)
 
     @property
@@ -110,7 +111,7 @@ class RecipeOutcome:
         }
 
 
-def _of_stage(done: StageResult) -> Verdict | None:
+def _of_stage(done: StageResult) -> Check | None:
     """A comparison's figures as one check: how many were not within their limits."""
     found = done.data.get("verify") or done.data
     figures = found.get("figures") if isinstance(found, Mapping) else None
@@ -118,7 +119,7 @@ def _of_stage(done: StageResult) -> Verdict | None:
         return None
     failed = [str(figure.get("name")) for figure in figures if not figure.get("passed")]
     name = f"{done.stage.verb}: the same function"
-    return Verdict(name, float(len(failed)), 0.0, most=True, note=", ".join(failed) or "figures beyond their limits")
+    return Check(name, float(len(failed)), 0.0, most=True, note=", ".join(failed) or "figures beyond their limits")
 
 
 def run_all(plan: RecipePlan, runner: RecipeRunner) -> RecipeOutcome:
@@ -168,7 +169,7 @@ def rows_of(
     return tuple(replace(row, ahead=not any(_beats(other, row) for other in rows)) for row in rows)
 
 
-def _compared(variant: Variant, runner: RecipeRunner) -> tuple[Verdict, ...]:
+def _compared(variant: Variant, runner: RecipeRunner) -> tuple[Check, ...]:
     """Comparisons that were made on the way to a variant, or of its end."""
     makers = {stage.key for stage in variant.making}
     mine = [

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sanac.core.artifact.model import Component, Model
+from sanac.core.check import Check
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.file_copy import digest_file
 from sanac.core.progress import Reporter
@@ -24,7 +25,7 @@ from sanac.runtime.backends import PAINTING, install_runners
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
 from sanac.verify.engine_candidates import Executed, executed, ready_engines
 from sanac.verify.onnx_candidates import ALIKE, LIMITS, TIPPED, WIDENED, Candidate, open_candidates
-from sanac.verify.parity import Case, Figure, Parity, ParityBackend, cases, compare, relative_error
+from sanac.verify.parity import Case, Parity, ParityBackend, cases, compare, relative_error
 from sanac.verify.parity_backends import EngineBackend, OnnxBackend, TorchBackend
 
 PSNR, SSIM = 40.0, 0.99
@@ -52,12 +53,12 @@ class VerifyReport:
     """What was found."""
 
     parity: Parity
-    others: tuple[Figure, ...]  # of other parts, and of pictures
+    others: tuple[Check, ...]  # of other parts, and of pictures
     notes: tuple[str, ...]  # how it was done, where that is not plain
     executed: Executed  # engines that were run
 
     @property
-    def figures(self) -> tuple[Figure, ...]:
+    def figures(self) -> tuple[Check, ...]:
         """All that the verdict hangs on."""
         return (*self.parity.figures, *self.others)
 
@@ -161,7 +162,7 @@ def _check_alike(candidate: Model, reference: Model) -> None:
         raise UsageError(names, why="they take other latents, captions or conditions")
 
 
-def _part(name: str, graph: Candidate | None, candidate: Model, reference: Model, limit: float | None) -> Figure | None:
+def _part(name: str, graph: Candidate | None, candidate: Model, reference: Model, limit: float | None) -> Check | None:
     """A text encoder or half of an autoencoder beside its like: as a graph, else as it is; None where there is none."""
     ours, theirs = (_component(model, _PARTS[name]) for model in (candidate, reference))
     if theirs is None and graph:
@@ -175,7 +176,7 @@ def _part(name: str, graph: Candidate | None, candidate: Model, reference: Model
         assert ours
         found = _answer(name, _opened(ours), given)
     least = (graph.unseen or graph.limit) if graph else LIMITS["fp32"]
-    return Figure(f"{name}, relative error", relative_error(found, wanted), limit or least)
+    return Check(f"{name}, relative error", relative_error(found, wanted), limit or least)
 
 
 def _component(model: Model, name: str) -> Component | None:
@@ -243,7 +244,7 @@ def _opened(part: Component) -> Any:
 
 def _pictures(
     candidate: Model, reference: Model, graphs: Mapping[str, Candidate], asked: VerifySettings
-) -> list[Figure]:
+) -> list[Check]:
     """The same prompts, the same noises, a whole trajectory each; the least alike pair decides."""
     batch, size = _taken_at_once(graphs, reference)
     count = -(-asked.pictures // batch) * batch if size else asked.pictures  # engines may want whole batches
@@ -269,9 +270,9 @@ def _pictures(
     try:
         found = painted(_with_graphs(ours, graphs, candidate))
     except InvalidInput:  # NaN, which no picture is made of
-        return [Figure(name, -math.inf, limit, most=False) for name, limit in zip(names, limits, strict=True)]
+        return [Check(name, -math.inf, limit, most=False) for name, limit in zip(names, limits, strict=True)]
     return [
-        Figure(name, choose(list(map(measure, found, wanted))), limit, most=False)
+        Check(name, choose(list(map(measure, found, wanted))), limit, most=False)
         for name, measure, limit in zip(names, (psnr, ssim), limits, strict=True)
     ]
 

@@ -4,7 +4,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from sanac.core import json_files
 from sanac.core.artifact.measurements import METRICS
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.staging import MEASUREMENTS
+from sanac.core.check import Check
 from sanac.core.errors import InvalidInput, UsageError
 
 BOUNDS = ("value", "low", "high")
@@ -50,49 +51,6 @@ class Gate:
         if any(not math.isfinite(limit) for limit in limits):
             found.append(f"{self.metric}: a limit that is no number passes nothing")
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One limit of a gate, and how it was kept."""
-
-    name: str  # 'evaluate-shapes/overall, lower bound'
-    value: float | None  # None: it was not measured
-    limit: float
-    most: bool
-    note: str = ""  # what the value is where it isn't the metric itself, or why there is none
-
-    @property
-    def passed(self) -> bool:
-        """Compared unrounded; what isn't there or is no number doesn't pass."""
-        if self.value is None or not math.isfinite(self.value):
-            return False
-        return self.value <= self.limit if self.most else self.value >= self.limit
-
-    @property
-    def text(self) -> str:
-        """By how much, in as many digits as it takes to see it."""
-        sign = "at most" if self.most else "at least"
-        if self.value is None:
-            return f"{self.name}: {self.note}; {sign} {self.limit:.12g} is wanted"
-        off = abs(self.value - self.limit)
-        margin = f"{off:.3g} to spare" if self.passed else f"{off:.3g} too {'much' if self.most else 'little'}"
-        note = f" ({self.note})" if self.note else ""
-        return f"{self.name}: {distinct_digits(self.value, self.limit)}{note}, {sign} {self.limit:.12g}: {margin}"
-
-    def to_json(self) -> dict[str, Any]:
-        """With what would have passed."""
-        value = self.value if self.value is not None and math.isfinite(self.value) else None
-        return asdict(self) | {"value": value, "passed": self.passed, "would pass": value, "text": self.text}
-
-
-def distinct_digits(value: float, limit: float) -> str:
-    """Rounded no further than that it still reads as what it is: 0.9457 beside a limit of 0.95."""
-    for digits in range(4, 17):
-        text = f"{value:.{digits}g}"
-        if (float(text) < limit, float(text) > limit) == (value < limit, value > limit):
-            return text
-    return repr(value)
 
 
 def read_gates(path: Path) -> tuple[Gate, ...]:
@@ -163,17 +121,17 @@ def sizes_of(model: Model) -> dict[str, float]:
 
 def judge(
     gates: Sequence[Gate], numbers: Mapping[str, float], baseline: Mapping[str, float] | None
-) -> tuple[Verdict, ...]:
+) -> tuple[Check, ...]:
     """Every limit of every gate."""
     return tuple(verdict for gate in gates for verdict in _judged(gate, numbers, baseline))
 
 
-def _judged(gate: Gate, numbers: Mapping[str, float], baseline: Mapping[str, float] | None) -> list[Verdict]:
+def _judged(gate: Gate, numbers: Mapping[str, float], baseline: Mapping[str, float] | None) -> list[Check]:
     name = gate.metric if gate.bound == "value" else f"{gate.metric}, {gate.bound} bound"
     value = numbers.get(gate.key)
     missing = "" if value is not None else _missing(gate, numbers)
     found = [
-        Verdict(name, value, limit, most, missing)
+        Check(name, value, limit, most, missing)
         for limit, most in ((gate.least, False), (gate.most, True))
         if limit is not None
     ]
@@ -183,10 +141,10 @@ def _judged(gate: Gate, numbers: Mapping[str, float], baseline: Mapping[str, flo
         base = None if baseline is None else baseline.get(gate.metric)
         why = missing or ("there is no baseline" if baseline is None else "the baseline has none")
         if value is None or base is None or base == 0:
-            found.append(Verdict(f"{name} / baseline", None, limit, most, why if base != 0 else "the baseline is 0"))
+            found.append(Check(f"{name} / baseline", None, limit, most, why if base != 0 else "the baseline is 0"))
         else:
             note = f"{value:.6g} of {base:.6g}"
-            found.append(Verdict(f"{name} / baseline", value / base, limit, most, note))
+            found.append(Check(f"{name} / baseline", value / base, limit, most, note))
     return found
 
 

@@ -3,12 +3,13 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from sanac.core.check import Check
 from sanac.core.family.architecture import Architecture, split_block
 from sanac.nn.quant.activations import ReplayError
 
@@ -100,26 +101,6 @@ def cases() -> list[Case]:
     return usual + [Case(kind, 2, 4, 6, 9, seed=100 + number) for number, kind in enumerate(HOSTILE)]
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One number, the limit that it is held to, and what it says."""
-
-    name: str
-    value: float
-    limit: float
-    most: bool = True  # whether the limit is the most that passes, or the least
-
-    @property
-    def passed(self) -> bool:
-        """The verdict; a number that is none never passes."""
-        return self.value <= self.limit if self.most else self.value >= self.limit
-
-    def to_json(self) -> dict[str, Any]:
-        """With the limit that would have passed."""
-        value = _number(self.value)
-        return asdict(self) | {"value": value, "passed": self.passed, "would pass": value}
-
-
 def _number(value: float) -> float | None:
     """JSON has no others."""
     return value if math.isfinite(value) else None
@@ -165,7 +146,7 @@ class Parity:
     unseen: float | None = None  # the median's, where the candidate rounds in between and it can't be seen how
 
     @property
-    def figures(self) -> tuple[Figure, ...]:
+    def figures(self) -> tuple[Check, ...]:
         """What the verdict hangs on."""
         broken = sum(not one.finite for one in self.compared)
         errors = [one.error if one.finite else math.inf for one in self.compared] or [math.inf]
@@ -173,15 +154,15 @@ class Parity:
         name, others = "relative error, at worst", []
         if off := [off for one in self.compared for off in one.off.values()]:
             name += ", rounded alike"
-            others.append(Figure("rounded otherwise, farthest", max(one.farthest for one in off), self._edge))
-            others.append(Figure("rounded otherwise, mean in steps", max(one.steps for one in off), STEPS))
+            others.append(Check("rounded otherwise, farthest", max(one.farthest for one in off), self._edge))
+            others.append(Check("rounded otherwise, mean in steps", max(one.steps for one in off), STEPS))
         elif self.unseen:
-            others.append(Figure("relative error, median", statistics.median(errors), self.unseen))
+            others.append(Check("relative error, median", statistics.median(errors), self.unseen))
         return (
-            Figure("cases that are not finite", broken, 0),
-            Figure(name, max(errors), self._most),
+            Check("cases that are not finite", broken, 0),
+            Check(name, max(errors), self._most),
             *others,
-            Figure("cosine, at worst", least, 1 - self._most, most=False),
+            Check("cosine, at worst", least, 1 - self._most, most=False),
         )
 
     @property
@@ -207,7 +188,8 @@ class Parity:
     @property
     def passing(self) -> float | None:
         """The limit that would pass, if there is one and this is none."""
-        measured = [figure.value for figure in self.figures[1:] if not figure.passed and figure.most]
+        failed = [figure for figure in self.figures[1:] if not figure.passed and figure.most]
+        measured = [figure.value for figure in failed if figure.value is not None]
         looser = replace(self, limit=max(measured), unseen=self.unseen and max(measured)) if measured else self
         return looser.limit if looser.passed and not self.passed and math.isfinite(looser.limit) else None
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sanac.core.check import Check
 from sanac.core.progress import Reporter
 from sanac.judge.intervals import Interval, mean
 from sanac.judge.rank_statistics import kendall, overlap, spearman
 from sanac.judge.shapes import grades
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings
 from sanac.shapes.prompts import Prompt, suite
-from sanac.verify.parity import Figure
 
 KENDALL, SPEARMAN, LOW = "Kendall's tau", "Spearman's rho", "Kendall's tau, lower bound"
 VERIFIERS: dict[str, Callable[[Prompt, Sequence[NDArray[np.generic]]], list[float]]] = {"shapes": grades}
@@ -46,12 +46,12 @@ class RankReport:
     asked: RankSettings
 
     @property
-    def figure(self) -> Figure | None:
+    def figure(self) -> Check | None:
         """The verdict, where a limit was given."""
         if self.asked.least is None:
             return None
         low = self.correlations[KENDALL].low if KENDALL in self.correlations else -1.0
-        return Figure(LOW, low, self.asked.least, most=False)
+        return Check(LOW, low, self.asked.least, most=False)
 
     def to_json(self) -> dict[str, Any]:
         """For reports."""

@@ -13,12 +13,13 @@ from diffusers import SanaTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from sanac.core.artifact.model import open_model
+from sanac.core.check import Check
 from sanac.core.checkpoint.locate import locate
 from sanac.export.external_data import link_external_data
 from sanac.export.graph import graph_of, serialized
 from sanac.export.transformer import transformer
 from sanac.runtime.onnx_session import OnnxSession
-from sanac.verify.parity import HOSTILE, USUAL, Case, Figure, Parity, _parts, compare
+from sanac.verify.parity import HOSTILE, USUAL, Case, Parity, _parts, compare
 from sanac.verify.parity_backends import OnnxBackend, TorchBackend
 
 FILE = "diffusion_pytorch_model.safetensors"
@@ -93,7 +94,7 @@ def test_keys_and_values_swapped(copy: Path, exported: Path) -> None:
     assert (found.passed, found.culprit) == (False, 5)
     worst = found.figures[1]
     assert not worst.passed
-    assert Figure(worst.name, worst.value, worst.to_json()["would pass"]).passed
+    assert Check(worst.name, worst.value, worst.to_json()["would pass"]).passed
 
 
 def test_a_block_that_got_lost(exported: Path, tmp_path: Path) -> None:
@@ -163,6 +164,6 @@ def test_where_errors_jump() -> None:
 
 
 def test_what_is_no_number_passes_no_limit() -> None:
-    assert not Figure("x", float("nan"), 1.0).passed
-    assert not Figure("x", float("nan"), 1.0, most=False).passed
-    assert Figure("x", 1.0, 1.0).passed
+    assert not Check("x", float("nan"), 1.0).passed
+    assert not Check("x", float("nan"), 1.0, most=False).passed
+    assert Check("x", 1.0, 1.0).passed
