@@ -24,6 +24,7 @@ import onnx
 from onnx import TensorProto
 
 from sanac.core.artifact.engine_record import bindings
+from sanac.core.atomic import PARTIAL, atomic_path
 from sanac.core.process import end_with
 from sanac.nn.allocator import give_back_when_freed
 
@@ -276,12 +277,10 @@ def _timing_cache(task: BuildTask, config: Any) -> Path | None:
 
 def _keep_timings(path: Path, config: Any) -> None:
     """At once or not at all; an engine is not lost over it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_bytes(bytes(config.get_timing_cache().serialize()))
-        partial.replace(path)
+        with atomic_path(path, f".{os.getpid()}{PARTIAL}") as partial:
+            partial.write_bytes(bytes(config.get_timing_cache().serialize()))
     except OSError as error:
-        partial.unlink(missing_ok=True)
         say(log="warning", text=f"the timings were not kept: {error}")
 
 

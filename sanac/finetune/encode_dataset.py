@@ -3,7 +3,6 @@
 After that neither autoencoder nor text encoder is loaded again. A stopped run goes on behind its last whole part.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sanac.core import json_files
 from sanac.core.artifact.model import Model
-from sanac.core.artifact.staging import write_flushed
+from sanac.core.atomic import write_atomically
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.progress import Reporter
 from sanac.finetune.image_text_data import ImageText, SkipReport, Source
 from sanac.nn.calibration.text_encoding import EncodedPrompts, open_encoder
 from sanac.nn.component_loading import quantized_parts
 from sanac.nn.device import shrinkage
+from sanac.nn.save_tensors import save_tensors
 from sanac.nn.silence_libraries import quiet
 
 SCHEMA = 1  # raised when the same pairs would give other parts
@@ -57,7 +56,6 @@ class Folder:
         """Write a part, then that it is there."""
         self.path.mkdir(parents=True, exist_ok=True)
         part = self.path / f"part-{number:05d}.safetensors"
-        partial = part.with_suffix(".partial")
         tensors = {
             "latents": latents,
             "embeddings": captions.embeddings,
@@ -65,17 +63,12 @@ class Folder:
             "empty": captions.empty,
             "empty_mask": captions.empty_mask,
         }
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(part)
+        save_tensors(tensors, part)
         self.note(record)
 
     def note(self, record: dict[str, Any]) -> None:
         """Write down how far it is."""
-        fresh = self.path / f"{RECORD}.new"
-        write_flushed(fresh, json_files.pretty(record))
-        fresh.replace(self.path / RECORD)
+        write_atomically(self.path / RECORD, json_files.pretty(record))
 
 
 def pixels(model: Model, side: int) -> int:

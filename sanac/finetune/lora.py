@@ -1,15 +1,14 @@
 """LoRA by peft: a few weights are trained beside the model's own, then folded into them, or kept as a file."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sanac.core.errors import MissingResource
 from sanac.core.family.architecture import Architecture
+from sanac.nn.save_tensors import save_tensors
 
 _BASE = ".base_layer."
 
@@ -47,13 +46,6 @@ def merged(student: nn.Module) -> dict[str, Tensor]:
 
 def save_adapter(weights: Mapping[str, Tensor], file: Path) -> None:
     """What was trained, as diffusers' `load_lora_weights` and `--lora` read it."""
-    tensors = {
-        f"transformer.{name.replace('.default.', '.')}": tensor.detach().cpu().contiguous()
-        for name, tensor in weights.items()
-    }
+    tensors = {f"transformer.{name.replace('.default.', '.')}": tensor for name, tensor in weights.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    save_file(tensors, partial)
-    with partial.open("rb") as written:
-        os.fsync(written.fileno())
-    partial.replace(file)
+    save_tensors(tensors, file)

@@ -1,15 +1,14 @@
 """The model that is trained: diffusers' own transformer, filled from the checkpoint; and its weights back to a file."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sanac.core.artifact.model import Model
 from sanac.core.errors import InvalidInput
+from sanac.nn.save_tensors import save_tensors
 from sanac.nn.streaming import DTYPES, read_tensor, refuse_loras
 
 
@@ -37,12 +36,8 @@ def save_weights(weights: Mapping[str, Tensor], model: Model, file: Path) -> Non
     refs = model.weights.tensors
     missing = refs.keys() ^ weights.keys()
     assert not missing, sorted(missing)[:3]
-    stored = {name: weights[name].detach().to(DTYPES[ref.dtype]).cpu().contiguous() for name, ref in refs.items()}
+    stored = {name: weights[name].detach().to(DTYPES[ref.dtype]) for name, ref in refs.items()}
     for name, tensor in stored.items():
         if not torch.isfinite(tensor).all():
             raise InvalidInput(f"training made {name} NaN or infinite", hint="a lower --learning-rate")
-    partial = file.with_suffix(".partial")
-    save_file(stored, partial)
-    with partial.open("rb") as written:
-        os.fsync(written.fileno())
-    partial.replace(file)
+    save_tensors(stored, file)

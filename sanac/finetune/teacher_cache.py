@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sanac.core import json_files
-from sanac.core.artifact.staging import write_flushed
+from sanac.core.atomic import write_atomically
 from sanac.core.errors import InvalidInput
 from sanac.core.progress import Reporter
 from sanac.finetune.batches import Batch
@@ -118,7 +118,7 @@ class TeacherPass:
                     numbers = range(done, min(count, done + together))
                     self._teach(found, numbers)
                     done = numbers.stop
-                    write_flushed(folder / "done.json", json_files.pretty({"key": key, "done": done}))
+                    write_atomically(folder / "done.json", json_files.pretty({"key": key, "done": done}))
                     reporter.advance(len(numbers))
             finally:
                 reporter.end()

@@ -4,12 +4,11 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sanac.core import json_files
-from sanac.core.artifact.staging import write_flushed
+from sanac.core.atomic import write_atomically
 from sanac.core.errors import InvalidInput, MissingResource
 
 MOST_BYTES = 100_000_000
@@ -38,13 +37,9 @@ def read_lines(path: Path, parse: Callable[[dict[str, Any]], Parsed]) -> list[Pa
 def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
     """One value per line, keys in their own order; the file appears whole or not at all."""
     data = "".join(f"{json.dumps(value, allow_nan=False)}\n" for value in values).encode()
-    temporary = path.with_name(f"{path.name}.partial")
     try:
-        write_flushed(temporary, data)
-        temporary.replace(path)
+        write_atomically(path, data)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise MissingResource(
             f"cannot write {path}", why=error.strerror or str(error), hint="name another file"
         ) from error

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from sanac.core import json_files
 from sanac.core.artifact.cache import load_cached, store_cached
@@ -19,6 +18,7 @@ from sanac.nn.blocks.block import POINT
 from sanac.nn.calibration.block_subsets import BlockSubset
 from sanac.nn.calibration.job import Calibration, calibration
 from sanac.nn.calibration.settings import CalibrationSettings
+from sanac.nn.save_tensors import save_tensors
 from sanac.prune.repair import RIDGES, ROUNDS, Repair, fit, gaps_of
 
 REPAIR_SCHEMA = 1  # raised when the same settings would give other changes
@@ -96,10 +96,9 @@ class RepairJob:
             with torch.no_grad():
                 found, report = _fitted(self.states, self.kept, reporter)
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial = self.folder / "changes.partial"
-            save_file({name: change.cpu().contiguous() for name, change in found.changes.items()}, partial)
-            report |= {"key": self.key, "changes": digest_file(partial)}
-            partial.replace(self.folder / "changes.safetensors")
+            changes = self.folder / "changes.safetensors"
+            save_tensors(found.changes, changes)
+            report |= {"key": self.key, "changes": digest_file(changes)}
             store_cached(self.folder / "repair.json", report)
         additions = read_header(self.folder / "changes.safetensors").tensors
         return replace(

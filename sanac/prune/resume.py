@@ -1,6 +1,5 @@
 """How far a measurement has come, saved beside its result: a stopped run continues inside a step of the sampler."""
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,10 +7,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sanac.nn.calibration.sampling import SweepProgress
+from sanac.nn.save_tensors import save_tensors
 
 _PAUSE = 2.0  # seconds between two saves at least,
 _SHARE = 50.0  # and so many times what the last one took: saving takes a fiftieth of the time at most
@@ -46,16 +45,12 @@ class ResumeFile:
         place = {"key": self.key, "finished": str(saved.finished), "step": "", "block": ""}
         tensors = {"values": saved.values}
         if saved.velocities:
-            tensors["velocities"] = torch.stack(saved.velocities).cpu().contiguous()
+            tensors["velocities"] = torch.stack(saved.velocities)
         if saved.begun:
             place |= {"step": str(saved.begun.step), "block": str(saved.begun.block)}
-            tensors |= {f"state.{n}": state.cpu().contiguous() for n, state in enumerate(saved.begun.states)}
+            tensors |= {f"state.{n}": state for n, state in enumerate(saved.begun.states)}
         self.path.parent.mkdir(exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        save_file(tensors, partial, place)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        save_tensors(tensors, self.path, place)
         now = time.monotonic()
         self._due = now + max(_PAUSE, _SHARE * (now - since))
 

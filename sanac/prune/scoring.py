@@ -9,7 +9,7 @@ import torch
 
 from sanac.core import json_files
 from sanac.core.artifact.model import Model
-from sanac.core.artifact.staging import write_flushed
+from sanac.core.atomic import write_atomically
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.progress import Reporter
 from sanac.nn.calibration.cost import CostEstimate, not_computed_yet
@@ -84,9 +84,7 @@ class ScoringJob:
         self.job.chunk(captions)  # too small a limit leaves no folder
         self.folder.mkdir(parents=True, exist_ok=True)
         scores = analyze(self.job, captions, self.folder, reporter, data)
-        fresh = self.file.with_name("scores.json.new")
-        write_flushed(fresh, json_files.pretty(scores.to_json() | {"key": self.job.key}))
-        fresh.replace(self.file)
+        write_atomically(self.file, json_files.pretty(scores.to_json() | {"key": self.job.key}))
         shutil.rmtree(self.folder / PROGRESS, ignore_errors=True)
         return scores
 

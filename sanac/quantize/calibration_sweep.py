@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sanac.core.checkpoint.quant_json import PACKED, STATIC, QuantConfig, WeightSpec, part_name
@@ -18,6 +17,7 @@ from sanac.nn.blocks.block import Conditioning, QuantizedBlock, Tensors, block
 from sanac.nn.calibration.states import CalibrationStates
 from sanac.nn.quant.activations import ActivationQuantizer, channels_last, factors
 from sanac.nn.quant.weights import ROUNDINGS, dequantize_weight, pack, quantize_weight
+from sanac.nn.save_tensors import save_tensors
 from sanac.nn.streaming import DTYPES, map_tensor
 from sanac.quantize.activation_scales import ActivationSample, fit_activations, smoothed_weight
 from sanac.quantize.gptq import corrected, order_and_factor
@@ -137,14 +137,12 @@ class Sweep:
             name = block_name(index, rest)
             if found.packing.rounding == "gptq":
                 values = pack(found.stored) if self.layout == PACKED and found.packing.form == "int4" else found.stored
-                tensors[part_name(name, "qdata")] = values.view(found.packing.stored_shape(self.layout)).cpu()
+                tensors[part_name(name, "qdata")] = values.view(found.packing.stored_shape(self.layout))
             if found.exponents is not None:
-                tensors[part_name(name, "smooth")] = found.exponents.cpu()
+                tensors[part_name(name, "smooth")] = found.exponents
             if found.packing.given and found.packing.given.scale:
                 scales[name] = found.packing.given.scale
-        partly = file.with_suffix(".partial")
-        save_file(tensors, partly, {"key": self.key, "scales": json.dumps(scales)})
-        partly.replace(file)
+        save_tensors(tensors, file, {"key": self.key, "scales": json.dumps(scales)})
 
 
 def fit_in(header: Header, name: str) -> CalibratedWeight:

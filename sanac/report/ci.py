@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sanac.core.artifact.staging import write_flushed
+from sanac.core.atomic import write_atomically
 from sanac.core.check import Check
 from sanac.core.errors import InvalidInput
 
@@ -75,7 +75,7 @@ def junit(path: Path, title: str, checks: Sequence[Check]) -> None:
     data = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_flushed(path, data + b"\n")
+        write_atomically(path, data + b"\n")
     except OSError as error:
         raise InvalidInput(
             f"cannot write {path}", why=error.strerror or str(error), hint="choose another --junit"

@@ -14,7 +14,8 @@ from typing import Any
 
 from sanac.core import json_files
 from sanac.core.artifact.manifest import MANIFEST, check_sealed, read_manifest
-from sanac.core.artifact.staging import MEASUREMENTS, write_flushed
+from sanac.core.artifact.staging import MEASUREMENTS
+from sanac.core.atomic import write_atomically
 from sanac.core.errors import MissingResource, SanacError, Terminated
 from sanac.core.file_copy import digest_file
 from sanac.core.progress import Reporter
@@ -117,9 +118,7 @@ class RecipeRunner:
         record |= {"digest": digest_file(file), "data": data}
         path = self._record(stage)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        write_flushed(partial, json_files.pretty(record))
-        partial.replace(path)
+        write_atomically(path, json_files.pretty(record))
         return StageResult(stage, status, out, data, seconds)
 
     def _command(self, stage: RecipeStage, *, apart: bool) -> tuple[list[str], Path, Path]:

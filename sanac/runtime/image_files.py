@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, PngImagePlugin
 
+from sanac.core.atomic import atomic_path
 from sanac.core.errors import InvalidInput
 
 _GAP, _LINE = 8, 14  # pixels around a picture on a sheet, and per line of its caption
@@ -27,14 +28,11 @@ def save_picture(path: Path, picture: NDArray[np.uint8], about: Mapping[str, Any
 
 
 def _save(image: Image.Image, path: Path, notes: PngImagePlugin.PngInfo | None = None) -> None:
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        image.save(partial, format="PNG", optimize=True, pnginfo=notes)
-        partial.replace(path)
+        with atomic_path(path) as partial:
+            image.save(partial, format="PNG", optimize=True, pnginfo=notes)
     except OSError as error:
         raise _unwritable(path, error.strerror or str(error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def save_sheet(

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from sanac.core import json_files
 from sanac.core.artifact.engine_record import Record, bindings, check_file, check_runs_here
+from sanac.core.atomic import PARTIAL, atomic_path
 from sanac.core.errors import InvalidInput, MissingResource
 from sanac.core.resources import user_cache
 from sanac.core.units import bytes_text
@@ -179,13 +181,10 @@ class _Kernels:
         """Once it has been run."""
         if self.cache is None:
             return
-        partial = self.path.with_suffix(f".{os.getpid()}")
-        try:
+        with suppress(OSError):  # a cache that can't be written costs time, no more
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(bytes(self.cache.serialize()))
-            partial.replace(self.path)
-        except OSError:  # a cache that can't be written costs time, no more
-            partial.unlink(missing_ok=True)
+            with atomic_path(self.path, f".{os.getpid()}{PARTIAL}") as partial:
+                partial.write_bytes(bytes(self.cache.serialize()))
         self.cache = None
 
 

@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from diffusers import AutoencoderDC
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from sanac.core.progress import Reporter
 from sanac.finetune import shapes_data
 from sanac.finetune.shapes_data import captions, draw_lessons
+from sanac.nn.save_tensors import save_tensors
 from sanac.tiny.build import IMAGE_SIZE
 
 
@@ -55,7 +56,6 @@ def encode_scenes(vae: AutoencoderDC, count: int, seed: int, file: Path, reporte
             reporter.advance(len(part))
         reporter.end()
         found = {"latents": torch.cat(chunks), "chosen": torch.from_numpy(chosen)}
-        save_file(found, file.with_suffix(".partial"))
-        file.with_suffix(".partial").replace(file)
+        save_tensors(found, file)
     found = load_file(file)
     return SceneLatents(found["latents"].to(vae.device), found["chosen"], identity)

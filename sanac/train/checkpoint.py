@@ -1,7 +1,6 @@
 """What a run leaves on disk to continue from: one safetensors file per checkpoint, renamed into place; no pickle."""
 
 import json
-import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -10,11 +9,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sanac.core.errors import InvalidInput
 from sanac.core.progress import Reporter
+from sanac.nn.save_tensors import save_tensors
 
 KEPT = 2  # the newest, and one before it should the newest be damaged
 _RECORD = "sanac"
@@ -36,16 +35,9 @@ def environment(device: torch.device, *, compiled: bool) -> dict[str, str]:
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Path:
     """Write the checkpoint after `step` steps, flushed and renamed; drop those that are no longer needed."""
     path = folder / f"step-{step:07d}.safetensors"
-    partial = path.with_suffix(".partial")
     # a tensor may share memory with another (tied weights): each is saved on its own
-    save_file(
-        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-        partial,
-        {_RECORD: json.dumps({**record, "step": step}, sort_keys=True)},
-    )
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_tensors(stored, path, {_RECORD: json.dumps({**record, "step": step}, sort_keys=True)})
     files = _newest_first(folder)
     place = files.index(path)
     for old in (*files[:place], *files[place + KEPT :]):  # what claims to be further couldn't be read

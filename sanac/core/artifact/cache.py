@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sanac.core import json_files
-from sanac.core.artifact.staging import write_flushed
+from sanac.core.atomic import write_atomically
 from sanac.core.errors import InvalidInput
 
 
@@ -27,6 +27,4 @@ def load_cached(file: Path, key: str, fields: Mapping[str, type]) -> dict[str, A
 def store_cached(file: Path, found: Mapping[str, Any]) -> None:
     """Write it; it appears whole."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    write_flushed(partial, json_files.pretty(dict(found)))
-    partial.replace(file)
+    write_atomically(file, json_files.pretty(dict(found)))

@@ -9,6 +9,7 @@ from typing import Any
 
 from sanac.core import json_files
 from sanac.core.artifact.manifest import Manifest, changed_after_sealing, check_sealed, read_manifest
+from sanac.core.artifact.staging import UNFINISHED
 from sanac.core.checkpoint.locate import TINY, Located, inside
 from sanac.core.checkpoint.lora import Patch, parse_word, read_patches
 from sanac.core.checkpoint.weights import PTH_SUFFIXES, Weights, in_diffusers_names, open_file, open_folder
@@ -220,7 +221,7 @@ def _component(located: Located, name: str, class_name: str, folder: Path) -> Co
 
 def _belongs(path: Path, *, has_weights: bool) -> bool:
     """Configs, vocabularies and the like; weights in other formats or variants only where there is nothing else."""
-    if path.name.startswith(".") or path.name.endswith(".unfinished") or path.is_dir():
+    if path.name.startswith(".") or path.name.endswith(UNFINISHED) or path.is_dir():
         return False
     return not has_weights or not (path.suffix in OTHER_WEIGHTS or ".index." in path.name)
 

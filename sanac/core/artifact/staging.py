@@ -17,11 +17,13 @@ from typing import Any
 
 from sanac.core import json_files
 from sanac.core.artifact.manifest import MANIFEST, Manifest, check_sealed, read_manifest
+from sanac.core.atomic import PARTIAL, atomic_path, flush, write_flushed
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.file_copy import FileRecord, digest_bytes
 
 ORIGIN = "origin.json"  # where the source lay on the machine that ran the stage; not sealed
 MEASUREMENTS = "measurements/"  # what verbs measured of an artifact; not sealed
+UNFINISHED = ".unfinished"  # the end of the name of a file that is being written into an artifact
 _NAMES = "names.json"  # in it, of what an addition is about to write
 _STATE = ".sanac"  # inside OUT.partial: lock and journal, gone once the artifact stands
 
@@ -41,10 +43,8 @@ class StagingArea:
         if name not in self.files:
             target = self.partial / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = target.with_name(target.name + ".unfinished")
-            written = write(unfinished)
-            unfinished.rename(target)
-            flush_folder(target.parent)
+            with atomic_path(target, UNFINISHED) as unfinished:
+                written = write(unfinished)
             _append(self._journal, {"path": name} | asdict(written))
             self.files[name] = written
         return self.files[name]
@@ -53,7 +53,7 @@ class StagingArea:
         """Have these bytes as the file `name`."""
 
         def write(path: Path) -> FileRecord:
-            write_flushed(path, data)
+            path.write_bytes(data)
             return FileRecord(len(data), digest_bytes(data))
 
         self.place(name, write)
@@ -64,14 +64,14 @@ class StagingArea:
             write_flushed(self.partial / name, data)
         write_flushed(self.partial / MANIFEST, json_files.pretty(manifest.to_json()))
         _drop_strangers(self.partial, {*manifest.files, *unsealed, MANIFEST})
-        flush_folder(self.partial)
+        flush(self.partial)
         replaced = replaced_name(self.out)
         if replaced.exists():  # an artifact that an interrupted replacement moved aside: open_stage looked at it
             shutil.rmtree(replaced)
         if self.out.exists():
             self.out.rename(replaced)
         self.partial.rename(self.out)
-        flush_folder(self.out.parent)
+        flush(self.out.parent)
         shutil.rmtree(self.out / _STATE)
         shutil.rmtree(replaced, ignore_errors=True)
 
@@ -176,7 +176,7 @@ def open_addition(artifact: Path, key: str, names: Iterable[str]) -> Iterator[St
         with _locked(state / "lock", artifact):
             (state / "journal.jsonl").unlink(missing_ok=True)
             every = dict.fromkeys([*wanted, *_left_names(artifact)])
-            paths = [path for name in every for path in (artifact / name, artifact / f"{name}.unfinished")]
+            paths = [path for name in every for path in (artifact / name, artifact / f"{name}{UNFINISHED}")]
             write_flushed(state / _NAMES, json_files.pretty({"names": [*every]}))
             _drop_unlisted(artifact, paths)
             try:
@@ -218,15 +218,13 @@ def _drop_unlisted(artifact: Path, paths: Iterable[Path]) -> None:
 
 def reseal(artifact: Path, manifest: Manifest) -> None:
     """Put another manifest in the place of an artifact's, at once or not at all."""
-    unfinished = artifact / f"{MANIFEST}.unfinished"
-    write_flushed(unfinished, json_files.pretty(manifest.to_json()))
-    unfinished.rename(artifact / MANIFEST)
-    flush_folder(artifact)
+    with atomic_path(artifact / MANIFEST, UNFINISHED) as unfinished:
+        unfinished.write_bytes(json_files.pretty(manifest.to_json()))
 
 
 def partial_name(out: Path) -> Path:
     """Where `out` grows."""
-    return out.with_name(out.name + ".partial")
+    return out.with_name(out.name + PARTIAL)
 
 
 def replaced_name(out: Path) -> Path:
@@ -331,23 +329,6 @@ def _drop_strangers(partial: Path, wanted: set[str]) -> None:
             relative = path.relative_to(partial)
             if relative.parts[0] != _STATE and relative.as_posix() not in wanted:
                 path.unlink()
-
-
-def write_flushed(path: Path, data: bytes) -> None:
-    """Write a small file and flush it to disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def flush_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename in it survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def origin_of(artifact: Path) -> str:

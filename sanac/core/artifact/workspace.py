@@ -11,7 +11,7 @@ from typing import Any
 
 from sanac.core import json_files
 from sanac.core.artifact.manifest import read_manifest
-from sanac.core.artifact.staging import write_flushed
+from sanac.core.atomic import write_atomically
 from sanac.core.checkpoint.locate import DEFAULT_MODEL
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 
@@ -52,9 +52,7 @@ def record(folder: Path, word: str, head: Path | None = None) -> Workspace:
         place = _seen_from(folder, head) if head else current.head
         updated = replace(current, source=_source(current, word), head=place)
         value: dict[str, Any] = {"schema": SCHEMA, "source": updated.source, "head": updated.head}
-        temporary = folder / "workspace.json.new"
-        write_flushed(temporary, json_files.pretty(value))
-        temporary.rename(folder / "workspace.json")
+        write_atomically(folder / "workspace.json", json_files.pretty(value))
     return updated
 
 

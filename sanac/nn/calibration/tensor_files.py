@@ -1,18 +1,17 @@
 """Tensors that a user brings along in a .safetensors file: caption embeddings, latents. Checked as an attack."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sanac.core.errors import InvalidInput
 from sanac.core.safetensors_header import TensorRef, read_header
 from sanac.nn.calibration.text_encoding import EncodedPrompts, trimmed
+from sanac.nn.save_tensors import save_tensors
 
 _FLOATS = ("F32", "F16", "BF16")
 _INTEGERS = ("BOOL", "U8", "I32", "I64")
@@ -108,10 +107,6 @@ def read_captions(file: TensorFile, count: int | None = None) -> EncodedPrompts:
 def write_captions(captions: EncodedPrompts, path: Path) -> None:
     """Write the file that `open_captions` opens; it appears whole or not at all."""
     names = ("embeddings", "mask", "empty", "empty_mask")
-    tensors = {name: getattr(captions, name).cpu().contiguous() for name in names}
+    tensors = {name: getattr(captions, name) for name in names}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    save_file(tensors, partial)
-    with partial.open("rb") as written:
-        os.fsync(written.fileno())
-    partial.replace(path)
+    save_tensors(tensors, path)
