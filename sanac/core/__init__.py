@@ -1,1 +1,1 @@
-"""Bytes, names and plans of SANA checkpoints. Nothing in here imports torch."""
+"""SANA checkpoints without torch: tensor names, file formats, block plans, and artifacts as they are written."""

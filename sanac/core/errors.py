@@ -1,18 +1,18 @@
-"""What can go wrong, and the exit code that each kind of failure ends in."""
+"""The error hierarchy, and the exit code of each kind of failure."""
 
 from collections.abc import Sequence
 from typing import ClassVar
 
 
 class SanacError(Exception):
-    """An expected failure: what and where (message), why, and what to try next (hint).
+    """An expected failure: what happened and to which file (message), why, and what to type next (hint).
 
-    `problems` lists everything that is wrong when there is more than one thing to say.
+    `problems` lists every problem when there is more than one.
     """
 
     exit_code: ClassVar[int] = 1
     status: ClassVar[str] = "error"
-    usual_hint: ClassVar[str] = ""  # what helps most often, where nothing better is known
+    usual_hint: ClassVar[str] = ""  # used when the caller passes no hint
 
     def __init__(self, message: str, *, why: str = "", hint: str = "", problems: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -23,20 +23,20 @@ class SanacError(Exception):
 
 
 class UsageError(SanacError):
-    """The command line or a recipe asks for something that makes no sense."""
+    """The command line or a recipe is invalid or contradictory."""
 
     exit_code = 2
 
 
 class InvalidInput(SanacError):
-    """A file the user pointed at is not what it should be."""
+    """An input file is damaged, malformed, or not of the expected kind."""
 
     exit_code = 3
-    usual_hint = "get the file again from where it came, or run again what wrote it"
+    usual_hint = "fetch the file again, or rerun the command that wrote it"
 
 
 class MissingResource(SanacError):
-    """The environment lacks something: an extra, a GPU, memory, disk space, a download, a free lock."""
+    """The environment is missing a resource: an extra, a GPU, memory, disk space, a download, a free lock."""
 
     exit_code = 4
 
@@ -49,6 +49,6 @@ class VerdictNo(SanacError):
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived. Not an Exception, so that nothing on the way out swallows it."""
+    """SIGTERM arrived. A BaseException, so that no `except Exception` swallows it."""
 
     exit_code: ClassVar[int] = 75

@@ -1,4 +1,4 @@
-"""JSON as this project reads and writes it: strict on the way in, one canonical form on the way out."""
+"""JSON files: a strict parser, a canonical form for content keys, a pretty form for people."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def _no_constants(text: str) -> float:
 
 
 def parse(data: bytes, where: str) -> Any:
-    """The JSON value in `data`; duplicate keys, NaN and bad UTF-8 are errors, as is nesting without end."""
+    """The JSON value in `data`. Duplicate keys, NaN, bad UTF-8 and unbounded nesting are InvalidInput."""
     try:
         return json.loads(
             data.decode("utf-8"),
@@ -45,7 +45,7 @@ def parse(data: bytes, where: str) -> Any:
 
 
 def parse_object(data: bytes, where: str) -> dict[str, Any]:
-    """The JSON object in `data`."""
+    """The JSON object in `data`; InvalidInput for any other JSON value."""
     value = parse(data, where)
     if not isinstance(value, dict):
         raise InvalidInput(f"{where} does not hold a JSON object", why=f"it holds a {type(value).__name__}")
@@ -53,7 +53,7 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
+    """The JSON object in the file `path`; InvalidInput if it is too large, unreadable or not an object."""
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
@@ -64,15 +64,15 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def canonical(value: Any) -> bytes:
-    """One byte string for equal values: sorted keys, no spaces."""
+    """Canonical JSON: equal values give equal bytes (sorted keys, no spaces)."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def pretty(value: Any) -> bytes:
-    """For people: sorted keys, two spaces, a newline at the end."""
+    """Readable JSON: sorted keys, an indent of two spaces, a final newline."""
     return (json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n").encode()
 
 
 def key_of(value: Any) -> str:
-    """The sha256 of the canonical form: what content keys are made of."""
+    """The SHA-256 of the canonical form of `value`, used as a content key."""
     return hashlib.sha256(canonical(value)).hexdigest()

@@ -1,4 +1,4 @@
-"""A process that works for another one, and ends with it."""
+"""Child processes that the kernel ends together with their parent."""
 
 import ctypes
 import os
@@ -7,6 +7,6 @@ _DIE_WITH_PARENT, _KILL = 1, 9
 
 
 def end_with(parent: int) -> bool:
-    """Have the kernel end this process when `parent` ends; False where it has ended already."""
+    """Have the kernel kill this process when `parent` ends; False if `parent` has already ended."""
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, _KILL)
     return os.getppid() == parent

@@ -1,50 +1,50 @@
-"""How a long job says what it is doing, without knowing whether anyone listens or how it is shown."""
+"""The reporter protocol: how library code reports progress, notes and warnings without printing."""
 
 from typing import Protocol
 
 
 class Reporter(Protocol):
-    """What a library function may say while it works. Only `cli` decides how it looks."""
+    """Receives notes, warnings and progress from library functions. Only `cli` decides how they are shown."""
 
     def note(self, text: str) -> None:
-        """Something worth knowing: what was chosen, what will be needed."""
+        """Report a fact for every user: a default that was chosen, a resource estimate."""
 
     def detail(self, text: str) -> None:
-        """Something for those who want to see more."""
+        """Report a detail for --verbose."""
 
     def warn(self, text: str) -> None:
-        """Something the user should look at: a setting that is ignored, a doubt."""
+        """Report something the user should check: an ignored setting, an unreliable result."""
 
     def begin(self, label: str, total: int, unit: str = "") -> None:
-        """A job of `total` bytes starts, or of whatever `unit` names: steps, images."""
+        """Start a progress bar of `total` bytes, or of `total` times `unit` (steps, images)."""
 
     def advance(self, amount: int) -> None:
-        """`amount` more of it is done."""
+        """Advance the progress bar by `amount`."""
 
     def end(self) -> None:
-        """The job is over."""
+        """Close the progress bar."""
 
 
 class NullReporter:
-    """A Talk for callers who don't listen."""
+    """A Reporter that discards everything."""
 
     def note(self, text: str) -> None:
-        """Say nothing."""
+        """Discard it."""
 
     def detail(self, text: str) -> None:
-        """Say nothing."""
+        """Discard it."""
 
     def warn(self, text: str) -> None:
-        """Say nothing."""
+        """Discard it."""
 
     def begin(self, label: str, total: int, unit: str = "") -> None:
-        """Say nothing."""
+        """Discard it."""
 
     def advance(self, amount: int) -> None:
-        """Say nothing."""
+        """Discard it."""
 
     def end(self) -> None:
-        """Say nothing."""
+        """Discard it."""
 
 
 NULL_REPORTER: Reporter = NullReporter()

@@ -1,4 +1,4 @@
-"""What a job will need of this machine, and whether it is there: said first, refused at once."""
+"""Disk, memory and time that a job needs, checked against this machine before the job starts."""
 
 import os
 import shutil
@@ -9,13 +9,13 @@ from sanac.core.errors import MissingResource
 from sanac.core.progress import Reporter
 from sanac.core.units import bytes_text, duration_text
 
-_ASSUMED_RATE = 400e6  # bytes a second read, written and digested on a plain cloud disk
+_ASSUMED_RATE = 400e6  # bytes per second read, written and hashed on an ordinary cloud disk
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes of disk at a place, bytes of memory, and bytes to push through for the time estimate."""
+    """A job's resource estimate: bytes of disk and of memory, and bytes to copy (`traffic`) for the time estimate."""
 
     disk: int
     memory: int
@@ -23,12 +23,12 @@ class Needs:
 
     @property
     def seconds(self) -> float:
-        """A guess of how long it takes."""
+        """Estimated seconds that the job takes."""
         return self.traffic / _ASSUMED_RATE
 
 
 def check_room(needs: Needs, place: Path, reporter: Reporter) -> None:
-    """Say what the job needs; Lacking when it is not there."""
+    """Report what the job needs; MissingResource if `place` has too little disk or the machine too little memory."""
     folder = existing(place)
     disk, memory = shutil.disk_usage(folder).free, available_memory()
     line = f"needs {bytes_text(needs.memory)} of memory (free: {bytes_text(memory)})"
@@ -50,23 +50,23 @@ def check_room(needs: Needs, place: Path, reporter: Reporter) -> None:
 
 
 def user_cache() -> Path:
-    """Where what can be made again is kept for the next time."""
+    """The user's cache folder for results that can be recomputed."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sanac"
 
 
 def existing(place: Path) -> Path:
-    """The nearest folder above `place` that exists."""
+    """The nearest existing folder: `place` itself or one of its parents."""
     return next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.is_dir())
 
 
 def available_memory() -> int:
-    """Bytes that can be taken without swapping: what the kernel says, within the container's limit."""
+    """Bytes of memory available without swapping: the kernel's figure, capped by the container's limit."""
     free = _meminfo().get("MemAvailable") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(free, _container_room())
 
 
 def total_memory() -> int:
-    """Bytes of memory in this machine."""
+    """Bytes of physical memory in this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -79,7 +79,7 @@ def _meminfo() -> dict[str, int]:
 
 
 def _container_room() -> int:
-    """What a cgroup (v2) still allows; file pages it counts can be given back. No limit: a very large number."""
+    """Bytes that the cgroup (v2) still allows, counting its reclaimable file pages as free; 2^62 without a limit."""
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
         used = int((_CGROUP / "memory.current").read_text())

@@ -1,4 +1,4 @@
-"""What a .safetensors file holds, from its header alone. The file is treated as an attack."""
+"""The tensors of a .safetensors file, read from its header alone. The file is treated as untrusted."""
 
 import math
 import os
@@ -37,7 +37,7 @@ DTYPE_BITS = {
 
 @dataclass(frozen=True, slots=True)
 class TensorRef:
-    """One tensor, not loaded: where its bytes lie and how to read them."""
+    """A tensor that is not loaded: the byte range, dtype and shape to read it by."""
 
     name: str
     dtype: str
@@ -48,13 +48,13 @@ class TensorRef:
 
     @property
     def count(self) -> int:
-        """How many elements it has."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A parsed header: its tensors in file order, and the raw bytes it was parsed from."""
+    """A parsed header: its tensors in file order, and the raw bytes of the header."""
 
     path: Path
     raw: bytes
@@ -63,7 +63,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Parse and check the header of `path`: sizes, names, dtypes, offsets without hole or overlap."""
+    """Parse and check the header of `path`: sizes, names, dtypes, and offsets without gaps or overlaps."""
     try:
         with path.open("rb") as file:
             file_size = os.fstat(file.fileno()).st_size
@@ -91,7 +91,7 @@ def read_header(path: Path) -> Header:
             f"the header of {path} is broken",
             why=problems[0],
             problems=problems,
-            hint="the file is damaged or was cut off on its way: fetch it again",
+            hint="the file is damaged or truncated: fetch it again",
         )
     return Header(path, raw, {ref.name: ref for ref in refs}, metadata)
 
@@ -106,7 +106,7 @@ def _check_length(path: Path, prefix: int, length: int, file_size: int) -> None:
         why = f"its header claims {length:,} bytes, the file has {file_size:,}"
     if why:
         raise InvalidInput(
-            f"{path} is not a whole .safetensors file",
+            f"{path} is not a complete .safetensors file",
             why=why,
             hint="fetch it again; if it is a Git LFS pointer, run `git lfs pull`",
         )
@@ -133,15 +133,15 @@ def _naturals(value: Any) -> bool:
 
 
 def _layout_problems(refs: list[TensorRef], data_start: int, file_size: int) -> list[str]:
-    """The format wants the ranges to fill the file exactly, in any order of names."""
+    """Gaps, overlaps and truncation: the format requires byte ranges that fill the file exactly, in any order."""
     problems: list[str] = []
     position = data_start
     for ref in refs:
         if ref.start != position:
-            what = "overlaps the tensor before it" if ref.start < position else "leaves a hole before it"
+            what = "overlaps the tensor before it" if ref.start < position else "leaves a gap before it"
             problems.append(f"{ref.name}: its range {what}")
         position = max(position, ref.start + ref.size)
     if position != file_size:
-        what = "is cut off" if position > file_size else "has bytes that belong to no tensor"
-        problems.append(f"the file {what}: {position:,} bytes by its header, {file_size:,} on disk")
+        what = "is truncated" if position > file_size else "has bytes that belong to no tensor"
+        problems.append(f"the file {what}: {position:,} bytes according to its header, {file_size:,} on disk")
     return problems

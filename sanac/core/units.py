@@ -1,4 +1,4 @@
-"""How sizes and times are written and read: decimal, as disks and model cards count."""
+"""Formatting and parsing of sizes and durations, in decimal units as on disks and model cards."""
 
 import re
 
@@ -30,7 +30,7 @@ def duration_text(seconds: float) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """'5GB' -> 5000000000, '5GiB' -> 5368709120. Raises Misuse for anything that is not a positive size."""
+    """'5GB' -> 5000000000, '5GiB' -> 5368709120. UsageError unless it is a positive size."""
     match = _SIZE.fullmatch(text)
     size = 0
     if match:

@@ -80,7 +80,7 @@ def test_stopped_while_making_new_blocks(what: str, code: int, after: int, pipel
     _key, *kept = (tmp_path / "out.partial" / ".sanac" / "journal.jsonl").read_text().splitlines()
     done = sanac(*grow("out"))
     assert json.loads(done.stdout)["status"] == "ok", done.stderr
-    assert f"{len(kept)} files are already there" in done.stderr
+    assert f"{len(kept)} files are already written" in done.stderr
     assert sanac(*grow("undisturbed")).returncode == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 

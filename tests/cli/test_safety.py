@@ -49,7 +49,7 @@ def test_folders_of_the_user_with_such_names(suffix: str, model: Path, sanac: Sa
     for more in ((), ("--force",), ("--fresh",)):
         ran = sanac("prune", model, "--keep", "0", "--out", "u", *more)
         assert ran.code == 2
-        assert "did not make what is there" in ran.err
+        assert "didn't create what is there" in ran.err
     assert (tmp_path / f"u{suffix}" / "thesis").read_text() == "x"
     assert not (tmp_path / "u").exists()
 
@@ -107,7 +107,7 @@ def test_a_licence_that_leads_out(model: Path, sanac: Sanac) -> None:
     (model / "LICENSE").symlink_to("/etc/passwd")
     ran = sanac("prune", model, "--keep", "0", "--out", "a")
     assert ran.code == 3
-    assert "leads out of" in ran.err
+    assert "points outside" in ran.err
     assert not os.path.lexists("a")
 
 
@@ -181,7 +181,7 @@ def test_links_and_disks_in_the_place_of_out(model: Path, sanac: Sanac, tmp_path
     for out in ("link", "loop", "/proc"):
         ran = sanac("prune", model, "--keep", "1", "--out", out, "--force")
         assert ran.code == 2, out
-        assert "in the way" in ran.err
+        assert "already exists" in ran.err
     assert sanac("prune", model, "--keep", "1", "--out", "/").code == 2
     assert sanac("prune", model, "--keep", "1", "--workspace", "loop").code == 2
 
@@ -272,7 +272,7 @@ def test_odd_names_and_numbers_in_a_model(model: Path, sanac: Sanac) -> None:
     safetensors.torch.save_file(tensors | {"patch_embed.proj.weight": torch.zeros(2, 2)}, path)
     ran = sanac("inspect", model)
     assert ran.code == 3
-    assert "another rank" in ran.err
+    assert "wrong rank" in ran.err
 
 
 def test_a_lineage_that_does_not_compose(model: Path, sanac: Sanac, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_new_weights_for_an_engine(sanac: Sanac, gpu: Path, monkeypatch: pytest.
     idle = sanac("export", "others", *EXPORT, "--refit-from", plain, "--sm", "120", "--batch", "2")
     assert (idle.code, "--sm, --batch" in idle.err) == (2, True), idle.err
     empty = sanac("export", "others", *EXPORT, "--refit-from", "")
-    assert (empty.code, "is no engine" in empty.err) == (3, True), empty.err
+    assert (empty.code, "is not an engine" in empty.err) == (3, True), empty.err
     monkeypatch.chdir(plain.parent)
     beside = sanac("export", "../../others", *EXPORT, "--refit-from", plain.name, "--force")
     assert beside.code == 0, beside.err
@@ -248,7 +248,7 @@ def test_a_gpu_that_nobody_knows(sanac: Sanac, two: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(engine_plan, "capability", lambda: 70)
     ran = sanac("export", "two", *EXPORT)
-    assert (ran.code, "can't do on sm70" in ran.err) == (2, True), ran.err
+    assert (ran.code, "doesn't support on sm70" in ran.err) == (2, True), ran.err
 
 
 def test_the_builder_s_last_words(two: Path) -> None:

@@ -224,14 +224,14 @@ def test_gptq_goes_with_it(sanac: Sanac, pipeline: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--scheme int8 --block 64", "whole rows"),
+        ("--scheme int8 --block 64", "one scale per output channel"),
         ("--scheme int8 --component text-encoder", "for the transformer"),
         ("--scheme int8-dynamic --ranges mse", "each token's own"),
         ("--scheme int8-wo --smoothing search", "leaves alone"),
         ("--scheme int4-wo --include ends", "leaves alone"),
         ("--scheme fp8 --rounding search", "one way to round"),
-        ("--scheme int8-wo --leave nothing.*", "leaves no weight"),
-        ("--scheme int8-wo --leave proj_out.*", "leaves no weight"),
+        ("--scheme int8-wo --leave nothing.*", "matches no weight"),
+        ("--scheme int8-wo --leave proj_out.*", "matches no weight"),
         ("--scheme int9", "no scheme"),
     ],
 )

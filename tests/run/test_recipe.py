@@ -96,9 +96,9 @@ metric = "evaluate-shapes/overall"
     ("text", "said"),
     [
         ('model = "m"', "nothing to do"),
-        ('model = "m"\n[quantize]\nscheme = "fp8"\n[export]\ntrt = true\nsm = ["86"]', "fp8 has products of fp8"),
+        ('model = "m"\n[quantize]\nscheme = "fp8"\n[export]\ntrt = true\nsm = ["86"]', "fp8 has fp8 matmuls"),
         ('model = "m"\n[export]\ntrt = true\nsm = ["rtx9999"]', "export.sm: rtx9999"),
-        ('model = "m"\n[export]\ntrt = true\nbatch = "4..1"', "is no range"),
+        ('model = "m"\n[export]\ntrt = true\nbatch = "4..1"', "is not a range"),
         ('model = "m"\n[prune]\nkeep = "0-3"\ntarget_blocks = 4', "exclude each other"),
         (
             'model = "m"\n[prune]\ntarget_blocks = 4\n[matrix]\n"prune.target_blocks" = [2]',

@@ -1,1 +1,1 @@
-"""Artifacts: plans, manifests, staging, the workspace, cached results, measurements."""
+"""Artifacts: block plans, manifests, staging, the workspace, cached results, measurements."""

@@ -1,4 +1,4 @@
-"""Recognises a model that other tools re-saved: by its tensors, among the artifacts of a workspace."""
+"""Recognises a model that another tool re-saved, by comparing its tensor digests with the workspace's artifacts."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from sanac.core.progress import Reporter
 
 @dataclass(frozen=True, slots=True)
 class Ancestry:
-    """The artifact that shares most tensors with a model, and how many it doesn't share."""
+    """The artifact that shares most tensors with a model, and how many tensors differ."""
 
     name: str
     manifest: Manifest
@@ -27,7 +27,10 @@ class Ancestry:
 
 
 def find_ancestry(model: Model, workspace: Path, reporter: Reporter) -> Ancestry | None:
-    """The closest relative in the workspace; None when no tensor is shared. Reads the model only if there are any."""
+    """The workspace's artifact that shares most tensors with `model`; None if none shares any.
+
+    The model's tensors are only read if the workspace has artifacts.
+    """
     candidates = list(_artifacts(workspace))
     if not candidates:
         return None
@@ -45,7 +48,7 @@ def _artifacts(workspace: Path) -> Iterator[tuple[str, Manifest]]:
     for folder in sorted(workspace.iterdir()) if workspace.is_dir() else ():
         try:
             manifest = read_manifest(folder) if folder.is_dir() else None
-        except InvalidInput:  # another version's, or a damaged one: not a relative that can be named
+        except InvalidInput:  # damaged, or written by another version: skipped
             continue
         if manifest and "transformer" in manifest.tensors:
             yield folder.name, manifest

@@ -1,6 +1,6 @@
-"""What is computed on the way to an artifact and kept in the workspace under its content key, so that a rerun reads it.
+"""Cached intermediate results in the workspace, each stored with its content key so that a rerun can reuse it.
 
-What can't be read there is not there.
+An unreadable entry is a cache miss.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from sanac.core.errors import InvalidInput
 
 
 def load_cached(file: Path, key: str, fields: Mapping[str, type]) -> dict[str, Any] | None:
-    """What lies in a file of ours, if it is whole and of this key."""
+    """The cached JSON in `file`; None on a cache miss: no file, another key, or a field missing or of another type."""
     if not file.is_file():
         return None
     try:
@@ -25,6 +25,6 @@ def load_cached(file: Path, key: str, fields: Mapping[str, type]) -> dict[str, A
 
 
 def store_cached(file: Path, found: Mapping[str, Any]) -> None:
-    """Write it; it appears whole."""
+    """Write `found` to `file` atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json_files.pretty(dict(found)))

@@ -1,6 +1,6 @@
-"""TensorRT engines by name: who builds them, for which GPUs, what those can compute; and the record beside each.
+"""TensorRT engines: builders, target GPUs and their supported types, and the JSON record stored next to each engine.
 
-A record is read as an attack, as every file is: what it says of an engine decides whether that is opened at all.
+Records are untrusted input: an engine is only opened after its record and header have been checked.
 """
 
 import importlib
@@ -16,14 +16,14 @@ from sanac.core.errors import InvalidInput, MissingResource, UsageError
 
 SCHEMA = 1
 ENGINE, RECORD, LOG = ".engine", ".json", ".log"
-PACKAGES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}  # what each builder is imported as
+PACKAGES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}  # builder -> Python package
 EXTRAS = {"tensorrt": "gpu", "rtx": "rtx-build"}
 NEVER, HERE = "built, never executed here", "built on the GPU that runs it"
 
 _TURING = {"fp32", "fp16", "int8"}
 _AMPERE = _TURING | {"bf16", "int4"}
 _ADA = _AMPERE | {"fp8"}
-COMPUTES: Mapping[int, set[str]] = {  # by compute capability: what engines may compute with, or take as weights
+COMPUTES: Mapping[int, set[str]] = {  # compute capability -> types that engines can compute with or read weights in
     75: _TURING,
     80: _AMPERE,
     86: _AMPERE,
@@ -36,9 +36,9 @@ COMPUTES: Mapping[int, set[str]] = {  # by compute capability: what engines may 
     120: _ADA,
     121: _ADA,
 }
-LACKS: Mapping[tuple[str, int], set[str]] = {("rtx", 75): {"fp32"}}  # that a builder can't make products of
-AHEAD = (75, 80, 86, 89, 120, 121)  # that TensorRT-RTX builds for without one
-CARDS: Mapping[int, str] = {  # what they are called, without the words for variants of the same chip
+LACKS: Mapping[tuple[str, int], set[str]] = {("rtx", 75): {"fp32"}}  # -> types it has no matmuls for
+AHEAD = (75, 80, 86, 89, 120, 121)  # capabilities that TensorRT-RTX can build for without such a GPU
+CARDS: Mapping[int, str] = {  # capability -> card names, without suffixes for variants of the same chip
     75: "rtx2060 rtx2070 rtx2080 gtx1650 gtx1660 t4 rtx6000",
     80: "a100 a30",
     86: "rtx3050 rtx3060 rtx3070 rtx3080 rtx3090 a2 a10 a16 a40 a4000 a5000 a6000 rtxa4000 rtxa5000 rtxa6000",
@@ -51,35 +51,35 @@ CARDS: Mapping[int, str] = {  # what they are called, without the words for vari
     120: "rtx5050 rtx5060 rtx5070 rtx5080 rtx5090 rtxpro6000",
     121: "gb10 dgxspark",
 }
-_VARIANT = re.compile(r"(?:ti|super|laptop|mobile|maxq|pcie|sxm\d?|\d{2,3}gb)+$")  # of a card, on the same chip
-_KNOWN = "1.7."  # versions of TensorRT-RTX whose engines' first bytes are known here
+_VARIANT = re.compile(r"(?:ti|super|laptop|mobile|maxq|pcie|sxm\d?|\d{2,3}gb)+$")  # suffixes for the same chip
+_KNOWN = "1.7."  # TensorRT-RTX versions whose engine header format is known
 _SPAN = re.compile(r"(\d{1,6})(?:\.\.(\d{1,6}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The least and the most that a size may be, and the one to be fastest at."""
+    """An optimization profile's minimum, optimum and maximum of one size."""
 
     least: int
     best: int
     most: int
 
     def scaled(self, factor: int) -> "Span":
-        """Each so many times."""
+        """This span with every size multiplied by `factor`."""
         return Span(self.least * factor, self.best * factor, self.most * factor)
 
 
 def parse_span(text: str, what: str) -> tuple[int, int]:
-    """'1..4' -> (1, 4), '2' -> (2, 2)."""
+    """Parse a range: '1..4' -> (1, 4), '2' -> (2, 2); `what` is the option's name for the UsageError."""
     match = _SPAN.fullmatch(text.strip())
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= low <= high:
-        raise UsageError(f"--{what} {text!r} is no range", hint=f"--{what} 1..4, from the least to the most")
+        raise UsageError(f"--{what} {text!r} is not a range", hint=f"--{what} 1..4 (minimum..maximum)")
     return low, high
 
 
 def parse_capabilities(words: Iterable[str]) -> tuple[int, ...]:
-    """'rtx4090,sm120' -> (89, 120). Every unknown one is named."""
+    """Parse GPUs: 'rtx4090,sm120' -> (89, 120). UsageError lists every unknown one."""
     known = {name: capability for capability, names in CARDS.items() for name in names.split()}
     asked = [word for text in words for word in text.split(",") if word.strip()]
     found, problems = set(), []
@@ -90,26 +90,26 @@ def parse_capabilities(words: Iterable[str]) -> tuple[int, ...]:
         if capability in COMPUTES:
             found.add(capability)
         else:
-            problems.append(f"--sm {word.strip()}: no GPU that engines are built for here")
+            problems.append(f"--sm {word.strip()}: unknown GPU, or one that engines can't be built for")
     if problems:
-        hint = f"a capability ({', '.join(map(str, COMPUTES))}) or a card, such as rtx4090, l4 or rtx5090"
+        hint = f"pass a compute capability ({', '.join(map(str, COMPUTES))}) or a card such as rtx4090, l4 or rtx5090"
         raise UsageError(problems[0], problems=problems, hint=hint)
     return tuple(sorted(found))
 
 
 def sm_text(capabilities: Iterable[int]) -> str:
-    """(86, 89) -> 'sm86+sm89'."""
+    """Format compute capabilities: (86, 89) -> 'sm86+sm89'."""
     return "+".join(f"sm{one}" for one in capabilities)
 
 
 def refuse_impossible(forms: Iterable[str], builder: str, capabilities: Sequence[int], name: str) -> None:
-    """Misuse where a builder can't have a GPU compute with one of these, before time is spent on it."""
+    """UsageError if `builder` can't build matmuls in one of `forms` for one of the GPUs; checked before building."""
 
     def missing(capability: int) -> list[str]:
         return sorted(set(forms) - (COMPUTES.get(capability, set()) - LACKS.get((builder, capability), set())))
 
     problems = [
-        f"{name} has products of {form}, which {PACKAGES[builder]} can't do on sm{capability}"
+        f"{name} has {form} matmuls, which {PACKAGES[builder]} doesn't support on sm{capability}"
         for capability in capabilities
         for form in missing(capability)
     ]
@@ -120,11 +120,11 @@ def refuse_impossible(forms: Iterable[str], builder: str, capabilities: Sequence
 
 
 def bindings(builder: str) -> ModuleType:
-    """A builder's Python package; Lacking, with the extra, where it isn't there."""
+    """The builder's Python package, imported; MissingResource names the extra to install."""
     package = PACKAGES[builder]
     try:
         return importlib.import_module(package)
-    except (ImportError, OSError) as error:  # OSError: native libraries that don't fit this machine
+    except (ImportError, OSError) as error:  # OSError: its native libraries don't load on this machine
         hint = f"pip install 'sanac[{EXTRAS[builder]}]'"
         raise MissingResource(
             f"{package} is not installed", why="it builds and runs TensorRT engines", hint=hint
@@ -133,33 +133,33 @@ def bindings(builder: str) -> ModuleType:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of an engine, in a file beside it."""
+    """The JSON record stored next to an engine: how it was built, for which GPUs, and the shapes it takes."""
 
-    engine: str  # its file's name
+    engine: str  # file name
     size: int
     builder: str
     version: str
     capabilities: tuple[int, ...]
     forms: tuple[str, ...]
-    structure: str  # digest of the graph but for where its weights lie: engines of one are refitted to each other
-    weights: Mapping[str, str]  # files that the graph's weights lie in, and their digests
-    inputs: Mapping[str, Mapping[str, Any]]  # dtype, and least, best and most of its shape
-    outputs: Mapping[str, str]  # dtype of each
+    structure: str  # digest of the graph without its weight locations: engines with the same digest can be refitted
+    weights: Mapping[str, str]  # the graph's external data files -> digests
+    inputs: Mapping[str, Mapping[str, Any]]  # input -> dtype, and minimum, optimal and maximum shape
+    outputs: Mapping[str, str]  # output -> dtype
     weight_streaming: bool
     refit: bool
     executed: str
 
     def to_json(self) -> dict[str, Any]:
-        """The content of the file."""
+        """The record as written to the JSON file."""
         return {"schema": SCHEMA, **asdict(self)}
 
     @property
     def built_with(self) -> str:
-        """For people."""
+        """Builder, version and target GPUs, for display."""
         return f"{PACKAGES[self.builder]} {self.version} for {sm_text(self.capabilities)}"
 
     def check_shapes(self, given: Mapping[str, Sequence[int]]) -> None:
-        """Misuse, with the range, where an input is of a shape that the engine was not built for."""
+        """UsageError, with the supported range, if an input's shape is outside the engine's optimization profile."""
         problems = []
         for name, entry in self.inputs.items():
             shape, least, most = tuple(given.get(name, ())), entry["least"], entry["most"]
@@ -169,42 +169,44 @@ class Record:
             if not fits:
                 problems.append(f"{name} is {list(shape)}, the engine takes {list(least)} to {list(most)}")
         if problems:
-            hint = "build one for such pictures: sanac export --trt --batch, --size"
+            hint = "build an engine for this shape: sanac export --trt with other --batch or --size"
             raise UsageError(
                 f"{self.engine} was not built for this shape", why=problems[0], problems=problems, hint=hint
             )
 
 
 def read_record(path: Path) -> Record:
-    """The record at PATH, its form checked."""
+    """The record in the file `path`; InvalidInput if it is malformed or of another version."""
     value = json_files.read_object(path)
     if value.pop("schema", None) != SCHEMA:
-        raise InvalidInput(f"{path} is of another version of sanac", hint="build the engine again: sanac export --trt")
+        raise InvalidInput(
+            f"{path} was written by another version of sanac", hint="build the engine again: sanac export --trt"
+        )
     try:
         found = Record(**{**value, "capabilities": tuple(value["capabilities"]), "forms": tuple(value["forms"])})
         _check_form(found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         hint = "build the engine again: sanac export --trt"
-        raise InvalidInput(f"{path} is no record of an engine", why=str(error)[:200], hint=hint) from error
+        raise InvalidInput(f"{path} is not a valid engine record", why=str(error)[:200], hint=hint) from error
     return found
 
 
 def _check_form(record: Record) -> None:
-    """ValueError unless everything is of its kind."""
+    """ValueError names the first field that has the wrong type or an impossible value."""
     if record.builder not in PACKAGES:
         raise ValueError(f"builder {record.builder!r}")
     if Path(record.engine).name != record.engine or not record.engine.endswith(ENGINE):
         raise ValueError(f"engine {record.engine!r}")
     if type(record.size) is not int or not all(one in COMPUTES for one in record.capabilities):
-        raise ValueError("its size or its GPUs")
+        raise ValueError("its size or capabilities")
     if not all(isinstance(text, str) for text in (record.version, record.structure, record.executed, *record.forms)):
-        raise ValueError("a text that is none")
+        raise ValueError("version, structure, executed or forms is not a string")
     if not all(isinstance(part, dict) for part in (record.inputs, record.outputs, record.weights)):
-        raise ValueError("a table that is none")
+        raise ValueError("inputs, outputs or weights is not an object")
     if not all(isinstance(text, str) for part in (record.outputs, record.weights) for text in part.values()):
-        raise ValueError("its outputs or weights")
+        raise ValueError("a value of outputs or weights is not a string")
     if type(record.weight_streaming) is not bool or type(record.refit) is not bool:
-        raise ValueError("how it was built")
+        raise ValueError("weight_streaming or refit is not a boolean")
     _check_inputs(record.inputs)
 
 
@@ -218,9 +220,9 @@ def _check_inputs(inputs: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def check_file(path: Path) -> Record:
-    """An engine's record, after all that can be seen of the file itself: its size, and what its header says of it."""
+    """An engine's record, after checking the engine file against it: name, size and header."""
     if path.suffix != ENGINE:
-        raise InvalidInput(f"{path} is no engine", why=f"its name doesn't end in {ENGINE}")
+        raise InvalidInput(f"{path} is not an engine", why=f"its name doesn't end in {ENGINE}")
     record = read_record(path.with_suffix(RECORD))
     try:
         size = path.stat().st_size
@@ -230,35 +232,35 @@ def check_file(path: Path) -> Record:
         raise InvalidInput(f"{path} can't be read", why=error.strerror or str(error)) from error
     hint = "build it again: sanac export --trt"
     if record.engine != path.name:
-        raise InvalidInput(f"{path} has another engine's record", why=f"that is of {record.engine}", hint=hint)
+        raise InvalidInput(f"{path} has another engine's record", why=f"the record is of {record.engine}", hint=hint)
     if size != record.size:
-        raise InvalidInput(f"{path} ended early", why=f"{size:,} bytes, built were {record.size:,}", hint=hint)
+        raise InvalidInput(f"{path} is truncated", why=f"it has {size:,} bytes, {record.size:,} were built", hint=hint)
     if b"trt" not in head[:4]:
-        raise InvalidInput(f"{path} is no engine", why="its first bytes are not TensorRT's", hint=hint)
+        raise InvalidInput(f"{path} is not an engine", why="its first bytes are not TensorRT's", hint=hint)
     told = _told(head)
     if record.builder == "rtx" and record.version.startswith(_KNOWN) and told != (record.size, record.version):
-        why = f"its header tells of {told[0]:,} bytes and version {told[1]}, its record of {record.version}"
-        raise InvalidInput(f"{path} is not what its record says", why=why, hint=hint)
+        why = f"its header says {told[0]:,} bytes and version {told[1]}, its record says {record.version}"
+        raise InvalidInput(f"{path} doesn't match its record", why=why, hint=hint)
     return record
 
 
 def _told(head: bytes) -> tuple[int, str]:
-    """Size and version in the header of an engine of TensorRT-RTX."""
+    """Size and version from the header of a TensorRT-RTX engine."""
     return int.from_bytes(head[16:24], "little"), ".".join(map(str, head[24:28]))
 
 
 def check_runs_here(record: Record, version: str, capability: int | None) -> None:
-    """Lacking, with what is needed and how to build it anew, unless an engine fits the runtime and GPU at hand."""
+    """MissingResource, with the command that rebuilds it, unless the engine fits this runtime version and GPU."""
     again = "sanac export --trt --in-place"
     if capability is None:
-        why = f"{record.engine} was built with {record.built_with}; no GPU is here"
+        why = f"{record.engine} was built with {record.built_with}; this machine has no GPU"
         raise MissingResource(
-            "engines run on GPUs only", why=why, hint="run the same command on a machine with that GPU"
+            "engines only run on a GPU", why=why, hint="run the same command on a machine with that GPU"
         )
     if capability not in record.capabilities:
         why = f"it was built for {sm_text(record.capabilities)}, this GPU is sm{capability}"
         raise MissingResource(f"{record.engine} is for another GPU", why=why, hint=f"{again} --sm {capability}")
     if version != record.version:
-        why = f"it wants {PACKAGES[record.builder]} {record.version}, here is {version}"
+        why = f"it needs {PACKAGES[record.builder]} {record.version}, {version} is installed"
         hint = f"{again}, or pip install {PACKAGES[record.builder].replace('_', '-')}=={record.version}"
-        raise MissingResource(f"{record.engine} is of another version", why=why, hint=hint)
+        raise MissingResource(f"{record.engine} was built with another version", why=why, hint=hint)

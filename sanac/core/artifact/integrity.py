@@ -1,4 +1,4 @@
-"""Looks at every byte: NaN and Inf in the weights, and digests against the manifest where there is one."""
+"""Full scan of a model: NaN and Inf in the weights, and file digests against the manifest."""
 
 import os
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _FIRST_BAD: dict[str, tuple[Any, int, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong in the data, and where."""
+    """A problem that the scan found, and where."""
 
     component: str
     name: str
@@ -35,7 +35,7 @@ class Finding:
 
 
 def unread(model: Model) -> tuple[str, ...]:
-    """Files of weights that a scan can't look into."""
+    """Weight files in formats that the scan can't read."""
     return tuple(
         f"{part.name}/{path.name}"
         for part in model.components
@@ -45,7 +45,7 @@ def unread(model: Model) -> tuple[str, ...]:
 
 
 def scan(model: Model, reporter: Reporter) -> tuple[Finding, ...]:
-    """Every finding in every component; constant memory."""
+    """All findings in all components, in constant memory."""
     refs = [(part.name, ref) for part in model.components if part.weights for ref in part.weights.stored]
     sealed = model.manifest.files if model.manifest else {}
     reporter.begin("scanning", sum(ref.size for _, ref in refs) + sum(file.size for file in sealed.values()))
@@ -62,7 +62,7 @@ def scan(model: Model, reporter: Reporter) -> tuple[Finding, ...]:
             if parts.zero_point and any(any(chunk) for chunk in _chunks(parts.zero_point, NULL_REPORTER))
         ]
         findings += [
-            Finding("artifact", name, "its digest is not the one it was sealed with")
+            Finding("artifact", name, "its digest differs from the sealed one")
             for name, file in sealed.items()
             if not _as_sealed(model.located.path / name, file, reporter)
         ]
@@ -72,7 +72,7 @@ def scan(model: Model, reporter: Reporter) -> tuple[Finding, ...]:
 
 
 def _as_sealed(path: Path, file: FileRecord, reporter: Reporter) -> bool:
-    """Whether a file has the digest it was sealed with; one that was added may be gone."""
+    """Whether the file exists and has its sealed digest (a file added in place may have been deleted)."""
     return path.is_file() and digest_file(path, reporter=reporter) == file.blake3
 
 

@@ -1,4 +1,4 @@
-"""sanac.json: what an artifact is, where it comes from, and what its bytes must be."""
+"""The manifest, sanac.json: an artifact's stage, settings, lineage, and the digests of its files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,20 +17,20 @@ _HEX = set("0123456789abcdef")
 
 @dataclass(frozen=True, slots=True)
 class Ancestor:
-    """One step of a lineage: the foreign source, or a stage that was applied."""
+    """One step of a lineage: the original source model, or a stage applied to it."""
 
     stage: str
     key: str
-    name: str = ""  # of the source; how a stage was done that moves no block
+    name: str = ""  # of the source model; for other stages, how it was done ('100 steps of distill')
     plan: BlockPlan | None = None
 
     @property
     def moved(self) -> str:
-        """What became of the blocks, unless the name says all that happened."""
+        """The block plan as text; '' if no block moved and the name already describes the stage."""
         return str(self.plan) if self.plan and (self.plan.moves or not self.name) else ""
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the manifest."""
+        """The entry as stored in the manifest."""
         entry: dict[str, Any] = {"stage": self.stage, "key": self.key}
         if self.name:
             entry["name"] = self.name
@@ -49,18 +49,18 @@ class Manifest:
     lineage: tuple[Ancestor, ...]  # oldest first; the last one is this stage
     builder: Mapping[str, str]
     files: Mapping[str, FileRecord]  # by path; `labels` empty here
-    tensors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # component -> name -> digest
-    left_out: tuple[str, ...] = ()  # components that stayed with the source
-    added: Mapping[str, str] = field(default_factory=dict)  # files that came later, by path: the key of what made them
+    tensors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # component -> tensor -> digest
+    left_out: tuple[str, ...] = ()  # components of the source that were not written
+    added: Mapping[str, str] = field(default_factory=dict)  # files added in place -> key of the job
 
     @property
     def whole_plan(self) -> BlockPlan | None:
-        """One plan for everything that happened to the blocks since the foreign source; None if nothing did."""
+        """The composition of the lineage's block plans, relative to the original source; None if there are none."""
         return compose(self.lineage)
 
     @property
     def origins(self) -> tuple[int | None, ...] | None:
-        """For each block, its number in the foreign source, through every stage; None for one that was made since."""
+        """Each block's number in the original source model (None for a new block); None if the lineage has no plans."""
         plan = self.whole_plan
         return plan.sources if plan else None
 
@@ -83,7 +83,7 @@ class Manifest:
 
 
 def compose(lineage: Sequence[Ancestor]) -> BlockPlan | None:
-    """The plans of a lineage, one after the other, as one."""
+    """The block plans of a lineage composed into one; None if there are none."""
     plan: BlockPlan | None = None
     for ancestor in lineage:
         if ancestor.plan:
@@ -92,7 +92,7 @@ def compose(lineage: Sequence[Ancestor]) -> BlockPlan | None:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of an artifact; None when the folder has none. Its claims are checked for form, not for truth."""
+    """The manifest in `folder`; None if there is none. Only its form is checked, not the files it lists."""
     path = folder / MANIFEST
     if not path.is_file() or path.is_symlink():
         return None
@@ -118,12 +118,12 @@ def read_manifest(folder: Path) -> Manifest | None:
             raise ValueError("its lineage is empty")
         compose(manifest.lineage)
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-        raise InvalidInput(f"{path} is broken", why=str(error), hint="run the stage that made it again") from error
+        raise InvalidInput(f"{path} is broken", why=str(error), hint="rerun the stage that made it") from error
     return manifest
 
 
 def check_sealed(folder: Path, manifest: Manifest) -> list[str]:
-    """What is visibly wrong with an artifact's files, without reading them: missing ones, other sizes."""
+    """Problems of an artifact's files that show without reading them: missing files, other sizes."""
     problems = []
     for name, file in manifest.files.items():
         path = folder / name
@@ -135,12 +135,12 @@ def check_sealed(folder: Path, manifest: Manifest) -> list[str]:
 
 
 def changed_after_sealing(what: Path, problems: Sequence[str]) -> InvalidInput:
-    """An artifact whose manifest no longer tells the truth about it."""
+    """The error for an artifact whose files no longer match its manifest."""
     return InvalidInput(
         f"{what} was changed after it was sealed",
         why=problems[0],
         problems=problems,
-        hint="run the stage that made it again, or delete its sanac.json to treat it as a plain model",
+        hint="rerun the stage that made it, or delete its sanac.json to treat it as a plain model",
     )
 
 
@@ -176,5 +176,5 @@ def _digest(value: Any) -> str:
 def _relative(value: Any) -> str:
     path = PurePosixPath(_text(value))
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise ValueError(f"{value!r} leads out of the folder")
+        raise ValueError(f"{value!r} points outside the folder")
     return str(path)

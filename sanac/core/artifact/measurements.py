@@ -1,4 +1,4 @@
-"""Where measurements lie and what is in them: one JSON each, and the flat metrics.json that other tools read."""
+"""The measurements folder: one JSON file per measurement, and a flat metrics.json for other tools."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ METRICS = "metrics.json"
 
 
 def write_measurement(folder: Path, name: str, value: Mapping[str, Any], metrics: Mapping[str, float]) -> Path:
-    """Write FOLDER/measurements/NAME.json and enter its numbers in metrics.json beside it."""
+    """Write `value` to measurements/NAME.json in `folder` and update `metrics` in measurements/metrics.json."""
     place = folder / MEASUREMENTS
     try:
         place.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A model on disk, opened but not loaded: its components, configs, weights and, for an artifact, its manifest."""
+"""A model on disk, opened without loading weights: components, configs, tensor references, manifest."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ from sanac.core.family.architecture import TRANSFORMER_CLASS, Architecture, conf
 from sanac.core.file_copy import digest_file
 from sanac.core.safetensors_header import TensorRef
 
-LOOSE_FILES = ("model.pth", "model.safetensors")  # what `convert` to NVlabs' layouts writes
-SIDE_FILE = "nvlabs-only.safetensors"  # in a diffusers artifact: tensors that only NVlabs' layout has
+LOOSE_FILES = ("model.pth", "model.safetensors")  # written by `convert --to nvlabs` and `--to single`
+SIDE_FILE = "nvlabs-only.safetensors"  # sidecar in a diffusers artifact: tensors that only NVlabs' layout has
 OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".onnx_data", ".engine")
 _ROOT_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
 
 
 @dataclass(frozen=True)
 class Component:
-    """One part of a pipeline: its folder, the files it consists of, its weights if it has any."""
+    """A pipeline component: its folder, its files, and its weights if it has any."""
 
     name: str
     class_name: str
@@ -38,7 +38,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Model:
-    """What MODEL turned out to be."""
+    """An opened MODEL: a pipeline, a transformer folder or a single file."""
 
     located: Located
     kind: str  # pipeline | transformer | file
@@ -51,11 +51,13 @@ class Model:
 
     @cached_property
     def architecture(self) -> Architecture:
-        """The transformer's architecture, every tensor checked against it and against config.json."""
+        """The transformer's architecture, derived from and checked against all tensors and config.json."""
         found = recognise(self.weights.tensors, str(self.located.path))
         problems = config_problems(self.transformer.config, found)
         if problems:
-            raise InvalidInput(f"{self.transformer.folder} contradicts itself", why=problems[0], problems=problems)
+            raise InvalidInput(
+                f"{self.transformer.folder}: config.json doesn't match the weights", why=problems[0], problems=problems
+            )
         return found
 
     @property
@@ -64,18 +66,18 @@ class Model:
         if self.transformer.weights is None:
             raise InvalidInput(
                 f"{self.transformer.folder} has no .safetensors weights",
-                hint="give the weights as .safetensors, or point at NVlabs' .pth file itself",
+                hint="provide the weights as .safetensors, or pass the path of NVlabs' .pth file",
             )
         return self.transformer.weights
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """The transformer first, then what stands beside it."""
+        """All components, the transformer first."""
         return (self.transformer, *self.others)
 
     @property
     def root_files(self) -> tuple[Path, ...]:
-        """Files beside the components that have to travel along: licences."""
+        """Files in the pipeline's root that a copy must include: licences."""
         if self.kind != "pipeline":
             return ()
         found = [path for name in _ROOT_FILES if os.path.lexists(path := self.located.path / name)]
@@ -85,13 +87,13 @@ class Model:
 
     @cached_property
     def extras(self) -> Mapping[str, TensorRef]:
-        """Tensors that only NVlabs' layout has: from the file itself, or kept beside a converted model."""
+        """Tensors that only NVlabs' layout has: from the checkpoint itself, or from a converted model's sidecar."""
         if self.weights.extras or self.manifest is None or SIDE_FILE not in self.manifest.files:
             return self.weights.extras
         return open_file(self.located.path / SIDE_FILE, self.located.boundary).tensors
 
     def with_loras(self, words: Sequence[str]) -> "Model":
-        """This model with LoRAs to merge; block numbers are those of the lineage's source."""
+        """This model with LoRAs to merge: `words` are FILE or FILE:SCALE, their block numbers the original source's."""
         plan = self.manifest.whole_plan if self.manifest else None
         origins = plan.sources if plan else range(self.architecture.blocks)
         source_blocks = plan.source_blocks if plan else self.architecture.blocks
@@ -104,18 +106,18 @@ class Model:
         return replace(self, patches=patches, patch_identity=self.patch_identity + identity)
 
     def identity(self, *, full_hash: bool = False) -> str:
-        """One digest for what this model is: an artifact's key and seals, else the identities of its files."""
+        """One digest of the model: of an artifact's content key and sealed digests, else of its files' identities."""
         if self.manifest is not None and not full_hash:
             manifest = self.manifest
             sealed = {path: file.blake3 for path, file in manifest.files.items() if path not in manifest.added}
             return json_files.key_of(["artifact", manifest.key, sealed, *self.patch_identity])
-        full_hash = full_hash or self.located.name == TINY  # the same wherever and whenever it was installed
+        full_hash = full_hash or self.located.name == TINY  # independent of installation path and time
         parts = [[part.name, _identity(part, full_hash=full_hash)] for part in self.components]
         root = [[path.name, digest_file(path)] for path in self.root_files]
         return json_files.key_of([*parts, *root, self.model_index, *self.patch_identity])
 
     def content(self) -> str:
-        """One digest of the transformer's tensors, wherever they lie: read, unless a manifest knows their digests."""
+        """One digest of the transformer's tensors, independent of file layout; sealed digests are reused."""
         known = self.manifest.tensors.get("transformer", {}) if self.manifest else {}
         refs = sorted(self.weights.stored, key=lambda ref: ref.name)
         digests = (known.get(ref.name) or digest_file(ref.path, ref.start, ref.size) for ref in refs)
@@ -128,7 +130,7 @@ def _identity(part: Component, *, full_hash: bool) -> list[Any]:
     small: list[Any] = [[path.name, digest_file(path)] for path in part.files if path not in weight_files]
     if part.weights is None:
         return small
-    small.append(dict(part.config))  # of a single file, it lies beside it
+    small.append(dict(part.config))  # a single file's config.json is next to it
     if full_hash:
         tensors = sorted(part.weights.stored, key=lambda ref: ref.name)
         return small + [[t.name, t.dtype, list(t.shape), digest_file(t.path, t.start, t.size)] for t in tensors]
@@ -136,13 +138,13 @@ def _identity(part: Component, *, full_hash: bool) -> list[Any]:
 
 
 def streaming_memory(model: Model) -> int:
-    """What a job takes that reads this model and never holds a tensor: mostly its headers, parsed."""
+    """Bytes of memory for a job that streams this model without holding a tensor: mostly its parsed headers."""
     headers = sum(len(header.raw) for part in model.components if part.weights for header in part.weights.headers)
     return 100_000_000 + 20 * headers
 
 
 def open_model(located: Located) -> Model:
-    """Open what `locate` found: a pipeline folder, a transformer folder, an artifact or a single file."""
+    """Open a located model: a pipeline folder, a transformer folder, an artifact or a single file."""
     path = located.path
     if path.is_file():
         return _open_file(located, path, None)
@@ -201,7 +203,9 @@ def _open_pipeline(located: Located, manifest: Manifest | None) -> Model:
 
 def _component(located: Located, name: str, class_name: str, folder: Path) -> Component:
     if not folder.resolve().is_relative_to(located.boundary):
-        raise InvalidInput(f"{folder} leads out of {located.boundary}", why="it is a link to another place")
+        raise InvalidInput(
+            f"{folder} points outside {located.boundary}", why="it is a link to a place outside the model's folder"
+        )
     weights = open_folder(folder, located.boundary)
     if weights and class_name == TRANSFORMER_CLASS:
         weights = in_diffusers_names(weights, str(folder))
@@ -220,14 +224,14 @@ def _component(located: Located, name: str, class_name: str, folder: Path) -> Co
 
 
 def _belongs(path: Path, *, has_weights: bool) -> bool:
-    """Configs, vocabularies and the like; weights in other formats or variants only where there is nothing else."""
+    """Whether a file belongs to its component: configs, vocabularies; other weight formats only without weights."""
     if path.name.startswith(".") or path.name.endswith(UNFINISHED) or path.is_dir():
         return False
     return not has_weights or not (path.suffix in OTHER_WEIGHTS or ".index." in path.name)
 
 
 def _sealed(model: Model) -> Model:
-    """An artifact whose files are not as it was sealed is refused: its manifest would lie about them."""
+    """The same model; InvalidInput if it is an artifact whose files were changed after sealing."""
     if model.manifest is not None:
         manifest = model.manifest
         own = {name: file for name, file in manifest.files.items() if name not in manifest.added}

@@ -1,4 +1,4 @@
-"""The README.md of an artifact: what it is, how to load it, where it comes from."""
+"""The model card (README.md) of an artifact: what it is, how to load it, its lineage."""
 
 from collections.abc import Mapping, Sequence
 
@@ -70,7 +70,7 @@ The terms of the source's licence apply to it.
 
 
 def _engines(records: Mapping[str, Record]) -> str:
-    """What engines there are, for which GPUs, and whether they were ever run."""
+    """The card's section about engines: builder, target GPUs, and whether they were executed."""
     rows = "\n".join(f"- `{name}`, by {one.built_with}: *{one.executed}*" for name, one in records.items())
     hint = "`sanac verify` with `--backend trt` runs them; what it found lies in `measurements/verify-trt.json`."
     return f"\n## Engines\n\n{rows}\n\n{hint}\n" if records else ""

@@ -1,4 +1,4 @@
-"""A plan: where each block of the output comes from, and what changes in the config. Frozen, hashable, JSON."""
+"""Block plans: where each output block comes from, and which config keys change. Frozen, hashable, stored as JSON."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -9,12 +9,12 @@ from sanac.core.errors import InvalidInput, UsageError
 
 Scalar = str | int | float | bool | None
 SCHEMA = 1
-RULES = ("partial",)  # ways to make a block; sanac.core.family holds their numbers
+RULES = ("partial",)  # initialisations of a new block; their constants are in sanac.core.family
 
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """An output block that is the source's block `block`, unchanged; QK norm that the config patch adds starts at 1."""
+    """An unchanged copy of the source's block `block`. QK norm weights that the config patch adds start at 1."""
 
     block: int
 
@@ -25,14 +25,14 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class New:
-    """An output block that no source has. Its weights follow from these three alone, wherever it stands later."""
+    """A new output block. Its weights depend on these three fields alone, not on its position."""
 
     rule: str
     seed: int
-    number: int  # tells the new blocks of one seed apart: the place where it was made, unless that was taken
+    number: int  # distinguishes new blocks of one seed: its position when it was made, unless that number was taken
 
     def __post_init__(self) -> None:
-        """Only what the executor can make."""
+        """Accept only rules, seeds and numbers that the executor can produce."""
         if self.rule not in RULES:
             raise UsageError(f"there is no rule {self.rule!r} for new blocks", hint=f"it is one of {', '.join(RULES)}")
         if self.seed < 0 or self.number < 0:
@@ -48,14 +48,14 @@ Origin = Keep | New
 
 @dataclass(frozen=True, slots=True)
 class BlockPlan:
-    """An ordered list of where each output block comes from, plus a config patch."""
+    """The origin of each output block, in order, and a config patch."""
 
     source_blocks: int
     blocks: tuple[Origin, ...]
     config: tuple[tuple[str, Scalar], ...] = ()
 
     def __post_init__(self) -> None:
-        """A plan that could not be executed is not constructed."""
+        """Reject plans without blocks or with block numbers that the source doesn't have."""
         if not self.blocks:
             raise UsageError("the plan keeps no block", why="a transformer needs at least one")
         outside = sorted({block for block in self.sources if block is not None and not 0 <= block < self.source_blocks})
@@ -67,12 +67,12 @@ class BlockPlan:
 
     @property
     def sources(self) -> tuple[int | None, ...]:
-        """For each output block, its number in the source; None for a new one."""
+        """Each output block's number in the source; None for a new block."""
         return tuple(origin.block if isinstance(origin, Keep) else None for origin in self.blocks)
 
     @property
     def moves(self) -> bool:
-        """Whether blocks change their place, go or come."""
+        """Whether any block is moved, removed, repeated or new."""
         return self.sources != tuple(range(self.source_blocks))
 
     def __str__(self) -> str:
@@ -81,7 +81,7 @@ class BlockPlan:
         return f"{self.source_blocks} -> {len(self.blocks)} blocks: {origins_text(self.blocks)}{patch}"
 
     def to_json(self) -> dict[str, Any]:
-        """The form that manifests and `--dry-run --json` carry."""
+        """The plan as stored in manifests and printed by `--dry-run --json`."""
         return {
             "schema": SCHEMA,
             "source_blocks": self.source_blocks,
@@ -90,10 +90,10 @@ class BlockPlan:
         }
 
     def then(self, later: "BlockPlan") -> "BlockPlan":
-        """One plan that does what this one and `later` do in a row."""
+        """The composition: this plan, then `later`."""
         if later.source_blocks != len(self.blocks):
             raise UsageError(
-                "these plans don't follow each other",
+                "these plans can't be composed",
                 why=f"the first yields {len(self.blocks)} blocks, the second expects {later.source_blocks}",
             )
         blocks = tuple(self.blocks[o.block] if isinstance(o, Keep) else o for o in later.blocks)
@@ -102,12 +102,12 @@ class BlockPlan:
 
 
 def keep_blocks(source_blocks: int, kept: Sequence[int]) -> BlockPlan:
-    """The plan that keeps these blocks of a model of `source_blocks`, in this order."""
+    """The plan that keeps the blocks `kept` of a model with `source_blocks` blocks, in this order."""
     return BlockPlan(source_blocks, tuple(map(Keep, kept)), (("num_layers", len(kept)),))
 
 
 def from_json(value: Any, where: str) -> BlockPlan:
-    """The plan in a manifest or file; BadInput says what is wrong with it."""
+    """The plan in a parsed JSON value; InvalidInput says what is wrong. `where` names the file in the message."""
     try:
         if value["schema"] != SCHEMA:
             raise ValueError(f"its schema is {value['schema']!r}, this version reads {SCHEMA}")
@@ -137,7 +137,7 @@ def _origin(entry: Any) -> Origin:
 
 
 def origins_text(origins: Iterable[Origin]) -> str:
-    """'keep 0-17, new 18-59 (partial, seed 0)': the kinds in order, each with its numbers."""
+    """Text such as 'keep 0-17, new 18-59 (partial, seed 0)': runs of equal origins, each with its block numbers."""
     parts = []
     for kind, group in itertools.groupby(origins, lambda origin: "keep" if isinstance(origin, Keep) else str(origin)):
         word, _, made = kind.partition(" ")
@@ -148,7 +148,7 @@ def origins_text(origins: Iterable[Origin]) -> str:
 
 def ranges_text(numbers: Iterable[int]) -> str:
     """[0, 1, 2, 5] -> '0-2, 5', [0, 0, 1, 1, 7, 7] -> '0-1 twice each, 7 twice'; a step down starts a new range."""
-    runs: list[list[int]] = []  # first, last, how often each
+    runs: list[list[int]] = []  # first, last, repeats of each
     for number, group in itertools.groupby(numbers):
         times = len(list(group))
         if runs and runs[-1][1:] == [number - 1, times]:

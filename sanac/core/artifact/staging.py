@@ -1,6 +1,6 @@
-"""How an artifact comes to be: written to OUT.partial under a lock, journaled, sealed, renamed last.
+"""Staging of artifacts: files are written to OUT.partial under a lock, journaled, sealed, and renamed to OUT last.
 
-A killed run leaves OUT.partial behind; the same command goes on from there.
+A killed run leaves OUT.partial behind; the same command resumes from it.
 """
 
 import errno
@@ -21,15 +21,15 @@ from sanac.core.atomic import PARTIAL, atomic_path, flush, write_flushed
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.file_copy import FileRecord, digest_bytes
 
-ORIGIN = "origin.json"  # where the source lay on the machine that ran the stage; not sealed
-MEASUREMENTS = "measurements/"  # what verbs measured of an artifact; not sealed
+ORIGIN = "origin.json"  # the source's path on the machine that ran the stage; not sealed
+MEASUREMENTS = "measurements/"  # results of verbs that measure the artifact; not sealed
 UNFINISHED = ".unfinished"  # the end of the name of a file that is being written into an artifact
-_NAMES = "names.json"  # in it, of what an addition is about to write
-_STATE = ".sanac"  # inside OUT.partial: lock and journal, gone once the artifact stands
+_NAMES = "names.json"  # in _STATE: the files that an in-place addition is about to write
+_STATE = ".sanac"  # inside OUT.partial: lock and journal, removed when the artifact is complete
 
 
 class StagingArea:
-    """An artifact being written. `place` what belongs in it, then `seal`."""
+    """An artifact being written: `place` each file, then `seal`."""
 
     def __init__(self, out: Path, key: str, partial: Path) -> None:
         self.out = out
@@ -39,7 +39,7 @@ class StagingArea:
         self.files: dict[str, FileRecord] = _read_journal(self._journal, key, partial)
 
     def place(self, name: str, write: Callable[[Path], FileRecord]) -> FileRecord:
-        """Have the file `name` in the artifact: `write` makes it, unless an earlier run finished it."""
+        """Write the artifact's file `name` by calling `write`, unless an earlier run finished it."""
         if name not in self.files:
             target = self.partial / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ class StagingArea:
         return self.files[name]
 
     def place_bytes(self, name: str, data: bytes) -> None:
-        """Have these bytes as the file `name`."""
+        """Write `data` as the artifact's file `name`."""
 
         def write(path: Path) -> FileRecord:
             path.write_bytes(data)
@@ -59,14 +59,14 @@ class StagingArea:
         self.place(name, write)
 
     def seal(self, manifest: Manifest, unsealed: Mapping[str, bytes]) -> None:
-        """Write the manifest and the files outside it, then let the artifact appear under its name."""
+        """Write the manifest and the `unsealed` files, then rename OUT.partial to OUT."""
         for name, data in unsealed.items():
             write_flushed(self.partial / name, data)
         write_flushed(self.partial / MANIFEST, json_files.pretty(manifest.to_json()))
         _drop_strangers(self.partial, {*manifest.files, *unsealed, MANIFEST})
         flush(self.partial)
         replaced = replaced_name(self.out)
-        if replaced.exists():  # an artifact that an interrupted replacement moved aside: open_stage looked at it
+        if replaced.exists():  # moved here by an interrupted replacement; open_stage checked that it is an artifact
             shutil.rmtree(replaced)
         if self.out.exists():
             self.out.rename(replaced)
@@ -76,23 +76,23 @@ class StagingArea:
         shutil.rmtree(replaced, ignore_errors=True)
 
     def discard(self) -> None:
-        """Nothing is to be written after all."""
+        """Delete OUT.partial without writing an artifact."""
         shutil.rmtree(self.partial)
 
 
 def check_replaceable(out: Path) -> Manifest | None:
-    """The manifest of OUT, if an artifact stands there; raises when something else is in the way."""
+    """The manifest of the artifact at `out`; None if `out` is free; raises if something else occupies it."""
     if not out.exists() and not out.is_symlink():
         return None
     if out.is_symlink() or not out.is_dir() or os.path.ismount(out):
         what = "a link" if out.is_symlink() else "the root of a disk" if out.is_dir() else "not a folder"
         raise UsageError(
-            f"{out} is in the way", why=f"it is {what}", hint=f"choose another --out, such as {out / 'model'}"
+            f"{out} can't be replaced", why=f"it is {what}", hint=f"choose another --out, such as {out / 'model'}"
         )
     try:
         manifest = read_manifest(out)
     except InvalidInput as error:
-        hint = f"if nothing in it is of use, delete {out}"
+        hint = f"delete {out} if you don't need its contents"
         raise InvalidInput(f"{out} holds a damaged artifact", why=error.why or error.message, hint=hint) from error
     if manifest is None and any(out.iterdir()):
         raise UsageError(
@@ -104,7 +104,7 @@ def check_replaceable(out: Path) -> Manifest | None:
 
 
 def find_finished(out: Path, key: str, *, force: bool) -> Manifest | None:
-    """The manifest of OUT when it already is the artifact of this key; raises when something else is in the way."""
+    """The manifest of `out` if it is the artifact of this key; None if it has to be written; raises if it can't be."""
     manifest = check_replaceable(out)
     if manifest is None:
         return None
@@ -119,13 +119,13 @@ def find_finished(out: Path, key: str, *, force: bool) -> Manifest | None:
         )
     problems = check_sealed(out, manifest)
     if problems:
-        raise InvalidInput(f"{out} is damaged", why=problems[0], problems=problems, hint="write it anew with --force")
+        raise InvalidInput(f"{out} is damaged", why=problems[0], problems=problems, hint="write it again with --force")
     shutil.rmtree(out / _STATE, ignore_errors=True)
     return manifest
 
 
 def _refuse_to_delete(out: Path, manifest: Manifest) -> None:
-    """--force replaces an artifact; what someone else put into its folder stays."""
+    """UsageError if --force would delete files that are not the artifact's."""
     known = {MANIFEST, ORIGIN, *manifest.files}
     names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
     strangers = [name for name in names if name not in known and not name.startswith((MEASUREMENTS, _STATE))]
@@ -139,14 +139,14 @@ def _refuse_to_delete(out: Path, manifest: Manifest) -> None:
 
 
 def held_bytes(out: Path) -> int:
-    """What an interrupted run has taken of the disk already."""
+    """Bytes of disk that an interrupted run's OUT.partial already takes."""
     files = [path.lstat() for path in partial_name(out).rglob("*") if path.is_file()]
     return sum(stat.st_size for stat in files if stat.st_nlink == 1)
 
 
 @contextmanager
 def open_stage(out: Path, key: str, *, fresh: bool) -> Iterator[StagingArea]:
-    """The stage that writes OUT, alone: continues an unfinished run of the same key."""
+    """The staging area for `out`, held under a lock; resumes an unfinished run of the same key unless `fresh`."""
     partial = partial_name(out)
     try:
         _refuse_foreign(out)
@@ -166,9 +166,9 @@ def open_stage(out: Path, key: str, *, fresh: bool) -> Iterator[StagingArea]:
 
 @contextmanager
 def open_addition(artifact: Path, key: str, names: Iterable[str]) -> Iterator[StagingArea]:
-    """The stage that writes more files into a standing artifact, alone.
+    """The staging area that adds the files `names` to an existing artifact in place, held under a lock.
 
-    Of these it leaves those that the manifest then lists; the others that it, or one that was killed, wrote go.
+    On exit, files of `names` (and of an earlier, killed addition) that the manifest doesn't list are deleted.
     """
     state, wanted = artifact / _STATE, [*names]
     try:
@@ -189,7 +189,7 @@ def open_addition(artifact: Path, key: str, names: Iterable[str]) -> Iterator[St
 
 
 def _left_names(artifact: Path) -> list[str]:
-    """What an addition that was killed was about to write: names inside the artifact, by no link."""
+    """The files that a killed addition was about to write; only paths inside the artifact that go through no link."""
     try:
         names = json_files.read_object(artifact / _STATE / _NAMES)["names"]
     except (InvalidInput, KeyError):
@@ -201,12 +201,12 @@ def _left_names(artifact: Path) -> list[str]:
 
 
 def left_unfinished(artifact: Path) -> bool:
-    """Whether an addition was killed here."""
+    """Whether a killed in-place addition left its state in `artifact`."""
     return (artifact / _STATE).is_dir()
 
 
 def _drop_unlisted(artifact: Path, paths: Iterable[Path]) -> None:
-    """Delete what the manifest doesn't list, and folders that are empty then."""
+    """Delete those of `paths` that the manifest doesn't list, and folders that this empties."""
     manifest = read_manifest(artifact)
     listed = manifest.files if manifest else {}
     for path in paths:
@@ -217,23 +217,23 @@ def _drop_unlisted(artifact: Path, paths: Iterable[Path]) -> None:
 
 
 def reseal(artifact: Path, manifest: Manifest) -> None:
-    """Put another manifest in the place of an artifact's, at once or not at all."""
+    """Replace an artifact's manifest atomically."""
     with atomic_path(artifact / MANIFEST, UNFINISHED) as unfinished:
         unfinished.write_bytes(json_files.pretty(manifest.to_json()))
 
 
 def partial_name(out: Path) -> Path:
-    """Where `out` grows."""
+    """The folder that `out` is written to before it is complete."""
     return out.with_name(out.name + PARTIAL)
 
 
 def replaced_name(out: Path) -> Path:
-    """Where the artifact that `out` replaces waits until the new one stands."""
+    """The folder that holds the replaced artifact until the new one is complete."""
     return out.with_name(out.name + ".replaced")
 
 
 def _refuse_foreign(out: Path) -> None:
-    """Only what sanac left behind is continued or cleared away."""
+    """UsageError if OUT.partial or OUT.replaced exists and sanac didn't write it."""
     partial, replaced = partial_name(out), replaced_name(out)
     strangers = []
     if os.path.lexists(partial) and (partial.is_symlink() or not (partial / _STATE).is_dir()):
@@ -242,8 +242,8 @@ def _refuse_foreign(out: Path) -> None:
         strangers.append(replaced)
     if strangers:
         raise UsageError(
-            f"{strangers[0]} is in the way",
-            why=f"sanac needs that name while it writes {out}, and did not make what is there",
+            f"{strangers[0]} already exists",
+            why=f"sanac needs that name while it writes {out}, and didn't create what is there",
             hint="move it away, or choose another --out",
         )
 
@@ -270,13 +270,13 @@ def _locked(path: Path, out: Path) -> Iterator[None]:
 
 
 def _lacking(error: OSError, out: Path) -> MissingResource:
-    hint = "make room and run the same command again: it continues" if error.errno == errno.ENOSPC else ""
+    hint = "free some space and run the same command again: it resumes" if error.errno == errno.ENOSPC else ""
     where = f"{error.filename}: " if error.filename else ""
     return MissingResource(f"cannot write {out}", why=where + (error.strerror or str(error)), hint=hint)
 
 
 def _empty(partial: Path) -> None:
-    """Discard what an earlier run left, but not the lock that is being held."""
+    """Delete what an earlier run left in `partial`, except the lock that this run holds."""
     for entry in partial.iterdir():
         if entry.name == _STATE:
             (entry / "journal.jsonl").unlink(missing_ok=True)
@@ -287,7 +287,7 @@ def _empty(partial: Path) -> None:
 
 
 def _read_journal(journal: Path, key: str, partial: Path) -> dict[str, FileRecord]:
-    """What an earlier run of this key finished. A torn last line is the one that was being written."""
+    """The files that an earlier run of this key finished. A truncated last line, cut off by a kill, is ignored."""
     whole, _, torn = journal.read_bytes().rpartition(b"\n") if journal.exists() else (b"", b"", b"")
     try:
         first, *rest = [json.loads(line) for line in whole.splitlines()] or [{"key": ""}]
@@ -322,7 +322,7 @@ def _append(journal: Path, entry: dict[str, Any]) -> None:
 
 
 def _drop_strangers(partial: Path, wanted: set[str]) -> None:
-    """Nothing unsealed slips in: leftovers of an interrupted write go."""
+    """Delete leftovers of an interrupted write: every file that is not in `wanted`."""
     for folder, _, names in os.walk(partial):
         for name in names:
             path = Path(folder, name)
@@ -332,7 +332,7 @@ def _drop_strangers(partial: Path, wanted: set[str]) -> None:
 
 
 def origin_of(artifact: Path) -> str:
-    """Where the model lay that an artifact was made from; '' where that is not known."""
+    """The path of the model that an artifact was made from, on the machine that made it; '' if unknown."""
     try:
         return str(json_files.read_object(artifact / ORIGIN).get("source", ""))
     except InvalidInput:

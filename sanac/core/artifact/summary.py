@@ -1,4 +1,4 @@
-"""What `inspect` says of a model: family, parameters and bytes per component and part, lineage, needs."""
+"""The summary that `inspect` prints: family, parameters and bytes per component and part, lineage, memory needs."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,12 +13,12 @@ from sanac.core.checkpoint.weights import Weights
 from sanac.core.family.architecture import dtype_counts, part_of, split_block, training_note
 from sanac.core.safetensors_header import DTYPE_BITS
 
-_ITEM_BYTES = 2  # pipelines run in 16 bits
+_ITEM_BYTES = 2  # bytes per weight: pipelines run in 16 bits
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Parameters and the bytes they take on disk."""
+    """Number of parameters and their bytes on disk."""
 
     parameters: int
     bytes: int
@@ -31,7 +31,7 @@ class ComponentSummary:
     name: str
     class_name: str
     amount: Amount
-    plain_bytes: int  # that it would take if it weren't quantized
+    plain_bytes: int  # bytes if it weren't quantized
     dtypes: Mapping[str, int]
     files: int
 
@@ -55,21 +55,21 @@ class Summary:
     run_bytes: int  # all components at once, in 16 bits or as stored if that is less
     offload_bytes: int  # the largest component alone
     lineage: tuple[str, ...]
-    origins: tuple[int | str, ...] | None  # of each block: its number in the source, or how it was made
-    in_all: str  # the plans of several stages as one; '' when there are no several
+    origins: tuple[int | str, ...] | None  # per block: its number in the source, or how it was initialised
+    in_all: str  # composition of the stages' plans; '' unless several stages moved blocks
     left_out: tuple[str, ...]
-    graphs: tuple[str, ...]  # that an artifact has beside its weights
-    engines: Mapping[str, str]  # the same, and whether they were ever run
-    layout: str  # of the names on disk: diffusers or nvlabs
-    notes: tuple[str, ...]  # what was chosen while opening it, and what to know of its training
+    graphs: tuple[str, ...]  # ONNX files of the artifact
+    engines: Mapping[str, str]  # engine file -> whether and where it was executed
+    layout: str  # tensor names on disk: diffusers or nvlabs
+    notes: tuple[str, ...]  # choices made while opening, and hints about its training dtype
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The summary as printed by `--json`."""
         return asdict(self)
 
 
 def summarise(model: Model) -> Summary:
-    """Read the headers, load nothing."""
+    """The summary of `model`, from file headers alone: no weights are loaded."""
     architecture = model.architecture
     components = tuple(_component(part) for part in model.components)
     parts: dict[str, Amount] = {}
@@ -108,7 +108,7 @@ def summarise(model: Model) -> Summary:
 
 
 def _engines(model: Model) -> dict[str, str]:
-    """What the record of each tells; and of the measurement, if any was made of them."""
+    """Each engine's execution status: from its record, or from the last parity check of this very file."""
     root, sealed = model.located.path, model.manifest.files if model.manifest else {}
     found = {name: check_file(root / name).executed for name in sorted(sealed) if name.endswith(ENGINE)}
     measured = root / MEASUREMENTS / "verify-trt.json"
@@ -119,7 +119,7 @@ def _engines(model: Model) -> dict[str, str]:
     ran = verdict.get("executed")
     for name in found:
         about = ran.get(name) if isinstance(ran, dict) else None
-        if isinstance(about, dict) and about.get("blake3") == sealed[name].blake3:  # this very engine
+        if isinstance(about, dict) and about.get("blake3") == sealed[name].blake3:  # the check was of this very file
             found[name] = f"{about.get('where')}: {text}"
     return found
 
@@ -133,7 +133,7 @@ def _component(part: Component) -> ComponentSummary:
 
 
 def _plain_bytes(weights: Weights) -> int:
-    """All weights, in the dtype that quantized ones had before."""
+    """Bytes of all weights with the quantized ones in their original dtype."""
     quantized = weights.quantized
     if not quantized:
         return weights.size

@@ -1,4 +1,4 @@
-"""The workspace: which model the work started from, and which artifact is the newest. Written under a lock."""
+"""The workspace: records the source model and the newest artifact in workspace.json, under a lock."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ _PATIENCE = 30.0  # seconds; the lock is held for milliseconds
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """What `workspace.json` says: MODEL words for the source and for HEAD, empty when not recorded."""
+    """The content of `workspace.json`: MODEL words for the source and for the newest artifact; '' if not recorded."""
 
     folder: Path
     source: str = ""
@@ -29,7 +29,7 @@ class Workspace:
 
 
 def read_workspace(folder: Path) -> Workspace:
-    """The workspace in `folder`; an empty one where nothing was recorded yet."""
+    """The workspace in `folder`; an empty one if nothing was recorded yet."""
     path = folder / "workspace.json"
     if os.path.lexists(folder) and not folder.is_dir():
         raise UsageError(
@@ -40,12 +40,14 @@ def read_workspace(folder: Path) -> Workspace:
     value = json_files.read_object(path)
     source, head = value.get("source", ""), value.get("head", "")
     if value.get("schema") != SCHEMA or not isinstance(source, str) or not isinstance(head, str):
-        raise InvalidInput(f"{path} is broken", why="it is not a workspace of this version", hint=f"delete {path}")
+        raise InvalidInput(
+            f"{path} is broken", why="it is not a workspace file of this version of sanac", hint=f"delete {path}"
+        )
     return Workspace(folder, source, head)
 
 
 def record(folder: Path, word: str, head: Path | None = None) -> Workspace:
-    """Make MODEL the source that the work starts from, unless it came from there, and `head` the newest artifact."""
+    """Record `head` as the newest artifact, and MODEL (`word`) as the source unless it is itself an artifact of one."""
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / "workspace.lock"):
         current = read_workspace(folder)
@@ -57,7 +59,7 @@ def record(folder: Path, word: str, head: Path | None = None) -> Workspace:
 
 
 def _source(workspace: Workspace, word: str) -> str:
-    """An artifact doesn't become the source where one is recorded."""
+    """The MODEL word to record as source: an artifact doesn't replace a recorded source."""
     local = Path(word).expanduser()
     if workspace.source and local.is_dir() and read_manifest(local) is not None:
         return workspace.source
@@ -79,26 +81,28 @@ def _locked(path: Path) -> Iterator[None]:
                 break
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
-                    raise MissingResource(f"the workspace {path.parent} stays locked", why=f"{path} is held") from error
+                    raise MissingResource(
+                        f"the workspace {path.parent} is locked", why=f"another process holds {path}"
+                    ) from error
                 time.sleep(0.02)
         yield
 
 
 def starting_model(workspace: Workspace) -> tuple[str, str]:
-    """(MODEL, how it was chosen) for a verb that starts from the source and was given none."""
+    """(MODEL, how it was chosen) for a verb that starts from the source when no MODEL was passed."""
     if workspace.source:
         return workspace.source, f"the source recorded in {workspace.folder}"
     if chosen := os.environ.get("SANAC_MODEL"):
         return chosen, "from $SANAC_MODEL"
-    return DEFAULT_MODEL, "the default: no MODEL given, none recorded, $SANAC_MODEL not set"
+    return DEFAULT_MODEL, "the default: no MODEL passed, none recorded, $SANAC_MODEL not set"
 
 
 def newest_artifact(workspace: Workspace) -> str:
-    """MODEL for a verb that goes on from the newest artifact and was given none."""
+    """MODEL for a verb that continues from the newest artifact when no MODEL was passed."""
     if not workspace.head:
         raise UsageError(
             f"{workspace.folder} holds no artifact yet",
-            why="no MODEL was given, and nothing was made there that could be taken",
-            hint="name a MODEL, or make one: sanac prune MODEL --target-blocks N",
+            why="no MODEL was passed, and no stage has written an artifact there",
+            hint="pass a MODEL, or make an artifact: sanac prune MODEL --target-blocks N",
         )
-    return str(workspace.folder / workspace.head)  # an absolute one stays what it is
+    return str(workspace.folder / workspace.head)  # an absolute head stays absolute

@@ -1,1 +1,1 @@
-"""Reading checkpoints: where they are, which layout they have, their tensors."""
+"""Reading checkpoints: locating files, recognising layouts, opening tensors."""

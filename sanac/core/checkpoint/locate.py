@@ -1,4 +1,4 @@
-"""What the word MODEL points at: a folder, a file, an entry of the hub's local cache, or the embedded model."""
+"""Resolves the MODEL argument: a folder, a file, a hub id in the local cache, or the bundled sanac:tiny."""
 
 import difflib
 import re
@@ -15,15 +15,15 @@ _HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*?)(?:@([\w./-]+))?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A place on this disk. No file outside `boundary` is read on its behalf."""
+    """A model's path on this disk. No file outside `boundary` is read for it."""
 
     path: Path
     boundary: Path
-    name: str  # for people and lineage: a hub id or the last part of a path, never a machine path
+    name: str  # for messages and lineage: a hub id or the last part of the path, never a machine path
 
 
 def locate(text: str) -> Located:
-    """Find MODEL on this machine; never downloads."""
+    """Find MODEL (`text`) on this machine; never downloads."""
     if text == TINY:
         return _embedded()
     try:
@@ -31,7 +31,7 @@ def locate(text: str) -> Located:
     except RuntimeError as error:
         raise UsageError(f"there is no {text}", why=str(error)) from error
     if "\0" in text:
-        raise UsageError("a path can't hold a zero byte")
+        raise UsageError("a path can't contain a NUL byte")
     if _exists(path):
         return _at(path)
     if path.is_symlink():
@@ -43,18 +43,18 @@ def locate(text: str) -> Located:
 
 
 def _embedded() -> Located:
-    """The model that the package brings along."""
+    """The location of the bundled sanac:tiny."""
     if not (_TINY_FOLDER / "model_index.json").is_file():
         raise MissingResource(
             f"{TINY} is missing from this installation",
             why=f"{_TINY_FOLDER} holds no model",
-            hint="install sanac again; python -m sanac.tiny.train DIR makes the model anew, in an hour or two",
+            hint="reinstall sanac, or train the model again with: python -m sanac.tiny.train DIR (an hour or two)",
         )
     return Located(_TINY_FOLDER, _TINY_FOLDER, TINY)
 
 
 def _at(path: Path) -> Located:
-    """A link into the hub's cache keeps its name, which says what the blob behind it is."""
+    """The location of an existing path. A link into the hub's cache keeps its name: the blob behind it has none."""
     real, plain = path.resolve(), path.absolute()
     if real == _TINY_FOLDER:
         return _embedded()
@@ -66,12 +66,12 @@ def _at(path: Path) -> Located:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError as error:  # a name too long, a folder that may not be entered
-        raise InvalidInput(f"cannot look at {path}", why=error.strerror or str(error)) from error
+    except OSError as error:  # the name is too long, or a folder is not readable
+        raise InvalidInput(f"cannot access {path}", why=error.strerror or str(error)) from error
 
 
 def _boundary(real: Path) -> Path:
-    """The folder itself; inside the hub's cache the whole repository, whose snapshots link to its blobs."""
+    """The folder itself; inside the hub's cache the whole repository folder, because snapshots link to its blobs."""
     for parent in (real, *real.parents):
         if parent.name.startswith("models--") and (parent / "snapshots").is_dir():
             return parent
@@ -118,7 +118,7 @@ class NotDownloaded(MissingResource):
         at = f" --revision {revision}" if revision else ""
         super().__init__(
             f"{repo} is not on this machine",
-            why="there is no such path, and the hub's local cache doesn't have it; nothing is downloaded unasked",
+            why="no such path exists, and it is not in the local hub cache; sanac doesn't download without asking",
             hint=f"hf download {repo}{at}   (or set HF_HOME to the cache that has it); {TINY} needs no download",
         )
         self.repo = repo
@@ -126,7 +126,7 @@ class NotDownloaded(MissingResource):
 
 
 def download(repo: str, revision: str | None) -> Located:
-    """Fetch a repository into the hub's cache, once the user has agreed to it."""
+    """Download a repository into the hub's cache; callers ask the user first."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -138,15 +138,15 @@ def download(repo: str, revision: str | None) -> Located:
 
 
 def inside(boundary: Path, path: Path) -> Path:
-    """`path` with links followed, if that stays inside `boundary` and is a regular file."""
+    """`path` with links resolved; InvalidInput unless it is a regular file inside `boundary`."""
     try:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:
-        raise InvalidInput(f"{path} is missing", why="the folder's index or links name it") from error
+        raise InvalidInput(f"{path} is missing", why="the folder's index or a link refers to it") from error
     if not real.is_relative_to(boundary):
         raise InvalidInput(
-            f"{path} leads out of {boundary}",
-            why=f"it resolves to {real}; sanac reads nothing outside the folder it was given",
+            f"{path} points outside {boundary}",
+            why=f"it resolves to {real}; sanac reads nothing outside the model's folder",
             hint="copy the file into the folder",
         )
     if not real.is_file():

@@ -1,4 +1,4 @@
-"""LoRA files: which tensors they change, and the change itself. Read from .safetensors only."""
+"""LoRA files (.safetensors only): which tensors they change, and the low-rank change itself."""
 
 import math
 import os
@@ -29,7 +29,7 @@ _DOWN = {"lora_A", "lora.down", "lora_down"}
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A change of a weight: scale * up @ down, of which it takes the rows first..first+rows."""
+    """A LoRA update of one weight: rows first..first+rows of scale * up @ down."""
 
     down: TensorRef  # (rank, inputs, ...)
     up: TensorRef  # (outputs, rank, ...)
@@ -48,7 +48,7 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """A change of a weight that a file holds as it is."""
+    """An update of one weight, stored as a full tensor."""
 
     change: TensorRef
 
@@ -58,7 +58,7 @@ class Addition:
 
 
 def merge(base: TensorRef, patches: Sequence[Patch | Addition]) -> bytes:
-    """The changed weight in its own type; computed in fp32."""
+    """The weight `base` plus all `patches`, computed in fp32 and stored in the weight's dtype."""
     values = load(base)
     for patch in patches:
         values = values + patch.delta(base.shape)
@@ -66,7 +66,7 @@ def merge(base: TensorRef, patches: Sequence[Patch | Addition]) -> bytes:
 
 
 def parse_word(word: str) -> tuple[Path, float]:
-    """'FILE' or 'FILE:0.8' -> (path, scale)."""
+    """Parse a --lora value: 'FILE' or 'FILE:0.8' -> (path, scale)."""
     path, colon, number = word.rpartition(":")
     if colon and not Path(word).exists():
         try:
@@ -82,10 +82,10 @@ def parse_word(word: str) -> tuple[Path, float]:
 def read_patches(
     path: Path, scale: float, targets: Mapping[str, TensorRef], origins: Sequence[int | None], source_blocks: int
 ) -> dict[str, Patch]:
-    """Patch per tensor of `targets` (diffusers' names).
+    """The LoRA's patches by name of the tensor of `targets` (diffusers' names).
 
-    `origins` says for each block which of the source's `source_blocks` it is: the LoRA's numbers are the source's.
-    A block that was made since has none, so no LoRA reaches it.
+    The LoRA's block numbers are those of the source, which has `source_blocks`; `origins` maps each block of the model
+    to its source block. New blocks have no origin, so no LoRA changes them.
     """
     factors = _read_factors(path)
     patches: dict[str, Patch] = {}
@@ -110,7 +110,7 @@ def read_patches(
 
 
 def _read_factors(path: Path) -> dict[str, dict[str, TensorRef]]:
-    """down, up and alpha of each module."""
+    """The tensors of a LoRA file: module -> down, up and alpha."""
     header = read_header(path)
     factors: dict[str, dict[str, TensorRef]] = {}
     strangers = []
@@ -122,7 +122,7 @@ def _read_factors(path: Path) -> dict[str, dict[str, TensorRef]]:
         part = "alpha" if match["part"] == "alpha" else "down" if match["part"] in _DOWN else "up"
         factors.setdefault(match["module"], {})[part] = ref
     if strangers or not factors:
-        why = f"{strangers[0]} is no LoRA factor" if strangers else "it has no tensors"
+        why = f"{strangers[0]} is not a LoRA factor" if strangers else "it has no tensors"
         raise InvalidInput(f"{path} is not a LoRA that sanac can read", why=why, problems=strangers)
     return factors
 
@@ -132,7 +132,7 @@ def _alpha(ref: TensorRef | None, rank: int) -> float:
 
 
 def _split(module: str, parts: Mapping[str, TensorRef], scale: float) -> Iterator[tuple[str, Patch]]:
-    """(tensor, its rows of the change) for each tensor that a factor pair changes, under the source's numbers."""
+    """(tensor name, patch) for each tensor that a factor pair changes; block numbers are the source's."""
     down, up = parts["down"], parts["up"]
     rank = down.shape[0] if down.shape else 0
     strength = scale * _alpha(parts.get("alpha"), rank) / max(rank, 1)
@@ -147,7 +147,7 @@ def _split(module: str, parts: Mapping[str, TensorRef], scale: float) -> Iterato
 
 
 def _places(name: str, origins: Sequence[int | None]) -> list[str]:
-    """Where a tensor of the source is by now: nowhere when its block was dropped, in every copy of its block."""
+    """The model's tensor names for a source tensor: none if its block was dropped, several if it was duplicated."""
     inside = split_block(name)
     if inside is None:
         return [name]
@@ -155,7 +155,7 @@ def _places(name: str, origins: Sequence[int | None]) -> list[str]:
 
 
 def _misfit(name: str, patch: Patch, targets: Mapping[str, TensorRef]) -> str | None:
-    """None when the patch fits, else what doesn't."""
+    """Why the patch doesn't fit its tensor; None if it fits."""
     base = targets.get(name)
     if base is None:
         return f"{name} is not in the model"
@@ -173,13 +173,13 @@ _FLOATS = {*_NUMPY, "BF16"}
 
 
 def load(ref: TensorRef) -> "Floats":
-    """A tensor in fp32. bf16 is the upper half of fp32."""
+    """The tensor `ref` loaded in fp32 (bf16 is the upper half of fp32)."""
     import numpy as np
 
     with ref.path.open("rb") as file:
         data = os.pread(file.fileno(), ref.size, ref.start)
     if len(data) != ref.size:
-        raise InvalidInput(f"{ref.path} ended early")
+        raise InvalidInput(f"{ref.path} is truncated")
     if ref.dtype == "BF16":
         values = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
     else:
@@ -190,7 +190,7 @@ def load(ref: TensorRef) -> "Floats":
 
 
 def store(values: "Floats", dtype: str) -> bytes:
-    """fp32 in another type; bf16 rounds to nearest even, as torch does."""
+    """The bytes of fp32 `values` in `dtype`; bf16 rounds to nearest even, as torch does."""
     import numpy as np
 
     if dtype != "BF16":

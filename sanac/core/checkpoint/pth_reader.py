@@ -1,8 +1,8 @@
-"""What a .pth file holds: tensors by byte range, read without running any code from it.
+"""The tensors of a .pth file by byte range, read without running any code from it.
 
 torch's format is an uncompressed zip: a pickle that describes tensors, and one entry of raw bytes per storage.
-The pickle is interpreted by an unpickler that knows the handful of names such a description needs and refuses all
-others; they stand for plain records here, so nothing in the file is ever imported or called.
+The pickle is read by an unpickler that accepts the few names such a description needs and refuses all others;
+accepted names map to plain records, so nothing in the file is ever imported or called.
 """
 
 import io
@@ -30,7 +30,7 @@ _DTYPES = {
     "ByteStorage": "U8",
     "BoolStorage": "BOOL",
 }
-# Harmless company of the weights in training checkpoints. They become empty records.
+# Harmless objects that training checkpoints store with the weights. They become empty records.
 _INERT = {
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
@@ -50,7 +50,7 @@ _INERT = {
 
 @dataclass(frozen=True, slots=True)
 class _Storage:
-    """A run of bytes in the file, with the type of its items."""
+    """A storage: a byte range of the file, and the dtype of its items."""
 
     dtype: str
     start: int
@@ -59,7 +59,7 @@ class _Storage:
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """A tensor as the pickle describes it."""
+    """A tensor as the pickle describes it: a view of a storage."""
 
     storage: _Storage
     offset: int
@@ -68,41 +68,41 @@ class _Tensor:
 
 
 class _Entries(dict[Any, Any]):
-    """An ordered dictionary; the attributes that torch hangs on it are dropped."""
+    """An OrderedDict; attributes that torch attaches to it are dropped."""
 
     def __setstate__(self, _: Any) -> None:
-        """Keep no attributes."""
+        """Discard the attributes."""
 
 
 class _Record(dict[Any, Any]):
-    """What an object becomes that is not a tensor: constructed from anything, it keeps nothing."""
+    """Stands in for any object that is not a tensor: accepts all arguments and discards them."""
 
     def __init__(self, *_: Any) -> None:
         super().__init__()
 
     def __setstate__(self, _: Any) -> None:
-        """Keep nothing of it."""
+        """Discard the state."""
 
 
 class _Describer(pickle.Unpickler):
-    """An unpickler in which every name is one of ours."""
+    """An unpickler that resolves names to the records of this module only."""
 
     def __init__(self, data: bytes, storage: Callable[[str, str, int], _Storage]) -> None:
         super().__init__(io.BytesIO(data), encoding="utf-8")
         self._storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
-        """Our record for a known name; a refusal for any other."""
+        """This module's record for a known name; raises for any other."""
         if (module, name) in _KNOWN:
             return _KNOWN[module, name]
         if module in {"torch", "torch.storage"} and name in _DTYPES:
             return name
         if (module, name) in _INERT:
             return _Record
-        raise _Refused(f"it wants to use {module}.{name}")
+        raise _Refused(f"its pickle refers to {module}.{name}")
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """The storage that a tensor refers to."""
+        """The storage that a tensor's persistent id refers to."""
         kind, dtype, key, _, count = pid
         if kind != "storage" or not isinstance(dtype, str) or not isinstance(key, str) or type(count) is not int:
             raise ValueError(f"{pid!r} is not a storage")
@@ -110,7 +110,7 @@ class _Describer(pickle.Unpickler):
 
 
 class _Refused(Exception):
-    """The pickle asked for something that no description of tensors needs."""
+    """The pickle refers to a name that no description of tensors needs."""
 
 
 def _tensor(storage: _Storage, offset: int, shape: Any, stride: Any, *_: Any) -> _Tensor:
@@ -133,15 +133,15 @@ _KNOWN: Mapping[tuple[str, str], Any] = {
 
 @dataclass(frozen=True)
 class PthContents:
-    """What a .pth file holds: its dictionaries of tensors, by where they stand in it."""
+    """The content of a .pth file: its dictionaries of tensors, by their top-level key."""
 
     groups: Mapping[str, Mapping[str, TensorRef]]  # '' is the top level
-    keys: tuple[str, ...]  # of the top level, tensors or not
-    raw: bytes  # the pickle: what identifies the file besides its size and time
+    keys: tuple[str, ...]  # all top-level keys, tensors or not
+    raw: bytes  # the pickle: identifies the file, together with size and mtime
 
 
 def read_pth(path: Path) -> PthContents:
-    """The tensors of a .pth file by byte range; BadInput for anything that is not plainly that."""
+    """The tensors of a .pth file by byte range; InvalidInput for anything else."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = _entries(path, archive)
@@ -151,11 +151,11 @@ def read_pth(path: Path) -> PthContents:
                 raise ValueError("its numbers are big-endian")
     except zipfile.BadZipFile as error:
         legacy = path.stat().st_size > 2 and path.open("rb").read(2) == b"\x80\x02"
-        why = "it is in torch's format from before 1.6" if legacy else str(error)
-        hint = "load and save it again with a current torch" if legacy else "fetch it again: it is damaged or cut off"
+        why = "it has torch's format from before 1.6" if legacy else str(error)
+        hint = "load and save it again with a current torch" if legacy else "fetch it again: it is damaged or truncated"
         raise InvalidInput(f"{path} is not a .pth file of torch 1.6 or newer", why=why, hint=hint) from error
     except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise InvalidInput(f"{path} is not a whole .pth file", why=str(error).strip("'")) from error
+        raise InvalidInput(f"{path} is not a complete .pth file", why=str(error).strip("'")) from error
     except OSError as error:
         raise InvalidInput(f"cannot read {path}", why=error.strerror or str(error)) from error
     return _contents(path, raw, entries)
@@ -163,14 +163,14 @@ def read_pth(path: Path) -> PthContents:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """An entry of the archive, and where its bytes start in the file."""
+    """An entry of the zip archive, and the offset of its bytes in the file."""
 
     info: zipfile.ZipInfo
     start: int
 
 
 def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, _Entry]:
-    """The archive's entries by their names below its one folder: all stored, none twice, all inside the file."""
+    """The archive's entries by name below its top folder; ValueError if one is compressed, repeated or truncated."""
     file_size = path.stat().st_size
     found: dict[str, _Entry] = {}
     with path.open("rb") as file:
@@ -189,7 +189,7 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, _Entry]:
                 + int.from_bytes(local[28:30], "little")
             )
             if start + info.file_size > file_size:
-                raise ValueError(f"the entry {info.filename!r} is cut off")
+                raise ValueError(f"the entry {info.filename!r} is truncated")
             found[name] = _Entry(info, start)
     if "data.pkl" not in found:
         raise ValueError("it has no data.pkl")
@@ -213,11 +213,11 @@ def _contents(path: Path, raw: bytes, entries: Mapping[str, _Entry]) -> PthConte
         raise InvalidInput(
             f"{path} is refused: loading it could run code",
             why=str(error),
-            hint="if you trust its source, load it yourself and save the bare state_dict",
+            hint="if you trust its source, load it with torch and save only the state_dict",
         ) from error
     except _BROKEN_PICKLE as error:
         raise InvalidInput(
-            f"{path} has a broken description of its tensors", why=str(error) or type(error).__name__
+            f"{path} has an invalid description of its tensors", why=str(error) or type(error).__name__
         ) from error
     if not isinstance(top, dict):
         raise InvalidInput(f"{path} does not hold a dictionary of tensors", why=f"it holds a {type(top).__name__}")
@@ -249,14 +249,14 @@ def _references(path: Path, group: Mapping[Any, Any]) -> dict[str, TensorRef]:
 
 
 def _reference(path: Path, name: str, tensor: _Tensor) -> TensorRef:
-    """The byte range of a tensor, which must lie in its storage row by row."""
+    """The byte range of a tensor; InvalidInput unless it is contiguous in its storage."""
     item = DTYPE_BITS[tensor.storage.dtype] // 8
     size = math.prod(tensor.shape) * item
     dense = [math.prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape))]
     axes = list(zip(tensor.stride, dense, tensor.shape, strict=False))
     if size and (len(axes) != len(tensor.shape) or any(have != want for have, want, n in axes if n > 1)):
         raise InvalidInput(
-            f"{name} in {path} is not stored row by row",
+            f"{name} in {path} is not contiguous",
             why=f"shape {list(tensor.shape)}, stride {list(tensor.stride)}",
             hint="save the state_dict again with .contiguous() tensors",
         )

@@ -1,10 +1,10 @@
-"""quant.json: which weights of a component are quantized, how, and why others are not. Read as an attack.
+"""quant.json: which weights of a component are quantized, how, and why others are not. Untrusted input.
 
-It lies beside the weights and is the one source of truth about them: the torch model, the graph and the report are made
-from it. A weight `a.b.weight` is stored as `a.b._weight_qdata` and `a.b._weight_scale` (torchao's own names, which has
-`a.b._weight_zero_point` besides, all zeros here); where what it is multiplied by is smoothed, the exponents lie in
-`a.b._weight_smooth`. It carries a digest of its own content, and of the headers of the
-weight files that it belongs to: edited, or beside another model's weights, it is refused.
+It is stored next to the weights as their only description: the torch model, the ONNX graph and the report are built
+from it. A weight `a.b.weight` is stored as `a.b._weight_qdata` and `a.b._weight_scale` (torchao's own
+names, whose `a.b._weight_zero_point` is all zeros here); where the activations are smoothed, the exponents are in
+`a.b._weight_smooth`. The file carries a digest of its own content and of the headers of its weight files: an edited
+quant.json, or one next to another model's weights, is refused.
 """
 
 import math
@@ -22,22 +22,22 @@ from sanac.core.safetensors_header import Header, TensorRef
 
 FILE = "quant.json"
 SCHEMA = 2
-PACKED_FILE = "quantized"  # stem of weights that only sanac reads: stock diffusers finds none, instead of nonsense
-FORMS = {"int8": ("I8", 1), "int4": ("U8", 2), "fp8": ("F8_E4M3", 1)}  # how stored, values per stored one
+PACKED_FILE = "quantized"  # stem of weights that only sanac can read: stock diffusers finds no weights at all
+FORMS = {"int8": ("I8", 1), "int4": ("U8", 2), "fp8": ("F8_E4M3", 1)}  # storage dtype, values per stored item
 SCALES = ("BF16", "F16", "F32")
 TORCHAO, PACKED = "torchao", "packed"
 STATIC, TOKEN = "static", "token"
-_LEAST = 2.0**-126  # that fp32 has in full
+_LEAST = 2.0**-126  # smallest normal fp32 number
 _WORD = re.compile(r"[a-z0-9-]{1,32}")
 
 
 @dataclass(frozen=True, slots=True)
 class ActivationSpec:
-    """How what a weight is multiplied by is quantized, too."""
+    """How a layer's activations (the inputs that its weight multiplies) are quantized."""
 
-    kind: str  # static: all of it by one scale; token: each token by its own largest value
-    smooth: bool  # whether its channels are divided by powers of two before, by which the weight's are multiplied
-    scale: float | None = None  # the static one
+    kind: str  # static: one scale per tensor, from calibration; token: one dynamic scale per token
+    smooth: bool  # SmoothQuant: channels are divided by powers of two, and the weight's inputs multiplied by them
+    scale: float | None = None  # of kind static
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,61 +46,61 @@ class WeightSpec:
 
     scheme: str
     form: str  # int8, int4, fp8
-    block: int | None  # inputs that share a scale; None: all of an output channel
-    shape: tuple[int, ...]  # of the weight
+    block: int | None  # group size: inputs that share a scale; None: one scale per output channel
+    shape: tuple[int, ...]  # of the original weight
     rounding: str
-    given: ActivationSpec | None = None  # None: it stays as it is
+    given: ActivationSpec | None = None  # None: activations are not quantized
 
     @property
     def columns(self) -> int:
-        """Inputs of one output channel."""
+        """Number of weights of one output channel."""
         return math.prod(self.shape[1:])
 
     @property
     def width(self) -> int:
-        """How many of them share a scale."""
+        """Number of weights that share a scale."""
         return self.block or self.columns
 
     @property
     def groups(self) -> int:
-        """Scales of one output channel; the last group may be shorter."""
+        """Number of scales of one output channel; the last group may be shorter."""
         return -(-self.columns // self.width)
 
     def stored_shape(self, layout: str) -> tuple[int, ...]:
-        """Of `qdata`: four-bit values lie two to a byte, along the inputs."""
+        """Shape of `qdata`; the packed layout stores two 4-bit values per byte, along the inputs."""
         per = FORMS[self.form][1] if layout == PACKED else 1
         return self.shape if per == 1 else (self.shape[0], -(-self.columns // per))
 
     def scale_shape(self, layout: str) -> tuple[int, ...]:
-        """Of `scale`: torchao keeps the weight's rank."""
+        """Shape of `scale`; torchao's layout keeps the weight's rank."""
         rest = (1,) * (len(self.shape) - 2) if layout == TORCHAO else ()
         return (self.shape[0], self.groups, *rest)
 
 
 @dataclass(frozen=True)
 class QuantConfig:
-    """What quant.json says."""
+    """The content of quant.json."""
 
-    layout: str  # torchao: diffusers reads it, with torchao; packed: sanac reads it
-    dtype: str  # of the weights before, and when they are computed with
-    weights: Mapping[str, WeightSpec]  # by the weight's name
+    layout: str  # torchao: diffusers can load it with torchao; packed: only sanac can
+    dtype: str  # of the weights before quantization, and after dequantization
+    weights: Mapping[str, WeightSpec]  # by weight name
     left: Mapping[str, str]  # weight -> why it was not quantized
     headers: Mapping[str, str]  # weight file -> digest of its header
 
     def to_json(self) -> dict[str, Any]:
-        """The content of the file, sealed."""
+        """The content of the file, with its seal."""
         content = {"schema": SCHEMA, **asdict(self)}
         return content | {"seal": _digest(json_files.canonical(content))}
 
 
 def part_name(weight: str, part: str) -> str:
-    """`a.b.weight`, `scale` -> `a.b._weight_scale`."""
+    """Stored name of a part of a quantized weight: `a.b.weight`, `scale` -> `a.b._weight_scale`."""
     stem, _, last = weight.rpartition(".")
     return f"{stem}._{last}_{part}"
 
 
 def header_digest(raw: bytes) -> str:
-    """What a weight file is known by: its header's JSON."""
+    """The digest that identifies a weight file: that of its header's JSON."""
     return _digest(raw)
 
 
@@ -109,21 +109,21 @@ def _digest(data: bytes) -> str:
 
 
 def read_quantized(path: Path) -> QuantConfig:
-    """The content of a quant.json, its seal and its form checked."""
+    """The content of a quant.json; InvalidInput if its seal, version or form is wrong."""
     value = json_files.read_object(path)
     seal = value.pop("seal", None)
     if seal != _digest(json_files.canonical(value)):
         raise InvalidInput(
-            f"{path} was edited", why="its seal doesn't fit its content", hint="quantize the model again"
+            f"{path} was edited", why="its seal doesn't match its content", hint="quantize the model again"
         )
     if value.pop("schema", None) != SCHEMA:
-        raise InvalidInput(f"{path} is of another version of sanac", hint="quantize the model again")
+        raise InvalidInput(f"{path} was written by another version of sanac", hint="quantize the model again")
     try:
         found = QuantConfig(**{**value, "weights": {name: _packing(entry) for name, entry in value["weights"].items()}})
         if (found.layout, found.dtype) not in [(layout, dtype) for layout in (TORCHAO, PACKED) for dtype in SCALES]:
             raise ValueError(f"layout {found.layout!r}, dtype {found.dtype!r}")
         if found.layout == TORCHAO and any(packing.given for packing in found.weights.values()):
-            raise ValueError("torchao knows nothing of what weights are given")
+            raise ValueError("the torchao layout can't have quantized activations")
         if not isinstance(found.left, dict) or not isinstance(found.headers, dict):
             raise ValueError("left and headers are not objects")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -138,9 +138,9 @@ def _packing(entry: Mapping[str, Any]) -> WeightSpec:
     sizes = len(found.shape) >= 2 and all(type(size) is int and size > 0 for size in found.shape)
     sound = words and sizes and found.form in FORMS
     if not sound or not (found.block is None or (type(found.block) is int and found.block > 0)):
-        raise ValueError(f"{dict(entry)!r} describes no weight")
+        raise ValueError(f"{dict(entry)!r} is not a valid weight entry")
     if given and (found.block is not None or not _sound(given, found)):
-        raise ValueError(f"{entry['given']!r} describes nothing that {found.form} is multiplied by")
+        raise ValueError(f"{entry['given']!r} is not a valid activation entry for {found.form} weights")
     return found
 
 
@@ -155,34 +155,34 @@ def _sound(given: ActivationSpec, packing: WeightSpec) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedTensor:
-    """Where the parts of one quantized weight lie."""
+    """The stored tensors of one quantized weight."""
 
     packing: WeightSpec
     stored: TensorRef
     scale: TensorRef
-    zero_point: TensorRef | None = None  # torchao's, all zeros
-    smooth: TensorRef | None = None  # exponents of two, one for each input
+    zero_point: TensorRef | None = None  # torchao layout only, all zeros
+    smooth: TensorRef | None = None  # one exponent of two per input
 
     @property
     def refs(self) -> tuple[TensorRef, ...]:
-        """All of them, under the names that they have on disk."""
+        """All stored tensors of the weight, under their names on disk."""
         return tuple(filter(None, (self.stored, self.scale, self.zero_point, self.smooth)))
 
     @property
     def size(self) -> int:
-        """Bytes of them all."""
+        """Bytes of all stored tensors of the weight."""
         return sum(ref.size for ref in self.refs)
 
 
 def attach(
     found: QuantConfig, tensors: Mapping[str, TensorRef], headers: Sequence[Header], where: Path
 ) -> tuple[dict[str, TensorRef], dict[str, QuantizedTensor]]:
-    """(all tensors under the names of the plain model, the quantized ones' parts); BadInput where they disagree."""
+    """(tensors by unquantized name, stored parts of the quantized ones); InvalidInput if they don't match `found`."""
     files = {header.path.name: header_digest(header.raw) for header in headers}
     if files != dict(found.headers):
         raise InvalidInput(
-            f"{where / FILE} does not belong to the weights beside it",
-            why="it was made for files with other headers",
+            f"{where / FILE} does not belong to the weights next to it",
+            why="it was written for weight files with other headers",
             hint="quantize the model again",
         )
     plain, parts, problems = dict(tensors), {}, []
@@ -198,25 +198,25 @@ def attach(
             plain[name] = TensorRef(name, packing.form.upper(), packing.shape, stored.path, stored.start, stored.size)
             parts[name] = QuantizedTensor(packing, stored, scale, zeros, smooth)
     if problems:
-        raise InvalidInput(f"{where} contradicts its quant.json", why=problems[0], problems=problems)
+        raise InvalidInput(f"the weights in {where} don't match quant.json", why=problems[0], problems=problems)
     return plain, parts
 
 
 def _misfit(parts: QuantizedTensor, layout: str) -> str:
-    """What of a weight doesn't fit what quant.json says of it; '' if all does."""
+    """Which stored tensor of a weight doesn't match quant.json; '' if all match."""
     packing, stored, scale, zeros, smooth = parts.packing, parts.stored, parts.scale, parts.zero_point, parts.smooth
     dtype = FORMS[packing.form][0]
     if layout == TORCHAO:
         dtype = "F8_E4M3" if packing.form == "fp8" else "I8"
     if (stored.dtype, stored.shape) != (dtype, packing.stored_shape(layout)):
-        return f"{stored.dtype} {list(stored.shape)} doesn't fit what quant.json says"
+        return f"{stored.dtype} {list(stored.shape)} doesn't match quant.json"
     if scale.dtype not in SCALES or scale.shape != packing.scale_shape(layout):
-        return f"its scale, {scale.dtype} {list(scale.shape)}, doesn't fit what quant.json says"
+        return f"its scale, {scale.dtype} {list(scale.shape)}, doesn't match quant.json"
     if layout == TORCHAO and (not zeros or (zeros.dtype, zeros.shape) != ("I8", scale.shape)):
         return "its zero points are missing or misshapen"
     wanted = bool(packing.given and packing.given.smooth)
     if wanted != bool(smooth):
         return f"its smoothing is {'missing' if wanted else 'not in quant.json'}"
     if smooth and (smooth.dtype, smooth.shape) != ("I8", (packing.columns,)):
-        return f"its smoothing, {smooth.dtype} {list(smooth.shape)}, doesn't fit its inputs"
+        return f"its smoothing, {smooth.dtype} {list(smooth.shape)}, doesn't match its number of inputs"
     return ""

@@ -1,4 +1,4 @@
-"""Which files hold a component's weights, and a lazy view of the tensors in them."""
+"""A component's weight files, and a lazy view of their tensors."""
 
 import hashlib
 import re
@@ -16,10 +16,10 @@ from sanac.core.family import nvlabs
 from sanac.core.safetensors_header import Header, TensorRef, read_header
 
 PTH_SUFFIXES = (".pth", ".pt", ".ckpt")
-# Where training code puts the weights, in the order of preference; '' is the file's top level.
+# Keys under which training code stores the weights, in order of preference; '' is the file's top level.
 _MODEL_GROUPS = ("state_dict", "model", "module", "state_dict_ema", "ema", "")
 
-_STEMS = ("diffusion_pytorch_model", "model", PACKED_FILE)  # what diffusers, transformers and sanac load
+_STEMS = ("diffusion_pytorch_model", "model", PACKED_FILE)  # file names that diffusers, transformers and sanac load
 _INDEX = re.compile(r"(?P<stem>[\w-]+)\.safetensors\.index(?:\.(?P<variant>[\w-]+))?\.json", re.ASCII)
 _SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors", re.ASCII)
 _SINGLE = re.compile(r"(?P<stem>[\w-]+)(?:\.(?P<variant>[\w-]+))?\.safetensors", re.ASCII)
@@ -33,11 +33,11 @@ class Weights:
     headers: tuple[Header, ...]
     index: Path | None = None
     variant: str = ""
-    layout: str = "diffusers"  # or nvlabs: the names on disk; `tensors` always has those of diffusers
-    extras: Mapping[str, TensorRef] = field(default_factory=dict)  # what only NVlabs' layout has
-    notes: tuple[str, ...] = ()  # what was chosen while opening, for the user to know
+    layout: str = "diffusers"  # or nvlabs: names on disk; `tensors` always uses diffusers' names
+    extras: Mapping[str, TensorRef] = field(default_factory=dict)  # tensors that only NVlabs' layout has
+    notes: tuple[str, ...] = ()  # choices made while opening, for the user
     quantized: QuantConfig | None = None
-    parts: Mapping[str, QuantizedTensor] = field(default_factory=dict)  # of the tensors that are quantized
+    parts: Mapping[str, QuantizedTensor] = field(default_factory=dict)  # stored parts of the quantized tensors
 
     @property
     def size(self) -> int:
@@ -46,7 +46,7 @@ class Weights:
 
     @property
     def stored(self) -> Iterator[TensorRef]:
-        """Every tensor on disk, scales among them."""
+        """All tensors on disk, including scales."""
         for ref in self.tensors.values():
             yield from self.parts[ref.name].refs if ref.name in self.parts else (ref,)
 
@@ -56,17 +56,17 @@ class Weights:
 
     @property
     def count(self) -> int:
-        """Parameters."""
+        """Number of parameters."""
         return sum(ref.count for ref in self.tensors.values())
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The weight files and, where there is one, their index: what a copy has to take along."""
+        """The weight files and their index, if any: the files to copy."""
         paths = tuple(header.path for header in self.headers)
         return (*paths, self.index) if self.index else paths
 
     def identity(self) -> list[list[str | int]]:
-        """Per file: the hub's blob name, else header digest, size and time of change."""
+        """Identity of each file: the hub's blob name, else header digest, size and mtime."""
         return [_identity(header) for header in self.headers]
 
     def __iter__(self) -> Iterator[TensorRef]:
@@ -91,24 +91,24 @@ def open_file(path: Path, boundary: Path) -> Weights:
 
 
 def _open_pth(path: Path) -> Weights:
-    """The model's weights in a .pth file, which may hold an average of them and an optimizer as well."""
+    """The model's weights in a .pth file, which may also hold an EMA and an optimizer's state."""
     contents = read_pth(path)
     name = next((name for name in _MODEL_GROUPS if name in contents.groups), None)
     if name is None:
         what = ": an optimizer's state" if any("optim" in key or key == "state" for key in contents.keys) else ""
         raise InvalidInput(
-            f"{path} holds no model",
+            f"{path} has no model weights",
             why=f"its keys are {', '.join(contents.keys[:8]) or 'none'}{what}",
-            hint="use the checkpoint that has a state_dict",
+            hint="use a checkpoint that has a state_dict",
         )
     others = [key for key in contents.keys if key != name and name]
-    notes = (f"{path.name}: taking {name!r}, leaving {', '.join(map(repr, others))}",) if others else ()
+    notes = (f"{path.name}: using {name!r}, ignoring {', '.join(map(repr, others))}",) if others else ()
     tensors = contents.groups[name]
     return Weights(tensors, (Header(path, contents.raw, tensors, {}),), notes=notes)
 
 
 def in_diffusers_names(weights: Weights, where: str) -> Weights:
-    """A transformer's weights under the names that diffusers gives them, whatever they are called on disk."""
+    """A transformer's weights under diffusers' names, converted from NVlabs' if necessary."""
     if not nvlabs.is_nvlabs(weights.tensors):
         return weights
     tensors, extras = nvlabs.to_diffusers(weights.tensors, where)
@@ -116,7 +116,7 @@ def in_diffusers_names(weights: Weights, where: str) -> Weights:
 
 
 def open_folder(folder: Path, boundary: Path) -> Weights | None:
-    """The tensors that a component's folder holds, quantized or not; None when it holds no .safetensors weights."""
+    """The tensors in a component's folder, quantized or not; None if it has no .safetensors weights."""
     found = _open_plain(folder, boundary)
     if found is None or not (folder / QUANTIZED).is_file():
         return found
@@ -126,7 +126,7 @@ def open_folder(folder: Path, boundary: Path) -> Weights | None:
 
 
 def _open_plain(folder: Path, boundary: Path) -> Weights | None:
-    """As the files have them. The plain set is taken when there is one, else the only variant (fp16, bf16, ...)."""
+    """The tensors as stored, from the files without a variant suffix, else from the only variant (fp16, bf16, ...)."""
     names = sorted(entry.name for entry in folder.iterdir())
     found: dict[str, str] = {}  # variant -> file name; an index wins over a single file, as in diffusers
     for name in names:
@@ -139,7 +139,7 @@ def _open_plain(folder: Path, boundary: Path) -> Weights | None:
         return None
     if "" not in found and len(found) > 1:
         raise InvalidInput(
-            f"{folder} holds several variants of its weights and no plain one",
+            f"{folder} has several variants of its weights and none without a suffix",
             why=f"found {', '.join(sorted(found))}",
             hint="keep one of them in the folder",
         )
@@ -159,7 +159,7 @@ def _open_sharded(index: Path, boundary: Path, variant: str) -> Weights:
         raise InvalidInput(f"{index} is not an index of shards", why="it has no weight_map of names to files")
     shards = sorted(set(weight_map.values()))
     problems = [
-        f"{index} names {shard!r}, which is not a .safetensors file beside it"
+        f"{index} names {shard!r}, which is not a .safetensors file in the same folder"
         for shard in shards
         if (not _SINGLE.fullmatch(shard) and not _SHARD.fullmatch(shard)) or "/" in shard or "\\" in shard
     ]
@@ -176,7 +176,7 @@ def _open_sharded(index: Path, boundary: Path, variant: str) -> Weights:
             if name in tensors:
                 problems.append(f"{name} is in {tensors[name].path.name} and in {shard}")
             elif weight_map.get(name) != shard:
-                problems.append(f"{name} is in {shard}, the index says {weight_map.get(name, 'nothing of it')}")
+                problems.append(f"{name} is in {shard}, the index says {weight_map.get(name, 'no file')}")
             tensors[name] = ref
     problems += [f"{name} is in the index, but not in {weight_map[name]}" for name in weight_map if name not in tensors]
     if problems:
@@ -185,11 +185,11 @@ def _open_sharded(index: Path, boundary: Path, variant: str) -> Weights:
 
 
 def plain_name(name: str, variant: str) -> str:
-    """A file's name without its variant."""
+    """A file's name without its variant suffix."""
     return name.replace(f".{variant}", "", 1) if variant else name
 
 
 def plain_index(weights: Weights, variant: str) -> bytes:
-    """The index of shards under their plain names."""
+    """The shard index with file names without the variant suffix."""
     weight_map = {ref.name: plain_name(ref.path.name, variant) for ref in weights}
     return json_files.pretty({"metadata": {"total_size": weights.size}, "weight_map": weight_map})

@@ -1,6 +1,6 @@
-"""The SANA family: tensor names, shapes and couplings. The only place that knows them.
+"""The SANA family: tensor names, shapes and initial values. No other module knows them.
 
-Everything is decided from names and shapes, never from a path.
+An architecture is recognised from tensor names and shapes, never from a path.
 """
 
 import math
@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 _BLOCK = re.compile(r"transformer_blocks\.(0|[1-9]\d{0,5})\.(.+)")
 _PIXART = re.compile(r"blocks\.\d+\.mlp\.fc1\.weight")
 
-# Cross attention's head count can't be read off a shape; these are the released widths.
+# The number of cross-attention heads can't be derived from a shape; these are the released widths.
 _CROSS_HEADS = {1152: 16, 2240: 20}
 _NAMES = {
     (1152, 28): "0.6B",
@@ -28,9 +28,9 @@ _NAMES = {
     (2240, 40): "3.2B",
     (2240, 60): "4.8B",
 }
-QUANTIZED = ("INT8", "INT4", "FP8")  # how a weight's dtype reads where quant.json says that it is quantized
+QUANTIZED = ("INT8", "INT4", "FP8")  # dtype names used for weights that quant.json lists as quantized
 _LARGEST_SIDE = 1024  # of the latent: images of 32,768 px
-_TOLD_OTHERWISE = {"_class_name", "mlp_ratio", "qk_norm"}  # another spelling can mean the same
+_TOLD_OTHERWISE = {"_class_name", "mlp_ratio", "qk_norm"}  # compared separately: different values can mean the same
 _PARTS = (
     ("patch_embed.", "patch embedding"),
     ("time_embed.", "time embedding"),
@@ -43,14 +43,14 @@ _PARTS = (
 
 @dataclass(frozen=True, slots=True)
 class TensorInit:
-    """How a new tensor begins: everywhere `constant`, plus normal noise of standard deviation `deviation`."""
+    """Initial value of a new tensor: `constant` plus normal noise of standard deviation `deviation`."""
 
     constant: float = 0.0
     deviation: float = 0.0
 
 
-# Partial Preservation Init, as NVlabs' init_constant has it: the first pattern that matches decides. What is zero here
-# is all that a block adds to its input, so a new block is the identity, whatever its gates are.
+# Partial Preservation Init, as in NVlabs' init_constant: the first matching pattern decides. The zero weights are the
+# output projections, all that a block adds to its input, so a new block is the identity for any gate values.
 _STARTS = (
     (re.compile(r"attn[12]\.to_out\.0\.(weight|bias)|ff\.conv_point\.weight"), TensorInit()),
     (re.compile(r"attn[12]\.norm_[qk]\.weight"), TensorInit(constant=1.0)),
@@ -64,7 +64,7 @@ QK_NORM_CONFIG = ("qk_norm", _QK_NORM)
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A SANA transformer's shape, in the words of its diffusers config."""
+    """A SANA transformer's hyperparameters, close to its diffusers config."""
 
     blocks: int
     width: int
@@ -80,13 +80,13 @@ class Architecture:
 
     @property
     def title(self) -> str:
-        """'SANA-1.5 4.8B', 'SANA-Sprint 1.6B', 'SANA, 12 blocks of width 96'."""
+        """Display name: 'SANA-1.5 4.8B', 'SANA-Sprint 1.6B', 'SANA-1.0 topology, 12 blocks of width 96'."""
         line = "SANA-Sprint" if self.guidance else "SANA-1.5" if self.qk_norm else "SANA-1.0"
         size = _NAMES.get((self.width, self.blocks))
         return f"{line} {size}" if size else f"{line} topology, {self.blocks} blocks of width {self.width}"
 
     def tensors(self) -> dict[str, Shape]:
-        """Every tensor that a model of this architecture has, outside first, then block by block."""
+        """Shape of every tensor of this architecture: those outside the blocks first, then block by block."""
         table = self._outside()
         block = self.block_tensors()
         for index in range(self.blocks):
@@ -94,7 +94,7 @@ class Architecture:
         return table
 
     def block_tensors(self) -> dict[str, Shape]:
-        """The tensors of one block, by their names behind `transformer_blocks.{i}.`."""
+        """Shapes of one block's tensors, by name after `transformer_blocks.{i}.`."""
         width, cross, hidden = self.width, self.cross_width, self.hidden
         table: dict[str, Shape] = {"scale_shift_table": (6, width)}
         for attention, inner in (("attn1", width), ("attn2", cross)):
@@ -133,13 +133,13 @@ class Architecture:
         return table | _linear("time_embed.linear", width, 6 * width)
 
     def config(self) -> dict[str, Any]:
-        """The diffusers config that builds this architecture, as far as shapes tell."""
+        """The diffusers config of this architecture; InvalidInput if the head count can't be derived from shapes."""
         cross_heads = _CROSS_HEADS.get(self.cross_width)
         if cross_heads is None or self.width % 32:
             raise InvalidInput(
-                f"the config of a SANA of width {self.width} can't be told from its shapes",
-                why="the number of cross-attention heads leaves no trace in them",
-                hint="put the model's config.json beside the weights",
+                f"the config of a SANA of width {self.width} can't be derived from its shapes",
+                why="the number of cross-attention heads isn't visible in them",
+                hint="put the model's config.json next to the weights",
             )
         return self.shape_config() | {
             "attention_head_dim": 32,
@@ -154,7 +154,7 @@ class Architecture:
         }
 
     def shape_config(self) -> dict[str, Any]:
-        """The part of it that no other model of the same widths could change."""
+        """The config keys that tensor shapes determine completely."""
         return {
             "_class_name": TRANSFORMER_CLASS,
             "attention_bias": self.attention_bias,
@@ -170,7 +170,7 @@ class Architecture:
         }
 
     def changed(self, blocks: int, config: Mapping[str, Any]) -> "Architecture":
-        """With another depth and a config patch."""
+        """This architecture with `blocks` blocks and a config patch applied."""
         return replace(self, blocks=blocks, qk_norm=bool(config.get("qk_norm", self.qk_norm)))
 
 
@@ -179,7 +179,7 @@ def _linear(name: str, inputs: int, outputs: int) -> dict[str, Shape]:
 
 
 def block_name(index: int, rest: str) -> str:
-    """The full name of a block's tensor."""
+    """The full name of a block's tensor: `transformer_blocks.{index}.{rest}`."""
     return f"transformer_blocks.{index}.{rest}"
 
 
@@ -190,12 +190,12 @@ def split_block(name: str) -> tuple[int, str] | None:
 
 
 def init_of(rest: str) -> TensorInit:
-    """How a new block's tensor begins, by its name behind `transformer_blocks.{i}.`."""
+    """The initial value of a new block's tensor, by its name after `transformer_blocks.{i}.`."""
     return next(start for pattern, start in _STARTS if pattern.fullmatch(rest))
 
 
 def part_of(name: str) -> str:
-    """Which part of the model a tensor belongs to, in words for people."""
+    """Display name of the part of the model that a tensor belongs to, such as 'self-attention'."""
     inside = split_block(name)
     rest = inside[1] if inside else name
     for prefix, part in _PARTS:
@@ -205,17 +205,17 @@ def part_of(name: str) -> str:
 
 
 def recognise(tensors: Mapping[str, TensorRef], where: str) -> Architecture:
-    """The architecture that these tensors make up, each of them checked; BadInput says what doesn't fit."""
+    """The architecture of `tensors`, all of them checked; InvalidInput, naming `where`, says what doesn't fit."""
     try:
         architecture = _derive({name: ref.shape for name, ref in tensors.items()})
     except KeyError as error:
         raise _stranger(tensors, where, f"{error.args[0]} is missing") from error
     except (IndexError, ValueError) as error:
-        raise _stranger(tensors, where, "one of its main weights has another rank") from error
+        raise _stranger(tensors, where, "one of its main weights has the wrong rank") from error
     problems = _misfits(architecture, tensors)
     if problems:
         raise InvalidInput(
-            f"{where} is not a whole {architecture.title}",
+            f"{where} is not a complete {architecture.title}",
             why=problems[0],
             problems=problems,
             hint="fetch the checkpoint again, or name the tool that wrote it when you report this",
@@ -243,7 +243,7 @@ def _derive(shapes: Mapping[str, Shape]) -> Architecture:
 
 
 def _misfits(architecture: Architecture, tensors: Mapping[str, TensorRef]) -> list[str]:
-    """Missing, extra and misshapen tensors. Counted before names are made: a file can claim a million blocks."""
+    """Missing, extra and misshapen tensors. Blocks are counted before names are built: a file may claim a million."""
     indices = {found[0] for name in tensors if (found := split_block(name))}
     if indices != set(range(architecture.blocks)):
         gaps = sorted(set(range(max(indices) + 1 if len(tensors) > max(indices) else 0)) - indices)
@@ -279,7 +279,7 @@ def _stranger(names: Iterable[str], where: str, missing: str) -> InvalidInput:
 
 
 def config_problems(config: Mapping[str, Any], architecture: Architecture) -> list[str]:
-    """Where a config.json contradicts the tensors beside it, or itself."""
+    """Where config.json contradicts the tensors or itself."""
     told = {key: value for key, value in architecture.shape_config().items() if key not in _TOLD_OTHERWISE}
     problems = [
         f"config.json says {key} = {config[key]!r}, the tensors say {value!r}"
@@ -307,7 +307,7 @@ def _multiply_to(factors: list[Any], product: int) -> bool:
 
 
 def training_note(architecture: Architecture, dtypes: Iterable[str]) -> str:
-    """What has to be known of how a checkpoint was trained, as far as its names and types tell; '' if nothing."""
+    """A hint about the checkpoint's training dtype, derived from its names and dtypes; '' if none is needed."""
     if architecture.qk_norm:
         return ""
     if "F16" in dtypes:
@@ -315,11 +315,11 @@ def training_note(architecture: Architecture, dtypes: Iterable[str]) -> str:
             "fp16-trained SANA-1.0: training clamped its attention to +-65504, so run it in fp16; "
             "bf16 and fp32 don't clamp and give noise"
         )
-    return "SANA-1.0 without QK norm: its attention outgrows fp16 unless clamped; run it in the type it was trained in"
+    return "SANA-1.0 without QK norm: its attention overflows fp16 unless clamped; run it in its training dtype"
 
 
 def dtype_counts(tensors: Iterable[TensorRef]) -> dict[str, int]:
-    """Parameters per dtype, most common first."""
+    """Number of parameters per dtype, most common first."""
     counts: Counter[str] = Counter()
     for ref in tensors:
         counts[ref.dtype] += ref.count

@@ -1,6 +1,6 @@
-"""NVlabs' names for the same weights: fused qkv and kv, other prefixes, and a few tensors diffusers doesn't have.
+"""NVlabs' checkpoint layout: fused qkv and kv, other names, and a few tensors that diffusers doesn't have.
 
-Both directions are byte ranges: splitting a fused matrix along its rows is taking a part of its bytes.
+Conversion works on byte ranges in both directions: a split along the rows of a fused matrix is a range of its bytes.
 """
 
 import math
@@ -54,7 +54,7 @@ _ONLY_HERE = re.compile(r"y_embedder\.y_embedding|pos_embed|logvar_linear\.(weig
 
 
 def is_nvlabs(tensors: Mapping[str, TensorRef]) -> bool:
-    """Whether these are NVlabs' names."""
+    """Whether `tensors` has NVlabs' names."""
     return any(
         (match := _BLOCK.fullmatch(name.removeprefix(_PREFIX))) and match[2].startswith("mlp.inverted_conv.")
         for name in tensors
@@ -62,10 +62,10 @@ def is_nvlabs(tensors: Mapping[str, TensorRef]) -> bool:
 
 
 def to_diffusers(tensors: Mapping[str, TensorRef], where: str) -> tuple[dict[str, TensorRef], dict[str, TensorRef]]:
-    """(the same weights under diffusers' names, the tensors that only NVlabs has). Unknown names pass unchanged."""
+    """(the weights under diffusers' names, tensors that only NVlabs' layout has). Unknown names are kept unchanged."""
     plain = {name.removeprefix(_PREFIX): ref for name, ref in tensors.items()}
     if len(plain) != len(tensors):
-        raise InvalidInput(f"{where} holds tensors twice", why=f"with and without the prefix {_PREFIX}")
+        raise InvalidInput(f"{where} has tensors twice", why=f"with and without the prefix {_PREFIX}")
     guidance = any(name.startswith("cfg_embedder.") for name in plain)
     outside = _OUTSIDE | (_TIME_WITH_GUIDANCE if guidance else _TIME)
     extras = {name: replace(ref, name=name) for name, ref in plain.items() if _ONLY_HERE.fullmatch(name)}
@@ -78,14 +78,14 @@ def to_diffusers(tensors: Mapping[str, TensorRef], where: str) -> tuple[dict[str
         if ref.shape and ref.shape[0] % len(targets) == 0:
             found |= {part.name: part for part in _split(ref, targets)}
         else:
-            problems.append(f"{name} has shape {list(ref.shape)}: its rows can't be {len(targets)} equal parts")
+            problems.append(f"{name} has shape {list(ref.shape)}: its rows don't split into {len(targets)} equal parts")
     if problems:
-        raise InvalidInput(f"{where} is not a whole SANA", why=problems[0], problems=problems)
+        raise InvalidInput(f"{where} is not a complete SANA", why=problems[0], problems=problems)
     return found, extras
 
 
 def _targets(name: str, outside: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """What diffusers calls one of NVlabs' tensors; the name itself when it is unknown."""
+    """Names in diffusers of an NVlabs tensor (several if it is fused); the name itself if it is unknown."""
     if name in _TABLES:
         return (_TABLES[name],)
     block = _BLOCK.fullmatch(name)
@@ -106,7 +106,7 @@ def _split(ref: TensorRef, targets: tuple[str, ...]) -> list[TensorRef]:
 
 
 def sources(architecture: Architecture) -> dict[str, tuple[str, ...]]:
-    """For each of NVlabs' tensors, in its own order, diffusers' tensors whose rows make it up."""
+    """For each NVlabs tensor, in NVlabs' order, the diffusers tensors whose rows it concatenates."""
     tensors = architecture.tensors()
     outside = _OUTSIDE | (_TIME_WITH_GUIDANCE if architecture.guidance else _TIME)
     named = _with_leaves(outside, {name for name in tensors if split_block(name) is None})
@@ -130,7 +130,7 @@ def _with_leaves(table: Mapping[str, tuple[str, ...]], present: set[str]) -> dic
 
 
 def image_size(extras: Mapping[str, TensorRef]) -> dict[str, Any]:
-    """What the position embedding tells of the image size; diffusers uses one from 2K on. Nothing if there is none."""
+    """Config keys for the image size, from the position embedding; {} without one (diffusers uses one from 2K on)."""
     found = extras.get("pos_embed")
     side = math.isqrt(found.shape[1]) if found and len(found.shape) == 3 else 0
     if side not in _INTERPOLATION:
@@ -139,10 +139,10 @@ def image_size(extras: Mapping[str, TensorRef]) -> dict[str, Any]:
 
 
 def own_tensors(architecture: Architecture, tokens: int) -> dict[str, tuple[int, ...]]:
-    """The tensors that only NVlabs' code has, with their shapes, for a model whose latent has `tokens` positions.
+    """Shapes of the tensors that only NVlabs' layout has, for a model whose latent has `tokens` positions.
 
-    300 is the caption length of every released configuration. `logvar_linear` exists only where learned variance was
-    trained, so it is carried when present and never made up.
+    300 is the caption length of every released configuration. `logvar_linear` only exists where learned variance was
+    trained, so it is copied if present and never created.
     """
     return {
         "pos_embed": (1, tokens, architecture.width),

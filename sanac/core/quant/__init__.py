@@ -1,1 +1,1 @@
-"""Quantization schemes, and which layers they apply to."""
+"""Quantization schemes, and the rules for which layers they apply to."""

@@ -1,4 +1,4 @@
-"""Which weights of a component are quantized, and why the others are not."""
+"""Layer rules: which weights of a component are quantized, and why the others are not."""
 
 import fnmatch
 import re
@@ -14,11 +14,11 @@ from sanac.core.safetensors_header import TensorRef
 COMPONENTS = {"transformer": "transformer", "text-encoder": "text_encoder", "vae": "vae"}
 INCLUDES = {"kv": "keys and values of captions", "ends": "the first and last two blocks"}
 
-ENDS = 2  # blocks at either end that stay high where activations are quantized, too
+ENDS = 2  # blocks at either end that stay unquantized if activations are quantized
 SMOOTHED = ("attn1.to_out.0.weight", "attn2.to_out.0.weight", "ff.conv_inverted.weight", "ff.conv_point.weight")
 _BLOCK = r"transformer_blocks\.\d+\."
 _KV = "keys and values of captions: few tokens pass them, and errors there reach every pixel (--include kv)"
-_RULES: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {  # the first that matches; '' means: quantized
+_RULES: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {  # the first match decides; '' means quantized
     "transformer": (
         (re.compile(_BLOCK + r"attn2\.to_[kv]\.weight"), _KV),
         (re.compile(_BLOCK + r"(attn[12]\.to_(q|k|v|out\.0)|ff\.conv_(inverted|point))\.weight"), ""),
@@ -44,29 +44,29 @@ _RULES: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {  # the first that
 
 @dataclass(frozen=True, slots=True)
 class QuantRequest:
-    """What the user says about a component's weights; None: as the scheme has it."""
+    """The user's settings for a component's weights; None means the scheme's default."""
 
     scheme: Scheme
     block: int | None = None
     rounding: str | None = None
     include: frozenset[str] = frozenset()
-    leave: tuple[str, ...] = ()  # patterns of names
-    smooth: bool = False  # what outlier-prone layers are given
+    leave: tuple[str, ...] = ()  # name patterns of weights to skip
+    smooth: bool = False  # smooth the activations of outlier-prone layers
 
 
 @dataclass(frozen=True)
 class QuantPlan:
-    """How a component's weights will be stored."""
+    """How each weight of a component will be stored."""
 
     wish: QuantRequest
     layout: str
     packings: Mapping[str, WeightSpec]
-    left: Mapping[str, str]  # weight -> why it stays as it is
-    dtype: str  # of most that are quantized: that of their scales
+    left: Mapping[str, str]  # weight -> why it is not quantized
+    dtype: str  # most common dtype of the quantized weights, used for their scales
 
 
 def plan_quantization(part: str, tensors: Mapping[str, TensorRef], wish: QuantRequest) -> QuantPlan:
-    """Which weights of a component are quantized, and how."""
+    """Plan which weights of component `part` are quantized, and how; UsageError if none can be."""
     scheme = wish.scheme
     names, left = split_quantizable(part, tensors, wish)
     packings: dict[str, WeightSpec] = {}
@@ -78,7 +78,7 @@ def plan_quantization(part: str, tensors: Mapping[str, TensorRef], wish: QuantRe
             smooth = wish.smooth and name.endswith(SMOOTHED)
             packings[name] = scheme.packing(shape, wish.block, wish.rounding, smooth=smooth)
     if not packings:
-        raise UsageError(f"no weight of the {part} takes --block {wish.block}", why=left[names[0]])
+        raise UsageError(f"no weight of the {part} can be quantized with --block {wish.block}", why=left[names[0]])
     dtype = next(iter(dtype_counts([tensors[name] for name in names])))
     return QuantPlan(wish, scheme.layout, packings, left, dtype)
 
@@ -86,7 +86,7 @@ def plan_quantization(part: str, tensors: Mapping[str, TensorRef], wish: QuantRe
 def split_quantizable(
     part: str, tensors: Mapping[str, TensorRef], wish: QuantRequest
 ) -> tuple[list[str], dict[str, str]]:
-    """(weights to quantize, the others with more than one dimension and why not)."""
+    """(names of weights to quantize, other matrices and kernels -> why they are skipped)."""
     chosen: list[str] = []
     left: dict[str, str] = {}
     weights = {name: ref for name, ref in sorted(tensors.items()) if len(ref.shape) > 1}
@@ -110,16 +110,16 @@ def split_quantizable(
 
 
 def check_patterns(leave: Sequence[str], found: Mapping[str, QuantPlan]) -> None:
-    """Each of these patterns is to leave something that would be quantized without it."""
+    """UsageError for patterns that match no weight that would otherwise be quantized."""
     left = [reason for chosen in found.values() for reason in chosen.left.values()]
     if idle := [pattern for pattern in leave if f"--leave {pattern}" not in left]:
         names = next(iter(next(iter(found.values())).packings))
-        problems = [f"--leave {pattern} leaves no weight that would be quantized" for pattern in idle]
+        problems = [f"--leave {pattern} matches no weight that would be quantized" for pattern in idle]
         raise UsageError(problems[0], problems=problems, hint=f"for example --leave {names}")
 
 
 def _reason(name: str, ref: TensorRef, leave: Sequence[str]) -> str:
-    """Why a weight that the rules would have quantized is not; '' if it is."""
+    """Why a weight that the rules allow is still skipped; '' if it is quantized."""
     if pattern := next((pattern for pattern in leave if fnmatch.fnmatchcase(name, pattern)), ""):
         return f"--leave {pattern}"
     if len(ref.shape) > 2 and ref.shape[1] == 1:
@@ -128,7 +128,7 @@ def _reason(name: str, ref: TensorRef, leave: Sequence[str]) -> str:
 
 
 def _ends(names: Iterable[str]) -> dict[str, str]:
-    """The weights of the first and the last blocks, and why they stay."""
+    """The weights of the first and last blocks -> why they are skipped."""
     places = {name: place[0] for name in names if (place := split_block(name))}
     last = max(places.values(), default=0)
     why = f"first and last {ENDS} blocks: activations are hardest there (--include ends)"

@@ -1,4 +1,4 @@
-"""The schemes by name: how many bits, what shares a scale, and who can read the result."""
+"""The quantization schemes by name: dtype, group size, layout, rounding, activation quantization."""
 
 import math
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from sanac.core.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """One way to store weights."""
+    """A quantization scheme: how weights, and possibly activations, are quantized."""
 
     name: str
     form: str
-    block: int | None  # inputs that share a scale, unless the user says otherwise; None: all of an output channel
-    blocks: tuple[int, ...]  # that may be asked for
+    block: int | None  # default group size; None: one scale per output channel
+    blocks: tuple[int, ...]  # group sizes that the user may choose
     layout: str
-    rounding: str  # unless the user says otherwise
-    given: str | None = None  # how what weights are multiplied by is quantized, too; None: it stays as it is
+    rounding: str  # default rounding
+    given: str | None = None  # activation quantization, static or token; None: weights only
 
     def refusal(self, shape: tuple[int, ...], block: int | None) -> str:
-        """Why a weight of this shape can't be stored; '' if it can."""
+        """Why a weight of this shape can't be quantized with this group size; '' if it can."""
         if self.layout != TORCHAO or not block:
             return ""
         if math.prod(shape[2:]) != 1:
@@ -30,7 +30,7 @@ class Scheme:
     def packing(
         self, shape: tuple[int, ...], block: int | None, rounding: str | None, *, smooth: bool = False
     ) -> WeightSpec:
-        """How a weight of this shape is stored, if nothing speaks against it."""
+        """The WeightSpec of a weight of this shape; None means the scheme's default."""
         block = block or self.block
         shared = block if block and block < math.prod(shape[1:]) else None
         given = ActivationSpec(self.given, smooth) if self.given else None
@@ -52,11 +52,15 @@ SCHEMES = {
 
 
 def scheme_of(name: str, block: int | None = None) -> Scheme:
-    """The scheme asked for, with its block size."""
+    """The scheme `name`; UsageError if it doesn't exist or doesn't support this group size."""
     if name not in SCHEMES:
-        raise UsageError(f"there is no scheme {name!r}", hint=f"one of {', '.join(SCHEMES)}")
+        raise UsageError(f"there is no scheme {name!r}", hint=f"pass one of {', '.join(SCHEMES)}")
     found = SCHEMES[name]
     if block is not None and block not in found.blocks:
-        hint = f"one of {', '.join(map(str, found.blocks))}" if found.blocks else "its products need whole rows"
-        raise UsageError(f"--block {block} is not for {name}", hint=hint)
+        hint = (
+            f"pass one of {', '.join(map(str, found.blocks))}"
+            if found.blocks
+            else "it has one scale per output channel"
+        )
+        raise UsageError(f"{name} doesn't support --block {block}", hint=hint)
     return found

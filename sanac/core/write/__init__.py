@@ -1,1 +1,1 @@
-"""Writing artifacts: the job, its executor, and the file formats."""
+"""Writing artifacts: jobs, the executor, and the file formats."""

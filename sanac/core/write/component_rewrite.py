@@ -1,4 +1,4 @@
-"""A component that is written otherwise than it was: quantized."""
+"""A component that is rewritten with quantized weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,17 +20,17 @@ from sanac.core.write.safetensors_writer import (
 
 @dataclass(frozen=True)
 class ComponentRewrite:
-    """What its files will hold."""
+    """The files of a component to write: config, quant.json and weights."""
 
     pieces: tuple[TensorSource, ...]
-    stem: str  # of its weight files
+    stem: str  # file name stem of the weights
     config: Mapping[str, Any]
-    metadata: Mapping[str, str]  # in the headers of its weight files
-    quantized: QuantConfig  # without the digests of these headers
-    memory: int  # that making the pieces takes
+    metadata: Mapping[str, str]  # metadata of the .safetensors headers
+    quantized: QuantConfig  # header digests not filled in yet
+    memory: int  # bytes of memory to compute the tensors
 
     def place(self, stage: StagingArea, folder: str, shard_bytes: int, reporter: Reporter) -> dict[str, str]:
-        """Config, what is quantized how, weights; returns the tensors' digests."""
+        """Write config.json, quant.json and the weights to `folder`; returns the tensors' digests."""
         shards = split(self.pieces, shard_bytes)
         names = shard_names(len(shards), self.stem)
         heads = (encode_header(in_file_order(shard), self.metadata) for shard in shards)

@@ -1,4 +1,4 @@
-"""Conversion between layouts: the same tensors under other names, in other files. A plan that keeps every block."""
+"""Conversion between layouts: the same tensors under other names, in other files. The plan keeps every block."""
 
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.plan import keep_blocks
@@ -9,13 +9,13 @@ LAYOUTS = ("diffusers", "nvlabs", "single")
 
 
 def decide_convert(model: Model, writing: WriteOptions, pipeline: Model | None) -> ArtifactJob:
-    """The job that writes `model` in `writing.layout`, completed from `pipeline` if one is given."""
+    """The job that writes `model` in `writing.layout`, with the other components of `pipeline` if one is passed."""
     if pipeline is not None and writing.layout != "diffusers":
         raise UsageError(
-            f"--pipeline has no meaning with --to {writing.layout}", why="that layout holds the transformer alone"
+            f"--pipeline doesn't apply to --to {writing.layout}", why="that layout holds the transformer alone"
         )
     if pipeline is not None and pipeline.model_index is None:
-        raise UsageError(f"{pipeline.located.name} can't complete anything", why="it is not a whole pipeline")
+        raise UsageError(f"{pipeline.located.name} can't be the --pipeline", why="it is not a complete pipeline")
     if pipeline is not None:
         _same_interfaces(model, pipeline)
     blocks = model.architecture.blocks
@@ -23,7 +23,7 @@ def decide_convert(model: Model, writing: WriteOptions, pipeline: Model | None) 
 
 
 def _same_interfaces(model: Model, pipeline: Model) -> None:
-    """A transformer fits a pipeline when it speaks to the same text encoder and autoencoder."""
+    """UsageError unless `model` has the latent channels, caption channels and guidance embedding of `pipeline`."""
     own, other = model.architecture, pipeline.architecture
     problems = [
         f"{what}: {mine} here, {theirs} in {pipeline.located.name}"
@@ -44,9 +44,9 @@ def notices(job: ArtifactJob) -> tuple[str, ...]:
     """What the user should know about this conversion before it runs."""
     said = [f"filled in with zeros: {piece.name} {list(piece.shape)}" for piece in job.filled]
     if job.writing.layout == "diffusers" and job.model.extras:
-        said.append(f"kept beside the model, for the way back: {', '.join(sorted(job.model.extras))}")
+        said.append(f"kept in a sidecar file, for conversion back: {', '.join(sorted(job.model.extras))}")
     if job.writing.layout == "diffusers" and job.companions is None:
-        said.append("the transformer alone: --pipeline MODEL completes it")
+        said.append("only the transformer is written: --pipeline MODEL adds the other components")
     if not job.model.transformer.config:
-        said.append("no config.json beside the weights: derived from the shapes, for images of 1024 px")
+        said.append("no config.json next to the weights: derived from the tensor shapes, for images of 1024 px")
     return tuple(said)

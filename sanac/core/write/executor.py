@@ -1,4 +1,4 @@
-"""The one executor of plans: a model and a plan in, a sealed artifact out, tensor by tensor, nothing loaded."""
+"""The executor: writes an ArtifactJob as a sealed artifact, streaming tensor by tensor without loading the model."""
 
 import os
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ from sanac.core.write.safetensors_writer import copied_tensor, write_safetensors
 
 
 def preflight(job: ArtifactJob, out: Path, reporter: Reporter) -> Manifest | None:
-    """All that can be said before the first byte: the artifact if it stands already; raises what would stop the run."""
+    """Check everything before the first byte is written: the manifest if `out` is already complete, None if not."""
     out = _absolute(out)
     for model in filter(None, (job.model, job.pipeline)):
         _keep_clear_of(out, model)
@@ -43,18 +43,18 @@ def preflight(job: ArtifactJob, out: Path, reporter: Reporter) -> Manifest | Non
 
 
 def write_partial(job: ArtifactJob, out: Path, reporter: Reporter) -> tuple[str, Manifest]:
-    """Write the artifact to `out`: ('ok', manifest), or ('cached', manifest) when it already stands there."""
+    """Check, then write the artifact to `out`: ('ok', manifest), or ('cached', manifest) if it is already there."""
     finished = preflight(job, out, reporter)
     return ("cached", finished) if finished else write_artifact(job, out, reporter)
 
 
 def write_artifact(job: ArtifactJob, out: Path, reporter: Reporter) -> tuple[str, Manifest]:
-    """The same, for what was foreseen."""
+    """Write the artifact to `out` after `preflight`; ('cached', manifest) if another run finished it meanwhile."""
     out = _absolute(out)
     how = (["linked"] if job.writing.link else []) + ([job.filled_digest] if job.filled_digest else [])
     journal_key = json_files.key_of([job.key, *how]) if how else job.key
     with open_stage(out, journal_key, fresh=job.writing.fresh) as stage:
-        try:  # once more: a run that held the lock until now may have finished
+        try:  # checked again: a run that held the lock until now may have finished it
             finished = find_finished(out, job.key, force=job.writing.force)
         except SanacError:
             stage.discard()
@@ -63,7 +63,7 @@ def write_artifact(job: ArtifactJob, out: Path, reporter: Reporter) -> tuple[str
             stage.discard()
             return "cached", finished
         if stage.files:
-            reporter.note(f"continuing {stage.partial}: {len(stage.files)} files are already there")
+            reporter.note(f"resuming {stage.partial}: {len(stage.files)} files are already written")
         tensors = _write(stage, job, reporter)
         if job.finish:
             job.finish.make(stage, reporter)
@@ -85,7 +85,7 @@ def write_artifact(job: ArtifactJob, out: Path, reporter: Reporter) -> tuple[str
 
 
 def _write(stage: StagingArea, job: ArtifactJob, reporter: Reporter) -> dict[str, str]:
-    """Everything but card and manifest; returns the digests of the transformer's tensors."""
+    """Write all components; returns the digests of the transformer's tensors."""
     reporter.begin("writing", job.needs.traffic)
     try:
         for part in job.carried:
@@ -96,14 +96,14 @@ def _write(stage: StagingArea, job: ArtifactJob, reporter: Reporter) -> dict[str
 
 
 def _keep_clear_of(out: Path, model: Model) -> None:
-    """Neither OUT nor the names it needs on the way may be, hold or lie in an input."""
+    """UsageError if OUT, OUT.partial or OUT.replaced is the input, contains it or is inside it."""
     source = Path(os.path.realpath(model.located.path))
     for name in (out, partial_name(out), replaced_name(out)):
         real = Path(os.path.realpath(name))
         if source.is_relative_to(real) or (source.is_dir() and real.is_relative_to(source)):
             raise UsageError(
                 f"{name} and the input {source} overlap",
-                why="the input is never touched",
+                why="sanac never writes into an input model",
                 hint="choose an --out outside the model's folder",
             )
 
@@ -122,7 +122,7 @@ def _manifest(stage: StagingArea, job: ArtifactJob, tensors: Mapping[str, str]) 
 
 
 def _place_transformer(stage: StagingArea, job: ArtifactJob, reporter: Reporter) -> dict[str, str]:
-    """The weights in the layout asked for, and the small files that belong to it; returns the tensors' digests."""
+    """Write the transformer in the job's layout, with the small files of that layout; returns tensor digests."""
     model, pieces = job.model, job.pieces
     config = json_files.pretty(job.config)
     repacked = job.repacked.get("transformer")
@@ -147,13 +147,13 @@ def _place_transformer(stage: StagingArea, job: ArtifactJob, reporter: Reporter)
             _carry_file(stage, job, path, path.name, reporter)
     if repacked is not None:
         return repacked.place(stage, "transformer", job.writing.shard_bytes, reporter)
-    if not pieces:  # carried
+    if not pieces:  # it is among the carried components
         return dict(model.manifest.tensors.get("transformer", {})) if model.manifest else {}
     return write_weights(stage, "transformer", pieces, shard_bytes=job.writing.shard_bytes, reporter=reporter)
 
 
 def _carry(stage: StagingArea, job: ArtifactJob, part: Component, reporter: Reporter) -> None:
-    """Take a component along unchanged. A variant's files lose the variant in their names: plain loading finds them."""
+    """Copy a component's unchanged files, dropping the variant suffix from names so that default loading finds them."""
     variant = part.weights.variant if part.weights else ""
     if part.name in job.repacked:
         job.repacked[part.name].place(stage, part.name, job.writing.shard_bytes, reporter)
@@ -173,7 +173,7 @@ def _carry_file(stage: StagingArea, job: ArtifactJob, source: Path, name: str, r
 
 
 def _take(source: Path, target: Path, known: FileRecord | None, *, link: bool, reporter: Reporter) -> FileRecord:
-    """A hard link if asked for, shared blocks where the file system can, else a copy; its digest either way."""
+    """Hard-link `source` to `target` if `link`, else clone (copy on write), else copy it; returns size and digest."""
     real = source.resolve()
     target.unlink(missing_ok=True)
     if link:
@@ -183,5 +183,7 @@ def _take(source: Path, target: Path, known: FileRecord | None, *, link: bool, r
     else:
         written = write_parts(target, [Range("", real, 0, real.stat().st_size)], reporter=reporter)
     if known and known.blake3 != written.blake3:
-        raise changed_after_sealing(source, [f"its digest is {written.blake3[:16]}, sealed was {known.blake3[:16]}"])
+        raise changed_after_sealing(
+            source, [f"its digest is {written.blake3[:16]}, the sealed one is {known.blake3[:16]}"]
+        )
     return written

@@ -1,4 +1,4 @@
-"""What is made of an artifact's files and stands among them: the artifact stays what it is, and is sealed anew."""
+"""In-place additions: graphs and engines derived from an artifact are written into it and the manifest is resealed."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,30 +14,30 @@ from sanac.core.write.job import ArtifactJob
 
 
 def require_artifact(job: ArtifactJob) -> Manifest:
-    """The manifest of what is added to; Misuse where nothing can be."""
+    """The manifest of the artifact that the job adds files to; UsageError if nothing can be added to it."""
     located, manifest = job.model.located, job.model.manifest
     hint = f"--out DIR instead of --in-place: sanac {job.stage} {located.name} --out DIR"
     if manifest is None:
-        why = "models that others made are never written to"
-        raise UsageError(f"{located.name} is no artifact of sanac", why=why, hint=hint)
+        why = "sanac never writes into models of other origin"
+        raise UsageError(f"{located.name} is not an artifact of sanac", why=why, hint=hint)
     if job.model.kind == "file":
         raise UsageError(
             f"{located.name} holds a single file of weights", why="there is no folder to add to", hint=hint
         )
     own = [name for name in _names(job) if name in manifest.files and name not in manifest.added]
     if own:
-        why = f"{own[0]} is what it is, and was made together with it"
-        raise UsageError(f"{located.name} has its own already", why=why, problems=own, hint=hint)
+        why = f"{own[0]} was written together with the artifact and is part of its content"
+        raise UsageError(f"{located.name} already contains these files", why=why, problems=own, hint=hint)
     return manifest
 
 
 def is_complete(job: ArtifactJob) -> bool:
-    """Whether all that the job makes has been added already."""
+    """Whether all files of the job have already been added."""
     return not _missing(job, require_artifact(job))
 
 
 def add(job: ArtifactJob, reporter: Reporter) -> tuple[str, Manifest]:
-    """Have the job's last step done in the artifact itself: ('ok' or 'cached', its new manifest)."""
+    """Run the job's post-processing inside the artifact and reseal it: ('ok' or 'cached', the new manifest)."""
     folder, force = job.model.located.path, job.writing.force
     if is_complete(job) and not force:
         return "cached", require_artifact(job)
@@ -49,7 +49,7 @@ def add(job: ArtifactJob, reporter: Reporter) -> tuple[str, Manifest]:
         wanted = list(_names(job)) if force else _missing(job, manifest)
         others = _without(manifest, wanted)
         if others != manifest:
-            reseal(folder, others)  # it never vouches for a file that is being replaced
+            reseal(folder, others)  # the manifest must not list a file that is being replaced
         stage.files.update({name: others.files[name] for name in _names(job) if name in others.files})
         job.finish.make(stage, reporter)
         made = {name: FileRecord(stage.files[name].size, stage.files[name].blake3) for name in wanted}
@@ -64,7 +64,7 @@ def _names(job: ArtifactJob) -> Iterable[str]:
 
 
 def _missing(job: ArtifactJob, manifest: Manifest) -> list[str]:
-    """Of what the job makes, what isn't there as it would make it. Files of one key are made together."""
+    """The job's missing or outdated files. Files of one key are made together: if one is missing, all are listed."""
     assert job.finish
     folder, lost = job.model.located.path, set()
     for name, key in job.finish.names.items():
@@ -76,20 +76,18 @@ def _missing(job: ArtifactJob, manifest: Manifest) -> list[str]:
 
 
 def _check_free(job: ArtifactJob, folder: Path) -> None:
-    """What is written is the artifact's own, or nobody's; and in its folder."""
+    """UsageError if a file to write is a link or exists without belonging to the artifact."""
     manifest = require_artifact(job)
     for name in _names(job):
         path = folder / name
         if path.parent.is_symlink() or path.is_symlink():
-            raise UsageError(
-                f"{path} leads elsewhere", why="it is a link, and nothing outside the artifact is written to"
-            )
+            raise UsageError(f"{path} is a link", why="sanac writes nothing outside the artifact's folder")
         if path.exists() and name not in manifest.files and not left_unfinished(folder):
-            raise UsageError(f"{path} is in the way", why="it is no file of the artifact", hint="move it away")
+            raise UsageError(f"{path} already exists", why="it is not a file of the artifact", hint="move it away")
 
 
 def _unchanged(job: ArtifactJob, folder: Path) -> Manifest:
-    """The manifest as it is now that nobody else writes: with what others added in the meantime."""
+    """The current manifest, read under the lock: it includes what other runs added since the model was opened."""
     manifest = read_manifest(folder)
     known = job.model.manifest
     if manifest is None or known is None or (manifest.key, _own(manifest)) != (known.key, _own(known)):

@@ -1,4 +1,4 @@
-"""A write, fully decided: which tensors, from where, under which name and key."""
+"""The artifact job: a fully planned write, with every output tensor's source, name and the content key."""
 
 import functools
 import os
@@ -24,12 +24,12 @@ from sanac.core.write.component_rewrite import ComponentRewrite
 from sanac.core.write.new_tensors import new_tensor
 from sanac.core.write.safetensors_writer import SHARD_BYTES, TensorSource, computed_tensor, copied_tensor, fused_tensor
 
-SCHEMA = 2  # of what this executor writes: raised when the same plan would give other bytes
+SCHEMA = 2  # part of every content key: raised when the same plan would give other bytes
 
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """How an artifact is written, whatever the stage."""
+    """Options for writing an artifact, common to all stages."""
 
     shard_bytes: int = SHARD_BYTES
     transformer_only: bool = False
@@ -42,17 +42,17 @@ class WriteOptions:
 
 @dataclass(frozen=True, slots=True)
 class PostProcess:
-    """What is made of the files that were written, before they are sealed."""
+    """A step that derives more files (graphs, engines) from the written ones, before the artifact is sealed."""
 
     make: Callable[[StagingArea, Reporter], None]
-    disk: int  # bytes that it writes, about
-    memory: int  # that it takes, about
-    names: Mapping[str, str]  # of the files that it makes, and the key of each
+    disk: int  # estimated bytes that it writes
+    memory: int  # estimated bytes of memory
+    names: Mapping[str, str]  # file that it writes -> content key
 
 
 @dataclass(frozen=True, slots=True)
 class ArtifactJob:
-    """A job that is fully decided: `--dry-run` shows it, `execute` does it."""
+    """A fully planned job: `--dry-run` shows it, `write_artifact` executes it."""
 
     stage: str
     model: Model
@@ -60,27 +60,27 @@ class ArtifactJob:
     settings: Mapping[str, Any]
     writing: WriteOptions
     key: str
-    identity: str  # of the model
-    witness: tuple[str, ...]  # of all inputs as they were when this was decided
-    pipeline: Model | None = None  # the reference that completes a transformer to a pipeline
-    additions: Mapping[str, Addition] = field(default_factory=dict)  # to the model's own tensors, when written
-    replaced: Mapping[str, TensorRef] = field(default_factory=dict)  # instead of the model's own tensors
-    filled_digest: str = ""  # of the file that holds what is added or put in their place
-    repacked: Mapping[str, ComponentRewrite] = field(default_factory=dict)  # components that are written quantized
-    how: str = ""  # for people, where the plan doesn't say it: '100 steps of distill'
+    identity: str  # digest of the model
+    witness: tuple[str, ...]  # digests of all inputs at planning time, compared again before sealing
+    pipeline: Model | None = None  # supplies the other components for a lone transformer
+    additions: Mapping[str, Addition] = field(default_factory=dict)  # tensor -> change added while it is written
+    replaced: Mapping[str, TensorRef] = field(default_factory=dict)  # tensor -> what is written instead of the model's
+    filled_digest: str = ""  # digest of the file with the additions or replacements
+    repacked: Mapping[str, ComponentRewrite] = field(default_factory=dict)  # components that are rewritten quantized
+    how: str = ""  # description for the lineage where the plan says too little: '100 steps of distill'
     finish: PostProcess | None = None
 
     @property
     def architecture(self) -> Architecture:
-        """The output's."""
+        """The output's architecture."""
         return self.model.architecture.changed(len(self.plan.blocks), dict(self.plan.config))
 
     @property
     def pieces(self) -> tuple[TensorSource, ...]:
-        """The output's tensors: what stands outside the blocks, then block by block; NVlabs' layouts have their own."""
+        """The output's tensors: those outside the blocks, then block by block; in NVlabs' order for its layouts."""
         if "transformer" in self.repacked:
             return self.repacked["transformer"].pieces
-        if self.model.weights.quantized:  # it goes along like other components
+        if self.model.weights.quantized:  # copied like the other components
             return ()
         if self.writing.layout == "diffusers":
             return tuple(self._piece(name) for name in _in_order(self.architecture))
@@ -93,7 +93,7 @@ class ArtifactJob:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The output's config.json: the model's own; else the reference pipeline's, as far as shapes leave it open."""
+        """The output's config.json: the model's own, else derived from shapes and the reference pipeline."""
         model, reference = self.model, self.pipeline
         found = dict(model.transformer.config)
         if not found and reference and reference.architecture.cross_width == model.architecture.cross_width:
@@ -104,7 +104,7 @@ class ArtifactJob:
 
     @property
     def filled(self) -> tuple[TensorSource, ...]:
-        """What NVlabs' layout wants and nobody has: zeros. Its code makes the position embedding that it uses."""
+        """Zeros for tensors that NVlabs' layout requires and no input has; its code computes the position embedding."""
         if self.writing.layout == "diffusers":
             return ()
         side = self.config.get("sample_size")
@@ -117,7 +117,7 @@ class ArtifactJob:
         )
 
     def _piece(self, name: str) -> TensorSource:
-        """The output's tensor of this name: the source's, moved by the plan, or a new one."""
+        """The output tensor `name`: the source's, as the plan moves it, or a new one."""
         inside = split_block(name)
         if inside is None:
             return self._kept(name, name)
@@ -130,7 +130,7 @@ class ArtifactJob:
         return new_tensor(name, self._dtype(rest), self.architecture.block_tensors()[rest], init_of(rest), identity)
 
     def _dtype(self, rest: str) -> str:
-        """A new tensor is stored as its namesake in the first block is; one that is new to all, as most are there."""
+        """The dtype of a new block tensor: that of the same tensor in block 0, else the most common one in block 0."""
         tensors = self.model.weights.tensors
         namesake = tensors.get(block_name(0, rest))
         first = [tensors[block_name(0, name)] for name in self.model.architecture.block_tensors()]
@@ -152,44 +152,44 @@ class ArtifactJob:
 
     @property
     def companions(self) -> Model | None:
-        """The pipeline whose other components go along, if any do."""
+        """The pipeline whose other components are copied; None if only the transformer is written."""
         if self.writing.transformer_only or self.writing.layout != "diffusers":
             return None
         return self.pipeline or (self.model if self.model.model_index else None)
 
     @property
     def needs_sanac(self) -> bool:
-        """Whether some of its weights are packed as stock diffusers can't read them."""
+        """Whether some weights are packed in a layout that stock diffusers can't read."""
         return PACKED in self.layouts
 
     @property
     def layouts(self) -> set[str]:
-        """Of what is quantized in the output."""
+        """The layouts of the output's quantized components."""
         carried = [part.weights.quantized for part in self.carried if part.weights and part.name not in self.repacked]
         found = [*(part.quantized for part in self.repacked.values()), *carried]
         return {quantized.layout for quantized in found if quantized}
 
     @property
     def carried(self) -> tuple[Component, ...]:
-        """The components that go along: unchanged, or repacked."""
+        """The components that are copied unchanged or rewritten quantized."""
         others = self.companions.others if self.companions else ()
         packed = self.model.weights.quantized and "transformer" not in self.repacked
         return (*others, self.model.transformer) if packed else others
 
     def unchanged(self, part: Component) -> tuple[Path, ...]:
-        """The files of a component that go along as they are."""
+        """The files of a component that are copied unchanged."""
         if part.name not in self.repacked:
             return part.files
         weights = part.weights.files if part.weights else ()
         return tuple(path for path in part.files if path not in weights and path.name != "config.json")
 
     def repacked_pieces(self, part: Component) -> tuple[TensorSource, ...]:
-        """The tensors of a component that is quantized."""
+        """The output tensors of a component that is rewritten quantized; () for the others."""
         return self.repacked[part.name].pieces if part.name in self.repacked else ()
 
     @property
     def needs(self) -> Needs:
-        """What it takes to execute this."""
+        """Resource estimate of the job: disk, memory, bytes to copy."""
         weights = sum(piece.size for piece in self.pieces)
         carried = sum(path.stat().st_size for part in self.carried for path in self.unchanged(part))
         carried += sum(piece.size for part in self.carried for piece in self.repacked_pieces(part))
@@ -197,7 +197,7 @@ class ArtifactJob:
         merged = max(
             (4 * self.model.weights.tensors[name].count for name in (*self.model.patches, *self.additions)), default=0
         )
-        memory = streaming_memory(self.model) + 5 * merged  # base, change, sum, result and the one before, in fp32
+        memory = streaming_memory(self.model) + 5 * merged  # base, change, sum, result and the previous result, in fp32
         memory += max((part.memory for part in self.repacked.values()), default=0)
         if self.finish:
             written, memory = written + self.finish.disk, max(memory, self.finish.memory)
@@ -205,19 +205,19 @@ class ArtifactJob:
 
 
 def _in_order(architecture: Architecture) -> list[str]:
-    """Names in the order they are written: by the alphabet outside the blocks, then block by block."""
+    """Tensor names in the order they are written: alphabetical outside the blocks, then block by block."""
     outside = sorted(name for name in architecture.tensors() if split_block(name) is None)
     rests = sorted(architecture.block_tensors())
     return [*outside, *(block_name(index, rest) for index in range(architecture.blocks) for rest in rests)]
 
 
 def refuse_quantized(model: Model, stage: str) -> None:
-    """What changes weights comes before they are quantized; said before anything is computed."""
+    """UsageError if `model` is quantized: stages that change weights run before quantization."""
     if model.weights.quantized:
         raise UsageError(
-            f"{model.located.name} is quantized",
-            why="what changes its weights comes before that",
-            hint=f"{stage} the model that it was made from, then quantize again",
+            f"{model.located.name} is already quantized",
+            why=f"{stage} changes weights, so it runs before quantize",
+            hint=f"sanac {stage} the unquantized model, then quantize again",
         )
 
 
@@ -229,7 +229,7 @@ def plan_artifact(
     writing: WriteOptions,
     pipeline: Model | None = None,
 ) -> ArtifactJob:
-    """Everything that is to be done, named by its content key, before anything is."""
+    """The fully planned job, with its content key; nothing is written."""
     architecture = model.architecture
     if stage not in {"quantize", "export"}:
         refuse_quantized(model, stage)
@@ -250,7 +250,7 @@ def plan_artifact(
     key = json_files.key_of([stage, SCHEMA, settings, plan.to_json(), identities])
     witness = _witness(model, pipeline)
     job = ArtifactJob(stage, model, plan, settings, writing, key, identities[0], witness, pipeline)
-    assert job.config, "a config that can't be told is found out before anything is written"
+    assert job.config, "a config that can't be derived is reported before anything is written"
     return job
 
 
@@ -272,12 +272,12 @@ def _lineage(job: ArtifactJob) -> tuple[Ancestor, ...]:
 
 
 def _left_out(job: ArtifactJob) -> tuple[str, ...]:
-    """Components that belong to the model and don't go along."""
+    """Components of the model that are not written."""
     names = set(job.model.manifest.left_out if job.model.manifest else ())
     names |= {part.name for part in job.model.others}
     return tuple(sorted(names - {part.name for part in job.carried}))
 
 
 def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Configs remember where they were loaded from; an artifact doesn't."""
+    """`config` without `_name_or_path`: an artifact doesn't record machine paths."""
     return {key: value for key, value in config.items() if key != "_name_or_path"}

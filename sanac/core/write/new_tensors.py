@@ -1,7 +1,7 @@
-"""The bytes of tensors that no checkpoint holds: a constant, or normal noise that is a function of its place alone.
+"""The bytes of new tensors: a constant, or normal noise that is a function of identity and position alone.
 
 Elements come in pairs. Pair i of a tensor is drawn by the two bytes at 2 i of BLAKE3's output stream for the tensor's
-identity: any part can be made at any time in any order, and it is the same part. A draw u in 0..65535 stands for the
+identity: any part can be generated at any time, in any order, with the same result. A draw u in 0..65535 stands for the
 quantile (u + 1/2) / 65536 of the normal distribution, and for that of (40503 u + 30784) mod 65536: 65,536 points that
 are spread over the plane as two independent values would be, their moments uncorrelated to 0.0012 up to the fourth. So
 a value is one of 65,536 and never beyond 4.33 standard deviations. The dtype only rounds it: the noise of an fp32
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # numpy takes longer to import than a header to read: only no
 
     Bits = npt.NDArray[np.void]
 
-_BATCH = 1 << 14  # pairs: table, draws and places stay in the core's own cache
+_BATCH = 1 << 14  # pairs: table, draws and indices stay in the core's own cache
 _DRAWS = 1 << 16
 _STRIDE, _OFFSET = 40503, 30784  # 65536 by the golden ratio; the offset with the least correlation
 
@@ -36,7 +36,7 @@ _STRIDE, _OFFSET = 40503, 30784  # 65536 by the golden ratio; the offset with th
 def new_tensor(
     name: str, dtype: str, shape: tuple[int, ...], start: TensorInit, identity: Sequence[str | int] = ()
 ) -> TensorSource:
-    """A new tensor. `identity` names its noise: the same one gives the same, under whatever name it is written."""
+    """A new tensor. The noise depends on `identity` alone: equal identities give equal noise under any tensor name."""
     size = math.prod(shape) * DTYPE_BITS[dtype] // 8
     noise = functools.partial(_noise, json_files.canonical(["sanac", *identity]), dtype, start)
     constant = functools.partial(_constant, dtype, start)
@@ -49,7 +49,7 @@ def _constant(dtype: str, start: TensorInit, _position: int, count: int) -> byte
     return _repeated(dtype, start, count)
 
 
-@functools.lru_cache(maxsize=4)  # the same full step over and over
+@functools.lru_cache(maxsize=4)  # the same full step repeats
 def _repeated(dtype: str, start: TensorInit, count: int) -> bytes:
     import numpy as np
 
@@ -74,7 +74,7 @@ def _noise(identity: bytes, dtype: str, start: TensorInit, position: int, count:
 
 @functools.cache
 def _table(dtype: str, start: TensorInit) -> "Bits":
-    """The bit patterns of the pairs that the draws stand for. Upper half and its mirror image: the mean is exact."""
+    """The bit patterns of the pair for each draw. The lower half mirrors the upper one: the mean is exact."""
     from statistics import NormalDist
 
     import numpy as np

@@ -1,6 +1,6 @@
-"""How a .pth file is laid out: torch's zip of a pickle and raw storages, streamed, never more than a chunk in memory.
+"""Writes .pth files: torch's zip of a pickle and raw storages, streamed with at most one chunk in memory.
 
-The pickle is spelled out here, one opcode per fact; no pickler runs. Checksums are made one entry ahead of the copy.
+The pickle is written opcode by opcode; no pickler runs. Checksums are computed one entry ahead of the copy.
 """
 
 import itertools
@@ -48,7 +48,7 @@ def write_pth(stage: StagingArea, name: str, pieces: Sequence[TensorSource], *, 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One entry of the archive: its name, its bytes, and who knows their checksum."""
+    """One entry of the archive: its name, its bytes, and their checksum."""
 
     name: str
     parts: tuple[Range | GeneratedBytes, ...]
@@ -99,7 +99,7 @@ def _windows(part: Range) -> Iterator[memoryview]:
             try:
                 window = mmap.mmap(file.fileno(), size + shift, prot=mmap.PROT_READ, offset=start - shift)
             except ValueError as error:
-                raise InvalidInput(f"{part.path} ended early", why="it got shorter while it was read") from error
+                raise InvalidInput(f"{part.path} is truncated", why="it was truncated while it was read") from error
             with window, memoryview(window) as view, view[shift:] as chunk:
                 yield chunk
 
@@ -118,7 +118,7 @@ def _tensor_entries(pieces: Sequence[TensorSource], pool: ThreadPoolExecutor) ->
 
 
 def _archive(entries: Sequence[_Entry]) -> Iterator[Range | GeneratedBytes]:
-    """The whole zip file in order: header and bytes of each entry, then the directory."""
+    """The bytes of the zip file in order: header and data of each entry, then the central directory."""
     position = 0
     offsets: list[int] = []
     for entry in entries:
@@ -160,7 +160,7 @@ def _directory(entries: Sequence[_Entry], offsets: Sequence[int]) -> bytes:
 
 
 def _end(count: int, size: int, start: int) -> bytes:
-    """The end of the directory, with the 64-bit record that large archives need."""
+    """The end of the central directory, with the zip64 record that large archives need."""
     wide = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, start)
     locator = struct.pack("<4sIQI", b"PK\6\7", 0, start + size, 1)
     narrow = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, _LIMIT_32, _LIMIT_32, 0)

@@ -1,4 +1,4 @@
-"""How weights are laid out on disk: shards of a chosen size, aligned, with diffusers' file names and index."""
+"""Writes .safetensors weights: shards of a chosen size, aligned tensors, diffusers' file names and index."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,23 +17,23 @@ DIFFUSERS_STEM = "diffusion_pytorch_model"
 
 @dataclass(frozen=True, slots=True)
 class TensorSource:
-    """A tensor of the output, and where its bytes come from, in order."""
+    """An output tensor and the sources of its bytes, in order."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     parts: tuple[Range | GeneratedBytes, ...]
-    sealed: str = ""  # the digest it must have, where the source's manifest knows it
-    with_next: bool = False  # whether it has to lie in the next one's shard
+    sealed: str = ""  # its digest according to the source's manifest; '' if unknown
+    with_next: bool = False  # whether it must be in the same shard as the next tensor
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Bytes of the tensor."""
         return sum(part.size for part in self.parts)
 
 
 def copied_tensor(name: str, source: TensorRef, sealed: str = "") -> TensorSource:
-    """A tensor of the source under a new name."""
+    """The source's tensor, copied under a new name."""
     return TensorSource(
         name, source.dtype, source.shape, (Range(name, source.path, source.start, source.size),), sealed
     )
@@ -42,12 +42,12 @@ def copied_tensor(name: str, source: TensorRef, sealed: str = "") -> TensorSourc
 def computed_tensor(
     name: str, dtype: str, shape: tuple[int, ...], size: int, make: Callable[[], bytes | memoryview]
 ) -> TensorSource:
-    """A tensor that is computed as a whole when its turn comes."""
+    """A tensor that `make` computes at once when it is written."""
     return TensorSource(name, dtype, shape, (whole(name, size, make),))
 
 
 def fused_tensor(name: str, pieces: Sequence[TensorSource]) -> TensorSource:
-    """One tensor whose rows are those of the pieces, one after the other."""
+    """One tensor that concatenates the rows of `pieces`."""
     if len(pieces) == 1:
         (only,) = pieces
         return replace(only, name=name, parts=tuple(replace(part, label=name) for part in only.parts))
@@ -67,7 +67,7 @@ def write_weights(
     stem: str = DIFFUSERS_STEM,
     metadata: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Write the pieces as `folder/STEM*.safetensors`; returns each tensor's digest."""
+    """Write `pieces` as `folder/STEM*.safetensors`, sharded by `shard_bytes`; returns each tensor's digest."""
     shards = split(pieces, shard_bytes)
     names = shard_names(len(shards), stem)
     labels: dict[str, str] = {}
@@ -91,7 +91,7 @@ def write_safetensors(
     digests: bool = True,
     metadata: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Write one .safetensors file; returns each tensor's digest."""
+    """Write `pieces` as one .safetensors file `name`; returns each tensor's digest."""
     ordered = in_file_order(pieces)
     head = encode_header(ordered, metadata)
     return place_weights(stage, name, ordered, [_plain(head), *_parts(ordered)], reporter=reporter, digests=digests)
@@ -106,13 +106,16 @@ def place_weights(
     reporter: Reporter,
     digests: bool = True,
 ) -> dict[str, str]:
-    """Have a weight file in the artifact: `parts` are its bytes, `pieces` the tensors among them."""
+    """Place the weight file `name` with bytes `parts` and tensors `pieces` in the artifact; returns tensor digests."""
 
     def write(path: Path) -> FileRecord:
         written = write_parts(path, parts, reporter=reporter, digests=digests)
         changed = [p for p in pieces if p.sealed and written.labels.get(p.name, p.sealed) != p.sealed]
         if changed:
-            problems = [f"{p.name}: read {written.labels[p.name][:16]}, sealed was {p.sealed[:16]}" for p in changed]
+            problems = [
+                f"{p.name}: its digest is {written.labels[p.name][:16]}, the sealed one is {p.sealed[:16]}"
+                for p in changed
+            ]
             raise changed_after_sealing(Path(name), problems)
         return written
 
@@ -128,14 +131,14 @@ def _parts(pieces: Sequence[TensorSource]) -> list[Range | GeneratedBytes]:
 
 
 def shard_names(count: int, stem: str = DIFFUSERS_STEM) -> list[str]:
-    """The names diffusers gives: one plain file, or NNNNN-of-NNNNN."""
+    """File names of `count` shards as diffusers names them: STEM.safetensors, or STEM-NNNNN-of-NNNNN.safetensors."""
     if count == 1:
         return [f"{stem}.safetensors"]
     return [f"{stem}-{index:05d}-of-{count:05d}.safetensors" for index in range(1, count + 1)]
 
 
 def split(pieces: Sequence[TensorSource], limit: int) -> list[list[TensorSource]]:
-    """In order, a new shard whenever the next tensor would not fit; a larger tensor stands alone."""
+    """`pieces` in order, split into shards of at most `limit` bytes; a larger tensor gets a shard of its own."""
     shards: list[list[TensorSource]] = []
     room, together = 0, False
     for piece in pieces:
@@ -149,7 +152,7 @@ def split(pieces: Sequence[TensorSource], limit: int) -> list[list[TensorSource]
 
 
 def in_file_order(pieces: Sequence[TensorSource]) -> list[TensorSource]:
-    """Wider types first, else in the order given: every tensor then starts at a multiple of its item size."""
+    """`pieces` sorted by dtype, widest first (stable), so that every tensor starts at a multiple of its item size."""
     return sorted(pieces, key=_alignment)
 
 
@@ -158,7 +161,7 @@ def _alignment(piece: TensorSource) -> int:
 
 
 def encode_header(pieces: Sequence[TensorSource], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The length and the JSON header of a .safetensors file that holds these tensors in this order."""
+    """The length prefix and JSON header of a .safetensors file that holds `pieces` in this order."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     position = 0
     for piece in pieces:

@@ -66,7 +66,7 @@ def test_a_model_index_of_something_else(copy: Path, changes: dict[str, Any]) ->
 def test_a_component_that_links_elsewhere(copy: Path, pipeline: Path) -> None:
     shutil.rmtree(copy / "vae")
     (copy / "vae").symlink_to(pipeline / "vae")
-    with pytest.raises(InvalidInput, match="leads out of"):
+    with pytest.raises(InvalidInput, match="points outside"):
         opened(copy)
 
 
@@ -83,7 +83,7 @@ def test_folders_and_files_that_are_no_models(tmp_path: Path) -> None:
 
 def test_a_config_that_contradicts_the_tensors(broken: Path) -> None:
     edit(broken / "config.json", num_layers=9)
-    with pytest.raises(InvalidInput, match="contradicts itself") as caught:
+    with pytest.raises(InvalidInput, match=r"config\.json doesn't match the weights") as caught:
         opened(broken)
     assert caught.value.why == "config.json says num_layers = 9, the tensors say 6"
 

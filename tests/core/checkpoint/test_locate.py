@@ -51,7 +51,7 @@ def test_a_link_out_of_the_cache_repository(cache: Path, tmp_path: Path) -> None
     (tmp_path / "secret").write_text("{}")
     link.unlink()
     link.symlink_to(tmp_path / "secret")
-    with pytest.raises(InvalidInput, match="leads out of"):
+    with pytest.raises(InvalidInput, match="points outside"):
         open_model(locate(REPO))
 
 

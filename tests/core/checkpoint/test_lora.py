@@ -148,7 +148,7 @@ def test_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "why"),
     [
-        ({"something": torch.zeros(2)}, "something is no LoRA factor"),
+        ({"something": torch.zeros(2)}, "something is not a LoRA factor"),
         ({}, "no tensors"),
         (factors("transformer_blocks.9.attn1.to_q", 96, 96), "is not in the model"),
         (factors("transformer_blocks.0.attn9.to_q", 96, 96), "is not in the model"),

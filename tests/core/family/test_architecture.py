@@ -82,7 +82,7 @@ def test_every_misfit_is_named() -> None:
 
 def test_gaps_in_block_numbers_are_named() -> None:
     tensors = {name: ref for name, ref in refs(sana(6)).items() if (split_block(name) or (0, ""))[0] not in {2, 4}}
-    with pytest.raises(InvalidInput, match="not a whole") as caught:
+    with pytest.raises(InvalidInput, match="not a complete") as caught:
         recognise(tensors, "x")
     assert "blocks 2, 4 are missing" in caught.value.why
 
@@ -92,7 +92,7 @@ def test_a_billionth_block_costs_nothing() -> None:
     for name in list(tensors):
         if split_block(name):
             tensors[name.replace(".0.", ".999999.", 1)] = tensors[name]
-    with pytest.raises(InvalidInput, match="not a whole"):
+    with pytest.raises(InvalidInput, match="not a complete"):
         recognise(tensors, "x")
 
 
@@ -137,4 +137,4 @@ def test_parts() -> None:
 def test_how_a_checkpoint_was_trained_is_said_where_it_matters() -> None:
     assert training_note(sana(60), ["F16"]) == ""
     assert "run it in fp16" in training_note(sana(20, qk_norm=False), ["F16"])
-    assert "type it was trained in" in training_note(sana(20, qk_norm=False), ["BF16"])
+    assert "run it in its training dtype" in training_note(sana(20, qk_norm=False), ["BF16"])
