@@ -45,7 +45,7 @@ def errors(choices: list[tuple[int, ...]]) -> dict[str, list[float]]:
     """Each subset's error at each timestep, where a search looks, with all timesteps."""
     states = calibration(open_model(locate("sanac:tiny")), CalibrationSettings(num_prompts=SEARCHED), every=1)
     with torch.no_grad():
-        found = states.whole().errors(choices, SweepBatch.of(500_000_000, states.state_bytes, len(choices)))
+        found = states.sample().errors(choices, SweepBatch.of(500_000_000, states.state_bytes, len(choices)))
     return {str(kept): error.mean(dim=1).tolist() for kept, error in found.items()}
 
 

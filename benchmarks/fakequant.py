@@ -55,7 +55,7 @@ def within_cells(source: Path, quantized: Path, out: Path) -> None:
     file = out / "transformer" / "diffusion_pytorch_model.safetensors"
     tensors: dict[str, Tensor] = load_file(file)
     for name, parts in open_model(locate(str(quantized))).weights.parts.items():
-        values, how = map_quantized(parts), parts.packing
+        values, how = map_quantized(parts), parts.spec
         whole = unpack(values.stored, how.columns).float()
         step = values.scale.float().flatten(1).repeat_interleave(how.width, 1)[:, : how.columns]
         low, high = (whole - 0.5 + MARGIN) * step, (whole + 0.5 - MARGIN) * step

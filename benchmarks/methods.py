@@ -93,9 +93,9 @@ def decide(model: Model, cell: Cell, work: Path) -> tuple[ArtifactJob | None, di
     if cell.method == "search":
         return job, {}
     states = repair_states(model, wanted, NULL_REPORTER)
-    mending = RepairJob(with_repair(job, states), states, work, yes=True)
-    mended = mending.mended(NULL_REPORTER)
-    return mended, mending.report() or {}
+    repair_job = RepairJob(with_repair(job, states), states, work, yes=True)
+    repaired = repair_job.run(NULL_REPORTER)
+    return repaired, repair_job.report() or {}
 
 
 def velocity_error(model: Model, kept: tuple[int, ...], job: ArtifactJob | None) -> float:
@@ -107,7 +107,7 @@ def velocity_error(model: Model, kept: tuple[int, ...], job: ArtifactJob | None)
     added = job.additions if job else {}
     changes = {name: torch.from_numpy(addition.delta(shapes[name]).copy()) for name, addition in added.items()}
     with torch.no_grad():
-        return float(found.whole().changed(changes).errors([kept])[kept].mean())
+        return float(found.sample().changed(changes).errors([kept])[kept].mean())
 
 
 def compute(model: Model, cell: Cell, known: Mapping[str, Any], work: Path) -> Mapping[str, Any]:
@@ -151,11 +151,11 @@ def verdicts(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         lines.append(f"search beats BI (lower bounds above -0.02, one above 0): {'met' if met else 'NOT MET'}")
     whole, shares = found.get(f"whole-{max(c['depth'] for c in found.values())}"), []
     for depth in sorted(TARGETS, reverse=True):
-        mended, plain = found.get(f"search+compensate-{depth}"), found.get(f"bi-{depth}")
-        if whole and mended and plain:
+        repaired, plain = found.get(f"search+compensate-{depth}"), found.get(f"bi-{depth}")
+        if whole and repaired and plain:
             lost = whole["overall"]["value"] - plain["overall"]["value"]
-            won = paired_difference(scores_of(mended), scores_of(plain)).interval
-            beyond = paired_difference(scores_of(mended), third_back(scores_of(plain), scores_of(whole))).interval
+            won = paired_difference(scores_of(repaired), scores_of(plain)).interval
+            beyond = paired_difference(scores_of(repaired), third_back(scores_of(plain), scores_of(whole))).interval
             shares.append(beyond.low)
             lines.append(f"search + compensate minus BI at {depth} blocks: {won}; BI lost {lost:.3f}")
             lines.append(f"search + compensate minus (BI and a third of what it lost) at {depth} blocks: {beyond}")

@@ -175,7 +175,7 @@ class Bench:
     def states(self) -> CalibrationStates:
         """Those states, and the velocity there."""
         with torch.no_grad():
-            return self.calibration.whole()
+            return self.calibration.sample()
 
     def made(self, commands: tuple[str, ...]) -> Model:
         """What the commands leave; what comes before the last is kept, as rows share it."""

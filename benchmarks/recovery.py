@@ -165,7 +165,7 @@ class Bench:
             self.tiny, choice, find_blocks(self.tiny, choice, wanted, self.work, NULL_REPORTER), writing
         )
         states = repair_states(self.tiny, wanted, NULL_REPORTER)
-        return RepairJob(with_repair(job, states), states, self.work, yes=True).mended(NULL_REPORTER)
+        return RepairJob(with_repair(job, states), states, self.work, yes=True).run(NULL_REPORTER)
 
     def wanted(self, cell: Cell) -> FinetuneSettings:
         """How a cell is trained."""
@@ -205,7 +205,7 @@ class Bench:
         found = replace(found, inputs=replace(found.inputs, prompts=prompts))
         kept = tuple(range(model.architecture.blocks))
         with torch.no_grad():
-            states = found.whole()
+            states = found.sample()
             blocks = Blocks(model, torch.device("cpu"), torch.float32, resident=True)
             mine = replace(states, blocks=blocks, outside=blocks.outside())
             return float(mine.errors([kept])[kept].mean())

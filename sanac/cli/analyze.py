@@ -68,14 +68,14 @@ def command(
     status = "ok" if scores is None else "cached"
     if scores is None:
         if options.out and not options.force:
-            job.spare_others()
-        job.announce(common.reporter)
+            job.refuse_other_scores()
+        job.check_budget(common.reporter)
     if options.dry_run:
         done = f"{job.folder} {'already holds these' if scores else 'would hold the scores'}"
         return Result(status, lambda: click.echo(done), {"dry_run": True}, str(job.folder), common.as_json)
     if scores is None:
         if options.fresh:
-            job.forget()
+            job.clear_progress()
         scores = job.run(common.reporter)
     elif save_embeddings:
         job.captions(common.reporter)

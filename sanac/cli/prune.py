@@ -170,8 +170,8 @@ def _run_repaired(
 
     mending = RepairJob(with_repair(job, states), states, options.workspace, wanted.yes)
     if options.dry_run and mending.report() is None:
-        mending.announce(common.reporter)
-    result = run_surgery(word, mending.job, options, common, lambda _: mending.mended(common.reporter))
+        mending.check_budget(common.reporter)
+    result = run_surgery(word, mending.job, options, common, lambda _: mending.run(common.reporter))
     report = None if options.dry_run else mending.report()
     if report is not None:
         error = report["velocity_error"]

@@ -130,9 +130,9 @@ def command(
     job = plan_quantize(opened, wanted, chosen.writing(options))
     for name, part in job.repacked.items():
         common.reporter.note(
-            f"{name}: {len(part.quantized.weights)} weights to {scheme}, {len(part.quantized.left)} left"
+            f"{name}: {len(part.quantized.weights)} weights to {scheme}, {len(part.quantized.skipped)} left"
         )
-    if not wanted.looks:
+    if not wanted.needs_calibration:
         if idle := idle_measuring(spared=()):
             common.reporter.warn(f"nothing looks at what layers are given: {', '.join(idle)} have no effect")
         return run_surgery(word, job, options, common)
@@ -174,14 +174,16 @@ def _run_budget(
     looked = replace(looked, dry=options.dry_run)
     check_out(options)
     job = allocating(opened, budget, looked, writing, options.workspace, reporter, fresh=options.fresh)
-    found = job.allocated(reporter)
+    found = job.run(reporter)
     for line in summary(found):
         reporter.note(line)
     result = run_surgery(word, job.job(found, writing), options, common)
     rows, data = explained(job.units, found), found.to_json()
     if not options.dry_run:
         metrics = {"sqnr": found.best.sqnr} if found.best.error else {}
-        report = write_measurement(Path(str(result.out)), "allocation", data | job.asked_for | {"units": rows}, metrics)
+        report = write_measurement(
+            Path(str(result.out)), "allocation", data | job.report_settings | {"units": rows}, metrics
+        )
         draw(rows, (UNQUANTIZED, *budget.among), summary(found)[0], report.with_suffix(".png"))
     if not explain:
         return replace(result, data={**result.data, "allocation": data})
@@ -217,5 +219,5 @@ def _run_fitted(
     states = fitting_states(job, looked, common.reporter)
     fitting = CalibrationJob(with_fit(job, states), wanted, states, options.workspace, looked.yes, options.fresh)
     if options.dry_run and (options.fresh or fitting.report() is None):
-        fitting.announce(common.reporter)
-    return run_surgery(word, fitting.job, options, common, lambda _: fitting.fitted(common.reporter))
+        fitting.check_budget(common.reporter)
+    return run_surgery(word, fitting.job, options, common, lambda _: fitting.run(common.reporter))

@@ -93,7 +93,7 @@ def run_surgery(
     if job.repacked:
         data["sizes"] = {name: {"before": old, "after": new} for name, (old, new) in _sizes(job).items()}
         counts = {name: part.quantized for name, part in job.repacked.items()}
-        data["quantized"] = {n: {"weights": len(q.weights), "left": len(q.left)} for n, q in counts.items()}
+        data["quantized"] = {n: {"weights": len(q.weights), "left": len(q.skipped)} for n, q in counts.items()}
     if job.writing.link:
         common.reporter.warn("--link shares files with the source: editing one in place changes both")
     if options.dry_run:

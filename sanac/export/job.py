@@ -112,11 +112,11 @@ def graphs_of(model: Model, wanted: ExportSettings, *, whole: bool = True) -> li
                 why = f"graphs are made of {' and '.join(CLASSES[part.name])}"
                 raise UsageError(f"the {part.name} is a {part.class_name}", why=why, hint="--component transformer")
             precision = wanted.precision or _own(part.weights, part.name)
-            packings = [parts.packing for parts in part.weights.parts.values()]
+            packings = [parts.spec for parts in part.weights.parts.values()]
             schemes = sorted({packing.scheme for packing in packings})
             island_of = wanted.island if part is model.transformer else None
             attention = None if part.name == "text_encoder" else "fp32"  # linear attention's sums
-            forms = frozenset(filter(None, (precision, attention, island_of, *(packing.form for packing in packings))))
+            forms = frozenset(filter(None, (precision, attention, island_of, *(packing.dtype for packing in packings))))
             scheme = schemes[0] if len(schemes) == 1 else "mixed" if schemes else ""
             how = (precision, scheme, forms, part.weights.count, island_of)
             found += [ComponentGraph(part.name, folder, trace, *how) for folder, trace in folders[part.name]]

@@ -52,7 +52,7 @@ class _QdqRewriter:
         else:
             restored, pieces = self._as_it_lies(user)
         user.replace_input_with(1, restored)
-        if self.parts.packing.given:
+        if self.parts.spec.activations:
             if user.op_type != "MatMul":
                 raise UsageError(f"{self.name} is no product", why="nothing that a kernel is given can be quantized")
             given = user.inputs[0]
@@ -84,30 +84,30 @@ class _QdqRewriter:
 
     def _turned(self, user: ir.Node) -> tuple[ir.Value, list[TensorSource]]:
         """Inputs first, laid beside the graph."""
-        packing, parts = self.parts.packing, self.parts
+        packing, parts = self.parts.spec, self.parts
         shape = (packing.columns, packing.shape[0])
         pieces = [_turned_values(f"{self.name}.turned", parts)]
-        values = self._stored(pieces[0].name, KINDS[packing.form], shape)
-        if packing.block is None:
+        values = self._stored(pieces[0].name, KINDS[packing.dtype], shape)
+        if packing.group_size is None:
             return self._restored(user, values, self._scale(parts.scale.name, shape[1:]), {"axis": 1}), pieces
         pieces.append(_turned_scale(f"{self.name}.turned_scale", parts))
         scale = self._scale(pieces[1].name, (packing.groups, packing.shape[0]))
-        return self._restored(user, values, scale, {"axis": 0, "block_size": packing.block}), pieces
+        return self._restored(user, values, scale, {"axis": 0, "block_size": packing.group_size}), pieces
 
     def _as_it_lies(self, user: ir.Node) -> tuple[ir.Value, list[TensorSource]]:
         """As a matrix whose rows are output channels, in the checkpoint's own file."""
-        packing, parts = self.parts.packing, self.parts
+        packing, parts = self.parts.spec, self.parts
         matrix = (packing.shape[0], packing.columns)
-        if packing.form == "int4" and packing.columns % 2:
+        if packing.dtype == "int4" and packing.columns % 2:
             raise UsageError(
                 f"{self.name} has {packing.columns} inputs", why="graphs have no room between rows of 4 bits"
             )
-        if packing.block is None:
-            values = self._stored(parts.stored.name, KINDS[packing.form], packing.shape)
+        if packing.group_size is None:
+            values = self._stored(parts.stored.name, KINDS[packing.dtype], packing.shape)
             return self._restored(user, values, self._scale(parts.scale.name, matrix[:1]), {"axis": 0}), []
-        values = self._stored(parts.stored.name, KINDS[packing.form], matrix)
+        values = self._stored(parts.stored.name, KINDS[packing.dtype], matrix)
         scale = self._scale(parts.scale.name, (matrix[0], packing.groups))
-        flat = self._restored(user, values, scale, {"axis": 1, "block_size": packing.block})
+        flat = self._restored(user, values, scale, {"axis": 1, "block_size": packing.group_size})
         shape = self._constant(f"{self.name}.shape", np.array(packing.shape, np.int64))
         return self._added(user, "Reshape", [flat, shape], {}, self.weight.dtype), []
 
@@ -116,26 +116,26 @@ class _QdqRewriter:
 
     def _given(self, given: ir.Value, user: ir.Node) -> ir.Value:
         """What the weight is multiplied by, as its layer quantizes it."""
-        packing, floats = self.parts.packing, self.weight.dtype
-        assert packing.given is not None
+        packing, floats = self.parts.spec, self.weight.dtype
+        assert packing.activations is not None
         assert floats is not None
         smooth = map_quantized(self.parts).smooth
         if floats == ir.DataType.FLOAT16:
             self._refuse_beyond_half(packing, smooth)
-        if packing.given.kind != STATIC:
+        if packing.activations.kind != STATIC:
             return self._by_token(given, user, smooth)
         if smooth is not None:
             factor = self._constant(f"{self.name}.smooth", factors(-smooth, torch.float32).numpy(), floats)
             given = self._added(user, "Mul", [given, factor], {}, floats)
-        scale = self._constant(f"{self.name}.given_scale", np.array(packing.given.scale, np.float32), floats)
-        kind = KINDS[packing.form]
-        zero = self._constant(f"zero_{packing.form}", np.zeros((), np.float32), kind)
+        scale = self._constant(f"{self.name}.given_scale", np.array(packing.activations.scale, np.float32), floats)
+        kind = KINDS[packing.dtype]
+        zero = self._constant(f"zero_{packing.dtype}", np.zeros((), np.float32), kind)
         stored = self._added(user, "QuantizeLinear", [given, scale, zero], {}, kind)
         return self._added(user, "DequantizeLinear", [stored, scale, zero], {}, floats, "given")
 
     def _by_token(self, given: ir.Value, user: ir.Node, smooth: torch.Tensor | None) -> ir.Value:
         """Each token by its own largest value, in fp32: operators that quantize know no scale for each token."""
-        packing, floats, full = self.parts.packing, self.weight.dtype, ir.DataType.FLOAT
+        packing, floats, full = self.parts.spec, self.weight.dtype, ir.DataType.FLOAT
         assert floats is not None
         if floats != full:
             given = self._added(user, "Cast", [given], {"to": full}, full)
@@ -143,7 +143,7 @@ class _QdqRewriter:
             factor = self._constant(f"{self.name}.smooth", factors(-smooth, torch.float32).numpy())
             given = self._added(user, "Mul", [given, factor], {}, full)
         last = self._constant("last_axis", np.array([-1], np.int64))
-        most = self._constant(f"largest_{packing.form}", np.array(QMAX[packing.form], np.float32))
+        most = self._constant(f"largest_{packing.dtype}", np.array(QMAX[packing.dtype], np.float32))
         one, none = (self._constant(f"{name}_fp32", np.array(n, np.float32)) for name, n in (("one", 1), ("zero", 0)))
         largest = self._added(user, "ReduceMax", [self._added(user, "Abs", [given], {}, full), last], {}, full)
         nothing = self._added(user, "Equal", [largest, none], {}, ir.DataType.BOOL)
@@ -151,7 +151,7 @@ class _QdqRewriter:
             user, "Where", [nothing, one, self._added(user, "Div", [largest, most], {}, full)], {}, full
         )
         scaled = self._added(user, "Div", [given, scale], {}, full, "given")
-        if packing.form == "fp8":
+        if packing.dtype == "fp8":
             stored = self._added(user, "Cast", [scaled], {"to": KINDS["fp8"]}, KINDS["fp8"], "fp8")
             whole = self._added(user, "Cast", [stored], {"to": full}, full, "fp32")
         else:
@@ -160,9 +160,9 @@ class _QdqRewriter:
         return found if floats == full else self._added(user, "Cast", [found], {"to": floats}, floats, "given")
 
     def _refuse_beyond_half(self, packing: WeightSpec, smooth: torch.Tensor | None) -> None:
-        scale = packing.given.scale if packing.given and packing.given.scale else 0.0
+        scale = packing.activations.scale if packing.activations and packing.activations.scale else 0.0
         steepest = int(smooth.short().abs().max()) if smooth is not None else 0
-        if scale * QMAX[packing.form] > _LARGEST_HALF or steepest > 14:
+        if scale * QMAX[packing.dtype] > _LARGEST_HALF or steepest > 14:
             why = "what it is multiplied by, smoothed, is beyond fp16"
             raise UsageError(f"{self.name} can't be computed in fp16", why=why, hint="--precision bf16 or fp32")
 
@@ -206,7 +206,7 @@ class _QdqRewriter:
 
 def _turned_values(name: str, parts: QuantizedTensor) -> TensorSource:
     """Quantized values, inputs first; four bits two to a byte, without room between rows."""
-    packing = parts.packing
+    packing = parts.spec
     rows, columns = packing.shape[0], packing.columns
 
     def make() -> memoryview:
@@ -215,14 +215,14 @@ def _turned_values(name: str, parts: QuantizedTensor) -> TensorSource:
             return memoryview(stored.view(torch.uint8).reshape(rows, columns).t().contiguous().numpy().reshape(-1))
         return memoryview(pack(unpack(stored, columns).t().reshape(1, -1)).numpy().reshape(-1))
 
-    if packing.form == "int4":
+    if packing.dtype == "int4":
         size = -(-rows * columns // 2)
         return computed_tensor(name, "U8", (size,), size, make)
     return computed_tensor(name, parts.stored.dtype, (columns, rows), rows * columns, make)
 
 
 def _turned_scale(name: str, parts: QuantizedTensor) -> TensorSource:
-    packing, scale = parts.packing, parts.scale
+    packing, scale = parts.spec, parts.scale
 
     def make() -> memoryview:
         found = map_tensor(scale).reshape(packing.shape[0], packing.groups).t().contiguous()

@@ -63,7 +63,7 @@ class _Transformer(_Named):
         start = embed(tensors, hidden_states, encoder_hidden_states, timestep, encoder_attention_mask, guidance, where)
         only = self.transformer_blocks[0]
         assert isinstance(only, _Named)
-        given: Conditioning = start.condition
+        given: Conditioning = start.conditioning
         state = _edge(block(only.tensors(), _edge(start.state), given, self.geometry))
         return head(tensors, state, start)
 
@@ -93,7 +93,7 @@ def transformer(
     rows: bool = False,
 ) -> Traced:
     """A program that computes in `dtype`, but for the depthwise convolution, if that is an `island`."""
-    geometry = replace(Geometry.of(config), floor=True, island=island, rows=rows)
+    geometry = replace(Geometry.of(config), clamp_denominator=True, depthwise_dtype=island, pointwise_as_linear=rows)
     patch, sizes = architecture.patch_size, {name: Dim(name, min=1, max=most) for name, most in _LARGEST.items()}
     picture = {0: sizes["batch"], 2: patch * sizes["rows"], 3: patch * sizes["columns"]}
     text = {0: sizes["batch"], 1: sizes["sequence_length"]}

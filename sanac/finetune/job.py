@@ -93,8 +93,8 @@ class FinetuneSettings:
             problems.append("--prompts are for --data-free: with --data, captions lie beside the pictures")
         if self.fake_quant and self.fake_quant not in SCHEMES:
             problems.append(f"there is no scheme {self.fake_quant!r}: {', '.join(SCHEMES)}")
-        elif self.fake_quant and SCHEMES[self.fake_quant].given:
-            known = ", ".join(name for name, scheme in SCHEMES.items() if not scheme.given)
+        elif self.fake_quant and SCHEMES[self.fake_quant].activations:
+            known = ", ".join(name for name, scheme in SCHEMES.items() if not scheme.activations)
             problems.append(f"--fake-quant {self.fake_quant}: it trains for weights alone: {known}")
         if self.fake_quant and self.lora:
             problems.append("--fake-quant and --lora contradict each other: what is quantized are whole weights")
@@ -230,7 +230,7 @@ class FinetuneJob:
         load = Load(self.batch, height, width, caption, wanted.checkpointing, wanted.precision, wanted.lora)
         config = self.model.transformer.config or self.model.architecture.config()
         found = estimate_memory(config, load, wanted.optimizer, average=bool(wanted.average))
-        rounded = self.rounded.packings.values() if self.rounded else ()
+        rounded = self.rounded.specs.values() if self.rounded else ()
         kept = sum(4 * how.shape[0] * how.columns for how in rounded)  # until the gradients are there
         return replace(found, activations=found.activations + kept)
 
@@ -280,7 +280,7 @@ class FinetuneJob:
             if self.wanted.lora:
                 add_lora(student, self.model.architecture, self.wanted.lora, self.wanted.seed)
             if self.rounded:
-                simulate(student, self.rounded.packings, DTYPES[self.rounded.dtype])
+                simulate(student, self.rounded.specs, DTYPES[self.rounded.dtype])
             if self.wanted.checkpointing:
                 student.enable_gradient_checkpointing()
             task = RecoveryTask(

@@ -147,7 +147,7 @@ class TeacherPass:
             states = [start.state for start in starts]
             for index, tensors in self.blocks.sweep(range(len(self.blocks))):
                 for place, start in enumerate(starts):
-                    states[place] = block(tensors, states[place], start.condition, geometry)
+                    states[place] = block(tensors, states[place], start.conditioning, geometry)
                     if index in self.exits:
                         _put(lessons, stream_name(index), numbers[place], states[place])
             for number, start, state in zip(numbers, starts, states, strict=True):

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def quantized_parts(model: Model, dtype: "torch.dtype", among: Container[str] | None = None) -> "dict[str, nn.Module]":
+def quantized_parts(model: Model, dtype: "torch.dtype", names: Container[str] | None = None) -> "dict[str, nn.Module]":
     """The components that are quantized, loaded; the others are for the stock loader."""
-    parts = (part for part in model.components if among is None or part.name in among)
+    parts = (part for part in model.components if names is None or part.name in names)
     return {part.name: load_part(part, dtype) for part in parts if part.weights and part.weights.quantized}
 
 
@@ -35,7 +35,7 @@ def load_part(part: Component, dtype: "torch.dtype") -> "nn.Module":
             path, _, _ = name.rpartition(".")
             owner, _, last = path.rpartition(".")
             parent = module.get_submodule(owner)
-            setattr(parent, last, packed_like(getattr(parent, last), parts.packing, map_quantized(parts).kept()))
+            setattr(parent, last, packed_like(getattr(parent, last), parts.spec, map_quantized(parts).cloned()))
         plain = {name: ref for name, ref in part.weights.tensors.items() if name not in part.weights.parts}
         state = {name: read_tensor(ref, cpu, dtype) for name, ref in plain.items()}
         wrong = module.load_state_dict(state, strict=False, assign=True)

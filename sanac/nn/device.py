@@ -16,24 +16,24 @@ def shrinkage(layers: Sequence[int]) -> int:
     return int(2 ** sum(count > 0 for count in layers[:-1])) * (1 if layers[0] else 2)
 
 
-def pick_device(wanted: str | None) -> str:
+def pick_device(requested: str | None) -> str:
     """The device asked for, if it is there; else the best there is."""
     import torch
 
     cuda = torch.cuda.is_available()
-    if wanted is None:
+    if requested is None:
         return "cuda" if cuda else "cpu"
     try:
-        device = torch.device(wanted)
+        device = torch.device(requested)
     except RuntimeError as error:
-        raise UsageError(f"{wanted!r} is no device", hint="cpu, cuda or cuda:N") from error
+        raise UsageError(f"{requested!r} is no device", hint="cpu, cuda or cuda:N") from error
     if device.type not in {"cpu", "cuda"}:
-        raise UsageError(f"{wanted!r} is not supported", hint="cpu, cuda or cuda:N")
+        raise UsageError(f"{requested!r} is not supported", hint="cpu, cuda or cuda:N")
     if device.type == "cuda" and (not cuda or (device.index or 0) >= torch.cuda.device_count()):
         raise MissingResource(
-            f"{wanted} is not here", why=f"torch {torch.__version__} sees no such GPU", hint="sanac doctor"
+            f"{requested} is not here", why=f"torch {torch.__version__} sees no such GPU", hint="sanac doctor"
         )
-    return wanted
+    return requested
 
 
 def capability() -> int | None:

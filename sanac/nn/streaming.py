@@ -60,7 +60,7 @@ def map_tensor(ref: TensorRef) -> Tensor:
 def read_quantized(parts: QuantizedTensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A quantized weight as it is computed with."""
     values = map_quantized(parts)
-    return dequantize_weight(values.stored.to(device), values.scale.to(device), parts.packing, dtype)
+    return dequantize_weight(values.stored.to(device), values.scale.to(device), parts.spec, dtype)
 
 
 def map_quantized(parts: QuantizedTensor) -> QuantizedWeight:
@@ -72,8 +72,8 @@ def map_quantized(parts: QuantizedTensor) -> QuantizedWeight:
         smooth = map_tensor(parts.smooth)
         if smooth.short().abs().max() > STEEPEST:
             raise InvalidInput(f"{parts.smooth.name} is no smoothing", why=f"exponents are at most {STEEPEST}")
-    stored, scale, packing = map_tensor(parts.stored), map_tensor(parts.scale), parts.packing
-    if packing.rounding == "tensor" and (scale != scale[:1]).any():
+    stored, scale, spec = map_tensor(parts.stored), map_tensor(parts.scale), parts.spec
+    if spec.rounding == "tensor" and (scale != scale[:1]).any():
         raise InvalidInput(f"{parts.scale.name} differs from row to row", why="quant.json says that all rows share it")
     return QuantizedWeight(stored, scale, smooth)
 
@@ -162,12 +162,14 @@ class Blocks:
             if full in parts:
                 found[name] = read_quantized(parts[full], self.device, self.dtype)
         changed = {name: found[name] + self.changes[full] for name, full in names.items() if full in self.changes}
-        uses = {
-            name: self._use(parts[full]) for name, full in names.items() if full in parts and parts[full].packing.given
+        transforms = {
+            name: self._quantizer_of(parts[full])
+            for name, full in names.items()
+            if full in parts and parts[full].spec.activations
         }
-        return QuantizedBlock(found | changed, uses)
+        return QuantizedBlock(found | changed, transforms)
 
-    def _use(self, parts: QuantizedTensor) -> ActivationQuantizer:
+    def _quantizer_of(self, parts: QuantizedTensor) -> ActivationQuantizer:
         smooth = map_quantized(parts).smooth
         smooth = None if smooth is None else smooth.to(self.device)
-        return ActivationQuantizer(parts.packing, smooth)
+        return ActivationQuantizer(parts.spec, smooth)

@@ -30,7 +30,7 @@ def search(
     blocks: int,
     target: int,
     protected: frozenset[int],
-    judge: Evaluator,
+    evaluate: Evaluator,
     *,
     beam: int = 4,
     reporter: Reporter = NULL_REPORTER,
@@ -42,11 +42,11 @@ def search(
     reporter.begin("searching", blocks - target, "blocks")
     try:
         while len(front[0]) > target:
-            errors = judge(list(dict.fromkeys(_smaller(front, protected))))
+            errors = evaluate(list(dict.fromkeys(_smaller(front, protected))))
             front = sorted(errors, key=lambda kept: (errors[kept], kept))[:beam]
             found.append(SearchStep(front[0], errors[front[0]]))
             reporter.advance(1)
-        while better := _swapped(found[-1], blocks, protected, judge):
+        while better := _swapped(found[-1], blocks, protected, evaluate):
             found.append(better)
     finally:
         reporter.end()
@@ -56,17 +56,17 @@ def search(
 def _smaller(front: "Iterable[BlockSubset]", protected: frozenset[int]) -> "Iterable[BlockSubset]":
     """Each subset without each of its blocks in turn."""
     for kept in front:
-        for left in kept:
-            if left not in protected:
-                yield tuple(index for index in kept if index != left)
+        for dropped in kept:
+            if dropped not in protected:
+                yield tuple(index for index in kept if index != dropped)
 
 
-def _swapped(best: SearchStep, blocks: int, protected: frozenset[int], judge: Evaluator) -> SearchStep | None:
+def _swapped(best: SearchStep, blocks: int, protected: frozenset[int], evaluate: Evaluator) -> SearchStep | None:
     """The best subset that differs in one block, if it is better. Neighbours of a gap are tried first."""
     dropped = [index for index in range(blocks) if index not in best.kept]
     pairs = [(out, new) for out in best.kept if out not in protected for new in dropped]
     nearest = sorted(pairs, key=lambda pair: (abs(pair[0] - pair[1]), pair))[:TRIED]
     choices = [tuple(sorted({*best.kept, new} - {out})) for out, new in nearest]
-    errors = judge(choices)
+    errors = evaluate(choices)
     found = min(errors, key=lambda kept: (errors[kept], kept), default=best.kept)
     return SearchStep(found, errors[found]) if errors and errors[found] < best.error else None

@@ -23,7 +23,7 @@ class ImportanceRecorder:
     steps: int
     blocks: int
     prompts: int
-    whole: bool = False  # one vector per sample instead of one per token
+    whole_samples: bool = False  # one vector per sample instead of one per token
     first: int = 0  # number of the first prompt that is watched
     values: Tensor = field(init=False)  # (metrics, steps, blocks, branches, prompts), fp64
 
@@ -32,16 +32,16 @@ class ImportanceRecorder:
         shape = (len(METRICS), self.steps, self.blocks, 2, self.prompts)
         self.values = torch.full(shape, torch.nan, dtype=torch.float64)
 
-    def __call__(self, place: BlockCall, before: Tensor, after: Tensor) -> None:
+    def __call__(self, call: BlockCall, before: Tensor, after: Tensor) -> None:
         """Look at a batch on both sides of a block."""
-        if self.whole:
+        if self.whole_samples:
             before, after = before.flatten(1)[:, None], after.flatten(1)[:, None]
         before, after = before.float(), after.float()
         cosine = torch.cosine_similarity(before, after, dim=-1).double().mean(dim=1)
         change = (after - before).norm(dim=-1) / before.norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
-        start = place.first - self.first
-        seen = self.values[:, place.step, place.block, place.branch, start : start + len(before)]
-        seen[0], seen[1] = (1 - cosine).cpu(), change.double().mean(dim=1).cpu()
+        start = call.first - self.first
+        slot = self.values[:, call.step, call.block, call.branch, start : start + len(before)]
+        slot[0], slot[1] = (1 - cosine).cpu(), change.double().mean(dim=1).cpu()
 
     def by_prompt(self, metric: str) -> Tensor:
         """(blocks, prompts): the mean over timesteps and branches."""

@@ -95,22 +95,22 @@ class ImportanceJob:
         return max(1, min(self.sampling.batch, self.memory_limit // 4 // (WORK * self.state_bytes)))
 
     @property
-    def share(self) -> SweepBatch:
+    def sweep_batch(self) -> SweepBatch:
         """How many prompts go through how many choices of blocks together, where each is left out in turn."""
         return SweepBatch.of(self.memory_limit // 4, 2 * self.state_bytes, self.model.architecture.blocks)
 
     def chunk(self, captions: EncodedPrompts) -> int:
         """How many prompts go through together; Misuse if the memory limit is too small for one."""
-        given = captions.embeddings
-        return self.fitting(given.shape[1], given.numel() * given.element_size())
+        embeddings = captions.embeddings
+        return self.fitting(embeddings.shape[1], embeddings.numel() * embeddings.element_size())
 
-    def fitting(self, length: int, given: int) -> int:
+    def fitting(self, length: int, caption_bytes: int) -> int:
         """The same, where captions have such a length and are `given` bytes in all."""
-        fixed, each = self.taken(length, given)
+        fixed, each = self.taken(length, caption_bytes)
         fitting = (self.memory_limit - fixed) // each
         if fitting < 1:
             enough = self
-            while (needed := sum(enough.taken(length, given))) > enough.memory_limit:
+            while (needed := sum(enough.taken(length, caption_bytes))) > enough.memory_limit:
                 enough = replace(enough, memory_limit=needed)  # which may mean larger batches
             raise UsageError(
                 f"--memory-limit {self.memory_limit:,} is too small",
@@ -119,18 +119,18 @@ class ImportanceJob:
             )
         return int(min(fitting, self.count))
 
-    def taken(self, length: int, given: int) -> tuple[int, int]:
+    def taken(self, length: int, caption_bytes: int) -> tuple[int, int]:
         """(bytes beside the prompts, bytes of one), where captions have such a length and are `given` bytes in all."""
         architecture = self.model.architecture
         caption = length * architecture.width * _FP32
         latents = self.tokens * architecture.patch_size**2 * architecture.in_channels * _FP32
         each = 2 * self.state_bytes + caption + (self.sampling.steps + 4) * latents  # velocities, noise, what is mixed
-        given += self.count * latents if "size" in self.inputs else 0  # pictures, all of them
+        caption_bytes += self.count * latents if "size" in self.inputs else 0  # pictures, all of them
         work = self.batch * (WORK * self.state_bytes + 3 * caption)
         weights = _all_bytes(self.model) if self.resident else _outside_bytes(self.model)
         if self.velocity:
-            work = max(work, self.share.taken(2 * self.state_bytes))
-        return _two_blocks(self.model) + weights + given + work, each
+            work = max(work, self.sweep_batch.taken(2 * self.state_bytes))
+        return _two_blocks(self.model) + weights + caption_bytes + work, each
 
 
 def analyze(
@@ -171,20 +171,20 @@ class _Run:
         """One chunk of prompts through all steps; now and then, between two blocks, what was seen is saved."""
         job, depth = self.job, len(self.weights)
         sampling = replace(job.sampling, batch=job.batch)
-        watcher = ImportanceRecorder(sampling.steps, depth, len(captions), job.whole_samples, first)
-        journal = ResumeFile(self.folder / PROGRESS / f"prompts-{first}.safetensors", job.key)
-        saved = journal.load(watcher.values.shape) or ResumeState(watcher.values, ())
-        watcher.values, known, begun = saved.values, list(saved.velocities), saved.begun
-        if saved.finished:
+        recorder = ImportanceRecorder(sampling.steps, depth, len(captions), job.whole_samples, first)
+        resume_file = ResumeFile(self.folder / PROGRESS / f"prompts-{first}.safetensors", job.key)
+        state = resume_file.load(recorder.values.shape) or ResumeState(recorder.values, ())
+        recorder.values, known, progress = state.values, list(state.velocities), state.progress
+        if state.finished:
             self.reporter.advance(sampling.steps * depth)
-            return watcher.values
-        self.reporter.advance(len(known) * depth + (begun.block if begun else 0))
+            return recorder.values
+        self.reporter.advance(len(known) * depth + (progress.block if progress else 0))
         velocities = list(known)
 
-        def reached(place: SweepProgress) -> None:
+        def on_progress(progress: SweepProgress) -> None:
             self.reporter.advance(1)
-            if journal.due:
-                journal.save(ResumeState(watcher.values, tuple(velocities), place))
+            if resume_file.due:
+                resume_file.save(ResumeState(recorder.values, tuple(velocities), progress))
 
         scheduler = sampler(job.scheduler)
         steps = sample(
@@ -192,29 +192,29 @@ class _Run:
             scheduler,
             captions,
             sampling,
-            watcher,
+            recorder,
             self.config,
             offset=first,
-            known=known,
-            begun=begun,
-            reached=reached,
+            known_velocities=known,
+            resume_from=progress,
+            on_progress=on_progress,
             data=data,
         )
         size = () if data is None else tuple(data.shape[2:])
         before = starting_noise(len(captions), self.config["in_channels"], sampling, first, size)
         for step, (guided, after) in enumerate(steps):
-            if job.velocity and watcher.values[VELOCITY, step].isnan().any():
+            if job.velocity and recorder.values[VELOCITY, step].isnan().any():
                 latents = (before if data is None else after).to(guided)
                 moment = StepSample(scheduler.timesteps[step], latents, guided)
-                watcher.values[VELOCITY, step] = self._left_out(captions, moment)[:, None]
+                recorder.values[VELOCITY, step] = self._left_out(captions, moment)[:, None]
             before = after
             if step >= len(known):
                 velocities.append(guided)
                 self.reporter.advance(1)
-                if journal.due:
-                    journal.save(ResumeState(watcher.values, tuple(velocities)))
-        journal.save(ResumeState(watcher.values, (), finished=True))
-        return watcher.values
+                if resume_file.due:
+                    resume_file.save(ResumeState(recorder.values, tuple(velocities)))
+        resume_file.save(ResumeState(recorder.values, (), finished=True))
+        return recorder.values
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -223,17 +223,17 @@ class _Run:
 
     def _left_out(self, captions: EncodedPrompts, moment: StepSample) -> Tensor:
         """(blocks, prompts): what the velocity loses without each block."""
-        given = captions.to(self.weights.device, self.weights.dtype)
+        encoded = captions.to(self.weights.device, self.weights.dtype)
         outside, guidance = self.weights.outside(), self.job.sampling.guidance
-        states = CalibrationStates(self.weights, outside, self.config, given, guidance, (moment,), self.job.batch)
-        return leave_one_out(states, self.job.share)
+        states = CalibrationStates(self.weights, outside, self.config, encoded, guidance, (moment,), self.job.batch)
+        return leave_one_out(states, self.job.sweep_batch)
 
 
-def _scores(job: ImportanceJob, watcher: ImportanceRecorder) -> Scores:
+def _scores(job: ImportanceJob, recorder: ImportanceRecorder) -> Scores:
     metrics = {}
     for name in job.metrics:
-        _check(name, watcher.values[METRICS.index(name)])
-        by_prompt, by_step = watcher.by_prompt(name).tolist(), watcher.by_step(name).tolist()
+        _check(name, recorder.values[METRICS.index(name)])
+        by_prompt, by_step = recorder.by_prompt(name).tolist(), recorder.by_step(name).tolist()
         metrics[name] = tuple(score(prompts, steps) for prompts, steps in zip(by_prompt, by_step, strict=True))
     return Scores(metrics, job.model.identity(), job.model.content(), job.model.located.name, job.settings)
 
@@ -253,7 +253,7 @@ def estimate(job: ImportanceJob, encoding: float = 0.0) -> float:
     tokens = job.tokens * 2 * job.count * job.sampling.steps * forwards
     fixed, each = job.taken(LONGEST, job.count * LONGEST * job.model.architecture.caption_channels * _FP32)
     chunk = max(1, min(job.count, (job.memory_limit - fixed) // each))
-    sweeps = 1 + (job.share.sweeps(chunk, job.model.architecture.blocks) if job.velocity else 0)
+    sweeps = 1 + (job.sweep_batch.sweeps(chunk, job.model.architecture.blocks) if job.velocity else 0)
     readings = 1 if job.resident else job.sampling.steps * -(-job.count // chunk) * sweeps
     return forward_seconds(job.model, tokens, job.device, more=encoding, readings=readings)
 

@@ -58,7 +58,7 @@ class _Stream:
 
     moment: int
     start: BlockInputs
-    given: Tensor  # latents
+    latents: Tensor  # latents
     teacher: Tensor
     student: Tensor
 
@@ -71,12 +71,12 @@ class Sums:
     gates: dict[int, Tensor] = field(default_factory=dict)  # group -> g (outputs)
     right: Tensor | None = None  # sum of g * delta z': (outputs, inputs)
 
-    def add(self, group: int, gate: Tensor, given: Tensor, delta: Tensor) -> None:
+    def add(self, group: int, gate: Tensor, activations: Tensor, delta: Tensor) -> None:
         """Tokens of one group: `given` (tokens, inputs) and `delta` (tokens, outputs)."""
-        given = given.double()
-        self.grams[group] = self.grams.get(group, 0) + given.T @ given
+        activations = activations.double()
+        self.grams[group] = self.grams.get(group, 0) + activations.T @ activations
         self.gates[group] = gate.double()
-        right = (delta.double() * gate.double()).T @ given
+        right = (delta.double() * gate.double()).T @ activations
         self.right = right if self.right is None else self.right + right
 
     def solve(self, ridge: float) -> Tensor:
@@ -148,68 +148,72 @@ class _StreamSet:
     def teach(self, tensors: Tensors) -> None:
         """Take the teacher's streams through a block."""
         for stream in self.streams:
-            stream.teacher = block(tensors, stream.teacher, stream.start.condition, self.states.geometry)
+            stream.teacher = block(tensors, stream.teacher, stream.start.conditioning, self.states.geometry)
 
     def learn(self, tensors: Tensors) -> None:
         """Take the student's streams through a block."""
         for stream in self.streams:
-            stream.student = block(tensors, stream.student, stream.start.condition, self.states.geometry)
+            stream.student = block(tensors, stream.student, stream.start.conditioning, self.states.geometry)
 
 
 def fit(
     fitted: CalibrationStates, chosen: CalibrationStates, kept: BlockSubset, reporter: Reporter = NULL_REPORTER
 ) -> Repair:
     """Front to back: each gap sees what the repairs before it left. Ridges are chosen by states of their own."""
-    repair, sides = Repair(), (_StreamSet.of(fitted), _StreamSet.of(chosen))
+    repair, stream_sets = Repair(), (_StreamSet.of(fitted), _StreamSet.of(chosen))
     gaps = gaps_of(kept, len(fitted.blocks))
     reporter.begin("repairing", len(fitted.blocks), "blocks")
     try:
-        _teach(sides, 0, gaps.get(-1, -1), reporter)
+        _teach(stream_sets, 0, gaps.get(-1, -1), reporter)
         if -1 in gaps:
-            _mend_embedding(sides, gaps[-1], repair)
+            _repair_embedding(stream_sets, gaps[-1], repair)
         for index in kept:
-            tensors = _teach(sides, index, gaps.get(index, index), reporter)
+            tensors = _teach(stream_sets, index, gaps.get(index, index), reporter)
             if index in gaps:
-                tensors = _mend_block(sides, tensors, index, gaps[index], repair)
-            for side in sides:
-                side.learn(tensors)
+                tensors = _repair_block(stream_sets, tensors, index, gaps[index], repair)
+            for stream_set in stream_sets:
+                stream_set.learn(tensors)
     finally:
         reporter.end()
     return repair
 
 
-def _teach(sides: Sequence[_StreamSet], first: int, last: int, reporter: Reporter) -> Tensors:
+def _teach(stream_sets: Sequence[_StreamSet], first: int, last: int, reporter: Reporter) -> Tensors:
     """Take the teacher's streams through the blocks from `first` to `last`; the tensors of the first."""
     found: Tensors = {}
     for index in range(first, last + 1):
-        tensors = sides[0].states.blocks.block(index)
+        tensors = stream_sets[0].states.blocks.block(index)
         found = found or tensors
-        for side in sides:
-            side.teach(tensors)
+        for stream_set in stream_sets:
+            stream_set.teach(tensors)
         reporter.advance(1)
     return found
 
 
-def _mend_block(sides: Sequence[_StreamSet], tensors: Tensors, index: int, last: int, repair: Repair) -> Tensors:
+def _repair_block(
+    stream_sets: Sequence[_StreamSet], tensors: Tensors, index: int, last: int, repair: Repair
+) -> Tensors:
     """Fit the last operation of the block before a gap; its tensors with what was found."""
-    weight, geometry = tensors[POINT], sides[0].states.geometry
+    weight, geometry = tensors[POINT], stream_sets[0].states.geometry
     sums = Sums()
-    for stream in sides[0].streams:
-        given, gate, after = last_operation(tensors, stream.student, stream.start.condition, geometry)
-        sums.add(stream.moment, gate, given, (stream.teacher - after).flatten(0, 1))
+    for stream in stream_sets[0].streams:
+        activations, gate, after = last_operation(tensors, stream.student, stream.start.conditioning, geometry)
+        sums.add(stream.moment, gate, activations, (stream.teacher - after).flatten(0, 1))
     name = block_name(index, POINT)
     candidates: dict[float | None, Tensor] = {None: torch.zeros_like(weight)}
     for strength in RIDGES:
         change = sums.solve(strength).to(weight.dtype).reshape(weight.shape)
-        candidates[strength] = sides[0].states.as_stored(name, weight + change) - weight
+        candidates[strength] = stream_sets[0].states.as_stored(name, weight + change) - weight
     errors = dict.fromkeys(candidates, 0.0)
-    for stream in sides[1].streams:
-        given, gate, after = last_operation(tensors, stream.student, stream.start.condition, geometry)
+    for stream in stream_sets[1].streams:
+        activations, gate, after = last_operation(tensors, stream.student, stream.start.conditioning, geometry)
         missing, whole = stream.teacher - after, stream.teacher.double().square().sum()
         for candidate, change in candidates.items():
-            errors[candidate] += _share(missing - (gate * (given @ change.flatten(1).T)).reshape(missing.shape), whole)
+            errors[candidate] += _share(
+                missing - (gate * (activations @ change.flatten(1).T)).reshape(missing.shape), whole
+            )
     ridge = min(errors, key=lambda candidate: errors[candidate])
-    shown = len(sides[1].streams)
+    shown = len(stream_sets[1].streams)
     repair.gaps.append(Gap(index + 1, last, errors[None] / shown, errors[ridge] / shown, ridge))
     if ridge is None:
         return tensors
@@ -217,9 +221,9 @@ def _mend_block(sides: Sequence[_StreamSet], tensors: Tensors, index: int, last:
     return {**tensors, POINT: weight + candidates[ridge]}
 
 
-def _share(apart: Tensor, whole: Tensor) -> float:
+def _share(difference: Tensor, whole: Tensor) -> float:
     """Of the teacher's energy, what the student is apart; NaN counts as infinitely far."""
-    found = float(apart.double().square().sum() / whole)
+    found = float(difference.double().square().sum() / whole)
     return found if math.isfinite(found) else math.inf
 
 
@@ -227,48 +231,52 @@ def last_operation(
     tensors: Tensors, state: Tensor, condition: Conditioning, geometry: Geometry
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A block's last operation: its input (tokens, H), its gate (C) and the block's output (B, N, C)."""
-    state, given, gate = before_conv_point(tensors, state, condition, geometry)
-    return given.flatten(2).transpose(1, 2).flatten(0, 1), gate[0, 0], state + gate * conv_point(tensors, given)
+    state, activations, gate = before_conv_point(tensors, state, condition, geometry)
+    return (
+        activations.flatten(2).transpose(1, 2).flatten(0, 1),
+        gate[0, 0],
+        state + gate * conv_point(tensors, activations),
+    )
 
 
-def _mend_embedding(sides: Sequence[_StreamSet], last: int, repair: Repair) -> None:
+def _repair_embedding(stream_sets: Sequence[_StreamSet], last: int, repair: Repair) -> None:
     """No gate, and a bias: one Gram matrix serves all channels."""
-    outside = sides[0].states.outside
+    outside = stream_sets[0].states.outside
     weight, bias = outside[f"{EMBEDDING}.weight"], outside[f"{EMBEDDING}.bias"]
     gram = right = torch.zeros((), dtype=torch.float64, device=weight.device)
-    for stream in sides[0].streams:
-        given = _patches(stream.given, weight)
-        gram = gram + given.T @ given
-        right = right + given.T @ (stream.teacher - stream.student).flatten(0, 1).double()
+    for stream in stream_sets[0].streams:
+        patches = _patches(stream.latents, weight)
+        gram = gram + patches.T @ patches
+        right = right + patches.T @ (stream.teacher - stream.student).flatten(0, 1).double()
     candidates: dict[float | None, Tensor] = {None: torch.zeros_like(right)}
     for strength in RIDGES:
         damping = (strength * gram.diagonal()[:-1].mean()).expand(len(gram)).clone()
         damping[-1] = 0  # the bias is free
         candidates[strength] = torch.linalg.solve(gram + damping.diag(), right)
     errors = dict.fromkeys(candidates, 0.0)
-    for stream in sides[1].streams:
-        given, whole = _patches(stream.given, weight), stream.teacher.double().square().sum()
+    for stream in stream_sets[1].streams:
+        patches, whole = _patches(stream.latents, weight), stream.teacher.double().square().sum()
         missing = (stream.teacher - stream.student).flatten(0, 1)
         for candidate, change in candidates.items():
-            errors[candidate] += _share(missing - given @ change, whole)
+            errors[candidate] += _share(missing - patches @ change, whole)
     ridge = min(errors, key=lambda candidate: errors[candidate])
-    shown = len(sides[1].streams)
+    shown = len(stream_sets[1].streams)
     repair.gaps.append(Gap(0, last, errors[None] / shown, errors[ridge] / shown, ridge))
     if ridge is None:
         return
     found = candidates[ridge].T.to(weight.dtype)
     for name, old, change in (("weight", weight, found[:, :-1]), ("bias", bias, found[:, -1])):
-        stored = sides[0].states.as_stored(f"{EMBEDDING}.{name}", old + change.reshape(old.shape))
+        stored = stream_sets[0].states.as_stored(f"{EMBEDDING}.{name}", old + change.reshape(old.shape))
         repair.changes[f"{EMBEDDING}.{name}"] = stored - old
-    for side in sides:
-        parts = side.states.changed(repair.changes).parts()
+    for stream_set in stream_sets:
+        parts = stream_set.states.changed(repair.changes).parts()
         starts = (start for part in parts for moment in part.moments for start in part.starts(moment))
-        for stream, start in zip(side.streams, starts, strict=True):
+        for stream, start in zip(stream_set.streams, starts, strict=True):
             stream.student = start.state
 
 
 def _patches(latents: Tensor, weight: Tensor) -> Tensor:
     """What the embedding is given, (tokens, channels x patch x patch), and a one for its bias."""
     patch = weight.shape[-1]
-    given = F.unfold(latents.to(weight.dtype), patch, stride=patch).transpose(1, 2).flatten(0, 1).double()
-    return torch.cat((given, torch.ones_like(given[:, :1])), dim=1)
+    patches = F.unfold(latents.to(weight.dtype), patch, stride=patch).transpose(1, 2).flatten(0, 1).double()
+    return torch.cat((patches, torch.ones_like(patches[:, :1])), dim=1)

@@ -24,12 +24,12 @@ from sanac.prune.repair import RIDGES, ROUNDS, Repair, fit, gaps_of
 REPAIR_SCHEMA = 1  # raised when the same settings would give other changes
 
 
-def repair_states(model: Model, wanted: CalibrationSettings, reporter: Reporter) -> Calibration:
+def repair_states(model: Model, settings: CalibrationSettings, reporter: Reporter) -> Calibration:
     """What a repair is fitted on; refuses at once what can't be done in this memory."""
-    states = calibration(model, wanted, every=1)
+    states = calibration(model, settings, every=1)
     outputs, inputs = _point_shape(model)
     fixed = 8 * (states.moments * inputs**2 + (len(RIDGES) + 6) * outputs * inputs)
-    return states.within(fixed, 2 * states.moments * (states.state_bytes + states.caption_bytes), reporter)
+    return states.fit_to_memory(fixed, 2 * states.moments * (states.state_bytes + states.caption_bytes), reporter)
 
 
 def _point_shape(model: Model) -> tuple[int, int]:
@@ -57,13 +57,13 @@ class RepairJob:
         """The blocks that stay."""
         return tuple(index for index in self.job.plan.sources if index is not None)
 
-    def announce(self, reporter: Reporter) -> None:
+    def check_budget(self, reporter: Reporter) -> None:
         """Say how long fitting will take; more than an hour has to be wanted."""
         outputs, inputs = _point_shape(self.states.model)
         gaps = len(gaps_of(self.kept, self.states.model.architecture.blocks))
         solving = 2.0 * gaps * len(RIDGES) * ROUNDS * self.states.moments * outputs * inputs**2
         seconds = self.states.seconds(3.0, more=solving, readings=3)
-        self.states.announce("repairing", seconds, reporter, yes=self.yes)
+        self.states.check_budget("repairing", seconds, reporter, yes=self.yes)
 
     @property
     def key(self) -> str:
@@ -88,11 +88,11 @@ class RepairJob:
         whole = known is not None and changes.is_file() and digest_file(changes) == known["changes"]
         return known if whole else None
 
-    def mended(self, reporter: Reporter) -> ArtifactJob:
+    def run(self, reporter: Reporter) -> ArtifactJob:
         """The job with its additions, fitted now or before."""
         report = self.report()
         if report is None:
-            self.announce(reporter)
+            self.check_budget(reporter)
             with torch.no_grad():
                 found, report = _fitted(self.states, self.kept, reporter)
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ class ResumeState:
 
     values: Tensor
     velocities: tuple[Tensor, ...]
-    begun: SweepProgress | None = None
+    progress: SweepProgress | None = None
     finished: bool = False
 
 
@@ -39,18 +39,18 @@ class ResumeFile:
         """Whether it is time to save again."""
         return time.monotonic() >= self._due
 
-    def save(self, saved: ResumeState) -> None:
+    def save(self, so_far: ResumeState) -> None:
         """Write it, flushed and renamed: what was saved before stays until this is whole."""
         since = time.monotonic()
-        place = {"key": self.key, "finished": str(saved.finished), "step": "", "block": ""}
-        tensors = {"values": saved.values}
-        if saved.velocities:
-            tensors["velocities"] = torch.stack(saved.velocities)
-        if saved.begun:
-            place |= {"step": str(saved.begun.step), "block": str(saved.begun.block)}
-            tensors |= {f"state.{n}": state for n, state in enumerate(saved.begun.states)}
+        metadata = {"key": self.key, "finished": str(so_far.finished), "step": "", "block": ""}
+        tensors = {"values": so_far.values}
+        if so_far.velocities:
+            tensors["velocities"] = torch.stack(so_far.velocities)
+        if so_far.progress:
+            metadata |= {"step": str(so_far.progress.step), "block": str(so_far.progress.block)}
+            tensors |= {f"state.{n}": state for n, state in enumerate(so_far.progress.states)}
         self.path.parent.mkdir(exist_ok=True)
-        save_tensors(tensors, self.path, place)
+        save_tensors(tensors, self.path, metadata)
         now = time.monotonic()
         self._due = now + max(_PAUSE, _SHARE * (now - since))
 
@@ -60,16 +60,16 @@ class ResumeFile:
             return None
         try:
             with safe_open(self.path, framework="pt") as file:
-                place, names = file.metadata() or {}, set(file.keys())
+                metadata, names = file.metadata() or {}, set(file.keys())
                 values = file.get_tensor("values")
-                if place.get("key") != self.key or values.shape != tuple(shape):
+                if metadata.get("key") != self.key or values.shape != tuple(shape):
                     return None
                 velocities = tuple(file.get_tensor("velocities")) if "velocities" in names else ()
-                begun = None
-                if place["step"]:
+                progress = None
+                if metadata["step"]:
                     count = sum(name.startswith("state.") for name in names)
                     states = [file.get_tensor(f"state.{number}") for number in range(count)]
-                    begun = SweepProgress(int(place["step"]), int(place["block"]), states)
+                    progress = SweepProgress(int(metadata["step"]), int(metadata["block"]), states)
         except (SafetensorError, OSError, KeyError, ValueError):
             return None
-        return ResumeState(values, velocities, begun, place["finished"] == "True")
+        return ResumeState(values, velocities, progress, metadata["finished"] == "True")

@@ -55,8 +55,8 @@ class Scores:
     def of(self, metric: str) -> tuple[float, ...]:
         """The values of one metric."""
         if metric not in self.metrics:
-            there = ", ".join(self.metrics)
-            raise UsageError(f"these scores don't hold {metric!r}", why=f"they hold {there}", hint="sanac analyze")
+            known = ", ".join(self.metrics)
+            raise UsageError(f"these scores don't hold {metric!r}", why=f"they hold {known}", hint="sanac analyze")
         return tuple(score.value for score in self.metrics[metric])
 
 

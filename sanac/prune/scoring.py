@@ -32,7 +32,7 @@ class ScoringJob:
 
     job: ImportanceJob
     inputs: Inputs
-    wanted: CalibrationSettings
+    settings: CalibrationSettings
     folder: Path
 
     @property
@@ -49,32 +49,32 @@ class ScoringJob:
             pass
         return None
 
-    def spare_others(self) -> None:
+    def refuse_other_scores(self) -> None:
         """Misuse where other scores lie already."""
         if self.file.exists():
             raise UsageError(
                 f"{self.file} holds other scores", hint="--out another folder, or replace them with --force"
             )
 
-    def forget(self) -> None:
+    def clear_progress(self) -> None:
         """Begin anew, whatever a stopped run left."""
         shutil.rmtree(self.folder / PROGRESS, ignore_errors=True)
 
-    def announce(self, reporter: Reporter, cheaper: Sequence[str] = ()) -> None:
+    def check_budget(self, reporter: Reporter, cheaper: Sequence[str] = ()) -> None:
         """Say how long it will take; what takes long only goes on when told to."""
         inputs, steps = self.inputs, self.job.sampling.steps
         what = f"measuring {inputs.count} {'pictures' if inputs.latents else 'prompts'}"
         cost = CostEstimate(what, estimate(self.job, inputs.encoding), self.job.device, inputs, inputs.count, steps)
-        cost.announce(reporter, yes=self.wanted.yes, cheaper=cheaper)
+        cost.check_budget(reporter, yes=self.settings.yes, cheaper=cheaper)
         if inputs.latents and not inputs.latents.captioned:
             reporter.note(f"{inputs.source} brings no captions: all pictures get the empty one")
 
     def captions(self, reporter: Reporter) -> EncodedPrompts:
         """Encoded or read, and kept if the user wants them."""
         found = self.inputs.captions(torch.device(self.job.device))
-        if self.wanted.save_embeddings:
-            write_captions(found, self.wanted.save_embeddings)
-            reporter.note(f"wrote {self.wanted.save_embeddings}: {len(found)} captions")
+        if self.settings.save_embeddings:
+            write_captions(found, self.settings.save_embeddings)
+            reporter.note(f"wrote {self.settings.save_embeddings}: {len(found)} captions")
         return found
 
     def run(self, reporter: Reporter) -> Scores:
@@ -89,35 +89,35 @@ class ScoringJob:
         return scores
 
 
-def plan_scoring(model: Model, wanted: CalibrationSettings, workspace: Path, out: Path | None = None) -> ScoringJob:
+def plan_scoring(model: Model, settings: CalibrationSettings, workspace: Path, out: Path | None = None) -> ScoringJob:
     """Prompts, sampler and place chosen; nothing encoded or computed yet."""
-    wanted.check()
+    settings.check()
     check_computable(model)
-    device = pick_device(wanted.device)
+    device = pick_device(settings.device)
     inputs = choose_inputs(
-        model, prompts=wanted.prompts, count=wanted.num_prompts, embeddings=wanted.embeddings, data=wanted.data
+        model, prompts=settings.prompts, count=settings.num_prompts, embeddings=settings.embeddings, data=settings.data
     )
-    sampling = SamplerSettings(wanted.timesteps, wanted.guidance, wanted.seed, latent_side(model))
-    scheduler, whole = scheduler_of(model), wanted.reduce == "sample"
-    if wanted.data and scheduler.get("_class_name") != EULER and not scheduler.get("use_flow_sigmas"):
+    sampling = SamplerSettings(settings.timesteps, settings.guidance, settings.seed, latent_side(model))
+    scheduler, whole_samples = scheduler_of(model), settings.reduce == "sample"
+    if settings.data and scheduler.get("_class_name") != EULER and not scheduler.get("use_flow_sigmas"):
         raise UsageError("--inputs noised needs a sampler of flow matching", why="its noise levels mean something else")
-    how = (sampling, scheduler, whole, wanted.limit, device, inputs.settings, wanted.velocity)
+    how = (sampling, scheduler, whole_samples, settings.limit, device, inputs.settings, settings.velocity)
     job = ImportanceJob(model, inputs.prompts, *how)
-    return ScoringJob(job, inputs, wanted, out or workspace / f"analyze-{job.key[:8]}")
+    return ScoringJob(job, inputs, settings, out or workspace / f"analyze-{job.key[:8]}")
 
 
 def measured(
-    model: Model, wanted: CalibrationSettings, workspace: Path, reporter: Reporter, cheaper: Sequence[str] = ()
+    model: Model, settings: CalibrationSettings, workspace: Path, reporter: Reporter, cheaper: Sequence[str] = ()
 ) -> Scores:
     """Scores of a model: read if these very ones were measured before, else measured, unless it is a dry run.
 
     `cheaper` are ways that the user has where it would take long.
     """
-    job = plan_scoring(model, wanted, workspace)
+    job = plan_scoring(model, settings, workspace)
     scores = job.known()
     if scores is not None:
         return scores
-    job.announce(reporter, cheaper)
-    if wanted.dry:
+    job.check_budget(reporter, cheaper)
+    if settings.dry:
         raise not_computed_yet("scores")
     return job.run(reporter)

@@ -42,33 +42,43 @@ class SearchResult:
 
 
 def find_blocks(
-    model: Model, choice: BlockSelection, wanted: CalibrationSettings, workspace: Path, reporter: Reporter
+    model: Model,
+    selection: BlockSelection,
+    calibration_settings: CalibrationSettings,
+    workspace: Path,
+    reporter: Reporter,
 ) -> SearchResult:
     """Search for the blocks that stay, or read what was found before."""
     blocks = model.architecture.blocks
-    choice.check(blocks)
-    if wanted.num_prompts is None and wanted.prompts is None and wanted.embeddings is None:
-        wanted = replace(wanted, num_prompts=SEARCHED)
-    states = calibration(model, wanted, EVERY)
-    share = SweepBatch.of(states.memory_limit // 4, states.state_bytes, BEAM * blocks)
-    states = states.within(share.taken(states.state_bytes), 0, reporter)
-    settings = {"schema": SEARCH_SCHEMA, "choice": asdict(choice), "beam": BEAM, **states.settings}
+    selection.check(blocks)
+    if (
+        calibration_settings.num_prompts is None
+        and calibration_settings.prompts is None
+        and calibration_settings.embeddings is None
+    ):
+        calibration_settings = replace(calibration_settings, num_prompts=SEARCHED)
+    states = calibration(model, calibration_settings, EVERY)
+    sweep_batch = SweepBatch.of(states.memory_limit // 4, states.state_bytes, BEAM * blocks)
+    states = states.fit_to_memory(sweep_batch.taken(states.state_bytes), 0, reporter)
+    settings = {"schema": SEARCH_SCHEMA, "choice": asdict(selection), "beam": BEAM, **states.settings}
     key = json_files.key_of(["search", settings, model.identity()])
     file = workspace / f"search-{key[:8]}" / "search.json"
     known = load_cached(file, key, {"kept": list, "error": float})
     if known is not None:
         return SearchResult(tuple(known["kept"]), known["error"], settings)
-    forwards, sweeps = _search_forwards(blocks, choice.target), _search_rounds(blocks, choice.target)
-    sweeps *= share.sweeps(states.count * states.moments, BEAM * blocks)
-    states.announce("searching", states.seconds(forwards, readings=sweeps), reporter, yes=wanted.yes)
-    if wanted.dry:
+    forwards, sweeps = _search_forwards(blocks, selection.target), _search_rounds(blocks, selection.target)
+    sweeps *= sweep_batch.sweeps(states.count * states.moments, BEAM * blocks)
+    states.check_budget("searching", states.seconds(forwards, readings=sweeps), reporter, yes=calibration_settings.yes)
+    if calibration_settings.dry:
         raise not_computed_yet("the search")
     with torch.no_grad():
         fitted, judged = states.states([1])
-        judge = _SubsetEvaluator(fitted, share, file.with_name("seen.json"), key)
-        found = search(blocks, choice.target, frozenset(choice.protected(blocks)), judge, beam=BEAM, reporter=reporter)
+        evaluate = _SubsetEvaluator(fitted, sweep_batch, file.with_name("seen.json"), key)
+        found = search(
+            blocks, selection.target, frozenset(selection.protected(blocks)), evaluate, beam=BEAM, reporter=reporter
+        )
         kept = found[-1].kept
-        error = float(judged.errors([kept], share)[kept].mean())
+        error = float(judged.errors([kept], sweep_batch)[kept].mean())
     steps = [{"kept": list(step.kept), "error": step.error} for step in found]
     store_cached(file, {"key": key, "kept": list(kept), "error": error, "steps": steps})
     return SearchResult(kept, error, settings)
@@ -77,21 +87,21 @@ def find_blocks(
 class _SubsetEvaluator:
     """The mean error of subsets; what was seen is kept, so that a stopped search soon is where it was."""
 
-    def __init__(self, states: CalibrationStates, share: SweepBatch, file: Path, key: str) -> None:
-        self.states, self.share, self.file, self.key = states, share, file, key
+    def __init__(self, states: CalibrationStates, sweep_batch: SweepBatch, file: Path, key: str) -> None:
+        self.states, self.sweep_batch, self.file, self.key = states, sweep_batch, file, key
         known = load_cached(file, key, {"seen": dict})
-        self.seen: dict[str, float] = known["seen"] if known else {}
+        self.errors: dict[str, float] = known["seen"] if known else {}
 
     def __call__(self, choices: list[BlockSubset]) -> dict[BlockSubset, float]:
         """NaN counts as infinitely bad."""
         names = {kept: ",".join(map(str, kept)) for kept in choices}
-        unseen = [kept for kept in choices if names[kept] not in self.seen]
-        if unseen:
-            for kept, errors in self.states.errors(unseen, self.share).items():
+        unknown = [kept for kept in choices if names[kept] not in self.errors]
+        if unknown:
+            for kept, errors in self.states.errors(unknown, self.sweep_batch).items():
                 error = float(errors.mean())
-                self.seen[names[kept]] = error if math.isfinite(error) else 1e300
-            store_cached(self.file, {"key": self.key, "seen": self.seen})
-        return {kept: self.seen[name] for kept, name in names.items()}
+                self.errors[names[kept]] = error if math.isfinite(error) else 1e300
+            store_cached(self.file, {"key": self.key, "seen": self.errors})
+        return {kept: self.errors[name] for kept, name in names.items()}
 
 
 def _search_rounds(blocks: int, target: int) -> int:
@@ -105,8 +115,8 @@ def _search_forwards(blocks: int, target: int) -> float:
     return rounds + SWAPS * 0.5 * min(TRIED, target * (blocks - target)) * target / blocks
 
 
-def plan_searched(model: Model, choice: BlockSelection, found: SearchResult, writing: WriteOptions) -> ArtifactJob:
+def plan_searched(model: Model, selection: BlockSelection, found: SearchResult, writing: WriteOptions) -> ArtifactJob:
     """The prune job that keeps what the search found."""
-    settings = {name: value for name, value in asdict(choice).items() if name != "target"}
+    settings = {name: value for name, value in asdict(selection).items() if name != "target"}
     plan = keep_blocks(model.architecture.blocks, list(found.kept))
     return plan_artifact("prune", model, plan, settings | {"search": dict(found.settings)}, writing)

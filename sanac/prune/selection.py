@@ -43,19 +43,19 @@ class BlockSelection:
         return {*range(self.protect_first), *range(blocks - self.protect_last, blocks)}
 
 
-def best(values: Sequence[float], choice: BlockSelection) -> BlockPlan:
+def best(values: Sequence[float], selection: BlockSelection) -> BlockPlan:
     """The blocks of the highest scores, one-shot, in the model's order; of equal ones the earlier stays."""
     blocks = len(values)
-    choice.check(blocks)
-    protected = choice.protected(blocks)
+    selection.check(blocks)
+    protected = selection.protected(blocks)
     order = sorted(range(blocks), key=lambda index: (index not in protected, -values[index], index))
-    return keep_blocks(blocks, sorted(order[: choice.target]))
+    return keep_blocks(blocks, sorted(order[: selection.target]))
 
 
-def plan_target(model: Model, choice: BlockSelection, scores: Scores, writing: WriteOptions) -> ArtifactJob:
+def plan_target(model: Model, selection: BlockSelection, scores: Scores, writing: WriteOptions) -> ArtifactJob:
     """The prune job that keeps the blocks which matter most by these scores."""
-    plan = best(scores.of(choice.select), choice)
-    settings = {name: value for name, value in asdict(choice).items() if name != "target"}
+    plan = best(scores.of(selection.select), selection)
+    settings = {name: value for name, value in asdict(selection).items() if name != "target"}
     return plan_artifact("prune", model, plan, settings | {"scores": dict(scores.settings)}, writing)
 
 
@@ -66,8 +66,8 @@ def depth_of(model: Model, blocks: int | None, parameters: str | None) -> int:
     match = _COUNT.fullmatch((parameters or "").strip())
     if match is None:
         raise UsageError(f"--target-params {parameters} is no number", hint="--target-params 1.6B")
-    wanted, architecture = float(match[1]) * _UNITS[match[2].lower()], model.architecture
-    depth = nearest_depth(architecture, wanted)
+    target, architecture = float(match[1]) * _UNITS[match[2].lower()], model.architecture
+    depth = nearest_depth(architecture, target)
     if not 1 <= depth <= architecture.blocks:
         least, most = (parameters_at(architecture, blocks) for blocks in (1, architecture.blocks))
         why = f"its transformer has {most:,} parameters, {least:,} with one block"

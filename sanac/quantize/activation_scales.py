@@ -31,67 +31,73 @@ class ActivationSample:
 
 
 def fit_activations(
-    seen: ActivationSample, weights: list[Tensor], packing: WeightSpec, dtype: torch.dtype, ranges: str
+    sample: ActivationSample, weights: list[Tensor], spec: WeightSpec, dtype: torch.dtype, ranges: str
 ) -> tuple[ActivationSpec, Tensor | None]:
     """What suits layers that share their inputs best, their weights as matrices; with exponents of smoothing."""
-    assert packing.given is not None
-    if not packing.given.smooth:
-        return _ranged(seen, weights, None, packing, dtype, ranges), None
-    wanted = [F.linear(seen.rows, weight) for weight in weights]
-    tried = []
-    for exponents in _smoothings(seen, weights):
-        given = _ranged(seen, weights, exponents, packing, dtype, ranges)
-        tried.append((_error(seen, weights, wanted, exponents, replace(packing, given=given), dtype), given, exponents))
-    _, given, exponents = min(tried, key=lambda found: found[0])
-    return given, exponents
+    assert spec.activations is not None
+    if not spec.activations.smooth:
+        return _ranged(sample, weights, None, spec, dtype, ranges), None
+    targets = [F.linear(sample.rows, weight) for weight in weights]
+    candidates = []
+    for exponents in _smoothings(sample, weights):
+        activations = _ranged(sample, weights, exponents, spec, dtype, ranges)
+        candidates.append(
+            (
+                _error(sample, weights, targets, exponents, replace(spec, activations=activations), dtype),
+                activations,
+                exponents,
+            )
+        )
+    _, activations, exponents = min(candidates, key=lambda found: found[0])
+    return activations, exponents
 
 
-def _smoothings(seen: ActivationSample, weights: list[Tensor]) -> Iterator[Tensor]:
+def _smoothings(sample: ActivationSample, weights: list[Tensor]) -> Iterator[Tensor]:
     """None at all, then by strength; rows of weights have scales of their own, columns share theirs."""
-    yield torch.zeros_like(seen.largest, dtype=torch.int8)
+    yield torch.zeros_like(sample.largest, dtype=torch.int8)
     columns = torch.stack([weight.abs().amax(dim=0) for weight in weights]).amax(dim=0)
-    alive = (seen.largest > 0) & (columns > 0)
+    alive = (sample.largest > 0) & (columns > 0)
     for strength in STRENGTHS:
-        apart = strength * seen.largest.clamp_min(1e-30).log2() - (1 - strength) * columns.clamp_min(1e-30).log2()
-        apart = torch.where(alive, apart, apart[alive].mean()) - apart[alive].mean()
-        yield apart.round().clamp(-STEEPEST, STEEPEST).to(torch.int8)
+        exponents = strength * sample.largest.clamp_min(1e-30).log2() - (1 - strength) * columns.clamp_min(1e-30).log2()
+        exponents = torch.where(alive, exponents, exponents[alive].mean()) - exponents[alive].mean()
+        yield exponents.round().clamp(-STEEPEST, STEEPEST).to(torch.int8)
 
 
 def _ranged(
-    seen: ActivationSample,
+    sample: ActivationSample,
     weights: list[Tensor],
     exponents: Tensor | None,
-    packing: WeightSpec,
+    spec: WeightSpec,
     dtype: torch.dtype,
     ranges: str,
 ) -> ActivationSpec:
-    assert packing.given is not None
-    if packing.given.kind != STATIC:
-        return packing.given
+    assert spec.activations is not None
+    if spec.activations.kind != STATIC:
+        return spec.activations
     energy = torch.stack([smoothed_weight(weight, exponents).square().sum(dim=0) for weight in weights]).sum(dim=0)
-    largest = float(smoothed(seen.largest, exponents).max())
-    scale = static_scale(smoothed(seen.rows, exponents), energy, largest, packing.form, dtype, ranges)
-    return replace(packing.given, scale=scale)
+    largest = float(smoothed(sample.largest, exponents).max())
+    scale = static_scale(smoothed(sample.rows, exponents), energy, largest, spec.dtype, dtype, ranges)
+    return replace(spec.activations, scale=scale)
 
 
 def _error(
-    seen: ActivationSample,
+    sample: ActivationSample,
     weights: list[Tensor],
-    wanted: list[Tensor],
+    targets: list[Tensor],
     exponents: Tensor,
-    packing: WeightSpec,
+    spec: WeightSpec,
     dtype: torch.dtype,
 ) -> float:
     """Of what the layers give, squared, with all that is quantized; rounded to nearest for now."""
-    assert packing.given is not None
-    values, scale = quantize_activations(smoothed(seen.rows, exponents), packing.given, packing.form)
+    assert spec.activations is not None
+    values, scale = quantize_activations(smoothed(sample.rows, exponents), spec.activations, spec.dtype)
     used, error = values.float() * scale, 0.0
-    for weight, target in zip(weights, wanted, strict=True):
-        how = replace(packing, shape=tuple(weight.shape))
+    for weight, target in zip(weights, targets, strict=True):
+        how = replace(spec, shape=tuple(weight.shape))
         rows = smoothed_weight(weight, exponents)
         scales = ROUNDINGS[how.rounding](rows, how, dtype)
-        rough = dequantize_weight(quantize_weight(rows, scales, how), scales, how, torch.float32)
-        error += float((F.linear(used, rough) - target).square().sum())
+        restored = dequantize_weight(quantize_weight(rows, scales, how), scales, how, torch.float32)
+        error += float((F.linear(used, restored) - target).square().sum())
     return error
 
 
@@ -101,7 +107,9 @@ def smoothed_weight(weight: Tensor, exponents: Tensor | None) -> Tensor:
     return found if exponents is None else found * factors(exponents, torch.float32)
 
 
-def static_scale(rows: Tensor, energy: Tensor, largest: float, form: str, dtype: torch.dtype, ranges: str) -> float:
+def static_scale(
+    rows: Tensor, energy: Tensor, largest: float, quant_dtype: str, dtype: torch.dtype, ranges: str
+) -> float:
     """One scale for all that a layer is given, as its dtype holds it.
 
     `mse` cuts off what costs less than finer steps save, each channel weighed by the energy of its column.
@@ -109,14 +117,14 @@ def static_scale(rows: Tensor, energy: Tensor, largest: float, form: str, dtype:
     if ranges == "percentile":
         values = rows.abs().flatten().float()
         largest = float(values.kthvalue(max(1, round(PERCENTILE * len(values)))).values) or largest
-    candidates = [_held(largest / QMAX[form], dtype)]
+    candidates = [_held(largest / QMAX[quant_dtype], dtype)]
     if ranges == "mse":
         candidates += [_held(candidates[0] * 2 ** (-step / 8), dtype) for step in range(1, SHRUNK)]
     if len(candidates) == 1:
         return candidates[0]
 
     def cost(scale: float) -> float:
-        values, _ = quantize_activations(rows, ActivationSpec(STATIC, smooth=False, scale=scale), form)
+        values, _ = quantize_activations(rows, ActivationSpec(STATIC, smooth=False, scale=scale), quant_dtype)
         return float(((values.float() * scale - rows).square() @ energy).sum())
 
     return min(candidates, key=cost)

@@ -42,7 +42,7 @@ class Units:
     """All that can be chosen."""
 
     parts: tuple[Component, ...]
-    ways: Mapping[str, Mapping[str, QuantPlan]]  # by component and scheme, how its weights would be stored
+    plans: Mapping[str, Mapping[str, QuantPlan]]  # by component and scheme, how its weights would be stored
     all: tuple[Unit, ...]
 
     @property
@@ -54,7 +54,7 @@ class Units:
     @property
     def dtypes(self) -> dict[str, str]:
         """Of scales, by component."""
-        return {name: next(iter(ways.values())).dtype for name, ways in self.ways.items()}
+        return {name: next(iter(plans.values())).dtype for name, plans in self.plans.items()}
 
     def size(self, schemes: Schemes) -> int:
         """Bytes of the components under a choice."""
@@ -62,67 +62,67 @@ class Units:
 
     def uniform(self) -> dict[str, dict[str, str]]:
         """Each scheme, for all that takes it."""
-        names = next(iter(self.ways.values()))
+        names = next(iter(self.plans.values()))
         return {
             scheme: {unit.name: scheme if scheme in unit.bytes else UNQUANTIZED for unit in self.all}
             for scheme in names
         }
 
-    def question(self, schemes: Schemes) -> QuantAssignment:
+    def assignment(self, schemes: Schemes) -> QuantAssignment:
         """What is quantized under a choice; units that it doesn't name are left as they are."""
         found: dict[str, dict[str, WeightSpec]] = {name: {} for name in COMPONENTS}
         for unit in self.all:
             scheme = schemes.get(unit.name, UNQUANTIZED)
             if scheme != UNQUANTIZED:
-                packings = self.ways[unit.component][scheme].packings
-                found[unit.component] |= {name: packings[name] for name in unit.weights}
+                specs = self.plans[unit.component][scheme].specs
+                found[unit.component] |= {name: specs[name] for name in unit.weights}
         return QuantAssignment(**found)
 
-    def chosen(self, schemes: Schemes) -> dict[str, QuantPlan]:
+    def plans_for(self, schemes: Schemes) -> dict[str, QuantPlan]:
         """By component, how its weights are stored; those of which nothing is quantized are not among them."""
-        question = self.question(schemes)
+        assignment = self.assignment(schemes)
         found = {}
-        for part in (part for part in self.parts if getattr(question, part.name)):
-            first = next(iter(self.ways[part.name].values()))
-            packings: Mapping[str, WeightSpec] = getattr(question, part.name)
+        for part in (part for part in self.parts if getattr(assignment, part.name)):
+            first = next(iter(self.plans[part.name].values()))
+            specs: Mapping[str, WeightSpec] = getattr(assignment, part.name)
             names = {name for unit in self.all if unit.component == part.name for name in unit.weights}
-            left = {name: why for name, why in first.left.items() if name not in names}
-            left |= dict.fromkeys(sorted(names - packings.keys()), "the budget: its bits are worth more here")
-            found[part.name] = replace(first, layout=PACKED, packings=packings, left=left)
+            skipped = {name: why for name, why in first.skipped.items() if name not in names}
+            skipped |= dict.fromkeys(sorted(names - specs.keys()), "the budget: its bits are worth more here")
+            found[part.name] = replace(first, layout=PACKED, specs=specs, skipped=skipped)
         return found
 
 
-def units_of(parts: Sequence[Component], wish: QuantRequest, among: Sequence[str]) -> Units:
+def units_of(parts: Sequence[Component], request: QuantRequest, schemes: Sequence[str]) -> Units:
     """What can be chosen of these components."""
     for part in parts:
         if part.name not in COMPONENTS:
             raise UsageError(
                 f"the {part.name} has no part in the velocity, by which bits are given", hint="--scheme NAME"
             )
-    ways = {
+    plans = {
         part.name: {
-            name: plan_quantization(part.name, weights_of(part).tensors, replace(wish, scheme=scheme_of(name)))
-            for name in among
+            name: plan_quantization(part.name, weights_of(part).tensors, replace(request, scheme=scheme_of(name)))
+            for name in schemes
         }
         for part in parts
     }
-    check_patterns(wish.leave, {part.name: next(iter(ways[part.name].values())) for part in parts})
-    found = [unit for part in parts for unit in _units(part, ways[part.name])]
-    return Units(tuple(parts), ways, tuple(found))
+    check_patterns(request.skip, {part.name: next(iter(plans[part.name].values())) for part in parts})
+    found = [unit for part in parts for unit in _units(part, plans[part.name])]
+    return Units(tuple(parts), plans, tuple(found))
 
 
-def _units(part: Component, ways: Mapping[str, QuantPlan]) -> list[Unit]:
+def _units(part: Component, plans: Mapping[str, QuantPlan]) -> list[Unit]:
     groups: dict[str, list[str]] = {}
-    for name in sorted(set().union(*(how.packings for how in ways.values()))):
+    for name in sorted(set().union(*(how.specs for how in plans.values()))):
         layer = _LAYER.fullmatch(name) if part.name == "text_encoder" else None
         groups.setdefault(layer[1] if layer else name, []).append(name)
     tensors, found = weights_of(part).tensors, []
     for group, weights in groups.items():
         sizes = {UNQUANTIZED: sum(tensors[name].size for name in weights)}
-        for scheme, how in ways.items():
-            if all(name in how.packings for name in weights):
+        for scheme, how in plans.items():
+            if all(name in how.specs for name in weights):
                 written = (
-                    WeightQuantizer(tensors[name], how.packings[name], PACKED, how.dtype).pieces() for name in weights
+                    WeightQuantizer(tensors[name], how.specs[name], PACKED, how.dtype).pieces() for name in weights
                 )
                 sizes[scheme] = sum(piece.size for pieces in written for piece in pieces)
         found.append(Unit(part.name, group, tuple(weights), sizes))

@@ -27,7 +27,7 @@ from sanac.core.units import bytes_text
 from sanac.core.write.job import ArtifactJob, WriteOptions
 from sanac.nn.calibration.cost import not_computed_yet
 from sanac.nn.calibration.job import Calibration, calibration
-from sanac.nn.calibration.settings import CalibrationSettings as Looked
+from sanac.nn.calibration.settings import CalibrationSettings
 from sanac.nn.calibration.text_encoding import open_encoder
 from sanac.nn.streaming import DTYPES
 from sanac.quantize.allocation_units import UNQUANTIZED, Schemes, Units, units_of
@@ -62,7 +62,7 @@ class Budget:
         for name in self.among:
             if name not in SCHEMES:
                 problems.append(f"there is no scheme {name!r}: {', '.join(SCHEMES)}")
-            elif SCHEMES[name].given:
+            elif SCHEMES[name].activations:
                 problems.append(f"--among {name}: it takes as many bytes as {name.partition('-')[0]}-wo, and errs more")
         if not self.among:
             problems.append("--among names no scheme")
@@ -77,7 +77,7 @@ class Budget:
             raise UsageError(problems[0], problems=problems)
 
     @property
-    def wish(self) -> QuantRequest:
+    def request(self) -> QuantRequest:
         """About each component's weights."""
         return QuantRequest(SCHEMES[self.among[0]], None, self.rounding, self.include, self.leave)
 
@@ -107,12 +107,12 @@ class Allocation:
     """What was chosen, beside what was not."""
 
     best: Candidate
-    beside: tuple[Candidate, ...]
+    alternatives: tuple[Candidate, ...]
     errors: Mapping[str, float]  # of units alone: by 'unit scheme'
 
     def to_json(self) -> dict[str, Any]:
         """What was measured."""
-        return {**self.best.to_json(), "beside": [found.to_json() for found in self.beside]}
+        return {**self.best.to_json(), "beside": [found.to_json() for found in self.alternatives]}
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class AllocationJob:
         return json_files.key_of(["sensitivity", SCHEMA, self.states.settings, self.model.identity(), how])
 
     @property
-    def asked_for(self) -> dict[str, Any]:
+    def report_settings(self) -> dict[str, Any]:
         """The budget, and what errors were measured on."""
         budget = asdict(self.budget) | {"include": sorted(self.budget.include)}
         return {"budget": budget, "measured_on": self.states.settings}
@@ -155,66 +155,66 @@ class AllocationJob:
                 hint=f"--max-bytes {least}" + ("" if "kv" in self.budget.include else ", or --include kv"),
             )
 
-    def announce(self, alone: int, whole: int, together: int, reporter: Reporter) -> None:
+    def check_budget(self, alone: int, whole: int, together: int, reporter: Reporter) -> None:
         """Say how long so many questions take at most; more than an hour has to be wanted."""
         text = sum(unit.component == "text_encoder" for unit in self.units.all) / len(self.units.all)
         groups = -(-alone // together)
         forwards = whole + alone * text + (1 - text) * (alone + groups) / 2  # up to a change, one forward for a group
         more = (whole * bool(text) + alone * text) * self.states.inputs.encoding
         seconds = self.states.seconds(forwards, readings=groups + -(-whole // together), more=more)
-        self.states.announce(f"measuring {alone} sensitivities and the choice", seconds, reporter, yes=self.yes)
+        self.states.check_budget(f"measuring {alone} sensitivities and the choice", seconds, reporter, yes=self.yes)
 
-    def allocated(self, reporter: Reporter) -> Allocation:
+    def run(self, reporter: Reporter) -> Allocation:
         """Measure what was not measured before, choose, and measure the choice."""
         self.check()
-        asking = _SensitivityCache(self, reporter)
-        asking.each()
-        tried = {name: self._tried(asking, name, how) for name, how in self.units.uniform().items()}
+        cache = _SensitivityCache(self, reporter)
+        cache.measure_each()
+        candidates = {name: self._measured(cache, name, how) for name, how in self.units.uniform().items()}
         most = self.budget.max_bytes
         if most is not None:
-            chosen = self._least_error(asking, most)
-            fitting = [chosen, *(found for found in tried.values() if found.bytes <= most)]
+            chosen = self._least_error(cache, most)
+            fitting = [chosen, *(found for found in candidates.values() if found.bytes <= most)]
             best = min(fitting, key=lambda found: found.error)
         else:
             assert self.budget.min_sqnr is not None
             error = 10 ** (-self.budget.min_sqnr / 10)
-            chosen = self._fewest_bytes(asking, error)
-            best = min([chosen, *(t for t in tried.values() if t.error <= error)], key=lambda found: found.bytes)
-            if not self.units.chosen(best.schemes):
-                finest = max(found.sqnr for found in tried.values())
+            chosen = self._fewest_bytes(cache, error)
+            best = min([chosen, *(t for t in candidates.values() if t.error <= error)], key=lambda found: found.bytes)
+            if not self.units.plans_for(best.schemes):
+                finest = max(found.sqnr for found in candidates.values())
                 raise UsageError(
                     f"nothing can be quantized for {self.budget.min_sqnr:g} dB",
                     why=f"of {', '.join(self.budget.among)} for everything, the best reaches {finest:.1f} dB",
                     hint=f"--min-sqnr {finest:.0f}",
                 )
-        beside = tuple(found for found in (chosen, *tried.values()) if found is not best)
-        return Allocation(best, beside, asking.alone())
+        alternatives = tuple(found for found in (chosen, *candidates.values()) if found is not best)
+        return Allocation(best, alternatives, cache.unit_errors())
 
-    def _least_error(self, asking: "_SensitivityCache", most: int) -> Candidate:
+    def _least_error(self, cache: "_SensitivityCache", most: int) -> Candidate:
         """The best choice as far as errors add up; from there by swaps that are measured, as they don't quite."""
-        items = self._items(asking.errors)
+        items = self._items(cache.errors)
         choice = cheapest(items, float(most - self.units.fixed))
         assert choice is not None
-        options, best = choice.options, self._tried(asking, "by budget", self._named(choice.options), choice.gap)
+        options, best = choice.options, self._measured(cache, "by budget", self._named(choice.options), choice.gap)
         for _ in range(SWAPS):
             near = swaps(items, options, float(most - self.units.fixed), TOGETHER)
-            asking.wholes([self._named(other) for other in near])
-            found = {other: self._tried(asking, "by budget", self._named(other), choice.gap) for other in near}
+            cache.measure_all([self._named(other) for other in near])
+            found = {other: self._measured(cache, "by budget", self._named(other), choice.gap) for other in near}
             better = min(found, key=lambda other: found[other].error, default=options)
             if better == options or found[better].error >= best.error:
                 break
             options, best = better, found[better]
         return best
 
-    def _fewest_bytes(self, asking: "_SensitivityCache", most: float) -> Candidate:
+    def _fewest_bytes(self, cache: "_SensitivityCache", most: float) -> Candidate:
         """Units' errors don't quite add up: the limit on their sum is moved until the whole keeps to its own."""
-        items = [Item(item.weights, item.costs) for item in self._items(asking.errors)]
+        items = [Item(item.weights, item.costs) for item in self._items(cache.errors)]
         best = Candidate("by budget", self._high, self.units.size(self._high), 0.0)
         limit = most
         for _ in range(ROUNDS):
             choice = cheapest(items, limit)
             assert choice is not None
-            found = self._tried(asking, "by budget", self._named(choice.options), choice.gap)
+            found = self._measured(cache, "by budget", self._named(choice.options), choice.gap)
             if found.error <= most and found.bytes <= best.bytes:
                 best = found
             if found.error == 0.0 or NEAR * most <= found.error <= most:
@@ -241,8 +241,8 @@ class AllocationJob:
         pairs = zip(self.units.all, options, strict=True)
         return {unit.name: list(unit.bytes)[option] for unit, option in pairs}
 
-    def _tried(self, asking: "_SensitivityCache", name: str, schemes: Schemes, gap: float = 0.0) -> Candidate:
-        return Candidate(name, schemes, self.units.size(schemes), asking.whole(schemes), gap)
+    def _measured(self, cache: "_SensitivityCache", name: str, schemes: Schemes, gap: float = 0.0) -> Candidate:
+        return Candidate(name, schemes, self.units.size(schemes), cache.error_of(schemes), gap)
 
     def job(self, allocation: Allocation, writing: WriteOptions) -> ArtifactJob:
         """What writes it: the choice is part of what the artifact is; how it came about is said beside it."""
@@ -251,13 +251,13 @@ class AllocationJob:
         settings = {"schema": schemas, "schemes": dict(allocation.best.schemes), "rounding": budget.rounding}
         limit = f"within {bytes_text(budget.max_bytes)}" if budget.max_bytes else f"for {budget.min_sqnr:g} dB"
         how = f"{' and '.join(sorted(budget.components))} to {' and '.join(budget.among)} by sensitivity, {limit}"
-        return plan_chosen(self.model, self.units.chosen(allocation.best.schemes), settings, how, writing)
+        return plan_chosen(self.model, self.units.plans_for(allocation.best.schemes), settings, how, writing)
 
 
 def allocating(
     model: Model,
     budget: Budget,
-    looked: Looked,
+    settings: CalibrationSettings,
     writing: WriteOptions,
     workspace: Path,
     reporter: Reporter,
@@ -266,16 +266,16 @@ def allocating(
 ) -> AllocationJob:
     """What is to be looked at; refuses at once what can't be done in this memory."""
     budget.check()
-    units = units_of(parts_of(model, budget.components, writing), budget.wish, budget.among)
-    if looked.num_prompts is None and looked.prompts is None and looked.embeddings is None:
-        looked = replace(looked, num_prompts=PROMPTS)
-    states = calibration(model, looked, EVERY, least=1)
+    units = units_of(parts_of(model, budget.components, writing), budget.request, budget.among)
+    if settings.num_prompts is None and settings.prompts is None and settings.embeddings is None:
+        settings = replace(settings, num_prompts=PROMPTS)
+    states = calibration(model, settings, EVERY, min_prompts=1)
     if states.inputs.embeddings and "text-encoder" in budget.components:
         raise UsageError("--embeddings hold no prompts", why="a text encoder is judged by how it encodes them")
     text = [part for part in units.parts if part.name == "text_encoder"]
     held = sum(4 * ref.count for part in text for ref in weights_of(part).tensors.values())  # in fp32, all the time
-    states = states.within(held, 3 * states.moments * states.state_bytes, reporter)
-    return AllocationJob(model, units, budget, states, workspace, looked.yes, looked.dry, fresh)
+    states = states.fit_to_memory(held, 3 * states.moments * states.state_bytes, reporter)
+    return AllocationJob(model, units, budget, states, workspace, settings.yes, settings.dry, fresh)
 
 
 class _SensitivityCache:
@@ -294,38 +294,38 @@ class _SensitivityCache:
         }
 
     @cached_property
-    def asked(self) -> SensitivityEvaluator:
+    def evaluator(self) -> SensitivityEvaluator:
         """Where questions are answered: announced, and sampled, when the first is asked."""
         units, states = self.job.units, self.job.states
         each = 2 * states.count * states.moments * states.state_bytes
         together = max(1, states.memory_limit // 4 // each)
         alone = sum(name not in self.errors for name in self.names)
-        self.job.announce(alone, len(self.job.budget.among) + 1 + SWAPS * TOGETHER, together, self.reporter)
+        self.job.check_budget(alone, len(self.job.budget.among) + 1 + SWAPS * TOGETHER, together, self.reporter)
         if self.job.dry:
             raise not_computed_yet("how sensitive each weight is")
         with torch.no_grad():
-            whole = states.whole()
+            all_states = states.sample()
         text = any(part.name == "text_encoder" for part in units.parts)
         encoder = open_encoder(self.job.model, torch.device(states.device)) if text else None
         dtypes = {name: DTYPES[dtype] for name, dtype in units.dtypes.items()}
-        return SensitivityEvaluator(whole, states.inputs.prompts[: states.count], encoder, dtypes, together)
+        return SensitivityEvaluator(all_states, states.inputs.prompts[: states.count], encoder, dtypes, together)
 
-    def each(self) -> None:
+    def measure_each(self) -> None:
         """Every unit by every scheme, alone."""
         self._measure("sensitivities", self.names)
 
-    def alone(self) -> dict[str, float]:
+    def unit_errors(self) -> dict[str, float]:
         """The error of every unit by every scheme: by 'unit scheme'."""
         return {
             f"{unit} {scheme}": self.errors[name] for name, how in self.names.items() for unit, scheme in how.items()
         }
 
-    def whole(self, schemes: Schemes) -> float:
+    def error_of(self, schemes: Schemes) -> float:
         """The error of all units together."""
-        self.wholes([schemes])
+        self.measure_all([schemes])
         return self.errors[self._name_of(schemes)]
 
-    def wholes(self, choices: Sequence[Schemes]) -> None:
+    def measure_all(self, choices: Sequence[Schemes]) -> None:
         """Those of some choices."""
         self._measure("choices", {self._name_of(how): how for how in choices})
 
@@ -335,14 +335,14 @@ class _SensitivityCache:
 
     def _measure(self, what: str, choices: Mapping[str, Schemes]) -> None:
         """What was not measured before."""
-        questions = {name: self.job.units.question(how) for name, how in choices.items() if name not in self.errors}
+        questions = {name: self.job.units.assignment(how) for name, how in choices.items() if name not in self.errors}
         if not questions:
             return
-        asked, names = self.asked, iter(questions)
+        evaluator, names = self.evaluator, iter(questions)
         self.reporter.begin("measuring", len(questions), what)
         try:
             with torch.no_grad():
-                for found in asked.errors(list(questions.values())):
+                for found in evaluator.errors(list(questions.values())):
                     self.errors |= {next(names): e if math.isfinite(e) else 1e300 for e in found}
                     store_cached(self.file, {"key": self.job.key, "errors": self.errors})
                     self.reporter.advance(len(found))
@@ -368,7 +368,7 @@ def explained(units: Units, allocation: Allocation) -> list[dict[str, Any]]:
 def summary(found: Allocation) -> list[str]:
     """What was chosen, beside what was not, for people."""
     lines = []
-    for tried in (found.best, *found.beside):
-        what = "chosen" if tried is found.best else "beside"
-        lines.append(f"{what}: {tried.name}: {bytes_text(tried.bytes)}, velocity SQNR {tried.sqnr:.1f} dB")
+    for candidate in (found.best, *found.alternatives):
+        what = "chosen" if candidate is found.best else "beside"
+        lines.append(f"{what}: {candidate.name}: {bytes_text(candidate.bytes)}, velocity SQNR {candidate.sqnr:.1f} dB")
     return lines

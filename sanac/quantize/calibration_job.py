@@ -22,7 +22,7 @@ from sanac.core.quant.layer_rules import plan_quantization
 from sanac.core.safetensors_header import read_header
 from sanac.core.write.job import ArtifactJob
 from sanac.nn.calibration.job import Calibration, calibration
-from sanac.nn.calibration.settings import CalibrationSettings as Looked
+from sanac.nn.calibration.settings import CalibrationSettings
 from sanac.quantize.activation_scales import RANGES, STRENGTHS
 from sanac.quantize.calibration_sweep import SAMPLE, Sweep, fit_in, shared_input_of
 from sanac.quantize.job import QuantizeSettings, repack, weights_of
@@ -33,35 +33,35 @@ EVERY = 4  # of the sampler's steps, which are looked at
 PROMPTS = 32
 
 
-def fitting_states(job: ArtifactJob, looked: Looked, reporter: Reporter) -> Calibration:
+def fitting_states(job: ArtifactJob, settings: CalibrationSettings, reporter: Reporter) -> Calibration:
     """What is looked at; refuses at once what can't be done in this memory."""
-    packings = job.repacked["transformer"].quantized.weights
-    if looked.num_prompts is None and looked.prompts is None and looked.embeddings is None:
-        looked = replace(looked, num_prompts=PROMPTS)
-    states = calibration(job.model, looked, EVERY, least=1)
-    fixed = max(_memory(packing) for packing in packings.values())
-    fixed += sum(_held(packing) for packing in _leaders(packings).values())
-    return states.within(fixed, states.moments * (states.state_bytes + states.caption_bytes), reporter)
+    specs = job.repacked["transformer"].quantized.weights
+    if settings.num_prompts is None and settings.prompts is None and settings.embeddings is None:
+        settings = replace(settings, num_prompts=PROMPTS)
+    states = calibration(job.model, settings, EVERY, min_prompts=1)
+    fixed = max(_solving_bytes(spec) for spec in specs.values())
+    fixed += sum(_gathered_bytes(spec) for spec in _shared_inputs(specs).values())
+    return states.fit_to_memory(fixed, states.moments * (states.state_bytes + states.caption_bytes), reporter)
 
 
-def _memory(packing: WeightSpec) -> int:
+def _solving_bytes(spec: WeightSpec) -> int:
     """Bytes that fitting one weight takes."""
-    rows, columns = packing.shape[0], packing.columns
-    solving = 5 * 8 * columns**2 if packing.rounding == "gptq" else 0
-    trying = 4 * SAMPLE * (3 * rows + 3 * columns) if packing.given else 0
+    rows, columns = spec.shape[0], spec.columns
+    solving = 5 * 8 * columns**2 if spec.rounding == "gptq" else 0
+    trying = 4 * SAMPLE * (3 * rows + 3 * columns) if spec.activations else 0
     return solving + trying + 16 * rows * columns
 
 
-def _held(packing: WeightSpec) -> int:
+def _gathered_bytes(spec: WeightSpec) -> int:
     """Bytes that are gathered of what it is given, until its block is done."""
-    sums = 8 * packing.columns**2 if packing.rounding == "gptq" else 0
-    return sums + (4 * SAMPLE * packing.columns if packing.given else 0)
+    sums = 8 * spec.columns**2 if spec.rounding == "gptq" else 0
+    return sums + (4 * SAMPLE * spec.columns if spec.activations else 0)
 
 
-def _leaders(packings: Mapping[str, WeightSpec]) -> dict[str, WeightSpec]:
+def _shared_inputs(specs: Mapping[str, WeightSpec]) -> dict[str, WeightSpec]:
     """Of a block's weights, those apart that are given different things."""
-    inside = ((split_block(name), packing) for name, packing in packings.items())
-    return {shared_input_of(place[1]): packing for place, packing in inside if place}
+    inside = ((split_block(name), spec) for name, spec in specs.items())
+    return {shared_input_of(place[1]): spec for place, spec in inside if place}
 
 
 def with_fit(job: ArtifactJob, states: Calibration) -> ArtifactJob:
@@ -75,26 +75,26 @@ class CalibrationJob:
     """A job that looks at what layers are given."""
 
     job: ArtifactJob
-    wanted: QuantizeSettings
+    settings: QuantizeSettings
     states: Calibration
     workspace: Path
     yes: bool = False  # whether it may take more than an hour
     fresh: bool = False  # begin anew, whatever lies there
 
     @property
-    def quantized(self) -> QuantConfig:
+    def quant_config(self) -> QuantConfig:
         """What is to be quantized, and how."""
         return self.job.repacked["transformer"].quantized
 
     @property
     def ranges(self) -> str:
         """How static scales are chosen."""
-        return self.wanted.ranges or RANGES[0]
+        return self.settings.ranges or RANGES[0]
 
     @cached_property
     def key(self) -> str:
         """Equal where the same is found."""
-        quantized = {**self.quantized.to_json(), "left": {}}
+        quantized = {**self.quant_config.to_json(), "left": {}}
         return json_files.key_of([self.job.settings["fit"], self.job.identity, quantized, self.ranges])
 
     @property
@@ -102,17 +102,24 @@ class CalibrationJob:
         """Where it lies."""
         return self.workspace / f"fit-{self.key[:8]}"
 
-    def announce(self, reporter: Reporter) -> None:
+    def check_budget(self, reporter: Reporter) -> None:
         """Say how long fitting will take; more than an hour has to be wanted."""
         states, blocks = self.states, self.states.model.architecture.blocks
         tokens = states.tokens * states.moments * states.count
-        weights = self.quantized.weights.values()
+        weights = self.quant_config.weights.values()
         gptq = [how for how in weights if how.rounding == "gptq"]
-        sums = 2.0 * blocks * tokens * sum(h.columns**2 for h in _leaders(self.quantized.weights).values() if h in gptq)
+        sums = (
+            2.0
+            * blocks
+            * tokens
+            * sum(h.columns**2 for h in _shared_inputs(self.quant_config.weights).values() if h in gptq)
+        )
         more = sums + sum(2.0 * how.shape[0] * how.columns**2 + how.columns**3 for how in gptq)
         tries = {True: 2 * (len(STRENGTHS) + 1), False: 0}
-        more += sum(2.0 * SAMPLE * h.shape[0] * h.columns * tries[bool(h.given and h.given.smooth)] for h in weights)
-        self.states.announce("fitting", states.seconds(2.0, more=more, readings=2), reporter, yes=self.yes)
+        more += sum(
+            2.0 * SAMPLE * h.shape[0] * h.columns * tries[bool(h.activations and h.activations.smooth)] for h in weights
+        )
+        self.states.check_budget("fitting", states.seconds(2.0, more=more, readings=2), reporter, yes=self.yes)
 
     def report(self) -> dict[str, Any] | None:
         """What was fitted before, if it lies there undamaged."""
@@ -120,18 +127,18 @@ class CalibrationJob:
         whole = known and all(_has(self.folder / name, digest) for name, digest in known["files"].items())
         return known if whole else None
 
-    def fitted(self, reporter: Reporter) -> ArtifactJob:
+    def run(self, reporter: Reporter) -> ArtifactJob:
         """The job with its values, fitted now or before."""
         report = None if self.fresh else self.report()
         if report is None:
-            self.announce(reporter)
+            self.check_budget(reporter)
             report = self._fit(reporter)
         headers = {file: read_header(self.folder / file) for file in report["files"]}
-        places = {name: place[0] for name in self.quantized.weights if (place := split_block(name))}
+        places = {name: place[0] for name in self.quant_config.weights if (place := split_block(name))}
         fits = {name: fit_in(headers[_file_of(index)], name) for name, index in places.items()}
         part = self.job.model.transformer
         again = repack(
-            part, self.job.config, plan_quantization(part.name, weights_of(part).tensors, self.wanted.wish), fits
+            part, self.job.config, plan_quantization(part.name, weights_of(part).tensors, self.settings.request), fits
         )
         repacked = {**self.job.repacked, "transformer": again}
         return replace(self.job, repacked=repacked, filled_digest=digest_file(self.folder / REPORT))
@@ -142,8 +149,8 @@ class CalibrationJob:
         self.folder.mkdir(parents=True, exist_ok=True)
         files = {}
         with torch.no_grad():
-            states = self.states.whole()
-            sweep = Sweep(self.key, self.quantized, self.ranges, states)
+            states = self.states.sample()
+            sweep = Sweep(self.key, self.quant_config, self.ranges, states)
             blocks = range(len(states.blocks))
             reporter.begin("fitting", len(blocks), "blocks")
             try:

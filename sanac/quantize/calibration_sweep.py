@@ -41,7 +41,7 @@ def shared_input_of(rest: str) -> str:
 class Fitted:
     """One weight, as looking at its inputs left it."""
 
-    packing: WeightSpec
+    spec: WeightSpec
     scale: Tensor
     stored: Tensor
     exponents: Tensor | None
@@ -50,10 +50,10 @@ class Fitted:
 class Sweep:
     """The states, as quantizing left the blocks so far."""
 
-    def __init__(self, key: str, quantized: QuantConfig, ranges: str, states: CalibrationStates) -> None:
+    def __init__(self, key: str, quant_config: QuantConfig, ranges: str, states: CalibrationStates) -> None:
         """Before the first block."""
-        self.key, self.packings, self.ranges, self.geometry = key, quantized.weights, ranges, states.geometry
-        self.layout, self.dtype = quantized.layout, DTYPES[quantized.dtype]
+        self.key, self.specs, self.ranges, self.geometry = key, quant_config.weights, ranges, states.geometry
+        self.layout, self.dtype = quant_config.layout, DTYPES[quant_config.dtype]
         count, moments = len(states.captions), len(states.moments)
         self.each = max(1, SAMPLE // (2 * count * moments))  # tokens of a prompt at a moment in a branch
         self.streams, self.numbers = [], list[range]()
@@ -66,55 +66,61 @@ class Sweep:
 
     def advance(self, index: int, tensors: Tensors, file: Path) -> None:
         """Fit a block, if that was not done before, and take the states through it."""
-        packings = {rest: self.packings[name] for rest in tensors if (name := block_name(index, rest)) in self.packings}
-        fitted = self._read(file, index, tensors, packings)
+        specs = {rest: self.specs[name] for rest in tensors if (name := block_name(index, rest)) in self.specs}
+        fitted = self._read(file, index, tensors, specs)
         if fitted is None:
-            fitted = self._fit(tensors, packings, index) if packings else {}
+            fitted = self._fit(tensors, specs, index) if specs else {}
             self._write(file, index, fitted)
-        weights = {rest: dequantize_weight(f.stored, f.scale, f.packing, torch.float32) for rest, f in fitted.items()}
-        uses = {
-            rest: ActivationQuantizer(found.packing, found.exponents)
+        weights = {rest: dequantize_weight(f.stored, f.scale, f.spec, torch.float32) for rest, f in fitted.items()}
+        transforms = {
+            rest: ActivationQuantizer(found.spec, found.exponents)
             for rest, found in fitted.items()
-            if found.packing.given
+            if found.spec.activations
         }
-        used = QuantizedBlock({**tensors, **weights}, uses)
+        quantized_block = QuantizedBlock({**tensors, **weights}, transforms)
         for number, start in enumerate(self.streams):
-            self.streams[number] = replace(start, state=block(used, start.state, start.condition, self.geometry))
+            self.streams[number] = replace(
+                start, state=block(quantized_block, start.state, start.conditioning, self.geometry)
+            )
 
-    def _fit(self, tensors: Tensors, packings: Mapping[str, WeightSpec], index: int) -> dict[str, Fitted]:
-        looks = {shared_input_of(rest): _Looked(packing, self.each) for rest, packing in packings.items()}
+    def _fit(self, tensors: Tensors, specs: Mapping[str, WeightSpec], index: int) -> dict[str, Fitted]:
+        recorders = {shared_input_of(rest): _InputRecorder(spec, self.each) for rest, spec in specs.items()}
         for start, numbers in zip(self.streams, self.numbers, strict=True):
-            look = partial(_look, looks, numbers, start.condition)
-            block(tensors, start.state, start.condition, self.geometry, look)
+            hook = partial(_record, recorders, numbers, start.conditioning)
+            block(tensors, start.state, start.conditioning, self.geometry, hook)
         found: dict[str, Fitted] = {}
-        for first, looked in looks.items():
-            group = {rest: tensors[rest] for rest in packings if shared_input_of(rest) == first}
-            looked.check([block_name(index, rest) for rest in group])
-            given, exponents = looked.packing.given, None
-            if given:
+        for first, recorder in recorders.items():
+            group = {rest: tensors[rest] for rest in specs if shared_input_of(rest) == first}
+            recorder.check([block_name(index, rest) for rest in group])
+            activations, exponents = recorder.spec.activations, None
+            if activations:
                 matrices = [weight.flatten(1) for weight in group.values()]
-                given, exponents = fit_activations(looked.seen, matrices, looked.packing, self.dtype, self.ranges)
-            solved = order_and_factor(looked.gram_of(exponents)) if looked.gram is not None else None
+                activations, exponents = fit_activations(
+                    recorder.seen, matrices, recorder.spec, self.dtype, self.ranges
+                )
+            solved = order_and_factor(recorder.gram_of(exponents)) if recorder.gram is not None else None
             for rest, weight in group.items():
-                found[rest] = self._fitted(weight, replace(packings[rest], given=given), exponents, solved=solved)
+                found[rest] = self._fitted(
+                    weight, replace(specs[rest], activations=activations), exponents, solved=solved
+                )
         return found
 
     def _fitted(
         self,
         weight: Tensor,
-        packing: WeightSpec,
+        spec: WeightSpec,
         exponents: Tensor | None,
         stored: Tensor | None = None,
         solved: tuple[Tensor, Tensor] | None = None,
     ) -> Fitted:
         weight = smoothed_weight(weight, exponents)
-        scale = ROUNDINGS[packing.rounding](weight, packing, self.dtype)
+        scale = ROUNDINGS[spec.rounding](weight, spec, self.dtype)
         if solved:
-            stored = corrected(weight, scale, *solved, packing)
-        return Fitted(packing, scale, quantize_weight(weight, scale, packing) if stored is None else stored, exponents)
+            stored = corrected(weight, scale, *solved, spec)
+        return Fitted(spec, scale, quantize_weight(weight, scale, spec) if stored is None else stored, exponents)
 
     def _read(
-        self, file: Path, index: int, tensors: Tensors, packings: Mapping[str, WeightSpec]
+        self, file: Path, index: int, tensors: Tensors, specs: Mapping[str, WeightSpec]
     ) -> dict[str, Fitted] | None:
         """What a stopped run left of a block."""
         try:
@@ -124,10 +130,10 @@ class Sweep:
         if header.metadata.get("key") != self.key:
             return None
         found = {}
-        for rest, packing in packings.items():
+        for rest, spec in specs.items():
             fit, weight = fit_in(header, block_name(index, rest)), tensors[rest]
             exponents, stored = (map_tensor(ref).to(weight.device) if ref else None for ref in (fit.smooth, fit.stored))
-            found[rest] = self._fitted(weight, fit.packing(packing), exponents, stored)
+            found[rest] = self._fitted(weight, fit.applied_to(spec), exponents, stored)
         return found
 
     def _write(self, file: Path, index: int, fitted: Mapping[str, Fitted]) -> None:
@@ -135,13 +141,13 @@ class Sweep:
         tensors, scales = {}, {}
         for rest, found in fitted.items():
             name = block_name(index, rest)
-            if found.packing.rounding == "gptq":
-                values = pack(found.stored) if self.layout == PACKED and found.packing.form == "int4" else found.stored
-                tensors[part_name(name, "qdata")] = values.view(found.packing.stored_shape(self.layout))
+            if found.spec.rounding == "gptq":
+                values = pack(found.stored) if self.layout == PACKED and found.spec.dtype == "int4" else found.stored
+                tensors[part_name(name, "qdata")] = values.view(found.spec.stored_shape(self.layout))
             if found.exponents is not None:
                 tensors[part_name(name, "smooth")] = found.exponents
-            if found.packing.given and found.packing.given.scale:
-                scales[name] = found.packing.given.scale
+            if found.spec.activations and found.spec.activations.scale:
+                scales[name] = found.spec.activations.scale
         save_tensors(tensors, file, {"key": self.key, "scales": json.dumps(scales)})
 
 
@@ -152,28 +158,28 @@ def fit_in(header: Header, name: str) -> CalibratedWeight:
 
 
 @dataclass
-class _Looked:
+class _InputRecorder:
     """What layers that share their inputs were given, gathered while a block is computed."""
 
-    packing: WeightSpec  # of one of them
-    each: int  # tokens of every sample that are kept
+    spec: WeightSpec  # of one of them
+    tokens_each: int  # tokens of every sample that are kept
     gram: Tensor | None = None  # X'X, each token a row of X
     _rows: dict[int, Tensor] = field(default_factory=dict)
     _largest: Tensor | None = None
 
     def add(self, rows: Tensor) -> None:
         """Tokens of some samples together."""
-        if self.packing.rounding == "gptq":
+        if self.spec.rounding == "gptq":
             gram = (rows.T @ rows).double()
             self.gram = gram if self.gram is None else self.gram + gram
-        if self.packing.given:
+        if self.spec.activations:
             largest = rows.abs().amax(dim=0)
             self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
 
     def keep(self, rows: Tensor, number: int) -> None:
         """Some of one sample's tokens: which, hangs on its number alone, not on what it is computed together with."""
-        if self.packing.given and len(rows):
-            count = min(len(rows), self.each)
+        if self.spec.activations and len(rows):
+            count = min(len(rows), self.tokens_each)
             self._rows[number] = rows[(torch.arange(count) * len(rows) // count + number * _EACH) % len(rows)]
 
     @property
@@ -190,7 +196,7 @@ class _Looked:
             raise InvalidInput(
                 f"what {names[0]} is multiplied by is NaN or infinite", hint="sanac inspect MODEL --scan"
             )
-        if self.packing.given and self.packing.given.kind == STATIC and not power.any():
+        if self.spec.activations and self.spec.activations.kind == STATIC and not power.any():
             hint = " ".join(f"--leave {name}" for name in names)
             raise InvalidInput(f"what {names[0]} is multiplied by is zero", why="there is no range to find", hint=hint)
 
@@ -203,12 +209,14 @@ class _Looked:
         return self.gram * spread * spread[:, None]
 
 
-def _look(looks: Mapping[str, _Looked], numbers: range, condition: Conditioning, name: str, given: Tensor) -> None:
-    if name not in looks:
+def _record(
+    recorders: Mapping[str, _InputRecorder], numbers: range, condition: Conditioning, name: str, activations: Tensor
+) -> None:
+    if name not in recorders:
         return
-    samples = list(channels_last(given).flatten(1, -2))
+    samples = list(channels_last(activations).flatten(1, -2))
     if name == "attn2.to_k.weight" and condition.bias is not None:
         samples = [rows[bias == 0] for rows, bias in zip(samples, condition.bias[:, 0], strict=True)]  # no padding
-    looks[name].add(torch.cat(samples))
+    recorders[name].add(torch.cat(samples))
     for number, rows in zip(numbers, samples, strict=True):
-        looks[name].keep(rows, number)
+        recorders[name].keep(rows, number)

@@ -25,20 +25,20 @@ def order_and_factor(gram: Tensor) -> tuple[Tensor, Tensor]:
     return order, torch.linalg.cholesky(inverse, upper=True).float()
 
 
-def corrected(weight: Tensor, scale: Tensor, order: Tensor, factor: Tensor, packing: WeightSpec) -> Tensor:
+def corrected(weight: Tensor, scale: Tensor, order: Tensor, factor: Tensor, spec: WeightSpec) -> Tensor:
     """The weight's quantized values, in the form of `sanac.nn.quant.weights.quantize_weight`, fitted to inputs."""
-    left = matrix(weight).float().T[order].contiguous()  # an input a row
-    scales = scale.float().T[order // packing.width]
+    remaining = matrix(weight).float().T[order].contiguous()  # an input a row
+    scales = scale.float().T[order // spec.width]
     stored = []
-    for start in range(0, len(left), TOGETHER):
-        stop = min(start + TOGETHER, len(left))
-        errors = torch.empty_like(left[start:stop])
+    for start in range(0, len(remaining), TOGETHER):
+        stop = min(start + TOGETHER, len(remaining))
+        errors = torch.empty_like(remaining[start:stop])
         for index in range(start, stop):
-            value, its = left[index][:, None], scales[index][:, None]
-            rounded = quantize_values(value, its, 1, packing.form)
-            error = (value - dequantize_values(rounded, its, 1, torch.float32))[:, 0] / factor[index, index]
-            left[index + 1 : stop] -= factor[index, index + 1 : stop, None] * error
+            value, its = remaining[index][:, None], scales[index][:, None]
+            codes = quantize_values(value, its, 1, spec.dtype)
+            error = (value - dequantize_values(codes, its, 1, torch.float32))[:, 0] / factor[index, index]
+            remaining[index + 1 : stop] -= factor[index, index + 1 : stop, None] * error
             errors[index - start] = error
-            stored.append(rounded)
-        left[stop:] -= factor[start:stop, stop:].T @ errors
+            stored.append(codes)
+        remaining[stop:] -= factor[start:stop, stop:].T @ errors
     return torch.cat(stored, dim=1)[:, torch.argsort(order)]

@@ -43,18 +43,18 @@ class QuantizeSettings:
     ranges: str | None = None
 
     @property
-    def looks(self) -> bool:
+    def needs_calibration(self) -> bool:
         """Whether what layers are given has to be looked at."""
         scheme = SCHEMES[self.scheme]
-        return self.rounding == "gptq" or scheme.given == STATIC or self.smooth
+        return self.rounding == "gptq" or scheme.activations == STATIC or self.smooth
 
     @property
     def smooth(self) -> bool:
         """Whether outlier-prone layers are smoothed."""
-        return bool(SCHEMES[self.scheme].given) and self.smoothing != "none"
+        return bool(SCHEMES[self.scheme].activations) and self.smoothing != "none"
 
     @property
-    def wish(self) -> QuantRequest:
+    def request(self) -> QuantRequest:
         """About each component's weights."""
         return QuantRequest(scheme_of(self.scheme), self.block, self.rounding, self.include, self.leave, self.smooth)
 
@@ -65,18 +65,22 @@ class QuantizeSettings:
             scheme = scheme_of(self.scheme, self.block)
         except UsageError as error:
             problems.insert(0, f"{error.message}: {error.hint}")
-        given = SCHEMES[self.scheme].given if self.scheme in SCHEMES else None
+        activations = SCHEMES[self.scheme].activations if self.scheme in SCHEMES else None
         if self.rounding == "gptq" and self.components != ("transformer",):
             problems.append("--rounding gptq is for the transformer, whose blocks are swept: quantize others apart")
-        if given and self.components != ("transformer",):
+        if activations and self.components != ("transformer",):
             problems.append(f"--scheme {self.scheme} is for the transformer; for others those that end in -wo")
-        if self.scheme in SCHEMES and not given:
-            asked = {"--smoothing": self.smoothing, "--ranges": self.ranges, "--include ends": "ends" in self.include}
-            told = [name for name, value in asked.items() if value]
-            problems += [f"{name} is about activations, which {self.scheme} leaves alone" for name in told]
-        if given == TOKEN and self.ranges:
+        if self.scheme in SCHEMES and not activations:
+            activation_options = {
+                "--smoothing": self.smoothing,
+                "--ranges": self.ranges,
+                "--include ends": "ends" in self.include,
+            }
+            set_options = [name for name, value in activation_options.items() if value]
+            problems += [f"{name} is about activations, which {self.scheme} leaves alone" for name in set_options]
+        if activations == TOKEN and self.ranges:
             problems.append(f"--ranges is for static scales: {self.scheme} takes each token's own")
-        if given and SCHEMES[self.scheme].form == "fp8" and self.rounding:
+        if activations and SCHEMES[self.scheme].dtype == "fp8" and self.rounding:
             problems.append(f"--rounding {self.rounding}: {self.scheme} has one way to round")
         problems += [f"there is nothing called {name!r} to include" for name in self.include if name not in INCLUDES]
         if problems:
@@ -85,30 +89,34 @@ class QuantizeSettings:
         return scheme
 
 
-def plan_quantize(model: Model, wanted: QuantizeSettings, writing: WriteOptions) -> ArtifactJob:
+def plan_quantize(model: Model, settings: QuantizeSettings, writing: WriteOptions) -> ArtifactJob:
     """The job that quantizes these components by one scheme and takes the rest along."""
-    scheme = wanted.check()
-    parts = parts_of(model, wanted.components, writing)
-    block, rounding = wanted.block or scheme.block, wanted.rounding or scheme.rounding
-    settings = {
+    scheme = settings.check()
+    parts = parts_of(model, settings.components, writing)
+    group_size, rounding = settings.block or scheme.group_size, settings.rounding or scheme.rounding
+    recorded = {
         "schema": SCHEMA,
         "scheme": scheme.name,
-        "components": sorted(wanted.components),
-        "block": block,
+        "components": sorted(settings.components),
+        "block": group_size,
         "rounding": rounding,
-        "include": sorted(wanted.include),
-        "leave": sorted(wanted.leave),
+        "include": sorted(settings.include),
+        "leave": sorted(settings.leave),
     }
-    if scheme.given:
-        settings["given"] = [scheme.given, wanted.smooth, wanted.ranges or RANGES[0]]
-    said = [f"{' and '.join(sorted(wanted.components))} to {scheme.name}", f"block {block}" if block else "", rounding]
-    said += [f"with {name}" for name in sorted(wanted.include)]
-    said += [f"without {pattern}" for pattern in sorted(wanted.leave)] + (["smoothed"] if wanted.smooth else [])
-    chosen = {part.name: plan_quantization(part.name, weights_of(part).tensors, wanted.wish) for part in parts}
-    check_patterns(wanted.leave, chosen)
-    if scheme.given and not writing.force:
+    if scheme.activations:
+        recorded["given"] = [scheme.activations, settings.smooth, settings.ranges or RANGES[0]]
+    said = [
+        f"{' and '.join(sorted(settings.components))} to {scheme.name}",
+        f"block {group_size}" if group_size else "",
+        rounding,
+    ]
+    said += [f"with {name}" for name in sorted(settings.include)]
+    said += [f"without {pattern}" for pattern in sorted(settings.leave)] + (["smoothed"] if settings.smooth else [])
+    chosen = {part.name: plan_quantization(part.name, weights_of(part).tensors, settings.request) for part in parts}
+    check_patterns(settings.leave, chosen)
+    if scheme.activations and not writing.force:
         _refuse_half(model, chosen["transformer"].dtype)
-    return plan_chosen(model, chosen, settings, ", ".join(filter(None, said)), writing)
+    return plan_chosen(model, chosen, recorded, ", ".join(filter(None, said)), writing)
 
 
 def _refuse_half(model: Model, dtype: str) -> None:
@@ -158,7 +166,7 @@ def part_named(model: Model, name: str) -> Component:
     if part.weights is None:
         raise InvalidInput(f"the {name} has no .safetensors weights", hint="save it again with safe serialization")
     if part.weights.quantized:
-        schemes = sorted({packing.scheme for packing in part.weights.quantized.weights.values()})
+        schemes = sorted({spec.scheme for spec in part.weights.quantized.weights.values()})
         raise UsageError(
             f"the {name} of {model.located.name} is quantized already ({', '.join(schemes)})",
             why="rounding what was rounded adds errors and saves nothing",
@@ -172,28 +180,28 @@ def repack(
 ) -> ComponentRewrite:
     """A component, quantized; nothing is read but headers. `fits` are what looking at inputs found, by weight."""
     tensors, fits = weights_of(part).tensors, fits or {}
-    packings = {name: fits.get(name, CalibratedWeight()).packing(packing) for name, packing in chosen.packings.items()}
-    left, dtype, layout = chosen.left, chosen.dtype, chosen.layout
-    rounded = {
-        name: WeightQuantizer(tensors[name], packing, layout, dtype, fits.get(name, CalibratedWeight()))
-        for name, packing in packings.items()
+    specs = {name: fits.get(name, CalibratedWeight()).applied_to(spec) for name, spec in chosen.specs.items()}
+    skipped, dtype, layout = chosen.skipped, chosen.dtype, chosen.layout
+    quantizers = {
+        name: WeightQuantizer(tensors[name], spec, layout, dtype, fits.get(name, CalibratedWeight()))
+        for name, spec in specs.items()
     }
     if layout == TORCHAO:
-        config = {**config, "quantization_config": torchao_config(chosen.wish, left)}
+        config = {**config, "quantization_config": torchao_config(chosen.request, skipped)}
     return ComponentRewrite(
-        pieces=pieces_of(tensors, rounded),
+        pieces=pieces_of(tensors, quantizers),
         stem=PACKED_FILE if layout == PACKED else _STEMS.get(part.name, "diffusion_pytorch_model"),
         config=config,
-        metadata=torchao_metadata(tensors, packings, dtype) if layout == TORCHAO else {},
-        quantized=QuantConfig(layout, dtype, packings, left, {}),
+        metadata=torchao_metadata(tensors, specs, dtype) if layout == TORCHAO else {},
+        quantized=QuantConfig(layout, dtype, specs, skipped, {}),
         memory=_TORCH
-        + 24 * max([TOGETHER, *(how.columns for how in packings.values())])
-        + max((2 * tensors[name].size for name, how in packings.items() if how.rounding == "tensor"), default=0)
-        + sum(4 * how.shape[0] * how.groups for how in packings.values()),
+        + 24 * max([TOGETHER, *(how.columns for how in specs.values())])
+        + max((2 * tensors[name].size for name, how in specs.items() if how.rounding == "tensor"), default=0)
+        + sum(4 * how.shape[0] * how.groups for how in specs.values()),
     )
 
 
-def torchao_config(wish: QuantRequest, left: Mapping[str, str]) -> dict[str, Any]:
+def torchao_config(request: QuantRequest, skipped: Mapping[str, str]) -> dict[str, Any]:
     """What diffusers and transformers want in config.json, by torchao's own hand."""
     import torch
 
@@ -202,9 +210,11 @@ def torchao_config(wish: QuantRequest, left: Mapping[str, str]) -> dict[str, Any
         from torchao.quantization import IntxWeightOnlyConfig
         from torchao.quantization.granularity import PerAxis, PerGroup
 
-    block = wish.block or wish.scheme.block
-    how = IntxWeightOnlyConfig(getattr(torch, wish.scheme.form), granularity=PerGroup(block) if block else PerAxis(0))
-    modules = sorted(name.removesuffix(".weight") for name in left if name.endswith(".weight"))
+    group_size = request.group_size or request.scheme.group_size
+    how = IntxWeightOnlyConfig(
+        getattr(torch, request.scheme.dtype), granularity=PerGroup(group_size) if group_size else PerAxis(0)
+    )
+    modules = sorted(name.removesuffix(".weight") for name in skipped if name.endswith(".weight"))
     return {
         "quant_method": "torchao",
         "quant_type": {"default": config_to_dict(how)},

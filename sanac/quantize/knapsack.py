@@ -50,9 +50,9 @@ def cheapest(items: Sequence[Item], limit: float) -> KnapsackSolution | None:
     bound = sum(float(part.min()) for part in reduced) - price * limit
     known = _filled(items, _at(items, price), limit)
     order = sorted(range(len(items)), key=lambda index: -_decided(reduced[index]))
-    found, whole = _front(items, reduced, order, price, limit, known.cost)
+    found, exact = _front(items, reduced, order, price, limit, known.cost)
     best = found if found is not None and found.cost <= known.cost else known
-    return KnapsackSolution(best.options, best.cost, best.weight, 0.0 if whole else max(0.0, best.cost - bound))
+    return KnapsackSolution(best.options, best.cost, best.weight, 0.0 if exact else max(0.0, best.cost - bound))
 
 
 def swaps(items: Sequence[Item], options: Sequence[int], limit: float, count: int) -> list[tuple[int, ...]]:
@@ -68,8 +68,8 @@ def swaps(items: Sequence[Item], options: Sequence[int], limit: float, count: in
     places, news, costs, weights = (np.array(column) for column in zip(*moves, strict=True))
     first, second = np.triu_indices(len(moves))  # a move with itself stands for that move alone
     alone = first == second
-    apart = alone | (places[first] != places[second])
-    first, second, alone = first[apart], second[apart], alone[apart]
+    distinct = alone | (places[first] != places[second])
+    first, second, alone = first[distinct], second[distinct], alone[distinct]
     cost = costs[first] + np.where(alone, 0.0, costs[second])
     weight = _weight(items, options) + weights[first] + np.where(alone, 0.0, weights[second])
     fitting = np.flatnonzero(weight <= limit)
@@ -143,31 +143,31 @@ def _front(
     """(the best choice, if one is no dearer than what is known; whether nothing had to be dropped for its number)."""
     costs, weights = np.zeros(1), np.zeros(1)
     ways: list[tuple[NDArray[np.intp], NDArray[np.int16]]] = []
-    left = sum(float(part.min()) for part in reduced)
-    light, whole = lightest(items), True
+    remaining = sum(float(part.min()) for part in reduced)
+    light, exact = lightest(items), True
     slack = 1e-12 * max(1.0, abs(known))
     for index in order:
         item = items[index]
-        left -= float(reduced[index].min())
+        remaining -= float(reduced[index].min())
         light -= float(item.weights.min())
         count = len(item.costs)
         all_costs = (costs[:, None] + item.costs).ravel()
         all_weights = (weights[:, None] + item.weights).ravel()
-        bounds = all_costs + left + price * (all_weights - limit)
+        bounds = all_costs + remaining + price * (all_weights - limit)
         sound = np.flatnonzero((all_weights + light <= limit * (1 + 1e-15)) & (bounds <= known + slack))
         sound = sound[np.lexsort((all_costs[sound], all_weights[sound]))]
         lowest = np.minimum.accumulate(np.r_[np.inf, all_costs[sound]])[:-1]
         sound = sound[all_costs[sound] < lowest]
         if len(sound) > MOST:
-            whole = False
+            exact = False
             sound = sound[np.sort(np.argpartition(bounds[sound], MOST)[:MOST])]
         ways.append(((sound // count), (sound % count).astype(np.int16)))
         costs, weights = all_costs[sound], all_weights[sound]
     if not len(costs):
-        return None, whole
+        return None, exact
     place = int(costs.argmin())
     options, best = [0] * len(items), place
     for index, (before, option) in zip(reversed(order), reversed(ways), strict=True):
         options[index] = int(option[best])
         best = int(before[best])
-    return KnapsackSolution(tuple(options), float(costs[place]), float(weights[place]), 0.0), whole
+    return KnapsackSolution(tuple(options), float(costs[place]), float(weights[place]), 0.0), exact

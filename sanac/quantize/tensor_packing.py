@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sanac.core.checkpoint.quant_json import FORMS, PACKED, TORCHAO, WeightSpec, part_name
+from sanac.core.checkpoint.quant_json import PACKED, QUANT_DTYPES, TORCHAO, WeightSpec, part_name
 from sanac.core.errors import InvalidInput
 from sanac.core.file_copy import GeneratedBytes
 from sanac.core.safetensors_header import TensorRef
@@ -28,9 +28,9 @@ class CalibratedWeight:
     smooth: TensorRef | None = None
     scale: float | None = None  # of what it is given
 
-    def packing(self, before: WeightSpec) -> WeightSpec:
+    def applied_to(self, spec: WeightSpec) -> WeightSpec:
         """With what was found, so that quant.json can say it."""
-        return replace(before, given=replace(before.given, scale=self.scale)) if before.given else before
+        return replace(spec, activations=replace(spec.activations, scale=self.scale)) if spec.activations else spec
 
 
 @dataclass
@@ -38,24 +38,24 @@ class WeightQuantizer:
     """One weight on its way, some rows at a time. Its scale is worked out once and kept until all rows were made."""
 
     ref: TensorRef
-    packing: WeightSpec
+    spec: WeightSpec
     layout: str
     dtype: str  # of the scale
-    fit: CalibratedWeight = CalibratedWeight()
+    calibrated: CalibratedWeight = CalibratedWeight()
     _scale: Tensor | None = None
 
     @property
-    def together(self) -> int:
+    def rows_at_once(self) -> int:
         """Rows that are worked with at a time."""
-        return max(1, TOGETHER // self.packing.columns)
+        return max(1, TOGETHER // self.spec.columns)
 
     def scale(self) -> Tensor:
         """(rows, groups), as it is stored."""
         if self._scale is None:
-            rounding, dtype, rows = ROUNDINGS[self.packing.rounding], DTYPES[self.dtype], self.packing.shape[0]
-            step = rows if self.packing.rounding == "tensor" else self.together
+            rounding, dtype, rows = ROUNDINGS[self.spec.rounding], DTYPES[self.dtype], self.spec.shape[0]
+            step = rows if self.spec.rounding == "tensor" else self.rows_at_once
             pieces = (self._read(start, min(start + step, rows)) for start in range(0, rows, step))
-            found = torch.cat([rounding(piece, self.packing, dtype) for piece in pieces])
+            found = torch.cat([rounding(piece, self.spec, dtype) for piece in pieces])
             if not torch.isfinite(found).all():
                 raise InvalidInput(f"{self.ref.name} holds NaN or infinity", hint="sanac inspect MODEL --scan")
             self._scale = found
@@ -63,26 +63,26 @@ class WeightQuantizer:
 
     def _read(self, start: int, stop: int) -> Tensor:
         rows = read_rows(self.ref, start, stop)
-        return smoothed_weight(rows, map_tensor(self.fit.smooth)) if self.fit.smooth else rows
+        return smoothed_weight(rows, map_tensor(self.calibrated.smooth)) if self.calibrated.smooth else rows
 
     def stored(self, start: int, stop: int) -> Tensor:
         """The quantized values of some rows, as they are stored."""
-        packing, scale = self.packing, self.scale()
-        values = quantize_values(self._read(start, stop), scale[start:stop], packing.width, packing.form)
+        spec, scale = self.spec, self.scale()
+        values = quantize_values(self._read(start, stop), scale[start:stop], spec.width, spec.dtype)
         if stop == len(scale):
             self._scale = None  # of all weights together they would be hundreds of megabytes
-        return pack(values) if self.layout == PACKED and packing.form == "int4" else values
+        return pack(values) if self.layout == PACKED and spec.dtype == "int4" else values
 
     def pieces(self) -> tuple[TensorSource, ...]:
         """What is written of it, to lie in one shard."""
-        packing, name = self.packing, self.ref.name
-        few, many = packing.scale_shape(self.layout), packing.stored_shape(self.layout)
+        spec, name = self.spec, self.ref.name
+        few, many = spec.scale_shape(self.layout), spec.stored_shape(self.layout)
         scales = math.prod(few)
         size = scales * DTYPES[self.dtype].itemsize
         found = [computed_tensor(part_name(name, "scale"), self.dtype, few, size, lambda: _bytes(self.scale()))]
         if self.layout == TORCHAO:  # it wants zero points; symmetric schemes have zeros
             found.append(computed_tensor(part_name(name, "zero_point"), "I8", few, scales, lambda: bytes(scales)))
-        if packing.given and packing.given.smooth:
+        if spec.activations and spec.activations.smooth:
             found.append(self._smooth())
         row = math.prod(many[1:])  # bytes: everything is stored in one or less
 
@@ -91,15 +91,18 @@ class WeightQuantizer:
 
         name = part_name(name, "qdata")
         values = TensorSource(
-            name, FORMS[packing.form][0], many, (GeneratedBytes(name, many[0] * row, some, self.together * row),)
+            name,
+            QUANT_DTYPES[spec.dtype][0],
+            many,
+            (GeneratedBytes(name, many[0] * row, some, self.rows_at_once * row),),
         )
-        values = copied_tensor(name, self.fit.stored) if self.fit.stored else values
+        values = copied_tensor(name, self.calibrated.stored) if self.calibrated.stored else values
         return (*(replace(p, with_next=True) for p in found), values)
 
     def _smooth(self) -> TensorSource:
-        name, columns = part_name(self.ref.name, "smooth"), self.packing.columns
-        if self.fit.smooth:
-            return copied_tensor(name, self.fit.smooth)
+        name, columns = part_name(self.ref.name, "smooth"), self.spec.columns
+        if self.calibrated.smooth:
+            return copied_tensor(name, self.calibrated.smooth)
         return computed_tensor(name, "I8", (columns,), columns, lambda: _never(name))
 
 
@@ -111,25 +114,23 @@ def _bytes(values: Tensor) -> memoryview:
     return memoryview(values.contiguous().view(torch.uint8).numpy()).cast("B")
 
 
-def pieces_of(tensors: Mapping[str, TensorRef], rounded: Mapping[str, WeightQuantizer]) -> tuple[TensorSource, ...]:
+def pieces_of(tensors: Mapping[str, TensorRef], quantizers: Mapping[str, WeightQuantizer]) -> tuple[TensorSource, ...]:
     """A component's: in the order of the names, quantized or as they were."""
     found: list[TensorSource] = []
     for name, ref in sorted(tensors.items()):
-        found += rounded[name].pieces() if name in rounded else [copied_tensor(name, ref)]
+        found += quantizers[name].pieces() if name in quantizers else [copied_tensor(name, ref)]
     return tuple(found)
 
 
-def torchao_metadata(
-    tensors: Mapping[str, TensorRef], packings: Mapping[str, WeightSpec], dtype: str
-) -> dict[str, str]:
+def torchao_metadata(tensors: Mapping[str, TensorRef], specs: Mapping[str, WeightSpec], dtype: str) -> dict[str, str]:
     """What torchao wants in the files' headers: for each weight which tensors it is made of, and how."""
-    found = {name: json.dumps({"_type": "Tensor"}) for name in tensors if name not in packings}
-    for name, packing in packings.items():
-        rest = packing.shape[1:]
-        block = [1, packing.width, *rest[1:]] if packing.block else [1, *rest]
+    found = {name: json.dumps({"_type": "Tensor"}) for name in tensors if name not in specs}
+    for name, spec in specs.items():
+        rest = spec.shape[1:]
+        group_shape = [1, spec.width, *rest[1:]] if spec.group_size else [1, *rest]
         about = {
-            "target_dtype": {"_type": "torch.dtype", "_data": packing.form},
-            "block_size": block,
+            "target_dtype": {"_type": "torch.dtype", "_data": spec.dtype},
+            "block_size": group_shape,
             "dtype": {"_type": "torch.dtype", "_data": str(DTYPES[dtype]).removeprefix("torch.")},
             "activation_quantization": None,
         }

@@ -140,8 +140,8 @@ def check_memory(reference: Model, reporter: Reporter, *, pictures: bool) -> Non
     alone = max((4 if name == "transformer" else 8) * count + size for name, (count, size) in sizes.items())
     whole = sum(4 * count + 2 * size for count, size in sizes.values())
     tokens = sum(case.batch * case.rows * case.columns for case in cases())
-    packings = (parts.packing for parts in reference.weights.parts.values())
-    rounded = sum(packing.columns for packing in packings if packing.given)
+    packings = (parts.spec for parts in reference.weights.parts.values())
+    rounded = sum(packing.columns for packing in packings if packing.activations)
     alone += (2 * tokens + 5 * max(case.batch * case.length for case in cases())) * rounded  # kept, and of one case
     needs = Needs(disk=0, memory=_OVERHEAD + (max(alone, whole) if pictures else alone))
     try:

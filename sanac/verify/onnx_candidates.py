@@ -89,7 +89,11 @@ def open_candidates(model: Model) -> dict[str, Candidate]:
 def rounding(model: Model) -> set[str]:
     """Components in which what weights are multiplied by is quantized, too."""
     return {
-        part.name for part in model.components if part.weights for p in part.weights.parts.values() if p.packing.given
+        part.name
+        for part in model.components
+        if part.weights
+        for p in part.weights.parts.values()
+        if p.spec.activations
     }
 
 

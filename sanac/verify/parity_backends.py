@@ -43,7 +43,7 @@ class TorchBackend:
             streams = [[start.state] for start in starts]
             for index, tensors in self.blocks.sweep(range(len(self.blocks))):
                 for stream, start, follow in zip(streams, starts, following, strict=True):
-                    stream.append(block(follow.used(index, tensors), stream[-1], start.condition, geometry))
+                    stream.append(block(follow.used(index, tensors), stream[-1], start.conditioning, geometry))
             return [
                 Outputs(
                     head(outside, stream[-1], start).cpu(),
@@ -77,8 +77,8 @@ class _Following:
         """A block's tensors, with what is rounded in it rounded so."""
         if not self.rounded or not isinstance(tensors, QuantizedBlock):
             return tensors
-        uses = dict(tensors.uses)
-        for rest, use in tensors.uses.items():
+        uses = dict(tensors.transforms)
+        for rest, use in tensors.transforms.items():
             if (name := block_name(index, rest)) in self.rounded and isinstance(use, ActivationQuantizer):
                 uses[rest] = partial(self._told, use, name)
             else:
@@ -86,7 +86,7 @@ class _Following:
         return QuantizedBlock(tensors, uses)
 
     def _told(self, use: ActivationQuantizer, name: str, given: Tensor) -> Tensor:
-        found, self.off[name] = use.told(given, self.rounded[name])
+        found, self.off[name] = use.replay(given, self.rounded[name])
         return found
 
 

@@ -30,7 +30,7 @@ def test_a_block_that_changes_nothing_is_worth_nothing() -> None:
 
 
 def test_importance_is_one_minus_the_cosine_per_token() -> None:
-    watcher, whole = ImportanceRecorder(1, 1, 2), ImportanceRecorder(1, 1, 2, whole=True)
+    watcher, whole = ImportanceRecorder(1, 1, 2), ImportanceRecorder(1, 1, 2, whole_samples=True)
     before, after = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
     for seen in (watcher, whole):
         for branch in (0, 1):

@@ -78,10 +78,10 @@ def test_gaps() -> None:
 def test_the_last_operation_is_the_block_s(states: tuple[CalibrationStates, CalibrationStates]) -> None:
     fitted = states[0]
     start, tensors = fitted.starts(fitted.moments[1])[1], fitted.blocks.block(2)
-    given, gate, after = last_operation(tensors, start.state, start.condition, fitted.geometry)
-    assert torch.equal(after, block(tensors, start.state, start.condition, fitted.geometry))
+    given, gate, after = last_operation(tensors, start.state, start.conditioning, fitted.geometry)
+    assert torch.equal(after, block(tensors, start.state, start.conditioning, fitted.geometry))
     change = torch.randn_like(tensors[POINT]) * 0.1
-    changed = block({**tensors, POINT: tensors[POINT] + change}, start.state, start.condition, fitted.geometry)
+    changed = block({**tensors, POINT: tensors[POINT] + change}, start.state, start.conditioning, fitted.geometry)
     promised = after.flatten(0, 1) + gate * (given @ change.flatten(1).T)
     assert torch.allclose(changed.flatten(0, 1), promised, atol=1e-5)
 
@@ -104,9 +104,9 @@ def apart(states: CalibrationStates, changed: CalibrationStates, kept: tuple[int
         for whole, pruned in zip(states.starts(moment), changed.starts(moment), strict=True):
             teacher, student = whole.state, pruned.state
             for index in range(last + 1):
-                teacher = block(states.blocks.block(index), teacher, whole.condition, states.geometry)
+                teacher = block(states.blocks.block(index), teacher, whole.conditioning, states.geometry)
                 if index in kept:
-                    student = block(changed.blocks.block(index), student, pruned.condition, states.geometry)
+                    student = block(changed.blocks.block(index), student, pruned.conditioning, states.geometry)
             shares.append(float((teacher - student).square().sum() / teacher.square().sum()))
     return sum(shares) / len(shares)
 
@@ -152,9 +152,9 @@ def test_what_another_last_operation_did_is_found_again(states: tuple[Calibratio
     sums = Sums()
     for moment, now in enumerate(fitted.moments):
         for start in fitted.starts(now):
-            given, gate, after = last_operation(tensors, start.state, start.condition, fitted.geometry)
+            given, gate, after = last_operation(tensors, start.state, start.conditioning, fitted.geometry)
             teacher = {**tensors, POINT: tensors[POINT] + hidden}
-            wanted = block(teacher, start.state, start.condition, fitted.geometry)
+            wanted = block(teacher, start.state, start.conditioning, fitted.geometry)
             sums.add(moment, gate, given, (wanted - after).flatten(0, 1))
     found = sums.solve(1e-9)
     sent, promised = (given.double() @ change.double().flatten(1).T for change in (hidden, found))

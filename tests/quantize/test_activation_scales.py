@@ -80,7 +80,7 @@ def test_ranges_cover_all_or_less() -> None:
 def test_those_that_are_given_the_same_share_it(sanac: Sanac, pipeline: Path) -> None:
     assert sanac("quantize", pipeline, "--scheme", "int8", *BRIEFLY, "--include", "ends", "--out", "q").code == 0
     weights = open_model(locate("q")).weights.quantized.weights
-    scale = {name.removeprefix("transformer_blocks.3."): how.given.scale for name, how in weights.items()}
+    scale = {name.removeprefix("transformer_blocks.3."): how.activations.scale for name, how in weights.items()}
     assert scale["attn1.to_q.weight"] == scale["attn1.to_k.weight"] == scale["attn1.to_v.weight"]
     assert scale["attn1.to_q.weight"] != scale["attn2.to_q.weight"]
 
@@ -93,7 +93,7 @@ def test_what_is_loaded_computes_what_our_forward_does(sanac: Sanac, pipeline: P
     model = open_model(locate("q"))
     quantized = model.weights.quantized
     assert {name.split(".")[1] for name in quantized.weights} == {"2", "3"}, "two blocks at either end stay high"
-    assert "first and last 2" in quantized.left["transformer_blocks.0.attn1.to_q.weight"]
+    assert "first and last 2" in quantized.skipped["transformer_blocks.0.attn1.to_q.weight"]
     transformer = package.load_transformer("q", "cpu")
 
     generator = torch.Generator().manual_seed(0)
@@ -105,7 +105,7 @@ def test_what_is_loaded_computes_what_our_forward_does(sanac: Sanac, pipeline: P
         start = embed(blocks.outside(), latents, captions, times, mask)
         state, geometry = start.state, Geometry.of(model.transformer.config)
         for _, tensors in blocks.sweep(range(6)):
-            state = block(tensors, state, start.condition, geometry)
+            state = block(tensors, state, start.conditioning, geometry)
         ours = head(blocks.outside(), state, start)
     assert (theirs - ours).norm() < 2e-3 * ours.norm()
     painted = sanac("generate", "q", "a red circle", "--steps", "2", "--out", "pictures")
@@ -115,7 +115,7 @@ def test_what_is_loaded_computes_what_our_forward_does(sanac: Sanac, pipeline: P
 
 def states_of(model: Model) -> CalibrationStates:
     with torch.no_grad():
-        return calibration(model, CalibrationSettings(num_prompts=4, timesteps=6, seed=5), every=2).whole()
+        return calibration(model, CalibrationSettings(num_prompts=4, timesteps=6, seed=5), every=2).sample()
 
 
 def velocity_error(states: CalibrationStates, quantized: Model) -> float:
@@ -167,7 +167,7 @@ def test_the_streamed_weight_is_the_one_that_was_looked_at(sanac: Sanac, pipelin
     for name, packing in quantized.weights.items():
         stem = name.removesuffix("weight")
         exponents = stored.get(f"{stem}_weight_smooth")
-        assert (exponents is not None) == packing.given.smooth
+        assert (exponents is not None) == packing.activations.smooth
         smoothed += exponents is not None and bool(exponents.any())
         weight = smoothed_weight(source[name], exponents)
         scale = ROUNDINGS["nearest"](weight, packing, stored[f"{stem}_weight_scale"].dtype)
@@ -256,7 +256,7 @@ def test_weights_that_are_left_by_name(sanac: Sanac, pipeline: Path) -> None:
     ran = sanac("quantize", pipeline, "--scheme", "int8-wo", "--leave", "*.3.attn?.*", "--out", "q")
     assert ran.code == 0, ran.err
     quantized = open_model(locate("q")).weights.quantized
-    assert quantized.left["transformer_blocks.3.attn1.to_q.weight"] == "--leave *.3.attn?.*"
+    assert quantized.skipped["transformer_blocks.3.attn1.to_q.weight"] == "--leave *.3.attn?.*"
     assert "transformer_blocks.3.ff.conv_point.weight" in quantized.weights
     assert "transformer_blocks.2.attn1.to_q.weight" in quantized.weights
 

@@ -57,16 +57,16 @@ def test_no_other_choice_is_better_by_a_hundredth(three: Path, one_thread: None)
     ]
     asking = bit_allocation._SensitivityCache(job, NULL_REPORTER)
     with torch.no_grad():
-        found = [error for some in asking.asked.errors([job.units.question(how) for how in choices]) for error in some]
+        found = [
+            error for some in asking.evaluator.errors([job.units.assignment(how) for how in choices]) for error in some
+        ]
     sizes = [job.units.size(how) for how in choices]
     for share in (0.2, 0.5, 0.8):
         most = round(min(sizes) + share * (max(sizes) - min(sizes)))
         best = min(error for error, size in zip(found, sizes, strict=True) if size <= most)
         budget = Budget(max_bytes=most, among=("int4-wo",), leave=FEW)
         model = open_model(locate(str(three)))
-        allocation = allocating(model, budget, looked, WriteOptions(), Path("ws"), NULL_REPORTER).allocated(
-            NULL_REPORTER
-        )
+        allocation = allocating(model, budget, looked, WriteOptions(), Path("ws"), NULL_REPORTER).run(NULL_REPORTER)
         assert allocation.best.bytes <= most
         assert allocation.best.error <= 1.01 * best
 
@@ -136,7 +136,7 @@ def test_a_stopped_run_asks_only_what_is_left(
     sanac: Sanac, three: Path, monkeypatch: pytest.MonkeyPatch, asked_of: list[int]
 ) -> None:
     how = ("--max-bytes", "600KB", *BRIEFLY, "--out", "q")
-    monkeypatch.setattr(bit_allocation, "Asked", lambda *where: SensitivityEvaluator(*where[:-1], together=10))
+    monkeypatch.setattr(bit_allocation, "Asked", lambda *where: SensitivityEvaluator(*where[:-1], at_once=10))
     kept, real = [], bit_allocation.keep
 
     def stopping(file: Path, found: dict[str, dict[str, float]]) -> None:
@@ -210,10 +210,10 @@ def test_batches_change_nothing(three: Path, one_thread: None) -> None:
     budget = Budget(max_bytes=10**9)
     job = allocating(open_model(locate(str(three))), budget, looked, WriteOptions(), Path("ws"), NULL_REPORTER)
     asking = bit_allocation._SensitivityCache(job, NULL_REPORTER)
-    questions = [job.units.question(how) for how in list(asking.names.values())[:6]]
-    whole = asking.asked
+    questions = [job.units.assignment(how) for how in list(asking.names.values())[:6]]
+    whole = asking.evaluator
     with torch.no_grad():
-        parts = replace(whole, states=replace(whole.states, batch=2), together=4)
+        parts = replace(whole, states=replace(whole.states, batch=2), at_once=4)
         one, other = ([error for some in where.errors(questions) for error in some] for where in (whole, parts))
     assert one == pytest.approx(other, rel=1e-3, abs=1e-10)  # 1e-8 is what the last bits make
 

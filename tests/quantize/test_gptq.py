@@ -88,15 +88,13 @@ def test_a_fitted_model_is_nearer_to_what_it_was(sanac: Sanac, one_thread: None)
     model = open_model(locate("sanac:tiny"))
     errors = {}
     with torch.no_grad():
-        whole = calibration(model, CalibrationSettings(num_prompts=4, timesteps=6, seed=5), every=2).whole()
+        whole = calibration(model, CalibrationSettings(num_prompts=4, timesteps=6, seed=5), every=2).sample()
         for rounding in ("nearest", "search", "gptq"):
             ran = sanac("quantize", "sanac:tiny", *FIT[:2], "--rounding", rounding, "--out", rounding, "--json")
             assert ran.code == 0, ran.err
             quantized = open_model(locate(rounding))
             changes = {
-                name: dequantize_weight(
-                    *(_read(ref) for ref in (parts.stored, parts.scale)), parts.packing, torch.float32
-                )
+                name: dequantize_weight(*(_read(ref) for ref in (parts.stored, parts.scale)), parts.spec, torch.float32)
                 - _read(model.weights.tensors[name]).float()
                 for name, parts in quantized.weights.parts.items()
             }
@@ -221,7 +219,7 @@ def test_blocks_see_what_quantizing_left_of_those_before(
 
 def test_padding_of_captions_is_left_out(one_thread: None) -> None:
     key = "attn2.to_k.weight"
-    looks = {key: calibration_sweep._Looked(WeightSpec("test", "int4", None, (4, 8), "gptq"), each=1)}
+    looks = {key: calibration_sweep._Looked(WeightSpec("test", "int4", None, (4, 8), "gptq"), tokens_each=1)}
     caption = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
     bias = torch.zeros(2, 1, 5)
     bias[1, 0, 3:] = -10000.0

@@ -110,7 +110,7 @@ def test_what_is_loaded_computes_with_the_restored_weights(
     module, reference = getattr(loaded, part), getattr(plain, part)
     sources = tensors_of(half / part)
     for name, parts in weights.parts.items():
-        packing = parts.packing
+        packing = parts.spec
         scale = ROUNDINGS[packing.rounding](sources[name].float(), packing, torch.bfloat16)
         value = dequantize_weight(quantize_weight(sources[name].float(), scale, packing), scale, packing, torch.float32)
         layer = reference.get_submodule(name.removesuffix(".weight"))
@@ -282,7 +282,7 @@ def test_a_block_that_does_not_divide(sanac: Sanac, half: Path) -> None:
     assert packings["transformer_blocks.0.ff.conv_point.weight"].groups == 2, "240 inputs"
     assert sanac("quantize", half, "--scheme", "int8-wo", "--block", "64", "--out", "b").code == 2
     assert sanac("quantize", half, "--scheme", "int8-wo", "--block", "32", "--out", "c").code == 0
-    left = open_model(locate("c")).weights.quantized.left
+    left = open_model(locate("c")).weights.quantized.skipped
     assert "doesn't divide its 240 inputs" in left["transformer_blocks.0.ff.conv_point.weight"]
 
 

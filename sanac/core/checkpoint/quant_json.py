@@ -23,10 +23,18 @@ from sanac.core.safetensors_header import Header, TensorRef
 FILE = "quant.json"
 SCHEMA = 2
 PACKED_FILE = "quantized"  # stem of weights that only sanac can read: stock diffusers finds no weights at all
-FORMS = {"int8": ("I8", 1), "int4": ("U8", 2), "fp8": ("F8_E4M3", 1)}  # storage dtype, values per stored item
+QUANT_DTYPES = {"int8": ("I8", 1), "int4": ("U8", 2), "fp8": ("F8_E4M3", 1)}  # storage dtype, values per stored item
 SCALES = ("BF16", "F16", "F32")
 TORCHAO, PACKED = "torchao", "packed"
 STATIC, TOKEN = "static", "token"
+_FIELDS = {  # of a weight's entry: the key in the file, the field here
+    "scheme": "scheme",
+    "form": "dtype",
+    "block": "group_size",
+    "shape": "shape",
+    "rounding": "rounding",
+    "given": "activations",
+}
 _LEAST = 2.0**-126  # smallest normal fp32 number
 _WORD = re.compile(r"[a-z0-9-]{1,32}")
 
@@ -45,11 +53,11 @@ class WeightSpec:
     """How one weight is quantized."""
 
     scheme: str
-    form: str  # int8, int4, fp8
-    block: int | None  # group size: inputs that share a scale; None: one scale per output channel
+    dtype: str  # int8, int4, fp8
+    group_size: int | None  # group size: inputs that share a scale; None: one scale per output channel
     shape: tuple[int, ...]  # of the original weight
     rounding: str
-    given: ActivationSpec | None = None  # None: activations are not quantized
+    activations: ActivationSpec | None = None  # None: activations are not quantized
 
     @property
     def columns(self) -> int:
@@ -59,7 +67,7 @@ class WeightSpec:
     @property
     def width(self) -> int:
         """Number of weights that share a scale."""
-        return self.block or self.columns
+        return self.group_size or self.columns
 
     @property
     def groups(self) -> int:
@@ -68,7 +76,7 @@ class WeightSpec:
 
     def stored_shape(self, layout: str) -> tuple[int, ...]:
         """Shape of `qdata`; the packed layout stores two 4-bit values per byte, along the inputs."""
-        per = FORMS[self.form][1] if layout == PACKED else 1
+        per = QUANT_DTYPES[self.dtype][1] if layout == PACKED else 1
         return self.shape if per == 1 else (self.shape[0], -(-self.columns // per))
 
     def scale_shape(self, layout: str) -> tuple[int, ...]:
@@ -84,13 +92,26 @@ class QuantConfig:
     layout: str  # torchao: diffusers can load it with torchao; packed: only sanac can
     dtype: str  # of the weights before quantization, and after dequantization
     weights: Mapping[str, WeightSpec]  # by weight name
-    left: Mapping[str, str]  # weight -> why it was not quantized
+    skipped: Mapping[str, str]  # weight -> why it was not quantized
     headers: Mapping[str, str]  # weight file -> digest of its header
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file, with its seal."""
-        content = {"schema": SCHEMA, **asdict(self)}
+        content = {
+            "schema": SCHEMA,
+            "layout": self.layout,
+            "dtype": self.dtype,
+            "weights": {name: _weight_json(spec) for name, spec in self.weights.items()},
+            "left": dict(self.skipped),
+            "headers": dict(self.headers),
+        }
         return content | {"seal": _digest(json_files.canonical(content))}
+
+
+def _weight_json(spec: WeightSpec) -> dict[str, Any]:
+    """A weight's entry, under the file's keys."""
+    fields = asdict(spec)
+    return {key: fields[name] for key, name in _FIELDS.items()}
 
 
 def part_name(weight: str, part: str) -> str:
@@ -119,45 +140,48 @@ def read_quantized(path: Path) -> QuantConfig:
     if value.pop("schema", None) != SCHEMA:
         raise InvalidInput(f"{path} was written by another version of sanac", hint="quantize the model again")
     try:
-        found = QuantConfig(**{**value, "weights": {name: _packing(entry) for name, entry in value["weights"].items()}})
+        weights = {name: _weight_spec(entry) for name, entry in value.pop("weights").items()}
+        found = QuantConfig(weights=weights, skipped=value.pop("left"), **value)
         if (found.layout, found.dtype) not in [(layout, dtype) for layout in (TORCHAO, PACKED) for dtype in SCALES]:
             raise ValueError(f"layout {found.layout!r}, dtype {found.dtype!r}")
-        if found.layout == TORCHAO and any(packing.given for packing in found.weights.values()):
+        if found.layout == TORCHAO and any(spec.activations for spec in found.weights.values()):
             raise ValueError("the torchao layout can't have quantized activations")
-        if not isinstance(found.left, dict) or not isinstance(found.headers, dict):
+        if not isinstance(found.skipped, dict) or not isinstance(found.headers, dict):
             raise ValueError("left and headers are not objects")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(f"{path} is broken", why=str(error), hint="quantize the model again") from error
     return found
 
 
-def _packing(entry: Mapping[str, Any]) -> WeightSpec:
-    given = None if entry["given"] is None else ActivationSpec(**entry["given"])
-    found = WeightSpec(**{**entry, "shape": tuple(entry["shape"]), "given": given})
-    words = all(type(w) is str and _WORD.fullmatch(w) for w in (found.scheme, found.form, found.rounding))
-    sizes = len(found.shape) >= 2 and all(type(size) is int and size > 0 for size in found.shape)
-    sound = words and sizes and found.form in FORMS
-    if not sound or not (found.block is None or (type(found.block) is int and found.block > 0)):
+def _weight_spec(entry: Mapping[str, Any]) -> WeightSpec:
+    activations = None if entry["given"] is None else ActivationSpec(**entry["given"])
+    fields = {_FIELDS[key]: value for key, value in entry.items()}
+    spec = WeightSpec(**{**fields, "shape": tuple(entry["shape"]), "activations": activations})
+    words = all(type(w) is str and _WORD.fullmatch(w) for w in (spec.scheme, spec.dtype, spec.rounding))
+    sizes = len(spec.shape) >= 2 and all(type(size) is int and size > 0 for size in spec.shape)
+    sound = words and sizes and spec.dtype in QUANT_DTYPES
+    if not sound or not (spec.group_size is None or (type(spec.group_size) is int and spec.group_size > 0)):
         raise ValueError(f"{dict(entry)!r} is not a valid weight entry")
-    if given and (found.block is not None or not _sound(given, found)):
-        raise ValueError(f"{entry['given']!r} is not a valid activation entry for {found.form} weights")
-    return found
+    if activations and (spec.group_size is not None or not _sound(activations, spec)):
+        raise ValueError(f"{entry['given']!r} is not a valid activation entry for {spec.dtype} weights")
+    return spec
 
 
-def _sound(given: ActivationSpec, packing: WeightSpec) -> bool:
-    if packing.form not in {"int8", "fp8"} or type(given.smooth) is not bool or given.kind not in {STATIC, TOKEN}:
+def _sound(activations: ActivationSpec, spec: WeightSpec) -> bool:
+    words = spec.dtype in {"int8", "fp8"} and activations.kind in {STATIC, TOKEN}
+    if not words or type(activations.smooth) is not bool:
         return False
-    if given.kind == TOKEN:
-        return given.scale is None
-    whole = packing.form != "fp8" or packing.rounding == "tensor"
-    return whole and type(given.scale) is float and _LEAST <= given.scale <= 1 / _LEAST
+    if activations.kind == TOKEN:
+        return activations.scale is None
+    whole = spec.dtype != "fp8" or spec.rounding == "tensor"
+    return whole and type(activations.scale) is float and _LEAST <= activations.scale <= 1 / _LEAST
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedTensor:
     """The stored tensors of one quantized weight."""
 
-    packing: WeightSpec
+    spec: WeightSpec
     stored: TensorRef
     scale: TensorRef
     zero_point: TensorRef | None = None  # torchao layout only, all zeros
@@ -186,17 +210,17 @@ def attach(
             hint="quantize the model again",
         )
     plain, parts, problems = dict(tensors), {}, []
-    for name, packing in found.weights.items():
+    for name, spec in found.weights.items():
         stored, scale, zeros, smooth = (
             plain.pop(part_name(name, part), None) for part in ("qdata", "scale", "zero_point", "smooth")
         )
         if stored is None or scale is None:
             problems.append(f"the parts of {name} are missing")
-        elif problem := _misfit(QuantizedTensor(packing, stored, scale, zeros, smooth), found.layout):
+        elif problem := _misfit(QuantizedTensor(spec, stored, scale, zeros, smooth), found.layout):
             problems.append(f"{name}: {problem}")
         else:
-            plain[name] = TensorRef(name, packing.form.upper(), packing.shape, stored.path, stored.start, stored.size)
-            parts[name] = QuantizedTensor(packing, stored, scale, zeros, smooth)
+            plain[name] = TensorRef(name, spec.dtype.upper(), spec.shape, stored.path, stored.start, stored.size)
+            parts[name] = QuantizedTensor(spec, stored, scale, zeros, smooth)
     if problems:
         raise InvalidInput(f"the weights in {where} don't match quant.json", why=problems[0], problems=problems)
     return plain, parts
@@ -204,19 +228,19 @@ def attach(
 
 def _misfit(parts: QuantizedTensor, layout: str) -> str:
     """Which stored tensor of a weight doesn't match quant.json; '' if all match."""
-    packing, stored, scale, zeros, smooth = parts.packing, parts.stored, parts.scale, parts.zero_point, parts.smooth
-    dtype = FORMS[packing.form][0]
+    spec, stored, scale, zeros, smooth = parts.spec, parts.stored, parts.scale, parts.zero_point, parts.smooth
+    dtype = QUANT_DTYPES[spec.dtype][0]
     if layout == TORCHAO:
-        dtype = "F8_E4M3" if packing.form == "fp8" else "I8"
-    if (stored.dtype, stored.shape) != (dtype, packing.stored_shape(layout)):
+        dtype = "F8_E4M3" if spec.dtype == "fp8" else "I8"
+    if (stored.dtype, stored.shape) != (dtype, spec.stored_shape(layout)):
         return f"{stored.dtype} {list(stored.shape)} doesn't match quant.json"
-    if scale.dtype not in SCALES or scale.shape != packing.scale_shape(layout):
+    if scale.dtype not in SCALES or scale.shape != spec.scale_shape(layout):
         return f"its scale, {scale.dtype} {list(scale.shape)}, doesn't match quant.json"
     if layout == TORCHAO and (not zeros or (zeros.dtype, zeros.shape) != ("I8", scale.shape)):
         return "its zero points are missing or misshapen"
-    wanted = bool(packing.given and packing.given.smooth)
-    if wanted != bool(smooth):
-        return f"its smoothing is {'missing' if wanted else 'not in quant.json'}"
-    if smooth and (smooth.dtype, smooth.shape) != ("I8", (packing.columns,)):
+    expected = bool(spec.activations and spec.activations.smooth)
+    if expected != bool(smooth):
+        return f"its smoothing is {'missing' if expected else 'not in quant.json'}"
+    if smooth and (smooth.dtype, smooth.shape) != ("I8", (spec.columns,)):
         return f"its smoothing, {smooth.dtype} {list(smooth.shape)}, doesn't match its number of inputs"
     return ""

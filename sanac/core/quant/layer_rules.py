@@ -47,10 +47,10 @@ class QuantRequest:
     """The user's settings for a component's weights; None means the scheme's default."""
 
     scheme: Scheme
-    block: int | None = None
+    group_size: int | None = None
     rounding: str | None = None
     include: frozenset[str] = frozenset()
-    leave: tuple[str, ...] = ()  # name patterns of weights to skip
+    skip: tuple[str, ...] = ()  # name patterns of weights to skip
     smooth: bool = False  # smooth the activations of outlier-prone layers
 
 
@@ -58,69 +58,71 @@ class QuantRequest:
 class QuantPlan:
     """How each weight of a component will be stored."""
 
-    wish: QuantRequest
+    request: QuantRequest
     layout: str
-    packings: Mapping[str, WeightSpec]
-    left: Mapping[str, str]  # weight -> why it is not quantized
+    specs: Mapping[str, WeightSpec]
+    skipped: Mapping[str, str]  # weight -> why it is not quantized
     dtype: str  # most common dtype of the quantized weights, used for their scales
 
 
-def plan_quantization(part: str, tensors: Mapping[str, TensorRef], wish: QuantRequest) -> QuantPlan:
+def plan_quantization(part: str, tensors: Mapping[str, TensorRef], request: QuantRequest) -> QuantPlan:
     """Plan which weights of component `part` are quantized, and how; UsageError if none can be."""
-    scheme = wish.scheme
-    names, left = split_quantizable(part, tensors, wish)
-    packings: dict[str, WeightSpec] = {}
+    scheme = request.scheme
+    names, skipped = split_quantizable(part, tensors, request)
+    specs: dict[str, WeightSpec] = {}
     for name in names:
         shape = tensors[name].shape
-        if reason := scheme.refusal(shape, wish.block or scheme.block):
-            left[name] = reason
+        if reason := scheme.refusal(shape, request.group_size or scheme.group_size):
+            skipped[name] = reason
         else:
-            smooth = wish.smooth and name.endswith(SMOOTHED)
-            packings[name] = scheme.packing(shape, wish.block, wish.rounding, smooth=smooth)
-    if not packings:
-        raise UsageError(f"no weight of the {part} can be quantized with --block {wish.block}", why=left[names[0]])
+            smooth = request.smooth and name.endswith(SMOOTHED)
+            specs[name] = scheme.weight_spec(shape, request.group_size, request.rounding, smooth=smooth)
+    if not specs:
+        raise UsageError(
+            f"no weight of the {part} can be quantized with --block {request.group_size}", why=skipped[names[0]]
+        )
     dtype = next(iter(dtype_counts([tensors[name] for name in names])))
-    return QuantPlan(wish, scheme.layout, packings, left, dtype)
+    return QuantPlan(request, scheme.layout, specs, skipped, dtype)
 
 
 def split_quantizable(
-    part: str, tensors: Mapping[str, TensorRef], wish: QuantRequest
+    part: str, tensors: Mapping[str, TensorRef], request: QuantRequest
 ) -> tuple[list[str], dict[str, str]]:
     """(names of weights to quantize, other matrices and kernels -> why they are skipped)."""
-    chosen: list[str] = []
-    left: dict[str, str] = {}
+    quantized: list[str] = []
+    skipped: dict[str, str] = {}
     weights = {name: ref for name, ref in sorted(tensors.items()) if len(ref.shape) > 1}
-    ends = _ends(weights) if wish.scheme.given and "ends" not in wish.include else {}
+    ends = _ends(weights) if request.scheme.activations and "ends" not in request.include else {}
     for name, ref in weights.items():
         reason = next((reason for pattern, reason in _RULES[part] if pattern.fullmatch(name)), "not known to sanac")
-        if reason == _KV and "kv" in wish.include:
+        if reason == _KV and "kv" in request.include:
             reason = ""
         if not reason:
-            reason = _reason(name, ref, wish.leave) or ends.get(name, "")
+            reason = _reason(name, ref, request.skip) or ends.get(name, "")
         if reason:
-            left[name] = reason
+            skipped[name] = reason
         else:
-            chosen.append(name)
-    if not chosen:
+            quantized.append(name)
+    if not quantized:
         hint = "--include ends" if ends else ""
         raise UsageError(
             f"the {part} has no weights that can be quantized", why=next(iter(ends.values()), ""), hint=hint
         )
-    return chosen, left
+    return quantized, skipped
 
 
-def check_patterns(leave: Sequence[str], found: Mapping[str, QuantPlan]) -> None:
+def check_patterns(skip: Sequence[str], plans: Mapping[str, QuantPlan]) -> None:
     """UsageError for patterns that match no weight that would otherwise be quantized."""
-    left = [reason for chosen in found.values() for reason in chosen.left.values()]
-    if idle := [pattern for pattern in leave if f"--leave {pattern}" not in left]:
-        names = next(iter(next(iter(found.values())).packings))
+    skipped = [reason for plan in plans.values() for reason in plan.skipped.values()]
+    if idle := [pattern for pattern in skip if f"--leave {pattern}" not in skipped]:
+        names = next(iter(next(iter(plans.values())).specs))
         problems = [f"--leave {pattern} matches no weight that would be quantized" for pattern in idle]
         raise UsageError(problems[0], problems=problems, hint=f"for example --leave {names}")
 
 
-def _reason(name: str, ref: TensorRef, leave: Sequence[str]) -> str:
+def _reason(name: str, ref: TensorRef, skip: Sequence[str]) -> str:
     """Why a weight that the rules allow is still skipped; '' if it is quantized."""
-    if pattern := next((pattern for pattern in leave if fnmatch.fnmatchcase(name, pattern)), ""):
+    if pattern := next((pattern for pattern in skip if fnmatch.fnmatchcase(name, pattern)), ""):
         return f"--leave {pattern}"
     if len(ref.shape) > 2 and ref.shape[1] == 1:
         return "depthwise: few weights a channel"

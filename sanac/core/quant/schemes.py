@@ -12,29 +12,29 @@ class Scheme:
     """A quantization scheme: how weights, and possibly activations, are quantized."""
 
     name: str
-    form: str
-    block: int | None  # default group size; None: one scale per output channel
-    blocks: tuple[int, ...]  # group sizes that the user may choose
+    dtype: str
+    group_size: int | None  # default group size; None: one scale per output channel
+    group_sizes: tuple[int, ...]  # group sizes that the user may choose
     layout: str
     rounding: str  # default rounding
-    given: str | None = None  # activation quantization, static or token; None: weights only
+    activations: str | None = None  # activation quantization, static or token; None: weights only
 
-    def refusal(self, shape: tuple[int, ...], block: int | None) -> str:
+    def refusal(self, shape: tuple[int, ...], group_size: int | None) -> str:
         """Why a weight of this shape can't be quantized with this group size; '' if it can."""
-        if self.layout != TORCHAO or not block:
+        if self.layout != TORCHAO or not group_size:
             return ""
         if math.prod(shape[2:]) != 1:
-            return f"--block {block}: torchao has no blocks for kernels of {'x'.join(map(str, shape[2:]))}"
-        return f"--block {block} doesn't divide its {shape[1]} inputs" if shape[1] % block else ""
+            return f"--block {group_size}: torchao has no blocks for kernels of {'x'.join(map(str, shape[2:]))}"
+        return f"--block {group_size} doesn't divide its {shape[1]} inputs" if shape[1] % group_size else ""
 
-    def packing(
-        self, shape: tuple[int, ...], block: int | None, rounding: str | None, *, smooth: bool = False
+    def weight_spec(
+        self, shape: tuple[int, ...], group_size: int | None, rounding: str | None, *, smooth: bool = False
     ) -> WeightSpec:
         """The WeightSpec of a weight of this shape; None means the scheme's default."""
-        block = block or self.block
-        shared = block if block and block < math.prod(shape[1:]) else None
-        given = ActivationSpec(self.given, smooth) if self.given else None
-        return WeightSpec(self.name, self.form, shared, shape, rounding or self.rounding, given)
+        group_size = group_size or self.group_size
+        shared = group_size if group_size and group_size < math.prod(shape[1:]) else None
+        activations = ActivationSpec(self.activations, smooth) if self.activations else None
+        return WeightSpec(self.name, self.dtype, shared, shape, rounding or self.rounding, activations)
 
 
 SCHEMES = {
@@ -51,16 +51,16 @@ SCHEMES = {
 }
 
 
-def scheme_of(name: str, block: int | None = None) -> Scheme:
+def scheme_of(name: str, group_size: int | None = None) -> Scheme:
     """The scheme `name`; UsageError if it doesn't exist or doesn't support this group size."""
     if name not in SCHEMES:
         raise UsageError(f"there is no scheme {name!r}", hint=f"pass one of {', '.join(SCHEMES)}")
     found = SCHEMES[name]
-    if block is not None and block not in found.blocks:
+    if group_size is not None and group_size not in found.group_sizes:
         hint = (
-            f"pass one of {', '.join(map(str, found.blocks))}"
-            if found.blocks
+            f"pass one of {', '.join(map(str, found.group_sizes))}"
+            if found.group_sizes
             else "it has one scale per output channel"
         )
-        raise UsageError(f"{name} doesn't support --block {block}", hint=hint)
+        raise UsageError(f"{name} doesn't support --block {group_size}", hint=hint)
     return found

@@ -30,9 +30,13 @@ class Geometry:
     heads: int
     cross_heads: int
     epsilon: float = 1e-6
-    floor: bool = False  # keeps divisors above zero by a floor: optimizers of graphs delete a sum with so little
-    island: torch.dtype | None = None  # what the depthwise convolution is computed in, if not in the model's dtype
-    rows: bool = False  # 1x1 convolutions as products of tokens, as linear layers are
+    clamp_denominator: bool = (
+        False  # keeps divisors above zero by a floor: optimizers of graphs delete a sum with so little
+    )
+    depthwise_dtype: torch.dtype | None = (
+        None  # what the depthwise convolution is computed in, if not in the model's dtype
+    )
+    pointwise_as_linear: bool = False  # 1x1 convolutions as products of tokens, as linear layers are
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Geometry":
@@ -55,34 +59,36 @@ class Conditioning:
 class QuantizedBlock(dict[str, Tensor]):
     """A block's tensors where not all that weights are given is used as it is."""
 
-    def __init__(self, tensors: Tensors, uses: Mapping[str, ActivationTransform]) -> None:
+    def __init__(self, tensors: Tensors, transforms: Mapping[str, ActivationTransform]) -> None:
         """Tensors and uses, by name."""
         super().__init__(tensors)
-        self.uses = uses
+        self.transforms = transforms
 
 
-def no_hook(_name: str, _given: Tensor) -> None:
+def no_hook(_name: str, _activations: Tensor) -> None:
     """Nobody looks."""
 
 
 def block(
-    tensors: Tensors, state: Tensor, condition: Conditioning, geometry: Geometry, look: ActivationHook = no_hook
+    tensors: Tensors, state: Tensor, conditioning: Conditioning, geometry: Geometry, hook: ActivationHook = no_hook
 ) -> Tensor:
     """(B, N, C) -> (B, N, C): linear self-attention, cross-attention, gated convolutional feed-forward."""
-    state, given, gate = before_conv_point(tensors, state, condition, geometry, look)
-    return state + gate * conv_point(tensors, _used(tensors, POINT, given, look), rows=geometry.rows)
+    state, activations, gate = before_conv_point(tensors, state, conditioning, geometry, hook)
+    return state + gate * conv_point(
+        tensors, _transformed(tensors, POINT, activations, hook), as_linear=geometry.pointwise_as_linear
+    )
 
 
 def before_conv_point(
-    tensors: Tensors, state: Tensor, condition: Conditioning, geometry: Geometry, look: ActivationHook = no_hook
+    tensors: Tensors, state: Tensor, conditioning: Conditioning, geometry: Geometry, hook: ActivationHook = no_hook
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A block as far as its last operation: the stream, what `conv_point` is given, and the gate on what it gives."""
-    shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation(tensors, condition.modulation)
+    shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation(tensors, conditioning.modulation)
     normed = layer_norm(state, geometry.epsilon) * (1 + scale) + shift
-    state = state + gate * linear_attention(tensors, normed.to(state.dtype), geometry, look)
-    state = cross_attention(tensors, state, condition, geometry, look) + state
+    state = state + gate * linear_attention(tensors, normed.to(state.dtype), geometry, hook)
+    state = cross_attention(tensors, state, conditioning, geometry, hook) + state
     normed = layer_norm(state, geometry.epsilon) * (1 + ff_scale) + ff_shift
-    return state, gated(tensors, normed, condition, geometry, look), ff_gate
+    return state, gated(tensors, normed, conditioning, geometry, hook), ff_gate
 
 
 def modulation(tensors: Tensors, timestep: Tensor) -> tuple[Tensor, ...]:
@@ -106,12 +112,12 @@ def rms_norm(values: Tensor, weight: Tensor, epsilon: float = QK_EPSILON) -> Ten
 
 
 def projections(
-    tensors: Tensors, part: str, asking: Tensor, asked: Tensor, look: ActivationHook
+    tensors: Tensors, part: str, query_source: Tensor, key_source: Tensor, hook: ActivationHook
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of an attention, normed where the model has QK norm."""
     query, key, value = (
-        _linear(tensors, f"{part}.{name}", source, look)
-        for name, source in (("to_q", asking), ("to_k", asked), ("to_v", asked))
+        _linear(tensors, f"{part}.{name}", source, hook)
+        for name, source in (("to_q", query_source), ("to_k", key_source), ("to_v", key_source))
     )
     if f"{part}.norm_q.weight" in tensors:
         query = rms_norm(query, tensors[f"{part}.norm_q.weight"])
@@ -119,20 +125,20 @@ def projections(
     return query, key, value
 
 
-def _linear(tensors: Tensors, name: str, given: Tensor, look: ActivationHook) -> Tensor:
+def _linear(tensors: Tensors, name: str, activations: Tensor, hook: ActivationHook) -> Tensor:
     weight = f"{name}.weight"
-    return F.linear(_used(tensors, weight, given, look), tensors[weight], tensors.get(f"{name}.bias"))
+    return F.linear(_transformed(tensors, weight, activations, hook), tensors[weight], tensors.get(f"{name}.bias"))
 
 
-def _used(tensors: Tensors, name: str, given: Tensor, look: ActivationHook) -> Tensor:
-    look(name, given)
-    use = tensors.uses.get(name) if isinstance(tensors, QuantizedBlock) else None
-    return use(given) if use else given
+def _transformed(tensors: Tensors, name: str, activations: Tensor, hook: ActivationHook) -> Tensor:
+    hook(name, activations)
+    transform = tensors.transforms.get(name) if isinstance(tensors, QuantizedBlock) else None
+    return transform(activations) if transform else activations
 
 
-def linear_attention(tensors: Tensors, state: Tensor, geometry: Geometry, look: ActivationHook) -> Tensor:
+def linear_attention(tensors: Tensors, state: Tensor, geometry: Geometry, hook: ActivationHook) -> Tensor:
     """ReLU(q) times the sum over tokens of v ReLU(k)', divided by the same with ones for v; in fp32."""
-    query, key, value = projections(tensors, "attn1", state, state, look)
+    query, key, value = projections(tensors, "attn1", state, state, hook)
     heads = (geometry.heads, -1)
     query = F.relu(query.transpose(1, 2).unflatten(1, heads)).float()
     key = F.relu(key.transpose(1, 2).unflatten(1, heads).transpose(2, 3)).float()
@@ -140,46 +146,53 @@ def linear_attention(tensors: Tensors, state: Tensor, geometry: Geometry, look: 
     ones = F.pad(value, (0, 0, 0, 1), mode="constant", value=1.0)
     mixed = torch.matmul(torch.matmul(ones, key), query)
     divisor = mixed[:, :, -1:]
-    divisor = divisor.clamp(min=LINEAR_EPSILON) if geometry.floor else divisor + LINEAR_EPSILON
+    divisor = divisor.clamp(min=LINEAR_EPSILON) if geometry.clamp_denominator else divisor + LINEAR_EPSILON
     mixed = mixed[:, :, :-1] / divisor
-    result = _linear(tensors, "attn1.to_out.0", mixed.flatten(1, 2).transpose(1, 2).to(state.dtype), look)
+    result = _linear(tensors, "attn1.to_out.0", mixed.flatten(1, 2).transpose(1, 2).to(state.dtype), hook)
     return result.clip(-LARGEST_HALF, LARGEST_HALF) if state.dtype == torch.float16 else result
 
 
 def cross_attention(
-    tensors: Tensors, state: Tensor, condition: Conditioning, geometry: Geometry, look: ActivationHook
+    tensors: Tensors, state: Tensor, conditioning: Conditioning, geometry: Geometry, hook: ActivationHook
 ) -> Tensor:
     """Softmax attention from tokens to the caption."""
     query, key, value = (
         part.unflatten(-1, (geometry.cross_heads, -1)).transpose(1, 2)
-        for part in projections(tensors, "attn2", state, condition.caption, look)
+        for part in projections(tensors, "attn2", state, conditioning.caption, hook)
     )
-    bias = None if condition.bias is None else condition.bias[:, None].expand(-1, geometry.cross_heads, -1, -1)
+    bias = None if conditioning.bias is None else conditioning.bias[:, None].expand(-1, geometry.cross_heads, -1, -1)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    return _linear(tensors, "attn2.to_out.0", mixed.transpose(1, 2).flatten(2).to(query.dtype), look)
+    return _linear(tensors, "attn2.to_out.0", mixed.transpose(1, 2).flatten(2).to(query.dtype), hook)
 
 
 def gated(
-    tensors: Tensors, normed: Tensor, condition: Conditioning, geometry: Geometry, look: ActivationHook
+    tensors: Tensors, normed: Tensor, conditioning: Conditioning, geometry: Geometry, hook: ActivationHook
 ) -> Tensor:
     """GLUMBConv but for `conv_point`, (B, H, height, width): widened, neighbours mixed, one half gating the other."""
-    picture = normed.unflatten(1, (condition.height, condition.width)).permute(0, 3, 1, 2)
-    picture = _used(tensors, INVERTED, picture, look)
-    wide = F.silu(_pointwise(picture, tensors[INVERTED], tensors["ff.conv_inverted.bias"], rows=geometry.rows))
-    island = geometry.island or wide.dtype
-    depthwise, bias = (tensors[f"ff.conv_depth.{part}"].to(island) for part in ("weight", "bias"))
-    mixed = F.conv2d(wide.to(island), depthwise, bias, padding=1, groups=depthwise.shape[0]).to(wide.dtype)
+    features = normed.unflatten(1, (conditioning.height, conditioning.width)).permute(0, 3, 1, 2)
+    features = _transformed(tensors, INVERTED, features, hook)
+    wide = F.silu(
+        _pointwise(
+            features,
+            tensors[INVERTED],
+            tensors["ff.conv_inverted.bias"],
+            as_linear=geometry.pointwise_as_linear,
+        )
+    )
+    depthwise_dtype = geometry.depthwise_dtype or wide.dtype
+    depthwise, bias = (tensors[f"ff.conv_depth.{part}"].to(depthwise_dtype) for part in ("weight", "bias"))
+    mixed = F.conv2d(wide.to(depthwise_dtype), depthwise, bias, padding=1, groups=depthwise.shape[0]).to(wide.dtype)
     values, gate = mixed.chunk(2, dim=1)
     return values * F.silu(gate)
 
 
-def conv_point(tensors: Tensors, given: Tensor, *, rows: bool = False) -> Tensor:
+def conv_point(tensors: Tensors, activations: Tensor, *, as_linear: bool = False) -> Tensor:
     """A block's last operation, `conv_point`: (B, H, height, width) -> (B, N, C)."""
-    return _pointwise(given, tensors[POINT], None, rows=rows).flatten(2, 3).permute(0, 2, 1)
+    return _pointwise(activations, tensors[POINT], None, as_linear=as_linear).flatten(2, 3).permute(0, 2, 1)
 
 
-def _pointwise(picture: Tensor, weight: Tensor, bias: Tensor | None, *, rows: bool) -> Tensor:
+def _pointwise(features: Tensor, weight: Tensor, bias: Tensor | None, *, as_linear: bool) -> Tensor:
     """A 1x1 convolution; or the same as a product of all its places."""
-    if not rows:
-        return F.conv2d(picture, weight, bias)
-    return F.linear(picture.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+    if not as_linear:
+        return F.conv2d(features, weight, bias)
+    return F.linear(features.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)

@@ -21,7 +21,7 @@ class BlockInputs:
     """The state before the first block, what every block is given, and what the head needs."""
 
     state: Tensor  # (B, N, C)
-    condition: Conditioning
+    conditioning: Conditioning
     timestep: Tensor  # (B, C)
 
 
@@ -39,8 +39,8 @@ def embed(
     `guidance` is for models distilled with it; `positions` (1, N, C) for those of 2K and 4K pictures.
     """
     weight = tensors["patch_embed.proj.weight"]
-    picture = F.conv2d(latents, weight, tensors["patch_embed.proj.bias"], stride=weight.shape[-1])
-    state = picture.flatten(2).transpose(1, 2)
+    patches = F.conv2d(latents, weight, tensors["patch_embed.proj.bias"], stride=weight.shape[-1])
+    state = patches.flatten(2).transpose(1, 2)
     if positions is not None:
         state = (state + positions).to(state.dtype)
     prefix = "time_embed." if guidance is not None else "time_embed.emb."
@@ -49,8 +49,8 @@ def embed(
         embedded = embedded + _embedded(tensors, "time_embed.guidance_embedder", guidance, state.dtype)
     modulation = _linear(tensors, "time_embed.linear", F.silu(embedded))
     bias = None if mask is None else ((1 - mask.to(latents.dtype)) * -10000.0).unsqueeze(1)
-    given = Conditioning(modulation, project_caption(tensors, caption), bias, picture.shape[2], picture.shape[3])
-    return BlockInputs(state, given, embedded)
+    conditioning = Conditioning(modulation, project_caption(tensors, caption), bias, patches.shape[2], patches.shape[3])
+    return BlockInputs(state, conditioning, embedded)
 
 
 def project_caption(tensors: Tensors, caption: Tensor) -> Tensor:
@@ -59,12 +59,12 @@ def project_caption(tensors: Tensors, caption: Tensor) -> Tensor:
     return rms_norm(_linear(tensors, "caption_projection.linear_2", wide), tensors["caption_norm.weight"])
 
 
-def head(tensors: Tensors, state: Tensor, start: BlockInputs) -> Tensor:
+def head(tensors: Tensors, state: Tensor, inputs: BlockInputs) -> Tensor:
     """From the last block's output to the velocity: (B, channels, height, width)."""
-    shift, scale = (tensors["scale_shift_table"][None] + start.timestep[:, None]).chunk(2, dim=1)
+    shift, scale = (tensors["scale_shift_table"][None] + inputs.timestep[:, None]).chunk(2, dim=1)
     values = _linear(tensors, "proj_out", layer_norm(state, HEAD_EPSILON) * (1 + scale) + shift)
     patch = tensors["patch_embed.proj.weight"].shape[-1]
-    height, width = start.condition.height, start.condition.width
+    height, width = inputs.conditioning.height, inputs.conditioning.width
     values = values.reshape(values.shape[0], height, width, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
     return values.reshape(values.shape[0], -1, height * patch, width * patch)
 

@@ -26,7 +26,7 @@ def forward(
     start = embed(tensors, latents, caption, timestep, mask, guidance, positions)
     state = start.state
     for index, part in enumerate(blocks_of(tensors)):
-        after = block(part, state, start.condition, geometry)
+        after = block(part, state, start.conditioning, geometry)
         if observe:
             observe(index, state, after)
         state = after

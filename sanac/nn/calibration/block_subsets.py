@@ -33,7 +33,7 @@ def velocities(
         for kept in _prefixes(open_choices, index + 1):
             if kept and kept[-1] == index:
                 pairs = zip(states[kept[:-1]], starts, strict=True)
-                following[kept] = [block(tensors, state, start.condition, geometry) for state, start in pairs]
+                following[kept] = [block(tensors, state, start.conditioning, geometry) for state, start in pairs]
             else:
                 following[kept] = states[kept]
         states = following
@@ -48,8 +48,8 @@ def _prefixes(choices: Iterable[BlockSubset], stop: int) -> dict[BlockSubset, No
     return dict.fromkeys(tuple(index for index in kept if index < stop) for kept in choices)
 
 
-def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
+def relative_error(found: Tensor, expected: Tensor) -> Tensor:
     """|found - wanted|^2 / |wanted|^2 of each sample, in fp32."""
-    found, wanted = found.float().flatten(1), wanted.float().flatten(1)
+    found, expected = found.float().flatten(1), expected.float().flatten(1)
     tiny = torch.finfo(torch.float32).tiny
-    return (found - wanted).square().sum(dim=1) / wanted.square().sum(dim=1).clamp_min(tiny)
+    return (found - expected).square().sum(dim=1) / expected.square().sum(dim=1).clamp_min(tiny)

@@ -23,7 +23,7 @@ class CostEstimate:
     prompts: int
     steps: int
 
-    def announce(self, reporter: Reporter, *, yes: bool, cheaper: Sequence[str] = ()) -> None:
+    def check_budget(self, reporter: Reporter, *, yes: bool, cheaper: Sequence[str] = ()) -> None:
         """Say it; what takes long only goes on when told to."""
         reporter.note(f"{self.what} ({self.inputs.source}): about {duration_text(self.seconds)} on {self.device}")
         if self.seconds <= PATIENCE or yes:
@@ -31,9 +31,9 @@ class CostEstimate:
         fewer = {"--num-prompts": (self.prompts, max(FEWEST, self.prompts // 10))}
         fewer["--timesteps"] = (self.steps, max(1, self.steps // 4))
         ways = [
-            f"{option} {less} (about {duration_text(self.seconds * less / asked)})"
-            for option, (asked, less) in fewer.items()
-            if less < asked
+            f"{option} {less} (about {duration_text(self.seconds * less / count)})"
+            for option, (count, less) in fewer.items()
+            if less < count
         ]
         ways += [*cheaper, *(["--embeddings FILE (it has no text encoder)"] if self.inputs.needs_encoder else [])]
         raise MissingResource(

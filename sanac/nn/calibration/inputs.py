@@ -95,7 +95,7 @@ def _mixed(prompts: Sequence[str]) -> list[str]:
     return sorted(prompts, key=json_files.key_of)
 
 
-def _first(count: int | None, there: int, path: Path) -> int:
-    if count is not None and count > there:
-        raise UsageError(f"--num-prompts {count}: {path} holds {there}")
-    return count or there
+def _first(count: int | None, available: int, path: Path) -> int:
+    if count is not None and count > available:
+        raise UsageError(f"--num-prompts {count}: {path} holds {available}")
+    return count or available

@@ -43,13 +43,13 @@ class Calibration:
     scheduler: Mapping[str, Any]
     every: int  # of the sampler's steps, which are looked at
     memory_limit: int
-    named: bool  # whether the limit is the user's
+    limit_is_explicit: bool  # whether the limit is the user's
     device: str
     batch: int  # prompts that go through a block together
     resident: bool = False  # whether the weights are read once and stay
     fixed: int = 0  # bytes that are needed for all prompts, once they were sampled
     each: int = 0  # and for one
-    least: int = FEWEST  # prompts: to fit on, to choose by, to judge by
+    min_prompts: int = FEWEST  # prompts: to fit on, to choose by, to judge by
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -97,21 +97,21 @@ class Calibration:
         """Of the whole model, as it is computed with."""
         return sum(ref.count * _FP32 for ref in self.model.weights)
 
-    def within(self, fixed: int, each: int, reporter: Reporter) -> "Calibration":
+    def fit_to_memory(self, fixed: int, each: int, reporter: Reporter) -> "Calibration":
         """As many prompts as fit, where `fixed` bytes are needed for them all and `each` for one, once it was sampled.
 
         Only a limit that was named makes them fewer: what comes out must not hang on the memory that happens to be
         free. What is left goes to larger batches and to weights that stay.
         """
-        limit, least = self.memory_limit, self._takes(self.least, 1, fixed, each)
-        if least > limit and self.named:
+        limit, least = self.memory_limit, self._takes(self.min_prompts, 1, fixed, each)
+        if least > limit and self.limit_is_explicit:
             raise UsageError(
                 f"--memory-limit {limit:,} is too small for this",
-                why=f"{self.least} prompts, the least, take {bytes_text(least)}",
+                why=f"{self.min_prompts} prompts, the least, take {bytes_text(least)}",
                 hint=f"--memory-limit {least // 1_000_000 + 1}MB, or fewer --timesteps",
             )
         count = self.count
-        if self._takes(count, 1, fixed, each) > limit and self.named:
+        if self._takes(count, 1, fixed, each) > limit and self.limit_is_explicit:
             count = next(n for n in range(self.count, 0, -1) if self._takes(n, 1, fixed, each) <= limit)
             reporter.note(f"--memory-limit: {count} of {self.count} prompts fit")
         left = max(0, limit - self._takes(count, 1, fixed, each))
@@ -127,7 +127,7 @@ class Calibration:
             return
         free, fewer = free_memory(self.device), self._takes(self.count - 1, self.batch, self.fixed, self.each)
         if needed > free:
-            fitting = max(self.least, self.count - -(-(needed - free) // (needed - fewer)))
+            fitting = max(self.min_prompts, self.count - -(-(needed - free) // (needed - fewer)))
             raise MissingResource(
                 f"this takes {bytes_text(needed)} of memory, {bytes_text(free)} are free",
                 why=f"each of {self.count} prompts takes {bytes_text(needed - fewer)}",
@@ -162,20 +162,20 @@ class Calibration:
             readings=1 if self.resident else self.sampling.steps + readings,
         )
 
-    def announce(self, what: str, seconds: float, reporter: Reporter, *, yes: bool) -> None:
+    def check_budget(self, what: str, seconds: float, reporter: Reporter, *, yes: bool) -> None:
         """Say what `what` on these prompts will take, before anything is computed."""
         self.check_room(reporter)
         what, steps = f"{what} on {self.count} prompts", self.sampling.steps
-        CostEstimate(what, seconds, self.device, self.inputs, self.count, steps).announce(reporter, yes=yes)
+        CostEstimate(what, seconds, self.device, self.inputs, self.count, steps).check_budget(reporter, yes=yes)
 
-    def states(self, shares: Sequence[int]) -> list[CalibrationStates]:
+    def states(self, fifths_of_each: Sequence[int]) -> list[CalibrationStates]:
         """The states of all prompts in parts: the first gets what is left, the others these many fifths."""
-        whole, stops = self.whole(), [self.count]
-        for share in reversed(shares):
-            stops.insert(0, stops[0] - max(1, self.count * share // 5))
-        return [whole.part(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
+        states, stops = self.sample(), [self.count]
+        for fifths in reversed(fifths_of_each):
+            stops.insert(0, stops[0] - max(1, self.count * fifths // 5))
+        return [states.part(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
 
-    def whole(self) -> CalibrationStates:
+    def sample(self) -> CalibrationStates:
         """The states of all prompts."""
         if not self.resident:
             give_back_when_freed()
@@ -190,22 +190,32 @@ class Calibration:
 TOGETHER = 64  # prompts that go through a block together, at most
 
 
-def calibration(model: Model, wanted: CalibrationSettings, every: int, least: int = FEWEST) -> Calibration:
+def calibration(model: Model, settings: CalibrationSettings, every: int, min_prompts: int = FEWEST) -> Calibration:
     """From what the user said; a hundred prompts if nothing."""
-    wanted.check()
+    settings.check()
     check_computable(model)
-    if wanted.data:
+    if settings.data:
         raise UsageError("search and repair look at sampled trajectories", why="--inputs noised is for scores")
-    inputs = choose_inputs(model, prompts=wanted.prompts, count=wanted.num_prompts, embeddings=wanted.embeddings)
-    if inputs.count < least:
+    inputs = choose_inputs(model, prompts=settings.prompts, count=settings.num_prompts, embeddings=settings.embeddings)
+    if inputs.count < min_prompts:
         why = "some are to fit on, others to judge by"
         raise UsageError(f"{inputs.count} prompts are too few", why=why, hint="--num-prompts 100")
-    sampling = SamplerSettings(wanted.timesteps, wanted.guidance, wanted.seed, latent_side(model))
-    scheduler, device = scheduler_of(model), pick_device(wanted.device)
-    every = min(every, wanted.timesteps)
-    limit, named = wanted.limit, wanted.memory_limit is not None
+    sampling = SamplerSettings(settings.timesteps, settings.guidance, settings.seed, latent_side(model))
+    scheduler, device = scheduler_of(model), pick_device(settings.device)
+    every = min(every, settings.timesteps)
+    limit, limit_is_explicit = settings.limit, settings.memory_limit is not None
     found = Calibration(
-        model, inputs, inputs.count, sampling, scheduler, every, limit, named, device, batch=1, least=least
+        model,
+        inputs,
+        inputs.count,
+        sampling,
+        scheduler,
+        every,
+        limit,
+        limit_is_explicit,
+        device,
+        batch=1,
+        min_prompts=min_prompts,
     )
     batch = max(1, min(TOGETHER, limit // 4 // found.work))
     return replace(found, batch=batch, resident=found.weight_bytes < limit // 4)

@@ -94,9 +94,9 @@ def open_latents(folder: Path, architecture: Architecture) -> LatentFolder:
 
 def _open(path: Path, architecture: Architecture) -> TensorFile:
     shapes: dict[str, Shape] = {"latents": (None, architecture.in_channels, None, None)}
-    there = read_header(path).tensors
-    if {"embeddings", "mask"} & there.keys():
-        count = there["latents"].shape[0] if "latents" in there and there["latents"].shape else None
+    tensors = read_header(path).tensors
+    if {"embeddings", "mask"} & tensors.keys():
+        count = tensors["latents"].shape[0] if "latents" in tensors and tensors["latents"].shape else None
         shapes |= {"embeddings": (count, None, architecture.caption_channels), "mask": (count, None)}
     return open_tensor_file(path, shapes, "latents")
 

@@ -51,7 +51,7 @@ class BlockCall:
 class Observer(Protocol):
     """Looks at the stream on both sides of every block."""
 
-    def __call__(self, place: BlockCall, before: Tensor, after: Tensor) -> None:
+    def __call__(self, call: BlockCall, before: Tensor, after: Tensor) -> None:
         """(prompts, tokens, channels) each."""
 
 
@@ -73,9 +73,9 @@ def sample(
     config: Mapping[str, Any],
     *,
     offset: int = 0,
-    known: Sequence[Tensor] = (),
-    begun: SweepProgress | None = None,
-    reached: Callable[[SweepProgress], None] = lambda _: None,
+    known_velocities: Sequence[Tensor] = (),
+    resume_from: SweepProgress | None = None,
+    on_progress: Callable[[SweepProgress], None] = lambda _: None,
     data: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Guided velocity and latents of each step. Noise depends on the prompt's number and the seed alone.
@@ -85,7 +85,7 @@ def sample(
     is told after each block. With `data`, latents of pictures, no trajectory is followed: each step looks at them under
     as much noise as the sampler expects there, (1 - s) x + s e, and these latents are what it gives.
     """
-    run = _Run(blocks, blocks.outside(), Geometry.of(config), captions, sampling, offset, observe, reached)
+    run = _Run(blocks, blocks.outside(), Geometry.of(config), captions, sampling, offset, observe, on_progress)
     size = (sampling.side, sampling.side) if data is None else tuple(data.shape[2:])
     noise = starting_noise(len(captions), config["in_channels"], sampling, offset, size).to(blocks.device)
     latents = noise
@@ -94,11 +94,11 @@ def sample(
         if data is not None:
             sigma = float(scheduler.sigmas[step])
             latents = (1 - sigma) * data.to(noise) + sigma * noise
-        if step < len(known):
-            guided = known[step].to(latents)
+        if step < len(known_velocities):
+            guided = known_velocities[step].to(latents)
         else:
             when = _Moment(step, timestep, timestep * config.get("timestep_scale", 1.0))
-            guided = run.velocity(when, latents.to(blocks.dtype), begun).to(latents)
+            guided = run.velocity(when, latents.to(blocks.dtype), resume_from).to(latents)
         if data is None:
             latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
         yield guided, latents
@@ -143,12 +143,12 @@ class _Run:
     sampling: SamplerSettings
     offset: int
     observe: Observer
-    reached: Callable[[SweepProgress], None]
+    on_progress: Callable[[SweepProgress], None]
 
-    def velocity(self, when: _Moment, latents: Tensor, begun: SweepProgress | None) -> Tensor:
+    def velocity(self, when: _Moment, latents: Tensor, resume_from: SweepProgress | None) -> Tensor:
         """What the sampler is told at this step: both branches, mixed by the guidance."""
         parts = list(self._parts(when, latents))
-        self._through(parts, when, _continue(parts, when.step, begun))
+        self._through(parts, when, _continue(parts, when.step, resume_from))
         empty, prompted = (
             torch.cat([head(self.outside, part.state, part.start) for part in parts if part.branch == branch])
             for branch in (EMPTY, PROMPT)
@@ -160,30 +160,30 @@ class _Run:
         for branch in (EMPTY, PROMPT):
             for first in range(0, len(latents), self.sampling.batch):
                 some = latents[first : first + self.sampling.batch]
-                given = self.captions.part(first, first + len(some)).to(self.blocks.device, self.blocks.dtype)
-                caption, mask = (given.embeddings, given.mask) if branch else (given.empty, given.empty_mask)
+                encoded = self.captions.part(first, first + len(some)).to(self.blocks.device, self.blocks.dtype)
+                caption, mask = (encoded.embeddings, encoded.mask) if branch else (encoded.empty, encoded.empty_mask)
                 count = len(some)
                 timesteps = when.scaled.expand(count)
                 start = embed(self.outside, some, caption.expand(count, -1, -1), timesteps, mask.expand(count, -1))
-                for values in (start.state, start.timestep, start.condition.caption):
+                for values in (start.state, start.timestep, start.conditioning.caption):
                     if not torch.isfinite(values).all():
                         why = f"for one of {count} prompts that are computed together"
                         self._refuse("what stands before the blocks", when, why)
-                kept = replace(start, state=start.state.new_empty(0))  # the first state is not held to the end
-                yield _Part(branch, self.offset + first, kept, start.state)
+                inputs = replace(start, state=start.state.new_empty(0))  # the first state is not held to the end
+                yield _Part(branch, self.offset + first, inputs, start.state)
 
     def _through(self, parts: Sequence[_Part], when: _Moment, first: int) -> None:
         """Push all parts through the blocks from `first`."""
         for index, tensors in self.blocks.sweep(range(first, len(self.blocks))):
             for part in parts:
-                after = block(tensors, part.state, part.start.condition, self.geometry)
+                after = block(tensors, part.state, part.start.conditioning, self.geometry)
                 if not torch.isfinite(after).all():
                     self._refuse(f"block {index}", when, self._first(tensors, part))
                 self.observe(BlockCall(when.step, index, part.branch, part.first), part.state, after)
                 part.state = after
             del tensors  # not held while the one after the next is read
             if index + 1 < len(self.blocks):
-                self.reached(SweepProgress(when.step, index + 1, [part.state for part in parts]))
+                self.on_progress(SweepProgress(when.step, index + 1, [part.state for part in parts]))
 
     def _refuse(self, what: str, when: _Moment, why: str) -> NoReturn:
         raise InvalidInput(
@@ -196,21 +196,21 @@ class _Run:
         """Where in a block it begins."""
         bad: list[str] = []
 
-        def look(name: str, given: Tensor) -> None:
-            if not torch.isfinite(given).all():
+        def hook(name: str, activations: Tensor) -> None:
+            if not torch.isfinite(activations).all():
                 bad.append(name)
 
-        block(tensors, part.state, part.start.condition, self.geometry, look)
+        block(tensors, part.state, part.start.conditioning, self.geometry, hook)
         return f"{bad[0].removesuffix('.weight')} is given it first" if bad else "its last layer makes it"
 
 
-def _continue(parts: Sequence[_Part], step: int, begun: SweepProgress | None) -> int:
+def _continue(parts: Sequence[_Part], step: int, resume_from: SweepProgress | None) -> int:
     """The block that the parts go through next: the first, unless the step was begun with the very same batches."""
-    if begun is None or begun.step != step:
+    if resume_from is None or resume_from.step != step:
         return 0
-    if [state.shape for state in begun.states] != [part.state.shape for part in parts]:
+    if [state.shape for state in resume_from.states] != [part.state.shape for part in parts]:
         return 0
-    for part, state in zip(parts, begun.states, strict=True):
+    for part, state in zip(parts, resume_from.states, strict=True):
         part.state = state.to(part.state)
-    begun.states.clear()  # they are the parts' now: not held twice
-    return begun.block
+    resume_from.states.clear()  # they are the parts' now: not held twice
+    return resume_from.block

@@ -82,12 +82,12 @@ class CalibrationStates:
 
     def starts(self, moment: StepSample) -> tuple[BlockInputs, BlockInputs]:
         """All prompts of a moment before the first block: without and with their captions."""
-        count, given = len(moment.latents), self.captions
+        count, encoded = len(moment.latents), self.captions
         scaled = (moment.timestep * self.config.get("timestep_scale", 1.0)).expand(count)
         latents = moment.latents.to(self.blocks.dtype)
-        captions, masks = given.empty.expand(count, -1, -1), given.empty_mask.expand(count, -1)
+        captions, masks = encoded.empty.expand(count, -1, -1), encoded.empty_mask.expand(count, -1)
         empty = embed(self.outside, latents, captions, scaled, masks)
-        return empty, embed(self.outside, latents, given.embeddings, scaled, given.mask)
+        return empty, embed(self.outside, latents, encoded.embeddings, scaled, encoded.mask)
 
     def changed(self, changes: Mapping[str, Tensor]) -> "CalibrationStates":
         """The same moments, asked of a model with these changes."""
@@ -103,17 +103,19 @@ class CalibrationStates:
         """As the sampler mixes both branches."""
         return empty + self.guidance * (prompted - empty) if self.guidance > 1 else prompted
 
-    def errors(self, choices: Sequence[BlockSubset], share: SweepBatch | None = None) -> dict[BlockSubset, Tensor]:
+    def errors(
+        self, choices: Sequence[BlockSubset], sweep_batch: SweepBatch | None = None
+    ) -> dict[BlockSubset, Tensor]:
         """The relative error of the guided velocity under each choice of blocks: (moments, prompts)."""
         moments, count = len(self.moments), len(self.captions)
-        share = share or SweepBatch(moments * count, max(1, len(choices)))
-        size = min(share.prompts, count, self.batch)
+        sweep_batch = sweep_batch or SweepBatch(moments * count, max(1, len(choices)))
+        size = min(sweep_batch.prompts, count, self.batch)
         pieces = [(number, first) for first in range(0, count, size) for number in range(moments)]
-        at_once = max(1, share.prompts // size)
+        at_once = max(1, sweep_batch.prompts // size)
         found = {kept: torch.full((moments, count), torch.nan) for kept in choices}
         ordered = sorted(found)  # neighbours begin alike
-        for begin in range(0, len(ordered), share.choices):
-            some = ordered[begin : begin + share.choices]
+        for begin in range(0, len(ordered), sweep_batch.choices):
+            some = ordered[begin : begin + sweep_batch.choices]
             for place in range(0, len(pieces), at_once):
                 for kept, number, first, error in self._errors(pieces[place : place + at_once], size, some):
                     found[kept][number, first : first + len(error)] = error
@@ -126,8 +128,8 @@ class CalibrationStates:
         parts = [self.part(first, first + size) for _, first in pieces]
         moments = [part.moments[number] for part, (number, _) in zip(parts, pieces, strict=True)]
         starts = [start for part, moment in zip(parts, moments, strict=True) for start in part.starts(moment)]
-        for kept, given in velocities(self.blocks, self.outside, self.geometry, starts, choices).items():
-            pairs = zip(given[::2], given[1::2], strict=True)
+        for kept, outputs in velocities(self.blocks, self.outside, self.geometry, starts, choices).items():
+            pairs = zip(outputs[::2], outputs[1::2], strict=True)
             for (number, first), moment, (empty, prompted) in zip(pieces, moments, pairs, strict=True):
                 yield kept, number, first, relative_error(self.guided(empty, prompted), moment.velocity).cpu()
 

@@ -58,22 +58,22 @@ class TensorFile:
         return mask
 
 
-def open_tensor_file(path: Path, wanted: Mapping[str, Shape], what: str) -> TensorFile:
+def open_tensor_file(path: Path, shapes: Mapping[str, Shape], what: str) -> TensorFile:
     """Check the header of `path` for tensors of these shapes; all that is wrong at once."""
     if path.exists() and not path.is_file():
         raise InvalidInput(f"cannot read {path}", why="it is not a regular file")
     tensors = read_header(path).tensors
-    problems = [f"the tensor {name!r} is missing" for name in wanted if name not in tensors]
-    for name, shape in wanted.items():
+    problems = [f"the tensor {name!r} is missing" for name in shapes if name not in tensors]
+    for name, shape in shapes.items():
         if name in tensors:
             problems += _problems(tensors[name], shape)
     if not problems:
         for mask, of in _MASKED.items():
-            if mask in wanted and tensors[mask].shape != tensors[of].shape[:2]:
+            if mask in shapes and tensors[mask].shape != tensors[of].shape[:2]:
                 problems.append(f"{mask} has the shape {list(tensors[mask].shape)}, {of} {list(tensors[of].shape)}")
     if problems:
         raise InvalidInput(f"{path} does not hold {what}", why=problems[0], problems=problems)
-    return TensorFile(path, {name: tensors[name] for name in wanted})
+    return TensorFile(path, {name: tensors[name] for name in shapes})
 
 
 def _problems(ref: TensorRef, shape: Shape) -> list[str]:

@@ -28,41 +28,41 @@ class QuantizedWeight:
     scale: Tensor
     smooth: Tensor | None = None  # exponents of two
 
-    def kept(self) -> "QuantizedWeight":
+    def cloned(self) -> "QuantizedWeight":
         """The same in memory of their own."""
         return QuantizedWeight(
             self.stored.clone(), self.scale.clone(), None if self.smooth is None else self.smooth.clone()
         )
 
 
-def _quantize(values: Tensor, scale: Tensor, block: int, form: str) -> Tensor:
+def _quantize(values: Tensor, scale: Tensor, group_size: int, quant_dtype: str) -> Tensor:
     """(rows, columns) and (rows, groups of `block` columns) -> whole numbers, or fp8."""
-    stored = torch.empty_like(values, dtype=STORED[form])
+    stored = torch.empty_like(values, dtype=STORED[quant_dtype])
     together = max(1, PIECE // values.shape[1]) if values.device.type == "cpu" else len(values)
     room = torch.empty_like(values[:together], dtype=torch.float32)
-    for given, their, found in zip(values.split(together), scale.split(together), stored.split(together), strict=True):
-        scaled, spread = _paired(room[: len(given)].copy_(given), their, block)
+    for part, their, found in zip(values.split(together), scale.split(together), stored.split(together), strict=True):
+        scaled, spread = _paired(room[: len(part)].copy_(part), their, group_size)
         scaled.div_(spread)
-        if form != "fp8":
+        if quant_dtype != "fp8":
             scaled.round_()
-        found.copy_(scaled.clamp_(_LOWEST[form], QMAX[form]).view(found.shape))
+        found.copy_(scaled.clamp_(_LOWEST[quant_dtype], QMAX[quant_dtype]).view(found.shape))
     return stored
 
 
-def _dequantize(stored: Tensor, scale: Tensor, block: int, dtype: torch.dtype) -> Tensor:
+def _dequantize(stored: Tensor, scale: Tensor, group_size: int, dtype: torch.dtype) -> Tensor:
     """What quantized values stand for, in `dtype`: the products are rounded once."""
-    given, spread = _paired(stored.float() if stored.is_floating_point() else stored, scale, block)
-    return torch.mul(given, spread).to(dtype).reshape(stored.shape)
+    paired, spread = _paired(stored.float() if stored.is_floating_point() else stored, scale, group_size)
+    return torch.mul(paired, spread).to(dtype).reshape(stored.shape)
 
 
-def _paired(values: Tensor, scale: Tensor, block: int) -> tuple[Tensor, Tensor]:
+def _paired(values: Tensor, scale: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     """Values and their scales in fp32, of shapes that go together."""
     scale, columns = scale.float(), values.shape[1]
-    if block >= columns:
+    if group_size >= columns:
         return values, scale
-    if columns % block == 0:
-        return values.unflatten(1, (-1, block)), scale[:, :, None]
-    return values, scale.repeat_interleave(block, dim=1)[:, :columns]
+    if columns % group_size == 0:
+        return values.unflatten(1, (-1, group_size)), scale[:, :, None]
+    return values, scale.repeat_interleave(group_size, dim=1)[:, :columns]
 
 
 _quantizing = torch.library.custom_op("sanac::quantize", _quantize, mutates_args=())
@@ -90,25 +90,25 @@ def matrix(weight: Tensor) -> Tensor:
     return weight.flatten(1)
 
 
-def grouped(values: Tensor, block: int) -> Tensor:
+def grouped(values: Tensor, group_size: int) -> Tensor:
     """(rows, columns) -> (rows, groups, block), with zeros behind a shorter last group."""
-    return F.pad(values, (0, -values.shape[1] % block)).unflatten(1, (-1, block))
+    return F.pad(values, (0, -values.shape[1] % group_size)).unflatten(1, (-1, group_size))
 
 
-def absmax_scales(weight: Tensor, packing: WeightSpec, dtype: torch.dtype) -> Tensor:
+def absmax_scales(weight: Tensor, spec: WeightSpec, dtype: torch.dtype) -> Tensor:
     """Scales by which each group's largest value is the largest number; a group of zeros has the scale one."""
-    return _by_largest(grouped(matrix(weight), packing.width), packing.form, dtype)
+    return _by_largest(grouped(matrix(weight), spec.width), spec.dtype, dtype)
 
 
-def per_tensor_scales(weight: Tensor, packing: WeightSpec, dtype: torch.dtype) -> Tensor:
+def per_tensor_scales(weight: Tensor, spec: WeightSpec, dtype: torch.dtype) -> Tensor:
     """The same, of all of a weight together."""
-    return _by_largest(weight.reshape(1, 1, -1), packing.form, dtype).repeat(len(weight), 1)
+    return _by_largest(weight.reshape(1, 1, -1), spec.dtype, dtype).repeat(len(weight), 1)
 
 
-def _by_largest(groups: Tensor, form: str, dtype: torch.dtype) -> Tensor:
+def _by_largest(groups: Tensor, quant_dtype: str, dtype: torch.dtype) -> Tensor:
     bits = torch.int16 if groups.element_size() == 2 else torch.int32  # without their sign, they order floats
     largest = (groups.view(bits) & torch.iinfo(bits).max).amax(dim=2).view(groups.dtype).float()
-    return _as_scale(torch.where(largest == 0, 1.0, largest / QMAX[form]), dtype)
+    return _as_scale(torch.where(largest == 0, 1.0, largest / QMAX[quant_dtype]), dtype)
 
 
 def _as_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -117,24 +117,26 @@ def _as_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
     return scale.to(dtype).clamp_min(limits.smallest_normal * limits.eps)
 
 
-def mse_scales(weight: Tensor, packing: WeightSpec, dtype: torch.dtype) -> Tensor:
+def mse_scales(weight: Tensor, spec: WeightSpec, dtype: torch.dtype) -> Tensor:
     """Scales that leave the smallest square error of each group: large values may be cut for the others' sake."""
     rows = matrix(weight)
     pieces = rows.split(max(1, PIECE // rows.shape[1]))
-    return torch.cat([_smallest_error(piece, packing, dtype) for piece in pieces])
+    return torch.cat([_smallest_error(piece, spec, dtype) for piece in pieces])
 
 
-def _smallest_error(rows: Tensor, packing: WeightSpec, dtype: torch.dtype) -> Tensor:
-    values, low, high = grouped(rows.float(), packing.width), _LOWEST[packing.form], QMAX[packing.form]
-    largest = absmax_scales(rows, packing, torch.float32)
+def _smallest_error(rows: Tensor, spec: WeightSpec, dtype: torch.dtype) -> Tensor:
+    values, low, high = grouped(rows.float(), spec.width), _LOWEST[spec.dtype], QMAX[spec.dtype]
+    largest = absmax_scales(rows, spec, torch.float32)
     best = _as_scale(largest, dtype)
     least = torch.full_like(largest, torch.inf)
-    apart, eight = torch.empty_like(values), packing.form == "fp8"
+    scaled, eight = torch.empty_like(values), spec.dtype == "fp8"
     for step in range(SHRUNK):
         scale = _as_scale(largest * (1 - 0.5 * step / SHRUNK), dtype)
         spread = scale.float()[:, :, None]
-        torch.div(values, spread, out=apart)
-        rounded = apart.clamp_(low, high).to(torch.float8_e4m3fn).float() if eight else apart.round_().clamp_(low, high)
+        torch.div(values, spread, out=scaled)
+        rounded = (
+            scaled.clamp_(low, high).to(torch.float8_e4m3fn).float() if eight else scaled.round_().clamp_(low, high)
+        )
         error = rounded.mul_(spread).sub_(values).square_().sum(dim=2)
         better = error < least
         least, best = torch.where(better, error, least), torch.where(better, scale, best)
@@ -149,25 +151,25 @@ ROUNDINGS: dict[str, Callable[[Tensor, WeightSpec, torch.dtype], Tensor]] = {
 }
 
 
-def quantize_weight(weight: Tensor, scale: Tensor, packing: WeightSpec) -> Tensor:
+def quantize_weight(weight: Tensor, scale: Tensor, spec: WeightSpec) -> Tensor:
     """The weight's quantized values as a matrix."""
-    return quantize_values(matrix(weight), scale.flatten(1), packing.width, packing.form)
+    return quantize_values(matrix(weight), scale.flatten(1), spec.width, spec.dtype)
 
 
-def dequantize_weight(stored: Tensor, scale: Tensor, packing: WeightSpec, dtype: torch.dtype) -> Tensor:
+def dequantize_weight(stored: Tensor, scale: Tensor, spec: WeightSpec, dtype: torch.dtype) -> Tensor:
     """The weight that quantized values, packed or not, stand for."""
-    values = unpack(stored, packing.columns) if stored.dtype == torch.uint8 else stored.flatten(1)
-    return dequantize_values(values, scale.flatten(1), packing.width, dtype).view(packing.shape)
+    values = unpack(stored, spec.columns) if stored.dtype == torch.uint8 else stored.flatten(1)
+    return dequantize_values(values, scale.flatten(1), spec.width, dtype).view(spec.shape)
 
 
 class _Through(torch.autograd.Function):  # type: ignore[misc]
     """Straight through: forward the quantized weight, backward as if it were the weight itself."""
 
     @staticmethod
-    def forward(_context: object, weight: Tensor, packing: WeightSpec, dtype: torch.dtype) -> Tensor:
+    def forward(_context: object, weight: Tensor, spec: WeightSpec, dtype: torch.dtype) -> Tensor:
         """Quantized and restored."""
-        scale = ROUNDINGS[packing.rounding](weight, packing, dtype)
-        return dequantize_weight(quantize_weight(weight, scale, packing), scale, packing, weight.dtype)
+        scale = ROUNDINGS[spec.rounding](weight, spec, dtype)
+        return dequantize_weight(quantize_weight(weight, scale, spec), scale, spec, weight.dtype)
 
     @staticmethod
     def backward(_context: object, gradient: Tensor) -> tuple[Tensor, None, None]:
@@ -175,7 +177,7 @@ class _Through(torch.autograd.Function):  # type: ignore[misc]
         return gradient, None, None
 
 
-def fake_quantize_weight(weight: Tensor, packing: WeightSpec, dtype: torch.dtype) -> Tensor:
+def fake_quantize_weight(weight: Tensor, spec: WeightSpec, dtype: torch.dtype) -> Tensor:
     """What a weight will be once it is quantized, with a gradient."""
-    found: Tensor = _Through.apply(weight, packing, dtype)
+    found: Tensor = _Through.apply(weight, spec, dtype)
     return found

@@ -148,14 +148,14 @@ def test_a_step_that_was_begun_is_continued(pipeline: Path) -> None:
             return [latents for _, latents in steps]
 
     places: list[SweepProgress] = []
-    whole = run(reached=places.append)
+    whole = run(on_progress=places.append)
     assert [(place.step, place.block) for place in places] == [(step, i) for step in range(4) for i in range(1, 6)]
     velocities = [guided for guided, _ in _steps(model, blocks, captions)]
     for place in (places[0], places[8], places[-1]):
-        assert torch.equal(run(known=velocities[: place.step], begun=place)[-1], whole[-1])
+        assert torch.equal(run(known_velocities=velocities[: place.step], resume_from=place)[-1], whole[-1])
         assert place.states == [], "taken over, not held twice"
     other = SweepProgress(0, 3, [torch.zeros(1, 16, 96)])
-    assert torch.equal(run(begun=other)[-1], whole[-1])
+    assert torch.equal(run(resume_from=other)[-1], whole[-1])
 
 
 def _steps(model: Model, blocks: Blocks, captions: EncodedPrompts) -> list[tuple[Tensor, Tensor]]:

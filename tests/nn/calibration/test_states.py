@@ -35,7 +35,7 @@ def states(pipeline: Path) -> CalibrationStates:
     with torch.no_grad():
         return calibration(
             open_model(locate(str(pipeline))), CalibrationSettings(num_prompts=5, timesteps=3), every=1
-        ).whole()
+        ).sample()
 
 
 @pytest.mark.parametrize("prompts", [1, 2, 5, 7, 10, 100])
@@ -72,8 +72,8 @@ def test_a_smaller_limit_gives_smaller_batches_and_then_fewer_prompts(pipeline: 
         for limit in (2 * 10**9, 10**7)
     ]
     assert [job.batch for job in jobs] == [64, 5]
-    assert jobs[0].within(0, jobs[0].state_bytes, NULL_REPORTER).count == 50
-    fewer = jobs[1].within(0, 200_000, NULL_REPORTER)
+    assert jobs[0].fit_to_memory(0, jobs[0].state_bytes, NULL_REPORTER).count == 50
+    fewer = jobs[1].fit_to_memory(0, 200_000, NULL_REPORTER)
     assert (fewer.count, fewer.batch) == (24, 1), "all that there is goes to prompts"
 
 
@@ -86,19 +86,19 @@ def test_who_names_no_limit_gets_all_prompts_or_none(pipeline: Path, monkeypatch
         for said in (None, 2 * 10**9)
     )
     assert free.batch == held.batch, "the same arithmetic"
-    assert free.within(0, 10**6, reporter).count == 50
-    free.within(0, 10**6, reporter).check_room(reporter)
+    assert free.fit_to_memory(0, 10**6, reporter).count == 50
+    free.fit_to_memory(0, 10**6, reporter).check_room(reporter)
     assert not reporter.lines, "the usual limit is enough"
-    more = free.within(0, 8 * 10**7, reporter)
+    more = free.fit_to_memory(0, 8 * 10**7, reporter)
     more.check_room(reporter)
     assert more.count == 50
     assert "takes 4.0" in reporter.lines[0]
-    much = free.within(0, 10**9, reporter)
+    much = free.fit_to_memory(0, 10**9, reporter)
     with pytest.raises(MissingResource, match=r"5\.00 GB are free") as lacking:
         much.check_room(reporter)
     assert much.count == 50
     assert "--num-prompts 4," in lacking.value.hint
-    assert held.within(0, 4 * 10**8, reporter).count == 4
+    assert held.fit_to_memory(0, 4 * 10**8, reporter).count == 4
     assert "4 of 50 prompts fit" in reporter.lines[1]
 
 
@@ -106,14 +106,14 @@ def test_who_names_no_limit_gets_all_prompts_or_none(pipeline: Path, monkeypatch
 def test_the_hint_is_enough_and_more_memory_never_means_fewer_prompts(pipeline: Path, each: int) -> None:
     model = open_model(locate(str(pipeline)))
     with pytest.raises(UsageError) as small:
-        calibration(model, CalibrationSettings(num_prompts=50, memory_limit=10**6), every=1).within(
+        calibration(model, CalibrationSettings(num_prompts=50, memory_limit=10**6), every=1).fit_to_memory(
             0, each, NULL_REPORTER
         )
     least = int(re.search(r"--memory-limit (\d+)MB", small.value.hint)[1])
     limits = [least * 10**6 + step * 10**6 for step in range(0, 60, 3)]
     counts = [
         calibration(model, CalibrationSettings(num_prompts=50, memory_limit=limit), every=1)
-        .within(0, each, NULL_REPORTER)
+        .fit_to_memory(0, each, NULL_REPORTER)
         .count
         for limit in limits
     ]

@@ -61,7 +61,7 @@ def test_told_how_another_rounded() -> None:
     )
     own = torch.tensor([[2.0, 0.0, 1.0, -128.0], [1.0, 0.0, 0.0, 0.0]])
     assert torch.equal(rounding(values), own * 2)
-    found, off = rounding.told(values, own)
+    found, off = rounding.replay(values, own)
     assert (found.tolist(), off) == ((own * 2).tolist(), (0, 0))
     for place, number, farthest in (
         ((0, 1), 1, 0),  # 1.0 lies between 0 and 2
@@ -71,7 +71,7 @@ def test_told_how_another_rounded() -> None:
     ):
         numbers = own.clone()
         numbers[place] = number
-        found, off = rounding.told(values, numbers)
+        found, off = rounding.replay(values, numbers)
         assert torch.equal(found, numbers * 2)
         assert off == pytest.approx((farthest, farthest * (300 if place[0] == 0 else 2) / 2 / 8))
 
@@ -84,10 +84,10 @@ def test_told_what_is_no_number(form: str, wrong: float) -> None:
         WeightSpec("test", form, None, (1, 4), "nearest", ActivationSpec(TOKEN, smooth=False)), None
     )
     numbers = torch.tensor([[1.0, wrong, 2.0, 0.0]])
-    found, off = rounding.told(torch.ones(1, 4), numbers)
+    found, off = rounding.replay(torch.ones(1, 4), numbers)
     assert torch.equal(found, rounding(torch.ones(1, 4)))
     assert off == (torch.inf, torch.inf)
-    assert rounding.told(torch.ones(1, 4), numbers[:, :2])[1] == (torch.inf, torch.inf)
+    assert rounding.replay(torch.ones(1, 4), numbers[:, :2])[1] == (torch.inf, torch.inf)
 
 
 def test_steps_of_fp8() -> None:
@@ -104,13 +104,13 @@ def test_told_of_pictures(kind: str) -> None:
     given = ActivationSpec(kind, smooth=True, scale=0.02 if kind == STATIC else None)
     rounding = ActivationQuantizer(WeightSpec("test", "int8", None, (16, 32), "nearest", given), EXPONENTS)
     numbers, scale = quantize_activations(smoothed(channels_last(picture), EXPONENTS), given, "int8")
-    found, off = rounding.told(picture, numbers.half().flatten(1, 2))
+    found, off = rounding.replay(picture, numbers.half().flatten(1, 2))
     assert torch.equal(found, rounding(picture))
     assert off == (0, 0)
     rows = smoothed(channels_last(picture), EXPONENTS)
     over = (rows / scale - 20.5).clamp_min(0).masked_fill(numbers <= 20, 0)
     wanted = (over * scale / rows.abs().amax(dim=-1, keepdim=True)).max()
-    assert rounding.told(picture, numbers.clamp(max=20))[1] == pytest.approx((float(wanted), float(over.mean())))
+    assert rounding.replay(picture, numbers.clamp(max=20))[1] == pytest.approx((float(wanted), float(over.mean())))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
