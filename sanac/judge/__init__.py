@@ -1,1 +1,1 @@
-"""What says whether a picture is right: detections, GenEval's rules, intervals, distances between sets of pictures."""
+"""Judging generated images: detections, GenEval's rules, confidence intervals, distances between image sets."""

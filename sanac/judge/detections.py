@@ -1,4 +1,4 @@
-"""What a detector saw, whichever detector it was."""
+"""Detections: a detector's output for an image, independent of the detector."""
 
 import math
 import unicodedata
@@ -12,14 +12,14 @@ from sanac.core.errors import InvalidInput
 
 Box = tuple[float, float, float, float]
 
-_LONGEST = 10_000  # characters of a prompt
+_LONGEST = 10_000  # maximum characters of a prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One thing in a picture: class, score in 0..1, box (left, top, right, bottom; y points down), colour, mask.
+    """One detected object: class, score in 0..1, box (left, top, right, bottom; y points down), colour, mask.
 
-    Two detections are equal whatever their masks: these serve the colour and are not judged.
+    Equality ignores masks: they are only used to classify the colour.
     """
 
     label: str
@@ -29,20 +29,20 @@ class Detection:
     mask: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """A detection that the rules could not judge is not constructed; numpy's numbers become Python's."""
+        """Convert numpy numbers to Python's and reject detections that the rules can't judge."""
         object.__setattr__(self, "score", float(self.score))
         object.__setattr__(self, "box", tuple(map(float, self.box)))
         problems = _problems(self)
         if problems:
             raise InvalidInput(
-                f"a detector gave something that is no detection: {problems[0]}",
-                hint="a detector that gives NaN often runs in fp16: try bf16 or fp32",
+                f"a detector returned an invalid detection: {problems[0]}",
+                hint="a detector that returns NaN often runs in fp16: try bf16 or fp32",
                 problems=problems,
             )
 
 
 def is_plain_text(value: object) -> TypeGuard[str]:
-    """Whether this is text that fits on a line of a report: not empty, no control characters, no half characters."""
+    """Whether `value` is one line of text: not empty, no control characters, no lone surrogates."""
     if not isinstance(value, str) or not value.strip() or len(value) > _LONGEST:
         return False
     return not {"Cc", "Cs"} & set(map(unicodedata.category, value))
@@ -61,5 +61,5 @@ def _problems(found: Detection) -> list[str]:
     elif found.box[0] > found.box[2] or found.box[1] > found.box[3]:
         problems.append(f"its box {found.box} is not left, top, right, bottom")
     if found.mask is not None and (found.mask.ndim != 2 or found.mask.dtype != np.bool_):
-        problems.append("its mask is not a picture of booleans")
+        problems.append("its mask is not a 2-d boolean array")
     return problems

@@ -1,4 +1,4 @@
-"""How far generated pictures are from rendered ones as a set: what a score per picture cannot see."""
+"""Distances between the sets of generated and rendered images: Frechet, KID, diversity, copies of training images."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +12,16 @@ from sanac.judge.intervals import LEVEL, Interval, normal_interval, wilson
 
 Floats = NDArray[np.float64]
 
-_ROWS = 512  # of a table of all pairs at a time
+_ROWS = 512  # rows of the pairwise table computed at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """Four views of two sets of pictures.
+    """Four comparisons of a generated with a rendered set of images.
 
-    `frechet` and `kid` grow with any difference; `frechet_floor` is what two halves of the rendered set are apart.
-    `diversity` is 1 for as much variety as rendered, 0 for one picture over and over. `copies` is the share of
-    generated pictures as near to a training picture as only `copies_expected` of the rendered are.
+    `frechet` and `kid` grow with any difference; `frechet_floor` is the distance between two halves of the rendered
+    set. `diversity` is 1 for as much variety as the rendered set, 0 if all images are equal. `copies` is the share of
+    generated images as near to a training image as only the share `copies_expected` of the rendered ones.
     """
 
     frechet: float
@@ -35,7 +35,7 @@ class Distance:
     training: int
 
     def to_json(self) -> dict[str, Any]:
-        """The form that measurements carry."""
+        """The JSON form used in measurements."""
         return {
             "frechet": self.frechet,
             "frechet_floor": self.frechet_floor,
@@ -57,12 +57,12 @@ def compare(
     percentile: float = 5.0,
     level: float = LEVEL,
 ) -> Distance:
-    """How far `generated` is from `rendered`, and how near to `training`; the order of the pictures never matters.
+    """The distance of `generated` from `rendered`, and its nearness to `training`; independent of image order.
 
-    `rendered` must not be `training`: what it has in common with it would pass for normal.
+    `rendered` must not contain `training` images: their copies would then count as expected.
     """
     if not 0 < percentile < 100:
-        raise UsageError(f"{percentile} is not a percentile", hint="take one between 0 and 100, such as 5")
+        raise UsageError(f"{percentile} is not a percentile", hint="pass a number between 0 and 100, such as 5")
     pictures = checked("generated", generated)
     one = features(in_content_order(pictures))
     other = features(in_content_order(checked("rendered", rendered, pictures)))
@@ -81,7 +81,7 @@ def compare(
 
 
 def frechet(one: Features, other: Features) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2), between the normal distributions that fit best."""
+    """Frechet distance of two fitted normals: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)."""
     first, second = _covariance(one), _covariance(other)
     root = _root(first)
     values = np.linalg.eigvalsh(root @ second @ root)
@@ -91,7 +91,7 @@ def frechet(one: Features, other: Features) -> float:
 
 
 def _covariance(values: Features) -> Floats:
-    """With its off-diagonal shrunk by what of it is noise (Schaefer and Strimmer 2005), for few pictures."""
+    """Covariance with shrunk off-diagonal elements (Schaefer and Strimmer 2005), for small sets."""
     count = len(values)
     centred = values - values.mean(axis=0)
     products = centred.T @ centred / count
@@ -104,16 +104,16 @@ def _covariance(values: Features) -> Floats:
 
 
 def _root(matrix: Floats) -> Floats:
-    """The symmetric square root; rounding below zero is cut off."""
+    """The symmetric square root; eigenvalues below zero (rounding) are clipped."""
     values, vectors = np.linalg.eigh(matrix)
     root: Floats = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     return root
 
 
 def kernel_distance(one: Features, other: Features, level: float = LEVEL) -> Interval:
-    """KID: the unbiased squared mean discrepancy under the kernel (x.y / d + 1)^3. May fall below 0 where it is 0.
+    """KID: the unbiased squared MMD with the kernel (x.y / d + 1)^3. Can be slightly negative.
 
-    Bounds by the jackknife: the spread of the estimate when each picture is left out in turn.
+    The bounds are from a jackknife: the spread of the estimate when each image is left out in turn.
     """
     m, n = len(one), len(other)
     within_one = _kernel_sums(one, one) - _kernel_diagonal(one)
@@ -129,7 +129,7 @@ def kernel_distance(one: Features, other: Features, level: float = LEVEL) -> Int
 
 
 def _kernel_sums(one: Features, other: Features) -> Floats:
-    """(len(one),): each one's kernel values with all others."""
+    """(len(one),): for each of `one`, the sum of its kernel values with all of `other`."""
     blocks = (one[start : start + _ROWS] @ other.T for start in range(0, len(one), _ROWS))
     return np.concatenate([((block / one.shape[1] + 1) ** 3).sum(axis=1) for block in blocks])
 
@@ -140,30 +140,30 @@ def _kernel_diagonal(values: Features) -> Floats:
 
 
 def diversity(one: Features, other: Features, level: float = LEVEL) -> Interval:
-    """The mean distance to the nearest neighbour within `one` over that within `other`, both cut to one size."""
+    """Mean nearest-neighbour distance within `one` over that within `other`, both truncated to equal size."""
     count = min(len(one), len(other))
     mine, theirs = (nearest_distances(values[:count], values[:count], itself=True) for values in (one, other))
     scale = theirs.mean()
     if scale <= 0:
-        raise InvalidInput("the rendered pictures are copies of one another", hint="render different scenes")
+        raise InvalidInput("the rendered images are all equal", hint="render different scenes")
     ratio = mine.mean() / scale
     error = np.sqrt((mine.var() + ratio**2 * theirs.var()) / count) / scale
     return normal_interval(float(ratio), float(error), count, level)
 
 
 def copies(one: Features, other: Features, training: Features, percentile: float, level: float = LEVEL) -> Interval:
-    """The share of `one` that is as near to a training picture as the nearest `percentile` percent of `other` are."""
+    """The share of `one` that is as near to a training image as the nearest `percentile` percent of `other`."""
     limit = np.percentile(nearest_distances(other, training), percentile)
     return wilson(int((nearest_distances(one, training) <= limit).sum()), len(one), level)
 
 
 def nearest_distances(values: Features, among: Features, *, itself: bool = False) -> Floats:
-    """The distance from each value to the nearest of `among`; `itself`: both are one set, and none is its own."""
+    """Distance of each value to the nearest of `among`; with `itself`, both are one set and self-pairs are skipped."""
     lengths = (among**2).sum(axis=1)
     distances = []
     for start in range(0, len(values), _ROWS):
         block = values[start : start + _ROWS]
-        apart = lengths - 2 * block @ among.T  # less each block's own length, which changes no order
+        apart = lengths - 2 * block @ among.T  # without each block's own length, which doesn't change the order
         if itself:
             rows = np.arange(len(block))
             apart[rows, start + rows] = np.inf

@@ -1,4 +1,4 @@
-"""What is measured of a picture when sets of pictures are compared: layout, colours, edges. No network, no training."""
+"""Image features for comparing sets of images: layout, colours, edges. No network, no training."""
 
 import hashlib
 from collections import Counter
@@ -14,33 +14,33 @@ Pictures = NDArray[np.uint8]  # (number, height, width, 3)
 Features = NDArray[np.float64]  # (number, features)
 Floats = NDArray[np.floating[Any]]
 
-FEWEST = 8  # pictures of a set, and pixels of a side
-_PIXELS = 2_000_000  # measured at a time: some 100 MB
+FEWEST = 8  # minimum number of images in a set, and of pixels per side
+_PIXELS = 2_000_000  # pixels processed at a time: about 100 MB
 _RANKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _HUES = 12
 _DIRECTIONS = 8
-_PLACE = 0.5  # where things are differs between any two pictures: it may not drown the rest
-_SHARPNESS, _SPARSE = 4.0, 8.0  # bring what few pixels have to the spread of what all have
+_PLACE = 0.5  # weight of the layout, which differs between any two images
+_SHARPNESS, _SPARSE = 4.0, 8.0  # weights that scale features of few pixels to the spread of the others
 
 
 def checked(name: str, pictures: NDArray[np.generic], like: Pictures | None = None) -> Pictures:
-    """These pictures, if they can be measured and are as large as `like`."""
+    """`pictures`, checked: RGB uint8, large and numerous enough, of the same size as `like`."""
     shape = pictures.shape
     if pictures.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
         raise InvalidInput(
-            f"the {name} pictures are not pictures",
+            f"the {name} images have the wrong format",
             why=f"they are {pictures.dtype} of shape {shape}, not uint8 of (number, height, width, 3)",
             hint="convert them to RGB bytes of one size",
         )
     if min(shape[:3]) < FEWEST:
         raise InvalidInput(
-            f"the {name} pictures are too few or too small",
-            why=f"they are {shape[0]} of {shape[1]} x {shape[2]}; at least {FEWEST} each way are needed",
-            hint="take more pictures, or larger ones",
+            f"the {name} images are too few or too small",
+            why=f"there are {shape[0]} of {shape[1]} x {shape[2]} pixels; at least {FEWEST} of {FEWEST} x {FEWEST} are needed",
+            hint="use more images, or larger ones",
         )
     if like is not None and shape[1:3] != like.shape[1:3]:
         raise InvalidInput(
-            f"the {name} pictures have another size",
+            f"the {name} images have another size",
             why=f"they are {shape[1]} x {shape[2]}, the generated ones {like.shape[1]} x {like.shape[2]}",
             hint="resize one set to the other's size, both with the same filter",
         )
@@ -48,9 +48,9 @@ def checked(name: str, pictures: NDArray[np.generic], like: Pictures | None = No
 
 
 def in_content_order(pictures: Pictures) -> Pictures:
-    """The same pictures in an order that depends on them alone, and on nothing they show.
+    """The same images sorted by a digest of their bytes.
 
-    So any beginning is a random sample, and no result depends on the order of the input. Copies get a digest each.
+    Any prefix is then a random sample, and no result depends on the input order. Equal images get distinct digests.
     """
     copies: Counter[bytes] = Counter()
     keys = []
@@ -62,7 +62,7 @@ def in_content_order(pictures: Pictures) -> Pictures:
 
 
 def features(pictures: Pictures) -> Features:
-    """(number, 91): layout 48, colours of the 8 x 8 cells by rank 15, contrast by rank 5, edges 3 + 8, hues 12."""
+    """(number, 91): layout 48, colour quantiles over 8 x 8 cells 15, contrast quantiles 5, edges 3 + 8, hues 12."""
     step = max(1, _PIXELS // (pictures.shape[1] * pictures.shape[2]))
     parts = [_measure(pictures[start : start + step]) for start in range(0, len(pictures), step)]
     return np.concatenate(parts).astype(np.float64)
@@ -81,14 +81,14 @@ def _measure(pictures: Pictures) -> Floats:
 
 
 def _opponent(pictures: Pictures) -> Floats:
-    """Luminance in 0..1, blue against it, red against it."""
+    """Channels: luminance in 0..1, scaled blue minus luminance, scaled red minus luminance."""
     red, green, blue = np.moveaxis(pictures.astype(np.float32) / np.float32(255), -1, 0)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     return np.stack([luma, 0.564 * (blue - luma), 0.713 * (red - luma)], axis=-1).astype(np.float32)
 
 
 def _cells(values: Floats, cells: int) -> Floats:
-    """(number, cells, cells, channels): the means of cells that are equal up to a pixel."""
+    """(number, cells, cells, channels): means over a grid of cells, equal in size up to a pixel."""
     rows, columns = (np.linspace(0, side, cells + 1).astype(int) for side in values.shape[1:3])
     sums = np.add.reduceat(np.add.reduceat(values, rows[:-1], axis=1), columns[:-1], axis=2)
     areas = np.diff(rows)[:, None] * np.diff(columns)
@@ -97,13 +97,13 @@ def _cells(values: Floats, cells: int) -> Floats:
 
 
 def _ranks(cells: Floats) -> Floats:
-    """Each channel's quantiles over the cells: which colours there are, wherever they are."""
+    """Each channel's quantiles over the cells: which colours occur, independent of position."""
     quantiles = np.quantile(cells, _RANKS, axis=(1, 2))  # (ranks, number, channels)
     return _flat(np.moveaxis(quantiles, 0, 1))
 
 
 def _halved(luma: Floats, times: int) -> Sequence[Floats]:
-    """The luminance, and again at half the size, so many times; an odd last row or column is left out."""
+    """The luminance at full size and halved `times` times; an odd last row or column is dropped."""
     scales = [luma]
     for _ in range(times):
         rows, columns = (side // 2 * 2 for side in scales[-1].shape[1:])
@@ -113,7 +113,7 @@ def _halved(luma: Floats, times: int) -> Sequence[Floats]:
 
 
 def _edges(luma: Floats) -> tuple[Floats, Floats]:
-    """Strength and direction of the step between neighbours; a step and its reverse point the same way."""
+    """(strength, direction) of the gradient at each pixel; opposite gradients have the same direction."""
     across, down = np.diff(luma, axis=2)[:, :-1], np.diff(luma, axis=1)[:, :, :-1]
     return np.hypot(across, down), np.arctan2(down, across) / np.pi % 1
 
@@ -124,7 +124,7 @@ def _hues(channels: Floats) -> Floats:
 
 
 def _histogram(strength: Floats, angle: Floats, bins: int) -> Floats:
-    """(number, bins): the strength per pixel whose angle (0..1, round) is nearest; shared between two neighbours."""
+    """(number, bins): mean strength per angle bin (angles 0..1, cyclic), interpolated between neighbouring bins."""
     place = angle * bins
     lower = np.floor(place)
     share = (place - lower).astype(np.float32)

@@ -1,4 +1,4 @@
-"""GenEval's rules: whether the detections in one picture are what its prompt asks for. No detector in here."""
+"""GenEval's rules: whether an image's detections satisfy its prompt. Independent of the detector."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,12 +11,12 @@ from sanac.judge.metadata import MOST_PER_CLASS, Clause, GenEvalTask
 Found = tuple[Detection, ...]
 ScoredBox = tuple[float, float, float, float, float]  # left, top, right, bottom, score
 
-_TOGETHER = 1e-3  # pixels: two centres nearer than this, beyond the margin, stand in no relation
+_TOGETHER = 1e-3  # pixels: centres nearer than this, beyond the margin, have no spatial relation
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What counts as seen, and as standing beside. The defaults are GenEval's; other detectors need others."""
+    """Thresholds for detections and spatial relations. The defaults are GenEval's; other detectors need others."""
 
     least_score: float = 0.3
     least_score_counting: float = 0.9
@@ -25,17 +25,17 @@ class Rules:
     direction: float = 0.5
 
     def __post_init__(self) -> None:
-        """Settings that would judge nothing are refused."""
+        """Reject thresholds outside 0..1 and a limit below 1."""
         shares = {"least_score": self.least_score, "least_score_counting": self.least_score_counting}
         shares |= {"direction": self.direction, "margin": self.margin}
         problems = [f"{name} is {share}, not within 0 and 1" for name, share in shares.items() if not 0 <= share <= 1]
         if self.most_per_class < 1:
             problems.append(f"most_per_class is {self.most_per_class}, less than 1")
         if problems:
-            raise UsageError("these rules make no sense", why=problems[0], problems=problems)
+            raise UsageError("the judging rules are invalid", why=problems[0], problems=problems)
 
     def threshold(self, tag: str) -> float:
-        """The score that a detection must exceed in a task of this kind."""
+        """The score that a detection must exceed in a task with this tag."""
         return self.least_score_counting if tag == "counting" else self.least_score
 
 
@@ -44,7 +44,7 @@ GENEVAL = Rules()
 
 @dataclass(frozen=True, slots=True)
 class GenEvalResult:
-    """Whether a picture is correct, why not, how nearly (soft: 0..1), and the detections that the rules looked at."""
+    """The verdict on an image: correct or why not, a soft score in 0..1, and the detections considered."""
 
     correct: bool
     reasons: tuple[str, ...]
@@ -53,12 +53,12 @@ class GenEvalResult:
 
     @property
     def details(self) -> dict[str, tuple[ScoredBox, ...]]:
-        """Per class the boxes with their scores, best first, as in GenEval's results."""
+        """Class -> boxes with scores, best first, as in GenEval's results."""
         return {label: tuple((*found.box, found.score) for found in kept) for label, kept in self.kept.items()}
 
 
 def judge(task: GenEvalTask, detections: Iterable[Detection], rules: Rules = GENEVAL) -> GenEvalResult:
-    """Every clause of `include` must hold and none of `exclude`; a clause that fails does not end the judging."""
+    """Judge `detections` against `task`: all clauses of `include` and none of `exclude` must hold; all are checked."""
     kept = select_detections(detections, rules.threshold(task.tag), rules.most_per_class)
     checked: list[_Checked] = []
     for clause in task.include:
@@ -70,13 +70,13 @@ def judge(task: GenEvalTask, detections: Iterable[Detection], rules: Rules = GEN
         seen = len(kept.get(clause.label, ()))
         if seen >= clause.count:
             reasons.append(f"{clause.label}: fewer than {clause.count} wanted, {seen} found")
-        if clause.label not in named:  # what include names is already in its count
+        if clause.label not in named:  # classes of include are already scored by count
             parts.append(float(seen < clause.count))
     return GenEvalResult(not reasons, tuple(reasons), sum(parts) / len(parts), kept)
 
 
 def select_detections(detections: Iterable[Detection], threshold: float, most: int) -> dict[str, Found]:
-    """Per class the detections that score above the threshold, best first, so many at most. No overlap is removed."""
+    """Class -> detections above `threshold`, best first, at most `most`; overlapping ones are kept."""
     kept: dict[str, list[Detection]] = {}
     for found in sorted(detections, key=_best_first):
         if found.score > threshold:
@@ -85,15 +85,15 @@ def select_detections(detections: Iterable[Detection], threshold: float, most: i
 
 
 def _best_first(found: Detection) -> tuple[float, str, Box, str]:
-    """Equal scores are ordered by what else is known, so that the order of the input never matters."""
+    """Sort key by score, with ties broken by the other fields, so that input order doesn't matter."""
     return (-found.score, found.label, found.box, found.color or "")
 
 
 def relations(one: Box, other: Box, rules: Rules = GENEVAL) -> frozenset[str]:
-    """How `one` stands to `other`: none, one or two of left of, right of, above, below.
+    """The relations of `one` to `other`: none, one or two of left of, right of, above, below.
 
-    Per axis the centres' offset loses `margin` times the sum of both sizes; what remains, over the offset's length,
-    must exceed `direction`.
+    On each axis, `margin` times the sum of both sizes is subtracted from the centres' offset; the remainder, divided by
+    the offset's length, must exceed `direction`.
     """
     across, down = _centre(one, 0) - _centre(other, 0), _centre(one, 1) - _centre(other, 1)
     x, y = (
@@ -117,9 +117,9 @@ def _size(box: Box, axis: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    matched: Found | None  # the objects that meet the clause: what later clauses stand in relation to
+    matched: Found | None  # the objects that satisfy the clause: targets of later clauses' relations
     reason: str
-    parts: tuple[float, ...]  # of the soft score: count, then colour, then position, where asked for
+    parts: tuple[float, ...]  # soft scores: count, then colour and position if the clause has them
 
     @property
     def exact(self) -> bool:

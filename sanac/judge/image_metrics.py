@@ -1,9 +1,9 @@
-"""How alike two pictures are: PSNR and SSIM, by their definitions."""
+"""Image similarity: PSNR and SSIM."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-EQUAL = 100.0  # dB, of pictures that are the same
+EQUAL = 100.0  # dB, reported for equal images
 _WINDOW = 7  # pixels, along a side
 _FIRST, _SECOND = 0.01**2, 0.03**2
 
@@ -11,13 +11,13 @@ Picture = NDArray[np.uint8]  # (height, width, 3)
 
 
 def psnr(found: Picture, wanted: Picture) -> float:
-    """Peak signal to noise, dB."""
+    """Peak signal-to-noise ratio of `found` against `wanted` in dB, at most 100."""
     error = float(np.square(found.astype(np.float64) - wanted).mean())
     return min(EQUAL, 10 * float(np.log10(255**2 / error))) if error else EQUAL
 
 
 def ssim(found: Picture, wanted: Picture) -> float:
-    """Structural similarity (Wang et al. 2004) of luminance, the mean over all windows of 7 x 7."""
+    """Structural similarity (Wang et al. 2004) of luminance, averaged over all 7 x 7 windows."""
     one, other = (picture.astype(np.float64).mean(axis=2) / 255 for picture in (found, wanted))
     size = min(_WINDOW, *one.shape)
 

@@ -1,4 +1,4 @@
-"""How sure a score is: intervals of shares, of means over tasks, of differences between two systems."""
+"""Confidence intervals: of shares, of means over tasks, of differences between two systems."""
 
 import math
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.95
 RESAMPLES = 10_000
-_CELLS = 4_000_000  # drawn at a time: some 60 MB
-_NOTHING = 1e-12  # differences that are rounding
+_CELLS = 4_000_000  # bootstrap draws at a time: about 60 MB
+_NOTHING = 1e-12  # differences below this are rounding errors
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A number with its bounds; `n` independent observations (prompts, as a rule) stand behind it."""
+    """A value with its bounds, from `n` independent observations (usually prompts)."""
 
     value: float
     low: float
@@ -30,17 +30,17 @@ class Interval:
     n: int
 
     def __str__(self) -> str:
-        """'0.812 [0.795, 0.828]'."""
+        """Text such as '0.812 [0.795, 0.828]'."""
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def to_json(self) -> dict[str, Any]:
-        """The form that measurements carry."""
+        """The JSON form used in measurements."""
         return {"value": self.value, "low": self.low, "high": self.high, "level": self.level, "n": self.n}
 
 
 @dataclass(frozen=True, slots=True)
 class PromptScore:
-    """What one prompt's pictures scored: the sum over its pictures (of 0 and 1, or of soft scores) and their number."""
+    """One prompt's score: the sum over its images (of 0 or 1, or of soft scores) and their number."""
 
     task: str
     prompt: str
@@ -50,28 +50,28 @@ class PromptScore:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """By how much the first system scores higher, and the share of resamples in which it scores lower."""
+    """The first system's score minus the second's, and the share of resamples with a negative difference."""
 
     interval: Interval
     below_zero: float
 
     def to_json(self) -> dict[str, Any]:
-        """The form that measurements carry."""
+        """The JSON form used in measurements."""
         return self.interval.to_json() | {"below_zero": self.below_zero}
 
 
 def wilson(successes: float, trials: int, level: float = LEVEL) -> Interval:
-    """Wilson's score interval of one share, of trials that don't depend on each other."""
+    """Wilson's score interval of a share of independent trials."""
     if trials < 1 or not 0 <= successes <= trials:
         raise UsageError(f"{successes} of {trials} is not a share")
     return _wilson(successes / trials, trials, trials, level)
 
 
 def clustered_share(scores: Sequence[PromptScore], level: float = LEVEL) -> Interval:
-    """Wilson's interval of the share of correct pictures, where the pictures of one prompt are alike.
+    """Wilson's interval of the share of correct images, with images clustered by prompt.
 
-    It counts as many trials as independent pictures would need for the spread between prompts that is there: at least
-    one per prompt, at most one per picture. With one picture per prompt it is `wilson`.
+    It uses the effective number of independent trials implied by the variance between prompts: at least one per prompt,
+    at most one per image. With one image per prompt it equals `wilson`.
     """
     table = _table(scores)
     prompts, images = len(table), table[:, 1].sum()
@@ -82,9 +82,9 @@ def clustered_share(scores: Sequence[PromptScore], level: float = LEVEL) -> Inte
 
 
 def overall(scores: Sequence[PromptScore], level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """The unweighted mean of the tasks' accuracies; bounds by bootstrap, which redraws the prompts within each task.
+    """The unweighted mean of the tasks' accuracies, with a bootstrap over the prompts within each task.
 
-    Prompts, not pictures: pictures of one prompt succeed and fail together, and would feign certainty.
+    Prompts are resampled, not images: images of one prompt are correlated, and the interval would be too narrow.
     """
     tasks = [table[:, None] for table in _by_task(_sorted(scores))]
     drawn = _bootstrap(tasks, resamples, seed)[:, 0]
@@ -98,12 +98,12 @@ def paired_difference(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Difference:
-    """`first` minus `second`, two systems on the same prompts: every resample draws the same prompts for both."""
+    """`first` minus `second` for two systems on the same prompts; each resample draws the same prompts for both."""
     first, second = _sorted(first), _sorted(second)
     strangers = set(map(_key, first)) ^ set(map(_key, second))
     if strangers:
         listed = [f"{prompt} ({task})" for task, prompt in sorted(strangers)]
-        raise InvalidInput("the two systems were not asked the same", why=listed[0], problems=listed)
+        raise InvalidInput("the two systems were not given the same prompts", why=listed[0], problems=listed)
     tasks = [np.stack(pair, axis=1) for pair in zip(_by_task(first), _by_task(second), strict=True)]
     drawn = _bootstrap(tasks, resamples, seed)
     ahead = _mean_of_tasks(tasks)
@@ -113,7 +113,7 @@ def paired_difference(
 
 
 def mean(values: Sequence[float], level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """The mean of one number per prompt; bounds by bootstrap."""
+    """The mean of one number per prompt, with bootstrap bounds."""
     if not values:
         raise InvalidInput("there are no values")
     numbers = np.asarray(values, np.float64)
@@ -123,7 +123,7 @@ def mean(values: Sequence[float], level: float = LEVEL, resamples: int = RESAMPL
 
 
 def normal_interval(value: float, error: float, n: int, level: float = LEVEL) -> Interval:
-    """A number with a known standard error."""
+    """The normal interval of a value with a known standard error."""
     reach = _quantile(level) * error
     return Interval(value, value - reach, value + reach, level, n)
 
@@ -133,19 +133,19 @@ def _key(score: PromptScore) -> tuple[str, str]:
 
 
 def _sorted(scores: Sequence[PromptScore]) -> list[PromptScore]:
-    """In an order of their own, so that the same seed draws the same prompts however they arrive."""
+    """`scores` sorted by task and prompt, so that a seed draws the same prompts for any input order."""
     ordered = sorted(scores, key=_key)
     if len(set(map(_key, ordered))) < len(ordered):
-        raise UsageError("a prompt has two scores", hint="sum its pictures into one")
+        raise UsageError("a prompt has two scores", hint="sum its images into one score")
     return ordered
 
 
 def _table(scores: Sequence[PromptScore]) -> Floats:
-    """(prompts, 2): right, images."""
+    """(prompts, 2): sum of scores, number of images."""
     if not scores:
         raise InvalidInput("there are no scores")
     if any(score.images < 1 or not 0 <= score.right <= score.images for score in scores):
-        raise UsageError("a prompt's score is not within 0 and its number of pictures")
+        raise UsageError("a prompt's score is not between 0 and its number of images")
     return np.asarray([(score.right, score.images) for score in scores], dtype=np.float64)
 
 
@@ -163,9 +163,9 @@ def _mean_of_tasks(tasks: Sequence[Floats]) -> Floats:
 
 
 def _bootstrap(tasks: Sequence[Floats], resamples: int, seed: int) -> Floats:
-    """(resamples, systems): the mean over tasks, each task's prompts redrawn with replacement."""
+    """(resamples, systems): the mean over tasks, with each task's prompts resampled with replacement."""
     if resamples < 100:
-        raise UsageError(f"{resamples} resamples are too few", hint="take 1,000 or more")
+        raise UsageError(f"{resamples} resamples are too few", hint="use 1,000 or more")
     rng = np.random.default_rng(seed)
     means = np.zeros((resamples, tasks[0].shape[1]))
     for table in tasks:
@@ -195,7 +195,7 @@ def _wilson(share: float, trials: float, n: int, level: float) -> Interval:
 
 
 def _quantile(level: float) -> float:
-    """How many standard errors a two-sided interval of this level reaches."""
+    """Half-width of a two-sided normal interval of this level, in standard errors."""
     if not 0 < level < 1:
         raise UsageError(f"{level} is not a level", hint="write 0.95 for 95 %")
     return NormalDist().inv_cdf((1 + level) / 2)

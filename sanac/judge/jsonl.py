@@ -1,4 +1,4 @@
-"""Files with one JSON object per line: every broken line is reported, none is skipped."""
+"""JSON Lines files: every malformed line is reported, none is skipped."""
 
 import json
 import os
@@ -13,13 +13,13 @@ from sanac.core.errors import InvalidInput, MissingResource
 
 MOST_BYTES = 100_000_000
 MOST_LINES = 200_000
-_LONGEST = 200  # of what is said about one problem
+_LONGEST = 200  # maximum characters of one problem's text
 
 Parsed = TypeVar("Parsed")
 
 
 def read_lines(path: Path, parse: Callable[[dict[str, Any]], Parsed]) -> list[Parsed]:
-    """What `parse` makes of each line. BadInput lists every problem of every line; an empty file is one too."""
+    """Each line parsed by `parse`. InvalidInput lists all problems of all lines, or says that the file is empty."""
     lines = _split(path)
     parsed: list[Parsed] = []
     problems: list[str] = []
@@ -30,18 +30,18 @@ def read_lines(path: Path, parse: Callable[[dict[str, Any]], Parsed]) -> list[Pa
             whole = f"{error.message}: {error.why}" if error.why else error.message
             problems += [f"line {number}: {problem[:_LONGEST]}" for problem in error.problems or [whole]]
     if problems:
-        raise InvalidInput(f"{path} has lines that cannot be read", why=problems[0], problems=problems)
+        raise InvalidInput(f"{path} has malformed lines", why=problems[0], problems=problems)
     return parsed
 
 
 def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
-    """One value per line, keys in their own order; the file appears whole or not at all."""
+    """Write one JSON object per line, keys in their given order; the file is written atomically."""
     data = "".join(f"{json.dumps(value, allow_nan=False)}\n" for value in values).encode()
     try:
         write_atomically(path, data)
     except OSError as error:
         raise MissingResource(
-            f"cannot write {path}", why=error.strerror or str(error), hint="name another file"
+            f"cannot write {path}", why=error.strerror or str(error), hint="choose another file"
         ) from error
 
 
@@ -52,7 +52,7 @@ def _split(path: Path) -> list[bytes]:
     if not lines:
         raise InvalidInput(f"{path} is empty")
     if len(lines) > MOST_LINES:
-        raise InvalidInput(f"{path} has too many lines", why=f"it has {len(lines):,}; {MOST_LINES:,} are read at most")
+        raise InvalidInput(f"{path} has too many lines", why=f"it has {len(lines):,}; the maximum is {MOST_LINES:,}")
     return lines
 
 
@@ -65,5 +65,5 @@ def _read(path: Path) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise InvalidInput(f"cannot read {path}", why=getattr(error, "strerror", None) or str(error)) from error
     if len(data) > MOST_BYTES:
-        raise InvalidInput(f"{path} is too large", why=f"{MOST_BYTES:,} bytes are read at most")
+        raise InvalidInput(f"{path} is too large", why=f"the maximum is {MOST_BYTES:,} bytes")
     return data

@@ -1,4 +1,4 @@
-"""What a GenEval prompt asks for: one line of its metadata, checked before anything is judged."""
+"""GenEval metadata: what each prompt asks for, one JSON line each, validated before judging."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,15 @@ from sanac.judge.jsonl import read_lines
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 RELATIONS = ("left of", "right of", "above", "below")
-MOST_PER_CLASS = 16  # the rules look at no more detections of a class, so no clause can ask for more
+MOST_PER_CLASS = 16  # the rules consider at most this many detections of a class, so a clause can't ask for more
 
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """So many of a class; of one colour, and each in `relation` to every object of clause `index`, where asked for."""
+    """A required object: `count` of a class, optionally of one colour, and in a relation to all objects of a clause.
+
+    `position` is (relation, index of the other clause).
+    """
 
     label: str
     count: int = 1
@@ -25,7 +28,7 @@ class Clause:
     position: tuple[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As in GenEval's metadata."""
+        """The clause in GenEval's metadata format."""
         value: dict[str, Any] = {"class": self.label, "count": self.count}
         if self.color is not None:
             value["color"] = self.color
@@ -36,7 +39,7 @@ class Clause:
 
 @dataclass(frozen=True, slots=True)
 class GenEvalTask:
-    """A prompt and what its picture must show (`include`) and must not (`exclude`: that many, or more)."""
+    """A prompt with what its image must show (`include`) and must not show (`exclude`: `count` or more)."""
 
     tag: str
     prompt: str
@@ -44,11 +47,11 @@ class GenEvalTask:
     exclude: tuple[Clause, ...] = ()
 
     def __post_init__(self) -> None:
-        """A task that no picture could meet, or that could not be judged, is not constructed."""
+        """Reject tasks that no image can satisfy or that can't be judged."""
         _raise(task_problems(self.to_json()))
 
     def to_json(self) -> dict[str, Any]:
-        """As in GenEval's metadata, keys in its order."""
+        """The task in GenEval's metadata format, keys in its order."""
         value: dict[str, Any] = {"tag": self.tag, "include": [clause.to_json() for clause in self.include]}
         if self.exclude:
             value["exclude"] = [clause.to_json() for clause in self.exclude]
@@ -56,32 +59,32 @@ class GenEvalTask:
 
 
 def read_metadata(path: Path, *, tags: Collection[str] = TAGS) -> list[GenEvalTask]:
-    """The tasks in a metadata file. BadInput lists every malformed line; a tag outside `tags` is one."""
+    """The tasks in a metadata file; InvalidInput lists every malformed line and every tag outside `tags`."""
     return read_lines(path, partial(parse_task, tags=tags))
 
 
 def parse_task(value: Any, *, tags: Collection[str] = TAGS) -> GenEvalTask:
-    """The task in one line of metadata; BadInput lists all that is wrong with it.
+    """The task in one parsed line of metadata; InvalidInput lists all its problems.
 
-    An unknown tag is refused because the tag picks the threshold: `countings` would be judged as something else.
+    Unknown tags are refused because the tag selects the threshold: `countings` would be judged with the wrong one.
     """
     problems = list(task_problems(value))
     if not problems and value["tag"] not in tags:
-        problems.append(f"the tag {_short(value['tag'])} is none of {', '.join(tags)}")
+        problems.append(f"the tag {_short(value['tag'])} is not one of {', '.join(tags)}")
     _raise(problems)
     include, exclude = (tuple(map(_clause, value.get(key, ()))) for key in ("include", "exclude"))
     return GenEvalTask(value["tag"], value["prompt"], include, exclude)
 
 
 def unknown_words(tasks: Sequence[GenEvalTask], labels: Collection[str], colors: Collection[str]) -> list[str]:
-    """Classes and colours that the tasks ask for and a detector with these words could never report."""
+    """Classes and colours in `tasks` that are not among the detector's `labels` and `colors`."""
     clauses = [clause for task in tasks for clause in (*task.include, *task.exclude)]
     asked = {clause.label for clause in clauses} - set(labels)
     return sorted(asked | {clause.color for clause in clauses if clause.color is not None} - set(colors))
 
 
 def task_problems(value: Any) -> Iterator[str]:
-    """All that is wrong with one object of metadata."""
+    """All problems of one metadata object."""
     if not isinstance(value, dict):
         yield f"it is {_short(value)}, not an object"
         return
@@ -122,7 +125,7 @@ def _position_problems(value: Any, where: str, index: int) -> Iterator[str]:
         return
     relation, target = value
     if relation not in RELATIONS:
-        yield f"{where}: the relation {_short(relation)} is none of {', '.join(RELATIONS)}"
+        yield f"{where}: the relation {_short(relation)} is not one of {', '.join(RELATIONS)}"
     if type(target) is not int or not 0 <= target < index:
         yield f"{where}: the target {_short(target)} is not the index of an earlier clause"
 
@@ -161,5 +164,5 @@ def _raise(problems: Iterator[str] | list[str]) -> None:
 
 
 def _short(value: Any) -> str:
-    """For messages: a scalar's beginning, a container's kind."""
+    """A value for messages: the beginning of a scalar, the type of a container."""
     return repr(value)[:60] if value is None or isinstance(value, str | int | float) else f"a {type(value).__name__}"

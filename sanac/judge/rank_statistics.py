@@ -1,4 +1,4 @@
-"""Whether two judges, or two painters before one judge, put the same things first: rank correlations with ties."""
+"""Rank correlations with ties: Kendall's tau-b, Spearman's rho, top-k overlap."""
 
 from collections.abc import Sequence
 
@@ -11,26 +11,26 @@ Floats = NDArray[np.float64]
 
 
 def kendall(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Kendall's tau-b: the share of pairs in the same order less those in the other; None where all of one are equal.
+    """Kendall's tau-b of two score lists; None if all values of one list are equal.
 
     tau_b = (concordant - discordant) / sqrt(pairs not tied in one * pairs not tied in the other)
     """
     ours, theirs = _signs(one), _signs(other)
     if len(ours) != len(theirs):
-        raise UsageError("ranks are compared of the same things")
+        raise UsageError("the two score lists have different lengths")
     scale = float(np.abs(ours).sum() * np.abs(theirs).sum()) ** 0.5
     return float((ours * theirs).sum()) / scale if scale else None
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """The correlation of ranks, ties sharing theirs; None where all of one are equal."""
+    """Spearman's rank correlation, with mean ranks for ties; None if all values of one list are equal."""
     ours, theirs = (ranks(values) - (len(values) + 1) / 2 for values in (one, other))
     scale = float((ours @ ours) * (theirs @ theirs)) ** 0.5
     return float(ours @ theirs) / scale if scale else None
 
 
 def overlap(one: Sequence[float], other: Sequence[float], top: int) -> float:
-    """The share of the best `top` of the one that are among those of the other; of equals the earlier comes first."""
+    """The share of the `top` best of `one` that are among the `top` best of `other`; ties keep list order."""
     if not 0 < top <= len(one):
         raise UsageError(f"there is no top {top} of {len(one)}")
     ours, theirs = (set(np.argsort(-np.asarray(values), kind="stable")[:top].tolist()) for values in (one, other))
@@ -38,7 +38,7 @@ def overlap(one: Sequence[float], other: Sequence[float], top: int) -> float:
 
 
 def ranks(values: Sequence[float]) -> Floats:
-    """From 1, the least first; equals share the mean of theirs."""
+    """Ranks from 1 for the smallest value; equal values share their mean rank."""
     _, place, counts = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     shared: Floats = ((last - counts + 1 + last) / 2)[place]
@@ -46,7 +46,7 @@ def ranks(values: Sequence[float]) -> Floats:
 
 
 def _signs(values: Sequence[float]) -> Floats:
-    """Of every pair: 1, 0 or -1."""
+    """The sign (1, 0 or -1) of the difference of every pair."""
     numbers = np.asarray(values, float)
     rows, columns = np.triu_indices(len(numbers), 1)
     signs: Floats = np.sign(numbers[columns] - numbers[rows])

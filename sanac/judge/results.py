@@ -1,4 +1,4 @@
-"""Judged pictures: GenEval's results file, written and read, and the scores in it."""
+"""Judged images: GenEval's results file, reading and writing it, and its scores."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ Boxes = Mapping[str, tuple[tuple[float, ...], ...]]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One picture's line of the results; `details` holds per class the boxes, each with its score as fifth number."""
+    """One image's line of the results; `details` maps classes to boxes with the score as fifth number."""
 
     filename: str
     task: GenEvalTask
@@ -29,7 +29,7 @@ class Result:
     details: Boxes
 
     def to_json(self) -> dict[str, Any]:
-        """GenEval's columns: metadata and details are strings of JSON."""
+        """The line with GenEval's columns; metadata and details are JSON strings."""
         return {
             "filename": self.filename,
             "tag": self.task.tag,
@@ -42,17 +42,17 @@ class Result:
 
 
 def result_of(filename: str, task: GenEvalTask, verdict: GenEvalResult) -> Result:
-    """The line that a verdict becomes."""
+    """The results line of an image's verdict."""
     return Result(filename, task, verdict.correct, "\n".join(verdict.reasons), verdict.details)
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
-    """One line per picture, as GenEval's own tools read it."""
+    """Write one line per image, in the format that GenEval's own tools read."""
     write_lines(path, (result.to_json() for result in results))
 
 
 def read_results(path: Path, *, tags: Collection[str] = TAGS) -> list[Result]:
-    """The results in a file of ours or GenEval's; BadInput lists every malformed line."""
+    """The results in a file written by sanac or GenEval; InvalidInput lists every malformed line."""
     return read_lines(path, partial(_parse, tags=tags))
 
 
@@ -62,8 +62,10 @@ def _parse(value: dict[str, Any], *, tags: Collection[str]) -> Result:
         raise InvalidInput("it is not a result", problems=problems)
     task = parse_task(json_files.parse(value["metadata"].encode(), "its metadata"), tags=tags)
     details = json_files.parse_object(value["details"].encode(), "its details")
-    problems = [f"its {key} is not its metadata's" for key in ("tag", "prompt") if value[key] != getattr(task, key)]
-    problems += [f"the boxes of {label!r} are not boxes" for label, boxes in details.items() if not _are_boxes(boxes)]
+    problems = [
+        f"its {key} differs from its metadata's" for key in ("tag", "prompt") if value[key] != getattr(task, key)
+    ]
+    problems += [f"the boxes of {label!r} are malformed" for label, boxes in details.items() if not _are_boxes(boxes)]
     if problems:
         raise InvalidInput("it contradicts itself", problems=problems)
     boxes = {label: tuple(tuple(map(float, box)) for box in listed) for label, listed in details.items()}
@@ -97,9 +99,9 @@ def _are_boxes(boxes: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """GenEval's scores: accuracy per task; their unweighted mean; shares of pictures, and of prompts with any, right.
+    """GenEval's scores: accuracy per task and their mean; shares of correct images and of prompts with a correct one.
 
-    Bounds always count prompts, not pictures.
+    Bounds treat prompts, not images, as the independent observations.
     """
 
     tasks: Mapping[str, Interval]
@@ -109,7 +111,7 @@ class Summary:
     pictures: int
 
     def to_json(self) -> dict[str, Any]:
-        """The form that measurements carry."""
+        """The JSON form used in measurements."""
         return {
             "tasks": {tag: interval.to_json() for tag, interval in self.tasks.items()},
             "overall": self.overall.to_json(),
@@ -120,7 +122,7 @@ class Summary:
 
 
 def prompt_scores(results: Iterable[Result]) -> list[PromptScore]:
-    """Per prompt the number of correct pictures and of all; prompts are the same when their whole metadata is."""
+    """Per prompt, the number of correct images and of all images; prompts are identified by their whole metadata."""
     scores: dict[GenEvalTask, PromptScore] = {}
     for result in results:
         task = result.task
@@ -130,10 +132,10 @@ def prompt_scores(results: Iterable[Result]) -> list[PromptScore]:
 
 
 def summarise(results: Sequence[Result], level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0) -> Summary:
-    """The scores of all results; tasks of which there is no result don't count."""
+    """The scores of all results; tasks without results are left out of the mean."""
     scores = prompt_scores(results)
     if not scores:
-        raise InvalidInput("there are no results to summarise", hint="judge some pictures first")
+        raise InvalidInput("there are no results to summarise", hint="judge some images first")
     tasks = {tag: [score for score in scores if score.task == tag] for tag in dict.fromkeys(s.task for s in scores)}
     return Summary(
         {tag: clustered_share(members, level) for tag, members in tasks.items()},

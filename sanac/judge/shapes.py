@@ -1,4 +1,4 @@
-"""The shapes world as a judge sees it: its detector's findings as detections, its prompts as GenEval's tasks."""
+"""Judging images of the shapes world: its detector's output as detections, its prompts as GenEval tasks."""
 
 from collections.abc import Sequence
 
@@ -17,24 +17,24 @@ SHAPES_RULES = Rules(least_score=SURE, least_score_counting=SURE)
 
 
 def look(picture: NDArray[np.generic]) -> list[Detection]:
-    """What is in a picture. Colours are the detector's own: nothing else classifies them."""
+    """The detections in an image, with the detector's own colours."""
     try:
         found = detect(picture)
     except ValueError as error:
-        raise InvalidInput("what is to be judged is no picture", why=str(error)) from error
+        raise InvalidInput("the image to judge is invalid", why=str(error)) from error
     return [Detection(item.shape, item.confidence, item.box, item.color, item.mask) for item in found]
 
 
 def judge_pictures(prompts: Sequence[Prompt], pictures: Sequence[NDArray[np.generic]]) -> list[GenEvalResult]:
-    """Whether each picture shows what its prompt asks for."""
+    """The verdict on each image for its prompt."""
     pairs = zip(prompts, pictures, strict=True)
     return [judge(parse_task(prompt.metadata), look(picture), SHAPES_RULES) for prompt, picture in pairs]
 
 
 def grades(prompt: Prompt, pictures: Sequence[NDArray[np.generic]]) -> list[float]:
-    """How good each is for the prompt, from 0: by what it shows of what is asked for, then by how clearly it shows it.
+    """Rank of each image for `prompt`, 0 is worst: by soft score, then by mean detection confidence.
 
-    Only the order of a prompt's own pictures means anything.
+    Ranks are only comparable between images of the same prompt.
     """
     verdicts = judge_pictures([prompt] * len(pictures), pictures)
     found = [(verdict.soft, _clarity(verdict)) for verdict in verdicts]

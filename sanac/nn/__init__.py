@@ -1,1 +1,1 @@
-"""The SANA forward of our own, in torch: blocks as functions over tensors."""
+"""The SANA forward pass in torch (as functions over tensors), quantized layers, weight streaming, calibration."""

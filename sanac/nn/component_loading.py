@@ -1,4 +1,4 @@
-"""Components with quantized weights, as modules of a stock pipeline: read by sanac, whoever else could read them."""
+"""Loads components with quantized weights as modules for a stock diffusers pipeline."""
 
 from collections.abc import Container
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def quantized_parts(model: Model, dtype: "torch.dtype", names: Container[str] | None = None) -> "dict[str, nn.Module]":
-    """The components that are quantized, loaded; the others are for the stock loader."""
+    """The quantized components of `model` (of those in `among`), loaded; the stock loader loads the others."""
     parts = (part for part in model.components if names is None or part.name in names)
     return {part.name: load_part(part, dtype) for part in parts if part.weights and part.weights.quantized}
 
 
 def load_part(part: Component, dtype: "torch.dtype") -> "nn.Module":
-    """One component: quantized weights stay packed, the others are read in `dtype`."""
+    """Load one component: quantized weights stay packed in memory, the others are read in `dtype`."""
     import torch
     from accelerate import init_empty_weights
 
@@ -40,16 +40,18 @@ def load_part(part: Component, dtype: "torch.dtype") -> "nn.Module":
         state = {name: read_tensor(ref, cpu, dtype) for name, ref in plain.items()}
         wrong = module.load_state_dict(state, strict=False, assign=True)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
-        raise InvalidInput(f"the {part.name} can't be built", why=str(error).splitlines()[0][:300]) from error
+        raise InvalidInput(f"the {part.name} can't be loaded", why=str(error).splitlines()[0][:300]) from error
     missing = [name for name in wrong.missing_keys if not name.endswith((".stored", ".scale", ".smooth", ".static"))]
     if missing or wrong.unexpected_keys:
         problems = [f"{name} is missing" for name in missing] + [f"{name} is unknown" for name in wrong.unexpected_keys]
-        raise InvalidInput(f"{part.folder} doesn't fit a {part.class_name}", why=problems[0], problems=problems)
+        raise InvalidInput(
+            f"the weights in {part.folder} don't fit a {part.class_name}", why=problems[0], problems=problems
+        )
     return module.eval().requires_grad_(requires_grad=False)
 
 
 def _empty(part: Component) -> "nn.Module":
-    """Without weights, by its config."""
+    """The component's module, built from its config without weights."""
     import diffusers
     import transformers
 

@@ -1,23 +1,23 @@
-"""Where a model computes, and how large its pictures are by default."""
+"""Device selection, GPU memory and capability, and default image sizes."""
 
 from collections.abc import Sequence
 
 from sanac.core.errors import MissingResource, UsageError
 from sanac.core.resources import available_memory
 
-SIDES = {16: 512, 32: 1024, 64: 2048, 128: 4096}  # what a pipeline takes for its size, by its config's sample_size
+SIDES = {16: 512, 32: 1024, 64: 2048, 128: 4096}  # config's sample_size -> the pipeline's default image size
 
 
 def shrinkage(layers: Sequence[int]) -> int:
-    """How many pixels become one latent, each way, by an autoencoder's layers per stage of its encoder.
+    """Downsampling factor of an autoencoder (pixels per latent, per side), from its layers per encoder stage.
 
-    Stages without layers don't resample, but the first one may.
+    Stages without layers don't downsample, except possibly the first.
     """
     return int(2 ** sum(count > 0 for count in layers[:-1])) * (1 if layers[0] else 2)
 
 
 def pick_device(requested: str | None) -> str:
-    """The device asked for, if it is there; else the best there is."""
+    """The device `wanted`, checked; if None, cuda if available, else cpu."""
     import torch
 
     cuda = torch.cuda.is_available()
@@ -37,7 +37,7 @@ def pick_device(requested: str | None) -> str:
 
 
 def capability() -> int | None:
-    """The compute capability of the GPU that is here: 89 for 8.9; None without one."""
+    """The GPU's compute capability as an integer (89 for 8.9); None without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -47,7 +47,7 @@ def capability() -> int | None:
 
 
 def free_memory(device: str) -> int:
-    """Bytes that can be taken where it is computed."""
+    """Bytes of free memory on `device`."""
     import torch
 
     where = torch.device(device)

@@ -1,4 +1,4 @@
-"""A graph's file, read as an attack: it is one, and the weights that it takes lie beside it."""
+"""Checks ONNX files as untrusted input: the graph parses, and its external data is in files in its own folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,18 +13,18 @@ GRAPH = "model.onnx"
 
 
 def load_graph(path: Path) -> "onnx.ModelProto":
-    """A graph without its weights."""
+    """The ONNX graph in the file `path`, without its external data."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         return onnx.load(path, load_external_data=False)
     except (OSError, DecodeError, ValueError) as error:
-        raise InvalidInput(f"{path} is no graph", why=first_line(error)) from error
+        raise InvalidInput(f"{path} is not a valid ONNX graph", why=first_line(error)) from error
 
 
 def check_references(path: Path) -> tuple[Path, ...]:
-    """The files that a graph takes weights from; BadInput unless they lie in its folder and are as long as it says."""
+    """The external data files of a graph; InvalidInput unless they are in its folder and long enough."""
     import onnx
 
     outside = [
@@ -39,19 +39,19 @@ def _referred(path: Path, name: str, about: Mapping[str, str]) -> Path:
     file = path.parent / place
     if not place or Path(place).name != place or file.is_symlink():
         raise InvalidInput(
-            f"{path} wants {name} from {place!r}", why="weights lie beside the graph, in files of their own"
+            f"{path} refers to {place!r} for {name}", why="external data must be in files in the graph's folder"
         )
     try:
         end, size = int(about["offset"]) + int(about["length"]), file.stat().st_size
     except (KeyError, ValueError) as error:
-        raise InvalidInput(f"{path} doesn't say where {name} lies in {place}") from error
+        raise InvalidInput(f"{path} has no valid offset and length for {name} in {place}") from error
     except OSError as error:
         raise InvalidInput(f"{file} is missing", why=f"{path.name} has its weights there") from error
     if int(about["offset"]) < 0 or end > size:
-        raise InvalidInput(f"{file} ended early", why=f"{name} ends at {end:,}, the file at {size:,}")
+        raise InvalidInput(f"{file} is truncated", why=f"{name} ends at {end:,}, the file at {size:,}")
     return file
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, shortly."""
+    """The first line of an error's text, at most 300 characters; its type's name if it has none."""
     return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""What measuring a model needs to know beside its transformer: its sampler, its picture size, its words."""
+"""Settings read from a pipeline's other components: scheduler, image size, vocabulary; and time estimates."""
 
 import json
 import time
@@ -13,8 +13,8 @@ from sanac.core.family.architecture import split_block
 from sanac.nn.device import SIDES, shrinkage
 from sanac.nn.streaming import Blocks, refuse_loras
 
-_ENCODED = 600  # tokens: 300 of a caption, and the instruction that the pipeline puts in front of it
-_SANA = {  # the sampler that SANA-1.5 ships with, where a transformer comes alone
+_ENCODED = 600  # tokens: 300 of a caption, and the instruction that the pipeline prepends
+_SANA = {  # SANA-1.5's scheduler, used for a transformer without a pipeline
     "_class_name": "DPMSolverMultistepScheduler",
     "prediction_type": "flow_prediction",
     "use_flow_sigmas": True,
@@ -28,20 +28,20 @@ def _part(model: Model, name: str) -> Component | None:
 
 
 def scheduler_of(model: Model) -> Mapping[str, Any]:
-    """The config of the pipeline's sampler; SANA-1.5's own for a transformer alone."""
+    """The config of the pipeline's scheduler; SANA-1.5's for a transformer without a pipeline."""
     part = _part(model, "scheduler")
     if part is None:
         return _SANA
     path = part.folder / "scheduler_config.json"
-    try:  # diffusers writes -Infinity where a bound has its default, none
+    try:  # diffusers writes -Infinity for a bound left at its default: treated as absent
         found = json.loads(path.read_bytes(), parse_constant=lambda _: None)
         return {name: value for name, value in found.items() if value is not None}
     except (OSError, ValueError, AttributeError) as error:
-        raise InvalidInput(f"{path} is not a sampler's config", why=str(error)) from error
+        raise InvalidInput(f"{path} is not a scheduler config", why=str(error)) from error
 
 
 def latent_side(model: Model) -> int:
-    """The side of the latents that the pipeline paints by default."""
+    """Default side of the pipeline's latents."""
     config = model.transformer.config or model.architecture.config()
     size = config.get("sample_size", 32)
     vae = _part(model, "vae")
@@ -52,15 +52,15 @@ def latent_side(model: Model) -> int:
 
 
 def native(model: Model) -> tuple[int, int]:
-    """Pixels that become one latent, and the side of the pictures that the model was made for."""
+    """(pixels per latent, per side; native image side in pixels)."""
     vae = _part(model, "vae")
     layers = vae.config.get("encoder_layers_per_block") if vae else None
-    step = shrinkage(layers) if isinstance(layers, list) and layers else 32  # SANA's own
+    step = shrinkage(layers) if isinstance(layers, list) and layers else 32  # the factor of SANA's DC-AE
     return step, step * latent_side(model)
 
 
 def vocabulary_of(model: Model) -> Sequence[str]:
-    """The words of a word-level tokenizer; none for those that spell everything."""
+    """The vocabulary of a word-level tokenizer; () for subword tokenizers."""
     part = _part(model, "tokenizer")
     path = part.folder / "tokenizer.json" if part else None
     if path is None or not path.is_file() or path.stat().st_size > 1_000_000:
@@ -73,31 +73,34 @@ def vocabulary_of(model: Model) -> Sequence[str]:
 
 
 def sampler(config: Mapping[str, Any]) -> Any:
-    """The model's own sampler, by its config; only those that diffusers brings along."""
+    """The diffusers scheduler built from `config`; UsageError if its class or settings aren't supported."""
     import diffusers
 
     name = str(config.get("_class_name", ""))
     if name not in {"DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"}:
         raise UsageError(
-            f"the sampler {name!r} is not supported here", hint="use a model with DPMSolverMultistepScheduler"
+            f"the scheduler {name!r} is not supported", hint="use a model with DPMSolverMultistepScheduler"
         )
     if str(config.get("algorithm_type", "")).startswith("sde") or config.get("stochastic_sampling"):
         raise UsageError(
-            "the model's sampler adds noise of its own on the way", why="nothing measured on it could be repeated"
+            "stochastic schedulers are not supported",
+            why="they add noise at each step, so results couldn't be reproduced",
         )
     try:
         found = getattr(diffusers, name).from_config(dict(config))
         found.set_timesteps(2)
     except (ValueError, TypeError, NotImplementedError, AttributeError, IndexError, RuntimeError) as error:
-        raise InvalidInput("the sampler's config makes no sampler", why=str(error)) from error
+        raise InvalidInput("the scheduler can't be built from its config", why=str(error)) from error
     return found
 
 
 def check_computable(model: Model) -> None:
-    """Models that our forward would compute as something else are refused."""
+    """UsageError for models that sanac's forward pass doesn't implement, and for unmerged LoRAs."""
     config = model.transformer.config
     if config.get("interpolation_scale") is not None:
-        why = "its config sets interpolation_scale: positions are added to the latents, as for 2K and 4K pictures"
+        why = (
+            "its config sets interpolation_scale: a position embedding is added to the latents, as for 2K and 4K images"
+        )
         raise UsageError(f"{model.located.name} can't be measured yet", why=why, hint="--scores FILE or --keep")
     if config.get("guidance_embeds"):
         why = "it is distilled with guidance as an input"
@@ -106,14 +109,14 @@ def check_computable(model: Model) -> None:
 
 
 def scheduler_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a sampler's config, what decides where trajectories pass."""
+    """The scheduler settings that determine trajectories: its config without private keys."""
     return {key: value for key, value in sorted(config.items()) if not key.startswith("_")}
 
 
 def forward_seconds(model: Model, tokens: float, device: str, *, more: float = 0.0, readings: float = 1.0) -> float:
-    """How long so many tokens take through all blocks, and `more` operations: a trial of the machine tells.
+    """Estimated seconds to pass `tokens` through all blocks and do `more` operations, from a short benchmark.
 
-    Weights are read while it works, so many times: what takes longer counts.
+    The weights are read `readings` times meanwhile: the longer of computing and reading counts.
     """
     where = torch.device(device)
     parameters = sum(ref.count for ref in model.weights if split_block(ref.name))
@@ -122,21 +125,21 @@ def forward_seconds(model: Model, tokens: float, device: str, *, more: float = 0
 
 
 def encoding_operations(model: Model, prompts: int) -> float:
-    """What the model's text encoder multiplies and adds for so many prompts, padded as its pipeline does."""
+    """Operations of the text encoder for `prompts` prompts, padded as the pipeline pads them."""
     part = _part(model, "text_encoder")
     counts = [ref.count for ref in part.weights or () if "embed_tokens" not in ref.name] if part else []
     return 2.0 * sum(counts) * _ENCODED * prompts
 
 
 def _reading(model: Model, device: torch.device) -> float:
-    """Seconds that reading all blocks takes: one is tried."""
+    """Estimated seconds to read all blocks, from reading one."""
     since = time.perf_counter()
     Blocks(model, device, torch.float32).block(0)
     return model.architecture.blocks * (time.perf_counter() - since)
 
 
 def _speed(device: torch.device) -> float:
-    """Operations a second that a matrix product reaches, the best of a few; a forward reaches about half of it."""
+    """Estimated operations per second of a forward pass: half the best of four matmuls."""
     one, other = torch.randn(1024, 1024, device=device), torch.randn(1024, 1024, device=device)
     best = float("inf")
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""Loading with diffusers and transformers talks about optional parts; what matters comes as an exception."""
+"""Silences diffusers and transformers while they load: real problems are raised as exceptions."""
 
 import contextlib
 import logging
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, no warnings, no log lines below errors."""
+    """Context without progress bars, warnings and log messages below ERROR."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

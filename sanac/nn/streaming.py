@@ -1,4 +1,4 @@
-"""Weights by the block: read when their turn comes, the next block ahead of it, dropped behind."""
+"""Block-wise weight streaming: each block is read when needed, the next one ahead of it, and dropped after use."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,19 +17,19 @@ from sanac.nn.blocks.block import QuantizedBlock
 from sanac.nn.quant.activations import STEEPEST, ActivationQuantizer
 from sanac.nn.quant.weights import QuantizedWeight, dequantize_weight
 
-_ALIGNED = 64  # elements: what vector instructions like, in any dtype
+_ALIGNED = 64  # elements: alignment for vector instructions in any dtype
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _STORED = DTYPES | {"BOOL": torch.bool, "U8": torch.uint8, "I32": torch.int32, "I64": torch.int64}
 _STORED |= {"I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn}
 
 
 def read_tensor(ref: TensorRef, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """One tensor from its file."""
+    """The tensor `ref`, read from its file to `device` in `dtype`."""
     return read_tensors({"": ref}, device, dtype)[""]
 
 
 def read_tensors(refs: Mapping[str, TensorRef], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Tensors from their files, in one piece of memory: a large piece goes back to the system as soon as it is free."""
+    """Tensors read into one allocation: a large allocation is returned to the system as soon as it is freed."""
     places, end = {}, 0
     for name, ref in refs.items():
         places[name], end = end, end + -(-ref.count // _ALIGNED) * _ALIGNED
@@ -42,15 +42,15 @@ def read_tensors(refs: Mapping[str, TensorRef], device: torch.device, dtype: tor
 
 
 def read_rows(ref: TensorRef, start: int, stop: int) -> Tensor:
-    """Some of a tensor's rows, flattened, as they are stored."""
+    """Rows start..stop of a tensor in their stored dtype, flattened to a matrix."""
     row = ref.size // ref.shape[0]
-    raw = torch.empty((stop - start) * row, dtype=torch.uint8)  # memory that the allocator has at hand
+    raw = torch.empty((stop - start) * row, dtype=torch.uint8)  # reuses memory cached by torch's allocator
     _fill(memoryview(raw.numpy()), ref, ref.start + start * row)
     return raw.view(DTYPES[ref.dtype]).view(stop - start, -1)
 
 
 def map_tensor(ref: TensorRef) -> Tensor:
-    """A tensor where it lies in its file: bytes are read when they are looked at. Writing to it changes nothing."""
+    """A memory-mapped tensor: bytes are read on access. Writes don't reach the file."""
     if not ref.size:
         return torch.empty(ref.shape, dtype=_STORED[ref.dtype])
     raw = np.memmap(ref.path, np.uint8, mode="c", offset=ref.start, shape=(ref.size,))
@@ -58,20 +58,22 @@ def map_tensor(ref: TensorRef) -> Tensor:
 
 
 def read_quantized(parts: QuantizedTensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A quantized weight as it is computed with."""
+    """A quantized weight, dequantized to `dtype`."""
     values = map_quantized(parts)
     return dequantize_weight(values.stored.to(device), values.scale.to(device), parts.spec, dtype)
 
 
 def map_quantized(parts: QuantizedTensor) -> QuantizedWeight:
-    """What lies in the files, where it lies; symmetric schemes have no zero points but zeros."""
+    """The memory-mapped parts of a quantized weight; InvalidInput if they break the scheme's rules."""
     if parts.zero_point and map_tensor(parts.zero_point).any():
         raise InvalidInput(f"{parts.zero_point.name} is not zero", why="sanac's schemes are symmetric")
     smooth = None
     if parts.smooth:
         smooth = map_tensor(parts.smooth)
         if smooth.short().abs().max() > STEEPEST:
-            raise InvalidInput(f"{parts.smooth.name} is no smoothing", why=f"exponents are at most {STEEPEST}")
+            raise InvalidInput(
+                f"{parts.smooth.name} has invalid exponents", why=f"smoothing exponents are at most {STEEPEST}"
+            )
     stored, scale, spec = map_tensor(parts.stored), map_tensor(parts.scale), parts.spec
     if spec.rounding == "tensor" and (scale != scale[:1]).any():
         raise InvalidInput(f"{parts.scale.name} differs from row to row", why="quant.json says that all rows share it")
@@ -79,9 +81,9 @@ def map_quantized(parts: QuantizedTensor) -> QuantizedWeight:
 
 
 def _read(ref: TensorRef, raw: memoryview, tensor: Tensor) -> None:
-    """Fill `tensor` from the file, by way of `raw`."""
+    """Fill `tensor` from the file, through the buffer `raw`."""
     if ref.dtype not in DTYPES:
-        raise InvalidInput(f"{ref.name} is stored as {ref.dtype}", why="that can't be computed with")
+        raise InvalidInput(f"{ref.name} is stored as {ref.dtype}", why="sanac can't compute with that dtype")
     if not ref.size:
         return
     _fill(raw, ref, ref.start)
@@ -95,21 +97,25 @@ def _fill(raw: memoryview | bytearray, ref: TensorRef, place: int) -> None:
         while left:
             got = file.readinto(left)
             if not got:
-                raise InvalidInput(f"{ref.path} ended early", why=f"{len(left):,} bytes of {ref.name} are missing")
+                raise InvalidInput(f"{ref.path} is truncated", why=f"{len(left):,} bytes of {ref.name} are missing")
             left = left[got:]
 
 
 def refuse_loras(model: Model) -> None:
-    """LoRAs are merged when weights are written, not when they are read here."""
+    """UsageError for unmerged LoRAs: they are merged when weights are written, not when they are streamed."""
     if model.patches:
-        raise UsageError("a LoRA can't be looked at while it is merged", hint="sanac convert --lora first")
+        raise UsageError(
+            "--lora can't be combined with computing on the model",
+            why="LoRAs are merged when weights are written",
+            hint="merge it first: sanac convert --lora",
+        )
 
 
 @dataclass
 class Blocks:
-    """A transformer's weights in the dtype to compute in; `resident` ones are read once and stay.
+    """A transformer's weights by block, in the compute dtype; if `resident`, each block is read once and kept.
 
-    `changes`, under the model's names, are added to what is read.
+    `changes` (by the model's tensor names) are added to the weights that are read.
     """
 
     model: Model
@@ -120,23 +126,23 @@ class Blocks:
     _kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Nothing is computed with weights that lack what is merged into them."""
+        """Refuse models with unmerged LoRAs."""
         refuse_loras(self.model)
 
     def changed(self, changes: Mapping[str, Tensor]) -> "Blocks":
-        """The same model with these changes."""
+        """The same weights with `changes` instead of the current ones."""
         return Blocks(self.model, self.device, self.dtype, self.resident, changes)
 
     def __len__(self) -> int:
-        """How many blocks there are."""
+        """Number of blocks."""
         return self.model.architecture.blocks
 
     def outside(self) -> dict[str, Tensor]:
-        """The tensors that belong to no block."""
+        """The tensors outside the blocks, by full name."""
         return self._read({name: name for name in self.model.architecture.tensors() if split_block(name) is None})
 
     def block(self, index: int) -> Mapping[str, Tensor]:
-        """The tensors of one block, under the names that `sanac.nn.blocks.block` knows."""
+        """The tensors of one block, under the names that `sanac.nn.blocks.block` uses."""
         if index in self._kept:
             return self._kept[index]
         found = self._read({rest: block_name(index, rest) for rest in self.model.architecture.block_tensors()})
@@ -145,7 +151,7 @@ class Blocks:
         return found
 
     def sweep(self, indices: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
-        """These blocks in turn. While one is worked with, the next is read."""
+        """Yields (index, tensors) for `indices` in order; the next block is read while the caller uses this one."""
         with ThreadPoolExecutor(max_workers=1) as reader:
             ahead = [reader.submit(self.block, index) for index in indices[:1]]
             for place, index in enumerate(indices):

@@ -1,1 +1,1 @@
-"""A small world whose truth is known: scenes of coloured shapes, captions, a detector. Pure numpy."""
+"""The shapes world, a synthetic task with known ground truth: scenes, captions, a detector. Pure numpy."""

@@ -1,15 +1,15 @@
-"""What a generator does to pictures that a renderer doesn't: blur, noise, colour shifts. To test the detector with."""
+"""Image corruptions typical of generators (blur, noise, colour shifts), for testing the detector."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-BLUR = 1.0  # standard deviation of the Gaussian, in pixels of a picture 64 wide
+BLUR = 1.0  # standard deviation of the Gaussian, in pixels of a 64-pixel image
 GAIN, LIFT = 0.15, 0.06  # each channel is multiplied by 1 +- GAIN and moved by +- LIFT of full scale
 NOISE = 0.06  # standard deviation of independent noise in each value, of full scale
 
 
 def like_a_generators(picture: NDArray[np.uint8], rng: np.random.Generator, strength: float = 1.0) -> NDArray[np.uint8]:
-    """The picture blurred, its channels scaled and shifted on their own, with noise on top; all `strength` times."""
+    """The image blurred, each channel scaled and shifted independently, with noise added; all scaled by `strength`."""
     values = picture.astype(np.float64) / 255
     values = _blurred(_blurred(values, 0, strength), 1, strength)
     values = values * (1 + strength * rng.uniform(-GAIN, GAIN, 3)) + strength * rng.uniform(-LIFT, LIFT, 3)

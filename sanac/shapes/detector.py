@@ -1,4 +1,4 @@
-"""What is in a picture of this world: class, colour, box, mask and confidence of every item. No training."""
+"""The shapes detector: class, colour, box, mask and confidence of every item in an image. No training."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from sanac.shapes.words import COLORS, SHAPES
 
 Floats = NDArray[np.float32]
 
-SMALLEST = 0.006  # share of the picture's area below which a region is a speck
-FAINTEST = 0.45  # share of a colour's full strength from which a pixel belongs to an item
-_BEYOND = 0.1  # of full scale, that floats may go beyond black and white
+SMALLEST = 0.006  # minimum area of a region, as a share of the image
+FAINTEST = 0.45  # minimum share of a colour's full strength for a pixel of an item
+_BEYOND = 0.1  # tolerance for floats beyond 0..1
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One item in a picture; the box in pixels (left, top, right, bottom), the mask as large as the picture."""
+    """One detected item; box in pixels (left, top, right, bottom), mask of the image's size."""
 
     shape: str
     color: str
@@ -29,12 +29,12 @@ class Found:
 
 
 def detect(picture: NDArray[np.generic]) -> list[Found]:
-    """The items in one picture of any size and mode, most confident first.
+    """The items in one image of any size and mode, most confident first.
 
-    The ground is the picture's median. A pixel's difference from it points from the ground towards the item's colour,
-    whatever share of the pixel the item covers; the length along that direction is the share. So edges keep their
-    colour and outlines their sub-pixel place. Each region of one colour is compared with the four shapes drawn into
-    its own box; confidence is their soft overlap (intersection over union).
+    The background is the image's median colour. A pixel's difference from it points towards the item's colour for any
+    coverage of the pixel, and its length in that direction is the coverage, so edges keep their colour and outlines
+    their sub-pixel position. Each region of one colour is compared with the four shapes drawn into its box; the
+    confidence is the best soft overlap (intersection over union).
     """
     colors = as_rgb(picture)
     height, width = colors.shape[:2]
@@ -54,43 +54,43 @@ def detect(picture: NDArray[np.generic]) -> list[Found]:
 
 
 def detect_all(pictures: Iterable[NDArray[np.generic]]) -> list[list[Found]]:
-    """The items of each picture."""
+    """The items in each image."""
     return [detect(picture) for picture in pictures]
 
 
 def as_rgb(picture: NDArray[np.generic]) -> Floats:
-    """(height, width, 3) in 0..1 from grey, grey with alpha, RGB or RGBA in bytes, 16 bits, booleans or floats."""
+    """The image as (height, width, 3) in 0..1, from grey, grey + alpha, RGB or RGBA (uint8, uint16, bool or float)."""
     pixels = np.asarray(picture)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[2] not in {1, 2, 3, 4} or 0 in pixels.shape:
-        raise ValueError(f"not a picture: its shape is {np.asarray(picture).shape}")
+        raise ValueError(f"not an image: its shape is {np.asarray(picture).shape}")
     if pixels.dtype.kind == "u":
         values = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
     elif pixels.dtype.kind in "fb":
         values = pixels.astype(np.float32)
     else:
-        raise ValueError(f"not a picture: its values are {pixels.dtype}")
+        raise ValueError(f"not an image: its values are {pixels.dtype}")
     if not np.isfinite(values).all():
-        raise ValueError("not a picture: it holds NaN or infinity")
+        raise ValueError("not an image: it has NaN or infinity")
     if values.min() < -_BEYOND or values.max() > 1 + _BEYOND:
-        raise ValueError(f"not a picture: its floats go from {values.min():g} to {values.max():g}, not from 0 to 1")
+        raise ValueError(f"not an image: its values range from {values.min():g} to {values.max():g}, not from 0 to 1")
     values = np.clip(values, 0, 1).astype(np.float32)
-    if values.shape[2] in {2, 4}:  # what is transparent lies on white
+    if values.shape[2] in {2, 4}:  # transparent pixels are composited on white
         alpha = values[..., -1:]
         values = values[..., :-1] * alpha + (1 - alpha)
     return np.asarray(np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values, dtype=np.float32)
 
 
 def _smooth(values: Floats) -> Floats:
-    """A binomial blur (1 2 1 each way): noise of single pixels doesn't tear regions apart."""
+    """A binomial blur (1 2 1 per axis), so that single-pixel noise doesn't split regions."""
     padded = np.pad(values, [(1, 1), (1, 1), (0, 0)][: values.ndim], mode="edge")
     rows = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
     return np.asarray((rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4, dtype=np.float32)
 
 
 def _unmix(colors: Floats) -> tuple[NDArray[np.intp], Floats]:
-    """Per pixel the colour that its difference from the ground points to, and the share of it that is there."""
+    """Per pixel, the index of the colour that its difference from the background points to, and its coverage."""
     ground = np.median(colors.reshape(-1, 3), axis=0)
     towards = np.asarray(list(COLORS.values()), dtype=np.float32) - ground
     strength = np.linalg.norm(towards, axis=1)
@@ -101,7 +101,7 @@ def _unmix(colors: Floats) -> tuple[NDArray[np.intp], Floats]:
 
 
 def _recognise(region: NDArray[np.bool_], share: Floats, color: str) -> Found:
-    """Compare a region with the shapes drawn where it is. Its soft edge counts, so the box is finer than pixels."""
+    """Match a region with the shapes drawn into its box. Its soft edge is used, so the box has sub-pixel precision."""
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
     window = (slice(max(rows[0] - 1, 0), rows[-1] + 2), slice(max(columns[0] - 1, 0), columns[-1] + 2))
     inside = region[window]
@@ -115,7 +115,7 @@ def _recognise(region: NDArray[np.bool_], share: Floats, color: str) -> Found:
 
 
 def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask and the pixels next to it."""
+    """The mask dilated by one pixel (4-neighbourhood)."""
     padded = np.pad(mask, 1)
     neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     grown: NDArray[np.bool_] = np.logical_or.reduce((mask, *neighbours))
@@ -123,7 +123,7 @@ def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _extent(profile: Floats) -> tuple[float, float]:
-    """Where a profile starts and ends: it crosses one half between two pixels."""
+    """(start, end) of a profile where it crosses one half, interpolated between pixels."""
     high = np.flatnonzero(profile >= 0.5)
     first, last = int(high[0]), int(high[-1])
     before = profile[first - 1] if first else 0.0

@@ -1,4 +1,4 @@
-"""Which prompts there are, what each one asks for, and which of them training may see."""
+"""The shapes world's prompts: their texts, their contents, and the split into train, tune, test and held-out."""
 
 import hashlib
 import itertools
@@ -28,7 +28,7 @@ Split = Literal["train", "tune", "test", "held-out"]
 
 @dataclass(frozen=True, slots=True)
 class ItemSpec:
-    """So many of a shape, of one colour if the prompt names one."""
+    """`count` items of one shape, and of one colour if the prompt names it."""
 
     shape: str
     color: str | None = None
@@ -37,7 +37,7 @@ class ItemSpec:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a prompt asks for, whatever its words: the first item stands in `relation` to the second."""
+    """What a prompt asks for, independent of its wording; the first item is in `relation` to the second."""
 
     tag: str
     wanted: tuple[ItemSpec, ...]
@@ -45,30 +45,30 @@ class Content:
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """The items whose colour is named."""
+        """The (colour, shape) kinds of items with a named colour."""
         return tuple(Kind(item.color, item.shape) for item in self.wanted if item.color)
 
     @property
     def held_out(self) -> bool:
-        """Whether training must not show this."""
+        """Whether this content is excluded from training."""
         return is_held_out(self.kinds)
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A text and what it asks for."""
+    """A prompt text and its content."""
 
     text: str
     content: Content
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The same as a line of GenEval's metadata."""
+        """The prompt as a line of GenEval's metadata."""
         clauses: list[dict[str, Any]] = [
             {"class": item.shape, "count": item.count} | ({"color": item.color} if item.color else {})
             for item in self.content.wanted
         ]
-        if self.content.relation:  # GenEval's order: the target first, then what stands in the relation to it
+        if self.content.relation:  # GenEval's order: the target first, then the item in relation to it
             clauses = [clauses[1], clauses[0] | {"position": [self.content.relation, 0]}]
         line: dict[str, Any] = {"tag": self.content.tag, "include": clauses}
         if self.content.tag == "counting":
@@ -77,14 +77,14 @@ class Prompt:
 
 
 def is_held_out(kinds: tuple[Kind, ...]) -> bool:
-    """Some colours of some shapes, and one in eight combinations of two kinds, are never shown in training."""
+    """Whether these kinds are held out of training: some (colour, shape) kinds, and one in eight pairs of kinds."""
     if HELD_OUT.intersection(kinds):
         return True
     return len(kinds) == 2 and _digest(" ".join(f"{kind.color}-{kind.shape}" for kind in sorted(kinds))) % 8 == 0
 
 
 def split_of(prompt: Prompt) -> Split:
-    """Where a prompt belongs; by its text alone, so that no list has to be kept."""
+    """The split of a prompt, derived from its text and content, so that no list is stored."""
     if prompt.content.held_out:
         return "held-out"
     bucket = _digest(prompt.text) % 10
@@ -97,7 +97,7 @@ def _digest(text: str) -> int:
 
 @cache
 def contents(tag: str) -> tuple[Content, ...]:
-    """All that can be asked for in a task."""
+    """All contents of a task."""
     return tuple(_CONTENTS[tag]())
 
 
@@ -137,7 +137,7 @@ _CONTENTS = dict(zip(TAGS, (_single, _two, _counting, _colors, _position, _color
 
 @cache
 def phrasings(content: Content) -> tuple[Prompt, ...]:
-    """Every way to ask for this."""
+    """All prompts with this content."""
     return tuple(
         Prompt(f"{opening}{core}{closing}", content)
         for opening, core, closing in itertools.product(OPENINGS, _cores(content), CLOSINGS)
@@ -166,18 +166,18 @@ def _ways(item: ItemSpec) -> list[str]:
 
 @cache
 def prompts_of(tag: str, split: Split) -> tuple[Prompt, ...]:
-    """All prompts of a task that belong to a split."""
+    """All prompts of a task in a split."""
     return tuple(prompt for content in contents(tag) for prompt in phrasings(content) if split_of(prompt) == split)
 
 
 def suite(split: Split, images: int) -> list[Prompt]:
-    """So many prompts, tasks in turn, and within a task contents in turn: what an evaluation runs through."""
+    """An evaluation suite: `images` prompts of a split, cycling through tasks and, within each, through contents."""
     queues = [_spread(prompts_of(tag, split)) for tag in TAGS if prompts_of(tag, split)]
     return [next(queues[index % len(queues)]) for index in range(images)]
 
 
 def _spread(prompts: tuple[Prompt, ...]) -> Iterator[Prompt]:
-    """All of them, over and over; neighbours ask for different things."""
+    """Cycles through `prompts` endlessly, with different contents in neighbouring prompts."""
     rng = np.random.default_rng(_digest(prompts[0].content.tag))
     by_content: dict[Content, list[Prompt]] = {}
     for prompt in prompts:

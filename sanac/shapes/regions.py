@@ -1,4 +1,4 @@
-"""Connected regions of a mask, without a loop over pixels."""
+"""Connected regions of a mask, computed without a loop over pixels."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 def regions(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
     """The mask's 4-connected regions, largest first.
 
-    Every pixel starts with its own number. Along rows, then along columns, each run of set pixels takes the largest
-    number in it, until nothing changes: a few rounds for compact shapes, however large the picture.
+    Every pixel starts with its own number. Along rows, then along columns, each run of set pixels takes its largest
+    number, until nothing changes: a few rounds for compact shapes, for any image size.
     """
     numbers = np.where(mask, np.arange(1, mask.size + 1, dtype=np.int64).reshape(mask.shape), 0)
     while True:
@@ -22,7 +22,7 @@ def regions(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
 
 
 def _spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Every run of set pixels along the rows takes its largest number."""
+    """Set every run of nonzero numbers along the rows to its largest number."""
     flat = np.pad(numbers, ((0, 0), (0, 1))).ravel()  # a zero ends each row, so no run crosses into the next
     inside = flat > 0
     starts = np.flatnonzero(inside & ~np.concatenate(([False], inside[:-1])))

@@ -1,4 +1,4 @@
-"""From a scene to pixels: each shape's coverage of each pixel from its distance to the outline."""
+"""The renderer: anti-aliased pixels of a scene, from each shape's signed distance to its outline."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from sanac.shapes.scene import Item, Scene
 
 Floats = NDArray[np.float32]
 
-_ARM = 0.36  # half an arm's width of a cross, in halves of its side
+_ARM = 0.36  # half the width of a cross's arm, in units of half its side
 
 
 def _circle(x: Floats, y: Floats) -> Floats:
@@ -43,7 +43,7 @@ INSIDE: dict[str, Callable[[Floats, Floats], Floats]] = {
 
 
 def coverage(shape: str, box: tuple[float, float, float, float], height: int, width: int) -> Floats:
-    """How much of each pixel the shape covers that fills `box` (in pixels): a ramp one pixel wide at its outline."""
+    """Coverage of each pixel by the shape that fills `box` (in pixels): a ramp one pixel wide at its outline."""
     left, top, right, bottom = box
     across, down = max(right - left, 1e-6) / 2, max(bottom - top, 1e-6) / 2
     x = (np.arange(width, dtype=np.float32) + 0.5 - (left + across)) / across
@@ -53,13 +53,13 @@ def coverage(shape: str, box: tuple[float, float, float, float], height: int, wi
 
 
 def pixel_box(item: Item, size: int) -> tuple[float, float, float, float]:
-    """Where the item lies in a picture of this side."""
+    """The item's box in pixels, for an image of side `size`."""
     left, top, right, bottom = (edge * size for edge in item.box)
     return (left, top, right, bottom)
 
 
 def render(scene: Scene, size: int = 64) -> NDArray[np.uint8]:
-    """The scene as a picture: (size, size, 3)."""
+    """The rendered scene as an image (size, size, 3)."""
     picture = np.empty((size, size, 3), dtype=np.float32)
     picture[:] = scene.ground
     for item in scene.items:

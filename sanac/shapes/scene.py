@@ -1,4 +1,4 @@
-"""Scenes: items on a plain ground, drawn from a seed so that they show what a prompt asks for."""
+"""Scenes: items on a plain background, drawn at random so that they satisfy a prompt's content."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ import numpy as np
 from sanac.shapes.prompts import Content, is_held_out
 from sanac.shapes.words import COLORS, RELATIONS, Kind
 
-GAP = 0.05  # between two items, and to the edge, as a share of the picture's side
+GAP = 0.05  # between items, and to the edge, as a share of the image side
 Color = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One shape: centre and half its side, as shares of the picture's side, and the colour it is painted in."""
+    """One shape: centre and half side as shares of the image side, and its RGB colour."""
 
     shape: str
     color: str
@@ -25,13 +25,13 @@ class Item:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom."""
+        """The bounding box: left, top, right, bottom."""
         return (self.x - self.half, self.y - self.half, self.x + self.half, self.y + self.half)
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Items, the ground they lie on, and a prompt's content that they satisfy."""
+    """Items, the background colour, and the content that the items satisfy."""
 
     items: tuple[Item, ...]
     ground: Color
@@ -39,10 +39,10 @@ class Scene:
 
 
 def draw_scene(content: Content, rng: np.random.Generator, *, tidy: bool = False) -> Scene:
-    """A scene that shows exactly what is asked for; what is left open is drawn, never from what is held out.
+    """A random scene that shows exactly `content`; what it leaves open is drawn, excluding held-out kinds.
 
-    In a tidy one, every item lies near the middle of a quarter of the picture that it has for itself; or of a half,
-    where one stands in a relation to the other.
+    In a tidy scene every item is near the middle of its own quarter of the image, or of its own half if the content has
+    a relation.
     """
     kinds = _kinds(content, rng)
     while True:
@@ -58,11 +58,11 @@ def draw_scene(content: Content, rng: np.random.Generator, *, tidy: bool = False
     return Scene(items, _jitter((level, level, level), rng, 0.01), content)
 
 
-_HALF = {1: (0.13, 0.21), 2: (0.12, 0.18), 3: (0.12, 0.155), 4: (0.12, 0.14)}  # more items are smaller
+_HALF = {1: (0.13, 0.21), 2: (0.12, 0.18), 3: (0.12, 0.155), 4: (0.12, 0.14)}  # range of half sides, by number of items
 
 
 def _kinds(content: Content, rng: np.random.Generator) -> list[Kind]:
-    """One kind per item. A group has one colour; an unnamed colour never makes what is held out."""
+    """One kind per item. A group has one colour; unnamed colours are drawn so that no held-out kind results."""
     while True:
         kinds = []
         for wanted in content.wanted:
@@ -104,7 +104,7 @@ def _tidy(content: Content, halves: Sequence[float], rng: np.random.Generator) -
 
 
 def _near(middle: float, half: float, rng: np.random.Generator) -> float:
-    """Somewhere near the middle of its part, off the edges and the picture's own middle line."""
+    """A random coordinate near `middle`, away from the image's edges and centre line."""
     place = middle + rng.normal(0, 0.03)
     if middle < 0.4:
         place = np.clip(place, half + GAP, 0.5 - half - GAP / 2)
@@ -114,7 +114,7 @@ def _near(middle: float, half: float, rng: np.random.Generator) -> float:
 
 
 def _stands(content: Content, centres: Sequence[tuple[float, float]]) -> bool:
-    """Whether the first item stands in the relation to the second, and clearly so: within 35 degrees of the axis."""
+    """Whether the first item is clearly in relation to the second: within 35 degrees of the axis."""
     if content.relation is None:
         return True
     across, down = RELATIONS[content.relation]

@@ -1,9 +1,9 @@
-"""The world's vocabulary: shapes, colours, relations, and the ways a caption may be phrased."""
+"""The shapes world's vocabulary: shapes, colours, relations, and caption phrasings."""
 
 from typing import NamedTuple
 
 SHAPES = ("circle", "square", "triangle", "cross")
-COLORS = {  # RGB in 0..1, before a scene's own jitter
+COLORS = {  # RGB in 0..1, before a scene's jitter
     "red": (0.88, 0.10, 0.10),
     "yellow": (0.96, 0.82, 0.08),
     "green": (0.08, 0.72, 0.14),
@@ -17,7 +17,7 @@ TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_
 
 
 class Kind(NamedTuple):
-    """What an item looks like."""
+    """Colour and shape of an item."""
 
     color: str
     shape: str
@@ -25,7 +25,7 @@ class Kind(NamedTuple):
 
 HELD_OUT = frozenset({Kind("yellow", "cross"), Kind("green", "square"), Kind("purple", "triangle")})
 
-SAYING = {  # a relation's forms
+SAYING = {  # relation -> its wordings
     "left of": ("left of", "to the left of"),
     "right of": ("right of", "to the right of"),
     "above": ("above", "over"),
@@ -36,11 +36,11 @@ CLOSINGS = ("", " on a plain background", " on a light background")
 
 
 def plural(shape: str) -> str:
-    """'cross' -> 'crosses'."""
+    """Plural of a shape: 'cross' -> 'crosses'."""
     return f"{shape}es" if shape.endswith("s") else f"{shape}s"
 
 
-VOCABULARY = tuple(  # every word a caption may hold
+VOCABULARY = tuple(  # every word that can occur in a caption
     dict.fromkeys(
         word
         for text in (

@@ -1,1 +1,1 @@
-"""A small SANA that is real: built from diffusers' own classes."""
+"""The bundled model sanac:tiny: a small SANA pipeline of diffusers' own classes, and its training."""

@@ -1,4 +1,4 @@
-"""The autoencoder's training: pictures through 4 x 4 latents and back."""
+"""Training of the autoencoder: images to 4 x 4 latents and back."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from sanac.finetune.shapes_data import draw_lessons
 from sanac.tiny.data import pictures
 
-NOISE = 0.2  # added to latents of unit variance, so that what the transformer gets slightly wrong decodes cleanly
+NOISE = 0.2  # added to unit-variance latents, so that small errors of the transformer decode cleanly
 
 
 @dataclass
 class AutoencoderTask:
-    """Reconstruction in L1, latents held near unit variance in each channel."""
+    """L1 reconstruction loss, with latents kept near unit variance in each channel."""
 
     vae: AutoencoderDC
     batch_size: int = 48
@@ -30,11 +30,11 @@ class AutoencoderTask:
 
     @property
     def identity(self) -> str:
-        """What the loop's settings don't say."""
+        """Settings of the task for the training's content key."""
         return f"autoencoder {self.batch_size} {NOISE}"
 
     def loss(self, generator: torch.Generator, _number: int = 0, /) -> Tensor:
-        """One batch of fresh scenes, items anywhere."""
+        """The loss on one batch of new scenes with items anywhere."""
         rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
         shown = pictures(draw_lessons(self.batch_size, rng), rng, tidy=False).to(self.vae.device)
         latents = self.vae.encode(shown).latent

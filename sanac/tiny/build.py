@@ -1,6 +1,6 @@
-"""The architecture of the small pipeline: every class is the one the big SANA uses, only narrower.
+"""The architecture of sanac:tiny: the classes of the large SANA pipelines, with smaller sizes.
 
-`python -m sanac.tiny.build DIR --blocks 12` writes an untrained one that stock diffusers loads and runs.
+`python -m sanac.tiny.build DIR --blocks 12` writes an untrained pipeline that stock diffusers loads and runs.
 """
 
 import json
@@ -20,7 +20,7 @@ TEXT_WIDTH = 64
 
 
 def transformer(blocks: int, *, width: int = 96, qk_norm: bool = True) -> SanaTransformer2DModel:
-    """SANA-1.5's topology: heads of 32, GLUMBConv ratio 2.5, patch size 1."""
+    """A transformer of SANA-1.5's topology: head dimension 32, GLUMBConv ratio 2.5, patch size 1."""
     return SanaTransformer2DModel(
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
@@ -39,10 +39,10 @@ def transformer(blocks: int, *, width: int = 96, qk_norm: bool = True) -> SanaTr
 
 
 def autoencoder() -> AutoencoderDC:
-    """Sixteen pixels to a latent, 128 in the pipeline's eyes.
+    """An autoencoder that downsamples by 16, which the pipeline takes for 128.
 
-    Stages without layers don't resample but count. So the pipeline's smallest pictures, which it takes to be 512 pixels
-    wide, are 4 x 4 latents and 64 pixels.
+    Stages without layers don't downsample, but the pipeline counts them. Its smallest images, which it takes for 512
+    pixels wide, thus have 4 x 4 latents and 64 pixels.
     """
     channels, layers = (16, 16, 16, 16, 16, 32, 64, 128), (0, 0, 0, 0, 1, 1, 1, 1)
     return AutoencoderDC(
@@ -59,7 +59,7 @@ def autoencoder() -> AutoencoderDC:
 
 
 def text_encoder(vocabulary: int) -> Gemma2Model:
-    """A Gemma-2 of two layers."""
+    """A Gemma-2 text encoder with two layers."""
     return Gemma2Model(
         Gemma2Config(
             vocab_size=vocabulary,
@@ -76,10 +76,10 @@ def text_encoder(vocabulary: int) -> Gemma2Model:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word. `<bos>` in front of everything: an empty prompt would have an all-zero mask.
+    """A word-level tokenizer. `<bos>` starts every sequence, so that an empty prompt has no all-zero mask.
 
-    The pipeline puts an instruction for large language models in front of each prompt; it ends in "User Prompt: ".
-    These words mean nothing here, so the normalizer takes them away.
+    The pipeline prepends an instruction for large language models that ends in "User Prompt: ". The normalizer removes
+    it, because its words are not in the vocabulary.
     """
     vocabulary = {word: index for index, word in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", *VOCABULARY])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -93,14 +93,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def scheduler() -> DPMSolverMultistepScheduler:
-    """The sampler that SANA ships with."""
+    """SANA's default scheduler."""
     return DPMSolverMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, algorithm_type="dpmsolver++"
     )
 
 
 def build(blocks: int, *, seed: int = 0) -> SanaPipeline:
-    """The whole pipeline, with random weights."""
+    """The complete pipeline with random weights."""
     torch.manual_seed(seed)
     words = tokenizer()
     return SanaPipeline(
@@ -113,9 +113,9 @@ def build(blocks: int, *, seed: int = 0) -> SanaPipeline:
 
 
 def save(pipeline: SanaPipeline, folder: Path, *, shard_size: str = "10GB") -> None:
-    """Save it so that every supported transformers loads the tokenizer: version 5 writes a class name of its own.
+    """Save the pipeline with the tokenizer class name that all supported transformers versions load.
 
-    Where a part was loaded from is nobody's business.
+    transformers 5 writes a name that older versions don't know. Paths of loaded components are removed.
     """
     pipeline.save_pretrained(folder, max_shard_size=shard_size)
     for path in folder.glob("*/config.json"):

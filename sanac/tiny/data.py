@@ -1,4 +1,4 @@
-"""What sanac:tiny learns from: scenes of the shapes world, drawn once, kept as latents."""
+"""Training data of sanac:tiny: scenes of the shapes world, rendered once and stored as latents."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +18,21 @@ from sanac.tiny.build import IMAGE_SIZE
 
 
 def pictures(chosen: NDArray[np.int64], rng: np.random.Generator, *, tidy: bool = True) -> Tensor:
-    """Scenes in -1..1: (count, 3, side, side)."""
+    """Rendered scenes of the lessons `chosen`, in -1..1: (count, 3, side, side)."""
     drawn = shapes_data.pictures(chosen, IMAGE_SIZE, rng, tidy=tidy)
     return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @dataclass
 class SceneLatents:
-    """Encoded scenes, and which lesson each of them shows."""
+    """Encoded scenes, and the lesson that each of them shows."""
 
     latents: Tensor
     chosen: Tensor
     identity: str
 
     def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
-        """Any of them, each with any of its captions."""
+        """`count` random latents, each with one of its captions at random."""
         picked = torch.randint(len(self.latents), (count,), generator=generator)
         forms = torch.rand(count, generator=generator).tolist()
         ways = [captions(lesson) for lesson in self.chosen[picked].tolist()]
@@ -42,7 +42,7 @@ class SceneLatents:
 
 
 def encode_scenes(vae: AutoencoderDC, count: int, seed: int, file: Path, reporter: Reporter) -> SceneLatents:
-    """`count` scenes as latents scaled to unit variance, from `file` if they were made before."""
+    """`count` scenes as latents scaled to unit variance; read from `file` if it exists."""
     identity = f"tidier shapes {count} {seed}"
     if not file.exists():
         reporter.begin("drawing and encoding scenes", count, "scenes")

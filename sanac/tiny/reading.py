@@ -1,8 +1,8 @@
-"""The text encoder's schooling: before any picture, it learns to read.
+"""Pretraining of the text encoder: it learns to bind attributes to items before the transformer is trained.
 
-SANA's text encoder is a language model that knows what belongs to what when the transformer first meets it. A velocity
-teaches that slowly: which of two shapes is the red one hardly shows in the loss. So where a caption has named an item,
-a linear head is to say which shape it is, how many, of which colour and on which side. The head is thrown away.
+SANA's text encoder is a language model that already binds attributes to nouns. The flow-matching loss teaches that
+slowly: which of two shapes is the red one hardly affects it. So at the word where a caption has named an item, a linear
+head predicts its shape, count, colour and side. The head is discarded afterwards.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,15 +20,15 @@ from sanac.tiny.build import TEXT_WIDTH
 from sanac.tiny.text import CaptionEncoder
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-CHOICES = (SHAPES, (1, 2, 3, 4), (None, *COLORS), (None, *RELATIONS))  # of shape, count, colour and side
+CHOICES = (SHAPES, (1, 2, 3, 4), (None, *COLORS), (None, *RELATIONS))  # answers for shape, count, colour and side
 SIZES = tuple(map(len, CHOICES))
-BEFORE = 2  # the encoder's first two states are of `<bos>`
+BEFORE = 2  # the encoder's first two states belong to `<bos>`
 
-Answer = tuple[int, tuple[int, ...]]  # a word's number; which of the choices are right there
+Answer = tuple[int, tuple[int, ...]]  # word index; indices of the correct choices
 
 
 def answers(text: str, content: Content) -> Iterator[Answer]:
-    """What is known at which word: an item where it has been named, the first one's side when the second is at hand."""
+    """The answers known at each word: an item's once it is named, the first item's side at the second one's article."""
     words = text.split()
     ends = [_end(words, item) for item in content.wanted]
     first, *others = content.wanted
@@ -40,7 +40,7 @@ def answers(text: str, content: Content) -> Iterator[Answer]:
 
 
 def _end(words: list[str], item: ItemSpec) -> int:
-    """The last of the words that name an item: 'two red circles', 'a circle that is red'."""
+    """Index of the last word that names an item: 'two red circles', 'a circle that is red'."""
     index = words.index(item.shape if item.count == 1 else plural(item.shape))
     return index + 3 if words[index + 1 : index + 3] == ["that", "is"] else index
 
@@ -56,13 +56,13 @@ def _lesson_answers(lesson: int) -> list[list[Answer]]:
 
 
 def head() -> nn.Linear:
-    """From a word's state to all answers."""
+    """The linear head from a word's hidden state to the logits of all answers."""
     return nn.Linear(TEXT_WIDTH, sum(SIZES))
 
 
 @dataclass
 class ReadingTask:
-    """Questions about captions, answered from the states of single words."""
+    """Classification of items' attributes from the hidden states of single words."""
 
     words: CaptionEncoder
     head: nn.Linear
@@ -72,16 +72,16 @@ class ReadingTask:
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
-        """The text encoder, and the head that reads its mind."""
+        """The text encoder and the classification head."""
         return {"text_encoder": self.words.encoder, "head": self.head}
 
     @property
     def identity(self) -> str:
-        """What the loop's settings don't say."""
+        """Settings of the task for the training's content key."""
         return f"reading words {self.batch_size}"
 
     def loss(self, generator: torch.Generator, _number: int = 0, /) -> Tensor:
-        """One batch of captions: the cross-entropy of every answer."""
+        """The summed cross-entropy of all answers on one batch of captions."""
         rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
         chosen = draw_lessons(self.batch_size, rng).tolist()
         ways = [int(rng.integers(len(captions(lesson)))) for lesson in chosen]
@@ -92,7 +92,7 @@ class ReadingTask:
         return torch.stack(losses).sum()
 
     def answer(self, texts: list[str], asked: list[list[Answer]]) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Logits of shape, count, colour and side where they are asked for, and which are right."""
+        """(logits of shape, count, colour and side at the asked words, indices of the correct answers)."""
         embeddings, _ = self.words(texts)
         places = [(row, word + BEFORE) for row, found in enumerate(asked) for word, _ in found]
         rows, columns = torch.tensor(places).T

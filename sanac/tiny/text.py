@@ -1,4 +1,4 @@
-"""Captions to embeddings exactly as `SanaPipeline` makes them, but no longer than they need to be."""
+"""Text encoding for training: the embeddings of `SanaPipeline`, with less padding."""
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +8,11 @@ LENGTH = 20  # tokens of the longest caption, with <bos>
 
 
 class CaptionEncoder(nn.Module):  # type: ignore[misc]
-    """A tokenizer and a text encoder.
+    """A tokenizer with a text encoder.
 
-    The pipeline pads to 300 tokens, masked away; here to LENGTH. Behind the instruction, which this tokenizer drops, it
-    selects token 0 and the last 299 of 299: so `<bos>` stands there twice. Twice the same key changes nothing for an
-    empty caption, and shifts the weights of a full one: training sees what sampling will.
+    The pipeline pads to 300 masked tokens; this module pads to LENGTH. After the instruction, which this tokenizer
+    drops, the pipeline selects token 0 and the last 299 of 299, so `<bos>` occurs twice. The duplicate key doesn't
+    affect an empty caption but shifts the attention weights of others, so training reproduces it.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, encoder: Gemma2Model) -> None:

@@ -1,4 +1,4 @@
-"""Makes sanac:tiny from nothing: `python -m sanac.tiny.train FOLDER`. Run again to continue where it stopped.
+"""Trains sanac:tiny from scratch: `python -m sanac.tiny.train FOLDER`. Run it again to resume.
 
 Autoencoder and text encoder, then a shallow transformer, then `grow --init partial` to twelve blocks, then further
 training.
@@ -40,11 +40,11 @@ SCENES = 40_000
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Depths and lengths. One shallow step costs `shallow / deep` of a deep one."""
+    """Depths and numbers of steps. A step of the shallow model costs `shallow / deep` of a deep one."""
 
     deep: int = 12
     shallow: int = 6
-    preserved: int = 4  # of the shallow model's blocks, as SANA-1.5 drops the last two
+    preserved: int = 4  # blocks kept of the shallow model; SANA-1.5, too, drops the last two
     autoencoder_steps: int = 2000
     reading_steps: int = 400
     shallow_steps: int = 2_500
@@ -54,17 +54,17 @@ class Recipe:
 
     @property
     def control_steps(self) -> int:
-        """As much compute as both stages take together, at full depth."""
+        """Steps at full depth with the compute of both stages together."""
         return self.deep_steps + self.shallow_steps * self.shallow // self.deep
 
 
 def settings(recipe: Recipe, steps: int, rate: float) -> Settings:
-    """How every stage is trained."""
+    """Training settings of the transformer stages."""
     return Settings(Schedule(rate, steps, warmup=min(200, steps // 4)), seed=recipe.seed, weight_decay=0.01)
 
 
 def autoencoder(recipe: Recipe, folder: Path, device: torch.device, reporter: Reporter) -> AutoencoderDC:
-    """Trained; its latents scaled to unit variance by its config."""
+    """The trained autoencoder, with latents of unit variance (scaling factor 1)."""
     torch.manual_seed(recipe.seed)
     vae = build.autoencoder().to(device)
     plan = Settings(Schedule(2e-3, recipe.autoencoder_steps, warmup=100), seed=recipe.seed)
@@ -74,7 +74,7 @@ def autoencoder(recipe: Recipe, folder: Path, device: torch.device, reporter: Re
 
 
 def reader(recipe: Recipe, folder: Path, device: torch.device, reporter: Reporter) -> CaptionEncoder:
-    """A tokenizer, and a text encoder that knows what belongs to what."""
+    """The tokenizer and the pretrained text encoder."""
     torch.manual_seed(recipe.seed)
     tokenizer = build.tokenizer()
     words = CaptionEncoder(tokenizer, build.text_encoder(len(tokenizer)).to(device))
@@ -95,7 +95,7 @@ def learn(
     *,
     compiled: bool,
 ) -> None:
-    """Train a transformer and leave the averaged weights in it. As in SANA, the text encoder stays as it is."""
+    """Train `transformer` in place and load its averaged weights. As in SANA, the text encoder is frozen."""
     task = FlowTask(transformer.train(), words, data, compiled=compiled)
     _take(transformer, train(task, plan, folder, reporter)["transformer"])
 
@@ -108,7 +108,7 @@ def _take(module: nn.Module, weights: dict[str, Tensor]) -> None:
 def make(
     recipe: Recipe, folder: Path, device: torch.device, reporter: Reporter, *, control: bool, compiled: bool
 ) -> Path:
-    """All stages; returns the folder of the finished pipeline."""
+    """Run all stages; returns the folder of the finished pipeline."""
     vae = autoencoder(recipe, folder, device, reporter)
     data = encode_scenes(vae, SCENES, recipe.seed, folder / "latents.safetensors", reporter)
     words = reader(recipe, folder, device, reporter)
@@ -143,7 +143,7 @@ def _finish(
     out: Path,
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Save the pipeline, transformer and autoencoder in `dtype`; the text encoder would load as it is saved."""
+    """Save the pipeline, with transformer and autoencoder in `dtype` and the text encoder in fp32."""
     pipeline = SanaPipeline(
         tokenizer=words.tokenizer,
         text_encoder=words.encoder.cpu(),
@@ -159,22 +159,22 @@ def _finish(
 
 
 class Lines(NullReporter):
-    """A Talk that writes lines to stderr, of progress one every half minute."""
+    """A Reporter that writes lines to stderr, for progress one every 30 seconds."""
 
     def note(self, text: str) -> None:
-        """Print it."""
+        """Print the text."""
         click.echo(text, err=True)
 
     warn = note
 
     def begin(self, label: str, total: int, unit: str = "") -> None:
-        """Remember what is under way."""
+        """Start timing a job."""
         self.label, self.total, self.unit, self.done = label, total, unit, 0
         self.since = self.said = time.monotonic()
         self.start: int | None = None
 
     def advance(self, amount: int) -> None:
-        """Print a line when it is time; what was done before doesn't count for the estimate."""
+        """Print a progress line every 30 seconds; resumed progress is left out of the time estimate."""
         self.done += amount
         self.start = self.done if self.start is None else self.start
         now = time.monotonic()
@@ -186,12 +186,12 @@ class Lines(NullReporter):
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--control", is_flag=True, help="Twelve blocks from scratch, for the same compute.")
+@click.option("--control", is_flag=True, help="Train twelve blocks from scratch instead, with the same compute.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--compile", "compiled", is_flag=True, help="Compile the transformer: faster after a minute or two.")
 @click.option("--rate", default=Recipe().rate, show_default=True, help="Peak learning rate.")
 def main(folder: Path, device: str, rate: float, *, control: bool, compiled: bool) -> None:
-    """Train sanac:tiny into FOLDER, continuing what is there."""
+    """Train sanac:tiny in FOLDER, resuming an earlier run."""
     recipe = Recipe(rate=rate)
     try:
         where = torch.device(pick_device(device))

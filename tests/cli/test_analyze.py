@@ -175,12 +175,12 @@ def test_own_latents_under_noise(sanac: Sanac, pipeline: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--embeddings", "a", "--prompts", "b"), "--prompts and --embeddings contradict"),
+        (("--embeddings", "a", "--prompts", "b"), "--prompts and --embeddings can't be combined"),
         (("--inputs", "noised"), "needs --data"),
-        (("--data", "a"), "--data is for --inputs noised"),
-        (("--inputs", "noised", "--data", "a", "--prompts", "b"), "--prompts and --data contradict"),
-        (("--inputs", "noised", "--data", "a", "--save-embeddings", "b"), "--save-embeddings is for prompts"),
-        (("--embeddings", "a", "--save-embeddings", "b"), "--save-embeddings is for prompts"),
+        (("--data", "a"), "--data only applies with --inputs noised"),
+        (("--inputs", "noised", "--data", "a", "--prompts", "b"), "--prompts and --data can't be combined"),
+        (("--inputs", "noised", "--data", "a", "--save-embeddings", "b"), "--save-embeddings only applies to prompts"),
+        (("--embeddings", "a", "--save-embeddings", "b"), "--save-embeddings only applies to prompts"),
         (("--save-embeddings", "/"), "/ is a folder"),
         (("--inputs", "raw"), "raw"),
     ],
@@ -406,7 +406,7 @@ def test_protected_blocks_stay(sanac: Sanac, pipeline: Path) -> None:
 def test_mistakes(arguments: tuple[str, ...], says: str, sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
     if says == "100":  # the shapes world has prompts enough; a file doesn't
         (tmp_path / "few.txt").write_text("a circle\n")
-        arguments, says = (*arguments, "--prompts", str(tmp_path / "few.txt")), "few.txt holds 1"
+        arguments, says = (*arguments, "--prompts", str(tmp_path / "few.txt")), "few.txt has only 1"
     ran = sanac("prune", pipeline, *arguments, "--out", tmp_path / "out")
     assert ran.code == 2
     assert says in ran.err
@@ -431,7 +431,7 @@ def test_nan_is_named(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
     safetensors.torch.save_file(tensors, path)
     ran = sanac("analyze", broken, *FEW, "--out", tmp_path / "out")
     assert ran.code == 3
-    assert "block 4 gives NaN or infinity at step 0, timestep 999" in ran.err
+    assert "block 4 produces NaN or infinity at step 0, timestep 999" in ran.err
     assert not (tmp_path / "out" / "scores.json").exists()
 
 

@@ -58,7 +58,7 @@ def test_it_paints_what_stock_diffusers_paints(sanac, pipeline: Path, tmp_path: 
         (("a circle", "--size", "big"), 2, "--size big is no size"),
         (("a circle", "--size", "50"), 2, "not a multiple of 16"),
         (("a circle", "--n", "0"), 2, "--n"),
-        (("a circle", "--device", "tpu:x"), 2, "no device"),
+        (("a circle", "--device", "tpu:x"), 2, "is not a device"),
         (("a circle", "--device", "cuda:9"), 4, "not here"),
     ],
 )

@@ -173,7 +173,7 @@ def test_diversity_is_of_one_size() -> None:
     assert diversity(one, cloud(100, 1)).n == 100
     assert diversity(one, cloud(100, 1)).value == pytest.approx(1, abs=0.15)
     assert diversity(one / 4, one).value == pytest.approx(0.25)
-    with pytest.raises(InvalidInput, match="copies of one another"):
+    with pytest.raises(InvalidInput, match="are all equal"):
         diversity(one, np.ones((10, 5)))
 
 
@@ -197,9 +197,9 @@ def test_nearest_by_hand() -> None:
 def test_what_cannot_be_compared() -> None:
     good = scenes(10, 0)
     for broken, said in (
-        (good.astype(float), "are not pictures"),
-        (good[..., :1], "are not pictures"),
-        (good[0], "are not pictures"),
+        (good.astype(float), "have the wrong format"),
+        (good[..., :1], "have the wrong format"),
+        (good[0], "have the wrong format"),
         (good[:7], "too few"),
         (good[:, :4], "too small"),
         (good[:, :, :20], "another size"),

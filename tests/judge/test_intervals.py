@@ -171,7 +171,7 @@ def test_the_order_of_prompts_means_nothing_and_the_seed_everything() -> None:
 
 
 def test_what_cannot_be_paired_or_counted() -> None:
-    with pytest.raises(InvalidInput, match="not asked the same") as caught:
+    with pytest.raises(InvalidInput, match="not given the same prompts") as caught:
         paired_difference(scored([1, 0, 1]), scored([1, 0]))
     assert caught.value.problems == ("prompt 2 (a)",)
     with pytest.raises(InvalidInput, match="no scores"):
@@ -179,7 +179,7 @@ def test_what_cannot_be_paired_or_counted() -> None:
     with pytest.raises(UsageError, match="two scores"):
         overall(scored([1]) * 2)
     for broken in (PromptScore("a", "x", 2, 1), PromptScore("a", "x", 0, 0), PromptScore("a", "x", math.nan, 1)):
-        with pytest.raises(UsageError, match="not within"):
+        with pytest.raises(UsageError, match="not between"):
             overall([broken])
     with pytest.raises(UsageError, match="too few"):
         overall(scored([1]), resamples=5)

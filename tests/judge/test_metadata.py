@@ -56,7 +56,7 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     "nested without end": ("[" * 100_000, "not valid JSON"),
     "no prompt": ({"tag": "counting", "include": line()["include"]}, "it has no prompt"),
     "an unknown key": (line(colour="red"), "unknown key 'colour'"),
-    "an unknown tag": (line(tag="countings"), "the tag 'countings' is none of"),
+    "an unknown tag": (line(tag="countings"), "the tag 'countings' is not one of"),
     "a tag in a list": (line(tag=["counting"]), "tag is a list"),
     "a prompt that is a number": (line(prompt=3), "prompt is 3"),
     "a prompt of half a character": (line(prompt="\ud800"), "prompt is"),
@@ -76,8 +76,8 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     "a broken count": (line(include=[{"class": "dog", "count": 2.0}]), "count is 2.0"),
     "more than are looked at": (line(include=[{"class": "dog", "count": 17}]), "count is 17"),
     "a count without end": (line(include=[{"class": "dog", "count": 10**4000}]), "count is 1000"),
-    "an unknown relation": (two(position=["beside", 0]), "relation 'beside' is none of"),
-    "a relation in a list": (two(position=[["left of"], 0]), "relation a list is none of"),
+    "an unknown relation": (two(position=["beside", 0]), "relation 'beside' is not one of"),
+    "a relation in a list": (two(position=[["left of"], 0]), "relation a list is not one of"),
     "a position of one": (two(position=["left of"]), "position is a list"),
     "a position of text": (two(position="left of"), "position is 'left of'"),
     "itself as target": (two(position=["left of", 1]), "target 1 is not the index"),
@@ -121,7 +121,7 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "empty").touch()
     (tmp_path / "latin").write_bytes(json.dumps(line()).encode()[:-2] + b'\xe9"}')
     os.mkfifo(tmp_path / "pipe")
-    said = {"empty": "is empty", "latin": "cannot be read", "pipe": "is not a file", ".": "cannot read"}
+    said = {"empty": "is empty", "latin": "malformed lines", "pipe": "is not a file", ".": "cannot read"}
     for name, words in (said | {"missing": "cannot read", "nul\0": "cannot read"}).items():
         with pytest.raises(InvalidInput, match=words):
             read_metadata(tmp_path / name)

@@ -64,5 +64,5 @@ def test_noise_shows_nothing() -> None:
 
 
 def test_what_is_no_picture_is_bad_input() -> None:
-    with pytest.raises(InvalidInput, match="no picture"):
+    with pytest.raises(InvalidInput, match="image to judge is invalid"):
         look(np.full((8, 8, 3), np.inf, np.float32))

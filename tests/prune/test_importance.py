@@ -123,7 +123,7 @@ def test_prompts_files(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("a cat\n\n  a dog  \n")
     assert read_prompts(path) == ["a cat", "a dog"]
-    for content, says in ((b"\n \n", "holds no prompt"), (b"\xff\xfe", "not UTF-8")):
+    for content, says in ((b"\n \n", "has no prompts"), (b"\xff\xfe", "not UTF-8")):
         path.write_bytes(content)
         with pytest.raises(InvalidInput, match=says):
             read_prompts(path)

@@ -300,7 +300,7 @@ def test_a_model_of_four_blocks_has_nothing_between_its_ends(sanac: Sanac, pipel
     assert sanac("quantize", "four", "--scheme", "int8", "--include", "ends", *BRIEFLY, "--out", "q").code == 0
 
 
-@pytest.mark.parametrize(("value", "words"), [(torch.nan, "block 2 gives NaN"), (0.0, "is zero")])
+@pytest.mark.parametrize(("value", "words"), [(torch.nan, "block 2 produces NaN"), (0.0, "is zero")])
 def test_inputs_that_nothing_can_be_fitted_to(sanac: Sanac, pipeline: Path, value: float, words: str) -> None:
     """NaN or nothing but zeros behind `conv_depth`: the layer that is given them is named."""
     import shutil
@@ -313,7 +313,9 @@ def test_inputs_that_nothing_can_be_fitted_to(sanac: Sanac, pipeline: Path, valu
     save_file(tensors, file)
     ran = sanac("quantize", folder, "--scheme", "int8", *BRIEFLY, "--out", "q")
     assert (ran.code, words in ran.err) == (3, True), ran.err
-    assert ("transformer_blocks.2.ff.conv_point" if value == 0.0 else "ff.conv_point is given it first") in ran.err
+    assert (
+        "transformer_blocks.2.ff.conv_point" if value == 0.0 else "ff.conv_point is the first layer with such inputs"
+    ) in ran.err
     assert not Path("q").exists()
     if value == 0.0:  # each token's own scale needs no range
         assert sanac("quantize", folder, "--scheme", "int8-dynamic", *BRIEFLY, "--out", "q").code == 0

@@ -126,7 +126,7 @@ def test_noise_holds_nothing_that_is_sure() -> None:
     ids=["five channels", "a batch", "empty", "nan", "complex", "text", "floats to 255", "floats from -1"],
 )
 def test_what_is_no_picture_is_refused(bad: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="not a picture"):
+    with pytest.raises(ValueError, match="not an image"):
         as_rgb(bad)
 
 

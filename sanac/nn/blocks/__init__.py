@@ -1,1 +1,1 @@
-"""The SANA forward, block by block, as functions over tensors."""
+"""The SANA forward pass as functions over tensors: embeddings, block, head."""

@@ -1,4 +1,4 @@
-"""One SANA block as a function over its tensors: diffusers' operations in diffusers' order, bitwise its results.
+"""One SANA block as a function over its tensors: diffusers' operations in diffusers' order, with bitwise equal results.
 
 Shapes: B samples, N = height x width tokens, C channels, S caption tokens.
 """
@@ -14,8 +14,8 @@ from torch import Tensor
 Tensors = Mapping[str, Tensor]  # of one block, under the names that follow `transformer_blocks.<i>.`
 ActivationHook = Callable[
     [str, Tensor], None
-]  # told what each weight is about to be multiplied by, in its layer's layout
-ActivationTransform = Callable[[Tensor], Tensor]  # what it is multiplied by instead
+]  # called with each weight's name and input activations, in the layer's layout
+ActivationTransform = Callable[[Tensor], Tensor]  # replaces a layer's input activations
 
 INVERTED, POINT = "ff.conv_inverted.weight", "ff.conv_point.weight"
 QK_EPSILON = 1e-5
@@ -25,48 +25,46 @@ LARGEST_HALF = 65504
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What shapes alone don't say: heads, and the norm's epsilon."""
+    """What tensor shapes don't determine: head counts, the norm's epsilon, and options for exported graphs."""
 
     heads: int
     cross_heads: int
     epsilon: float = 1e-6
     clamp_denominator: bool = (
-        False  # keeps divisors above zero by a floor: optimizers of graphs delete a sum with so little
+        False  # clamp denominators instead of adding 1e-15: graph optimizers delete such a small sum
     )
-    depthwise_dtype: torch.dtype | None = (
-        None  # what the depthwise convolution is computed in, if not in the model's dtype
-    )
-    pointwise_as_linear: bool = False  # 1x1 convolutions as products of tokens, as linear layers are
+    depthwise_dtype: torch.dtype | None = None  # dtype of the depthwise convolution; None: the model's dtype
+    pointwise_as_linear: bool = False  # compute 1x1 convolutions as linear layers over tokens
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Geometry":
-        """As a transformer's config says."""
+        """The geometry of a transformer with this config."""
         heads, cross_heads = config["num_attention_heads"], config["num_cross_attention_heads"]
         return cls(heads, cross_heads, config.get("norm_eps", 1e-6))
 
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What every block of a forward is given besides the state."""
+    """The conditioning of a forward pass: block inputs other than the hidden state."""
 
     modulation: Tensor  # (B, 6 C), from the timestep
     caption: Tensor  # (B, S, C)
-    bias: Tensor | None  # (B, 1, S): 0 where the caption is, -10000 where it is padded
+    bias: Tensor | None  # (B, 1, S): 0 for caption tokens, -10000 for padding
     height: int
     width: int
 
 
 class QuantizedBlock(dict[str, Tensor]):
-    """A block's tensors where not all that weights are given is used as it is."""
+    """A block's tensors, with transforms that quantize the activations of some weights."""
 
     def __init__(self, tensors: Tensors, transforms: Mapping[str, ActivationTransform]) -> None:
-        """Tensors and uses, by name."""
+        """`tensors` and `uses` (activation transforms) by weight name."""
         super().__init__(tensors)
         self.transforms = transforms
 
 
 def no_hook(_name: str, _activations: Tensor) -> None:
-    """Nobody looks."""
+    """Ignore the activations."""
 
 
 def block(
@@ -82,7 +80,7 @@ def block(
 def before_conv_point(
     tensors: Tensors, state: Tensor, conditioning: Conditioning, geometry: Geometry, hook: ActivationHook = no_hook
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A block as far as its last operation: the stream, what `conv_point` is given, and the gate on what it gives."""
+    """A block up to its last operation: (residual stream, input of `conv_point`, gate on its output)."""
     shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation(tensors, conditioning.modulation)
     normed = layer_norm(state, geometry.epsilon) * (1 + scale) + shift
     state = state + gate * linear_attention(tensors, normed.to(state.dtype), geometry, hook)
@@ -92,18 +90,18 @@ def before_conv_point(
 
 
 def modulation(tensors: Tensors, timestep: Tensor) -> tuple[Tensor, ...]:
-    """Shift, scale and gate of the self-attention, then of the feed-forward: (B, 1, C) each."""
+    """Shift, scale and gate of the self-attention, then of the feed-forward; each (B, 1, C)."""
     values = tensors["scale_shift_table"][None] + timestep.reshape(timestep.shape[0], 6, -1)
     return tuple(values.chunk(6, dim=1))
 
 
 def layer_norm(state: Tensor, epsilon: float) -> Tensor:
-    """Without weights, over channels."""
+    """LayerNorm over channels, without weights."""
     return F.layer_norm(state, state.shape[-1:], eps=epsilon)
 
 
 def rms_norm(values: Tensor, weight: Tensor, epsilon: float = QK_EPSILON) -> Tensor:
-    """Over all channels, heads together; the variance in fp32."""
+    """RMSNorm over all channels (heads together), with the variance in fp32."""
     variance = values.to(torch.float32).pow(2).mean(-1, keepdim=True)
     scaled = values * torch.rsqrt(variance + epsilon)
     if weight.dtype in {torch.float16, torch.bfloat16}:
@@ -114,7 +112,7 @@ def rms_norm(values: Tensor, weight: Tensor, epsilon: float = QK_EPSILON) -> Ten
 def projections(
     tensors: Tensors, part: str, query_source: Tensor, key_source: Tensor, hook: ActivationHook
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of an attention, normed where the model has QK norm."""
+    """Queries from `asking`, keys and values from `asked`, normalised if the model has QK norm."""
     query, key, value = (
         _linear(tensors, f"{part}.{name}", source, hook)
         for name, source in (("to_q", query_source), ("to_k", key_source), ("to_v", key_source))
@@ -137,7 +135,7 @@ def _transformed(tensors: Tensors, name: str, activations: Tensor, hook: Activat
 
 
 def linear_attention(tensors: Tensors, state: Tensor, geometry: Geometry, hook: ActivationHook) -> Tensor:
-    """ReLU(q) times the sum over tokens of v ReLU(k)', divided by the same with ones for v; in fp32."""
+    """Linear attention in fp32: ReLU(q) times the sum over tokens of v ReLU(k)', divided by the same sum with v = 1."""
     query, key, value = projections(tensors, "attn1", state, state, hook)
     heads = (geometry.heads, -1)
     query = F.relu(query.transpose(1, 2).unflatten(1, heads)).float()
@@ -155,7 +153,7 @@ def linear_attention(tensors: Tensors, state: Tensor, geometry: Geometry, hook: 
 def cross_attention(
     tensors: Tensors, state: Tensor, conditioning: Conditioning, geometry: Geometry, hook: ActivationHook
 ) -> Tensor:
-    """Softmax attention from tokens to the caption."""
+    """Softmax attention from image tokens to caption tokens."""
     query, key, value = (
         part.unflatten(-1, (geometry.cross_heads, -1)).transpose(1, 2)
         for part in projections(tensors, "attn2", state, conditioning.caption, hook)
@@ -168,7 +166,7 @@ def cross_attention(
 def gated(
     tensors: Tensors, normed: Tensor, conditioning: Conditioning, geometry: Geometry, hook: ActivationHook
 ) -> Tensor:
-    """GLUMBConv but for `conv_point`, (B, H, height, width): widened, neighbours mixed, one half gating the other."""
+    """GLUMBConv up to `conv_point`: 1x1 expansion, depthwise 3x3, one half gating the other. (B, H, height, width)."""
     features = normed.unflatten(1, (conditioning.height, conditioning.width)).permute(0, 3, 1, 2)
     features = _transformed(tensors, INVERTED, features, hook)
     wide = F.silu(
@@ -187,12 +185,12 @@ def gated(
 
 
 def conv_point(tensors: Tensors, activations: Tensor, *, as_linear: bool = False) -> Tensor:
-    """A block's last operation, `conv_point`: (B, H, height, width) -> (B, N, C)."""
+    """The block's last operation, `conv_point`: (B, H, height, width) -> (B, N, C)."""
     return _pointwise(activations, tensors[POINT], None, as_linear=as_linear).flatten(2, 3).permute(0, 2, 1)
 
 
 def _pointwise(features: Tensor, weight: Tensor, bias: Tensor | None, *, as_linear: bool) -> Tensor:
-    """A 1x1 convolution; or the same as a product of all its places."""
+    """A 1x1 convolution; if `rows`, computed as a linear layer over positions."""
     if not as_linear:
         return F.conv2d(features, weight, bias)
     return F.linear(features.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""What stands before and after the blocks: embeddings of latents, timestep and caption, and the head."""
+"""The layers before and after the blocks: embeddings of latents, timestep and caption, and the output head."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sanac.nn.blocks.block import Conditioning, layer_norm, rms_norm
 
-Tensors = Mapping[str, Tensor]  # of a transformer, those outside its blocks, under their full names
+Tensors = Mapping[str, Tensor]  # a transformer's tensors outside the blocks, by full name
 
 HEAD_EPSILON = 1e-6
 _FREQUENCIES = 128
@@ -18,7 +18,7 @@ _FREQUENCIES = 128
 
 @dataclass(frozen=True, slots=True)
 class BlockInputs:
-    """The state before the first block, what every block is given, and what the head needs."""
+    """The inputs of the first block, the conditioning of all blocks, and the timestep embedding for the head."""
 
     state: Tensor  # (B, N, C)
     conditioning: Conditioning
@@ -34,9 +34,9 @@ def embed(
     guidance: Tensor | None = None,
     positions: Tensor | None = None,
 ) -> BlockInputs:
-    """From latents (B, channels, height, width), captions (B, S, width), timesteps (B,) and the captions' mask (B, S).
+    """Block inputs from latents (B, channels, height, width), captions (B, S, width), timesteps (B,) and mask (B, S).
 
-    `guidance` is for models distilled with it; `positions` (1, N, C) for those of 2K and 4K pictures.
+    `guidance` is for guidance-distilled models; `positions` (1, N, C) for models of 2K and 4K images.
     """
     weight = tensors["patch_embed.proj.weight"]
     patches = F.conv2d(latents, weight, tensors["patch_embed.proj.bias"], stride=weight.shape[-1])
@@ -54,13 +54,13 @@ def embed(
 
 
 def project_caption(tensors: Tensors, caption: Tensor) -> Tensor:
-    """Caption embeddings as the blocks see them: (B, S, C)."""
+    """Caption embeddings projected to the blocks' width: (B, S, C)."""
     wide = F.gelu(_linear(tensors, "caption_projection.linear_1", caption), approximate="tanh")
     return rms_norm(_linear(tensors, "caption_projection.linear_2", wide), tensors["caption_norm.weight"])
 
 
 def head(tensors: Tensors, state: Tensor, inputs: BlockInputs) -> Tensor:
-    """From the last block's output to the velocity: (B, channels, height, width)."""
+    """The velocity (B, channels, height, width) from the last block's output `state`."""
     shift, scale = (tensors["scale_shift_table"][None] + inputs.timestep[:, None]).chunk(2, dim=1)
     values = _linear(tensors, "proj_out", layer_norm(state, HEAD_EPSILON) * (1 + scale) + shift)
     patch = tensors["patch_embed.proj.weight"].shape[-1]
@@ -70,13 +70,13 @@ def head(tensors: Tensors, state: Tensor, inputs: BlockInputs) -> Tensor:
 
 
 def _embedded(tensors: Tensors, name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
-    """A number per sample as sines and cosines, through two layers."""
+    """Sinusoidal embedding of one number per sample, through a two-layer MLP."""
     waves = sinusoidal(value).to(dtype)
     return _linear(tensors, f"{name}.linear_2", F.silu(_linear(tensors, f"{name}.linear_1", waves)))
 
 
 def positions(rows: int, columns: int, base: int, scale: float, width: int) -> Tensor:
-    """(1, rows x columns, width), fp32: columns, then rows, as sines and cosines; a side counts `base` steps."""
+    """Sinusoidal position embedding (1, rows x columns, width), fp32: columns, then rows; a side spans `base` steps."""
     steps = torch.arange(width // 4, dtype=torch.float64) / (width / 4)
     omega = (1.0 / 10000**steps).float()
     sides = []

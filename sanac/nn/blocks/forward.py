@@ -1,4 +1,4 @@
-"""A whole transformer over a dict of tensors: embeddings, blocks, head."""
+"""The full transformer forward pass over a dict of tensors: embeddings, blocks, head."""
 
 from collections.abc import Callable, Mapping
 
@@ -22,7 +22,7 @@ def forward(
     positions: Tensor | None = None,
     observe: Observer | None = None,
 ) -> Tensor:
-    """The velocity that a model with these weights predicts; `observe` sees the stream between blocks."""
+    """The velocity predicted by a model with these tensors; `observe` receives each block's input and output."""
     start = embed(tensors, latents, caption, timestep, mask, guidance, positions)
     state = start.state
     for index, part in enumerate(blocks_of(tensors)):
@@ -34,7 +34,7 @@ def forward(
 
 
 def blocks_of(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The tensors of each block, under the names that `block` knows."""
+    """The tensors of each block, under the names that `block` uses."""
     found: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         inside = split_block(name)

@@ -1,1 +1,1 @@
-"""Calibration: prompts, latents, sampling, and the states between blocks."""
+"""Calibration: prompts, text encoding, latents, sampling, and the states that it yields."""

@@ -1,8 +1,8 @@
-"""What a model predicts without some of its blocks: many choices of blocks in one sweep over the weights.
+"""Velocities of a model without some of its blocks: many block subsets in one sweep over the weights.
 
-Choices that begin alike share their way: at every block those that keep it part from those that drop it, and each
-distinct beginning is computed once. So leaving out each block in turn costs one reading of the weights for all starts
-that are given together, and about half as many blocks as one forward per choice.
+Subsets with a common prefix share its computation: each distinct prefix of kept blocks is computed once. Leaving out
+each block in turn thus reads the weights once for all inputs passed together, and computes about half as many blocks as
+one forward pass per subset.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from sanac.nn.blocks.block import Geometry, block
 from sanac.nn.blocks.embed_head import BlockInputs, head
 from sanac.nn.streaming import Blocks
 
-BlockSubset = tuple[int, ...]  # blocks that stay, ascending
+BlockSubset = tuple[int, ...]  # indices of the kept blocks, ascending
 
 
 def velocities(
@@ -24,7 +24,7 @@ def velocities(
     starts: Sequence[BlockInputs],
     choices: Iterable[BlockSubset],
 ) -> dict[BlockSubset, list[Tensor]]:
-    """The velocity of every start under every choice of blocks."""
+    """For each block subset of `choices`, the velocity of each of `starts`."""
     open_choices = dict.fromkeys(choices)
     states: dict[BlockSubset, list[Tensor]] = {(): [start.state for start in starts]}
     needed = sorted({index for kept in open_choices for index in kept})
@@ -44,7 +44,7 @@ def velocities(
 
 
 def _prefixes(choices: Iterable[BlockSubset], stop: int) -> dict[BlockSubset, None]:
-    """The distinct beginnings of choices, as far as blocks before `stop` go."""
+    """The distinct prefixes of `choices`, restricted to blocks before `stop`."""
     return dict.fromkeys(tuple(index for index in kept if index < stop) for kept in choices)
 
 

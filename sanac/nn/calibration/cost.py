@@ -1,4 +1,4 @@
-"""The estimated time of a job, and the budget that it must stay within."""
+"""The time estimate of a job, and the budget above which it needs --yes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from sanac.core.units import duration_text
 from sanac.nn.calibration.inputs import Inputs
 from sanac.nn.calibration.settings import FEWEST
 
-PATIENCE = 3600.0  # seconds that a job may take without being asked for
+PATIENCE = 3600.0  # seconds that a job may take without --yes
 
 
 @dataclass(frozen=True, slots=True)
 class CostEstimate:
-    """How long a job will take, and what that hangs on."""
+    """Estimated seconds of a job, and the settings that the estimate depends on."""
 
     what: str
     seconds: float
@@ -24,7 +24,7 @@ class CostEstimate:
     steps: int
 
     def check_budget(self, reporter: Reporter, *, yes: bool, cheaper: Sequence[str] = ()) -> None:
-        """Say it; what takes long only goes on when told to."""
+        """Report the estimate; MissingResource, with cheaper options, if it exceeds an hour without `yes`."""
         reporter.note(f"{self.what} ({self.inputs.source}): about {duration_text(self.seconds)} on {self.device}")
         if self.seconds <= PATIENCE or yes:
             return
@@ -38,11 +38,14 @@ class CostEstimate:
         ways += [*cheaper, *(["--embeddings FILE (it has no text encoder)"] if self.inputs.needs_encoder else [])]
         raise MissingResource(
             f"{self.what} would take about {duration_text(self.seconds)} here",
-            why="the model is big and there is no GPU" if self.device == "cpu" else "the model is big",
+            why="the model is large and runs on the CPU" if self.device == "cpu" else "the model is large",
             hint=f"{', '.join(ways)}, a machine with a GPU, or --yes" if ways else "a machine with a GPU, or --yes",
         )
 
 
 def not_computed_yet(what: str) -> MissingResource:
-    """A dry run doesn't compute for hours."""
-    return MissingResource(f"the plan hangs on {what}, not done before", hint="run the command without --dry-run")
+    """The error of a --dry-run whose plan depends on `what`, which isn't in the cache."""
+    return MissingResource(
+        f"--dry-run can't finish the plan: it depends on {what}, which has not been computed yet",
+        hint="run the command without --dry-run",
+    )

@@ -1,4 +1,4 @@
-"""What a model is measured on: prompts encoded here, embeddings that were made before, or the user's own latents."""
+"""Calibration inputs: prompts to encode, precomputed embeddings, or the user's own latents."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ from sanac.nn.pipeline_config import encoding_operations, vocabulary_of
 
 @dataclass(frozen=True)
 class Inputs:
-    """Fully decided, nothing encoded or read yet."""
+    """Chosen and checked calibration inputs; nothing is encoded or read yet."""
 
     model: Model
     count: int
-    source: str  # where they are from, for people
+    source: str  # their origin, for messages
     prompts: tuple[str, ...] = ()
     embeddings: TensorFile | None = None
     latents: LatentFolder | None = None
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
-        """What scores depend on."""
+        """The input settings that results depend on, for content keys."""
         found: dict[str, Any] = {"inputs": "noised" if self.latents else "sampled", "num_prompts": self.count}
         if self.prompts:
             found["prompts"] = json_files.key_of(list(self.prompts))
@@ -45,16 +45,16 @@ class Inputs:
 
     @property
     def needs_encoder(self) -> bool:
-        """Whether the model's text encoder has to be there, and is not."""
+        """Whether prompts have to be encoded but the model has no text encoder."""
         return self.embeddings is None and not has_encoder(self.model)
 
     @property
     def encoding(self) -> float:
-        """Operations that encoding takes."""
+        """Estimated operations of text encoding."""
         return 0.0 if self.embeddings else encoding_operations(self.model, max(1, len(self.prompts)))
 
     def captions(self, device: torch.device) -> EncodedPrompts:
-        """Encode the prompts, or read what was encoded."""
+        """The captions on `device`: encoded from prompts, or read from files."""
         if self.latents:
             empty = read_captions(self.embeddings, 1) if self.embeddings else encode(self.model, [""], device)
             return self.latents.captions(empty, self.count)
@@ -63,7 +63,7 @@ class Inputs:
         return encode(self.model, self.prompts, device)
 
     def data(self) -> Tensor | None:
-        """The latents of pictures, where it is them that are looked at."""
+        """The user's latents for `--inputs noised`; None for sampled trajectories."""
         return self.latents.read(self.count) if self.latents else None
 
 
@@ -75,7 +75,7 @@ def choose_inputs(
     embeddings: Path | None = None,
     data: Path | None = None,
 ) -> Inputs:
-    """As the command line says; what it brings along is checked as far as headers tell."""
+    """The inputs for these command-line options; files are checked by their headers."""
     encoded = open_captions(embeddings, model.architecture.caption_channels) if embeddings else None
     if data:
         latents = open_latents(data, model.architecture)
@@ -87,10 +87,10 @@ def choose_inputs(
 
 
 def _mixed(prompts: Sequence[str]) -> list[str]:
-    """In an order that follows from the texts alone.
+    """`prompts` in an order that depends on their texts alone.
 
-    What goes by position, noise and the parts to fit on and to judge by, is then the same however a file is sorted, and
-    prompts of one kind that stand together in it are spread over all parts.
+    Position decides the noise and the split into fitting and validation prompts. This order makes both independent of
+    how the file is sorted, and spreads similar prompts over the whole split.
     """
     return sorted(prompts, key=json_files.key_of)
 

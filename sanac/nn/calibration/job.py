@@ -1,4 +1,4 @@
-"""Calibration states as the user asks for them: most prompts to fit on, the last ones to judge by."""
+"""The calibration job: samples states within a memory limit, split into parts for fitting and for validation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,26 +34,26 @@ _FP32 = 4
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What states are taken from, fully decided."""
+    """A fully planned calibration: inputs, sampler, memory limit, batch size."""
 
     model: Model
     inputs: Inputs
-    count: int  # of its prompts, from the first
+    count: int  # number of prompts to use, from the first
     sampling: SamplerSettings
     scheduler: Mapping[str, Any]
-    every: int  # of the sampler's steps, which are looked at
+    every: int  # every n-th sampler step is recorded
     memory_limit: int
-    limit_is_explicit: bool  # whether the limit is the user's
+    limit_is_explicit: bool  # whether the user set the limit
     device: str
-    batch: int  # prompts that go through a block together
-    resident: bool = False  # whether the weights are read once and stay
-    fixed: int = 0  # bytes that are needed for all prompts, once they were sampled
-    each: int = 0  # and for one
-    min_prompts: int = FEWEST  # prompts: to fit on, to choose by, to judge by
+    batch: int  # prompts per batch
+    resident: bool = False  # whether the weights stay in memory
+    fixed: int = 0  # bytes needed after sampling, independent of the number of prompts
+    each: int = 0  # bytes needed after sampling, per prompt
+    min_prompts: int = FEWEST  # minimum number of prompts: fitting, selection, validation
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the states depend on."""
+        """The settings that the states depend on, for content keys."""
         return {
             **self.inputs.settings,
             "num_prompts": self.count,
@@ -64,44 +64,44 @@ class Calibration:
 
     @property
     def moments(self) -> int:
-        """How many steps of the sampler are looked at."""
+        """Number of recorded sampler steps."""
         return len(range(self.every // 2, self.sampling.steps, self.every))
 
     @property
     def tokens(self) -> int:
-        """Of one prompt at one moment, both branches."""
+        """Tokens of one prompt at one step, both guidance branches."""
         return 2 * (self.sampling.side // self.model.architecture.patch_size) ** 2
 
     @property
     def state_bytes(self) -> int:
-        """The stream of one prompt, both branches, at one moment."""
+        """Bytes of the hidden state of one prompt at one step, both guidance branches."""
         return self.tokens * self.model.architecture.width * _FP32
 
     @property
     def moment_bytes(self) -> int:
-        """What is held of one prompt at one moment: its latents and the velocity there."""
+        """Bytes stored per prompt and recorded step: latents and velocity."""
         return 2 * self.sampling.side**2 * self.model.architecture.in_channels * _FP32
 
     @property
     def caption_bytes(self) -> int:
-        """One caption as every block is given it, at its longest."""
+        """Bytes of one projected caption at its maximum length."""
         return LONGEST * self.model.architecture.width * _FP32
 
     @property
     def work(self) -> int:
-        """What computing with a block takes for one prompt, one branch."""
+        """Bytes of a block's intermediate activations for one prompt and one guidance branch."""
         return WORK * self.state_bytes // 2 + 3 * self.caption_bytes
 
     @property
     def weight_bytes(self) -> int:
-        """Of the whole model, as it is computed with."""
+        """Bytes of all weights in fp32."""
         return sum(ref.count * _FP32 for ref in self.model.weights)
 
     def fit_to_memory(self, fixed: int, each: int, reporter: Reporter) -> "Calibration":
-        """As many prompts as fit, where `fixed` bytes are needed for them all and `each` for one, once it was sampled.
+        """This calibration with as many prompts as fit; work after sampling needs `fixed` bytes plus `each` per prompt.
 
-        Only a limit that was named makes them fewer: what comes out must not hang on the memory that happens to be
-        free. What is left goes to larger batches and to weights that stay.
+        Only an explicit --memory-limit reduces the prompts: results must not depend on the memory that happens to be
+        free. The remaining memory is used for larger batches and for keeping weights resident.
         """
         limit, least = self.memory_limit, self._takes(self.min_prompts, 1, fixed, each)
         if least > limit and self.limit_is_explicit:
@@ -121,7 +121,7 @@ class Calibration:
         return replace(self, count=count, batch=batch, resident=resident, fixed=fixed, each=each)
 
     def check_room(self, reporter: Reporter) -> None:
-        """Lacking if there is less than all prompts need; more than the usual limit is said."""
+        """MissingResource if all prompts need more than the free memory; a note if they exceed the default limit."""
         needed = self._takes(self.count, self.batch, self.fixed, self.each)
         if needed <= self.memory_limit:
             return
@@ -133,10 +133,10 @@ class Calibration:
                 why=f"each of {self.count} prompts takes {bytes_text(needed - fewer)}",
                 hint=f"--num-prompts {fitting}, or fewer --timesteps",
             )
-        reporter.note(f"takes {bytes_text(needed)} of memory for {self.count} prompts; --memory-limit makes them fewer")
+        reporter.note(f"takes {bytes_text(needed)} of memory for {self.count} prompts; set --memory-limit to use fewer")
 
     def _takes(self, count: int, batch: int, fixed: int, each: int) -> int:
-        """Bytes for so many prompts, so many at a time: while they are sampled, or afterwards, whichever is more."""
+        """Peak bytes for `count` prompts in batches of `batch`: the larger of sampling and the work after it."""
         caption = LONGEST * self.model.architecture.caption_channels * _FP32
         held = count * (caption + self.moments * self.moment_bytes)
         sampled = count * (self.state_bytes + self.caption_bytes)
@@ -149,9 +149,9 @@ class Calibration:
         return _FP32 * sum(counts) // self.model.architecture.blocks
 
     def seconds(self, forwards: float, *, more: float = 0.0, readings: float) -> float:
-        """How long encoding, sampling, so many forwards of all states, and `more` operations take.
+        """Estimated seconds of encoding, sampling, `forwards` passes over all states, and `more` operations.
 
-        Sampling reads the model at each step; `readings` are on top of that, if it doesn't stay in memory.
+        Unless the weights are resident they are read once per sampler step, and `readings` more times.
         """
         passes = self.sampling.steps + forwards * self.moments
         return forward_seconds(
@@ -163,13 +163,13 @@ class Calibration:
         )
 
     def check_budget(self, what: str, seconds: float, reporter: Reporter, *, yes: bool) -> None:
-        """Say what `what` on these prompts will take, before anything is computed."""
+        """Check memory and report the time estimate of `what`, before anything is computed."""
         self.check_room(reporter)
         what, steps = f"{what} on {self.count} prompts", self.sampling.steps
         CostEstimate(what, seconds, self.device, self.inputs, self.count, steps).check_budget(reporter, yes=yes)
 
     def states(self, fifths_of_each: Sequence[int]) -> list[CalibrationStates]:
-        """The states of all prompts in parts: the first gets what is left, the others these many fifths."""
+        """The states of all prompts, split in parts: the first gets the rest, the others `shares` fifths each."""
         states, stops = self.sample(), [self.count]
         for fifths in reversed(fifths_of_each):
             stops.insert(0, stops[0] - max(1, self.count * fifths // 5))
@@ -187,18 +187,18 @@ class Calibration:
         return states_of(blocks, sampler(self.scheduler), captions, sampling, config, every=self.every)
 
 
-TOGETHER = 64  # prompts that go through a block together, at most
+TOGETHER = 64  # maximum batch size
 
 
 def calibration(model: Model, settings: CalibrationSettings, every: int, min_prompts: int = FEWEST) -> Calibration:
-    """From what the user said; a hundred prompts if nothing."""
+    """Plan a calibration from the user's settings, recording every `every`-th step; needs at least `least` prompts."""
     settings.check()
     check_computable(model)
     if settings.data:
-        raise UsageError("search and repair look at sampled trajectories", why="--inputs noised is for scores")
+        raise UsageError("--inputs noised only applies to scores", why="search and repair need sampled trajectories")
     inputs = choose_inputs(model, prompts=settings.prompts, count=settings.num_prompts, embeddings=settings.embeddings)
     if inputs.count < min_prompts:
-        why = "some are to fit on, others to judge by"
+        why = "they are split into prompts for fitting and for validation"
         raise UsageError(f"{inputs.count} prompts are too few", why=why, hint="--num-prompts 100")
     sampling = SamplerSettings(settings.timesteps, settings.guidance, settings.seed, latent_side(model))
     scheduler, device = scheduler_of(model), pick_device(settings.device)

@@ -1,4 +1,4 @@
-"""The user's own pictures, as latents in a folder of .safetensors files: `latents`, with or without their captions."""
+"""The user's own images as latents: a folder of .safetensors files with `latents`, with or without captions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,35 +19,35 @@ from sanac.nn.calibration.text_encoding import EncodedPrompts, trimmed
 
 @dataclass(frozen=True)
 class LatentFolder:
-    """Files whose headers were checked, in the order of their names."""
+    """A folder of latent files with checked headers, in the order of their names."""
 
     files: tuple[TensorFile, ...]
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """Number of images."""
         return sum(map(len, self.files))
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of every picture's latents."""
+        """Height and width of the latents, equal for all images."""
         height, width = self.files[0].tensors["latents"].shape[2:]
         return height, width
 
     @property
     def captioned(self) -> bool:
-        """Whether each picture brings its caption."""
+        """Whether the files contain caption embeddings."""
         return "embeddings" in self.files[0].tensors
 
     def digest(self) -> str:
-        """What the files hold, whatever they are called."""
+        """One digest of the files' contents, independent of their names."""
         return json_files.key_of([digest_file(file.path) for file in self.files])
 
     def read(self, count: int) -> Tensor:
-        """The latents of the first `count` pictures, in fp32."""
+        """The latents of the first `count` images, in fp32."""
         return self._first("latents", count)
 
     def captions(self, empty: EncodedPrompts, count: int) -> EncodedPrompts:
-        """Their captions; the empty one for all where they bring none."""
+        """The captions of the first `count` images; the empty caption for all if the files have none."""
         if not self.captioned:
             return EncodedPrompts(
                 empty.empty.expand(count, -1, -1), empty.empty_mask.expand(count, -1), empty.empty, empty.empty_mask
@@ -69,7 +69,7 @@ class LatentFolder:
 
 
 def open_latents(folder: Path, architecture: Architecture) -> LatentFolder:
-    """The latents in a folder, for a model of this architecture; all that is wrong with them at once."""
+    """The latents in a folder, checked for a model of this architecture; InvalidInput lists all problems."""
     try:
         boundary = folder.resolve(strict=True)
         paths = sorted(path for path in boundary.iterdir() if path.suffix == ".safetensors")
@@ -77,7 +77,7 @@ def open_latents(folder: Path, architecture: Architecture) -> LatentFolder:
         raise InvalidInput(f"cannot read the folder {folder}", why=error.strerror or str(error)) from error
     if not paths:
         raise InvalidInput(
-            f"{folder} holds no .safetensors file", hint="each holds `latents` (n, channels, height, width)"
+            f"{folder} has no .safetensors file", hint="each must contain `latents` (n, channels, height, width)"
         )
     files: list[TensorFile] = []
     problems: list[str] = []
@@ -88,7 +88,7 @@ def open_latents(folder: Path, architecture: Architecture) -> LatentFolder:
             problems += [f"{path.name}: {problem}" for problem in error.problems or (error.why or error.message,)]
     problems += _disagreements(files, architecture.patch_size)
     if problems:
-        raise InvalidInput(f"{folder} does not hold latents for this model", why=problems[0], problems=problems)
+        raise InvalidInput(f"the latents in {folder} don't fit this model", why=problems[0], problems=problems)
     return LatentFolder(tuple(files))
 
 
@@ -105,7 +105,7 @@ def _disagreements(files: list[TensorFile], patch: int) -> list[str]:
     sizes = {file.tensors["latents"].shape[2:]: file.path.name for file in reversed(files)}
     named = ", ".join(f"{size[0]} x {size[1]} in {name}" for size, name in sorted(sizes.items()))
     problems = [f"latents of different sizes: {named}"] if len(sizes) > 1 else []
-    problems += [f"latents of {named} don't divide into patches of {patch}"] * any(
+    problems += [f"latents of {named} can't be divided into patches of {patch}"] * any(
         side % patch for size in sizes for side in size
     )
     with_captions = {("embeddings" in file.tensors): file.path.name for file in reversed(files)}

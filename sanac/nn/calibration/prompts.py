@@ -1,4 +1,4 @@
-"""Which prompts a model's blocks are measured on: the user's, the bundled ones, or those of the world it knows."""
+"""Calibration prompts: the user's file, the bundled list, or the shapes world's for models with its vocabulary."""
 
 from collections.abc import Sequence
 from importlib import resources
@@ -11,7 +11,7 @@ _LARGEST = 10_000_000  # bytes of a prompts file
 
 
 def read_prompts(path: Path) -> list[str]:
-    """One prompt per line; empty lines don't count."""
+    """The prompts in a UTF-8 file, one per line; empty lines are skipped."""
     try:
         if path.stat().st_size > _LARGEST:
             raise InvalidInput(f"{path} is too large for a list of prompts", why=f"it has more than {_LARGEST:,} bytes")
@@ -24,31 +24,33 @@ def read_prompts(path: Path) -> list[str]:
         ) from error
     prompts = [line.strip() for line in text.split("\n") if line.strip()]
     if not prompts:
-        raise InvalidInput(f"{path} holds no prompt", hint="write one prompt per line")
+        raise InvalidInput(f"{path} has no prompts", hint="write one prompt per line")
     return prompts
 
 
 def bundled_prompts() -> list[str]:
-    """A hundred prompts of our own writing, of all that pictures show."""
+    """The 100 bundled prompts, of varied subjects."""
     text = resources.files("sanac").joinpath("data/prompts.txt").read_text(encoding="utf-8")
     return [line for line in text.splitlines() if line]
 
 
 def default_prompts(count: int, vocabulary: Sequence[str] = ()) -> tuple[list[str], str]:
-    """(prompts, where they are from). A model whose tokenizer knows only the shapes world is asked for that."""
+    """(`count` default prompts, their origin). Models with the shapes world's vocabulary get prompts of that world."""
     if "cross" in vocabulary and len(vocabulary) < 1000:
         return [prompt.text for prompt in suite("train", count)], "training prompts of the shapes world"
     found = bundled_prompts()
     if count > len(found):
-        raise UsageError(f"--num-prompts {count}: {len(found)} are bundled", hint="--prompts FILE brings your own")
+        raise UsageError(
+            f"--num-prompts {count}: only {len(found)} are bundled", hint="pass your own with --prompts FILE"
+        )
     return found[:count], "bundled prompts"
 
 
 def choose_prompts(file: Path | None, count: int | None, vocabulary: Sequence[str]) -> tuple[list[str], str]:
-    """(prompts, where they are from), as the command line says."""
+    """(prompts, their origin): the first `count` of the user's `file`, or the defaults."""
     if file is None:
         return default_prompts(count or 100, vocabulary)
     found = read_prompts(file)
     if count is not None and count > len(found):
-        raise UsageError(f"--num-prompts {count}: {file} holds {len(found)}")
+        raise UsageError(f"--num-prompts {count}: {file} has only {len(found)}")
     return found[:count], str(file)

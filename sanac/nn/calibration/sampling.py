@@ -1,7 +1,7 @@
-"""Sampled trajectories through a model that need not fit in memory: timesteps outside, blocks inside.
+"""Sampling with a model that need not fit in memory: the outer loop is over timesteps, the inner one over blocks.
 
-Per step of the sampler the states of all prompts are pushed through one block after the other. Memory is two blocks
-plus the states, whatever the model's depth.
+At each sampler step the states of all prompts pass through one block after the other. Memory is two blocks plus the
+states, for any depth.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,47 +17,47 @@ from sanac.nn.blocks.embed_head import BlockInputs, embed, head
 from sanac.nn.calibration.text_encoding import EncodedPrompts
 from sanac.nn.streaming import Blocks
 
-EMPTY, PROMPT = 0, 1  # the branches of guidance
+EMPTY, PROMPT = 0, 1  # the branches of classifier-free guidance
 
 
-WORK = 24  # states that computing with a block takes beside the state: the feed-forward is five times as wide
+WORK = 24  # a block's intermediate activations, in states: the feed-forward is five times as wide
 
 
 @dataclass(frozen=True, slots=True)
 class SamplerSettings:
-    """How trajectories are sampled."""
+    """Sampler settings: steps, guidance scale, seed, latent size, batch size."""
 
     steps: int = 20
     guidance: float = 4.5
     seed: int = 0
-    side: int = 32  # of the latents
-    batch: int = 8  # prompts that go through a block together
+    side: int = 32  # latent side
+    batch: int = 8  # prompts per batch
 
     def to_json(self) -> dict[str, float]:
-        """What decides where trajectories pass."""
+        """The settings that determine trajectories, for content keys."""
         return {name: value for name, value in asdict(self).items() if name != "batch"}
 
 
 @dataclass(frozen=True, slots=True)
 class BlockCall:
-    """Where in a run a state was seen."""
+    """The position of an observed state: step, block, guidance branch, batch."""
 
     step: int
     block: int
     branch: int
-    first: int  # number of the first prompt in the batch
+    first: int  # index of the batch's first prompt
 
 
 class Observer(Protocol):
-    """Looks at the stream on both sides of every block."""
+    """Receives the hidden state before and after every block."""
 
     def __call__(self, call: BlockCall, before: Tensor, after: Tensor) -> None:
-        """(prompts, tokens, channels) each."""
+        """Called with the states before and after a block, each (prompts, tokens, channels)."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepProgress:
-    """How far a step of the sampler has come: the states of all batches before one of its blocks."""
+    """Resume state within a sampler step: the states of all batches before block `block`."""
 
     step: int
     block: int
@@ -78,12 +78,12 @@ def sample(
     on_progress: Callable[[SweepProgress], None] = lambda _: None,
     data: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Guided velocity and latents of each step. Noise depends on the prompt's number and the seed alone.
+    """Yields the guided velocity and the latents of each step. Noise depends on prompt index and seed alone.
 
-    `offset` is the number of the first prompt; `known` are velocities of steps that were computed before, in order: the
-    sampler is led through them again, the model is not asked. `begun` is where the step behind them was left; `reached`
-    is told after each block. With `data`, latents of pictures, no trajectory is followed: each step looks at them under
-    as much noise as the sampler expects there, (1 - s) x + s e, and these latents are what it gives.
+    `offset` is the index of the first prompt. `known` are velocities of the first steps from an earlier run: the
+    sampler replays them without the model. `begun` is the resume state of the step after them; `reached` is called
+    after each block. With `data` (latents of images) no trajectory is followed: each step noises them to the sampler's
+    noise level, (1 - s) x + s e, and yields these latents.
     """
     run = _Run(blocks, blocks.outside(), Geometry.of(config), captions, sampling, offset, observe, on_progress)
     size = (sampling.side, sampling.side) if data is None else tuple(data.shape[2:])
@@ -107,7 +107,7 @@ def sample(
 def starting_noise(
     count: int, channels: int, sampling: SamplerSettings, offset: int = 0, size: tuple[int, ...] = ()
 ) -> Tensor:
-    """Standard normal latents, one generator per prompt: more prompts don't change the noise of the first."""
+    """Standard normal latents, one generator per prompt: adding prompts doesn't change the noise of earlier ones."""
     shape = (1, channels, *(size or (sampling.side, sampling.side)))
     seeds = (sampling.seed * 1_000_003 + number for number in range(offset, offset + count))
     return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
@@ -115,7 +115,7 @@ def starting_noise(
 
 @dataclass(frozen=True, slots=True)
 class _Moment:
-    """A step of the sampler, its timestep, and the timestep as the model is given it."""
+    """A sampler step: its index, its timestep, and the timestep scaled for the model."""
 
     step: int
     timestep: Tensor
@@ -124,7 +124,7 @@ class _Moment:
 
 @dataclass(slots=True)
 class _Part:
-    """A batch of prompts on one branch, on its way through the blocks."""
+    """A batch of prompts of one guidance branch, with its current hidden state."""
 
     branch: int
     first: int
@@ -134,7 +134,7 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What stays the same from step to step."""
+    """What all steps of a sampling run share."""
 
     blocks: Blocks
     outside: Mapping[str, Tensor]
@@ -146,7 +146,7 @@ class _Run:
     on_progress: Callable[[SweepProgress], None]
 
     def velocity(self, when: _Moment, latents: Tensor, resume_from: SweepProgress | None) -> Tensor:
-        """What the sampler is told at this step: both branches, mixed by the guidance."""
+        """The guided velocity at this step: both branches, combined by the guidance scale."""
         parts = list(self._parts(when, latents))
         self._through(parts, when, _continue(parts, when.step, resume_from))
         empty, prompted = (
@@ -167,13 +167,13 @@ class _Run:
                 start = embed(self.outside, some, caption.expand(count, -1, -1), timesteps, mask.expand(count, -1))
                 for values in (start.state, start.timestep, start.conditioning.caption):
                     if not torch.isfinite(values).all():
-                        why = f"for one of {count} prompts that are computed together"
-                        self._refuse("what stands before the blocks", when, why)
-                inputs = replace(start, state=start.state.new_empty(0))  # the first state is not held to the end
+                        why = f"for one of the {count} prompts of a batch"
+                        self._refuse("the embedding of the inputs", when, why)
+                inputs = replace(start, state=start.state.new_empty(0))  # releases the initial state
                 yield _Part(branch, self.offset + first, inputs, start.state)
 
     def _through(self, parts: Sequence[_Part], when: _Moment, first: int) -> None:
-        """Push all parts through the blocks from `first`."""
+        """Pass all parts through the blocks, starting at block `first`."""
         for index, tensors in self.blocks.sweep(range(first, len(self.blocks))):
             for part in parts:
                 after = block(tensors, part.state, part.start.conditioning, self.geometry)
@@ -181,19 +181,19 @@ class _Run:
                     self._refuse(f"block {index}", when, self._first(tensors, part))
                 self.observe(BlockCall(when.step, index, part.branch, part.first), part.state, after)
                 part.state = after
-            del tensors  # not held while the one after the next is read
+            del tensors  # released before the next but one is read
             if index + 1 < len(self.blocks):
                 self.on_progress(SweepProgress(when.step, index + 1, [part.state for part in parts]))
 
     def _refuse(self, what: str, when: _Moment, why: str) -> NoReturn:
         raise InvalidInput(
-            f"{what} gives NaN or infinity at step {when.step}, timestep {float(when.timestep):.0f}",
+            f"{what} produces NaN or infinity at step {when.step}, timestep {float(when.timestep):.0f}",
             why=why,
             hint=f"sanac inspect {self.blocks.model.located.path} --scan",
         )
 
     def _first(self, tensors: Mapping[str, Tensor], part: _Part) -> str:
-        """Where in a block it begins."""
+        """Which layer of a block first has NaN or infinity in its inputs, as text."""
         bad: list[str] = []
 
         def hook(name: str, activations: Tensor) -> None:
@@ -201,16 +201,20 @@ class _Run:
                 bad.append(name)
 
         block(tensors, part.state, part.start.conditioning, self.geometry, hook)
-        return f"{bad[0].removesuffix('.weight')} is given it first" if bad else "its last layer makes it"
+        return (
+            f"{bad[0].removesuffix('.weight')} is the first layer with such inputs"
+            if bad
+            else "its last layer produces it"
+        )
 
 
 def _continue(parts: Sequence[_Part], step: int, resume_from: SweepProgress | None) -> int:
-    """The block that the parts go through next: the first, unless the step was begun with the very same batches."""
+    """The block to continue with: 0, unless `begun` is of this step and has the same batches."""
     if resume_from is None or resume_from.step != step:
         return 0
     if [state.shape for state in resume_from.states] != [part.state.shape for part in parts]:
         return 0
     for part, state in zip(parts, resume_from.states, strict=True):
         part.state = state.to(part.state)
-    resume_from.states.clear()  # they are the parts' now: not held twice
+    resume_from.states.clear()  # the parts hold them now
     return resume_from.block

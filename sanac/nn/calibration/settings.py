@@ -1,4 +1,4 @@
-"""What the user said about measuring: prompts, sampler, memory; and how long that will take."""
+"""Calibration settings: prompts, sampler, memory limit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,19 +6,19 @@ from pathlib import Path
 from sanac.core.errors import UsageError
 
 LIMIT = 2_000_000_000  # bytes
-FEWEST = 3  # prompts that are worth measuring on
+FEWEST = 3  # minimum number of prompts
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationSettings:
-    """What the user said about the measurement."""
+    """The user's settings for calibration and scoring."""
 
     prompts: Path | None = None
     num_prompts: int | None = None
     timesteps: int = 20
     guidance: float = 4.5
     reduce: str = "token"
-    memory_limit: int | None = None  # LIMIT; what searches and repairs may take half of what is free
+    memory_limit: int | None = None  # None: LIMIT; for search and repair, half of the free memory
     yes: bool = False
     seed: int = 0
     device: str | None = None
@@ -27,28 +27,28 @@ class CalibrationSettings:
     data: Path | None = None
     save_embeddings: Path | None = None
     velocity: bool = False
-    dry: bool = False  # nothing is computed: what was not measured before is lacking
+    dry: bool = False  # dry run: only cached results are used, a cache miss is an error
 
     @property
     def limit(self) -> int:
-        """The memory limit, named or not."""
+        """The memory limit in bytes, explicit or default."""
         return self.memory_limit or LIMIT
 
     def check(self) -> None:
-        """What was said contradicts itself: all of it at once."""
+        """UsageError that lists all invalid or contradictory settings."""
         problems = []
         if not 0 <= self.guidance <= 100:
             problems.append(f"--guidance {self.guidance} is not between 0 and 100")
         if self.inputs == "noised" and self.data is None:
             problems.append("--inputs noised needs --data DIR, a folder of latents")
         if self.inputs != "noised" and self.data is not None:
-            problems.append("--data is for --inputs noised")
+            problems.append("--data only applies with --inputs noised")
         if self.prompts and self.embeddings:
-            problems.append("--prompts and --embeddings contradict each other")
+            problems.append("--prompts and --embeddings can't be combined")
         if self.prompts and self.data:
-            problems.append("--prompts and --data contradict each other: captions lie beside the latents")
+            problems.append("--prompts and --data can't be combined: captions are stored with the latents")
         if self.save_embeddings and (self.embeddings or self.data):
-            problems.append("--save-embeddings is for prompts that are encoded here")
+            problems.append("--save-embeddings only applies to prompts that are encoded in this run")
         if self.save_embeddings and self.save_embeddings.is_dir():
             problems.append(f"--save-embeddings {self.save_embeddings} is a folder")
         if problems:

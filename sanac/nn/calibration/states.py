@@ -1,4 +1,4 @@
-"""Calibration states: where a model's own trajectories pass, and the velocity that it predicts there."""
+"""Calibration states: latents on the model's own trajectories, and the velocity it predicts there."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from sanac.nn.streaming import DTYPES, Blocks
 
 @dataclass(frozen=True, slots=True)
 class StepSample:
-    """A step of the sampler: the latents of all prompts before it, and the guided velocity there."""
+    """One sampler step of all prompts: the latents before it, and the guided velocity."""
 
     timestep: Tensor
     latents: Tensor  # (prompts, channels, height, width)
@@ -26,33 +26,33 @@ class StepSample:
 
 @dataclass(frozen=True, slots=True)
 class SweepBatch:
-    """How many prompts (each moment counted) and choices of blocks are looked at together: each pair has a state."""
+    """Batch size of a sweep: prompts (counted per step) times block subsets; each pair holds a hidden state."""
 
     prompts: int
     choices: int
 
     @classmethod
     def of(cls, limit: int, state_bytes: int, choices: int) -> "SweepBatch":
-        """All of these choices on as many prompts as the limit allows; else fewer choices on one.
+        """All `choices` on as many prompts as `limit` bytes allow; if not even one prompt fits, fewer choices on one.
 
-        `state_bytes` are those of one prompt's stream, both branches; every pair has it on both sides of a block.
+        `state_bytes` is one prompt's hidden state, both branches; each pair holds it before and after a block.
         """
         pairs = max(1, limit // (2 * state_bytes))
         choices = min(choices, pairs)
         return cls(pairs // choices, choices)
 
     def taken(self, state_bytes: int) -> int:
-        """Bytes, with the state that all choices begin at."""
+        """Bytes taken, including the common initial state of all subsets."""
         return (2 * self.choices + 1) * self.prompts * state_bytes
 
     def sweeps(self, prompts: int, choices: int) -> int:
-        """How often the weights are read for so many of both."""
+        """Number of sweeps over the weights for this many prompts and subsets."""
         return -(-prompts // self.prompts) * -(-choices // self.choices)
 
 
 @dataclass(frozen=True)
 class CalibrationStates:
-    """Moments of trajectories, ready to be asked about."""
+    """Recorded steps of trajectories, with the model and captions to evaluate on them."""
 
     blocks: Blocks
     outside: Mapping[str, Tensor]
@@ -60,15 +60,15 @@ class CalibrationStates:
     captions: EncodedPrompts
     guidance: float
     moments: tuple[StepSample, ...]
-    batch: int  # prompts that go through a block together, at most
+    batch: int  # maximum batch size
 
     @property
     def geometry(self) -> Geometry:
-        """The blocks' geometry."""
+        """The block geometry of the model's config."""
         return Geometry.of(self.config)
 
     def part(self, start: int, stop: int) -> "CalibrationStates":
-        """Some of the prompts."""
+        """The states of prompts start..stop."""
         moments = (
             StepSample(moment.timestep, moment.latents[start:stop], moment.velocity[start:stop])
             for moment in self.moments
@@ -76,12 +76,12 @@ class CalibrationStates:
         return replace(self, captions=self.captions.part(start, stop), moments=tuple(moments))
 
     def parts(self) -> Iterator["CalibrationStates"]:
-        """Batch by batch."""
+        """The states of each batch of prompts, in order."""
         for start in range(0, len(self.captions), self.batch):
             yield self.part(start, start + self.batch)
 
     def starts(self, moment: StepSample) -> tuple[BlockInputs, BlockInputs]:
-        """All prompts of a moment before the first block: without and with their captions."""
+        """Block inputs of all prompts at one step: (with the empty caption, with their captions)."""
         count, encoded = len(moment.latents), self.captions
         scaled = (moment.timestep * self.config.get("timestep_scale", 1.0)).expand(count)
         latents = moment.latents.to(self.blocks.dtype)
@@ -90,30 +90,30 @@ class CalibrationStates:
         return empty, embed(self.outside, latents, encoded.embeddings, scaled, encoded.mask)
 
     def changed(self, changes: Mapping[str, Tensor]) -> "CalibrationStates":
-        """The same moments, asked of a model with these changes."""
+        """The same recorded steps, with `changes` added to the model's weights."""
         blocks = self.blocks.changed(changes)
         return replace(self, blocks=blocks, outside=blocks.outside())
 
     def as_stored(self, name: str, weight: Tensor) -> Tensor:
-        """A changed weight as the checkpoint's dtype will hold it."""
+        """`weight` rounded to the dtype in which the checkpoint stores the tensor `name`."""
         stored = DTYPES[self.blocks.model.weights.tensors[name].dtype]
         return weight.to(stored).to(weight.dtype)
 
     def guided(self, empty: Tensor, prompted: Tensor) -> Tensor:
-        """As the sampler mixes both branches."""
+        """The guided velocity of both branches."""
         return empty + self.guidance * (prompted - empty) if self.guidance > 1 else prompted
 
     def errors(
         self, choices: Sequence[BlockSubset], sweep_batch: SweepBatch | None = None
     ) -> dict[BlockSubset, Tensor]:
-        """The relative error of the guided velocity under each choice of blocks: (moments, prompts)."""
+        """The relative error of the guided velocity under each block subset: (steps, prompts)."""
         moments, count = len(self.moments), len(self.captions)
         sweep_batch = sweep_batch or SweepBatch(moments * count, max(1, len(choices)))
         size = min(sweep_batch.prompts, count, self.batch)
         pieces = [(number, first) for first in range(0, count, size) for number in range(moments)]
         at_once = max(1, sweep_batch.prompts // size)
         found = {kept: torch.full((moments, count), torch.nan) for kept in choices}
-        ordered = sorted(found)  # neighbours begin alike
+        ordered = sorted(found)  # neighbours share prefixes
         for begin in range(0, len(ordered), sweep_batch.choices):
             some = ordered[begin : begin + sweep_batch.choices]
             for place in range(0, len(pieces), at_once):
@@ -124,7 +124,7 @@ class CalibrationStates:
     def _errors(
         self, pieces: Sequence[tuple[int, int]], size: int, choices: Sequence[BlockSubset]
     ) -> Iterator[tuple[BlockSubset, int, int, Tensor]]:
-        """Moments and `size` prompts from a first one each, in one sweep over the weights."""
+        """Errors for `pieces` (step, first prompt) of `size` prompts each, in one sweep over the weights."""
         parts = [self.part(first, first + size) for _, first in pieces]
         moments = [part.moments[number] for part, (number, _) in zip(parts, pieces, strict=True)]
         starts = [start for part, moment in zip(parts, moments, strict=True) for start in part.starts(moment)]
@@ -143,7 +143,7 @@ def states_of(
     *,
     every: int,
 ) -> CalibrationStates:
-    """Each `every`-th moment of the model's own trajectories."""
+    """Sample trajectories and record each `every`-th step."""
     captions = captions.to(blocks.device, blocks.dtype)
     latents = starting_noise(len(captions), config["in_channels"], sampling).to(blocks.device)
     moments = []

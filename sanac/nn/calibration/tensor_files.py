@@ -1,4 +1,4 @@
-"""Tensors that a user brings along in a .safetensors file: caption embeddings, latents. Checked as an attack."""
+"""User-supplied .safetensors files: caption embeddings and latents. Checked as untrusted input."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ Shape = Sequence[int | None]  # None: any size from 1
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A file whose header was checked; its values are when they are read."""
+    """A tensor file with a checked header; values are checked when they are read."""
 
     path: Path
     tensors: Mapping[str, TensorRef]
 
     def __len__(self) -> int:
-        """How many prompts, or pictures."""
+        """Number of prompts or images."""
         return next(iter(self.tensors.values())).shape[0]
 
     def read(self, name: str, count: int | None = None) -> Tensor:
-        """The first `count` of a tensor; BadInput for values that can't be computed with."""
+        """The first `count` entries of the tensor `name`; InvalidInput for NaN, infinity or an invalid mask."""
         try:
             with safe_open(self.path, framework="pt") as file:
                 found: Tensor = file.get_slice(name)[:count]
@@ -42,7 +42,7 @@ class TensorFile:
         finite = torch.isfinite(found.flatten(1)).all(dim=1)
         if not finite.all():
             raise InvalidInput(
-                f"{name} of {self.path} holds NaN or infinity", why=f"at number {int((~finite).nonzero()[0])}"
+                f"{name} of {self.path} has NaN or infinity", why=f"in entry {int((~finite).nonzero()[0])}"
             )
         return found
 
@@ -53,13 +53,13 @@ class TensorFile:
         used = mask.any(dim=1)
         if not used.all():
             raise InvalidInput(
-                f"{name} of {self.path} hides a whole caption", why=f"of number {int((~used).nonzero()[0])}"
+                f"{name} of {self.path} masks a whole caption", why=f"in entry {int((~used).nonzero()[0])}"
             )
         return mask
 
 
 def open_tensor_file(path: Path, shapes: Mapping[str, Shape], what: str) -> TensorFile:
-    """Check the header of `path` for tensors of these shapes; all that is wrong at once."""
+    """Check the header of `path` for tensors of these shapes; InvalidInput lists all problems."""
     if path.exists() and not path.is_file():
         raise InvalidInput(f"cannot read {path}", why="it is not a regular file")
     tensors = read_header(path).tensors
@@ -72,7 +72,7 @@ def open_tensor_file(path: Path, shapes: Mapping[str, Shape], what: str) -> Tens
             if mask in shapes and tensors[mask].shape != tensors[of].shape[:2]:
                 problems.append(f"{mask} has the shape {list(tensors[mask].shape)}, {of} {list(tensors[of].shape)}")
     if problems:
-        raise InvalidInput(f"{path} does not hold {what}", why=problems[0], problems=problems)
+        raise InvalidInput(f"{path} doesn't contain {what}", why=problems[0], problems=problems)
     return TensorFile(path, {name: tensors[name] for name in shapes})
 
 
@@ -88,7 +88,7 @@ def _problems(ref: TensorRef, shape: Shape) -> list[str]:
 
 
 def open_captions(path: Path, width: int) -> TensorFile:
-    """A file of caption embeddings for a model whose captions are this wide."""
+    """Open a file of caption embeddings of channel count `width`."""
     shapes: dict[str, Shape] = {
         "embeddings": (None, None, width),
         "mask": (None, None),
@@ -99,7 +99,7 @@ def open_captions(path: Path, width: int) -> TensorFile:
 
 
 def read_captions(file: TensorFile, count: int | None = None) -> EncodedPrompts:
-    """The first `count` captions, and the empty one."""
+    """The first `count` captions of a file, and the empty one."""
     prompts = trimmed(file.read("embeddings", count), file.read("mask", count))
     return EncodedPrompts(*prompts, *trimmed(file.read("empty"), file.read("empty_mask")))
 

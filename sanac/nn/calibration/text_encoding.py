@@ -1,4 +1,4 @@
-"""Prompts as a transformer gets them: embeddings and masks, by the pipeline's own text encoder."""
+"""Text encoding: prompts to embeddings and masks, with the pipeline's own text encoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from sanac.core.errors import InvalidInput, UsageError
 from sanac.nn.component_loading import quantized_parts
 from sanac.nn.silence_libraries import quiet
 
-LONGEST = 300  # tokens of a caption, as the pipeline cuts it
+LONGEST = 300  # maximum caption tokens, as in the pipeline
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompts:
-    """Both branches of guidance: the prompts', and the empty prompt's. Padding that no prompt needs is cut off."""
+    """Caption embeddings of the prompts and of the empty prompt (for guidance), without common padding."""
 
     embeddings: Tensor  # (prompts, S, width)
     mask: Tensor  # (prompts, S)
@@ -25,44 +25,44 @@ class EncodedPrompts:
     empty_mask: Tensor  # (1, S')
 
     def __len__(self) -> int:
-        """How many prompts."""
+        """Number of prompts."""
         return len(self.embeddings)
 
     def part(self, start: int, stop: int) -> "EncodedPrompts":
-        """Some of the prompts."""
+        """The captions of prompts start..stop."""
         return EncodedPrompts(self.embeddings[start:stop], self.mask[start:stop], self.empty, self.empty_mask)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "EncodedPrompts":
-        """Elsewhere."""
+        """A copy on `device`, with embeddings in `dtype`."""
         embeddings, empty = (part.to(device, dtype) for part in (self.embeddings, self.empty))
         return EncodedPrompts(embeddings, self.mask.to(device), empty, self.empty_mask.to(device))
 
 
 def has_encoder(model: Model) -> bool:
-    """Whether a model brings its text encoder along."""
+    """Whether `model` includes a text encoder."""
     return model.model_index is not None and "text_encoder" in {part.name for part in model.others}
 
 
 def encode(model: Model, prompts: Sequence[str], device: torch.device, batch: int = 16) -> EncodedPrompts:
-    """Encode prompts with the model's text encoder, as its pipeline does; the encoder is dropped afterwards."""
+    """Encode prompts as the model's pipeline does; the text encoder is released afterwards."""
     return open_encoder(model, device)(prompts, batch)
 
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """What turns prompts into captions; it holds the text encoder."""
+    """Encodes prompts; holds the pipeline's text encoder in memory."""
 
     pipeline: Any
     device: torch.device
 
     @property
     def module(self) -> nn.Module:
-        """The text encoder itself."""
+        """The text encoder module."""
         found: nn.Module = self.pipeline.text_encoder
         return found
 
     def __call__(self, prompts: Sequence[str], batch: int = 16) -> EncodedPrompts:
-        """So many prompts at a time."""
+        """Encode `prompts` in batches of `batch`."""
         instruction, found = _instruction(), list[tuple[Tensor, Tensor]]()
         with torch.no_grad():
             for start in range(0, len(prompts), batch):
@@ -75,12 +75,12 @@ class Encoder:
 
 
 def open_encoder(model: Model, device: torch.device) -> Encoder:
-    """The model's own."""
+    """The encoder with the model's own text encoder; UsageError if it has none."""
     if not has_encoder(model):
         raise UsageError(
             f"{model.located.name} has no text encoder",
             why="prompts can't be encoded without one",
-            hint="give the pipeline's folder, or --embeddings FILE (sanac analyze PIPELINE --save-embeddings FILE)",
+            hint="pass the pipeline's folder, or --embeddings FILE (sanac analyze PIPELINE --save-embeddings FILE)",
         )
     try:
         with quiet():
@@ -103,7 +103,7 @@ def open_encoder(model: Model, device: torch.device) -> Encoder:
 
 
 def _instruction() -> list[str]:
-    """What the pipeline puts in front of prompts unless told otherwise."""
+    """The instruction that the pipeline prepends to prompts by default."""
     import inspect
 
     from diffusers import SanaPipeline
@@ -113,6 +113,6 @@ def _instruction() -> list[str]:
 
 
 def trimmed(embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Without the padding at the end that no prompt needs."""
+    """Embeddings and mask without trailing padding that all prompts share."""
     used = int(mask.any(dim=0).nonzero().max()) + 1
     return embeddings[:, :used].contiguous(), mask[:, :used].contiguous()

@@ -1,1 +1,1 @@
-"""Quantize and dequantize operators, and the modules that use them."""
+"""Quantize and dequantize operators for weights and activations, and the layers that use them."""

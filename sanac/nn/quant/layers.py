@@ -1,4 +1,4 @@
-"""Layers whose weights stay quantized in memory, and are restored where they are used."""
+"""Layers whose weights stay quantized in memory and are dequantized (or multiplied directly) in the forward pass."""
 
 import functools
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from sanac.nn.quant.weights import QuantizedWeight, dequantize_weight, fake_quan
 
 
 class PackedLinear(nn.Module):  # type: ignore[misc]
-    """A linear layer."""
+    """A linear layer with a quantized weight and, optionally, quantized activations."""
 
     stored: Tensor
     scale: Tensor
@@ -21,7 +21,7 @@ class PackedLinear(nn.Module):  # type: ignore[misc]
     static: Tensor | None
 
     def __init__(self, spec: WeightSpec, values: QuantizedWeight, bias: nn.Parameter | None) -> None:
-        """Its bias is the plain layer's own."""
+        """The layer with the quantized weight `values` and the original layer's bias."""
         super().__init__()
         self.spec = spec
         self.register_buffer("stored", values.stored)
@@ -32,7 +32,7 @@ class PackedLinear(nn.Module):  # type: ignore[misc]
         self.bias = bias
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """As the plain layer, of quantized numbers."""
+        """The layer's output, with quantized activations if the spec has them."""
         if self.spec.activations is None:
             return self.plain(inputs, self.weight_in(inputs.dtype))
         values = QuantizedWeight(self.stored, self.scale, self.smooth)
@@ -40,15 +40,15 @@ class PackedLinear(nn.Module):  # type: ignore[misc]
         return channels_restored(rows if self.bias is None else rows + self.bias, inputs)
 
     def weight_in(self, dtype: torch.dtype) -> Tensor:
-        """The weight, for the length of a product."""
+        """The weight dequantized to `dtype`."""
         return dequantize_weight(self.stored, self.scale, self.spec, dtype)
 
     def plain(self, inputs: Tensor, weight: Tensor) -> Tensor:
-        """As the plain layer, with this weight."""
+        """The unquantized layer's operation with `weight`."""
         return F.linear(inputs, weight, self.bias)
 
     def _apply(self, function, recurse: bool = True):  # type: ignore[no-untyped-def]  # noqa: FBT001, FBT002
-        """Moves, but keeps its dtypes: `to(dtype)` is about what is computed in."""
+        """Move to a device but keep dtypes: `to(dtype)` concerns the compute dtype only."""
         kept = {name: buffer for name, buffer in self.named_buffers(recurse=False) if buffer is not None}
         super()._apply(function, recurse)
         for name, buffer in kept.items():
@@ -57,20 +57,20 @@ class PackedLinear(nn.Module):  # type: ignore[misc]
 
 
 class PackedConv2d(PackedLinear):
-    """A convolution."""
+    """A convolution with a quantized weight."""
 
     def __init__(self, spec: WeightSpec, values: QuantizedWeight, like: nn.Conv2d) -> None:
-        """Of the shape of a plain one."""
+        """The convolution with the quantized weight `values` and the stride, padding and bias of `like`."""
         super().__init__(spec, values, like.bias)
         self.how = {"stride": like.stride, "padding": like.padding, "dilation": like.dilation, "groups": like.groups}
 
     def plain(self, inputs: Tensor, weight: Tensor) -> Tensor:
-        """As the plain layer, with this weight."""
+        """The unquantized layer's operation with `weight`."""
         return F.conv2d(inputs, weight, self.bias, **self.how)
 
 
 def packed_like(layer: nn.Module, spec: WeightSpec, values: QuantizedWeight) -> nn.Module:
-    """The layer that takes the place of a plain one."""
+    """The quantized replacement of a linear or convolution layer; ValueError if the spec doesn't fit it."""
     if not isinstance(layer, (nn.Linear, nn.Conv2d)) or tuple(layer.weight.shape) != spec.shape:
         raise ValueError(f"a {type(layer).__name__} has no quantized weight of shape {list(spec.shape)}")
     if spec.activations and spec.columns != spec.shape[1]:
@@ -81,13 +81,13 @@ def packed_like(layer: nn.Module, spec: WeightSpec, values: QuantizedWeight) -> 
 
 
 def in_floats(module: nn.Module, device: torch.device) -> list[str]:
-    """Of the numbers that layers multiply, those that this device has no products of."""
+    """The activation dtypes used by `module` that `device` has no matmuls for."""
     layers = (layer for layer in module.modules() if isinstance(layer, PackedLinear) and layer.spec.activations)
     return sorted({quant_dtype for layer in layers if not multiplies(quant_dtype := layer.spec.dtype, device)})
 
 
 def simulate(module: nn.Module, specs: Mapping[str, WeightSpec], dtype: torch.dtype) -> None:
-    """Have layers compute with what their weights will be once quantized; the weights themselves stay, and learn."""
+    """Make layers compute with fake-quantized weights (QAT); the weights themselves stay trainable."""
     for name, spec in specs.items():
         layer = module.get_submodule(name.removesuffix(".weight"))
         layer.forward = functools.partial(_simulated, layer, spec, dtype)

@@ -94,9 +94,9 @@ def test_nan_is_named_with_its_number(tmp_path: Path, architecture: Architecture
     save_file({"latents": given}, tmp_path / "a.safetensors")
     found = open_latents(tmp_path, architecture)
     assert found.read(2).shape == (2, 16, 4, 4)
-    with pytest.raises(InvalidInput, match=r"latents of .* holds NaN") as caught:
+    with pytest.raises(InvalidInput, match=r"latents of .* has NaN") as caught:
         found.read(3)
-    assert "number 2" in caught.value.why
+    assert "entry 2" in caught.value.why
 
 
 def test_links_may_not_lead_out(tmp_path: Path, architecture: Architecture) -> None:
@@ -106,18 +106,18 @@ def test_links_may_not_lead_out(tmp_path: Path, architecture: Architecture) -> N
     (tmp_path / "in" / "b.safetensors").symlink_to("a.safetensors")
     assert len(open_latents(tmp_path / "in", architecture)) == 2
     (tmp_path / "in" / "c.safetensors").symlink_to("../out.safetensors")
-    with pytest.raises(InvalidInput, match="does not hold latents") as caught:
+    with pytest.raises(InvalidInput, match="don't fit this model") as caught:
         open_latents(tmp_path / "in", architecture)
     assert "c.safetensors" in caught.value.problems[0]
 
 
 def test_folders_that_are_none(tmp_path: Path, architecture: Architecture) -> None:
-    with pytest.raises(InvalidInput, match=r"holds no \.safetensors file"):
+    with pytest.raises(InvalidInput, match=r"has no \.safetensors file"):
         open_latents(tmp_path, architecture)
     for path in (tmp_path / "none", tmp_path / "file"):
         (tmp_path / "file").write_text("")
         with pytest.raises(InvalidInput, match="cannot read the folder"):
             open_latents(path, architecture)
     os.mkfifo(tmp_path / "pipe.safetensors")
-    with pytest.raises(InvalidInput, match="does not hold latents"):
+    with pytest.raises(InvalidInput, match="don't fit this model"):
         open_latents(tmp_path, architecture)

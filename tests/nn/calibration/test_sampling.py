@@ -123,14 +123,14 @@ def test_nan_names_block_and_step(pipeline: Path) -> None:
     blocks.block(2)["ff.conv_point.weight"].fill_(torch.nan)
     captions = encode(model, PROMPTS, CPU)
     config = dict(model.transformer.config)
-    named = pytest.raises(InvalidInput, match="block 2 gives NaN or infinity at step 0, timestep 999")
+    named = pytest.raises(InvalidInput, match="block 2 produces NaN or infinity at step 0, timestep 999")
     with torch.no_grad(), named as caught:
         list(sample(blocks, scheduler(), captions, SAMPLING, lambda *_: None, config))
-    assert "its last layer makes it" in caught.value.why
+    assert "its last layer produces it" in caught.value.why
     captions.embeddings[1, 0] = torch.inf
     with (
         torch.no_grad(),
-        pytest.raises(InvalidInput, match="before the blocks gives NaN or infinity at step 0") as caught,
+        pytest.raises(InvalidInput, match="embedding of the inputs produces NaN or infinity at step 0") as caught,
     ):
         list(sample(blocks, scheduler(), captions, SAMPLING, lambda *_: None, config))
     assert "for one of" in caught.value.why

@@ -75,12 +75,12 @@ BAD = {
     "bytes": (_with(mask=torch.ones(3, 5, dtype=torch.int8)), "stored as I8"),
 }
 POISONED = {
-    "nan": (_with(embeddings=torch.full((3, 5, WIDTH), torch.nan)), "embeddings of .* holds NaN"),
-    "infinity": (_with(empty=torch.full((1, 2, WIDTH), torch.inf)), "empty of .* holds NaN or infinity"),
+    "nan": (_with(embeddings=torch.full((3, 5, WIDTH), torch.nan)), "embeddings of .* has NaN"),
+    "infinity": (_with(empty=torch.full((1, 2, WIDTH), torch.inf)), "empty of .* has NaN or infinity"),
     "no mask": (_with(mask=torch.full((3, 5), 0.5)), "not a mask"),
     "twos": (_with(mask=torch.full((3, 5), 2)), "not a mask"),
     "nan mask": (_with(mask=torch.full((3, 5), torch.nan)), "not a mask"),
-    "hidden": (_with(mask=torch.eye(3, 5) * torch.tensor([[1.0], [0.0], [1.0]])), "hides a whole caption"),
+    "hidden": (_with(mask=torch.eye(3, 5) * torch.tensor([[1.0], [0.0], [1.0]])), "masks a whole caption"),
 }
 
 
