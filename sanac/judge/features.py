@@ -35,7 +35,7 @@ def checked(name: str, pictures: NDArray[np.generic], like: Pictures | None = No
     if min(shape[:3]) < FEWEST:
         raise InvalidInput(
             f"the {name} images are too few or too small",
-            why=f"there are {shape[0]} of {shape[1]} x {shape[2]} pixels; at least {FEWEST} of {FEWEST} x {FEWEST} are needed",
+            why=f"they are {shape[0]} of {shape[1]} x {shape[2]} pixels; needed: {FEWEST} of {FEWEST} x {FEWEST}",
             hint="use more images, or larger ones",
         )
     if like is not None and shape[1:3] != like.shape[1:3]:

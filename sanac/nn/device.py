@@ -26,12 +26,12 @@ def pick_device(requested: str | None) -> str:
     try:
         device = torch.device(requested)
     except RuntimeError as error:
-        raise UsageError(f"{requested!r} is no device", hint="cpu, cuda or cuda:N") from error
+        raise UsageError(f"{requested!r} is not a device", hint="pass cpu, cuda or cuda:N") from error
     if device.type not in {"cpu", "cuda"}:
-        raise UsageError(f"{requested!r} is not supported", hint="cpu, cuda or cuda:N")
+        raise UsageError(f"{requested!r} is not supported", hint="pass cpu, cuda or cuda:N")
     if device.type == "cuda" and (not cuda or (device.index or 0) >= torch.cuda.device_count()):
         raise MissingResource(
-            f"{requested} is not here", why=f"torch {torch.__version__} sees no such GPU", hint="sanac doctor"
+            f"{requested} is not available", why=f"torch {torch.__version__} sees no such GPU", hint="sanac doctor"
         )
     return requested
 

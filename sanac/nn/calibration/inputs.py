@@ -97,5 +97,5 @@ def _mixed(prompts: Sequence[str]) -> list[str]:
 
 def _first(count: int | None, available: int, path: Path) -> int:
     if count is not None and count > available:
-        raise UsageError(f"--num-prompts {count}: {path} holds {available}")
+        raise UsageError(f"--num-prompts {count}: {path} has only {available}")
     return count or available

@@ -107,7 +107,7 @@ class Calibration:
         if least > limit and self.limit_is_explicit:
             raise UsageError(
                 f"--memory-limit {limit:,} is too small for this",
-                why=f"{self.min_prompts} prompts, the least, take {bytes_text(least)}",
+                why=f"{self.min_prompts} prompts, the minimum, take {bytes_text(least)}",
                 hint=f"--memory-limit {least // 1_000_000 + 1}MB, or fewer --timesteps",
             )
         count = self.count

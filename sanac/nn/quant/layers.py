@@ -74,7 +74,7 @@ def packed_like(layer: nn.Module, spec: WeightSpec, values: QuantizedWeight) -> 
     if not isinstance(layer, (nn.Linear, nn.Conv2d)) or tuple(layer.weight.shape) != spec.shape:
         raise ValueError(f"a {type(layer).__name__} has no quantized weight of shape {list(spec.shape)}")
     if spec.activations and spec.columns != spec.shape[1]:
-        raise ValueError(f"nothing that a kernel of {list(spec.shape[2:])} is given can be quantized")
+        raise ValueError(f"activations of a kernel of {list(spec.shape[2:])} can't be quantized")
     if isinstance(layer, nn.Conv2d):
         return PackedConv2d(spec, values, layer)
     return PackedLinear(spec, values, layer.bias)
