@@ -26,7 +26,7 @@ from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.units import bytes_text
 from sanac.export.engine_plan import EngineBuild, EngineSettings, engines_of
-from sanac.export.job import ExportSettings, graphs_of
+from sanac.export.plan import ExportSettings, graphs_of
 
 DEPTHS, PLAIN = (20, 60), 20  # plainly built up to this depth: deeper ones don't fit
 RESULT = Path("docs/results/engines.json")

@@ -30,7 +30,8 @@ from sanac.core.checkpoint.locate import locate
 from sanac.core.progress import NULL_REPORTER
 from sanac.core.write.executor import write_partial
 from sanac.core.write.job import ArtifactJob, WriteOptions
-from sanac.finetune.job import FinetuneSettings, plan_finetune
+from sanac.finetune.plan import plan_finetune
+from sanac.finetune.settings import FinetuneSettings
 from sanac.judge.intervals import PromptScore, paired_difference
 from sanac.nn.calibration.job import calibration
 from sanac.nn.calibration.settings import CalibrationSettings as Measured

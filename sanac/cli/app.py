@@ -1,11 +1,10 @@
 """The command group and the one place where exceptions become exit codes."""
 
-import difflib
 import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -13,51 +12,58 @@ from typing import NoReturn
 import click
 
 from sanac import __version__
-from sanac.cli import (
-    analyze,
-    bench,
-    completion,
-    convert,
-    doctor,
-    evaluate,
-    export,
-    finetune,
-    gate,
-    generate,
-    grow,
-    inspect,
-    prune,
-    quantize,
-    recipes,
-    verify,
-)
+from sanac.cli import completion, recipe_run, recipes
+from sanac.cli.command import command_of
 from sanac.cli.output import Result, emit, emit_error, emit_stop, mute_stdout, report_bug
 from sanac.core.errors import InvalidInput, MissingResource, SanacError, Terminated, UsageError
+from sanac.core.settings import did_you_mean
+from sanac.verbs import VERBS
 
 _STATE_SAVED = "what was finished is kept: run the same command again to continue"
 
 
-class Suggesting(click.Group):
-    """A group that guesses which command was meant, and lists commands in the order of the work."""
+_EXTRA: dict[str, tuple[Callable[[], click.Command], str]] = {
+    "run": (recipe_run.command, recipe_run.SHORT_HELP),
+    "recipes": (recipes.group, recipes.SHORT_HELP),
+    "completion": (completion.command, completion.SHORT_HELP),
+}
+_LAST = ("doctor", "completion")
+
+
+class VerbGroup(click.Group):
+    """A group that makes the command of a verb when it is named, and guesses which command was meant."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
-        """In the order they were added, not by the alphabet."""
-        return list(self.commands)
+        """Names in the order of the work."""
+        names = [name for name in (*VERBS, *_EXTRA, *self.commands) if name not in _LAST]
+        return [*names, *_LAST]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name."""
+        if cmd_name in VERBS:
+            return command_of(VERBS[cmd_name])
+        return _EXTRA[cmd_name][0]() if cmd_name in _EXTRA else super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without making them."""
+        helps = {name: verb.short_help for name, verb in VERBS.items()}
+        helps |= {name: short for name, (_, short) in _EXTRA.items()}
+        rows = [(name, helps.get(name, "")) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command or say which one is close."""
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            close = difflib.get_close_matches(args[0], self.commands, n=1)
-            raise click.UsageError(
-                f"there is no command {args[0]!r}" + (f": did you mean {close[0]!r}?" if close else ""), ctx
-            )
+        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
+            near = did_you_mean(args[0], self.list_commands(ctx))
+            raise click.UsageError(f"there is no command {args[0]!r}{near}", ctx)
         return super().resolve_command(ctx, args)
 
 
 @click.group(
-    cls=Suggesting,
+    cls=VerbGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="""\b
 Examples:
@@ -67,34 +73,12 @@ Examples:
   sanac grow MODEL --target-blocks 60
 
 \b
-Exit codes: 0 done, 1 bug, 2 usage, 3 bad input, 4 something is lacking here,
-5 a check said no, 75 stopped with its state saved, 130 Ctrl-C.""",
+Exit codes: 0 done, 1 a bug, 2 usage, 3 invalid input, 4 a missing resource,
+5 a check failed, 75 stopped with its state saved, 130 Ctrl-C.""",
 )
 @click.version_option(__version__, prog_name="sanac")
 def app() -> None:
     """Make SANA text-to-image models smaller and deployable, and keep proof of what was lost."""
-
-
-for _verb in (
-    inspect,
-    convert,
-    analyze,
-    prune,
-    grow,
-    finetune,
-    quantize,
-    export,
-    verify,
-    evaluate,
-    bench,
-    gate,
-    generate,
-    recipes,
-    doctor,
-    completion,
-):
-    app.add_command(_verb.command)
-app.add_command(recipes.recipes)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,27 +1,39 @@
 """`sanac completion`: the script that makes a shell complete sanac's commands and options."""
 
+from typing import Any
+
 import click
 from click.shell_completion import get_completion_class
 
-from sanac.cli.options import Common, common
+from sanac.cli.command import epilog_of
+from sanac.cli.options import common_parameters, take_common
 from sanac.cli.output import Result
 
-
-@click.command(
-    "completion",
-    short_help="Make the shell complete commands and options.",
-    epilog="""\b
-Examples:
-  sanac completion bash >> ~/.bashrc
-  sanac completion zsh >> ~/.zshrc
-  sanac completion fish > ~/.config/fish/completions/sanac.fish""",
+SHORT_HELP = "Make the shell complete commands and options."
+_EXAMPLES = (
+    "sanac completion bash >> ~/.bashrc",
+    "sanac completion zsh >> ~/.zshrc",
+    "sanac completion fish > ~/.config/fish/completions/sanac.fish",
 )
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+
+
+def command() -> click.Command:
+    """The `completion` command."""
+    shells = click.Argument(["shell"], type=click.Choice(["bash", "zsh", "fish"]))
+    return click.Command(
+        "completion",
+        params=[shells, *common_parameters()],
+        callback=_run,
+        help="Print the completion script for SHELL.",
+        short_help=SHORT_HELP,
+        epilog=epilog_of(_EXAMPLES),
+    )
+
+
 @click.pass_context
-@common("seed", "device")
-def command(context: click.Context, shell: str, common: Common) -> Result:
-    """Print the completion script for SHELL."""
+def _run(context: click.Context, /, shell: str, **values: Any) -> Result:
+    as_json = take_common(values).as_json
     kind = get_completion_class(shell)
     assert kind is not None
     script = kind(context.find_root().command, {}, "sanac", "_SANAC_COMPLETE").source()
-    return Result("ok", lambda: click.echo(script), {"script": script}, as_json=common.as_json)
+    return Result("ok", lambda: click.echo(script), {"script": script}, as_json=as_json)

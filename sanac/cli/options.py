@@ -1,125 +1,138 @@
-"""The options that every command has, and those that every stage has."""
+"""Click options made from a settings class, and the options that every command has."""
 
-import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from sanac.cli.console import ConsoleReporter
+from sanac.core.errors import UsageError
+from sanac.core.settings import Setting, Settings, build, canonical_name, flag_name, settings_of
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+_RUN = {"seed": "Seed of everything random.", "device": "cpu, cuda or cuda:N."}
 
 
 @dataclass(frozen=True)
 class Common:
-    """What the user said about how to run, whatever the command."""
+    """What the user said about how to run, whichever the command."""
 
     as_json: bool
-    seed: int | None
-    device: str | None
     color: bool
     reporter: ConsoleReporter
 
-
-@dataclass(frozen=True)
-class StageOptions:
-    """Where a stage writes and what it may replace."""
-
-    out: Path | None
-    workspace: Path
-    dry_run: bool
-    force: bool
-    fresh: bool
+    @property
+    def interactive(self) -> bool:
+        """Whether a question can be asked."""
+        return not self.as_json and sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def common(*ignored: str) -> Callable[[Command], Command]:
-    """Add the common options; `ignored` names those that mean nothing to this command: the user is told."""
+class SettingType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """One word of a setting, read later, together with all others: every complaint at once."""
 
-    def decorate(function: Command) -> Command:
-        @functools.wraps(function)
-        def wrapper(
-            *args: Any,
-            as_json: bool,
-            seed: int | None,
-            device: str | None,
-            verbose: int,
-            quiet: bool,
-            no_color: bool,
-            **kwargs: Any,
-        ) -> Any:
-            color = not no_color and not os.environ.get("NO_COLOR")
-            reporter = ConsoleReporter(-1 if quiet else verbose, color=color)
-            for name, value in (("seed", seed), ("device", device)):
-                if value is not None and name in ignored:
-                    reporter.warn(f"--{name} has no effect here")
-            return function(*args, common=Common(as_json, seed, device, color, reporter), **kwargs)
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.name = setting.name
 
-        for option in reversed(_COMMON):
-            wrapper = option(wrapper)
-        return wrapper  # type: ignore[return-value]
-
-    return decorate
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The choices that begin with what was typed."""
+        del ctx, param
+        return [CompletionItem(choice) for choice in self.setting.choices if choice.startswith(incomplete)]
 
 
-def gathered(kind: type, name: str, options: Sequence[Callable[[Any], Any]]) -> Callable[[Command], Command]:
-    """Add options that arrive together: under `name`, as one `kind` with a field for each."""
+class SettingOption(click.Option):
+    """An option of a settings class; help lists it under the title of the class that declares it."""
 
-    def decorate(function: Command) -> Command:
-        @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            chosen = kind(**{field.name: kwargs.pop(field.name) for field in fields(kind)})
-            return function(*args, **{name: chosen}, **kwargs)
-
-        for option in reversed(options):
-            wrapper = option(wrapper)
-        return wrapper  # type: ignore[return-value]
-
-    return decorate
-
-
-def workspace_option(text: str) -> Callable[[Command], Command]:
-    """Where everything is kept; what for, this command says."""
-    return click.option("--workspace", type=_FOLDER, default="sanac-out", show_default=True, metavar="DIR", help=text)
-
-
-_FOLDER = click.Path(path_type=Path)
-backend_option = click.option(
-    "--backend",
-    type=click.Choice(["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"]),
-    default="torch",
-    show_default=True,
-    help="What computes: the weights, or what was exported.",
-)
-
-_COMMON = (
-    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, on failure too."),
-    click.option("--seed", type=click.IntRange(0, 2**40), metavar="N", help="Seed of everything random."),
-    click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N.  [default: the best there is]"),
-    click.option("-v", "--verbose", count=True, help="Say more."),
-    click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors."),
-    click.option("--no-color", is_flag=True, help="Plain text; NO_COLOR=1 does the same."),
-)
+    def __init__(self, setting: Setting, flag: str, *, hidden: bool = False) -> None:
+        self.group = setting.group
+        name = f"{setting.name}" if not hidden else flag.removeprefix("--").replace("-", "_")
+        words = [flag, name]
+        if setting.kind is bool:
+            super().__init__(words, is_flag=True, default=False, help=setting.option.help, hidden=hidden)
+            return
+        super().__init__(
+            words,
+            type=SettingType(setting),
+            multiple=setting.many,
+            default=None,
+            metavar=_metavar(setting),
+            help=_help(setting),
+            hidden=hidden,
+        )
 
 
-_STAGE = (
-    click.option("--out", type=_FOLDER, metavar="DIR", help="Where to write.  [default: WORKSPACE/VERB-KEY]"),
-    workspace_option("Remembers the source model and the newest artifact."),
-    click.option("--dry-run", is_flag=True, help="Print the plan and what it needs, write nothing."),
-    click.option("--force", is_flag=True, help="Write OUT anew even if it holds an artifact already."),
-    click.option("--fresh", is_flag=True, help="Discard what an interrupted run left instead of continuing it."),
-)
+def _metavar(setting: Setting) -> str:
+    if setting.choices and len("|".join(setting.choices)) <= 48:
+        return f"[{'|'.join(setting.choices)}]"
+    return setting.option.metavar or setting.name.upper()
 
 
-def stage(function: Command) -> Command:
-    """Add the options of a stage."""
-    return gathered(StageOptions, "options", _STAGE)(function)
+def _help(setting: Setting) -> str:
+    option = setting.option
+    choices = f" One of {', '.join(setting.choices)}." if setting.choices and _metavar(setting)[0] != "[" else ""
+    notes = [setting.range_shown] if setting.range_shown else []
+    notes += [f"default: {setting.default_shown}"] if setting.default_shown else []
+    notes += ["required"] if setting.required else []
+    return f"{option.help}{choices}" + (f"  [{'; '.join(notes)}]" if notes else "")
 
 
-def interactive(options: Common) -> bool:
-    """Whether a question can be asked."""
-    return not options.as_json and sys.stdin.isatty() and sys.stderr.isatty()
+def click_parameters(settings: type[Settings]) -> list[click.Parameter]:
+    """Arguments and options of a command from its settings."""
+    found: list[click.Parameter] = []
+    for setting in settings_of(settings).values():
+        if setting.option.positional:
+            found.append(click.Argument([setting.name], nargs=-1, required=True, metavar=setting.option.metavar))
+            continue
+        found.append(SettingOption(setting, setting.flag))
+        found += [SettingOption(setting, flag_name(old), hidden=True) for old in setting.option.aliases]
+    return found
+
+
+def common_parameters(known: Sequence[str] = ()) -> list[click.Option]:
+    """The options of every command; --seed and --device, where a command has no use for them, are hidden."""
+    unused = [name for name in _RUN if name not in known]
+    return [
+        *(click.Option([flag_name(name)], hidden=True, help=_RUN[name]) for name in unused),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object on stdout, on failure too."),
+        click.Option(["-v", "--verbose"], count=True, help="Print details."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Print only warnings and errors."),
+        click.Option(["--no-color"], is_flag=True, help="Plain text; NO_COLOR=1 does the same."),
+    ]
+
+
+def take_common(values: dict[str, Any], known: Sequence[str] = ()) -> Common:
+    """Take the common options out of a command's values."""
+    verbose, quiet, no_color = (values.pop(name) for name in ("verbose", "quiet", "no_color"))
+    color = not no_color and not os.environ.get("NO_COLOR")
+    reporter = ConsoleReporter(-1 if quiet else verbose, color=color)
+    for name in _RUN:
+        if name not in known and values.pop(name, None) is not None:
+            reporter.warn(f"--{name} has no effect here")
+    return Common(values.pop("as_json"), color, reporter)
+
+
+def read_settings(command: str, settings: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """The settings that were typed."""
+    try:
+        return build(settings, _typed(settings, values), flag_name, text=True)
+    except UsageError as error:
+        hint = error.hint or f"sanac {command} --help"
+        raise UsageError(error.message, why=error.why, hint=hint, problems=error.problems) from error
+
+
+def _typed(settings: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by their present names; several words of one setting in one tuple, and flags only where they were set."""
+    known, found = settings_of(settings), dict[str, Any]()
+    for word, value in values.items():
+        name = canonical_name(settings, word)
+        if value in (None, False, ()):
+            continue
+        if not known[name].many:
+            found[name] = value
+            continue
+        parts = [part for one in value for part in (one if isinstance(one, tuple) else (one,))]
+        found[name] = (*found.get(name, ()), *parts)
+    return found

@@ -5,6 +5,9 @@ import re
 from sanac.core.errors import UsageError
 
 _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE | re.ASCII)
+_COUNT = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmb]?)", re.ASCII | re.IGNORECASE)
+_TENS = {"": 0, "k": 3, "m": 6, "b": 9}
+_SIDES = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?", re.ASCII)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -38,3 +41,19 @@ def parse_bytes(text: str) -> int:
     if size <= 0:
         raise UsageError(f"{text!r} is not a size", hint="write it like 500MB or 5GB")
     return size
+
+
+def parse_count(text: str) -> int:
+    """'1.6B' -> 1600000000."""
+    match = _COUNT.fullmatch(text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"is {text!r}, not a number of parameters such as 1.6B or 900M")
+    return round(float(match[1]) * 10.0 ** _TENS[match[2].lower()])
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """'1024x768' -> (1024, 768), '512' -> (512, 512)."""
+    match = _SIDES.fullmatch(text)
+    if match is None or not int(match[1]) or match[2] == "0":
+        raise UsageError(f"is {text!r}, not a size in pixels such as 1024 or 1024x768")
+    return int(match[1]), int(match[2] or match[1])

@@ -1,166 +1,48 @@
-"""An artifact with graphs: the model as it is, and for each component a graph of weights that lie beside it."""
+"""`sanac export`: an artifact with graphs and engines, as a copy or in place."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from sanac.core import json_files
-from sanac.core.artifact.model import Model
-from sanac.core.artifact.plan import keep_blocks
-from sanac.core.artifact.staging import StagingArea
-from sanac.core.checkpoint.weights import Weights
-from sanac.core.errors import InvalidInput, UsageError
-from sanac.core.progress import Reporter
-from sanac.core.write.job import ArtifactJob, PostProcess, WriteOptions, plan_artifact
-from sanac.core.write.safetensors_writer import write_safetensors
-from sanac.export.component_graph import PRECISIONS, SCHEMA, ComponentGraph, _weights
-from sanac.export.components import decoder, encoder, text_encoder
-from sanac.export.engine_plan import EngineSettings, engines_of
-from sanac.export.engine_writer import place_engine
-from sanac.export.graph import OPSET, serialized
-from sanac.export.tracing import Traced
-from sanac.export.transformer import transformer
+from sanac.core.artifact.engine_record import ENGINE, Record, check_file
+from sanac.core.context import Context, Outcome
+from sanac.core.write.job import ArtifactJob
+from sanac.core.write.run import ArtifactView, add_in_place, run_job
+from sanac.export.engine_plan import EngineSettings
+from sanac.export.plan import plan_export
+from sanac.export.settings import ExportSettings
 from sanac.nn.onnx_files import GRAPH
-
-FOLDERS = ("transformer", "text_encoder", "vae_decoder", "vae_encoder")
-_MEMORY = 600_000_000  # torch, its exporter, and graphs; no weights
-_GRAPH, _BLOCK = 1_000_000, 50_000  # bytes of a graph without weights, and of each block in it
-CLASSES = {
-    "transformer": ("SanaTransformer2DModel",),
-    "text_encoder": ("Gemma2Model",),
-    "vae": ("AutoencoderDC",),
-}
-_STORED = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
 @dataclass(frozen=True, slots=True)
-class ExportSettings:
-    """What is to be exported, and how."""
+class ExportView:
+    """What there is to show of an export."""
 
-    components: tuple[str, ...] = ()  # none: all that are there
-    precision: str | None = None  # None: each component's own
-    island: str | None = None  # of the depthwise convolutions
-
-
-def plan_export(
-    model: Model, wanted: ExportSettings, writing: WriteOptions, asked: EngineSettings | None = None
-) -> ArtifactJob:
-    """The job: everything goes along unchanged; graphs are made of what is written, and engines of the graphs."""
-    if writing.link:
-        why = "onnx refuses hard-linked files of weights"
-        raise UsageError(
-            "graphs can't take weights from linked files", why=why, hint="leave --link out, or use --in-place"
-        )
-    graphs = graphs_of(model, wanted, whole=not writing.transformer_only)
-    engines = engines_of(model, graphs, asked) if asked else []
-    said = {graph.folder: graph.precision for graph in graphs}
-    settings: dict[str, object] = {
-        "graphs": {"schema": SCHEMA, "opset": OPSET, "precision": said, "island": wanted.island}
-    }
-    settings |= {"engines": [engine.to_json() for engine in engines]} if engines else {}
-    blocks = model.architecture.blocks
-    job = plan_artifact("export", model, keep_blocks(blocks, range(blocks)), settings, writing)
-    again = {graph.component for graph in graphs if graph.beside}
-    laid = sum(part.weights.size for part in model.components if part.weights and part.name in again)
-    written = laid + len(graphs) * _GRAPH + blocks * _BLOCK
-
-    def make(stage: StagingArea, reporter: Reporter) -> None:
-        for graph in graphs:
-            _place(graph, stage, reporter)
-        for engine in engines:
-            place_engine(engine, stage, reporter)
-
-    names = {name: graph.key(job.identity) for graph in graphs for name in graph.files}
-    names |= {name: engine.key(names[engine.graph]) for engine in engines for name in engine.files}
-    written += sum(engine.disk for engine in engines)
-    memory = max([_MEMORY, *(engine.memory for engine in engines)])
-    how = f"{', '.join(sorted(said))} to ONNX"
-    how += f" and TensorRT ({engines[0].built_with})" if engines else ""
-    return replace(job, finish=PostProcess(make, written, memory, names), how=how)
+    job: ArtifactJob
+    written: ArtifactView | str
+    engines: Mapping[str, Record]
+    comparisons: tuple[Any, ...] = ()  # reports of sanac verify
 
 
-def graphs_of(model: Model, wanted: ExportSettings, *, whole: bool = True) -> list[ComponentGraph]:
-    """What there is to export of a model."""
-    architecture, island = model.architecture, PRECISIONS[wanted.island] if wanted.island else None
-    rows = model.weights.quantized is not None
-    folders: Mapping[str, tuple[tuple[str, Callable[[Path, torch.dtype], Traced]], ...]] = {
-        "transformer": (
-            ("transformer", lambda folder, dtype: transformer(architecture, _config(folder), dtype, island, rows=rows)),
-        ),
-        "text_encoder": (("text_encoder", text_encoder),),
-        "vae": (
-            ("vae_decoder", lambda folder, dtype: decoder(_config(folder), dtype)),
-            ("vae_encoder", lambda folder, dtype: encoder(_config(folder), dtype)),
-        ),
-    }
-    there = [part for part in model.components if part.weights and part.name in folders]
-    if wanted.island and wanted.components and "transformer" not in wanted.components:
-        raise UsageError("--depthwise is about the transformer", hint="leave it out, or export the transformer, too")
-    there = [part for part in there if whole or part.name == "transformer"]
-    names = [name.replace("-", "_") for name in wanted.components] or [part.name for part in there]
-    missing = [name for name in names if name not in {part.name for part in there}]
-    if missing:
-        why = f"there are {', '.join(part.name for part in there)}"
-        raise UsageError(f"{model.located.name} has no component {missing[0]!r} to export", why=why)
-    found = []
-    for part in there:
-        if part.name in names:
-            assert part.weights
-            if part.class_name not in CLASSES[part.name]:
-                why = f"graphs are made of {' and '.join(CLASSES[part.name])}"
-                raise UsageError(f"the {part.name} is a {part.class_name}", why=why, hint="--component transformer")
-            precision = wanted.precision or _own(part.weights, part.name)
-            packings = [parts.spec for parts in part.weights.parts.values()]
-            schemes = sorted({packing.scheme for packing in packings})
-            island_of = wanted.island if part is model.transformer else None
-            attention = None if part.name == "text_encoder" else "fp32"  # linear attention's sums
-            forms = frozenset(filter(None, (precision, attention, island_of, *(packing.dtype for packing in packings))))
-            scheme = schemes[0] if len(schemes) == 1 else "mixed" if schemes else ""
-            how = (precision, scheme, forms, part.weights.count, island_of)
-            found += [ComponentGraph(part.name, folder, trace, *how) for folder, trace in folders[part.name]]
-    return found
-
-
-def _own(weights: Weights, component: str) -> str:
-    """What most of its weights are stored in, or were before they were quantized."""
-    if weights.quantized:
-        return _STORED[weights.quantized.dtype]
-    counts: dict[str, int] = {}
-    for ref in weights:
-        counts[ref.dtype] = counts.get(ref.dtype, 0) + ref.count
-    most = max(counts, key=lambda dtype: counts[dtype])
-    if most not in _STORED:
-        raise InvalidInput(
-            f"the {component} is stored as {most}", why="no graph computes with that", hint="--precision"
-        )
-    return _STORED[most]
-
-
-def _config(folder: Path) -> dict[str, object]:
-    return json_files.read_object(folder / "config.json")
-
-
-def _place(graph: ComponentGraph, stage: StagingArea, reporter: Reporter) -> None:
-    """Trace a component and write its graph, and beside it what of its weights doesn't lie there as it takes them."""
-    name = f"{graph.folder}/{GRAPH}"
-    if name in stage.files:
-        return
-    reporter.note(f"{graph.folder}: tracing in {graph.precision}")
-    source = stage.partial / graph.component
-    linked = [path for path in _weights(source).files if path.stat().st_nlink > 1]
-    if linked and graph.folder == graph.component:
-        why = "onnx refuses graphs with hard-linked files of weights"
-        raise UsageError(f"{linked[0]} is a hard link", why=why, hint="write the artifact again without --link")
-    model, pieces = graph.traced(source, graph.precision)
-    if graph.folder != graph.component:
-        stage.place_bytes(f"{graph.folder}/config.json", (source / "config.json").read_bytes())
-    if pieces:
-        reporter.begin("writing", sum(piece.size for piece in pieces))
-        try:
-            write_safetensors(stage, f"{graph.folder}/{graph.beside}", pieces, reporter=reporter)
-        finally:
-            reporter.end()
-    graph.refer(model, stage.partial / graph.folder)
-    stage.place_bytes(name, serialized(model))
+def run(word: str | None, settings: ExportSettings, context: Context) -> Outcome:
+    """Write graphs, and engines where --trt asks for them."""
+    again = None if settings.in_place else lambda _: True
+    word, opened = context.open_newest(word, settings.workspace, "export", again)
+    opened = opened.with_loras(settings.lora)
+    engines = EngineSettings(**settings.engine_values()) if settings.trt else None
+    job = plan_export(opened, settings, settings.write_options(), engines)
+    assert job.finish
+    if settings.in_place:
+        shown = ", ".join(name for name in job.finish.names if name.endswith((GRAPH, ENGINE)))
+        outcome = add_in_place(word, job, shown, settings, context)
+    else:
+        outcome = run_job(word, job, settings, context)
+    records: dict[str, Record] = {}
+    if engines and not settings.dry_run:
+        names = [name for name in job.finish.names if name.endswith(ENGINE)]
+        records = {name: check_file(Path(str(outcome.out), name)) for name in names}
+    data = {**outcome.data, **({"engines": [one.to_json() for one in records.values()]} if engines else {})}
+    if settings.dry_run:
+        data.pop("engines", None)
+    return replace(outcome, data=data, view=ExportView(job, outcome.view, records))

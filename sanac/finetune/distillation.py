@@ -16,7 +16,6 @@ from sanac.finetune.teacher_cache import TeacherCache
 from sanac.train.flow_matching import TIMESTEPS, flow_loss
 from sanac.train.task import TransformerTask
 
-LOSSES = ("flow", "distill", "features")
 OUTLIER = 2.0  # standard deviations: what is further out is not imitated
 
 

@@ -1,29 +1,20 @@
 """Pruning by hand: the user says which blocks stay."""
 
-import re
-
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.plan import BlockPlan, keep_blocks
 from sanac.core.errors import UsageError
 from sanac.core.write.job import ArtifactJob, WriteOptions, plan_artifact
-
-_RANGE = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", re.ASCII)
+from sanac.prune.settings import block_ranges
 
 
 def parse_keep(text: str, blocks: int) -> BlockPlan:
     """'0-9,50-59' -> the plan that keeps these of `blocks`, in the model's order. All mistakes at once."""
     kept: list[int] = []
-    problems: list[str] = []
-    for word in text.split(","):
-        match = _RANGE.fullmatch(word)
-        if match is None:
-            problems.append(f"{word!r} is not a block or a range")
-            continue
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            problems.append(f"{word.strip()!r} runs backwards")
-        elif last >= blocks:
-            problems.append(f"{word.strip()!r} goes beyond the last block, {blocks - 1}")
+    ranges, problems = block_ranges(text)
+    for first, last in ranges:
+        if last >= blocks:
+            shown = f"{first}-{last}" if first < last else f"{first}"
+            problems.append(f"{shown!r} goes beyond the last block, {blocks - 1}")
         else:
             kept += range(first, last + 1)
     if repeated := sorted({index for index in kept if kept.count(index) > 1}):

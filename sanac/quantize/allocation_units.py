@@ -10,7 +10,7 @@ from sanac.core.checkpoint.quant_json import PACKED, WeightSpec
 from sanac.core.errors import UsageError
 from sanac.core.quant.layer_rules import QuantPlan, QuantRequest, check_patterns, plan_quantization
 from sanac.core.quant.schemes import scheme_of
-from sanac.quantize.job import weights_of
+from sanac.quantize.plan import weights_of
 from sanac.quantize.sensitivity import QuantAssignment
 from sanac.quantize.tensor_packing import WeightQuantizer
 

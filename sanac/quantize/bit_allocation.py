@@ -31,9 +31,9 @@ from sanac.nn.calibration.settings import CalibrationSettings
 from sanac.nn.calibration.text_encoding import open_encoder
 from sanac.nn.streaming import DTYPES
 from sanac.quantize.allocation_units import UNQUANTIZED, Schemes, Units, units_of
-from sanac.quantize.job import SCHEMA as WRITTEN
-from sanac.quantize.job import parts_of, plan_chosen, weights_of
 from sanac.quantize.knapsack import Item, cheapest, lightest, swaps
+from sanac.quantize.plan import SCHEMA as WRITTEN
+from sanac.quantize.plan import parts_of, plan_chosen, weights_of
 from sanac.quantize.sensitivity import SensitivityEvaluator
 
 SCHEMA = 1  # raised when the same settings would measure other errors
@@ -63,9 +63,11 @@ class Budget:
             if name not in SCHEMES:
                 problems.append(f"there is no scheme {name!r}: {', '.join(SCHEMES)}")
             elif SCHEMES[name].activations:
-                problems.append(f"--among {name}: it takes as many bytes as {name.partition('-')[0]}-wo, and errs more")
+                problems.append(
+                    f"--schemes {name}: it takes as many bytes as {name.partition('-')[0]}-wo, and errs more"
+                )
         if not self.among:
-            problems.append("--among names no scheme")
+            problems.append("--schemes names no scheme")
         if self.rounding == "gptq":
             problems.append("--rounding gptq fits values to one choice: it is for --scheme")
         problems += [f"there is no component {name!r}" for name in self.components if name not in KNOWN]

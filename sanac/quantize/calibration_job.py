@@ -25,7 +25,8 @@ from sanac.nn.calibration.job import Calibration, calibration
 from sanac.nn.calibration.settings import CalibrationSettings
 from sanac.quantize.activation_scales import RANGES, STRENGTHS
 from sanac.quantize.calibration_sweep import SAMPLE, Sweep, fit_in, shared_input_of
-from sanac.quantize.job import QuantizeSettings, repack, weights_of
+from sanac.quantize.plan import repack, weights_of
+from sanac.quantize.settings import QuantizeSettings
 
 SCHEMA = 2  # raised when the same settings would find something else
 REPORT = "fit.json"
@@ -89,7 +90,7 @@ class CalibrationJob:
     @property
     def ranges(self) -> str:
         """How static scales are chosen."""
-        return self.settings.ranges or RANGES[0]
+        return self.settings.activation_range or RANGES[0]
 
     @cached_property
     def key(self) -> str:

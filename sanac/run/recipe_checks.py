@@ -1,65 +1,94 @@
-"""What is right alone and wrong together in a recipe: found before anything is opened."""
+"""Reads a recipe and checks what is right alone and wrong together, before anything is opened."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
 
-from sanac.core.artifact.engine_record import parse_capabilities, parse_span, refuse_impossible
+from sanac.core.artifact.engine_record import parse_capabilities, refuse_impossible
 from sanac.core.errors import UsageError
-from sanac.core.units import parse_bytes
-from sanac.run.verbs import MAKING, SETTINGS, SIZE
+from sanac.core.settings import missing_of, problems_of, recipe_defaults, settings_of
+from sanac.run.recipe import NONE, Problem, Recipe, RecipeStep, parse_recipe
+from sanac.run.toml_lines import Lines
+from sanac.verbs import VERBS, artifact_verbs, recipe_verbs
 
-if TYPE_CHECKING:
-    from sanac.run.recipe import Recipe
-
-Found = tuple[int, str]
-_FORMS = {"int8": "int8", "int8-wo": "int8", "int8-dynamic": "int8", "int4-wo": "int4", "fp8-wo": "fp8", "fp8": "fp8",
+_DTYPES = {"int8": "int8", "int8-wo": "int8", "int8-dynamic": "int8", "int4-wo": "int4", "fp8-wo": "fp8", "fp8": "fp8",
           "fp8-dynamic": "fp8"}  # fmt: skip
 _MEASURES = {"evaluate": "evaluate-", "bench": "bench/", "verify": "verify-", "export": "verify-"}
 _ALWAYS = "size/"
 
 
-class Places(Protocol):
-    """Where things stand."""
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a file; UsageError lists every complaint, each with its line."""
+    recipe, lines, problems = parse_recipe(path)
+    problems = [*problems, *contradictions(recipe, lines)]
+    if problems:
+        found = list(dict.fromkeys(f"{path.name}:{line}: {text}" for line, text in sorted(problems)))
+        hint = "docs/run.md and `sanac recipes schema` list the settings"
+        raise UsageError(f"{path} is not a valid recipe", why=found[0], problems=found, hint=hint)
+    return recipe
 
-    def of(self, table: str, key: str = "", which: int = 0) -> int:
-        """The line."""
-        ...
 
-
-def contradictions(recipe: "Recipe", lines: Places) -> Iterator[Found]:
-    """Each with its line."""
+def contradictions(recipe: Recipe, lines: Lines) -> Iterator[Problem]:
+    """(line, complaint) for everything that is wrong together."""
     yield from _stages(recipe, lines)
+    yield from _steps(recipe, lines)
     yield from _files(recipe, lines)
-    yield from _sizes(recipe, lines)
-    yield from _engines(recipe, lines)
+    yield from _cards(recipe, lines)
     yield from _matrix(recipe, lines)
     yield from _target(recipe, lines)
     yield from _gates(recipe, lines)
 
 
-def _stages(recipe: "Recipe", lines: Places) -> Iterator[Found]:
-    verbs = [step.verb for step in recipe.steps]
-    if "prune" in verbs and "grow" in verbs:
+def _stages(recipe: Recipe, lines: Lines) -> Iterator[Problem]:
+    verbs = {step.verb for step in recipe.steps}
+    if not verbs & {*artifact_verbs(), "analyze", "evaluate", "bench"}:
+        yield 1, f"there is nothing to do: add one of {', '.join(f'[{verb}]' for verb in recipe_verbs())}"
+    if {"prune", "grow"} <= verbs:
         yield lines.of("grow"), "grow and prune in one recipe: one undoes the other"
     if "prune" in verbs and (step := recipe.of("analyze")) and (other := recipe.of("prune")):
-        shared = SETTINGS["analyze"].keys() & SETTINGS["prune"].keys()
-        apart = [name for name in sorted(shared) if name in step.settings and name in other.settings]
-        for name in apart:
+        for name in sorted(step.settings.keys() & other.settings.keys()):
             if step.settings[name] != other.settings[name]:
-                yield (
-                    lines.of("prune", name),
-                    f"prune.{name} is another than analyze.{name}: its scores would be unused",
-                )
+                line = lines.of("prune", name)
+                yield line, f"prune.{name} differs from analyze.{name}: the scores would not be used"
+    if "verify" in verbs and not verbs & {*artifact_verbs()}:
+        yield lines.of("verify"), "verify: no stage writes an artifact that could differ from the source"
+
+
+def _steps(recipe: Recipe, lines: Lines) -> Iterator[Problem]:
+    """What is missing in a step, and what contradicts itself in it."""
+    places: dict[str, int] = {}
     for step in recipe.steps:
-        if step.verb == "finetune" and {"data", "data_free"} <= step.settings.keys() and step.settings["data_free"]:
-            yield lines.of("finetune", "data_free"), "finetune: data and data_free exclude each other"
-        if step.verb == "export" and step.settings.get("onnx") is False and not step.settings.get("trt"):
-            yield lines.of("export", "onnx"), "export: neither onnx nor trt: there is nothing to export"
-    if "verify" in verbs and not {"export", *MAKING} & {*verbs}:
-        yield lines.of("verify"), "verify: nothing is made that could differ"
+        which = places.get(step.verb, 0)
+        places[step.verb] = which + 1
+        yield from _one_step(recipe, step, lines, which)
 
 
-def _files(recipe: "Recipe", lines: Places) -> Iterator[Found]:
+def _one_step(recipe: Recipe, step: RecipeStep, lines: Lines, which: int) -> Iterator[Problem]:
+    settings, verb = VERBS[step.verb].settings_class(), step.verb
+    varied = {}
+    for key, values in recipe.matrix.items():
+        owner, _, name = key.partition(".")
+        if owner == verb and (own := [value for value in values if value != NONE]):
+            varied[name] = own[0]
+
+    def naming(name: str) -> str:
+        return f"{verb}.{name}"
+
+    own = {name: value for name, value in step.settings.items() if value is not False}
+    missing = [text for _, text in missing_of(settings, [*own, *varied], naming, recipe=True)]
+    for text in missing:
+        yield step.line, text
+    if missing or any(problems_of(settings, step.settings, recipe=True)):
+        return
+    known = settings_of(settings)
+    values = {**recipe_defaults(settings), **varied, **own}
+    values = {name: known[name].convert(value) for name, value in values.items() if name in known}
+    if verb == "export" and step.settings.get("onnx") is False and not own.get("trt"):
+        yield lines.of("export", "onnx", which), "export: neither onnx nor trt: there is nothing to export"
+    for name, text in settings(**values).contradictions(naming):
+        yield lines.of(verb, name, which), text
+
+
+def _files(recipe: Recipe, lines: Lines) -> Iterator[Problem]:
     """Two stages whose figures would go into one file."""
     kinds = {"evaluate": ["suite", "backend"], "verify": ["backend", "rank_correlation"]}
     for verb, names in kinds.items():
@@ -70,83 +99,54 @@ def _files(recipe: "Recipe", lines: Places) -> Iterator[Found]:
                 yield lines.of(verb, which=which), f"{verb}: another [[{verb}]] leaves its figures in the same file"
 
 
-def _sizes(recipe: "Recipe", lines: Places) -> Iterator[Found]:
+def _cards(recipe: Recipe, lines: Lines) -> Iterator[Problem]:
+    """Target GPUs that can't compute a scheme."""
     for step in recipe.steps:
-        for name, kind in SETTINGS[step.verb].items():
-            if kind == SIZE and isinstance(said := step.settings.get(name), str):
-                try:
-                    parse_bytes(said)
-                except UsageError:
-                    yield lines.of(step.verb, name), f"{step.verb}.{name} is {said!r}, not {SIZE}"
-
-
-def _engines(recipe: "Recipe", lines: Places) -> Iterator[Found]:
-    """GPUs that can't compute what is asked for."""
-    for step in recipe.steps:
-        if step.verb != "export":
+        cards = step.settings.get("sm") if step.verb == "export" else None
+        several = cards if isinstance(cards, list) else [str(cards)]
+        if cards is None or any(problems_of(VERBS["export"].settings_class(), {"sm": cards})):
             continue
-        settings = step.settings
-        about = [name for name in ("builder", "sm", "batch", "size", "weight_streaming", "refit") if name in settings]
-        if about and not settings.get("trt"):
-            yield lines.of("export", about[0]), f"export.{about[0]} is about engines: add trt = true"
-            continue
-        for name in ("batch", "size"):
-            if isinstance(said := settings.get(name), str):
-                try:
-                    parse_span(said, name)
-                except UsageError as error:
-                    yield lines.of("export", name), f"export.{name}: {error.message}"
-        yield from _cards(recipe, settings.get("sm"), lines.of("export", "sm"))
+        for scheme in _schemes(recipe):
+            try:
+                refuse_impossible([_DTYPES[scheme]], "rtx", parse_capabilities(several), scheme)
+            except UsageError as error:
+                yield lines.of("export", "sm"), f"export.sm: {error.message}"
 
 
-def _cards(recipe: "Recipe", wanted: object, line: int) -> Iterator[Found]:
-    """Those that aren't known, or can't compute a scheme."""
-    if not isinstance(wanted, list) or not all(isinstance(one, str) for one in wanted):
-        return
-    try:
-        capabilities = parse_capabilities(wanted)
-    except UsageError as error:
-        for problem in error.problems:
-            yield line, f"export.sm: {problem.removeprefix('--sm ')}"
-        return
-    for scheme in _schemes(recipe):
-        try:
-            refuse_impossible([_FORMS[scheme]], "rtx", capabilities, scheme)
-        except UsageError as error:
-            yield line, f"export.sm: {error.message}"
-
-
-def _schemes(recipe: "Recipe") -> list[str]:
-    """All that weights may be stored as."""
+def _schemes(recipe: Recipe) -> list[str]:
+    """All schemes that weights may be stored in."""
     named = [step.settings.get("scheme") for step in recipe.steps if step.verb == "quantize"]
-    return [one for one in (*named, *recipe.matrix.get("quantize.scheme", ())) if one in _FORMS]
+    return [one for one in (*named, *recipe.matrix.get("quantize.scheme", ())) if one in _DTYPES]
 
 
-def _matrix(recipe: "Recipe", lines: Places) -> Iterator[Found]:
+def _matrix(recipe: Recipe, lines: Lines) -> Iterator[Problem]:
     verbs = [step.verb for step in recipe.steps]
     for key in recipe.matrix:
         verb, _, name = key.partition(".")
         if verbs.count(verb) > 1:
-            yield lines.of("matrix", key), f"matrix: there are several [[{verb}]]: which one is varied can't be said"
+            yield lines.of("matrix", key), f"matrix: there are several [[{verb}]]: it is ambiguous which one is varied"
         step = recipe.of(verb)
         if step and name in step.settings:
             yield lines.of("matrix", key), f"matrix: {key} is fixed in [{verb}] (line {lines.of(verb, name)})"
-        if verb not in MAKING:
-            yield lines.of("matrix", key), f"matrix: {verb} makes no model: only {', '.join(MAKING)} can be varied"
+        if verb not in artifact_verbs():
+            yield (
+                lines.of("matrix", key),
+                f"matrix: {verb} writes no artifact: only {', '.join(artifact_verbs())} can be varied",
+            )
     if any(len(set(map(str, values))) < len(values) for values in recipe.matrix.values()):
-        yield lines.of("matrix"), "matrix: a value stands there twice"
+        yield lines.of("matrix"), "matrix: a value is listed twice"
 
 
-def _target(recipe: "Recipe", lines: Places) -> Iterator[Found]:
+def _target(recipe: Recipe, lines: Lines) -> Iterator[Problem]:
     target = recipe.target
     if target is None:
         return
     if not recipe.matrix:
         yield lines.of("target"), "target: there is nothing to choose from: add a [matrix]"
     if target.min_score_ratio is not None and not recipe.of("evaluate"):
-        yield lines.of("target", "min_score_ratio"), "target.min_score_ratio wants scores: add [evaluate]"
+        yield lines.of("target", "min_score_ratio"), "target.min_score_ratio needs scores: add [evaluate]"
     if target.max_latency_ratio is not None and not recipe.of("bench"):
-        yield lines.of("target", "max_latency_ratio"), "target.max_latency_ratio wants times: add [bench]"
+        yield lines.of("target", "max_latency_ratio"), "target.max_latency_ratio needs times: add [bench]"
     steps = [step for step in recipe.steps if step.verb == "evaluate"]
     if target.min_score_ratio is not None and any(step.settings.get("backend", "torch") != "torch" for step in steps):
         yield lines.of("evaluate", "backend"), "evaluate.backend: a target's scores are those of the weights"
@@ -156,7 +156,7 @@ def _target(recipe: "Recipe", lines: Places) -> Iterator[Found]:
             yield lines.of(verb, "baseline"), f"{verb}.baseline is false: target's ratio is to the source's figures"
 
 
-def _gates(recipe: "Recipe", lines: Places) -> Iterator[Found]:
+def _gates(recipe: Recipe, lines: Lines) -> Iterator[Problem]:
     """Metrics that nothing would measure, and shares of nothing."""
     verbs = {step.verb for step in recipe.steps}
     for number, gate in enumerate(recipe.gates):

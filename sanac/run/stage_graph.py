@@ -9,16 +9,13 @@ from typing import Any
 
 from sanac import __version__
 from sanac.core import json_files
-from sanac.core.artifact.model import open_model
-from sanac.core.checkpoint.locate import locate
-from sanac.core.errors import InvalidInput, UsageError
-from sanac.core.file_copy import digest_file
+from sanac.core.settings import Settings, build, recipe_defaults, settings_of
 from sanac.run.recipe import NONE, Recipe, RecipeStep
-from sanac.run.verbs import LORAS, MAKING, MODEL, PATH, SETTINGS, lora_file, words
+from sanac.run.stage_words import key_part, words
 from sanac.runtime.doctor import processor
+from sanac.verbs import VERBS
 
 SCHEMA = 1
-_UNSEEN = ("yes", "memory_limit", "link", "teacher_cache", "log_with", "sample_every", "sample_prompt", "timing_cache")
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,13 @@ class RecipeStage:
     @property
     def making(self) -> bool:
         """Whether it writes an artifact."""
-        return self.verb in MAKING
+        return VERBS[self.verb].writes_artifact
+
+    @property
+    def typed_settings(self) -> Settings:
+        """The settings as the verb reads them."""
+        settings = VERBS[self.verb].settings_class()
+        return build(settings, {**recipe_defaults(settings), **self.settings})
 
     @property
     def folder_name(self) -> str:
@@ -121,7 +124,7 @@ def _variants(plan: RecipePlan) -> Iterator[Variant]:
         left_out = {key.partition(".")[0] for key, value in chosen.items() if value == NONE}
         made: list[RecipeStage] = []
         for step in plan.recipe.steps:
-            if step.verb not in MAKING or step.verb in left_out:
+            if not VERBS[step.verb].writes_artifact or step.verb in left_out:
                 continue
             varied = {key.partition(".")[2]: v for key, v in chosen.items() if key.startswith(f"{step.verb}.")}
             settings = {**step.settings, **varied}
@@ -140,7 +143,8 @@ def _scores(plan: RecipePlan, step: RecipeStep) -> tuple[RecipeStage, ...]:
 
 def _shared(analyze: RecipeStep | None) -> dict[str, Any]:
     """Settings of analyze that prune has, too."""
-    return {name: said for name, said in (analyze.settings if analyze else {}).items() if name in SETTINGS["prune"]}
+    known = settings_of(VERBS["prune"].settings_class())
+    return {name: value for name, value in (analyze.settings if analyze else {}).items() if name in known}
 
 
 def _stage(
@@ -153,40 +157,14 @@ def _stage(
 ) -> RecipeStage:
     base = plan.recipe.base
     identities = [stage.key if stage else plan.identity for stage in (source, *others)]
-    weighty = {
-        name: _weighed(step.verb, name, said, base) for name, said in step.settings.items() if name not in _UNSEEN
-    }
+    part = key_part(step.verb, step.settings, base)
     key = json_files.key_of(
-        [SCHEMA, __version__, step.verb, weighty, identities, *(["apart"] if apart else []), *_where(step.verb)]
+        [SCHEMA, __version__, step.verb, part, identities, *(["apart"] if apart else []), *_where(step.verb)]
     )
-    return RecipeStage(
-        step.verb, key, tuple(words(step.verb, step.settings, base)), source, dict(step.settings), others
-    )
+    options = tuple(words(step.verb, step.settings, base))
+    return RecipeStage(step.verb, key, options, source, dict(step.settings), others)
 
 
 def _where(verb: str) -> list[Any]:
     """Times are those of a machine."""
     return [processor(), os.cpu_count()] if verb == "bench" else []
-
-
-def _weighed(verb: str, name: str, said: Any, base: Path) -> Any:
-    """A value as it counts: of a file its contents, wherever it lies."""
-    kind = SETTINGS[verb][name]
-    if kind == MODEL and (base / said).exists():
-        return open_model(locate(str(base / said))).identity()
-    if kind == LORAS and isinstance(said, list):
-        return [[_weighed(verb, name, lora_file(one), base), one.removeprefix(lora_file(one))] for one in said]
-    if kind not in {PATH, LORAS} or said == "shapes":
-        return said
-    path = base / said
-    try:
-        if path.is_dir():
-            files = sorted(one for one in path.rglob("*") if one.is_file())
-            return [[str(one.relative_to(path)), one.stat().st_size, one.stat().st_mtime_ns] for one in files]
-        return digest_file(path)
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{verb}.{name}: {path} is not there", hint="paths are seen from the recipe's folder"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"{verb}.{name}: {path} can't be read", why=str(error)) from error

@@ -29,7 +29,7 @@ _SAMPLED = 0.02  # seconds between two looks at a process's memory
 
 
 @dataclass(frozen=True, slots=True)
-class BenchSettings:
+class BenchRun:
     """What is measured."""
 
     batches: tuple[int, ...] = (1,)
@@ -113,7 +113,7 @@ class BenchReport:
     """What was found."""
 
     measured: tuple[Measured, ...]
-    asked: BenchSettings
+    asked: BenchRun
     doubts: tuple[str, ...]  # why these figures may not be trusted
 
     def to_json(self) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def machine() -> dict[str, Any]:
     return {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "gpu": gpu, "versions": known}
 
 
-def bench(subjects: Sequence[Subject], asked: BenchSettings, reporter: Reporter) -> BenchReport:
+def bench(subjects: Sequence[Subject], asked: BenchRun, reporter: Reporter) -> BenchReport:
     """Open all, warm all, then round after round."""
     if len(set(subjects)) < len(subjects):
         raise UsageError("a model is named twice with the same backend", hint="name each once")
@@ -268,7 +268,7 @@ def _kilobytes(text: str) -> int:
 
 
 @contextmanager
-def _worker(measured: Measured, asked: BenchSettings) -> Iterator[_Worker]:
+def _worker(measured: Measured, asked: BenchRun) -> Iterator[_Worker]:
     """Its process, which ends with the block."""
     subject = measured.subject
     command = [sys.executable, "-P", "-m", "sanac.verify.bench_worker"]

@@ -38,7 +38,7 @@ _OVERHEAD = 800_000_000  # torch, diffusers, onnxruntime
 
 
 @dataclass(frozen=True, slots=True)
-class VerifySettings:
+class Comparison:
     """How a comparison is done."""
 
     backend: str = "onnx"
@@ -74,7 +74,7 @@ class VerifyReport:
         return found | {"executed": dict(self.executed), "parity": self.parity.to_json()}
 
 
-def verify(candidate: Model, reference: Model, asked: VerifySettings, device: str, reporter: Reporter) -> VerifyReport:
+def verify(candidate: Model, reference: Model, asked: Comparison, device: str, reporter: Reporter) -> VerifyReport:
     """Everything that both have; what of the candidate has no graph is computed by torch."""
     _check_alike(candidate, reference)
     graphs = _ready(candidate, asked)
@@ -109,7 +109,7 @@ def _transformers(
     return compare(ours, theirs, reference.architecture, limit or least, asking, unseen=unseen)
 
 
-def _ready(candidate: Model, asked: VerifySettings) -> dict[str, Candidate]:
+def _ready(candidate: Model, asked: Comparison) -> dict[str, Candidate]:
     """What of the candidate is run, by the folder it stands in; torch runs what is left."""
     backend = asked.backend
     if backend == "torch":
@@ -242,9 +242,7 @@ def _opened(part: Component) -> Any:
         return AutoencoderDC.from_pretrained(part.folder, torch_dtype=torch.float32, local_files_only=True).eval()
 
 
-def _pictures(
-    candidate: Model, reference: Model, graphs: Mapping[str, Candidate], asked: VerifySettings
-) -> list[Check]:
+def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Candidate], asked: Comparison) -> list[Check]:
     """The same prompts, the same noises, a whole trajectory each; the least alike pair decides."""
     batch, size = _taken_at_once(graphs, reference)
     count = -(-asked.pictures // batch) * batch if size else asked.pictures  # engines may want whole batches

@@ -287,7 +287,7 @@ def test_a_run_that_diverges_keeps_its_last_good_state(sanac: Sanac, pipeline: P
 
 
 def test_too_little_memory_says_what_would_help(sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sanac.finetune.job.free_memory", lambda _: 1000)
+    monkeypatch.setattr("sanac.finetune.plan.free_memory", lambda _: 1000)
     small = pruned(sanac, pipeline)
     ran = sanac("finetune", small, *SHORT, "--optimizer", "adamw")
     assert ran.code == 4

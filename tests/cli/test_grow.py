@@ -97,8 +97,7 @@ def test_settings_without_effect_are_warned_of(pipeline: Path, sanac: Sanac) -> 
     ("arguments", "problems"),
     [
         (["6"], ["--target-blocks 6 is not above the 6 blocks that it has"]),
-        (["0", "--preserve", "7"], ["--target-blocks 0", "--preserve 7 is not between 1 and 6"]),
-        (["-3", "--preserve", "-1"], ["--target-blocks -3", "--preserve -1"]),
+        (["6", "--preserve", "7"], ["--target-blocks 6", "--preserve 7 is not between 1 and 6"]),
         (["8", "--preserve", "4", "--init", "cyclic"], ["--preserve has no meaning with --init cyclic"]),
     ],
 )
@@ -120,6 +119,7 @@ def test_bad_requests_exit_2_with_all_problems(
         [],
         ["--target-blocks", "many"],
         ["--target-blocks", "7.5"],
+        ["--target-blocks", "-3", "--preserve", "-1"],
         ["--target-blocks", "8", "--init", "magic"],
         ["--target-blocks", "8", "--seed", "-1"],
         ["--target-blocks", "8", "--preserve", "x"],
@@ -127,7 +127,7 @@ def test_bad_requests_exit_2_with_all_problems(
 )
 def test_words_that_are_no_numbers(arguments: list[str], pipeline: Path, sanac: Sanac) -> None:
     ran = sanac("grow", pipeline, *arguments, "--json")
-    assert (ran.code, ran.json["error"]["kind"]) == (2, "Misuse")
+    assert (ran.code, ran.json["error"]["kind"]) == (2, "UsageError")
     assert ran.json["error"]["hint"] == "sanac grow --help"
 
 

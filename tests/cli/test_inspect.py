@@ -53,7 +53,7 @@ def test_scan_finds_nan(broken: Path, sanac: Sanac) -> None:
     before = path.read_bytes()
     assert sanac("inspect", broken).code == 0
     ran = sanac("inspect", broken, "--scan", "--json")
-    assert (ran.code, ran.json["error"]["kind"]) == (3, "BadInput")
+    assert (ran.code, ran.json["error"]["kind"]) == (3, "InvalidInput")
     assert sorted(ran.json["error"]["problems"]) == [
         "transformer: caption_norm.weight: 96 of 96 values are NaN or Inf",
         "transformer: proj_out.bias: 1 of 16 values are NaN or Inf",

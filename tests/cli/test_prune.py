@@ -95,7 +95,7 @@ def test_too_little_disk_exits_4_at_once(pipeline: Path, sanac: Sanac, monkeypat
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     ran = sanac("prune", pipeline, "--keep", "0", "--out", "x", "--json")
-    assert (ran.code, ran.json["error"]["kind"]) == (4, "Lacking")
+    assert (ran.code, ran.json["error"]["kind"]) == (4, "MissingResource")
     assert not os.path.lexists("x")
     assert not os.path.lexists("x.partial")
 

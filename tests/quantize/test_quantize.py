@@ -19,7 +19,8 @@ from sanac.core.checkpoint.locate import locate
 from sanac.core.checkpoint.quant_json import FILE, _digest, header_digest, part_name
 from sanac.core.progress import NULL_REPORTER
 from sanac.core.safetensors_header import read_header
-from sanac.finetune.job import FinetuneSettings, plan_finetune
+from sanac.finetune.plan import plan_finetune
+from sanac.finetune.settings import FinetuneSettings
 from sanac.nn.quant.layers import simulate
 from sanac.nn.quant.weights import ROUNDINGS, dequantize_weight, pack, quantize_weight
 from sanac.nn.streaming import _STORED, Blocks, read_quantized
@@ -482,7 +483,7 @@ def test_a_transformer_alone_is_loaded_by_sanac(sanac: Sanac, sharded: Path) -> 
 
 def test_what_is_refused_is_refused_at_once(sanac: Sanac, half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sanac("quantize", half, "--scheme", "int8-wo", "--out", "q").code == 0
-    monkeypatch.setattr("sanac.finetune.job._data", lambda *_: pytest.fail("data was prepared"))
+    monkeypatch.setattr("sanac.finetune.plan._data", lambda *_: pytest.fail("data was prepared"))
     monkeypatch.setattr("sanac.prune.scoring.ScoringJob.run", lambda *_: pytest.fail("blocks were measured"))
     for job in (("finetune", "q", "--data", "shapes"), ("prune", "q", "--target-blocks", "3")):
         ran = sanac(*job, "--out", "other")

@@ -2,24 +2,18 @@
 
 from pathlib import Path
 
-import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sanac.cli import analyze, bench, evaluate, export, finetune, grow, prune, quantize, verify
-from sanac.cli.recipes import bundled, names
 from sanac.core.errors import UsageError
-from sanac.run.recipe import Recipe, read_recipe
+from sanac.run.bundled import bundled, names
+from sanac.run.recipe import Recipe
+from sanac.run.recipe_checks import read_recipe
 from sanac.run.stage_graph import plan_of
+from sanac.run.stage_words import words
 from sanac.run.toml_lines import Lines
-from sanac.run.verbs import FLAG, LIST, LORAS, SETTINGS, words
 from tests.conftest import Sanac
-
-COMMANDS = {
-    "analyze": analyze, "prune": prune, "grow": grow, "finetune": finetune, "quantize": quantize, "export": export,
-    "verify": verify, "evaluate": evaluate, "bench": bench,
-}  # fmt: skip
 
 
 def recipe(folder: Path, text: str) -> Recipe:
@@ -32,18 +26,6 @@ def mistakes(folder: Path, text: str) -> list[str]:
     with pytest.raises(UsageError) as caught:
         recipe(folder, text)
     return list(caught.value.problems)
-
-
-@pytest.mark.parametrize("verb", SETTINGS)
-def test_settings_are_options_of_the_command_line(verb: str) -> None:
-    """By name and by kind; so that what a recipe says is what the command is told."""
-    found = [option for option in COMMANDS[verb].command.params if isinstance(option, click.Option)]
-    options = {word: option for option in found for word in option.opts}
-    for name, kind in SETTINGS[verb].items():
-        option = options.get(f"--{name.replace('_', '-')}")
-        assert option, f"{verb} has no --{name}"
-        assert option.is_flag == (kind == FLAG), name
-        assert option.multiple == (kind in {LIST, LORAS}), name
 
 
 def test_every_mistake_at_its_line(tmp_path: Path) -> None:
@@ -71,20 +53,20 @@ metric = "evaluate-shapes/overall"
 """
     found = mistakes(tmp_path, text)
     wanted = [
-        (1, "there is no [modell]: did you mean 'model'?"),
+        (1, "there is no table [modell]: did you mean 'model'?"),
         (1, "model is missing"),
-        (2, "prune wants target_blocks or target_params or keep"),
-        (3, "prune has no setting 'target_block': did you mean 'target_blocks'?"),
-        (4, "prune.select is 'best', none of bi, norm, velocity, search"),
+        (2, "one of prune.target_blocks, prune.target_params, prune.keep is required"),
+        (3, "there is no setting 'prune.target_block': did you mean 'target_blocks'?"),
+        (4, "prune.select is 'best', not one of bi, norm, velocity, search"),
         (5, "grow and prune in one recipe"),
         (6, "grow.target_blocks is 'many', not a whole number"),
         (8, "quantize.scheme is 'int3'"),
-        (10, "export.sm is about engines: add trt = true"),
+        (10, "export.sm requires export.trt"),
         (12, "there is no setting 'prune.depth'"),
         (14, "target.max_bytes is 'lots', not a size"),
-        (17, "evaluate.images is 0, less than 1"),
+        (17, "evaluate.images is 0: at least 12"),
         (18, "gate 1: evaluate-shapes/overall: no limit"),
-        (20, "there is no [benchmark]"),
+        (20, "there is no table [benchmark]"),
     ]
     for line, text in wanted:
         assert any(one.startswith(f"recipe.toml:{line}: ") and text in one for one in found), (line, text, found)
@@ -96,22 +78,22 @@ metric = "evaluate-shapes/overall"
     ("text", "said"),
     [
         ('model = "m"', "nothing to do"),
-        ('model = "m"\n[quantize]\nscheme = "fp8"\n[export]\ntrt = true\nsm = ["86"]', "fp8 has fp8 matmuls"),
-        ('model = "m"\n[export]\ntrt = true\nsm = ["rtx9999"]', "export.sm: rtx9999"),
-        ('model = "m"\n[export]\ntrt = true\nbatch = "4..1"', "is not a range"),
-        ('model = "m"\n[prune]\nkeep = "0-3"\ntarget_blocks = 4', "exclude each other"),
+        ('model = "m"\n[quantize]\nscheme = "fp8"\n[export]\ntrt = true\nsm = ["86"]', "fp8 has products of fp8"),
+        ('model = "m"\n[export]\ntrt = true\nsm = ["rtx9999"]', "export.sm is 'rtx9999': unknown GPU"),
+        ('model = "m"\n[export]\ntrt = true\nbatch = "4..1"', "not a range such as"),
+        ('model = "m"\n[prune]\nkeep = "0-3"\ntarget_blocks = 4', "contradict each other"),
         (
             'model = "m"\n[prune]\ntarget_blocks = 4\n[matrix]\n"prune.target_blocks" = [2]',
             "is fixed in [prune] (line 3)",
         ),
-        ('model = "m"\n[prune]\n[matrix]\n"prune.target_blocks" = [2, 2]', "a value stands there twice"),
+        ('model = "m"\n[prune]\n[matrix]\n"prune.target_blocks" = [2, 2]', "a value is listed twice"),
         ('model = "m"\n[prune]\n[matrix]\n"quantize.scheme" = ["int8-wo"]', "add [quantize]"),
         ('model = "m"\n[prune]\ntarget_blocks = 4\n[target]\nmax_bytes = "2MB"', "add a [matrix]"),
         ('model = "m"\n[prune]\n[matrix]\nprune.target_blocks=[2]\n[target]\nmin_score_ratio = 0.9', "add [evaluate]"),
         ('model = "m"\n[prune]\n[matrix]\nprune.target_blocks=[2]\n[target]\nmax_latency_ratio = 0.9', "add [bench]"),
         ('model = "m"\n[prune]\nmemory_limit = "big"\ntarget_blocks=2', "prune.memory_limit is 'big'"),
         ('model = "m"\n[prune]\ntarget_blocks=true', "is True, not a whole number"),
-        ('model = "m"\n[analyze]\nnum_prompts=4\n[prune]\ntarget_blocks=2\nnum_prompts=5', "scores would be unused"),
+        ('model = "m"\n[analyze]\nnum_prompts=4\n[prune]\ntarget_blocks=2\nnum_prompts=5', "scores would not be used"),
         ('model = "m"\n[evaluate]\nsuite="shapes"\nbaseline=1', "not true or false"),
         ('model = "m"\nprune = 3', "prune is 3, not a table"),
         ('model = "m"\n[analyze]\n[[gate]]\nmetric="bench/onnx/batch1/step_ms"\nleast=1', "which isn't there"),
@@ -130,8 +112,8 @@ def test_what_is_no_recipe(sanac: Sanac, tmp_path: Path) -> None:
     (tmp_path / "broken.toml").write_text("model = [")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     for words_, code, said in (
-        (("run", "broken.toml"), 2, "is no TOML"),
-        (("run", "bytes.toml"), 2, "is no TOML"),
+        (("run", "broken.toml"), 2, "is not valid TOML"),
+        (("run", "bytes.toml"), 2, "is not valid TOML"),
         (("run", "nowhere.toml"), 2, "can't be read"),
         (("run", "nothing"), 2, "there is no recipe 'nothing'"),
         (("recipes", "show", "../demo"), 2, "there is no recipe"),
@@ -211,7 +193,7 @@ def test_variants_share_what_is_common(tmp_path: Path) -> None:
 
 def test_files_count_by_what_is_in_them(tmp_path: Path) -> None:
     text = 'model = "m"\n[prune]\ntarget_blocks = 6\nprompts = "prompts.txt"'
-    with pytest.raises(UsageError, match="not there"):
+    with pytest.raises(UsageError, match="does not exist"):
         plan_of(recipe(tmp_path, text), "x")
     keys = []
     for words_ in ("a", "b", "a"):
@@ -224,7 +206,7 @@ def test_files_count_by_what_is_in_them(tmp_path: Path) -> None:
 
 def test_settings_become_words() -> None:
     said = {"trt": True, "onnx": False, "sm": ["89", "rtx5090"], "batch": "1..4"}
-    assert words("export", said, Path("/r")) == ["--trt", "--sm", "89", "--sm", "rtx5090", "--batch", "1..4"]
+    assert words("export", said, Path("/r")) == ["--trt", "--sm", "89,rtx5090", "--batch", "1..4"]
     assert words("bench", {"batch": ["1", "4"], "rounds": 3}, Path("/r")) == ["--batch", "1,4", "--rounds", "3"]
     assert words("finetune", {"data": "shapes"}, Path("/r")) == ["--data", "shapes"]
     assert words("finetune", {"data": "mine"}, Path("/r")) == ["--data", "/r/mine"]
@@ -283,5 +265,5 @@ def test_numbers_that_are_none(tmp_path: Path, text: str) -> None:
 
 
 def test_nesting_without_end(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no TOML"):
+    with pytest.raises(UsageError, match="not valid TOML"):
         recipe(tmp_path, "model = " + "[" * 3000)

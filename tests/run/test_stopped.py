@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sanac.cli.recipes import bundled
 from sanac.core.artifact.manifest import read_manifest
+from sanac.run.bundled import bundled
 from tests.conftest import Sanac
 from tests.run.small import SMALL, write
 

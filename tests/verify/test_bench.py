@@ -13,7 +13,7 @@ import pytest
 from sanac.core.errors import MissingResource, UsageError
 from sanac.core.progress import NULL_REPORTER
 from sanac.verify import bench as benching
-from sanac.verify.bench import BenchReport, BenchSettings, Measured, Subject, Times
+from sanac.verify.bench import BenchReport, BenchRun, Measured, Subject, Times
 from sanac.verify.timing_noise import Contention, noise_warnings, watch_contention
 from tests.conftest import Sanac
 
@@ -114,7 +114,7 @@ def test_a_process_that_was_killed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(benching._Worker, "load", killed)
     with pytest.raises(MissingResource, match="could not be measured") as caught:
-        benching.bench([Subject("tiny", "sanac:tiny", "torch")], BenchSettings(steps=1, rounds=1), NULL_REPORTER)
+        benching.bench([Subject("tiny", "sanac:tiny", "torch")], BenchRun(steps=1, rounds=1), NULL_REPORTER)
     assert "memory runs out" in caught.value.why
 
 
@@ -176,14 +176,14 @@ def test_ratios_are_of_rounds() -> None:
     assert (ratio.median, ratio.least, ratio.most) == (2, 2, 2)
     assert Times.of([3, 1, 2]) == Times(2, 3, 3)
     assert Times.of(range(100)).p90 == 90
-    found = BenchReport((slow, fast), BenchSettings(rounds=3), ()).metrics("a")
+    found = BenchReport((slow, fast), BenchRun(rounds=3), ()).metrics("a")
     assert found["torch/batch1/speedup"] == 2
 
 
 def test_the_same_twice_makes_no_sense() -> None:
     one = Subject("tiny", "sanac:tiny", "torch")
     with pytest.raises(UsageError, match="named twice"):
-        benching.bench([one, one], BenchSettings(), NULL_REPORTER)
+        benching.bench([one, one], BenchRun(), NULL_REPORTER)
 
 
 def test_a_worker_ends_with_its_parent() -> None:

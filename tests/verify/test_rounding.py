@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from sanac.cli.verify import _why
+from sanac.cli.views.verify import _why
 from sanac.core.artifact.model import Model, open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.verify.end_to_end import VerifyReport

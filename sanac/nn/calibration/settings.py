@@ -1,55 +1,71 @@
-"""Calibration settings: prompts, sampler, memory limit."""
+"""Settings of calibration: prompts, sampler, memory."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
-from sanac.core.errors import UsageError
+from sanac.core.settings import Naming, Option, RunSettings, Settings, Size
 
 LIMIT = 2_000_000_000  # bytes
-FEWEST = 3  # minimum number of prompts
+FEWEST = 3  # prompts that are worth measuring on
 
 
-@dataclass(frozen=True, slots=True)
-class CalibrationSettings:
-    """The user's settings for calibration and scoring."""
+@dataclass(frozen=True, kw_only=True)
+class PromptSettings(Settings):
+    """The trajectories that a model is calibrated on."""
 
-    prompts: Path | None = None
-    num_prompts: int | None = None
-    timesteps: int = 20
-    guidance: float = 4.5
-    reduce: str = "token"
-    memory_limit: int | None = None  # None: LIMIT; for search and repair, half of the free memory
-    yes: bool = False
-    seed: int = 0
-    device: str | None = None
-    embeddings: Path | None = None
-    inputs: str = "sampled"
-    data: Path | None = None
+    TITLE: ClassVar[str] = "Calibration options"
+
+    prompts: Annotated[Path | None, Option("Text file, one prompt per line.", "FILE", "bundled")] = None
+    embeddings: Annotated[
+        Path | None, Option("Encoded prompts that --save-embeddings wrote, instead of prompts.", "FILE")
+    ] = None
+    num_prompts: Annotated[
+        int | None,
+        Option("Number of prompts.", "N", "100; search, gptq, int8, fp8: 32; a budget: 8", ge=1),
+    ] = None
+    timesteps: Annotated[int, Option("Sampler steps.", "N", ge=1, le=1000)] = 20
+    guidance: Annotated[float, Option("Guidance scale.", "SCALE", ge=0, le=100)] = 4.5
+    memory_limit: Annotated[
+        Size | None,
+        Option("Maximum memory to use.", "SIZE", "2GB; search, repair and gptq: more", affects_result=False),
+    ] = None
+    yes: Annotated[bool, Option("Go on although the estimate is over an hour.", affects_result=False)] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationSettings(PromptSettings, RunSettings):
+    """What is measured on, and how."""
+
+    TITLE: ClassVar[str] = "Calibration options"
+
+    inputs: Annotated[
+        Literal["sampled", "noised"], Option("Sampled trajectories, or the latents of --data with noise added.")
+    ] = "sampled"
+    data: Annotated[Path | None, Option("Latents of your own images, as .safetensors files.", "DIR")] = None
+    reduce: Annotated[Literal["token", "sample"], Option("Cosine per token, or of whole samples.")] = "token"
+
     save_embeddings: Path | None = None
-    velocity: bool = False
-    dry: bool = False  # dry run: only cached results are used, a cache miss is an error
+    velocity: bool = False  # whether each block is also left out in turn
+    dry: bool = False  # nothing is computed: what was not measured before is an error
 
     @property
     def limit(self) -> int:
-        """The memory limit in bytes, explicit or default."""
+        """Bytes of memory that may be used."""
         return self.memory_limit or LIMIT
 
-    def check(self) -> None:
-        """UsageError that lists all invalid or contradictory settings."""
-        problems = []
-        if not 0 <= self.guidance <= 100:
-            problems.append(f"--guidance {self.guidance} is not between 0 and 100")
+    def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
+        """Inputs that exclude each other."""
         if self.inputs == "noised" and self.data is None:
-            problems.append("--inputs noised needs --data DIR, a folder of latents")
+            yield "inputs", f"{name('inputs')} noised needs {name('data')}, a folder of latents"
         if self.inputs != "noised" and self.data is not None:
-            problems.append("--data only applies with --inputs noised")
+            yield "data", f"{name('data')} requires {name('inputs')} noised"
         if self.prompts and self.embeddings:
-            problems.append("--prompts and --embeddings can't be combined")
+            yield "embeddings", f"{name('prompts')} and {name('embeddings')} contradict each other"
         if self.prompts and self.data:
-            problems.append("--prompts and --data can't be combined: captions are stored with the latents")
+            yield "data", f"{name('prompts')} and {name('data')} contradict each other: captions are beside the latents"
         if self.save_embeddings and (self.embeddings or self.data):
-            problems.append("--save-embeddings only applies to prompts that are encoded in this run")
+            yield "save_embeddings", f"{name('save_embeddings')} only applies to prompts that are encoded here"
         if self.save_embeddings and self.save_embeddings.is_dir():
-            problems.append(f"--save-embeddings {self.save_embeddings} is a folder")
-        if problems:
-            raise UsageError(problems[0], problems=problems)
+            yield "save_embeddings", f"{name('save_embeddings')} {self.save_embeddings} is a folder"

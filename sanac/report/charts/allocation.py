@@ -6,6 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sanac.core.artifact.staging import MEASUREMENTS
+from sanac.core.context import Context, Outcome
+from sanac.quantize.allocation_units import UNQUANTIZED
+from sanac.quantize.job import AllocationView
+from sanac.quantize.settings import QuantizeSettings
+
 _PLACE = re.compile(r"(?:.*\.)?(transformer_blocks|layers)\.(\d+)(?:\.(.+))?")
 _COLORS = ("#d9d9d9", "#4575b4", "#fdae61", "#d73027", "#5e4fa2", "#66bd63")
 
@@ -50,3 +56,12 @@ def _place(unit: Mapping[str, Any]) -> tuple[str, int]:
     if not found:
         return name.removesuffix(".weight"), 0
     return (found[3].removesuffix(".weight") if found[3] else "text encoder"), int(found[2])
+
+
+def draw_outcome(outcome: Outcome, settings: QuantizeSettings, _context: Context) -> Outcome:
+    """Draw the allocation of a budget beside its measurement."""
+    view = outcome.view
+    if isinstance(view, AllocationView) and outcome.out is not None and not settings.dry_run:
+        path = outcome.out / MEASUREMENTS / "allocation.png"
+        draw(view.rows, (UNQUANTIZED, *view.schemes), view.title, path)
+    return outcome

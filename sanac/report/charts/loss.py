@@ -5,7 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sanac.core.artifact.measurements import write_measurement
 from sanac.core.artifact.staging import MEASUREMENTS
+from sanac.core.context import Context, Outcome
+from sanac.finetune.job import TrainingView
+from sanac.finetune.settings import FinetuneSettings
 
 _NUMBERS = "metrics.jsonl"
 
@@ -42,3 +46,17 @@ def draw(steps: list[int], losses: list[float], path: Path) -> None:
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
+
+
+def archive_outcome(outcome: Outcome, settings: FinetuneSettings, context: Context) -> Outcome:
+    """Keep a run's numbers, chart and images beside the artifact, and delete its resume state."""
+    view = outcome.view
+    if settings.dry_run or not isinstance(view, TrainingView) or not view.folder.is_dir():
+        return outcome
+    assert outcome.out is not None
+    report, metrics = archive_run(view.folder, outcome.out)
+    if report:
+        write_measurement(outcome.out, "finetune", {**view.about, **report}, metrics)
+        loss = f"loss {report['loss_first']:.4f} -> {report['loss_last']:.4f}"
+        context.reporter.note(f"{loss} in {report['steps']:,} steps")
+    return outcome

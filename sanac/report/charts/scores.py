@@ -1,8 +1,12 @@
 """The scores as a picture: one bar per block with its interval, and below it each block at each timestep."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from sanac.core.context import Context, Outcome
+from sanac.prune.analyze_job import ScoresView
 from sanac.prune.scores import Scores
+from sanac.prune.settings import AnalyzeSettings
 
 TITLES = {
     "bi": "block importance, 1 - cos",
@@ -38,3 +42,11 @@ def draw(scores: Scores, metric: str, folder: Path) -> list[Path]:
         figure.savefig(path, dpi=110, metadata=metadata)
     plt.close(figure)
     return paths
+
+
+def draw_outcome(outcome: Outcome, settings: AnalyzeSettings, _context: Context) -> Outcome:
+    """Draw the chart of `sanac analyze` beside its scores, and name its files."""
+    if not isinstance(outcome.view, ScoresView) or outcome.out is None:
+        return outcome
+    files = [str(path) for path in draw(outcome.view.scores, settings.metric, outcome.out)]
+    return replace(outcome, data={"pictures": files, **outcome.data})

@@ -1,0 +1,49 @@
+"""`sanac run RECIPE`: one file says what to do, one command does it."""
+
+from typing import Any
+
+import click
+
+from sanac.cli.command import GroupedCommand, epilog_of, result_of
+from sanac.cli.model_argument import opener
+from sanac.cli.options import Common, click_parameters, common_parameters, read_settings, take_common
+from sanac.cli.output import Result
+from sanac.run.settings import RecipeRunSettings
+from sanac.verbs import make_context
+
+SHORT_HELP = "Run the stages of a recipe."
+
+
+def command() -> click.Command:
+    """The `run` command."""
+    parameters = [
+        click.Argument(["recipe"], metavar="RECIPE"),
+        *click_parameters(RecipeRunSettings),
+        *common_parameters(),
+    ]
+    return GroupedCommand(
+        "run",
+        params=parameters,
+        callback=_run,
+        help=RecipeRunSettings.__doc__,
+        short_help=SHORT_HELP,
+        epilog=epilog_of(RecipeRunSettings.EXAMPLES),
+    )
+
+
+def _run(recipe: str, **values: Any) -> Result:
+    from sanac.run.job import run
+
+    common = take_common(values)
+    settings = read_settings("run", RecipeRunSettings, values)
+    assert isinstance(settings, RecipeRunSettings)
+    outcome = run(recipe, settings, make_context(common.reporter, opener(common)), _flags(common))
+    for line in outcome.annotations:
+        click.echo(line, err=True)
+    return result_of("run", outcome, as_json=common.as_json, color=common.color)
+
+
+def _flags(common: Common) -> tuple[str, ...]:
+    """The verbosity of every stage."""
+    verbosity = common.reporter.verbosity
+    return ("--quiet",) if verbosity < 0 else ("-v",) * verbosity

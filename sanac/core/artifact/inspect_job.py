@@ -1,0 +1,53 @@
+"""`sanac inspect`: what a checkpoint is, from its headers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sanac.core.artifact.ancestry import find_ancestry
+from sanac.core.artifact.integrity import scan, unread
+from sanac.core.artifact.model import Model, streaming_memory
+from sanac.core.artifact.settings import InspectSettings
+from sanac.core.artifact.summary import Summary, summarise
+from sanac.core.context import Context, Outcome
+from sanac.core.errors import InvalidInput
+from sanac.core.resources import Needs, check_room
+from sanac.core.units import bytes_text
+
+
+@dataclass(frozen=True, slots=True)
+class InspectView:
+    """What there is to show of a checkpoint."""
+
+    summary: Summary
+    scanned: bool
+    ancestry: str
+
+
+def run(word: str, settings: InspectSettings, context: Context) -> Outcome:
+    """Summarise a model; with --scan, read every byte of it."""
+    opened = context.open(word)
+    summary = summarise(opened)
+    _announce(opened, context, scanned=settings.scan)
+    ancestry = _scan(opened, settings.workspace, context) if settings.scan else ""
+    data = summary.to_json() | {"scanned": settings.scan, "descent": ancestry}
+    return Outcome("ok", data, view=InspectView(summary, settings.scan, ancestry))
+
+
+def _announce(model: Model, context: Context, *, scanned: bool) -> None:
+    weights = [part.weights for part in model.components if part.weights]
+    headers = sum(len(header.raw) for found in weights for header in found.headers)
+    traffic = sum(found.size for found in weights) if scanned else headers
+    context.reporter.note(f"reads {bytes_text(traffic)}, writes nothing")
+    needs = Needs(disk=0, memory=streaming_memory(model), traffic=traffic)
+    check_room(needs, model.located.path, context.reporter)
+
+
+def _scan(model: Model, workspace: Path, context: Context) -> str:
+    """Read every byte; returns what the model descends from, if it has no manifest that says so."""
+    for name in unread(model):
+        context.reporter.warn(f"{name} was not scanned: sanac doesn't read that format")
+    findings = scan(model, context.reporter)
+    if findings:
+        problems = [f"{found.component}: {found.name}: {found.what}" for found in findings]
+        raise InvalidInput(f"{model.located.path} is damaged", why=problems[0], problems=problems)
+    return "" if model.manifest else str(find_ancestry(model, workspace, context.reporter) or "")

@@ -1,0 +1,118 @@
+"""Runs an artifact job: shows what it would do, or writes it and records it in the workspace."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sanac.core.artifact.staging import check_replaceable
+from sanac.core.artifact.workspace import read_workspace, record
+from sanac.core.context import Context, Outcome
+from sanac.core.errors import UsageError
+from sanac.core.units import bytes_text
+from sanac.core.write.executor import preflight, write_artifact
+from sanac.core.write.in_place import add, is_complete
+from sanac.core.write.job import ArtifactJob
+from sanac.core.write.settings import StageSettings
+
+Sizes = Mapping[str, tuple[int, int]]  # bytes of each component's weights, before and after
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactView:
+    """What there is to show of an artifact job."""
+
+    job: ArtifactJob
+    sizes: Sizes
+    done: str  # one sentence: what was done, or would be
+    written: bool = False
+
+
+def run_job(
+    word: str,
+    job: ArtifactJob,
+    settings: StageSettings,
+    context: Context,
+    complete: Callable[[ArtifactJob], ArtifactJob] = lambda job: job,
+) -> Outcome:
+    """Show the plan, or complete the job, write it and record the result in the workspace."""
+    read_workspace(settings.workspace)  # an unreadable one is an error before anything is written
+    out = settings.out or settings.workspace / f"{job.stage}-{job.key[:8]}"
+    _check_place(out, settings.workspace)
+    sizes = sizes_of(job)
+    data = {**_data(job, sizes), "dry_run": settings.dry_run}
+    if job.writing.link:
+        context.reporter.warn("--link shares files with the source: editing one in place changes both")
+    known = preflight(job, out, context.reporter)
+    if settings.dry_run:
+        status = "cached" if known else "ok"
+        needs = f"{bytes_text(job.needs.disk)} of disk and {bytes_text(job.needs.memory)} of memory"
+        done = f"{out} already holds this" if known else f"would write {out}, with {needs}"
+        return Outcome(status, data, out, ArtifactView(job, sizes, done))
+    status = "cached"
+    if known is None:
+        status, _ = write_artifact(complete(job), out, context.reporter)
+    record(settings.workspace, word, out)
+    done = f"{out} already holds this (cached)" if status == "cached" else f"wrote {out}"
+    return Outcome(status, data, out, ArtifactView(job, sizes, done, written=True))
+
+
+def add_in_place(word: str, job: ArtifactJob, shown: str, settings: StageSettings, context: Context) -> Outcome:
+    """Run the job's last step in the model's own folder, and record it as the newest artifact."""
+    read_workspace(settings.workspace)
+    assert job.finish
+    folder = job.model.located.path
+    data: dict[str, Any] = {"key": job.key, "added": list(job.finish.names), "dry_run": settings.dry_run}
+    status = "cached" if is_complete(job) and not settings.force else "ok"
+    if settings.dry_run:
+        done = f"would add {shown} to {folder}, with {bytes_text(job.finish.disk)} of disk"
+    else:
+        status, _ = add(job, context.reporter)
+        record(settings.workspace, word, folder)
+        done = f"added {shown} to {folder}"
+    if status == "cached":
+        done = f"{folder} already has {shown} (cached)"
+    return Outcome(status, data, folder, done)
+
+
+def check_out(settings: StageSettings) -> None:
+    """Raise for an unusable --out or workspace before hours go into what is to be written there."""
+    read_workspace(settings.workspace)
+    if settings.out:
+        _check_place(settings.out, settings.workspace)
+        check_replaceable(settings.out)
+
+
+def _check_place(out: Path, workspace: Path) -> None:
+    """OUT is a folder of its own: not a file's name, and not a folder that contains the workspace."""
+    if out.suffix in {".pth", ".safetensors"}:
+        hint = f"--out {out.with_suffix('')}"
+        raise UsageError(f"--out {out} looks like a file", why="it names the folder of the artifact", hint=hint)
+    if Path(os.path.realpath(workspace)).is_relative_to(os.path.realpath(out)):
+        raise UsageError(
+            f"--out {out} holds the workspace {workspace}",
+            why="replacing the artifact would delete the workspace's other artifacts",
+            hint=f"--out {workspace / 'model'}",
+        )
+
+
+def sizes_of(job: ArtifactJob) -> dict[str, tuple[int, int]]:
+    """Bytes of each component's weights, before and after."""
+    before = job.model.weights.size
+    found = {"transformer": (before, sum(piece.size for piece in job.pieces) or before)}  # or it is copied unchanged
+    for part in job.carried:
+        old = part.weights.size if part.weights else 0
+        found[part.name] = (old, sum(piece.size for piece in job.repacked_pieces(part)) or old)
+    return found
+
+
+def _data(job: ArtifactJob, sizes: Sizes) -> dict[str, Any]:
+    """The plan, its key and its needs, for --json."""
+    data: dict[str, Any] = {"plan": job.plan.to_json(), "key": job.key, "needs": asdict(job.needs)}
+    data |= {"family": job.model.architecture.title, "layout": job.writing.layout}
+    if job.repacked:
+        data["sizes"] = {name: {"before": old, "after": new} for name, (old, new) in sizes.items()}
+        counts = {name: part.quantized for name, part in job.repacked.items()}
+        data["quantized"] = {n: {"weights": len(q.weights), "left": len(q.skipped)} for n, q in counts.items()}
+    return data

@@ -1,0 +1,358 @@
+"""A recovery, decided before it is run: the model, who teaches it, what it learns from, and how."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sanac.core import json_files
+from sanac.core.artifact.model import Model
+from sanac.core.artifact.plan import keep_blocks
+from sanac.core.errors import MissingResource, UsageError
+from sanac.core.file_copy import digest_file
+from sanac.core.progress import Reporter
+from sanac.core.quant.layer_rules import QuantPlan, QuantRequest, plan_quantization
+from sanac.core.quant.schemes import scheme_of
+from sanac.core.safetensors_header import read_header
+from sanac.core.units import bytes_text
+from sanac.core.write.job import ArtifactJob, WriteOptions, plan_artifact, refuse_quantized
+from sanac.finetune import image_text_data, synthetic_data
+from sanac.finetune.batches import BatchSampler
+from sanac.finetune.distillation import RecoveryTask
+from sanac.finetune.encode_dataset import RECORD, key_of, prepare
+from sanac.finetune.encoded_dataset import Prepared, open_prepared
+from sanac.finetune.find_teacher import blocks_of, check_teacher, parent_of
+from sanac.finetune.lora import add_lora, merged, save_adapter
+from sanac.finetune.settings import FinetuneSettings
+from sanac.finetune.student import open_student, save_weights
+from sanac.finetune.teacher_cache import TeacherCache, TeacherPass
+from sanac.nn.calibration.prompts import choose_prompts
+from sanac.nn.calibration.sampling import SamplerSettings
+from sanac.nn.device import free_memory, pick_device
+from sanac.nn.pipeline_config import check_computable, latent_side, scheduler_of, vocabulary_of
+from sanac.nn.quant.layers import simulate
+from sanac.nn.streaming import DTYPES, Blocks
+from sanac.train.flow_matching import Times
+from sanac.train.loop import Callbacks, Settings, train
+from sanac.train.memory import Load, Memory, estimate_memory
+from sanac.train.schedule import Schedule
+
+SCHEMA = 1  # raised when the same settings would train differently
+TOKENS = 16_384  # of a batch, where the user names no batch size
+RATE, GENTLE = 0.1, 0.01  # learning rate times width, where the user names none; for rounding that is nearly right
+WARMUP = 0.1  # share of the steps
+FAKE_QUANT_SCHEMA = 1  # raised when simulated quantization would train differently
+
+
+@dataclass(frozen=True)
+class FinetuneJob:
+    """A job that is fully decided; its data is prepared."""
+
+    model: Model
+    teacher: Model | None
+    data: Prepared
+    wanted: FinetuneSettings
+    losses: Mapping[str, float]
+    workspace: Path
+
+    @property
+    def batch(self) -> int:
+        """Samples that go through the model together."""
+        height, width = self.data.latents.size
+        tokens = height * width // self.model.architecture.patch_size**2
+        return self.wanted.batch or max(1, min(64, TOKENS // tokens))
+
+    @property
+    def rate(self) -> float:
+        """The peak learning rate."""
+        return self.wanted.learning_rate or (GENTLE if self.wanted.fake_quant else RATE) / self.model.architecture.width
+
+    @property
+    def drawing(self) -> BatchSampler:
+        """How batches are drawn; noise is shifted as the model's own sampler shifts it."""
+        scheduler = scheduler_of(self.model)
+        shift = scheduler.get("flow_shift", scheduler.get("shift", 3.0))
+        times = Times(shift=float(shift))
+        return BatchSampler(self.batch, self.wanted.seed, times, self.wanted.caption_dropout)
+
+    @property
+    def settings(self) -> Settings:
+        """How the loop is to train."""
+        wanted = self.wanted
+        warmup = round(WARMUP * wanted.steps) if wanted.warmup is None else wanted.warmup
+        return Settings(
+            Schedule(self.rate, wanted.steps, warmup=warmup),
+            clip=wanted.clip,
+            average=wanted.ema,
+            optimizer=wanted.optimizer,
+            accumulate=wanted.accumulate,
+            precision=wanted.precision,
+            seed=wanted.seed,
+            save_every=wanted.save_every,
+            log_every=max(1, min(25, wanted.steps // 20)),
+        )
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """The teacher's blocks whose stream the student's blocks are to give, in order."""
+        if "features" not in self.losses:
+            return ()
+        assert self.teacher is not None
+        sources = blocks_of(self.teacher, self.model)
+        found = [index for index in sources or () if index is not None]
+        if sources is None or len(found) != len(sources):
+            raise UsageError(
+                "--loss features needs to know which blocks are whose",
+                why=f"{self.model.located.name} was not pruned from {self.teacher.located.name}",
+                hint="--loss distill, or the teacher that it was pruned from",
+            )
+        return tuple(found)
+
+    @cached_property
+    def distinct(self) -> int:
+        """How many different batches the teacher is asked about: all, unless they take too much disk."""
+        batches = self.wanted.steps * self.wanted.accumulate
+        height, width = self.data.latents.size
+        architecture = self.model.architecture
+        sample = architecture.in_channels * height * width
+        sample += len(self.exits) * height * width // architecture.patch_size**2 * architecture.width
+        fitting = self.wanted.teacher_cache // (2 * sample * self.batch)
+        if fitting < 1:
+            raise UsageError(
+                f"--teacher-cache {self.wanted.teacher_cache:,} is too small",
+                why=f"one batch of the teacher's answers takes {2 * sample * self.batch:,} bytes",
+                hint="a larger one, a smaller --batch, or --loss distill without features",
+            )
+        return min(batches, fitting)
+
+    @property
+    def lessons_key(self) -> str:
+        """Equal where the teacher says the same."""
+        assert self.teacher is not None
+        drawing = asdict(self.drawing)
+        return json_files.key_of(
+            ["teach", SCHEMA, self.teacher.identity(), self.data.identity, drawing, list(self.exits)]
+        )
+
+    def surgery(self, writing: WriteOptions) -> ArtifactJob:
+        """The artifact that will be written; nothing is trained yet."""
+        settings = asdict(self.settings) | {"save_every": 0, "log_every": 0}
+        how: dict[str, Any] = {
+            "schema": SCHEMA,
+            "loop": settings,
+            "drawing": asdict(self.drawing),
+            "losses": dict(self.losses),
+            "data": self.data.identity,
+            "checkpointing": self.wanted.checkpointing,
+            "lora": self.wanted.lora,
+        }
+        if self.wanted.fake_quant:
+            how["fake_quant"] = [FAKE_QUANT_SCHEMA, self.wanted.fake_quant]
+        if self.teacher:
+            how["teacher"] = [self.teacher.identity(), self.distinct, list(self.exits)]
+        plan = keep_blocks(self.model.architecture.blocks, list(range(self.model.architecture.blocks)))
+        said = f"{self.wanted.steps} steps of {' and '.join(self.losses)}"
+        said += f" for {self.wanted.fake_quant}" if self.wanted.fake_quant else ""
+        return replace(plan_artifact("finetune", self.model, plan, how, writing), how=said)
+
+    def folder(self, job: ArtifactJob) -> Path:
+        """Where the run keeps its state until the artifact stands."""
+        return self.workspace / f"training-{job.key[:8]}"
+
+    def memory(self) -> Memory:
+        """What training will take."""
+        height, width = self.data.latents.size
+        caption = int(self.data.longest)
+        wanted = self.wanted
+        load = Load(self.batch, height, width, caption, wanted.checkpointing, wanted.precision, wanted.lora)
+        config = self.model.transformer.config or self.model.architecture.config()
+        found = estimate_memory(config, load, wanted.optimizer, average=bool(wanted.ema))
+        rounded = self.rounded.specs.values() if self.rounded else ()
+        kept = sum(4 * how.shape[0] * how.columns for how in rounded)  # until the gradients are there
+        return replace(found, activations=found.activations + kept)
+
+    def check_room(self, memory: Memory) -> None:
+        """Lacking if training would not fit; what would help is named with what it saves."""
+        free = free_memory(pick_device(self.wanted.device))
+        if memory.total <= free:
+            return
+        wanted = self.wanted
+        half = max(1, self.batch // 2)
+        ways = {
+            f"--batch {half} --accumulate {2 * wanted.accumulate}": replace(wanted, batch=half),
+            "--checkpointing": replace(wanted, checkpointing=True),
+            "--optimizer came8bit": replace(wanted, optimizer="came8bit"),
+            "--ema 0": replace(wanted, ema=0.0),
+            "--lora 16": replace(wanted, lora=wanted.lora or 16),
+        }
+        saved = {way: memory.total - replace(self, wanted=other).memory().total for way, other in ways.items()}
+        helpful = sorted((way for way in ways if saved[way] > 0), key=lambda way: -saved[way])
+        raise MissingResource(
+            f"training takes about {bytes_text(memory.total)} of memory, {bytes_text(free)} are free",
+            why=str(memory),
+            hint="; ".join(f"{way} saves {bytes_text(saved[way])}" for way in helpful),
+        )
+
+    @property
+    def plain_settings(self) -> dict[str, object]:
+        """For trackers."""
+        return asdict(self.settings.schedule) | {"batch": self.batch, "optimizer": self.wanted.optimizer}
+
+    def trained(self, job: ArtifactJob, reporter: Reporter, watch: Callbacks) -> ArtifactJob:
+        """The job with the weights that training made, now or before."""
+        folder = self.folder(job)
+        file = folder / "trained.safetensors"
+        if self.wanted.fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        if not file.is_file():
+            self._train(folder, file, reporter, watch)
+        refs = read_header(file).tensors
+        return replace(job, replaced=refs, filled_digest=digest_file(file))
+
+    def _train(self, folder: Path, file: Path, reporter: Reporter, watch: Callbacks) -> None:
+        device = torch.device(pick_device(self.wanted.device))
+        lessons = self._lessons(device, reporter)
+        try:
+            student = open_student(self.model, device, torch.float32)
+            if self.wanted.lora:
+                add_lora(student, self.model.architecture, self.wanted.lora, self.wanted.seed)
+            if self.rounded:
+                simulate(student, self.rounded.specs, DTYPES[self.rounded.dtype])
+            if self.wanted.checkpointing:
+                student.enable_gradient_checkpointing()
+            task = RecoveryTask(
+                student,
+                self.data,
+                self.drawing,
+                self.losses,
+                lessons,
+                self.exits,
+                float(student.config.timestep_scale),
+                compiled=self.wanted.compile,
+            )
+            weights = train(task, self.settings, folder, reporter, watch)["transformer"]
+        except torch.cuda.OutOfMemoryError as error:
+            raise MissingResource(
+                "the GPU's memory is not enough",
+                why=str(error).splitlines()[0][:200],
+                hint=f"--batch {max(1, self.batch // 2)} --accumulate {self.wanted.accumulate * 2}, or --checkpointing",
+            ) from error
+        student.load_state_dict(weights, strict=False)
+        if self.wanted.lora_file:
+            save_adapter(weights, self.wanted.lora_file)
+        save_weights(merged(student) if self.wanted.lora else student.state_dict(), self.model, file)
+
+    @property
+    def rounded(self) -> QuantPlan | None:
+        """How the weights will be quantized, if they are trained for that."""
+        name = self.wanted.fake_quant
+        return (
+            plan_quantization("transformer", self.model.weights.tensors, QuantRequest(scheme_of(name)))
+            if name
+            else None
+        )
+
+    def _lessons(self, device: torch.device, reporter: Reporter) -> TeacherCache | None:
+        if self.teacher is None:
+            return None
+        config = self.teacher.transformer.config or self.teacher.architecture.config()
+        teaching = TeacherPass(
+            _weights(self.teacher, self.wanted, device),
+            config,
+            lambda number: self.drawing.draw(self.data, number),
+            self.exits,
+            self.wanted.memory_limit // 4,
+        )
+        key = self.lessons_key
+        return teaching.lessons(self.workspace / f"teacher-{key[:8]}", key, self.distinct, reporter)
+
+
+def plan_finetune(
+    model: Model, wanted: FinetuneSettings, workspace: Path, reporter: Reporter, teacher: Model | None = None
+) -> FinetuneJob:
+    """Everything decided, and the data prepared: what is learned is part of what the artifact is."""
+    wanted.check()
+    refuse_quantized(model, "finetune")
+    needed = wanted.data is None or wanted.losses is None or bool({"distill", "features"} & set(wanted.losses))
+    if teacher is None and needed:
+        teacher = _usual_teacher(model, wanted)
+    losses = wanted.losses or ({"distill": 1.0} if teacher else {"flow": 1.0})
+    if teacher is None and {"distill", "features"} & set(losses):
+        raise UsageError(
+            f"--loss {','.join(losses)} needs a teacher",
+            why=f"nothing was pruned from {model.located.name}",
+            hint="--teacher MODEL, or --loss flow",
+        )
+    if teacher is not None:
+        check_computable(teacher)
+        check_teacher(teacher, model)
+    check_computable(model)
+    data = _data(model, teacher, wanted, workspace, reporter)
+    taught = teacher if {"distill", "features"} & set(losses) else None
+    return FinetuneJob(model, taught, data, wanted, losses, workspace)
+
+
+def _usual_teacher(model: Model, wanted: FinetuneSettings) -> Model | None:
+    """What the model was pruned from; itself, where nothing is to come back but what rounding takes."""
+    recovered = model.manifest is not None and model.manifest.stage == "finetune"
+    if wanted.fake_quant and recovered:
+        return model
+    return parent_of(model) or (model if wanted.fake_quant else None)
+
+
+def _data(
+    model: Model, teacher: Model | None, wanted: FinetuneSettings, workspace: Path, reporter: Reporter
+) -> Prepared:
+    """What is learned from: as it lies there, prepared now or before, or painted by the teacher."""
+    device = torch.device(pick_device(wanted.device))
+    if wanted.data is None:
+        if teacher is None:
+            raise UsageError(
+                "there is nothing to learn from",
+                why="no --data, and no teacher that could paint something",
+                hint="--data DIR, --data shapes or --teacher MODEL",
+            )
+        return open_prepared(_painted(teacher, wanted, workspace, device, reporter), model.architecture)
+    place = Path(wanted.data)
+    if wanted.data != "shapes" and place.is_dir() and any(place.glob("*.safetensors")):
+        return open_prepared(place, model.architecture)
+    source = image_text_data.open_source(wanted.data, scene_count=wanted.samples, seed=wanted.seed)
+    side = latent_side(model)
+    folder = workspace / f"data-{key_of(model, source, side)[:8]}"
+    _there(folder, wanted)
+    return open_prepared(prepare(model, source, side, folder, device, reporter), model.architecture)
+
+
+def _painted(
+    teacher: Model, wanted: FinetuneSettings, workspace: Path, device: torch.device, reporter: Reporter
+) -> Path:
+    vocabulary = vocabulary_of(teacher)
+    closed = bool(vocabulary) and wanted.prompts is None
+    prompts, source = choose_prompts(wanted.prompts, wanted.samples if closed else None, vocabulary)
+    sampling = SamplerSettings(seed=wanted.seed + 1, side=latent_side(teacher))
+    job = synthetic_data.SyntheticLatents(teacher, prompts, wanted.samples, sampling)
+    folder = workspace / f"painted-{job.key[:8]}"
+    _there(folder, wanted)
+    if not (folder / RECORD).exists():
+        reporter.note(
+            f"data-free: {wanted.samples} latents by {teacher.located.name}, {len(prompts)} prompts ({source})"
+        )
+    return synthetic_data.sample_latents(job, _weights(teacher, wanted, device), folder, reporter)
+
+
+def _weights(teacher: Model, wanted: FinetuneSettings, device: torch.device) -> Blocks:
+    """The teacher's, read once if half of the limit is enough for them."""
+    size = sum(ref.count * 4 for ref in teacher.weights)
+    return Blocks(teacher, device, torch.float32, resident=size < wanted.memory_limit // 2)
+
+
+def _there(folder: Path, wanted: FinetuneSettings) -> None:
+    """A dry run doesn't prepare data."""
+    if wanted.dry_run and not (folder / RECORD).exists():
+        raise MissingResource(
+            f"the plan hangs on data in {folder}, not prepared before", hint="run it without --dry-run"
+        )

@@ -1,0 +1,128 @@
+"""Settings of `sanac finetune`."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from sanac.core.errors import UsageError
+from sanac.core.quant.schemes import SCHEMES
+from sanac.core.settings import DataRef, ModelRef, Naming, Option, RunSettings, Size
+from sanac.core.write.settings import StageSettings
+
+_CACHE, _MEMORY = Size(4_000_000_000), Size(2_000_000_000)
+LOSSES = ("flow", "distill", "features")
+_LOSS = re.compile(r"([a-z]+)(?:=(\d+(?:\.\d*)?|\.\d+))?", re.ASCII)
+_WEIGHT_ONLY = tuple(name for name, scheme in SCHEMES.items() if not scheme.activations)
+
+
+def _parse_loss(text: str) -> tuple[str, float]:
+    """'flow=0.5' -> ('flow', 0.5)."""
+    match = _LOSS.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"is {text!r}, not a loss such as distill or flow=0.5")
+    if match[1] not in LOSSES:
+        raise UsageError(f"names {match[1]!r}, not one of {', '.join(LOSSES)}")
+    weight = float(match[2] or 1)
+    if not 0 < weight < 1e6:
+        raise UsageError(f"is {text!r}: a weight has to be above 0")
+    return match[1], weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings(StageSettings, RunSettings):
+    """Train MODEL for a few steps to recover quality after pruning or quantization; write the result as an artifact.
+
+    By default the model that it was pruned from is the teacher, on latents sampled from that teacher: no data is
+    needed. Without MODEL it takes the workspace's newest artifact. Ctrl-C saves the state; the same command continues.
+    """
+
+    TITLE: ClassVar[str] = "Options"
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "sanac finetune",
+        "sanac finetune MODEL --data ./pictures --steps 300 --loss distill,flow=0.5",
+        "sanac finetune MODEL --data-free --teacher ./SANA1.5_4.8B_1024px_diffusers",
+        "sanac finetune MODEL --data ./tars --lora 16 --lora-file recovered-lora.safetensors",
+        "sanac finetune MODEL --data shapes --dry-run",
+    )
+
+    steps: Annotated[int, Option("Optimizer steps.", "N", ge=1)] = 100
+    data: Annotated[
+        DataRef | None, Option("Images with captions, tars of them, prepared latents, or `shapes`.", "DIR")
+    ] = None
+    data_free: Annotated[
+        bool, Option("Train on latents sampled from the teacher; no dataset needed.  [default without --data]")
+    ] = False
+    samples: Annotated[int, Option("Latents to sample from the teacher, or scenes to draw.", "N", ge=1)] = 2048
+    prompts: Annotated[Path | None, Option("Text file for --data-free, one prompt per line.", "FILE", "bundled")] = None
+    teacher: Annotated[
+        ModelRef | None, Option("Teacher for distillation.", "MODEL", "the model that MODEL was pruned from")
+    ] = None
+    loss: Annotated[
+        tuple[str, ...],
+        Option(
+            "flow, distill or features; NAME=WEIGHT weights a loss.",
+            "LIST",
+            "distill with a teacher, else flow",
+            comma=True,
+            check=_parse_loss,
+        ),
+    ] = ()
+    optimizer: Annotated[Literal["came8bit", "came", "adamw", "adamw8bit"], Option("The optimizer.", "NAME")] = (
+        "came8bit"
+    )
+    learning_rate: Annotated[float | None, Option("Peak learning rate.", "RATE", "0.1 / width", gt=0)] = None
+    warmup: Annotated[int | None, Option("Warm-up steps.", "N", "a tenth of --steps", ge=0)] = None
+    batch: Annotated[int | None, Option("Samples per batch.", "N", "16,384 tokens, at most 64 samples", ge=1)] = None
+    accumulate: Annotated[int, Option("Batches per optimizer step.", "N", ge=1)] = 1
+    clip: Annotated[float, Option("Largest gradient norm.", "NORM", gt=0)] = 1.0
+    ema: Annotated[float, Option("Decay of the weights' moving average; 0 turns it off.", "DECAY", ge=0, lt=1)] = 0.99
+    caption_dropout: Annotated[float, Option("Share of captions replaced by the empty one.", "P", ge=0, le=1)] = 0.1
+    precision: Annotated[Literal["fp32", "bf16"], Option("Precision of the forward and backward pass.")] = "fp32"
+    checkpointing: Annotated[bool, Option("Gradient checkpointing: less memory, a third more time.")] = False
+    compile: Annotated[bool, Option("Compile the model: faster steps after a minute or two.")] = False
+    lora: Annotated[int | None, Option("Train low-rank adapters only, then merge them.", "RANK", ge=1)] = None
+    lora_file: Annotated[Path | None, Option("Keep the adapters as a file, too.", "FILE", recipe=False)] = None
+    fake_quant: Annotated[
+        str | None,
+        Option("Train for `sanac quantize --scheme SCHEME`, a weight-only scheme.", "SCHEME", choices=_WEIGHT_ONLY),
+    ] = None
+    teacher_cache: Annotated[
+        Size, Option("Disk space for the teacher's outputs.", "SIZE", "4GB", affects_result=False)
+    ] = _CACHE
+    memory_limit: Annotated[
+        Size, Option("Memory for the teacher's forward passes.", "SIZE", "2GB", affects_result=False)
+    ] = _MEMORY
+    save_every: Annotated[int, Option("Steps between two checkpoints.", "N", ge=1)] = 100
+    sample_every: Annotated[
+        int | None, Option("Generate --sample-prompt every so many steps.", "N", ge=1, affects_result=False)
+    ] = None
+    sample_prompt: Annotated[
+        tuple[str, ...], Option("Prompt to sample during training. May be repeated.", "TEXT", affects_result=False)
+    ] = ()
+    log_with: Annotated[
+        tuple[str, ...],
+        Option("tensorboard, wandb, mlflow, ...: accelerate's trackers.", "LIST", comma=True, affects_result=False),
+    ] = ()
+
+    @property
+    def losses(self) -> Mapping[str, float] | None:
+        """Weights of the losses by name; None where the job decides."""
+        return dict(map(_parse_loss, self.loss)) or None
+
+    def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
+        """Settings that exclude or need each other."""
+        if self.data and self.data_free:
+            yield "data_free", f"{name('data')} and {name('data_free')} contradict each other"
+        if self.lora_file and not self.lora:
+            yield "lora_file", f"{name('lora_file')} requires {name('lora')} RANK"
+        if self.prompts and self.data:
+            yield "prompts", f"{name('prompts')} is for {name('data_free')}: with {name('data')}, images have captions"
+        if self.fake_quant and self.lora:
+            yield "lora", f"{name('fake_quant')} and {name('lora')} contradict each other: whole weights are quantized"
+        if bool(self.sample_every) != bool(self.sample_prompt):
+            yield "sample_every", f"{name('sample_every')} and {name('sample_prompt')} need each other"
+        names = [_parse_loss(text)[0] for text in self.loss]
+        if len(set(names)) < len(names):
+            yield "loss", f"{name('loss')} names a loss twice"

@@ -1,0 +1,112 @@
+"""Settings of `sanac analyze` and `sanac prune`."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from sanac.core.errors import UsageError
+from sanac.core.settings import Naming, Option
+from sanac.core.units import parse_count
+from sanac.core.write.settings import StageSettings, WriteSettings
+from sanac.nn.calibration.settings import CalibrationSettings
+
+_RANGE = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", re.ASCII)
+
+
+def block_ranges(text: str) -> tuple[list[tuple[int, int]], list[str]]:
+    """'0-9,50' -> [(0, 9), (50, 50)], and what is wrong with the other words."""
+    ranges, problems = [], []
+    for word in text.split(","):
+        match = _RANGE.fullmatch(word)
+        if match is None:
+            problems.append(f"{word!r} is not a block or a range")
+            continue
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            problems.append(f"{word.strip()!r} runs backwards")
+        else:
+            ranges.append((first, last))
+    return ranges, problems
+
+
+def _check_blocks(text: str) -> None:
+    _, problems = block_ranges(text)
+    if problems:
+        raise UsageError(f"is {text!r}: {'; '.join(problems)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeSettings(CalibrationSettings, StageSettings):
+    """Watch the stream between MODEL's blocks while it samples, and score each block by how much it changes it.
+
+    The model need not fit in memory: per sampler step its blocks are read one after the other, and the states of all
+    prompts are pushed through. A stopped run continues where it was.
+    """
+
+    TITLE: ClassVar[str] = "Options"
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "sanac analyze ./SANA1.5_4.8B_1024px_diffusers --num-prompts 20 --timesteps 10",
+        "sanac analyze sanac:tiny --metric norm",
+        "sanac analyze ./transformer --embeddings captions.safetensors",
+        "sanac analyze MODEL --inputs noised --data ./latents",
+        "sanac prune MODEL --target-blocks 20 --scores sanac-out/analyze-1a2b3c4d/scores.json",
+    )
+
+    metric: Annotated[
+        Literal["bi", "norm", "velocity"],
+        Option(
+            "The metric to show. bi and norm are always measured; velocity leaves out each block in turn.", "METRIC"
+        ),
+    ] = "bi"
+    save_embeddings: Annotated[
+        Path | None, Option("Keep the encoded prompts, for --embeddings.", "FILE", recipe=False)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneSettings(CalibrationSettings, WriteSettings):
+    """Drop blocks of MODEL's transformer and write the rest as a model that stock diffusers loads.
+
+    With --target-blocks, the blocks that matter most stay, by --scores or by scores measured on the spot as `sanac
+    analyze` does. Weights are copied tensor by tensor, nothing is loaded; the input is not touched. Without MODEL it
+    takes the workspace's source, else $SANAC_MODEL, else the released 4.8B model.
+    """
+
+    TITLE: ClassVar[str] = "Options"
+    ONE_OF: ClassVar[tuple[tuple[str, ...], ...]] = (("target_blocks", "target_params", "keep"),)
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "sanac prune --target-blocks 20",
+        "sanac prune MODEL --target-params 1.6B --scores scores.json",
+        "sanac prune sanac:tiny --target-blocks 8 --select search --compensate",
+        "sanac prune ./SANA1.5_4.8B_1024px_diffusers --keep 0-9,50-59",
+        "sanac prune --keep 0-29 --dry-run",
+        "sanac prune MODEL --keep 0,2,4 --transformer-only --out small",
+    )
+
+    target_blocks: Annotated[int | None, Option("Number of blocks to keep: the most important ones.", "N", ge=1)] = None
+    target_params: Annotated[
+        str | None,
+        Option("Keep the depth whose parameter count is nearest: 1.6B, 900M.", "COUNT", check=parse_count),
+    ] = None
+    keep: Annotated[
+        str | None,
+        Option("Blocks to keep, counted from 0, ends included: 0-9,50-59.", "LIST", check=_check_blocks),
+    ] = None
+    scores: Annotated[Path | None, Option("Scores that `sanac analyze` wrote.", "FILE")] = None
+    select: Annotated[
+        Literal["bi", "norm", "velocity", "search"],
+        Option("Rank blocks by a score each, or search over subsets.", "METHOD"),
+    ] = "bi"
+    compensate: Annotated[
+        bool, Option("Repair the remaining blocks in closed form, without training, for the dropped ones.")
+    ] = False
+    protect_first: Annotated[int, Option("Always keep the first K blocks.", "K", ge=0)] = 0
+    protect_last: Annotated[int, Option("Always keep the last K blocks.", "K", ge=0)] = 0
+
+    def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
+        """A search takes no scores."""
+        if self.select == "search" and self.scores is not None:
+            yield "scores", f"{name('select')} search measures subsets itself: leave {name('scores')} out"
+        yield from super().contradictions(name)

@@ -1,0 +1,90 @@
+"""`sanac run`: the stages of a recipe, from the first one to the verdict."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sanac.core.context import Context, Outcome
+from sanac.report.hub import push
+from sanac.run.bundled import recipe_file
+from sanac.run.estimate import StageEstimate, estimate_recipe
+from sanac.run.outcome import RecipeOutcome, run_all, stages_left
+from sanac.run.publish import publish
+from sanac.run.recipe_checks import read_recipe
+from sanac.run.runner import RecipeRunner, workspace_lock
+from sanac.run.settings import RecipeRunSettings
+from sanac.run.stage_graph import RecipePlan, plan_of
+from sanac.run.target_search import run_target
+
+
+@dataclass(frozen=True, slots=True)
+class PlanView:
+    """What there is to show of a recipe that was not run."""
+
+    plan: RecipePlan
+    estimates: Mapping[str, StageEstimate]
+    done: Mapping[str, bool]  # by key
+    seconds: float
+    memory: float
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeView:
+    """What there is to show of a recipe that was run."""
+
+    outcome: RecipeOutcome
+    pushed: str | None = None
+
+
+def run(word: str, settings: RecipeRunSettings, context: Context, flags: tuple[str, ...] = ()) -> Outcome:
+    """Run a recipe; `flags` are added to the command line of every stage."""
+    recipe = read_recipe(recipe_file(word))
+    source = settings.model or recipe.model
+    model = context.open(source)
+    plan = plan_of(recipe, model.identity())
+    estimates = estimate_recipe(plan, model)
+    runner = RecipeRunner(_absolute(source), settings.workspace.absolute(), context.reporter, flags)
+    if settings.dry_run:
+        return _planned(plan, estimates, runner)
+    with workspace_lock(runner.workspace):
+        ran = (run_target if recipe.target else run_all)(plan, runner)
+        annotations = publish(ran, runner.workspace, settings.junit, settings.mlflow)
+        pushed = _push(ran, settings, context) if settings.push_to_hub else None
+    status = "cached" if ran.cached and ran.passed else "ok" if ran.passed else "failed"
+    out = Path(ran.chosen.folder) if ran.chosen else runner.workspace
+    data = ran.to_json() | ({"pushed": pushed} if settings.push_to_hub else {})
+    return Outcome(status, data, out, RecipeView(ran, pushed), annotations)
+
+
+def _absolute(word: str) -> str:
+    return str(Path(word).absolute()) if Path(word).exists() else word
+
+
+def _planned(plan: RecipePlan, estimates: Mapping[str, StageEstimate], runner: RecipeRunner) -> Outcome:
+    done = {stage.key: known for stage, known in stages_left(plan, runner)}
+    left = [estimates[key] for key, known in done.items() if not known]
+    seconds, memory = sum(one.seconds for one in left), max((one.memory for one in left), default=0.0)
+    stages = [
+        {
+            "verb": stage.verb,
+            "words": [stage.verb, *stage.options],
+            "out": str(stage.folder(runner.workspace)),
+            "done": done[stage.key],
+            **estimates[stage.key].to_json(),
+        }
+        for stage in plan.stages()
+    ]
+    data: dict[str, Any] = {"recipe": plan.recipe.name, "stages": stages, "seconds": seconds}
+    data["variants"] = [variant.name for variant in plan.variants]
+    return Outcome("ok", data, view=PlanView(plan, estimates, done, seconds, memory))
+
+
+def _push(ran: RecipeOutcome, settings: RecipeRunSettings, context: Context) -> str | None:
+    """The address of what was pushed; nothing is pushed if a gate failed."""
+    if not ran.passed or not ran.chosen or not ran.chosen.variant.making:
+        why = "no model was made" if ran.passed else "a gate failed"
+        context.reporter.warn(f"nothing was pushed: {why}")
+        return None
+    assert settings.push_to_hub
+    return push(Path(ran.chosen.folder), settings.push_to_hub, context.reporter, private=not settings.public)

@@ -1,0 +1,214 @@
+"""The table of verbs: the one place that the command line, recipes, Python, docs and tests read.
+
+A verb is a folder with its settings and its job, and a row here. References are 'module:name': reading the table
+imports nothing of a verb.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from sanac.core.progress import NULL_REPORTER, Reporter
+
+if TYPE_CHECKING:
+    from sanac.core.context import Context, Outcome
+    from sanac.core.settings import Settings
+
+MODELS = ("source", "newest", "one", "several", "none")  # which models a verb takes
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One verb of the command line."""
+
+    name: str
+    short_help: str
+    settings: str  # its settings class
+    run: str  # its job: (word, settings, context) -> Outcome
+    models: str = "one"  # source: the workspace's source if none is named; newest: its newest artifact
+    argument: str = "MODEL"
+    before: str = ""  # checks before the job: (word, settings, context) -> None
+    after: tuple[str, ...] = ()  # what reads its outcome: (outcome, settings, context) -> Outcome
+    cost: str = ""  # its cost in a recipe: (settings, shapes) -> Cost; empty where no recipe can name it
+    result: str = ""  # the file that shows that a recipe's stage is done; empty where it depends on settings
+    writes_artifact: bool = False
+
+    @property
+    def in_recipes(self) -> bool:
+        """Whether a recipe may name it."""
+        return bool(self.cost)
+
+    def settings_class(self) -> "type[Settings]":
+        """The class of its settings."""
+        return cast("type[Settings]", resolve(self.settings))
+
+    def call(self, words: tuple[str, ...], settings: "Settings", context: "Context") -> "Outcome":
+        """Run it on some models."""
+        arguments: tuple[Any, ...] = (settings, context)
+        if self.models == "several":
+            arguments = (words, *arguments)
+        elif self.models != "none":
+            arguments = (words[0] if words else None, *arguments)
+        if self.before:
+            resolve(self.before)(*arguments)
+        outcome: Outcome = resolve(self.run)(*arguments)
+        for reference in self.after:
+            outcome = resolve(reference)(outcome, settings, context)
+        return outcome
+
+
+VERBS = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            "inspect",
+            "What a checkpoint is: family, blocks, bytes, lineage.",
+            "sanac.core.artifact.settings:InspectSettings",
+            "sanac.core.artifact.inspect_job:run",
+        ),
+        Verb(
+            "convert",
+            "The same model in another layout.",
+            "sanac.core.write.settings:ConvertSettings",
+            "sanac.core.write.convert_job:run",
+            writes_artifact=True,
+        ),
+        Verb(
+            "analyze",
+            "What each block is worth.",
+            "sanac.prune.settings:AnalyzeSettings",
+            "sanac.prune.analyze_job:run",
+            models="source",
+            after=("sanac.report.charts.scores:draw_outcome",),
+            cost="sanac.prune.cost:analyze",
+            result="scores.json",
+        ),
+        Verb(
+            "prune",
+            "Fewer blocks.",
+            "sanac.prune.settings:PruneSettings",
+            "sanac.prune.job:run",
+            models="source",
+            cost="sanac.prune.cost:prune",
+            result="sanac.json",
+            writes_artifact=True,
+        ),
+        Verb(
+            "grow",
+            "More blocks.",
+            "sanac.grow.settings:GrowSettings",
+            "sanac.grow.job:run",
+            models="source",
+            cost="sanac.grow.cost:grow",
+            result="sanac.json",
+            writes_artifact=True,
+        ),
+        Verb(
+            "finetune",
+            "Recover quality by a short training.",
+            "sanac.finetune.settings:FinetuneSettings",
+            "sanac.finetune.job:run",
+            models="newest",
+            after=("sanac.report.charts.loss:archive_outcome",),
+            cost="sanac.finetune.cost:finetune",
+            result="sanac.json",
+            writes_artifact=True,
+        ),
+        Verb(
+            "quantize",
+            "Fewer bits per weight.",
+            "sanac.quantize.settings:QuantizeSettings",
+            "sanac.quantize.job:run",
+            models="newest",
+            after=("sanac.report.charts.allocation:draw_outcome",),
+            cost="sanac.quantize.cost:quantize",
+            result="sanac.json",
+            writes_artifact=True,
+        ),
+        Verb(
+            "export",
+            "Graphs and engines for other runtimes: ONNX, TensorRT.",
+            "sanac.export.settings:ExportSettings",
+            "sanac.export.job:run",
+            models="newest",
+            before="sanac.verify.exported:check_verifiable",
+            after=("sanac.verify.exported:verify_exported",),
+            cost="sanac.export.cost:export",
+            result="sanac.json",
+            writes_artifact=True,
+        ),
+        Verb(
+            "verify",
+            "Is it the same function?",
+            "sanac.verify.settings:VerifySettings",
+            "sanac.verify.job:run",
+            argument="CANDIDATE",
+            cost="sanac.verify.cost:verify",
+        ),
+        Verb(
+            "evaluate",
+            "Are the images good?",
+            "sanac.verify.settings:EvaluateSettings",
+            "sanac.verify.evaluate_job:run",
+            cost="sanac.verify.cost:evaluate",
+        ),
+        Verb(
+            "bench",
+            "How fast, how much memory?",
+            "sanac.verify.settings:BenchSettings",
+            "sanac.verify.bench_job:run",
+            models="several",
+            cost="sanac.verify.cost:bench",
+            result="measurements/bench.json",
+        ),
+        Verb(
+            "gate",
+            "Is it good enough to go on?",
+            "sanac.verify.settings:GateSettings",
+            "sanac.verify.gate_job:run",
+            argument="DIR",
+            after=("sanac.report.publish:publish_gates",),
+        ),
+        Verb(
+            "generate",
+            "Images from prompts.",
+            "sanac.runtime.settings:GenerateSettings",
+            "sanac.runtime.generate_job:run",
+        ),
+        Verb(
+            "doctor",
+            "What this machine can build and run.",
+            "sanac.runtime.settings:DoctorSettings",
+            "sanac.runtime.doctor_job:run",
+            models="none",
+        ),
+    )
+}
+
+
+def recipe_verbs() -> tuple[str, ...]:
+    """Names of the verbs that recipes may name, in the order of the work."""
+    return tuple(name for name, verb in VERBS.items() if verb.in_recipes)
+
+
+def artifact_verbs() -> tuple[str, ...]:
+    """Names of the verbs of recipes that write an artifact."""
+    return tuple(name for name, verb in VERBS.items() if verb.in_recipes and verb.writes_artifact)
+
+
+def make_context(reporter: Reporter = NULL_REPORTER, open_model: Callable[[str], Any] | None = None) -> "Context":
+    """A context whose training jobs can generate images; models are opened by `open_model`, if given."""
+    from sanac.core.context import Context, open_word
+
+    return Context(reporter, open_model or open_word, _training_samples)
+
+
+def _training_samples(*arguments: Any) -> Any:
+    return resolve("sanac.runtime.training_samples:Samples")(*arguments)
+
+
+def resolve(reference: str) -> Any:
+    """What 'module:name' names."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,22 @@
+"""Costs of `sanac verify`, `evaluate` and `bench` in a recipe."""
+
+from sanac.core.cost import OVERHEAD, Cost, ModelShape
+from sanac.verify.settings import BenchSettings, EvaluateSettings, VerifySettings
+
+
+def verify(settings: VerifySettings, before: ModelShape, _others: int) -> Cost:
+    """Images with both models, and both in memory."""
+    work = before.forward(settings.pictures * settings.steps * 2 + 20)
+    return Cost(before, OVERHEAD + 2 * before.size_fp32, work, 2 * before.size)
+
+
+def evaluate(settings: EvaluateSettings, before: ModelShape, _others: int) -> Cost:
+    """The suite's images, a quarter of them for its held-out part."""
+    work = before.forward(1.25 * settings.images * settings.steps)
+    return Cost(before, OVERHEAD + before.size_fp32, work, before.size)
+
+
+def bench(settings: BenchSettings, before: ModelShape, others: int) -> Cost:
+    """Turns of every model, all of them in memory."""
+    turns = settings.rounds * (settings.steps or 20) * (1 + others) * 1.5
+    return Cost(before, (OVERHEAD + before.size_fp32) * (1 + others), before.forward(turns), before.size)

@@ -1,0 +1,56 @@
+"""`sanac evaluate`: whether the images are good."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sanac.core.artifact.measurements import write_measurement
+from sanac.core.artifact.staging import MEASUREMENTS
+from sanac.core.context import Context, Outcome
+from sanac.judge.results import write_results
+from sanac.runtime.generate import file_name
+from sanac.runtime.image_files import make_folder, save_sheet
+from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.verify.settings import EvaluateSettings
+from sanac.verify.shapes_suite import Evaluation, evaluate, examples
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationView:
+    """What there is to show of an evaluation."""
+
+    evaluation: Evaluation
+    files: tuple[Path, ...]
+
+
+def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
+    """Generate and judge the suite's images; write the scores, a sheet of examples and a line per image."""
+    opened = context.open(word)
+    default = opened.located.path if opened.manifest else Path("sanac-out") / f"evaluate-{file_name(word)}"
+    home = make_folder(settings.out or default)
+    generator = open_generator(opened, settings.device, settings.backend, context.reporter)
+    for warning in generator.doubts():
+        context.reporter.warn(warning)
+    sampling = GenerationSettings(settings.steps, settings.guidance, batch=settings.batch)
+    found = evaluate(generator, settings.images, sampling, settings.seed, settings.prompts_split, context.reporter)
+    about: dict[str, Any] = {"model": opened.located.name, "suite": settings.suite, "split": settings.prompts_split}
+    about |= {"seed": settings.seed, "sampling": sampling.to_json(), "device": generator.device}
+    about |= {"backend": settings.backend} if settings.backend != "torch" else {}
+    files = _save(found, about, settings.measurement, home)
+    return Outcome("ok", about | found.to_json(), home, EvaluationView(found, files))
+
+
+def _save(found: Evaluation, about: dict[str, Any], name: str, home: Path) -> tuple[Path, ...]:
+    scores = {"overall": found.summary.overall, **found.summary.tasks}
+    scores |= {"held_out": found.held_out} if found.held_out else {}
+    metrics = {"frechet": found.distance.frechet}
+    for key, score in scores.items():
+        metrics |= {key: score.value, f"{key}.low": score.low, f"{key}.high": score.high}
+    written = write_measurement(home, name, about | found.to_json(), metrics)
+    shown = examples(found)
+    sheet = home / MEASUREMENTS / f"{name}.png"
+    verdicts = [found.results[index].correct for index in shown]
+    save_sheet(sheet, [found.pictures[i] for i in shown], [found.prompts[i].text for i in shown], verdicts, columns=8)
+    lines = home / MEASUREMENTS / f"{name}.jsonl"
+    write_results(lines, found.results)
+    return written, sheet, lines

@@ -1,0 +1,53 @@
+"""Checks what `sanac export` wrote: its graphs against the model, and the engines that this machine's GPU can run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from sanac.core.artifact.engine_record import ENGINE, check_file
+from sanac.core.context import Context, Outcome
+from sanac.core.errors import MissingResource
+from sanac.core.write.job import ArtifactJob
+from sanac.export.job import ExportView
+from sanac.export.settings import ExportSettings
+from sanac.nn.device import capability
+from sanac.runtime.onnx_session import installed
+from sanac.verify.end_to_end import Comparison, check_memory
+from sanac.verify.job import compared
+
+
+def check_verifiable(word: str | None, settings: ExportSettings, context: Context) -> None:
+    """Raise before anything is written, where the comparison couldn't run afterwards."""
+    if settings.no_verify or settings.dry_run:
+        return
+    _, model = context.open_newest(word, settings.workspace, "export", None)
+    try:
+        installed()
+        check_memory(model, context.reporter, pictures=model.model_index is not None)
+    except MissingResource as error:
+        hint = f"{error.hint}; or --no-verify, and sanac verify --pictures 0 on a machine with more memory"
+        raise MissingResource(error.message, why=error.why, hint=hint) from error
+
+
+def verify_exported(outcome: Outcome, settings: ExportSettings, context: Context) -> Outcome:
+    """Add the comparison of the graphs, and of engines built for this machine's GPU; the worse verdict counts."""
+    if settings.no_verify or settings.dry_run:
+        return outcome
+    assert isinstance(outcome.view, ExportView)
+    job: ArtifactJob = outcome.view.job
+    written = context.open(str(outcome.out))
+    reference = written if job.model.patches else job.model
+    outcome = _joined(outcome, compared(written, reference, Comparison(), settings.device, context), "verify")
+    assert job.finish
+    names = [name for name in job.finish.names if name.endswith(ENGINE)]
+    here = tuple(n for n in names if capability() in check_file(Path(written.located.path, n)).capabilities)
+    if not here:
+        return outcome
+    engines = compared(written, reference, Comparison("trt", engines=here), settings.device, context)
+    return _joined(outcome, engines, "verify_trt")
+
+
+def _joined(outcome: Outcome, found: Outcome, name: str) -> Outcome:
+    """Both outcomes in one."""
+    view = replace(outcome.view, comparisons=(*outcome.view.comparisons, found.view))
+    status = outcome.status if found.passed else found.status
+    return replace(outcome, status=status, view=view, data={**outcome.data, name: found.data})

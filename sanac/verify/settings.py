@@ -1,0 +1,179 @@
+"""Settings of `sanac verify`, `evaluate`, `bench` and `gate`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from sanac.core.settings import DeviceSettings, ModelRef, Naming, Option, RunSettings, Settings
+from sanac.core.units import parse_size
+
+_RANKS = ("verifier", "rank_prompts", "noises", "candidate_steps", "min_kendall")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankCorrelationSettings(RunSettings):
+    """Whether two models rank the same noises alike."""
+
+    TITLE: ClassVar[str] = "Rank correlation options"
+
+    rank_correlation: Annotated[bool, Option("Compare how both models rank the same noises.")] = False
+    verifier: Annotated[Literal["shapes"] | None, Option("The verifier that grades the images.", "NAME", "shapes")] = (
+        None
+    )
+    rank_prompts: Annotated[int | None, Option("Prompts to rank noises for.", "N", "24", ge=6)] = None
+    noises: Annotated[int | None, Option("Noises per prompt.", "N", "16", ge=2, le=256)] = None
+    candidate_steps: Annotated[int | None, Option("Sampler steps of CANDIDATE.", "N", "--steps", ge=1, le=1000)] = None
+    min_kendall: Annotated[
+        float | None,
+        Option(
+            "Exit 5 if the lower bound of Kendall's tau is less.",
+            "TAU",
+            ge=-1,
+            le=1,
+            aliases=("least_kendall",),
+            stored="least_kendall",
+        ),
+    ] = None
+
+    def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
+        """Settings of a rank correlation where none is asked for."""
+        for idle in _RANKS:
+            if not self.rank_correlation and getattr(self, idle) is not None:
+                yield idle, f"{name(idle)} only applies with {name('rank_correlation')}"
+        yield from super().contradictions(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifySettings(RankCorrelationSettings):
+    """Give CANDIDATE and REFERENCE the same inputs and compare their outputs, block by block; then their images.
+
+    Inputs are random ones of several sizes, and edge cases: nothing but zeros, huge numbers, no caption, first and last
+    step. Exit 5 when a value is beyond its limit.
+
+    With --rank-correlation another question: do both rank the same noises alike, as a verifier grades their images?
+    """
+
+    TITLE: ClassVar[str] = "Options"
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "sanac verify ./exported --against sanac:tiny",
+        "sanac verify ./exported --against sanac:tiny --limit 1e-3 --pictures 0",
+        "sanac verify ./converted --against model.pth --backend torch --json",
+        "sanac verify ./exported --against sanac:tiny --backend trt",
+        "sanac verify ./pruned --against sanac:tiny --rank-correlation --noises 16",
+    )
+
+    against: Annotated[
+        ModelRef,
+        Option("The reference model; in a recipe also `self` and `source`.", "REFERENCE", recipe_default="self"),
+    ]
+    backend: Annotated[
+        Literal["torch", "onnx", "trt"] | None, Option("What runs CANDIDATE.", "NAME", "onnx where graphs are")
+    ] = None
+    limit: Annotated[float | None, Option("Largest relative error.", "ERROR", "by precision", gt=0)] = None
+    pictures: Annotated[int, Option("Images to generate with both.", "N", ge=0, le=64)] = 4
+    steps: Annotated[int, Option("Sampler steps.", "N", ge=1, le=1000)] = 12
+
+    def measurement(self, backend: str) -> str:
+        """The name of the measurement that is written."""
+        return "verify-ranks" if self.rank_correlation else f"verify-{backend}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(RunSettings):
+    """Generate the suite's prompts with MODEL and judge every image; scores per task with 95 % intervals.
+
+    Test prompts and combinations marked held-out were never seen in training. The same images are compared with
+    rendered scenes as a set: a distance that sees collapse, which a score per image does not.
+    """
+
+    TITLE: ClassVar[str] = "Options"
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "sanac evaluate sanac:tiny --suite shapes --images 240",
+        "sanac evaluate ./sanac-out/prune-1a2b3c4d --suite shapes --json",
+        "sanac evaluate ./exported --suite shapes --backend onnx",
+    )
+
+    suite: Annotated[Literal["shapes"], Option("shapes: the world that sanac:tiny was trained on.", "NAME")]
+    images: Annotated[int, Option("Images to generate and judge; two per task at least.", "N", ge=12)] = 2048
+    steps: Annotated[int, Option("Sampler steps.", "N", ge=1, le=1000)] = 20
+    guidance: Annotated[float, Option("Guidance scale.", "SCALE", ge=0, le=100)] = 4.5
+    batch: Annotated[int, Option("Images per batch.", "N", ge=1)] = 32
+    backend: Annotated[
+        Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"],
+        Option("What computes: the weights, or what was exported.", "NAME"),
+    ] = "torch"
+    prompts_split: Annotated[
+        Literal["test", "tune"], Option("The prompts: choose settings on tune, report test.", "NAME")
+    ] = "test"
+    out: Annotated[
+        Path | None,
+        Option(
+            "Where the measurement goes.",
+            "DIR",
+            "the artifact; sanac-out/evaluate-NAME for other models",
+            recipe=False,
+        ),
+    ] = None
+
+    @property
+    def measurement(self) -> str:
+        """The name of the measurement that is written."""
+        return f"evaluate-{self.suite}" + (f"-{self.backend}" if self.backend != "torch" else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings(DeviceSettings):
+    """Time every MODEL with every backend, in turns, each in a process of its own; ratios are to the first.
+
+    Images are generated by the whole pipeline, and its parts timed as it calls them; a transformer without the rest of
+    its pipeline is timed by the step. The figures go into measurements/bench.json of each MODEL that is an artifact. A
+    warning says when they can't be trusted: other load, rounds far apart, or a drift.
+    """
+
+    TITLE: ClassVar[str] = "Options"
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "sanac bench sanac:tiny ./sanac-out/prune-1a2b3c4d",
+        "sanac bench ./exported --backend torch,compile,onnx --batch 1,4",
+        "sanac bench ./exported --backend torch,trt --size 1024 --rounds 10 --json",
+    )
+
+    backend: Annotated[
+        tuple[Literal["torch", "compile", "onnx", "onnx-trt", "onnx-rtx", "trt"], ...],
+        Option("Backends to time.", "NAME,...", "torch, and onnx where graphs are", comma=True),
+    ] = ()
+    batch: Annotated[tuple[int, ...], Option("Batch sizes.", "N,...", comma=True, ge=1, le=9999)] = (1,)
+    rounds: Annotated[int, Option("Rounds; every model takes one turn in each.", "N", ge=1, le=1000)] = 5
+    steps: Annotated[int | None, Option("Sampler steps.", "N", "20, SANA-Sprint's 2", ge=1, le=1000)] = None
+    guidance: Annotated[float, Option("Guidance scale.", "SCALE", ge=0, le=100)] = 4.5
+    size: Annotated[
+        str | None, Option("Width and height in pixels.", "WxH", "the model's native size", check=parse_size)
+    ] = None
+    tile: Annotated[int | None, Option("Decode in tiles of this side.", "PIXELS", ge=1)] = None
+    threads: Annotated[int | None, Option("Processor threads.", "N", "all", ge=1)] = None
+    out: Annotated[Path | None, Option("Write the measurement here, too.", "DIR", recipe=False)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSettings(Settings):
+    """Hold the measurements of the artifact DIR to the limits in FILE. Exit 5 if one isn't kept.
+
+    A metric that was not measured fails. On GitHub Actions, failures are annotated and the step's summary shows all;
+    everything is written, whichever way the verdict goes.
+    """
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "sanac gate ./recovered --gates gates.toml",
+        "sanac gate ./recovered --gates gates.toml --baseline sanac-out/evaluate-sanac-tiny --junit gates.xml",
+    )
+
+    gates: Annotated[Path, Option("TOML file with [[gate]] tables.", "FILE", recipe=False)]
+    baseline: Annotated[
+        tuple[ModelRef, ...],
+        Option(
+            "What ratios are relative to: a model, or a folder with its measurements. May be repeated.",
+            "MODEL",
+            recipe=False,
+        ),
+    ] = ()
+    junit: Annotated[Path | None, Option("Write a JUnit file, too.", "FILE", recipe=False)] = None
