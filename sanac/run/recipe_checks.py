@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sanac.core.artifact.engine_record import parse_capabilities, refuse_impossible
 from sanac.core.errors import UsageError
@@ -64,11 +65,12 @@ def _steps(recipe: Recipe, lines: Lines) -> Iterator[Problem]:
 
 def _one_step(recipe: Recipe, step: RecipeStep, lines: Lines, which: int) -> Iterator[Problem]:
     settings, verb = VERBS[step.verb].settings_class(), step.verb
-    varied = {}
-    for key, values in recipe.matrix.items():
-        owner, _, name = key.partition(".")
-        if owner == verb and (own := [value for value in values if value != NONE]):
-            varied[name] = own[0]
+    varied: dict[str, Any] = {}
+    for key, several in recipe.matrix.items():
+        owner, _, varied_name = key.partition(".")
+        tried = [value for value in several if value != NONE]
+        if owner == verb and tried:
+            varied[varied_name] = tried[0]
 
     def naming(name: str) -> str:
         return f"{verb}.{name}"

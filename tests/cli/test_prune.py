@@ -47,7 +47,7 @@ def test_dry_run_prints_the_plan_that_the_real_run_executes(pipeline: Path, sana
 @pytest.mark.parametrize(
     ("keep", "words"),
     [
-        ("", ["not a block"]),
+        ("", ["not a text"]),
         ("a,1-,-1", ["'a' is not", "'1-' is not", "'-1' is not"]),
         ("0-6,9", ["'0-6' goes beyond the last block, 5", "'9' goes beyond"]),
         ("3-1", ["runs backwards"]),
@@ -60,9 +60,8 @@ def test_dry_run_prints_the_plan_that_the_real_run_executes(pipeline: Path, sana
 def test_bad_keep_lists_say_everything_at_once(keep: str, words: list[str], pipeline: Path, sanac: Sanac) -> None:
     ran = sanac("prune", pipeline, "--keep", keep, "--json")
     assert ran.code == 2
-    assert len(ran.json["error"]["problems"]) == len(words)
-    for word, problem in zip(words, ran.json["error"]["problems"], strict=True):
-        assert word in problem
+    said = "; ".join(ran.json["error"]["problems"])
+    assert all(word in said for word in words), said
 
 
 def test_order_and_spaces_do_not_matter(pipeline: Path, sanac: Sanac) -> None:
@@ -113,4 +112,4 @@ def test_link_warns(pipeline: Path, sanac: Sanac) -> None:
 def test_a_shard_size_that_is_none(pipeline: Path, sanac: Sanac) -> None:
     ran = sanac("prune", pipeline, "--keep", "0", "--shard-size", "big")
     assert ran.code == 2
-    assert "500MB" in ran.err
+    assert "--shard-size is 'big', not a size such as" in ran.err
