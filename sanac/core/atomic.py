@@ -1,6 +1,6 @@
-"""Write a file whole or not at all: beside its place, flushed, renamed, and the rename flushed too.
+"""Atomic file writes: to a temporary name in the same folder, flushed, renamed, and the rename flushed too.
 
-What a killed process leaves has a name of its own (`NAME.partial`), which the next write of the same file reuses.
+A killed process leaves only the temporary file (`NAME.partial`), which the next write of the same file replaces.
 """
 
 import os
@@ -12,14 +12,14 @@ PARTIAL = ".partial"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file; on any failure the one that was there before stays as it was."""
+    """Write `data` to `path` atomically; on any failure the previous file is unchanged."""
     with atomic_path(path) as partial:
         partial.write_bytes(data)
 
 
 @contextmanager
 def atomic_path(path: Path, suffix: str = PARTIAL) -> Iterator[Path]:
-    """The path to write to (`path` and the suffix); it becomes `path` at the end, and is deleted on any failure."""
+    """A temporary path (`path` plus `suffix`) to write to; renamed to `path` on success, deleted on any failure."""
     partial = path.with_name(path.name + suffix)
     try:
         yield partial
@@ -33,7 +33,7 @@ def atomic_path(path: Path, suffix: str = PARTIAL) -> Iterator[Path]:
 
 
 def write_flushed(path: Path, data: bytes) -> None:
-    """Write a file in place and flush it: for folders that are themselves renamed when they are whole."""
+    """Write a file in place and flush it, inside a folder that is itself renamed when it is complete."""
     path.write_bytes(data)
     flush(path)
 

@@ -1,4 +1,4 @@
-"""A number and the limit it is held to: whether it passes, by what margin, and which limit would have passed."""
+"""Checks: a value compared with a limit, the verdict, the margin, and the limit that would have passed."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -12,12 +12,12 @@ class Check:
     name: str  # 'evaluate-shapes/overall, low bound'
     value: float | None  # None: it was not measured
     limit: float
-    most: bool = True  # whether the limit is the largest value that passes, or the smallest
-    note: str = ""  # what the value is where it isn't the metric itself, or why there is none
+    most: bool = True  # True: the limit is an upper bound; False: a lower bound
+    note: str = ""  # what the value is if it isn't the metric itself, or why it is missing
 
     @property
     def finite(self) -> float | None:
-        """The value where it is a finite number, else None: what JSON can hold."""
+        """The value if it is a finite number, else None, as JSON requires."""
         return self.value if self.value is not None and math.isfinite(self.value) else None
 
     @property
@@ -29,7 +29,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the value keeps to the limit."""
+        """Whether the value is within the limit."""
         if self.finite is None:
             return False
         return self.finite <= self.limit if self.most else self.finite >= self.limit
@@ -41,7 +41,7 @@ class Check:
 
     @property
     def text(self) -> str:
-        """The value, the limit and the margin, in as many digits as it takes to tell them apart."""
+        """The check as text: value, limit and margin, with enough digits to distinguish them."""
         limit = f"{'at most' if self.most else 'at least'} {self.limit:.12g}"
         if self.value is None:
             return f"{self.name}: {self.note or 'it was not measured'}; {limit} is wanted"
@@ -62,9 +62,9 @@ class Check:
 
 
 def distinct_digits(value: float, limit: float) -> str:
-    """The value in at least 4 digits, and in so many that it still reads as below, at or above the limit.
+    """The value with at least 4 digits, and enough that it still reads as below, at or above the limit.
 
-    0.9457 beside a limit of 0.95; 0.94999 beside it, rather than 0.95.
+    For a limit of 0.95: 0.9457, and 0.94999 rather than 0.95.
     """
     for digits in range(4, 17):
         text = f"{value:.{digits}g}"

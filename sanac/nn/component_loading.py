@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def quantized_parts(model: Model, dtype: "torch.dtype", names: Container[str] | None = None) -> "dict[str, nn.Module]":
-    """The quantized components of `model` (of those in `among`), loaded; the stock loader loads the others."""
+    """The quantized components of `model` (of those in `names`), loaded; the stock loader loads the others."""
     parts = (part for part in model.components if names is None or part.name in names)
     return {part.name: load_part(part, dtype) for part in parts if part.weights and part.weights.quantized}
 

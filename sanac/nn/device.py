@@ -17,7 +17,7 @@ def shrinkage(layers: Sequence[int]) -> int:
 
 
 def pick_device(requested: str | None) -> str:
-    """The device `wanted`, checked; if None, cuda if available, else cpu."""
+    """The device `requested`, checked; if None, cuda if available, else cpu."""
     import torch
 
     cuda = torch.cuda.is_available()

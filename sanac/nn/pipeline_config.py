@@ -101,10 +101,10 @@ def check_computable(model: Model) -> None:
         why = (
             "its config sets interpolation_scale: a position embedding is added to the latents, as for 2K and 4K images"
         )
-        raise UsageError(f"{model.located.name} can't be measured yet", why=why, hint="--scores FILE or --keep")
+        raise UsageError(f"{model.located.name} isn't supported here yet", why=why, hint="pass --scores FILE or --keep")
     if config.get("guidance_embeds"):
         why = "it is distilled with guidance as an input"
-        raise UsageError(f"{model.located.name} can't be measured yet", why=why, hint="--scores FILE or --keep")
+        raise UsageError(f"{model.located.name} isn't supported here yet", why=why, hint="pass --scores FILE or --keep")
     refuse_loras(model)
 
 

@@ -1,4 +1,4 @@
-"""Write tensors as a .safetensors file, whole or not at all."""
+"""Writes tensors as a .safetensors file, atomically."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +12,11 @@ from sanac.core.errors import MissingResource
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write the tensors, from whatever device they are on; on any failure the file that was there before stays."""
+    """Write `tensors`, from any device, to `path` atomically; on any failure the previous file is unchanged."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic_path(path) as partial:
             save_file(stored, partial, dict(metadata) if metadata else None)
-    except SafetensorError as error:  # what the system refuses arrives as one, too
-        hint = "make room, or choose another disk, and run the same command again"
+    except SafetensorError as error:  # errors of the file system are raised as one, too
+        hint = "free some space or choose another disk, and run the same command again"
         raise MissingResource(f"cannot write {path}", why=str(error), hint=hint) from error

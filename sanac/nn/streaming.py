@@ -105,8 +105,8 @@ def refuse_loras(model: Model) -> None:
     """UsageError for unmerged LoRAs: they are merged when weights are written, not when they are streamed."""
     if model.patches:
         raise UsageError(
-            "--lora can't be combined with computing on the model",
-            why="LoRAs are merged when weights are written",
+            "--lora doesn't work with this command",
+            why="it computes with the model, and LoRAs are merged only when weights are written",
             hint="merge it first: sanac convert --lora",
         )
 

@@ -29,7 +29,7 @@ def _spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     if not len(starts):
         return numbers
     ends = np.flatnonzero(inside & ~np.concatenate((inside[1:], [False]))) + 1
-    cuts = np.stack((starts, ends), axis=1).ravel()  # the last cut may lie at the padded end, which is a zero
+    cuts = np.stack((starts, ends), axis=1).ravel()  # the last cut may be at the padded end, which is a zero
     largest = np.maximum.reduceat(flat, cuts[cuts < flat.size])[::2]
     flat[inside] = np.repeat(largest, ends - starts)
     rows, columns = numbers.shape

@@ -1,1 +1,1 @@
-"""The SANA family: tensor names, shapes and couplings."""
+"""The SANA family: architectures, tensor names and layouts."""

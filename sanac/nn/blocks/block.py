@@ -58,7 +58,7 @@ class QuantizedBlock(dict[str, Tensor]):
     """A block's tensors, with transforms that quantize the activations of some weights."""
 
     def __init__(self, tensors: Tensors, transforms: Mapping[str, ActivationTransform]) -> None:
-        """`tensors` and `uses` (activation transforms) by weight name."""
+        """`tensors` and activation `transforms`, both by weight name."""
         super().__init__(tensors)
         self.transforms = transforms
 
@@ -112,7 +112,7 @@ def rms_norm(values: Tensor, weight: Tensor, epsilon: float = QK_EPSILON) -> Ten
 def projections(
     tensors: Tensors, part: str, query_source: Tensor, key_source: Tensor, hook: ActivationHook
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries from `asking`, keys and values from `asked`, normalised if the model has QK norm."""
+    """Queries from `query_source`, keys and values from `key_source`, normalised if the model has QK norm."""
     query, key, value = (
         _linear(tensors, f"{part}.{name}", source, hook)
         for name, source in (("to_q", query_source), ("to_k", key_source), ("to_v", key_source))
@@ -190,7 +190,7 @@ def conv_point(tensors: Tensors, activations: Tensor, *, as_linear: bool = False
 
 
 def _pointwise(features: Tensor, weight: Tensor, bias: Tensor | None, *, as_linear: bool) -> Tensor:
-    """A 1x1 convolution; if `rows`, computed as a linear layer over positions."""
+    """A 1x1 convolution; if `as_linear`, computed as a linear layer over positions."""
     if not as_linear:
         return F.conv2d(features, weight, bias)
     return F.linear(features.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)

@@ -169,7 +169,7 @@ class Calibration:
         CostEstimate(what, seconds, self.device, self.inputs, self.count, steps).check_budget(reporter, yes=yes)
 
     def states(self, fifths_of_each: Sequence[int]) -> list[CalibrationStates]:
-        """The states of all prompts, split in parts: the first gets the rest, the others `shares` fifths each."""
+        """The states of all prompts, split in parts: `fifths_of_each` for all but the first, which gets the rest."""
         states, stops = self.sample(), [self.count]
         for fifths in reversed(fifths_of_each):
             stops.insert(0, stops[0] - max(1, self.count * fifths // 5))
@@ -191,7 +191,7 @@ TOGETHER = 64  # maximum batch size
 
 
 def calibration(model: Model, settings: CalibrationSettings, every: int, min_prompts: int = FEWEST) -> Calibration:
-    """Plan a calibration from the user's settings, recording every `every`-th step; needs at least `least` prompts."""
+    """Plan a calibration from the user's settings, recording each `every`-th step; needs `min_prompts` prompts."""
     settings.check()
     check_computable(model)
     if settings.data:

@@ -80,10 +80,10 @@ def sample(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields the guided velocity and the latents of each step. Noise depends on prompt index and seed alone.
 
-    `offset` is the index of the first prompt. `known` are velocities of the first steps from an earlier run: the
-    sampler replays them without the model. `begun` is the resume state of the step after them; `reached` is called
-    after each block. With `data` (latents of images) no trajectory is followed: each step noises them to the sampler's
-    noise level, (1 - s) x + s e, and yields these latents.
+    `offset` is the index of the first prompt. `known_velocities` are those of the first steps from an earlier run: the
+    sampler replays them without the model. `resume_from` is the resume state of the step after them; `on_progress` is
+    called after each block. With `data` (latents of images) no trajectory is followed: each step noises them to the
+    sampler's noise level, (1 - s) x + s e, and yields these latents.
     """
     run = _Run(blocks, blocks.outside(), Geometry.of(config), captions, sampling, offset, observe, on_progress)
     size = (sampling.side, sampling.side) if data is None else tuple(data.shape[2:])
@@ -209,7 +209,7 @@ class _Run:
 
 
 def _continue(parts: Sequence[_Part], step: int, resume_from: SweepProgress | None) -> int:
-    """The block to continue with: 0, unless `begun` is of this step and has the same batches."""
+    """The block to continue with: 0, unless `resume_from` is of this step and has the same batches."""
     if resume_from is None or resume_from.step != step:
         return 0
     if [state.shape for state in resume_from.states] != [part.state.shape for part in parts]:

@@ -84,7 +84,7 @@ class ActivationQuantizer:
         return fake_quantize_activations(values, self.spec, self.exponents)
 
     def replay(self, values: Tensor, codes: Tensor) -> tuple[Tensor, ReplayError]:
-        """Replay another implementation's rounding from its codes `numbers`; also return how far our values are off.
+        """Replay another implementation's rounding from its `codes`; also return how far our values are off.
 
         The ReplayError measures distances to those codes' rounding intervals: inf if a code isn't representable.
         """

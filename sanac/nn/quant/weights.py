@@ -1,7 +1,7 @@
 """Weight quantization: traceable quantize and dequantize operators, whose eager kernels are the reference everywhere.
 
-Weights are treated as matrices with one output channel per row; each group of `block` neighbours in a row shares a
-scale (the whole row without a group size; the last group may be shorter). Schemes are symmetric: no zero points.
+Weights are treated as matrices with one output channel per row; each group of `group_size` neighbours in a row
+shares a scale (the whole row without a group size; the last group may be shorter). There are no zero points.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class QuantizedWeight:
 
 
 def _quantize(values: Tensor, scale: Tensor, group_size: int, quant_dtype: str) -> Tensor:
-    """Codes (integer or fp8) of `values` (rows, columns) with `scale` (rows, groups of `block` columns)."""
+    """Codes (integer or fp8) of `values` (rows, columns) with `scale` (rows, groups of `group_size` columns)."""
     stored = torch.empty_like(values, dtype=STORED[quant_dtype])
     together = max(1, PIECE // values.shape[1]) if values.device.type == "cpu" else len(values)
     room = torch.empty_like(values[:together], dtype=torch.float32)
