@@ -20,17 +20,18 @@ _SANAC = [sys.executable, "-m", "sanac"]
 _COPY_ONLY = """
 import sys
 from pathlib import Path
-from sanac.core.write.executor import Writing
+from sanac.core.write.job import WriteOptions
 from sanac.core.checkpoint.locate import locate
 from sanac.core.artifact.model import open_model
 from sanac.core.artifact.staging import open_stage
-from sanac.core.progress import SILENCE
+from sanac.core.progress import NULL_REPORTER
 from sanac.core.write.safetensors_writer import write_weights
-from sanac.prune.keep_list import decide_keep
+from sanac.prune.keep_list import plan_keep
 source, out, keep = sys.argv[1:]
-job = decide_keep(open_model(locate(source)), keep, Writing())
-with open_stage(Path(out), job.key, fresh=True) as stage:
-    write_weights(stage, "transformer", job.pieces, shard_bytes=job.writing.shard_bytes, talk=SILENCE, digests=False)
+job = plan_keep(open_model(locate(source)), keep, WriteOptions())
+with open_stage(Path(out), job.key, fresh=True) as staging:
+    size = job.options.shard_bytes
+    write_weights(staging, "transformer", job.tensors, shard_bytes=size, reporter=NULL_REPORTER, digests=False)
 """
 _PLAIN = """
 import sys, torch

@@ -188,7 +188,7 @@ class Bench:
         job = plan_finetune(start, self.wanted(cell), self.work, NULL_REPORTER)
         out = self.work / "trained"
         shutil.rmtree(out, ignore_errors=True)
-        surgery = job.surgery(WriteOptions())
+        surgery = job.artifact_job(WriteOptions())
         write_partial(job.trained(surgery, NULL_REPORTER, Callbacks()), out, NULL_REPORTER)
         shutil.rmtree(job.folder(surgery))
         return open_model(locate(str(out)))

@@ -40,10 +40,10 @@ class ComponentGraph:
     scheme: str  # of its quantized weights; '' where there are none
     forms: frozenset[str]  # what it computes with, or takes as weights
     parameters: int
-    island: str | None = None
+    depthwise: str | None = None
 
     @property
-    def beside(self) -> str:
+    def sidecar(self) -> str:
         """The file of weights that don't lie where, or as, the graph takes them; '' where all do."""
         if self.folder != self.component:
             return WEIGHTS
@@ -53,11 +53,11 @@ class ComponentGraph:
     def files(self) -> tuple[str, ...]:
         """What is written for it."""
         config = ("config.json",) if self.folder != self.component else ()
-        return tuple(f"{self.folder}/{name}" for name in (*config, self.beside, GRAPH) if name)
+        return tuple(f"{self.folder}/{name}" for name in (*config, self.sidecar, GRAPH) if name)
 
     def key(self, model: str) -> str:
         """What its bytes hang on."""
-        return json_files.key_of(["graph", SCHEMA, OPSET, self.folder, self.precision, self.island, model])
+        return json_files.key_of(["graph", SCHEMA, OPSET, self.folder, self.precision, self.depthwise, model])
 
     def traced(self, source: Path, precision: str) -> tuple[ir.Model, list[TensorSource]]:
         """The graph of a component's folder, weights still without values; what has to be laid beside it for it."""
@@ -68,30 +68,30 @@ class ComponentGraph:
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
             why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
             raise InvalidInput(f"no graph can be made of {source}", why=f"its config: {why}") from error
-        pieces, stored = insert_qdq(model, weights.parts), _by_name(weights.stored)
-        laid = {piece.name for piece in pieces}
-        _check_there(model, stored, laid, source)
+        tensors, stored = insert_qdq(model, weights.parts), _by_name(weights.stored)
+        in_sidecar = {piece.name for piece in tensors}
+        _check_there(model, stored, in_sidecar, source)
         if self.folder != self.component:
-            pieces += [copied_tensor(name, stored[name]) for name in sorted(set(external_weights(model)) - laid)]
-        return model, pieces
+            tensors += [copied_tensor(name, stored[name]) for name in sorted(set(external_weights(model)) - in_sidecar)]
+        return model, tensors
 
-    def refer(self, model: ir.Model, folder: Path) -> None:
+    def link_weights(self, model: ir.Model, folder: Path) -> None:
         """Say where the weights lie of a graph that will stand in this folder."""
-        tensors = dict(read_header(folder / self.beside).tensors) if self.beside else {}
+        refs = dict(read_header(folder / self.sidecar).tensors) if self.sidecar else {}
         if self.folder == self.component:
-            tensors |= _by_name(_weights(folder).stored)
-        link_external_data(model, tensors, folder)
+            refs |= _by_name(_weights(folder).stored)
+        link_external_data(model, refs, folder)
 
 
-def _check_there(model: ir.Model, stored: Mapping[str, TensorRef], laid: Container[str], source: Path) -> None:
+def _check_there(model: ir.Model, stored: Mapping[str, TensorRef], in_sidecar: Container[str], source: Path) -> None:
     """What the graph takes lies in the files, of that size."""
     problems = []
     for name in external_weights(model):
         shape = model.graph.initializers[name].shape
         assert isinstance(shape, ir.Shape)
-        if name not in laid and name not in stored:
+        if name not in in_sidecar and name not in stored:
             problems.append(f"{name} is missing")
-        elif name not in laid and stored[name].dtype in DTYPES and stored[name].count != math.prod(shape.numpy()):
+        elif name not in in_sidecar and stored[name].dtype in DTYPES and stored[name].count != math.prod(shape.numpy()):
             problems.append(f"{name} is {list(stored[name].shape)}, its config wants {list(shape.numpy())}")
     if problems:
         raise InvalidInput(f"{source} contradicts itself", why=problems[0], problems=problems)

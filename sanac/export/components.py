@@ -83,8 +83,8 @@ def text_encoder(folder: Path, dtype: torch.dtype) -> Traced:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     net = without_storage(_TextEncoder(model), dtype, mode)
     with mode:
-        given = (torch.ones(2, 7, dtype=torch.int64), torch.ones(2, 7, dtype=torch.int64))
-    program = torch.export.export(net, given, dynamic_shapes=(sizes, sizes))
+        inputs = (torch.ones(2, 7, dtype=torch.int64), torch.ones(2, 7, dtype=torch.int64))
+    program = torch.export.export(net, inputs, dynamic_shapes=(sizes, sizes))
     return Traced(program, ("input_ids", "attention_mask"), (axes, axes), "last_hidden_state", "model.")
 
 
@@ -119,7 +119,7 @@ def _autoencoded(
     with mode, torch.no_grad():
         large = net(torch.empty(1, channels, _WIDE, _WIDE, dtype=dtype))
         step = max(1, _WIDE // large.shape[-1])
-        given = torch.empty(2, channels, 6 * step, 10 * step, dtype=dtype)
+        inputs = torch.empty(2, channels, 6 * step, 10 * step, dtype=dtype)
     sides = [step * Dim(name, min=1, max=_WIDEST) for name in ("rows", "columns")]
     shapes = ({0: Dim("batch", min=1, max=_MOST), 2: sides[0], 3: sides[1]},)
-    return torch.export.export(net, (given,), dynamic_shapes=shapes), step
+    return torch.export.export(net, (inputs,), dynamic_shapes=shapes), step

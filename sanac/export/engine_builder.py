@@ -238,8 +238,8 @@ def build(task: BuildTask, trt: ModuleType, log: Any, file: BinaryIO) -> dict[st
         config.num_compute_capabilities = len(task.capabilities)
         for place, capability in enumerate(task.capabilities):
             config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), place)
-    for wanted, flag in ((task.weight_streaming, "WEIGHT_STREAMING"), (task.refit, "REFIT")):
-        if wanted:
+    for enabled, flag in ((task.weight_streaming, "WEIGHT_STREAMING"), (task.refit, "REFIT")):
+        if enabled:
             config.set_flag(getattr(trt.BuilderFlag, flag))
     config.progress_monitor = _make_progress(trt)
     shapes = shapes_of(graph.model, task.sizes)

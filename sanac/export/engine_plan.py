@@ -57,7 +57,7 @@ class EngineSettings:
 class EngineBuild:
     """One engine: of which graph, by whom, for what."""
 
-    of: "ComponentGraph"
+    component: "ComponentGraph"
     builder: str
     version: str
     capabilities: tuple[int, ...]
@@ -71,13 +71,13 @@ class EngineBuild:
     @property
     def stem(self) -> str:
         """Of its files: transformer/model.int8.rtx-1.7.1.116.sm89."""
-        scheme = self.of.scheme or self.of.precision
-        return f"{self.of.folder}/model.{scheme}.{self.builder}-{self.version}.{sm_text(self.capabilities)}"
+        scheme = self.component.scheme or self.component.precision
+        return f"{self.component.folder}/model.{scheme}.{self.builder}-{self.version}.{sm_text(self.capabilities)}"
 
     @property
-    def graph(self) -> str:
+    def graph_file(self) -> str:
         """The graph's file."""
-        return f"{self.of.folder}/{GRAPH}"
+        return f"{self.component.folder}/{GRAPH}"
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -87,7 +87,7 @@ class EngineBuild:
     @property
     def weights(self) -> int:
         """Bytes that its weights take, at most: those of few bits may be restored in it."""
-        return self.of.parameters * _ITEM[self.of.precision]
+        return self.component.parameters * _ITEM[self.component.precision]
 
     @property
     def memory(self) -> int:
@@ -108,7 +108,7 @@ class EngineBuild:
         """What its content hangs on, besides the graph."""
         return {
             "schema": _SCHEMA,
-            "folder": self.of.folder,
+            "folder": self.component.folder,
             "builder": self.builder,
             "version": self.version,
             "capabilities": list(self.capabilities),
@@ -127,7 +127,7 @@ class EngineBuild:
         return {
             "parent": os.getpid(),
             "builder": self.builder,
-            "graph": str(folder / self.graph),
+            "graph": str(folder / self.graph_file),
             "out": str(out),
             "capabilities": self.capabilities,
             "sizes": {name: (span.least, span.best, span.most) for name, span in self.sizes.items()},
@@ -140,52 +140,52 @@ class EngineBuild:
         }
 
 
-def engines_of(model: Model, graphs: "Sequence[ComponentGraph]", asked: EngineSettings) -> list[EngineBuild]:
+def engines_of(model: Model, graphs: "Sequence[ComponentGraph]", settings: EngineSettings) -> list[EngineBuild]:
     """An engine for each graph; everything that speaks against one is said before any is built."""
-    if asked.refit_from:
-        return [_refitted(graphs, asked, asked.refit_from)]
-    builder, version, capabilities = _choose(asked)
-    sizes = _sizes(model, asked)
+    if settings.refit_from:
+        return [_refitted(graphs, settings, settings.refit_from)]
+    builder, version, capabilities = _choose(settings)
+    sizes = _sizes(model, settings)
     found = []
     for graph in graphs:
         refuse_impossible(graph.forms, builder, capabilities, f"the {graph.folder}'s graph")
-        how = (asked.weight_streaming, asked.refit, None, None, asked.timing_cache)
+        how = (settings.weight_streaming, settings.refit, None, None, settings.timing_cache)
         found.append(EngineBuild(graph, builder, version, capabilities, sizes[graph.folder], *how))
     return found
 
 
-def _choose(asked: EngineSettings) -> tuple[str, str, tuple[int, ...]]:
+def _choose(settings: EngineSettings) -> tuple[str, str, tuple[int, ...]]:
     """Builder, its version, and the GPUs; never another builder than the one asked for."""
-    here, wanted, builder = capability(), asked.capabilities, asked.builder
+    here, capabilities, builder = capability(), settings.capabilities, settings.builder
     if builder == "auto":
-        builder = "tensorrt" if here and wanted in {(), (here,)} and _has("tensorrt") else "rtx"
-    if builder == "rtx" and not (wanted or here):
+        builder = "tensorrt" if here and capabilities in {(), (here,)} and _has("tensorrt") else "rtx"
+    if builder == "rtx" and not (capabilities or here):
         hint = "--sm rtx4090, --sm 89, several: --sm 89,120"
         raise UsageError("engines for which GPU?", why="none is here, so it has to be said", hint=hint)
     version = str(bindings(builder).__version__)
-    if asked.refit:
+    if settings.refit:
         _need_gpu("leave --refit out, and build anew when the weights change")
     if builder == "rtx":
-        return builder, version, _ahead(asked, wanted or (here or 0,))
+        return builder, version, _ahead(settings, capabilities or (here or 0,))
     if here is None:
         hint = "--builder rtx --sm 89 builds ahead of time"
         raise MissingResource("tensorrt builds on the GPU that will run the engine, and none is here", hint=hint)
-    if wanted not in {(), (here,)}:
+    if capabilities not in {(), (here,)}:
         why = f"tensorrt builds for the GPU that is here, sm{here}"
-        raise UsageError(f"no engine for {sm_text(wanted)}", why=why, hint="--builder rtx, or leave --sm out")
-    if asked.timing_cache and not asked.timing_cache.absolute().parent.is_dir():
-        why = f"there is no folder {asked.timing_cache.absolute().parent}"
-        raise UsageError(f"--timing-cache {asked.timing_cache} can't be written", why=why)
+        raise UsageError(f"no engine for {sm_text(capabilities)}", why=why, hint="--builder rtx, or leave --sm out")
+    if settings.timing_cache and not settings.timing_cache.absolute().parent.is_dir():
+        why = f"there is no folder {settings.timing_cache.absolute().parent}"
+        raise UsageError(f"--timing-cache {settings.timing_cache} can't be written", why=why)
     return builder, version, (here,)
 
 
-def _ahead(asked: EngineSettings, chosen: tuple[int, ...]) -> tuple[int, ...]:
+def _ahead(settings: EngineSettings, chosen: tuple[int, ...]) -> tuple[int, ...]:
     """The GPUs that TensorRT-RTX is to build for; Misuse for what it can't."""
     if beyond := [one for one in chosen if one not in AHEAD]:
         why = f"{PACKAGES['rtx']} builds for {', '.join(map(str, AHEAD))}"
         hint = "pip install 'sanac[gpu]' on a machine with that GPU, and --builder tensorrt"
         raise UsageError(f"no engine for sm{beyond[0]}", why=why, hint=hint)
-    if asked.timing_cache:
+    if settings.timing_cache:
         why = "tensorrt-rtx times nothing ahead of time"
         raise UsageError("--timing-cache is for --builder tensorrt", why=why, hint="leave it out")
     return chosen
@@ -206,7 +206,7 @@ def _has(builder: str) -> bool:
     return True
 
 
-def _refitted(graphs: "Sequence[ComponentGraph]", asked: EngineSettings, old: Path) -> EngineBuild:
+def _refitted(graphs: "Sequence[ComponentGraph]", settings: EngineSettings, old: Path) -> EngineBuild:
     """The engine that gets new weights: all else is as its record says."""
     record, again = check_file(old), "leave --refit-from out to build one"
     graph = next((one for one in graphs if one.folder == old.absolute().parent.name), None)
@@ -214,8 +214,10 @@ def _refitted(graphs: "Sequence[ComponentGraph]", asked: EngineSettings, old: Pa
         raise UsageError(f"{old} is no engine of what is exported", hint="it lies in the folder of its component")
     if not record.refit:
         raise UsageError(f"{old} can't be refitted", why="it was built without --refit", hint=again)
-    if asked.builder not in {"auto", record.builder}:
-        raise UsageError(f"--builder {asked.builder} can't refit {old}", why=f"{record.builder} built it", hint=again)
+    if settings.builder not in {"auto", record.builder}:
+        raise UsageError(
+            f"--builder {settings.builder} can't refit {old}", why=f"{record.builder} built it", hint=again
+        )
     _need_gpu(again)
     version = str(bindings(record.builder).__version__)
     check_runs_here(record, version, capability())
@@ -223,15 +225,15 @@ def _refitted(graphs: "Sequence[ComponentGraph]", asked: EngineSettings, old: Pa
     return EngineBuild(graph, record.builder, version, record.capabilities, {}, *how)
 
 
-def _sizes(model: Model, asked: EngineSettings) -> dict[str, dict[str, Span]]:
+def _sizes(model: Model, settings: EngineSettings) -> dict[str, dict[str, Span]]:
     """What the symbols of each component's graph may be."""
     architecture = model.architecture
     patch, (step, own) = architecture.patch_size, native(model)
-    low, high = asked.size or (max(step * patch, own // 2), 2 * own)
+    low, high = settings.size or (max(step * patch, own // 2), 2 * own)
     if low % (step * patch) or high % (step * patch):
         raise UsageError(f"pictures have sides in steps of {step * patch} pixels", hint=f"--size {own // 2}..{2 * own}")
     sides = Span(low // step, min(max(own, low), high) // step, high // step)
-    batch = Span(asked.batch[0], asked.batch[0], asked.batch[1])
+    batch = Span(settings.batch[0], settings.batch[0], settings.batch[1])
     branches = 1 if architecture.guidance else 2  # with guidance, a pipeline asks for each picture twice at once
     both = Span(batch.least, min(batch.least * branches, batch.most * branches), batch.most * branches)
     parts = Span(sides.least // patch, sides.best // patch, sides.most // patch)

@@ -25,26 +25,26 @@ _BEGIN, _RATE = 5.0, 80e6  # seconds, and bytes of weights a second, on two slow
 _OUT_OF_MEMORY = -9
 
 
-def place_engine(engine: EngineBuild, stage: StagingArea, reporter: Reporter) -> None:
+def place_engine(engine: EngineBuild, staging: StagingArea, reporter: Reporter) -> None:
     """Build an engine and write it, its record, and a log that a person can read."""
-    if all(name in stage.files for name in engine.files):
+    if all(name in staging.files for name in engine.files):
         return
     for name in engine.files:  # the record tells of this very engine
-        stage.files.pop(name, None)
-    _check_graph(engine, stage)
+        staging.files.pop(name, None)
+    _check_graph(engine, staging)
     seconds = duration_text(_BEGIN + engine.weights / _RATE)
-    reporter.note(f"{engine.of.folder}: building an engine with {engine.built_with}, about {seconds}")
-    told = _BuildLog([f"{engine.built_with}, of {engine.graph}"])
+    reporter.note(f"{engine.component.folder}: building an engine with {engine.built_with}, about {seconds}")
+    build_log = _BuildLog([f"{engine.built_with}, of {engine.graph_file}"])
 
     def write(path: Path) -> FileRecord:
-        told.built = _run(engine, engine.task(stage.partial, path), told, reporter)
+        build_log.built = _run(engine, engine.task(staging.partial, path), build_log, reporter)
         return FileRecord(path.stat().st_size, digest_file(path))
 
-    written = stage.place(engine.stem + ENGINE, write)
-    record = _record(engine, told.built, written.size, stage)
-    stage.place_bytes(engine.stem + RECORD, json_files.pretty(record.to_json()))
-    stage.place_bytes(engine.stem + LOG, ("\n".join(told.lines) + "\n").encode())
-    check_file(stage.partial / f"{engine.stem}{ENGINE}")
+    written = staging.place(engine.stem + ENGINE, write)
+    record = _record(engine, build_log.built, written.size, staging)
+    staging.place_bytes(engine.stem + RECORD, json_files.pretty(record.to_json()))
+    staging.place_bytes(engine.stem + LOG, ("\n".join(build_log.lines) + "\n").encode())
+    check_file(staging.partial / f"{engine.stem}{ENGINE}")
     reporter.note(f"{engine.stem}{ENGINE}: {bytes_text(written.size)}, {record.executed}")
 
 
@@ -57,7 +57,7 @@ class _BuildLog:
     built: dict[str, Any] = field(default_factory=dict)
 
 
-def _record(engine: EngineBuild, built: Mapping[str, Any], size: int, stage: StagingArea) -> Record:
+def _record(engine: EngineBuild, built: Mapping[str, Any], size: int, staging: StagingArea) -> Record:
     old = read_record(engine.refit_from.with_suffix(RECORD)) if engine.refit_from else None
     return Record(
         engine=Path(engine.stem).name + ENGINE,
@@ -65,9 +65,9 @@ def _record(engine: EngineBuild, built: Mapping[str, Any], size: int, stage: Sta
         builder=engine.builder,
         version=str(built["version"]),
         capabilities=engine.capabilities,
-        forms=tuple(sorted(engine.of.forms)),
+        forms=tuple(sorted(engine.component.forms)),
         structure=built["structure"],
-        weights={name: _known(f"{engine.of.folder}/{name}", stage) for name in built["files"]},
+        weights={name: _known(f"{engine.component.folder}/{name}", staging) for name in built["files"]},
         inputs=old.inputs if old else built["inputs"],
         outputs=old.outputs if old else built["outputs"],
         weight_streaming=engine.weight_streaming,
@@ -76,25 +76,25 @@ def _record(engine: EngineBuild, built: Mapping[str, Any], size: int, stage: Sta
     )
 
 
-def _check_graph(engine: EngineBuild, stage: StagingArea) -> None:
+def _check_graph(engine: EngineBuild, staging: StagingArea) -> None:
     """What it is built of lies where it should; in an artifact that stood before, it is what was sealed."""
-    graph = stage.partial / engine.graph
+    graph = staging.partial / engine.graph_file
     files = (graph, *check_references(graph))
-    if stage.partial != stage.out:
+    if staging.partial != staging.out:
         return
     for path in files:
-        if digest_file(path) != _known(path.relative_to(stage.partial).as_posix(), stage):
+        if digest_file(path) != _known(path.relative_to(staging.partial).as_posix(), staging):
             raise changed_after_sealing(path, [f"{path.name} has another digest than when it was sealed"])
 
 
-def _known(name: str, stage: StagingArea) -> str:
+def _known(name: str, staging: StagingArea) -> str:
     """The digest of a file of the artifact: one that was just written, or that was sealed before; '' for others."""
-    sealed = read_manifest(stage.partial)
-    known = stage.files.get(name) or (sealed.files.get(name) if sealed else None)
+    sealed = read_manifest(staging.partial)
+    known = staging.files.get(name) or (sealed.files.get(name) if sealed else None)
     return known.blake3 if known else ""
 
 
-def _run(engine: EngineBuild, task: Mapping[str, Any], told: _BuildLog, reporter: Reporter) -> dict[str, Any]:
+def _run(engine: EngineBuild, task: Mapping[str, Any], build_log: _BuildLog, reporter: Reporter) -> dict[str, Any]:
     """Have a process build it; what it says is shown and kept."""
     command = [sys.executable, "-P", "-m", "sanac.export.engine_builder"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -103,19 +103,19 @@ def _run(engine: EngineBuild, task: Mapping[str, Any], told: _BuildLog, reporter
         assert process.stdin
         with contextlib.suppress(BrokenPipeError), process.stdin:  # it died before it was asked: its end says why
             process.stdin.write(json.dumps(task).encode())
-        outcome = _listen(process, told, engine.weights, reporter)
+        outcome = _listen(process, build_log, engine.weights, reporter)
         process.wait()
     finally:
         process.kill()
         process.wait()
         reporter.end()
     if "built" in outcome:
-        told.lines.append(f"peak resident memory: {bytes_text(outcome['peak'])}")
+        build_log.lines.append(f"peak resident memory: {bytes_text(outcome['peak'])}")
         return dict(outcome["built"])
-    raise _failure(engine, outcome, process.returncode, told)
+    raise _failure(engine, outcome, process.returncode, build_log)
 
 
-def _listen(process: "subprocess.Popen[bytes]", told: _BuildLog, total: int, reporter: Reporter) -> dict[str, Any]:
+def _listen(process: "subprocess.Popen[bytes]", build_log: _BuildLog, total: int, reporter: Reporter) -> dict[str, Any]:
     """What it built, or why it didn't; shares of the work are told as bytes of weights."""
     outcome: dict[str, Any] = {}
     done = 0
@@ -125,11 +125,11 @@ def _listen(process: "subprocess.Popen[bytes]", told: _BuildLog, total: int, rep
             reporter.advance(now - done)
             done = now
         elif "phase" in line:
-            told.lines.append(f"{line['seconds']:>8.2f} s  {line['phase']}")
+            build_log.lines.append(f"{line['seconds']:>8.2f} s  {line['phase']}")
         elif "log" in line:
-            told.lines.append(f"{line['log']}: {line['text']}")
-            reporter.detail(told.lines[-1])
-            told.errors += [line["text"]] if "error" in line["log"] else []
+            build_log.lines.append(f"{line['log']}: {line['text']}")
+            reporter.detail(build_log.lines[-1])
+            build_log.errors += [line["text"]] if "error" in line["log"] else []
         else:
             outcome = line
     return outcome
@@ -146,16 +146,16 @@ def _lines(process: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any]]:
         yield found if isinstance(found, dict) else {"log": "output", "text": line.decode(errors="replace").rstrip()}
 
 
-def _failure(engine: EngineBuild, outcome: Mapping[str, Any], code: int, told: _BuildLog) -> Exception:
+def _failure(engine: EngineBuild, outcome: Mapping[str, Any], code: int, build_log: _BuildLog) -> Exception:
     """What to raise where nothing was built."""
-    what, problems = f"no engine of {engine.graph} was built", told.errors[:10]
+    what, problems = f"no engine of {engine.graph_file} was built", build_log.errors[:10]
     if "disk" in outcome:
         return OSError(outcome["disk"] or errno.EIO, outcome["text"], engine.stem + ENGINE)
     if code == _OUT_OF_MEMORY:
         why = f"its process was killed, as it is where memory runs out: it takes about {bytes_text(engine.memory)}"
         return MissingResource(what, why=why, hint="run the same command again with more memory free")
     if "failed" not in outcome:
-        why = told.lines[-1] if told.lines else f"its process ended with {code}"
+        why = build_log.lines[-1] if build_log.lines else f"its process ended with {code}"
         return MissingResource(what, why=why[:500], problems=problems, hint="sanac doctor")
     why = str(outcome["failed"])[:500]
     if outcome.get("graph"):

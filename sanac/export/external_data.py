@@ -43,10 +43,10 @@ def _refer(graph: ir.Graph, value: ir.Value, ref: TensorRef, folder: Path, first
     if value.dtype == dtype:
         value.const_value = kept
         return
-    wanted, uses = value.dtype, list(value.uses())
-    assert wanted is not None
+    dtype_wanted, uses = value.dtype, list(value.uses())
+    assert dtype_wanted is not None
     stored = ir.Value(name=name, shape=value.shape, type=ir.TensorType(dtype), const_value=kept)
-    cast = ir.node("Cast", [stored], {"to": wanted}, name=f"/{name.replace('.', '/')}/Cast")
+    cast = ir.node("Cast", [stored], {"to": dtype_wanted}, name=f"/{name.replace('.', '/')}/Cast")
     cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].type = cast.name, value.shape, value.type
     for user, place_of in uses:
         user.replace_input_with(place_of, cast.outputs[0])

@@ -32,15 +32,15 @@ def run(word: str | None, settings: ExportSettings, context: Context) -> Outcome
     opened = opened.with_loras(settings.lora)
     engines = EngineSettings(**settings.engine_values()) if settings.trt else None
     job = plan_export(opened, settings, settings.write_options(), engines)
-    assert job.finish
+    assert job.post_process
     if settings.in_place:
-        shown = ", ".join(name for name in job.finish.names if name.endswith((GRAPH, ENGINE)))
+        shown = ", ".join(name for name in job.post_process.names if name.endswith((GRAPH, ENGINE)))
         outcome = add_in_place(word, job, shown, settings, context)
     else:
         outcome = run_job(word, job, settings, context)
     records: dict[str, Record] = {}
     if engines and not settings.dry_run:
-        names = [name for name in job.finish.names if name.endswith(ENGINE)]
+        names = [name for name in job.post_process.names if name.endswith(ENGINE)]
         records = {name: check_file(Path(str(outcome.out), name)) for name in names}
     data = {**outcome.data, **({"engines": [one.to_json() for one in records.values()]} if engines else {})}
     if settings.dry_run:

@@ -37,49 +37,54 @@ _STORED = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
 def plan_export(
-    model: Model, wanted: ExportSettings, writing: WriteOptions, asked: EngineSettings | None = None
+    model: Model, settings: ExportSettings, options: WriteOptions, engine_settings: EngineSettings | None = None
 ) -> ArtifactJob:
     """The job: everything goes along unchanged; graphs are made of what is written, and engines of the graphs."""
-    if writing.link:
+    if options.link:
         why = "onnx refuses hard-linked files of weights"
         raise UsageError(
             "graphs can't take weights from linked files", why=why, hint="leave --link out, or use --in-place"
         )
-    graphs = graphs_of(model, wanted, whole=not writing.transformer_only)
-    engines = engines_of(model, graphs, asked) if asked else []
-    said = {graph.folder: graph.precision for graph in graphs}
-    settings: dict[str, object] = {
-        "graphs": {"schema": SCHEMA, "opset": OPSET, "precision": said, "island": wanted.depthwise}
+    graphs = graphs_of(model, settings, whole=not options.transformer_only)
+    engines = engines_of(model, graphs, engine_settings) if engine_settings else []
+    precisions = {graph.folder: graph.precision for graph in graphs}
+    recorded: dict[str, object] = {
+        "graphs": {"schema": SCHEMA, "opset": OPSET, "precision": precisions, "island": settings.depthwise}
     }
-    settings |= {"engines": [engine.to_json() for engine in engines]} if engines else {}
+    recorded |= {"engines": [engine.to_json() for engine in engines]} if engines else {}
     blocks = model.architecture.blocks
-    job = plan_artifact("export", model, keep_blocks(blocks, range(blocks)), settings, writing)
-    again = {graph.component for graph in graphs if graph.beside}
-    laid = sum(part.weights.size for part in model.components if part.weights and part.name in again)
-    written = laid + len(graphs) * _GRAPH + blocks * _BLOCK
+    job = plan_artifact("export", model, keep_blocks(blocks, range(blocks)), recorded, options)
+    rewritten = {graph.component for graph in graphs if graph.sidecar}
+    sidecar_bytes = sum(part.weights.size for part in model.components if part.weights and part.name in rewritten)
+    size = sidecar_bytes + len(graphs) * _GRAPH + blocks * _BLOCK
 
-    def make(stage: StagingArea, reporter: Reporter) -> None:
+    def make(staging: StagingArea, reporter: Reporter) -> None:
         for graph in graphs:
-            _place(graph, stage, reporter)
+            _place(graph, staging, reporter)
         for engine in engines:
-            place_engine(engine, stage, reporter)
+            place_engine(engine, staging, reporter)
 
     names = {name: graph.key(job.identity) for graph in graphs for name in graph.files}
-    names |= {name: engine.key(names[engine.graph]) for engine in engines for name in engine.files}
-    written += sum(engine.disk for engine in engines)
+    names |= {name: engine.key(names[engine.graph_file]) for engine in engines for name in engine.files}
+    size += sum(engine.disk for engine in engines)
     memory = max([_MEMORY, *(engine.memory for engine in engines)])
-    how = f"{', '.join(sorted(said))} to ONNX"
+    how = f"{', '.join(sorted(precisions))} to ONNX"
     how += f" and TensorRT ({engines[0].built_with})" if engines else ""
-    return replace(job, finish=PostProcess(make, written, memory, names), how=how)
+    return replace(job, post_process=PostProcess(make, size, memory, names), description=how)
 
 
-def graphs_of(model: Model, wanted: ExportSettings, *, whole: bool = True) -> list[ComponentGraph]:
+def graphs_of(model: Model, settings: ExportSettings, *, whole: bool = True) -> list[ComponentGraph]:
     """What there is to export of a model."""
-    architecture, island = model.architecture, PRECISIONS[wanted.depthwise] if wanted.depthwise else None
-    rows = model.weights.quantized is not None
+    architecture, depthwise_dtype = model.architecture, PRECISIONS[settings.depthwise] if settings.depthwise else None
+    pointwise_as_linear = model.weights.quantized is not None
     folders: Mapping[str, tuple[tuple[str, Callable[[Path, torch.dtype], Traced]], ...]] = {
         "transformer": (
-            ("transformer", lambda folder, dtype: transformer(architecture, _config(folder), dtype, island, rows=rows)),
+            (
+                "transformer",
+                lambda folder, dtype: transformer(
+                    architecture, _config(folder), dtype, depthwise_dtype, pointwise_as_linear=pointwise_as_linear
+                ),
+            ),
         ),
         "text_encoder": (("text_encoder", text_encoder),),
         "vae": (
@@ -87,30 +92,30 @@ def graphs_of(model: Model, wanted: ExportSettings, *, whole: bool = True) -> li
             ("vae_encoder", lambda folder, dtype: encoder(_config(folder), dtype)),
         ),
     }
-    there = [part for part in model.components if part.weights and part.name in folders]
-    if wanted.depthwise and wanted.selected() and "transformer" not in wanted.selected():
+    present = [part for part in model.components if part.weights and part.name in folders]
+    if settings.depthwise and settings.selected() and "transformer" not in settings.selected():
         raise UsageError("--depthwise is about the transformer", hint="leave it out, or export the transformer, too")
-    there = [part for part in there if whole or part.name == "transformer"]
-    names = [name.replace("-", "_") for name in wanted.selected()] or [part.name for part in there]
-    missing = [name for name in names if name not in {part.name for part in there}]
+    present = [part for part in present if whole or part.name == "transformer"]
+    names = [name.replace("-", "_") for name in settings.selected()] or [part.name for part in present]
+    missing = [name for name in names if name not in {part.name for part in present}]
     if missing:
-        why = f"there are {', '.join(part.name for part in there)}"
+        why = f"there are {', '.join(part.name for part in present)}"
         raise UsageError(f"{model.located.name} has no component {missing[0]!r} to export", why=why)
     found = []
-    for part in there:
+    for part in present:
         if part.name in names:
             assert part.weights
             if part.class_name not in CLASSES[part.name]:
                 why = f"graphs are made of {' and '.join(CLASSES[part.name])}"
                 raise UsageError(f"the {part.name} is a {part.class_name}", why=why, hint="--component transformer")
-            precision = wanted.precision or _own(part.weights, part.name)
-            packings = [parts.spec for parts in part.weights.parts.values()]
-            schemes = sorted({packing.scheme for packing in packings})
-            island_of = wanted.depthwise if part is model.transformer else None
+            precision = settings.precision or _own(part.weights, part.name)
+            specs = [parts.spec for parts in part.weights.parts.values()]
+            schemes = sorted({spec.scheme for spec in specs})
+            depthwise = settings.depthwise if part is model.transformer else None
             attention = None if part.name == "text_encoder" else "fp32"  # linear attention's sums
-            forms = frozenset(filter(None, (precision, attention, island_of, *(packing.dtype for packing in packings))))
+            forms = frozenset(filter(None, (precision, attention, depthwise, *(spec.dtype for spec in specs))))
             scheme = schemes[0] if len(schemes) == 1 else "mixed" if schemes else ""
-            how = (precision, scheme, forms, part.weights.count, island_of)
+            how = (precision, scheme, forms, part.weights.count, depthwise)
             found += [ComponentGraph(part.name, folder, trace, *how) for folder, trace in folders[part.name]]
     return found
 
@@ -134,25 +139,25 @@ def _config(folder: Path) -> dict[str, object]:
     return json_files.read_object(folder / "config.json")
 
 
-def _place(graph: ComponentGraph, stage: StagingArea, reporter: Reporter) -> None:
+def _place(graph: ComponentGraph, staging: StagingArea, reporter: Reporter) -> None:
     """Trace a component and write its graph, and beside it what of its weights doesn't lie there as it takes them."""
     name = f"{graph.folder}/{GRAPH}"
-    if name in stage.files:
+    if name in staging.files:
         return
     reporter.note(f"{graph.folder}: tracing in {graph.precision}")
-    source = stage.partial / graph.component
+    source = staging.partial / graph.component
     linked = [path for path in _weights(source).files if path.stat().st_nlink > 1]
     if linked and graph.folder == graph.component:
         why = "onnx refuses graphs with hard-linked files of weights"
         raise UsageError(f"{linked[0]} is a hard link", why=why, hint="write the artifact again without --link")
-    model, pieces = graph.traced(source, graph.precision)
+    model, tensors = graph.traced(source, graph.precision)
     if graph.folder != graph.component:
-        stage.place_bytes(f"{graph.folder}/config.json", (source / "config.json").read_bytes())
-    if pieces:
-        reporter.begin("writing", sum(piece.size for piece in pieces))
+        staging.place_bytes(f"{graph.folder}/config.json", (source / "config.json").read_bytes())
+    if tensors:
+        reporter.begin("writing", sum(tensor.size for tensor in tensors))
         try:
-            write_safetensors(stage, f"{graph.folder}/{graph.beside}", pieces, reporter=reporter)
+            write_safetensors(staging, f"{graph.folder}/{graph.sidecar}", tensors, reporter=reporter)
         finally:
             reporter.end()
-    graph.refer(model, stage.partial / graph.folder)
-    stage.place_bytes(name, serialized(model))
+    graph.link_weights(model, staging.partial / graph.folder)
+    staging.place_bytes(name, serialized(model))

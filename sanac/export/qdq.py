@@ -28,12 +28,12 @@ _LARGEST_HALF = 65504.0
 
 def insert_qdq(model: ir.Model, parts: Mapping[str, QuantizedTensor]) -> list[TensorSource]:
     """Put quantized weights in the place of plain ones; gives what has to be laid beside the graph for it."""
-    graph, pieces = model.graph, []
+    graph, tensors = model.graph, []
     for name, value in list(graph.initializers.items()):
         if value.const_value is None and name in parts:
-            pieces += _QdqRewriter(graph, value, parts[name]).take()
+            tensors += _QdqRewriter(graph, value, parts[name]).rewrite()
     passes.RemoveUnusedNodesPass()(model)
-    return pieces
+    return tensors
 
 
 @dataclass(frozen=True)
@@ -44,22 +44,22 @@ class _QdqRewriter:
     weight: ir.Value
     parts: QuantizedTensor
 
-    def take(self) -> list[TensorSource]:
+    def rewrite(self) -> list[TensorSource]:
         """Dequantized there, instead of plain."""
         user = self._user()
         if user.op_type == "MatMul":
-            restored, pieces = self._turned(user)
+            restored, tensors = self._transposed(user)
         else:
-            restored, pieces = self._as_it_lies(user)
+            restored, tensors = self._as_stored(user)
         user.replace_input_with(1, restored)
         if self.parts.spec.activations:
             if user.op_type != "MatMul":
                 raise UsageError(f"{self.name} is no product", why="nothing that a kernel is given can be quantized")
-            given = user.inputs[0]
-            assert given is not None
-            user.replace_input_with(0, self._given(given, user))
+            activations = user.inputs[0]
+            assert activations is not None
+            user.replace_input_with(0, self._quantized_input(activations, user))
         self.graph.initializers.pop(self.name)
-        return pieces
+        return tensors
 
     @property
     def name(self) -> str:
@@ -82,76 +82,74 @@ class _QdqRewriter:
                 return users[0]
             value = users[0].outputs[0]
 
-    def _turned(self, user: ir.Node) -> tuple[ir.Value, list[TensorSource]]:
+    def _transposed(self, user: ir.Node) -> tuple[ir.Value, list[TensorSource]]:
         """Inputs first, laid beside the graph."""
-        packing, parts = self.parts.spec, self.parts
-        shape = (packing.columns, packing.shape[0])
-        pieces = [_turned_values(f"{self.name}.turned", parts)]
-        values = self._stored(pieces[0].name, KINDS[packing.dtype], shape)
-        if packing.group_size is None:
-            return self._restored(user, values, self._scale(parts.scale.name, shape[1:]), {"axis": 1}), pieces
-        pieces.append(_turned_scale(f"{self.name}.turned_scale", parts))
-        scale = self._scale(pieces[1].name, (packing.groups, packing.shape[0]))
-        return self._restored(user, values, scale, {"axis": 0, "block_size": packing.group_size}), pieces
+        spec, parts = self.parts.spec, self.parts
+        shape = (spec.columns, spec.shape[0])
+        tensors = [_turned_values(f"{self.name}.turned", parts)]
+        values = self._external(tensors[0].name, KINDS[spec.dtype], shape)
+        if spec.group_size is None:
+            return self._dequantized(user, values, self._scale(parts.scale.name, shape[1:]), {"axis": 1}), tensors
+        tensors.append(_turned_scale(f"{self.name}.turned_scale", parts))
+        scale = self._scale(tensors[1].name, (spec.groups, spec.shape[0]))
+        return self._dequantized(user, values, scale, {"axis": 0, "block_size": spec.group_size}), tensors
 
-    def _as_it_lies(self, user: ir.Node) -> tuple[ir.Value, list[TensorSource]]:
+    def _as_stored(self, user: ir.Node) -> tuple[ir.Value, list[TensorSource]]:
         """As a matrix whose rows are output channels, in the checkpoint's own file."""
-        packing, parts = self.parts.spec, self.parts
-        matrix = (packing.shape[0], packing.columns)
-        if packing.dtype == "int4" and packing.columns % 2:
-            raise UsageError(
-                f"{self.name} has {packing.columns} inputs", why="graphs have no room between rows of 4 bits"
-            )
-        if packing.group_size is None:
-            values = self._stored(parts.stored.name, KINDS[packing.dtype], packing.shape)
-            return self._restored(user, values, self._scale(parts.scale.name, matrix[:1]), {"axis": 0}), []
-        values = self._stored(parts.stored.name, KINDS[packing.dtype], matrix)
-        scale = self._scale(parts.scale.name, (matrix[0], packing.groups))
-        flat = self._restored(user, values, scale, {"axis": 1, "block_size": packing.group_size})
-        shape = self._constant(f"{self.name}.shape", np.array(packing.shape, np.int64))
+        spec, parts = self.parts.spec, self.parts
+        matrix = (spec.shape[0], spec.columns)
+        if spec.dtype == "int4" and spec.columns % 2:
+            raise UsageError(f"{self.name} has {spec.columns} inputs", why="graphs have no room between rows of 4 bits")
+        if spec.group_size is None:
+            values = self._external(parts.stored.name, KINDS[spec.dtype], spec.shape)
+            return self._dequantized(user, values, self._scale(parts.scale.name, matrix[:1]), {"axis": 0}), []
+        values = self._external(parts.stored.name, KINDS[spec.dtype], matrix)
+        scale = self._scale(parts.scale.name, (matrix[0], spec.groups))
+        flat = self._dequantized(user, values, scale, {"axis": 1, "block_size": spec.group_size})
+        shape = self._constant(f"{self.name}.shape", np.array(spec.shape, np.int64))
         return self._added(user, "Reshape", [flat, shape], {}, self.weight.dtype), []
 
-    def _restored(self, user: ir.Node, values: ir.Value, scale: ir.Value, how: Mapping[str, int]) -> ir.Value:
+    def _dequantized(self, user: ir.Node, values: ir.Value, scale: ir.Value, how: Mapping[str, int]) -> ir.Value:
         return self._added(user, "DequantizeLinear", [values, scale], how, self.weight.dtype)
 
-    def _given(self, given: ir.Value, user: ir.Node) -> ir.Value:
+    def _quantized_input(self, activations: ir.Value, user: ir.Node) -> ir.Value:
         """What the weight is multiplied by, as its layer quantizes it."""
-        packing, floats = self.parts.spec, self.weight.dtype
-        assert packing.activations is not None
+        spec, floats = self.parts.spec, self.weight.dtype
+        assert spec.activations is not None
         assert floats is not None
         smooth = map_quantized(self.parts).smooth
         if floats == ir.DataType.FLOAT16:
-            self._refuse_beyond_half(packing, smooth)
-        if packing.activations.kind != STATIC:
-            return self._by_token(given, user, smooth)
+            self._refuse_beyond_half(spec, smooth)
+        if spec.activations.kind != STATIC:
+            return self._by_token(activations, user, smooth)
         if smooth is not None:
             factor = self._constant(f"{self.name}.smooth", factors(-smooth, torch.float32).numpy(), floats)
-            given = self._added(user, "Mul", [given, factor], {}, floats)
-        scale = self._constant(f"{self.name}.given_scale", np.array(packing.activations.scale, np.float32), floats)
-        kind = KINDS[packing.dtype]
-        zero = self._constant(f"zero_{packing.dtype}", np.zeros((), np.float32), kind)
-        stored = self._added(user, "QuantizeLinear", [given, scale, zero], {}, kind)
+            activations = self._added(user, "Mul", [activations, factor], {}, floats)
+        scale = self._constant(f"{self.name}.given_scale", np.array(spec.activations.scale, np.float32), floats)
+        kind = KINDS[spec.dtype]
+        zero = self._constant(f"zero_{spec.dtype}", np.zeros((), np.float32), kind)
+        stored = self._added(user, "QuantizeLinear", [activations, scale, zero], {}, kind)
         return self._added(user, "DequantizeLinear", [stored, scale, zero], {}, floats, "given")
 
-    def _by_token(self, given: ir.Value, user: ir.Node, smooth: torch.Tensor | None) -> ir.Value:
+    def _by_token(self, activations: ir.Value, user: ir.Node, smooth: torch.Tensor | None) -> ir.Value:
         """Each token by its own largest value, in fp32: operators that quantize know no scale for each token."""
-        packing, floats, full = self.parts.spec, self.weight.dtype, ir.DataType.FLOAT
+        spec, floats, full = self.parts.spec, self.weight.dtype, ir.DataType.FLOAT
         assert floats is not None
         if floats != full:
-            given = self._added(user, "Cast", [given], {"to": full}, full)
+            activations = self._added(user, "Cast", [activations], {"to": full}, full)
         if smooth is not None:
             factor = self._constant(f"{self.name}.smooth", factors(-smooth, torch.float32).numpy())
-            given = self._added(user, "Mul", [given, factor], {}, full)
+            activations = self._added(user, "Mul", [activations, factor], {}, full)
         last = self._constant("last_axis", np.array([-1], np.int64))
-        most = self._constant(f"largest_{packing.dtype}", np.array(QMAX[packing.dtype], np.float32))
+        most = self._constant(f"largest_{spec.dtype}", np.array(QMAX[spec.dtype], np.float32))
         one, none = (self._constant(f"{name}_fp32", np.array(n, np.float32)) for name, n in (("one", 1), ("zero", 0)))
-        largest = self._added(user, "ReduceMax", [self._added(user, "Abs", [given], {}, full), last], {}, full)
+        largest = self._added(user, "ReduceMax", [self._added(user, "Abs", [activations], {}, full), last], {}, full)
         nothing = self._added(user, "Equal", [largest, none], {}, ir.DataType.BOOL)
         scale = self._added(
             user, "Where", [nothing, one, self._added(user, "Div", [largest, most], {}, full)], {}, full
         )
-        scaled = self._added(user, "Div", [given, scale], {}, full, "given")
-        if packing.dtype == "fp8":
+        scaled = self._added(user, "Div", [activations, scale], {}, full, "given")
+        if spec.dtype == "fp8":
             stored = self._added(user, "Cast", [scaled], {"to": KINDS["fp8"]}, KINDS["fp8"], "fp8")
             whole = self._added(user, "Cast", [stored], {"to": full}, full, "fp32")
         else:
@@ -159,14 +157,14 @@ class _QdqRewriter:
         found = self._added(user, "Mul", [whole, scale], {}, full, "given")
         return found if floats == full else self._added(user, "Cast", [found], {"to": floats}, floats, "given")
 
-    def _refuse_beyond_half(self, packing: WeightSpec, smooth: torch.Tensor | None) -> None:
-        scale = packing.activations.scale if packing.activations and packing.activations.scale else 0.0
+    def _refuse_beyond_half(self, spec: WeightSpec, smooth: torch.Tensor | None) -> None:
+        scale = spec.activations.scale if spec.activations and spec.activations.scale else 0.0
         steepest = int(smooth.short().abs().max()) if smooth is not None else 0
-        if scale * QMAX[packing.dtype] > _LARGEST_HALF or steepest > 14:
+        if scale * QMAX[spec.dtype] > _LARGEST_HALF or steepest > 14:
             why = "what it is multiplied by, smoothed, is beyond fp16"
             raise UsageError(f"{self.name} can't be computed in fp16", why=why, hint="--precision bf16 or fp32")
 
-    def _stored(self, name: str, kind: ir.DataType, shape: Sequence[int]) -> ir.Value:
+    def _external(self, name: str, kind: ir.DataType, shape: Sequence[int]) -> ir.Value:
         """An initializer whose values lie in a file."""
         value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(kind))
         self.graph.initializers.add(value)
@@ -175,7 +173,7 @@ class _QdqRewriter:
     def _scale(self, name: str, shape: Sequence[int]) -> ir.Value:
         """In the dtype that is computed in."""
         assert self.weight.dtype is not None
-        return self._stored(name, self.weight.dtype, shape)
+        return self._external(name, self.weight.dtype, shape)
 
     def _constant(self, name: str, array: Array, kind: ir.DataType | None = None) -> ir.Value:
         """A small initializer; one of a name."""
@@ -206,8 +204,8 @@ class _QdqRewriter:
 
 def _turned_values(name: str, parts: QuantizedTensor) -> TensorSource:
     """Quantized values, inputs first; four bits two to a byte, without room between rows."""
-    packing = parts.spec
-    rows, columns = packing.shape[0], packing.columns
+    spec = parts.spec
+    rows, columns = spec.shape[0], spec.columns
 
     def make() -> memoryview:
         stored = map_tensor(parts.stored)
@@ -215,17 +213,17 @@ def _turned_values(name: str, parts: QuantizedTensor) -> TensorSource:
             return memoryview(stored.view(torch.uint8).reshape(rows, columns).t().contiguous().numpy().reshape(-1))
         return memoryview(pack(unpack(stored, columns).t().reshape(1, -1)).numpy().reshape(-1))
 
-    if packing.dtype == "int4":
+    if spec.dtype == "int4":
         size = -(-rows * columns // 2)
         return computed_tensor(name, "U8", (size,), size, make)
     return computed_tensor(name, parts.stored.dtype, (columns, rows), rows * columns, make)
 
 
 def _turned_scale(name: str, parts: QuantizedTensor) -> TensorSource:
-    packing, scale = parts.spec, parts.scale
+    spec, scale = parts.spec, parts.scale
 
     def make() -> memoryview:
-        found = map_tensor(scale).reshape(packing.shape[0], packing.groups).t().contiguous()
+        found = map_tensor(scale).reshape(spec.shape[0], spec.groups).t().contiguous()
         return memoryview(found.view(torch.uint8).numpy().reshape(-1))
 
-    return computed_tensor(name, scale.dtype, (packing.groups, packing.shape[0]), scale.size, make)
+    return computed_tensor(name, scale.dtype, (spec.groups, spec.shape[0]), scale.size, make)

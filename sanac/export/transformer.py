@@ -63,8 +63,8 @@ class _Transformer(_Named):
         start = embed(tensors, hidden_states, encoder_hidden_states, timestep, encoder_attention_mask, guidance, where)
         only = self.transformer_blocks[0]
         assert isinstance(only, _Named)
-        given: Conditioning = start.conditioning
-        state = _edge(block(only.tensors(), _edge(start.state), given, self.geometry))
+        conditioning: Conditioning = start.conditioning
+        state = _edge(block(only.tensors(), _edge(start.state), conditioning, self.geometry))
         return head(tensors, state, start)
 
     def _positions(self, latents: Tensor) -> Tensor | None:
@@ -88,31 +88,36 @@ def transformer(
     architecture: Architecture,
     config: Mapping[str, Any],
     dtype: torch.dtype,
-    island: torch.dtype | None = None,
+    depthwise_dtype: torch.dtype | None = None,
     *,
-    rows: bool = False,
+    pointwise_as_linear: bool = False,
 ) -> Traced:
     """A program that computes in `dtype`, but for the depthwise convolution, if that is an `island`."""
-    geometry = replace(Geometry.of(config), clamp_denominator=True, depthwise_dtype=island, pointwise_as_linear=rows)
+    geometry = replace(
+        Geometry.of(config),
+        clamp_denominator=True,
+        depthwise_dtype=depthwise_dtype,
+        pointwise_as_linear=pointwise_as_linear,
+    )
     patch, sizes = architecture.patch_size, {name: Dim(name, min=1, max=most) for name, most in _LARGEST.items()}
-    picture = {0: sizes["batch"], 2: patch * sizes["rows"], 3: patch * sizes["columns"]}
+    image = {0: sizes["batch"], 2: patch * sizes["rows"], 3: patch * sizes["columns"]}
     text = {0: sizes["batch"], 1: sizes["sequence_length"]}
-    shapes = [picture, text, text, {0: sizes["batch"]}]
+    shapes = [image, text, text, {0: sizes["batch"]}]
     with FakeTensorMode():
         net = _Transformer(architecture, config, geometry, dtype)
-        given = [
+        inputs = [
             torch.empty(2, architecture.in_channels, 6 * patch, 10 * patch, dtype=dtype),
             torch.empty(2, 7, architecture.caption_channels, dtype=dtype),
             torch.ones(2, 7, dtype=torch.int64),
             torch.empty(2),
         ]
         if architecture.guidance:
-            given.append(torch.empty(2))
+            inputs.append(torch.empty(2))
             shapes.append({0: sizes["batch"]})
-        program = torch.export.export(net, tuple(given), dynamic_shapes=tuple(shapes))
+        program = torch.export.export(net, tuple(inputs), dynamic_shapes=tuple(shapes))
     prefix = f"{patch}*" if patch > 1 else ""
     latents = {0: "batch", 2: f"{prefix}rows", 3: f"{prefix}columns"}
     captions = {0: "batch", 1: "sequence_length"}
     axes = (latents, captions, captions, {0: "batch"}, {0: "batch"})
-    inputs = (*INPUTS, GUIDANCE) if architecture.guidance else INPUTS
-    return Traced(program, inputs, axes[: len(inputs)], OUTPUT, blocks=architecture.blocks)
+    names = (*INPUTS, GUIDANCE) if architecture.guidance else INPUTS
+    return Traced(program, names, axes[: len(names)], OUTPUT, blocks=architecture.blocks)

@@ -25,10 +25,12 @@ class RecoveryTask(TransformerTask):
 
     transformer: nn.Module
     data: Prepared
-    drawing: BatchSampler
+    sampler: BatchSampler
     weights: Mapping[str, float]
-    lessons: TeacherCache | None = None  # of the teacher
-    exits: tuple[int, ...] = ()  # of the teacher's blocks, behind which this transformer's blocks should be, in order
+    teacher_cache: TeacherCache | None = None  # of the teacher
+    feature_blocks: tuple[
+        int, ...
+    ] = ()  # of the teacher's blocks, behind which this transformer's blocks should be, in order
     timestep_scale: float = 1.0
     compiled: bool = False
     shown: str = ""
@@ -36,14 +38,17 @@ class RecoveryTask(TransformerTask):
     @property
     def identity(self) -> str:
         """What the loop's settings don't say."""
-        said = self.lessons.identity if self.lessons else ""
-        return f"{self.data.identity} {self.drawing} {sorted(self.weights.items())} {said} {self.exits}"
+        one = self.sampler
+        drawing = f"size={one.size}, seed={one.seed}, times={one.times}, caption_dropout={one.caption_dropout}"
+        taught_by = self.teacher_cache.identity if self.teacher_cache else ""
+        how = f"Drawing({drawing}) {sorted(self.weights.items())}"  # as checkpoints have it in their keys
+        return f"{self.data.identity} {how} {taught_by} {self.feature_blocks}"
 
     def loss(self, _generator: torch.Generator, number: int, /) -> Tensor:
         """All losses of one batch; its randomness is its own."""
-        distinct = len(self.lessons) if self.lessons else number + 1
+        distinct = len(self.teacher_cache) if self.teacher_cache else number + 1
         number %= distinct
-        batch = self.drawing.draw(self.data, number)
+        batch = self.sampler.draw(self.data, number)
         self.shown = f"batch {number}: samples {', '.join(map(str, batch.picked))}"
         device = next(self.transformer.parameters()).device
         with self._watched() as streams:
@@ -58,12 +63,12 @@ class RecoveryTask(TransformerTask):
         if "flow" in self.weights:
             losses["flow"] = flow_loss(predicted, batch.samples.latents.to(device), batch.noise.to(device))
         if "distill" in self.weights:
-            assert self.lessons is not None
-            losses["distill"] = (predicted.float() - self.lessons.velocity(number).to(device)).square().mean()
+            assert self.teacher_cache is not None
+            losses["distill"] = (predicted.float() - self.teacher_cache.velocity(number).to(device)).square().mean()
         if "features" in self.weights:
-            assert self.lessons is not None
-            taught = [self.lessons.stream(number, place).to(device) for place in self.exits]
-            losses["features"] = feature_loss(streams, taught)
+            assert self.teacher_cache is not None
+            targets = [self.teacher_cache.stream(number, place).to(device) for place in self.feature_blocks]
+            losses["features"] = feature_loss(streams, targets)
         return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
 
     @contextmanager
@@ -82,15 +87,15 @@ class RecoveryTask(TransformerTask):
                 handle.remove()
 
 
-def feature_loss(found: list[Tensor], taught: list[Tensor]) -> Tensor:
+def feature_loss(found: list[Tensor], targets: list[Tensor]) -> Tensor:
     """How far streams are from the teacher's, as a share of its variance; outliers of either are left out."""
-    assert len(found) == len(taught)
+    assert len(found) == len(targets)
     losses = []
-    for mine, other in zip(found, taught, strict=True):
+    for mine, other in zip(found, targets, strict=True):
         mine, other = mine.float(), other.float()  # noqa: PLW2901
         usual = _usual(mine.detach()) & _usual(other)
-        apart = (mine - other).square().mul(usual).sum() / usual.sum().clamp_min(1)
-        losses.append(apart / other[usual].var().clamp_min(1e-12))
+        distance = (mine - other).square().mul(usual).sum() / usual.sum().clamp_min(1)
+        losses.append(distance / other[usual].var().clamp_min(1e-12))
     return torch.stack(losses).mean()
 
 

@@ -96,14 +96,14 @@ def prepare(model: Model, source: Source, side: int, path: Path, device: torch.d
     record = folder.record()
     if record["finished"]:
         return path
-    tally = SkipReport(record["seen"], list(record["skipped"]))
+    skip_report = SkipReport(record["seen"], list(record["skipped"]))
     encode: tuple[Callable[[Sequence[ImageText]], Tensor], Callable[[Sequence[str], int], EncodedPrompts]] | None = None
     reporter.begin("preparing", source.count(), "samples")
     reporter.advance(record["seen"])
     try:
-        for found, many in _groups(source.pairs(tally, size, record["seen"])):
+        for found, many in _groups(source.pairs(skip_report, size, record["seen"])):
             encode = encode or (open_autoencoder(model, device), open_encoder(model, device))
-            record = {**record, "seen": record["seen"] + many, "skipped": tally.skipped}
+            record = {**record, "seen": record["seen"] + many, "skipped": skip_report.skipped}
             if found:
                 captions = encode[1]([pair.caption for pair in found], 32)
                 record["parts"] += 1
@@ -111,8 +111,8 @@ def prepare(model: Model, source: Source, side: int, path: Path, device: torch.d
             reporter.advance(many)
     finally:
         reporter.end()
-    tally.seen = record["seen"]
-    tally.check(source.name, reporter)
+    skip_report.seen = record["seen"]
+    skip_report.check(source.name, reporter)
     if not record["parts"]:
         raise InvalidInput(f"{source.name} holds no sample")
     folder.note({**record, "finished": True})

@@ -78,7 +78,7 @@ class Source:
             else:
                 yield path.name, _bytes(path), _caption_beside(path, self.boundary)
 
-    def pairs(self, tally: SkipReport, size: int, first: int = 0) -> Iterator[ImageText | None]:
+    def pairs(self, skip_report: SkipReport, size: int, first: int = 0) -> Iterator[ImageText | None]:
         """Every sample from number `first`; None for one that is skipped. Square pictures of `size` pixels."""
         if self.scenes:
             yield from self._drawn(size, first)
@@ -86,10 +86,10 @@ class Source:
         for number, (name, data, caption) in enumerate(self.raw()):
             if number < first:
                 continue
-            tally.seen += 1
+            skip_report.seen += 1
             found = _opened(data, size) if caption.strip() else "has no caption"
             if isinstance(found, str):
-                tally.skipped.append(f"{name} {found}")
+                skip_report.skipped.append(f"{name} {found}")
                 yield None
             else:
                 yield ImageText(name, found, caption.strip())

@@ -30,7 +30,7 @@ def run(word: str | None, settings: FinetuneSettings, context: Context) -> Outco
     teacher = context.open(settings.teacher) if settings.teacher else None
     reporter = context.reporter
     plan = plan_finetune(opened, settings, settings.workspace, reporter, teacher)
-    job = plan.surgery(WriteOptions(force=settings.force, fresh=settings.fresh))
+    job = plan.artifact_job(WriteOptions(force=settings.force, fresh=settings.fresh))
     batches = f"{settings.steps:,} steps of {plan.batch * settings.accumulate}"
     reporter.note(f"losses: {', '.join(plan.losses)}; {batches}")
     memory = plan.memory()

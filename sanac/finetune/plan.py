@@ -55,7 +55,7 @@ class FinetuneJob:
     model: Model
     teacher: Model | None
     data: Prepared
-    wanted: FinetuneSettings
+    settings: FinetuneSettings
     losses: Mapping[str, float]
     workspace: Path
 
@@ -64,40 +64,43 @@ class FinetuneJob:
         """Samples that go through the model together."""
         height, width = self.data.latents.size
         tokens = height * width // self.model.architecture.patch_size**2
-        return self.wanted.batch or max(1, min(64, TOKENS // tokens))
+        return self.settings.batch or max(1, min(64, TOKENS // tokens))
 
     @property
     def rate(self) -> float:
         """The peak learning rate."""
-        return self.wanted.learning_rate or (GENTLE if self.wanted.fake_quant else RATE) / self.model.architecture.width
+        return (
+            self.settings.learning_rate
+            or (GENTLE if self.settings.fake_quant else RATE) / self.model.architecture.width
+        )
 
     @property
-    def drawing(self) -> BatchSampler:
+    def sampler(self) -> BatchSampler:
         """How batches are drawn; noise is shifted as the model's own sampler shifts it."""
         scheduler = scheduler_of(self.model)
         shift = scheduler.get("flow_shift", scheduler.get("shift", 3.0))
         times = Times(shift=float(shift))
-        return BatchSampler(self.batch, self.wanted.seed, times, self.wanted.caption_dropout)
+        return BatchSampler(self.batch, self.settings.seed, times, self.settings.caption_dropout)
 
     @property
-    def settings(self) -> Settings:
+    def train_settings(self) -> Settings:
         """How the loop is to train."""
-        wanted = self.wanted
-        warmup = round(WARMUP * wanted.steps) if wanted.warmup is None else wanted.warmup
+        settings = self.settings
+        warmup = round(WARMUP * settings.steps) if settings.warmup is None else settings.warmup
         return Settings(
-            Schedule(self.rate, wanted.steps, warmup=warmup),
-            clip=wanted.clip,
-            average=wanted.ema,
-            optimizer=wanted.optimizer,
-            accumulate=wanted.accumulate,
-            precision=wanted.precision,
-            seed=wanted.seed,
-            save_every=wanted.save_every,
-            log_every=max(1, min(25, wanted.steps // 20)),
+            Schedule(self.rate, settings.steps, warmup=warmup),
+            clip=settings.clip,
+            average=settings.ema,
+            optimizer=settings.optimizer,
+            accumulate=settings.accumulate,
+            precision=settings.precision,
+            seed=settings.seed,
+            save_every=settings.save_every,
+            log_every=max(1, min(25, settings.steps // 20)),
         )
 
     @property
-    def exits(self) -> tuple[int, ...]:
+    def feature_blocks(self) -> tuple[int, ...]:
         """The teacher's blocks whose stream the student's blocks are to give, in order."""
         if "features" not in self.losses:
             return ()
@@ -115,49 +118,49 @@ class FinetuneJob:
     @cached_property
     def distinct(self) -> int:
         """How many different batches the teacher is asked about: all, unless they take too much disk."""
-        batches = self.wanted.steps * self.wanted.accumulate
+        batches = self.settings.steps * self.settings.accumulate
         height, width = self.data.latents.size
         architecture = self.model.architecture
         sample = architecture.in_channels * height * width
-        sample += len(self.exits) * height * width // architecture.patch_size**2 * architecture.width
-        fitting = self.wanted.teacher_cache // (2 * sample * self.batch)
+        sample += len(self.feature_blocks) * height * width // architecture.patch_size**2 * architecture.width
+        fitting = self.settings.teacher_cache // (2 * sample * self.batch)
         if fitting < 1:
             raise UsageError(
-                f"--teacher-cache {self.wanted.teacher_cache:,} is too small",
+                f"--teacher-cache {self.settings.teacher_cache:,} is too small",
                 why=f"one batch of the teacher's answers takes {2 * sample * self.batch:,} bytes",
                 hint="a larger one, a smaller --batch, or --loss distill without features",
             )
         return min(batches, fitting)
 
     @property
-    def lessons_key(self) -> str:
+    def teacher_cache_key(self) -> str:
         """Equal where the teacher says the same."""
         assert self.teacher is not None
-        drawing = asdict(self.drawing)
+        sampler = asdict(self.sampler)
         return json_files.key_of(
-            ["teach", SCHEMA, self.teacher.identity(), self.data.identity, drawing, list(self.exits)]
+            ["teach", SCHEMA, self.teacher.identity(), self.data.identity, sampler, list(self.feature_blocks)]
         )
 
-    def surgery(self, writing: WriteOptions) -> ArtifactJob:
+    def artifact_job(self, options: WriteOptions) -> ArtifactJob:
         """The artifact that will be written; nothing is trained yet."""
-        settings = asdict(self.settings) | {"save_every": 0, "log_every": 0}
+        settings = asdict(self.train_settings) | {"save_every": 0, "log_every": 0}
         how: dict[str, Any] = {
             "schema": SCHEMA,
             "loop": settings,
-            "drawing": asdict(self.drawing),
+            "drawing": asdict(self.sampler),
             "losses": dict(self.losses),
             "data": self.data.identity,
-            "checkpointing": self.wanted.checkpointing,
-            "lora": self.wanted.lora,
+            "checkpointing": self.settings.checkpointing,
+            "lora": self.settings.lora,
         }
-        if self.wanted.fake_quant:
-            how["fake_quant"] = [FAKE_QUANT_SCHEMA, self.wanted.fake_quant]
+        if self.settings.fake_quant:
+            how["fake_quant"] = [FAKE_QUANT_SCHEMA, self.settings.fake_quant]
         if self.teacher:
-            how["teacher"] = [self.teacher.identity(), self.distinct, list(self.exits)]
+            how["teacher"] = [self.teacher.identity(), self.distinct, list(self.feature_blocks)]
         plan = keep_blocks(self.model.architecture.blocks, list(range(self.model.architecture.blocks)))
-        said = f"{self.wanted.steps} steps of {' and '.join(self.losses)}"
-        said += f" for {self.wanted.fake_quant}" if self.wanted.fake_quant else ""
-        return replace(plan_artifact("finetune", self.model, plan, how, writing), how=said)
+        description = f"{self.settings.steps} steps of {' and '.join(self.losses)}"
+        description += f" for {self.settings.fake_quant}" if self.settings.fake_quant else ""
+        return replace(plan_artifact("finetune", self.model, plan, how, options), description=description)
 
     def folder(self, job: ArtifactJob) -> Path:
         """Where the run keeps its state until the artifact stands."""
@@ -167,29 +170,29 @@ class FinetuneJob:
         """What training will take."""
         height, width = self.data.latents.size
         caption = int(self.data.longest)
-        wanted = self.wanted
-        load = Load(self.batch, height, width, caption, wanted.checkpointing, wanted.precision, wanted.lora)
+        settings = self.settings
+        load = Load(self.batch, height, width, caption, settings.checkpointing, settings.precision, settings.lora)
         config = self.model.transformer.config or self.model.architecture.config()
-        found = estimate_memory(config, load, wanted.optimizer, average=bool(wanted.ema))
-        rounded = self.rounded.specs.values() if self.rounded else ()
-        kept = sum(4 * how.shape[0] * how.columns for how in rounded)  # until the gradients are there
+        found = estimate_memory(config, load, settings.optimizer, average=bool(settings.ema))
+        specs = self.fake_quant_plan.specs.values() if self.fake_quant_plan else ()
+        kept = sum(4 * how.shape[0] * how.columns for how in specs)  # until the gradients are there
         return replace(found, activations=found.activations + kept)
 
     def check_room(self, memory: Memory) -> None:
         """Lacking if training would not fit; what would help is named with what it saves."""
-        free = free_memory(pick_device(self.wanted.device))
+        free = free_memory(pick_device(self.settings.device))
         if memory.total <= free:
             return
-        wanted = self.wanted
+        settings = self.settings
         half = max(1, self.batch // 2)
         ways = {
-            f"--batch {half} --accumulate {2 * wanted.accumulate}": replace(wanted, batch=half),
-            "--checkpointing": replace(wanted, checkpointing=True),
-            "--optimizer came8bit": replace(wanted, optimizer="came8bit"),
-            "--ema 0": replace(wanted, ema=0.0),
-            "--lora 16": replace(wanted, lora=wanted.lora or 16),
+            f"--batch {half} --accumulate {2 * settings.accumulate}": replace(settings, batch=half),
+            "--checkpointing": replace(settings, checkpointing=True),
+            "--optimizer came8bit": replace(settings, optimizer="came8bit"),
+            "--ema 0": replace(settings, ema=0.0),
+            "--lora 16": replace(settings, lora=settings.lora or 16),
         }
-        saved = {way: memory.total - replace(self, wanted=other).memory().total for way, other in ways.items()}
+        saved = {way: memory.total - replace(self, settings=other).memory().total for way, other in ways.items()}
         helpful = sorted((way for way in ways if saved[way] > 0), key=lambda way: -saved[way])
         raise MissingResource(
             f"training takes about {bytes_text(memory.total)} of memory, {bytes_text(free)} are free",
@@ -200,87 +203,88 @@ class FinetuneJob:
     @property
     def plain_settings(self) -> dict[str, object]:
         """For trackers."""
-        return asdict(self.settings.schedule) | {"batch": self.batch, "optimizer": self.wanted.optimizer}
+        return asdict(self.train_settings.schedule) | {"batch": self.batch, "optimizer": self.settings.optimizer}
 
-    def trained(self, job: ArtifactJob, reporter: Reporter, watch: Callbacks) -> ArtifactJob:
+    def trained(self, job: ArtifactJob, reporter: Reporter, callbacks: Callbacks) -> ArtifactJob:
         """The job with the weights that training made, now or before."""
         folder = self.folder(job)
         file = folder / "trained.safetensors"
-        if self.wanted.fresh:
+        if self.settings.fresh:
             shutil.rmtree(folder, ignore_errors=True)
         if not file.is_file():
-            self._train(folder, file, reporter, watch)
+            self._train(folder, file, reporter, callbacks)
         refs = read_header(file).tensors
-        return replace(job, replaced=refs, filled_digest=digest_file(file))
+        return replace(job, replaced=refs, overrides_digest=digest_file(file))
 
-    def _train(self, folder: Path, file: Path, reporter: Reporter, watch: Callbacks) -> None:
-        device = torch.device(pick_device(self.wanted.device))
-        lessons = self._lessons(device, reporter)
+    def _train(self, folder: Path, file: Path, reporter: Reporter, callbacks: Callbacks) -> None:
+        device = torch.device(pick_device(self.settings.device))
+        teacher_cache = self._teacher_cache(device, reporter)
         try:
             student = open_student(self.model, device, torch.float32)
-            if self.wanted.lora:
-                add_lora(student, self.model.architecture, self.wanted.lora, self.wanted.seed)
-            if self.rounded:
-                simulate(student, self.rounded.specs, DTYPES[self.rounded.dtype])
-            if self.wanted.checkpointing:
+            if self.settings.lora:
+                add_lora(student, self.model.architecture, self.settings.lora, self.settings.seed)
+            if self.fake_quant_plan:
+                simulate(student, self.fake_quant_plan.specs, DTYPES[self.fake_quant_plan.dtype])
+            if self.settings.checkpointing:
                 student.enable_gradient_checkpointing()
             task = RecoveryTask(
                 student,
                 self.data,
-                self.drawing,
+                self.sampler,
                 self.losses,
-                lessons,
-                self.exits,
+                teacher_cache,
+                self.feature_blocks,
                 float(student.config.timestep_scale),
-                compiled=self.wanted.compile,
+                compiled=self.settings.compile,
             )
-            weights = train(task, self.settings, folder, reporter, watch)["transformer"]
+            weights = train(task, self.train_settings, folder, reporter, callbacks)["transformer"]
         except torch.cuda.OutOfMemoryError as error:
+            smaller = f"--batch {max(1, self.batch // 2)} --accumulate {self.settings.accumulate * 2}"
             raise MissingResource(
                 "the GPU's memory is not enough",
                 why=str(error).splitlines()[0][:200],
-                hint=f"--batch {max(1, self.batch // 2)} --accumulate {self.wanted.accumulate * 2}, or --checkpointing",
+                hint=f"{smaller}, or --checkpointing",
             ) from error
         student.load_state_dict(weights, strict=False)
-        if self.wanted.lora_file:
-            save_adapter(weights, self.wanted.lora_file)
-        save_weights(merged(student) if self.wanted.lora else student.state_dict(), self.model, file)
+        if self.settings.lora_file:
+            save_adapter(weights, self.settings.lora_file)
+        save_weights(merged(student) if self.settings.lora else student.state_dict(), self.model, file)
 
     @property
-    def rounded(self) -> QuantPlan | None:
+    def fake_quant_plan(self) -> QuantPlan | None:
         """How the weights will be quantized, if they are trained for that."""
-        name = self.wanted.fake_quant
+        name = self.settings.fake_quant
         return (
             plan_quantization("transformer", self.model.weights.tensors, QuantRequest(scheme_of(name)))
             if name
             else None
         )
 
-    def _lessons(self, device: torch.device, reporter: Reporter) -> TeacherCache | None:
+    def _teacher_cache(self, device: torch.device, reporter: Reporter) -> TeacherCache | None:
         if self.teacher is None:
             return None
         config = self.teacher.transformer.config or self.teacher.architecture.config()
-        teaching = TeacherPass(
-            _weights(self.teacher, self.wanted, device),
+        teacher_pass = TeacherPass(
+            _weights(self.teacher, self.settings, device),
             config,
-            lambda number: self.drawing.draw(self.data, number),
-            self.exits,
-            self.wanted.memory_limit // 4,
+            lambda number: self.sampler.draw(self.data, number),
+            self.feature_blocks,
+            self.settings.memory_limit // 4,
         )
-        key = self.lessons_key
-        return teaching.lessons(self.workspace / f"teacher-{key[:8]}", key, self.distinct, reporter)
+        key = self.teacher_cache_key
+        return teacher_pass.run(self.workspace / f"teacher-{key[:8]}", key, self.distinct, reporter)
 
 
 def plan_finetune(
-    model: Model, wanted: FinetuneSettings, workspace: Path, reporter: Reporter, teacher: Model | None = None
+    model: Model, settings: FinetuneSettings, workspace: Path, reporter: Reporter, teacher: Model | None = None
 ) -> FinetuneJob:
     """Everything decided, and the data prepared: what is learned is part of what the artifact is."""
-    wanted.check()
+    settings.check()
     refuse_quantized(model, "finetune")
-    needed = wanted.data is None or wanted.losses is None or bool({"distill", "features"} & set(wanted.losses))
+    needed = settings.data is None or settings.losses is None or bool({"distill", "features"} & set(settings.losses))
     if teacher is None and needed:
-        teacher = _usual_teacher(model, wanted)
-    losses = wanted.losses or ({"distill": 1.0} if teacher else {"flow": 1.0})
+        teacher = _usual_teacher(model, settings)
+    losses = settings.losses or ({"distill": 1.0} if teacher else {"flow": 1.0})
     if teacher is None and {"distill", "features"} & set(losses):
         raise UsageError(
             f"--loss {','.join(losses)} needs a teacher",
@@ -291,68 +295,68 @@ def plan_finetune(
         check_computable(teacher)
         check_teacher(teacher, model)
     check_computable(model)
-    data = _data(model, teacher, wanted, workspace, reporter)
+    data = _data(model, teacher, settings, workspace, reporter)
     taught = teacher if {"distill", "features"} & set(losses) else None
-    return FinetuneJob(model, taught, data, wanted, losses, workspace)
+    return FinetuneJob(model, taught, data, settings, losses, workspace)
 
 
-def _usual_teacher(model: Model, wanted: FinetuneSettings) -> Model | None:
+def _usual_teacher(model: Model, settings: FinetuneSettings) -> Model | None:
     """What the model was pruned from; itself, where nothing is to come back but what rounding takes."""
     recovered = model.manifest is not None and model.manifest.stage == "finetune"
-    if wanted.fake_quant and recovered:
+    if settings.fake_quant and recovered:
         return model
-    return parent_of(model) or (model if wanted.fake_quant else None)
+    return parent_of(model) or (model if settings.fake_quant else None)
 
 
 def _data(
-    model: Model, teacher: Model | None, wanted: FinetuneSettings, workspace: Path, reporter: Reporter
+    model: Model, teacher: Model | None, settings: FinetuneSettings, workspace: Path, reporter: Reporter
 ) -> Prepared:
     """What is learned from: as it lies there, prepared now or before, or painted by the teacher."""
-    device = torch.device(pick_device(wanted.device))
-    if wanted.data is None:
+    device = torch.device(pick_device(settings.device))
+    if settings.data is None:
         if teacher is None:
             raise UsageError(
                 "there is nothing to learn from",
                 why="no --data, and no teacher that could paint something",
                 hint="--data DIR, --data shapes or --teacher MODEL",
             )
-        return open_prepared(_painted(teacher, wanted, workspace, device, reporter), model.architecture)
-    place = Path(wanted.data)
-    if wanted.data != "shapes" and place.is_dir() and any(place.glob("*.safetensors")):
+        return open_prepared(_synthetic_data(teacher, settings, workspace, device, reporter), model.architecture)
+    place = Path(settings.data)
+    if settings.data != "shapes" and place.is_dir() and any(place.glob("*.safetensors")):
         return open_prepared(place, model.architecture)
-    source = image_text_data.open_source(wanted.data, scene_count=wanted.samples, seed=wanted.seed)
+    source = image_text_data.open_source(settings.data, scene_count=settings.samples, seed=settings.seed)
     side = latent_side(model)
     folder = workspace / f"data-{key_of(model, source, side)[:8]}"
-    _there(folder, wanted)
+    _check_prepared(folder, settings)
     return open_prepared(prepare(model, source, side, folder, device, reporter), model.architecture)
 
 
-def _painted(
-    teacher: Model, wanted: FinetuneSettings, workspace: Path, device: torch.device, reporter: Reporter
+def _synthetic_data(
+    teacher: Model, settings: FinetuneSettings, workspace: Path, device: torch.device, reporter: Reporter
 ) -> Path:
     vocabulary = vocabulary_of(teacher)
-    closed = bool(vocabulary) and wanted.prompts is None
-    prompts, source = choose_prompts(wanted.prompts, wanted.samples if closed else None, vocabulary)
-    sampling = SamplerSettings(seed=wanted.seed + 1, side=latent_side(teacher))
-    job = synthetic_data.SyntheticLatents(teacher, prompts, wanted.samples, sampling)
+    closed = bool(vocabulary) and settings.prompts is None
+    prompts, source = choose_prompts(settings.prompts, settings.samples if closed else None, vocabulary)
+    sampling = SamplerSettings(seed=settings.seed + 1, side=latent_side(teacher))
+    job = synthetic_data.SyntheticLatents(teacher, prompts, settings.samples, sampling)
     folder = workspace / f"painted-{job.key[:8]}"
-    _there(folder, wanted)
+    _check_prepared(folder, settings)
     if not (folder / RECORD).exists():
         reporter.note(
-            f"data-free: {wanted.samples} latents by {teacher.located.name}, {len(prompts)} prompts ({source})"
+            f"data-free: {settings.samples} latents by {teacher.located.name}, {len(prompts)} prompts ({source})"
         )
-    return synthetic_data.sample_latents(job, _weights(teacher, wanted, device), folder, reporter)
+    return synthetic_data.sample_latents(job, _weights(teacher, settings, device), folder, reporter)
 
 
-def _weights(teacher: Model, wanted: FinetuneSettings, device: torch.device) -> Blocks:
+def _weights(teacher: Model, settings: FinetuneSettings, device: torch.device) -> Blocks:
     """The teacher's, read once if half of the limit is enough for them."""
     size = sum(ref.count * 4 for ref in teacher.weights)
-    return Blocks(teacher, device, torch.float32, resident=size < wanted.memory_limit // 2)
+    return Blocks(teacher, device, torch.float32, resident=size < settings.memory_limit // 2)
 
 
-def _there(folder: Path, wanted: FinetuneSettings) -> None:
+def _check_prepared(folder: Path, settings: FinetuneSettings) -> None:
     """A dry run doesn't prepare data."""
-    if wanted.dry_run and not (folder / RECORD).exists():
+    if settings.dry_run and not (folder / RECORD).exists():
         raise MissingResource(
             f"the plan hangs on data in {folder}, not prepared before", hint="run it without --dry-run"
         )

@@ -52,22 +52,22 @@ def sample_latents(job: SyntheticLatents, blocks: Blocks, path: Path, reporter: 
                 captions = captions or encode(model, prompts, blocks.device)
                 first = record["seen"]
                 some = min(PART, count - first)
-                asked = _turn(captions, first, some)
+                encoded = _turn(captions, first, some)
                 steps = sample(
                     blocks,
                     sampler(scheduler),
-                    asked.to(blocks.device, blocks.dtype),
+                    encoded.to(blocks.device, blocks.dtype),
                     replace(sampling, batch=64),
                     lambda *_: None,
                     config,
                     offset=first,
                 )
-                painted = []
+                sampled = []
                 for _, latents in steps:
-                    painted = [latents]
+                    sampled = [latents]
                     reporter.advance(some)
                 record = {**record, "seen": first + some, "parts": record["parts"] + 1}
-                folder.put(record["parts"] - 1, painted[0].float(), asked, record)
+                folder.put(record["parts"] - 1, sampled[0].float(), encoded, record)
     finally:
         reporter.end()
     folder.note({**record, "finished": True})

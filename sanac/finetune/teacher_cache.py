@@ -97,15 +97,17 @@ class TeacherPass:
     blocks: Blocks
     config: Mapping[str, Any]
     draw: Callable[[int], Batch]
-    exits: tuple[int, ...]
+    feature_blocks: tuple[int, ...]
     memory: int  # bytes that batches under way may take
 
-    def lessons(self, folder: Path, key: str, count: int, reporter: Reporter) -> TeacherCache:
+    def run(self, folder: Path, key: str, count: int, reporter: Reporter) -> TeacherCache:
         """`count` batches, as far as they aren't there yet."""
         first = self.draw(0)
         channels, tokens = first.states.shape[1:], self._tokens(first)
         stream = (len(first.picked), tokens, self.blocks.model.architecture.width)
-        shapes = {VELOCITY: (len(first.picked), *channels)} | {stream_name(index): stream for index in self.exits}
+        shapes = {VELOCITY: (len(first.picked), *channels)} | {
+            stream_name(index): stream for index in self.feature_blocks
+        }
         found = TeacherCache(folder, key, count, shapes)
         done = _done(folder, key)
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +130,7 @@ class TeacherPass:
         height, width = batch.states.shape[2:]
         return int(height * width) // self.blocks.model.architecture.patch_size**2
 
-    def _teach(self, lessons: TeacherCache, numbers: Sequence[int]) -> None:
+    def _teach(self, cache: TeacherCache, numbers: Sequence[int]) -> None:
         """Some batches through the whole teacher at once."""
         device, dtype = self.blocks.device, self.blocks.dtype
         outside, geometry = self.blocks.outside(), Geometry.of(self.config)
@@ -148,16 +150,16 @@ class TeacherPass:
             for index, tensors in self.blocks.sweep(range(len(self.blocks))):
                 for place, start in enumerate(starts):
                     states[place] = block(tensors, states[place], start.conditioning, geometry)
-                    if index in self.exits:
-                        _put(lessons, stream_name(index), numbers[place], states[place])
+                    if index in self.feature_blocks:
+                        _put(cache, stream_name(index), numbers[place], states[place])
             for number, start, state in zip(numbers, starts, states, strict=True):
-                _put(lessons, VELOCITY, number, head(outside, state, start))
+                _put(cache, VELOCITY, number, head(outside, state, start))
 
 
-def _put(lessons: TeacherCache, name: str, number: int, values: Tensor) -> None:
+def _put(cache: TeacherCache, name: str, number: int, values: Tensor) -> None:
     if not torch.isfinite(values).all():
         raise InvalidInput(f"the teacher gives NaN or infinity as {name}", why=f"for batch {number}")
-    lessons.file(name).put(number, values)
+    cache.file(name).put(number, values)
 
 
 def _done(folder: Path, key: str) -> int:

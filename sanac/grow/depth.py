@@ -18,7 +18,7 @@ _DROPPED = 2  # of the source's last blocks, by default: the paper found them to
 def decide_growth(
     model: Model,
     target: int,
-    writing: WriteOptions,
+    options: WriteOptions,
     *,
     init: str = "partial",
     preserve: int | None = None,
@@ -44,7 +44,7 @@ def decide_growth(
     else:
         origins = tuple(map(Keep, _copies(depth, target, init)))
     plan = BlockPlan(depth, origins, tuple(sorted(config.items())))
-    return plan_artifact("grow", model, plan, {"init": init}, writing)
+    return plan_artifact("grow", model, plan, {"init": init}, options)
 
 
 def preserved(depth: int) -> int:

@@ -29,7 +29,7 @@ def parse_keep(text: str, blocks: int) -> BlockPlan:
     return keep_blocks(blocks, sorted(kept))
 
 
-def plan_keep(model: Model, keep: str, writing: WriteOptions) -> ArtifactJob:
+def plan_keep(model: Model, keep: str, options: WriteOptions) -> ArtifactJob:
     """The prune job that keeps exactly the named blocks."""
     plan = parse_keep(keep, model.architecture.blocks)
-    return plan_artifact("prune", model, plan, {"select": "manual"}, writing)
+    return plan_artifact("prune", model, plan, {"select": "manual"}, options)

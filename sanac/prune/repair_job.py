@@ -104,7 +104,7 @@ class RepairJob:
         return replace(
             self.job,
             additions={name: Addition(ref) for name, ref in additions.items()},
-            filled_digest=report["changes"],
+            overrides_digest=report["changes"],
         )
 
 

@@ -115,8 +115,8 @@ def _search_forwards(blocks: int, target: int) -> float:
     return rounds + SWAPS * 0.5 * min(TRIED, target * (blocks - target)) * target / blocks
 
 
-def plan_searched(model: Model, selection: BlockSelection, found: SearchResult, writing: WriteOptions) -> ArtifactJob:
+def plan_searched(model: Model, selection: BlockSelection, found: SearchResult, options: WriteOptions) -> ArtifactJob:
     """The prune job that keeps what the search found."""
     settings = {name: value for name, value in asdict(selection).items() if name != "target"}
     plan = keep_blocks(model.architecture.blocks, list(found.kept))
-    return plan_artifact("prune", model, plan, settings | {"search": dict(found.settings)}, writing)
+    return plan_artifact("prune", model, plan, settings | {"search": dict(found.settings)}, options)

@@ -52,11 +52,11 @@ def best(values: Sequence[float], selection: BlockSelection) -> BlockPlan:
     return keep_blocks(blocks, sorted(order[: selection.target]))
 
 
-def plan_target(model: Model, selection: BlockSelection, scores: Scores, writing: WriteOptions) -> ArtifactJob:
+def plan_target(model: Model, selection: BlockSelection, scores: Scores, options: WriteOptions) -> ArtifactJob:
     """The prune job that keeps the blocks which matter most by these scores."""
     plan = best(scores.of(selection.select), selection)
     settings = {name: value for name, value in asdict(selection).items() if name != "target"}
-    return plan_artifact("prune", model, plan, settings | {"scores": dict(scores.settings)}, writing)
+    return plan_artifact("prune", model, plan, settings | {"scores": dict(scores.settings)}, options)
 
 
 def depth_of(model: Model, blocks: int | None, parameters: str | None) -> int:

@@ -122,7 +122,7 @@ def _units(part: Component, plans: Mapping[str, QuantPlan]) -> list[Unit]:
         for scheme, how in plans.items():
             if all(name in how.specs for name in weights):
                 written = (
-                    WeightQuantizer(tensors[name], how.specs[name], PACKED, how.dtype).pieces() for name in weights
+                    WeightQuantizer(tensors[name], how.specs[name], PACKED, how.dtype).tensors() for name in weights
                 )
                 sizes[scheme] = sum(piece.size for pieces in written for piece in pieces)
         found.append(Unit(part.name, group, tuple(weights), sizes))

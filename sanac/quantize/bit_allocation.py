@@ -246,21 +246,21 @@ class AllocationJob:
     def _measured(self, cache: "_SensitivityCache", name: str, schemes: Schemes, gap: float = 0.0) -> Candidate:
         return Candidate(name, schemes, self.units.size(schemes), cache.error_of(schemes), gap)
 
-    def job(self, allocation: Allocation, writing: WriteOptions) -> ArtifactJob:
+    def job(self, allocation: Allocation, options: WriteOptions) -> ArtifactJob:
         """What writes it: the choice is part of what the artifact is; how it came about is said beside it."""
         budget = self.budget
         schemas = [SCHEMA, WRITTEN]
         settings = {"schema": schemas, "schemes": dict(allocation.best.schemes), "rounding": budget.rounding}
         limit = f"within {bytes_text(budget.max_bytes)}" if budget.max_bytes else f"for {budget.min_sqnr:g} dB"
         how = f"{' and '.join(sorted(budget.components))} to {' and '.join(budget.among)} by sensitivity, {limit}"
-        return plan_chosen(self.model, self.units.plans_for(allocation.best.schemes), settings, how, writing)
+        return plan_chosen(self.model, self.units.plans_for(allocation.best.schemes), settings, how, options)
 
 
 def allocating(
     model: Model,
     budget: Budget,
     settings: CalibrationSettings,
-    writing: WriteOptions,
+    options: WriteOptions,
     workspace: Path,
     reporter: Reporter,
     *,
@@ -268,7 +268,7 @@ def allocating(
 ) -> AllocationJob:
     """What is to be looked at; refuses at once what can't be done in this memory."""
     budget.check()
-    units = units_of(parts_of(model, budget.components, writing), budget.request, budget.among)
+    units = units_of(parts_of(model, budget.components, options), budget.request, budget.among)
     if settings.num_prompts is None and settings.prompts is None and settings.embeddings is None:
         settings = replace(settings, num_prompts=PROMPTS)
     states = calibration(model, settings, EVERY, min_prompts=1)

@@ -36,7 +36,7 @@ PROMPTS = 32
 
 def fitting_states(job: ArtifactJob, settings: CalibrationSettings, reporter: Reporter) -> Calibration:
     """What is looked at; refuses at once what can't be done in this memory."""
-    specs = job.repacked["transformer"].quantized.weights
+    specs = job.rewrites["transformer"].quantized.weights
     if settings.num_prompts is None and settings.prompts is None and settings.embeddings is None:
         settings = replace(settings, num_prompts=PROMPTS)
     states = calibration(job.model, settings, EVERY, min_prompts=1)
@@ -85,7 +85,7 @@ class CalibrationJob:
     @property
     def quant_config(self) -> QuantConfig:
         """What is to be quantized, and how."""
-        return self.job.repacked["transformer"].quantized
+        return self.job.rewrites["transformer"].quantized
 
     @property
     def ranges(self) -> str:
@@ -141,8 +141,8 @@ class CalibrationJob:
         again = repack(
             part, self.job.config, plan_quantization(part.name, weights_of(part).tensors, self.settings.request), fits
         )
-        repacked = {**self.job.repacked, "transformer": again}
-        return replace(self.job, repacked=repacked, filled_digest=digest_file(self.folder / REPORT))
+        repacked = {**self.job.rewrites, "transformer": again}
+        return replace(self.job, rewrites=repacked, overrides_digest=digest_file(self.folder / REPORT))
 
     def _fit(self, reporter: Reporter) -> dict[str, Any]:
         if self.fresh or (self.folder / REPORT).exists():  # it was whole once, and isn't any more

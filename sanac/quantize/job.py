@@ -37,7 +37,7 @@ def run(word: str | None, settings: QuantizeSettings, context: Context) -> Outco
     if settings.scheme is None:
         return _run_budget(word, opened, settings, context)
     job = plan_quantize(opened, settings, settings.write_options())
-    for name, part in job.repacked.items():
+    for name, part in job.rewrites.items():
         counts = f"{len(part.quantized.weights)} weights to {settings.scheme}, {len(part.quantized.skipped)} skipped"
         context.reporter.note(f"{name}: {counts}")
     if settings.needs_calibration:

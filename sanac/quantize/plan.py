@@ -28,11 +28,11 @@ _TORCH = 500_000_000  # imported, and what the allocator keeps of what was freed
 _STEMS = {"text_encoder": "model"}
 
 
-def plan_quantize(model: Model, settings: QuantizeSettings, writing: WriteOptions) -> ArtifactJob:
+def plan_quantize(model: Model, settings: QuantizeSettings, options: WriteOptions) -> ArtifactJob:
     """The job that quantizes these components by one scheme and takes the rest along."""
     settings.check()
     scheme = settings.weight_scheme
-    parts = parts_of(model, settings.component, writing)
+    parts = parts_of(model, settings.component, options)
     group_size, rounding = settings.group_size or scheme.group_size, settings.rounding or scheme.rounding
     recorded = {
         "schema": SCHEMA,
@@ -54,9 +54,9 @@ def plan_quantize(model: Model, settings: QuantizeSettings, writing: WriteOption
     said += [f"without {pattern}" for pattern in sorted(settings.skip)] + (["smoothed"] if settings.smooth else [])
     chosen = {part.name: plan_quantization(part.name, weights_of(part).tensors, settings.request) for part in parts}
     check_patterns(settings.skip, chosen)
-    if scheme.activations and not writing.force:
+    if scheme.activations and not options.force:
         _refuse_half(model, chosen["transformer"].dtype)
-    return plan_chosen(model, chosen, recorded, ", ".join(filter(None, said)), writing)
+    return plan_chosen(model, chosen, recorded, ", ".join(filter(None, said)), options)
 
 
 def _refuse_half(model: Model, dtype: str) -> None:
@@ -70,22 +70,22 @@ def _refuse_half(model: Model, dtype: str) -> None:
 
 
 def plan_chosen(
-    model: Model, chosen: Mapping[str, QuantPlan], settings: Mapping[str, Any], how: str, writing: WriteOptions
+    model: Model, chosen: Mapping[str, QuantPlan], settings: Mapping[str, Any], how: str, options: WriteOptions
 ) -> ArtifactJob:
     """The job that stores components' weights as was chosen."""
     blocks = model.architecture.blocks
     plan = keep_blocks(blocks, list(range(blocks)))
-    job = plan_artifact("quantize", model, plan, dict(settings), writing)
+    job = plan_artifact("quantize", model, plan, dict(settings), options)
     parts = [part for part in model.components if part.name in chosen]
     configs = {part.name: job.config if part is model.transformer else part.config for part in parts}
     repacked = {part.name: repack(part, configs[part.name], chosen[part.name]) for part in parts}
-    return replace(job, repacked=repacked, how=how)
+    return replace(job, rewrites=repacked, description=how)
 
 
-def parts_of(model: Model, components: Sequence[str], writing: WriteOptions) -> list[Component]:
+def parts_of(model: Model, components: Sequence[str], options: WriteOptions) -> list[Component]:
     """The components that are to be quantized; Misuse where they can't be."""
     parts = [part_named(model, COMPONENTS[name]) for name in components]
-    if writing.transformer_only and tuple(components) != ("transformer",):
+    if options.transformer_only and tuple(components) != ("transformer",):
         raise UsageError("--transformer-only leaves behind what --component would quantize")
     if model.patches:
         raise UsageError("a LoRA is merged before quantizing", hint="sanac convert --lora first")
@@ -129,7 +129,7 @@ def repack(
     if layout == TORCHAO:
         config = {**config, "quantization_config": torchao_config(chosen.request, skipped)}
     return ComponentRewrite(
-        pieces=pieces_of(tensors, quantizers),
+        tensors=pieces_of(tensors, quantizers),
         stem=PACKED_FILE if layout == PACKED else _STEMS.get(part.name, "diffusion_pytorch_model"),
         config=config,
         metadata=torchao_metadata(tensors, specs, dtype) if layout == TORCHAO else {},

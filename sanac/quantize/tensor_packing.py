@@ -73,7 +73,7 @@ class WeightQuantizer:
             self._scale = None  # of all weights together they would be hundreds of megabytes
         return pack(values) if self.layout == PACKED and spec.dtype == "int4" else values
 
-    def pieces(self) -> tuple[TensorSource, ...]:
+    def tensors(self) -> tuple[TensorSource, ...]:
         """What is written of it, to lie in one shard."""
         spec, name = self.spec, self.ref.name
         few, many = spec.scale_shape(self.layout), spec.stored_shape(self.layout)
@@ -118,7 +118,7 @@ def pieces_of(tensors: Mapping[str, TensorRef], quantizers: Mapping[str, WeightQ
     """A component's: in the order of the names, quantized or as they were."""
     found: list[TensorSource] = []
     for name, ref in sorted(tensors.items()):
-        found += quantizers[name].pieces() if name in quantizers else [copied_tensor(name, ref)]
+        found += quantizers[name].tensors() if name in quantizers else [copied_tensor(name, ref)]
     return tuple(found)
 
 

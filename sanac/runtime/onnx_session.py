@@ -51,28 +51,28 @@ class OnnxSession:
         self.inputs = {one.name: _KINDS[one.type] for one in self.session.get_inputs()}
         self.outputs = tuple(one.name for one in self.session.get_outputs())
 
-    def __call__(self, **given: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, **inputs: Tensor) -> tuple[Tensor, ...]:
         """The graph's outputs in order, where it computes; inputs are brought there and cast to what it takes."""
-        missing = [name for name in self.inputs if name not in given]
+        missing = [name for name in self.inputs if name not in inputs]
         if missing:
             raise InvalidInput(
-                f"{self.path} wants {missing[0]}", why=f"it is given {', '.join(given)}", problems=missing
+                f"{self.path} wants {missing[0]}", why=f"it is given {', '.join(inputs)}", problems=missing
             )
         try:
-            binding = self._bound(given)
+            binding = self._bound(inputs)
             self.session.run_with_iobinding(binding)
             binding.synchronize_outputs()
         except _errors() as error:
             raise _unable(f"onnxruntime can't run {self.path}", error) from error
         return tuple(torch.from_dlpack(value) for value in binding.get_outputs())
 
-    def _bound(self, given: Mapping[str, Tensor]) -> Any:
+    def _bound(self, inputs: Mapping[str, Tensor]) -> Any:
         """Inputs where they lie, and outputs wherever it puts them; the binding holds on to both."""
         where, number = self.device.type, self.device.index or 0
         binding = self.session.io_binding()
         binding.held = []
         for name, (kind, number_of_kind) in self.inputs.items():
-            tensor = given[name].to(self.device, kind).contiguous()
+            tensor = inputs[name].to(self.device, kind).contiguous()
             binding.bind_input(name, where, number, number_of_kind, tuple(tensor.shape), tensor.data_ptr())
             binding.held.append(tensor)
         for name in self.outputs:
@@ -87,7 +87,7 @@ class OnnxRunner(Protocol):
 
     device: torch.device
 
-    def __call__(self, **given: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, **inputs: Tensor) -> tuple[Tensor, ...]:
         """Its outputs in order."""
         ...
 

@@ -46,13 +46,13 @@ class Transformer(Part):
         """The velocity, as the latents are."""
         if encoder_attention_mask is None:
             encoder_attention_mask = torch.ones(encoder_hidden_states.shape[:2], dtype=torch.int64)
-        given = {
+        inputs = {
             "hidden_states": hidden_states,
             "encoder_hidden_states": encoder_hidden_states,
             "encoder_attention_mask": encoder_attention_mask,
             "timestep": timestep,
         }
-        (found,) = self.graph(**given | ({"guidance": guidance} if guidance is not None else {}))
+        (found,) = self.graph(**inputs | ({"guidance": guidance} if guidance is not None else {}))
         found = found.to(hidden_states)
         return SimpleNamespace(sample=found) if return_dict else (found,)
 
@@ -79,8 +79,8 @@ class Autoencoder(Part):
         self, tile_sample_min_height: int | None = None, tile_sample_min_width: int | None = None
     ) -> None:
         """As diffusers' own; pixels. Tiles are square."""
-        asked = [side for side in (tile_sample_min_height, tile_sample_min_width) if side]
-        self.side = latents_of(min(asked, default=512), self.config)
+        requested = [side for side in (tile_sample_min_height, tile_sample_min_width) if side]
+        self.side = latents_of(min(requested, default=512), self.config)
 
     def disable_tiling(self) -> None:
         """In one piece again."""

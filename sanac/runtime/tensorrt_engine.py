@@ -65,16 +65,16 @@ class TensorrtEngine:
             hint = "smaller pictures or batches, or an engine with --weight-streaming"
             raise MissingResource(f"{path.name} doesn't fit into the GPU's memory", hint=hint)
 
-    def __call__(self, **given: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, **inputs: Tensor) -> tuple[Tensor, ...]:
         """The engine's outputs in order, on its device; inputs are cast to what it takes."""
-        missing = [name for name in self.inputs if name not in given]
+        missing = [name for name in self.inputs if name not in inputs]
         if missing:
             raise InvalidInput(
-                f"{self.path} wants {missing[0]}", why=f"it is given {', '.join(given)}", problems=missing
+                f"{self.path} wants {missing[0]}", why=f"it is given {', '.join(inputs)}", problems=missing
             )
-        self.record.check_shapes({name: tuple(given[name].shape) for name in self.inputs})
+        self.record.check_shapes({name: tuple(inputs[name].shape) for name in self.inputs})
         with self._lock:  # a context holds the shapes and addresses of one call
-            return self._run(given)
+            return self._run(inputs)
 
     def _check_room(self) -> None:
         """Lacking where the GPU has no room for the weights."""
@@ -86,13 +86,13 @@ class TensorrtEngine:
             hint = "fewer bits, fewer blocks, or an engine with --weight-streaming"
             raise MissingResource(f"{self.path.name} doesn't fit into the GPU's memory", why=why, hint=hint)
 
-    def _run(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        shapes = {name: tuple(given[name].shape) for name in self.inputs}
+    def _run(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        shapes = {name: tuple(inputs[name].shape) for name in self.inputs}
         if self._buffers is None or self._buffers.shapes != shapes:
             self._buffers = None  # those of the last shapes are no longer the context's, whatever happens now
             self._buffers = self._bound(shapes)
         for name, place in self._buffers.inputs.items():
-            place.copy_(given[name])
+            place.copy_(inputs[name])
         if not self._buffers.run(lambda: bool(self._context.execute_async_v3(self._stream()))):
             raise self._unable()
         self._finish()

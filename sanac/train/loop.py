@@ -75,11 +75,11 @@ class Callbacks:
 
 
 def train(
-    task: TrainingTask, settings: Settings, folder: Path, reporter: Reporter, watch: Callbacks = Callbacks()
+    task: TrainingTask, settings: Settings, folder: Path, reporter: Reporter, callbacks: Callbacks = Callbacks()
 ) -> dict[str, dict[str, Tensor]]:
     """Train until the schedule's end, continuing from `folder`; the averaged weights of each part."""
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(task, settings, folder, reporter, watch)
+    run = _Run(task, settings, folder, reporter, callbacks)
     total = settings.schedule.steps
     with _held_signals() as stopped:
         run.resume()
@@ -89,7 +89,7 @@ def train(
             while run.step < total:
                 run.advance()
                 reporter.advance(1)
-                watch.stepped(run.step, run.kept)
+                callbacks.stepped(run.step, run.kept)
                 stopping = stopped()
                 if run.step % settings.save_every == 0 or run.step == total or stopping:
                     run.save()
@@ -108,9 +108,15 @@ class _Run:
     """A run in progress: weights, their average, the optimizer, and how far it is."""
 
     def __init__(
-        self, task: TrainingTask, settings: Settings, folder: Path, reporter: Reporter, watch: Callbacks
+        self, task: TrainingTask, settings: Settings, folder: Path, reporter: Reporter, callbacks: Callbacks
     ) -> None:
-        self.task, self.settings, self.folder, self.reporter, self.watch = task, settings, folder, reporter, watch
+        self.task, self.settings, self.folder, self.reporter, self.callbacks = (
+            task,
+            settings,
+            folder,
+            reporter,
+            callbacks,
+        )
         self.weights = {
             f"{part}/{name}": weight
             for part, module in task.parts.items()
@@ -178,7 +184,7 @@ class _Run:
         }
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-        self.watch.logged(line)
+        self.callbacks.logged(line)
         self.reporter.detail(f"step {self.step}: loss {line['loss']}")
         self.losses, self.since = [], now
 

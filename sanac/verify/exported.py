@@ -37,8 +37,8 @@ def verify_exported(outcome: Outcome, settings: ExportSettings, context: Context
     written = context.open(str(outcome.out))
     reference = written if job.model.patches else job.model
     outcome = _joined(outcome, compared(written, reference, Comparison(), settings.device, context), "verify")
-    assert job.finish
-    names = [name for name in job.finish.names if name.endswith(ENGINE)]
+    assert job.post_process
+    names = [name for name in job.post_process.names if name.endswith(ENGINE)]
     here = tuple(n for n in names if capability() in check_file(Path(written.located.path, n)).capabilities)
     if not here:
         return outcome

@@ -56,7 +56,7 @@ def test_it_is_cached_and_another_precision_is_another_artifact(tiny_graphs: Pat
     job = plan_export(model, ExportSettings(precision="fp32"), WriteOptions())
     assert write_partial(job, tiny_graphs, NULL_REPORTER)[0] == "cached"
     assert plan_export(model, ExportSettings(precision="fp16"), WriteOptions()).key != job.key
-    assert plan_export(model, ExportSettings(precision="fp32", island="fp16"), WriteOptions()).key != job.key
+    assert plan_export(model, ExportSettings(precision="fp32", depthwise="fp16"), WriteOptions()).key != job.key
 
 
 def test_each_component_s_own_precision() -> None:

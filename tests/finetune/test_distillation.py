@@ -29,7 +29,7 @@ def data(tmp_path: Path, pipeline: Path) -> Prepared:
 
 @pytest.fixture
 def lessons(pipeline: Path, data: Prepared, tmp_path: Path) -> TeacherCache:
-    return teaching(pipeline, data, exits=tuple(range(6))).lessons(tmp_path / "said", "key", 3, NULL_REPORTER)
+    return teaching(pipeline, data, exits=tuple(range(6))).run(tmp_path / "said", "key", 3, NULL_REPORTER)
 
 
 def task(pipeline: Path, data: Prepared, weights: dict[str, float], lessons: TeacherCache | None) -> RecoveryTask:

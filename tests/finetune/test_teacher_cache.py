@@ -56,7 +56,7 @@ def teaching(pipeline: Path, data: Prepared, exits: tuple[int, ...] = (1, 4), me
 
 @pytest.mark.parametrize("memory", [1, 10**9])
 def test_it_says_what_the_stock_model_says(pipeline: Path, data: Prepared, tmp_path: Path, memory: int) -> None:
-    lessons = teaching(pipeline, data, memory=memory).lessons(tmp_path / "said", "key", 4, NULL_REPORTER)
+    lessons = teaching(pipeline, data, memory=memory).run(tmp_path / "said", "key", 4, NULL_REPORTER)
     stock = SanaTransformer2DModel.from_pretrained(pipeline, subfolder="transformer").eval()
     streams: list[torch.Tensor] = []
     for index in (1, 4):
@@ -83,12 +83,12 @@ def test_what_was_said_is_not_asked_again(
     job = teaching(pipeline, data, memory=1)
     draw = job.draw
     counting = replace(job, draw=lambda number: (asked.append(number), draw(number))[1])
-    counting.lessons(tmp_path / "said", "key", 2, NULL_REPORTER)
-    whole = counting.lessons(tmp_path / "said", "key", 4, NULL_REPORTER)
+    counting.run(tmp_path / "said", "key", 2, NULL_REPORTER)
+    whole = counting.run(tmp_path / "said", "key", 4, NULL_REPORTER)
     assert asked == [0, 0, 1, 0, 2, 3], "the first is looked at for its shape"
-    fresh = job.lessons(tmp_path / "other", "key", 4, NULL_REPORTER)
+    fresh = job.run(tmp_path / "other", "key", 4, NULL_REPORTER)
     assert all(torch.equal(whole.velocity(number), fresh.velocity(number)) for number in range(4))
-    counting.lessons(tmp_path / "said", "another key", 1, NULL_REPORTER)
+    counting.run(tmp_path / "said", "another key", 1, NULL_REPORTER)
     assert asked[-2:] == [0, 0]
 
 

@@ -78,14 +78,14 @@ def test_a_search_in_little_memory_finds_the_same(pipeline: Path, tmp_path: Path
     """Where not even one prompt's states under all choices fit, fewer choices are looked at together."""
     model, wanted = open_model(locate(str(pipeline))), CalibrationSettings(num_prompts=4, timesteps=3)
     state = calibration(model, wanted, every=1).state_bytes
-    share = search_job.Share.of(10 * state, state, 4 * 6)
+    share = search_job.SweepBatch.of(10 * state, state, 4 * 6)
     assert (share.prompts, share.choices, share.sweeps(3, 6)) == (1, 5, 6)
     fitted = calibration(model, wanted, every=1).sample()
     choices = [tuple(index for index in range(6) if index != left) for left in (4, 1, 5, 0, 3, 2)]
     with torch.no_grad():
         one, other = (
             search_job._SubsetEvaluator(fitted, how, tmp_path / f"{how.choices}.json", "")(choices)
-            for how in (share, search_job.Share.of(10**9, state, 4 * 6))
+            for how in (share, search_job.SweepBatch.of(10**9, state, 4 * 6))
         )
     assert one == pytest.approx(other, rel=1e-5)
 
@@ -137,13 +137,13 @@ def test_a_stopped_writer_does_not_mix_two_repairs(
         file = tmp_path / f"{number}.safetensors"
         save_file({name: torch.full(model.weights.tensors[name].shape, number)}, file)
         added = {name: Addition(read_header(file).tensors[name])}
-        jobs.append(dataclasses.replace(plain, additions=added, filled_digest=digest_file(file)))
+        jobs.append(dataclasses.replace(plain, additions=added, overrides_digest=digest_file(file)))
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(StagingArea, "seal", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         write_partial(jobs[0], tmp_path / "out", NULL_REPORTER)
     with pytest.raises(UsageError, match="other settings"):
         write_partial(jobs[1], tmp_path / "out", NULL_REPORTER)
-    fresh = dataclasses.replace(jobs[1], writing=WriteOptions(fresh=True))
+    fresh = dataclasses.replace(jobs[1], options=WriteOptions(fresh=True))
     write_partial(fresh, tmp_path / "out", NULL_REPORTER)
     written = load_file(tmp_path / "out" / "transformer" / "diffusion_pytorch_model.safetensors")
     source = load_file(pipeline / "transformer" / "diffusion_pytorch_model.safetensors")

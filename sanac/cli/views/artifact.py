@@ -23,8 +23,8 @@ def show_artifact(view: ArtifactView, out: str) -> None:
         click.echo(f"plan: {job.plan}")
     if job.model.patches:
         click.echo(f"LoRA: merged into {len(job.model.patches)} tensors")
-    shown = {name: size for name, size in sizes.items() if name in (job.repacked or {"transformer"})}
-    if job.repacked and len(sizes) > 1:
+    shown = {name: size for name, size in sizes.items() if name in (job.rewrites or {"transformer"})}
+    if job.rewrites and len(sizes) > 1:
         shown["all weights"] = (sum(old for old, _ in sizes.values()), sum(new for _, new in sizes.values()))
     for name, (old, new) in shown.items():
         click.echo(f"{name}: {bytes_text(old)} -> {bytes_text(new)} ({new / old:.0%})")
@@ -35,8 +35,8 @@ def show_artifact(view: ArtifactView, out: str) -> None:
 
 def _how_to_load(view: ArtifactView, out: str) -> str:
     job = view.job
-    if job.writing.layout != "diffusers":
-        return f"the weights: {out}/model.{'pth' if job.writing.layout == 'nvlabs' else 'safetensors'}"
+    if job.options.layout != "diffusers":
+        return f"the weights: {out}/model.{'pth' if job.options.layout == 'nvlabs' else 'safetensors'}"
     if job.needs_sanac:
         return f'load it with sanac.{"load_pipeline" if job.companions else "load_transformer"}("{out}")'
     if job.companions:

@@ -158,11 +158,11 @@ class Record:
         """Builder, version and target GPUs, for display."""
         return f"{PACKAGES[self.builder]} {self.version} for {sm_text(self.capabilities)}"
 
-    def check_shapes(self, given: Mapping[str, Sequence[int]]) -> None:
+    def check_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """UsageError, with the supported range, if an input's shape is outside the engine's optimization profile."""
         problems = []
         for name, entry in self.inputs.items():
-            shape, least, most = tuple(given.get(name, ())), entry["least"], entry["most"]
+            shape, least, most = tuple(shapes.get(name, ())), entry["least"], entry["most"]
             fits = len(shape) == len(least) and all(
                 low <= size <= high for low, size, high in zip(least, shape, most, strict=True)
             )

@@ -154,9 +154,9 @@ def open_stage(out: Path, key: str, *, fresh: bool) -> Iterator[StagingArea]:
         with _locked(partial / _STATE / "lock", out):
             if fresh:
                 _empty(partial)
-            stage = StagingArea(out, key, partial)
+            staging = StagingArea(out, key, partial)
             try:
-                yield stage
+                yield staging
             except InvalidInput:  # nothing to continue from: the input itself has to change
                 shutil.rmtree(partial)
                 raise

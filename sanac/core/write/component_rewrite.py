@@ -22,26 +22,26 @@ from sanac.core.write.safetensors_writer import (
 class ComponentRewrite:
     """The files of a component to write: config, quant.json and weights."""
 
-    pieces: tuple[TensorSource, ...]
+    tensors: tuple[TensorSource, ...]
     stem: str  # file name stem of the weights
     config: Mapping[str, Any]
     metadata: Mapping[str, str]  # metadata of the .safetensors headers
     quantized: QuantConfig  # header digests not filled in yet
     memory: int  # bytes of memory to compute the tensors
 
-    def place(self, stage: StagingArea, folder: str, shard_bytes: int, reporter: Reporter) -> dict[str, str]:
+    def place(self, staging: StagingArea, folder: str, shard_bytes: int, reporter: Reporter) -> dict[str, str]:
         """Write config.json, quant.json and the weights to `folder`; returns the tensors' digests."""
-        shards = split(self.pieces, shard_bytes)
+        shards = split(self.tensors, shard_bytes)
         names = shard_names(len(shards), self.stem)
         heads = (encode_header(in_file_order(shard), self.metadata) for shard in shards)
         headers = {name: header_digest(head[8:]) for name, head in zip(names, heads, strict=True)}
         config = {name: value for name, value in self.config.items() if name != "_name_or_path"}
-        stage.place_bytes(f"{folder}/config.json", json_files.pretty(config))
-        stage.place_bytes(f"{folder}/{FILE}", json_files.pretty(replace(self.quantized, headers=headers).to_json()))
+        staging.place_bytes(f"{folder}/config.json", json_files.pretty(config))
+        staging.place_bytes(f"{folder}/{FILE}", json_files.pretty(replace(self.quantized, headers=headers).to_json()))
         return write_weights(
-            stage,
+            staging,
             folder,
-            self.pieces,
+            self.tensors,
             shard_bytes=shard_bytes,
             reporter=reporter,
             stem=self.stem,

@@ -8,18 +8,18 @@ from sanac.core.write.job import ArtifactJob, WriteOptions, plan_artifact
 LAYOUTS = ("diffusers", "nvlabs", "single")
 
 
-def decide_convert(model: Model, writing: WriteOptions, pipeline: Model | None) -> ArtifactJob:
+def decide_convert(model: Model, options: WriteOptions, pipeline: Model | None) -> ArtifactJob:
     """The job that writes `model` in `writing.layout`, with the other components of `pipeline` if one is passed."""
-    if pipeline is not None and writing.layout != "diffusers":
+    if pipeline is not None and options.layout != "diffusers":
         raise UsageError(
-            f"--pipeline doesn't apply to --to {writing.layout}", why="that layout holds the transformer alone"
+            f"--pipeline doesn't apply to --to {options.layout}", why="that layout holds the transformer alone"
         )
     if pipeline is not None and pipeline.model_index is None:
         raise UsageError(f"{pipeline.located.name} can't be the --pipeline", why="it is not a complete pipeline")
     if pipeline is not None:
         _same_interfaces(model, pipeline)
     blocks = model.architecture.blocks
-    return plan_artifact("convert", model, keep_blocks(blocks, range(blocks)), {}, writing, pipeline)
+    return plan_artifact("convert", model, keep_blocks(blocks, range(blocks)), {}, options, pipeline)
 
 
 def _same_interfaces(model: Model, pipeline: Model) -> None:
@@ -42,10 +42,10 @@ def _same_interfaces(model: Model, pipeline: Model) -> None:
 
 def notices(job: ArtifactJob) -> tuple[str, ...]:
     """What the user should know about this conversion before it runs."""
-    said = [f"filled in with zeros: {piece.name} {list(piece.shape)}" for piece in job.filled]
-    if job.writing.layout == "diffusers" and job.model.extras:
+    said = [f"filled in with zeros: {piece.name} {list(piece.shape)}" for piece in job.zero_filled]
+    if job.options.layout == "diffusers" and job.model.extras:
         said.append(f"kept in a sidecar file, for conversion back: {', '.join(sorted(job.model.extras))}")
-    if job.writing.layout == "diffusers" and job.companions is None:
+    if job.options.layout == "diffusers" and job.companions is None:
         said.append("only the transformer is written: --pipeline MODEL adds the other components")
     if not job.model.transformer.config:
         said.append("no config.json next to the weights: derived from the tensor shapes, for images of 1024 px")

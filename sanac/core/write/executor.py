@@ -36,7 +36,7 @@ def preflight(job: ArtifactJob, out: Path, reporter: Reporter) -> Manifest | Non
     out = _absolute(out)
     for model in filter(None, (job.model, job.pipeline)):
         _keep_clear_of(out, model)
-    finished = find_finished(out, job.key, force=job.writing.force)
+    finished = find_finished(out, job.key, force=job.options.force)
     if finished is None:
         check_room(replace(job.needs, disk=max(0, job.needs.disk - held_bytes(out))), out.parent, reporter)
     return finished
@@ -51,46 +51,48 @@ def write_partial(job: ArtifactJob, out: Path, reporter: Reporter) -> tuple[str,
 def write_artifact(job: ArtifactJob, out: Path, reporter: Reporter) -> tuple[str, Manifest]:
     """Write the artifact to `out` after `preflight`; ('cached', manifest) if another run finished it meanwhile."""
     out = _absolute(out)
-    how = (["linked"] if job.writing.link else []) + ([job.filled_digest] if job.filled_digest else [])
-    journal_key = json_files.key_of([job.key, *how]) if how else job.key
-    with open_stage(out, journal_key, fresh=job.writing.fresh) as stage:
+    variant_of_bytes = (["linked"] if job.options.link else []) + (
+        [job.overrides_digest] if job.overrides_digest else []
+    )
+    journal_key = json_files.key_of([job.key, *variant_of_bytes]) if variant_of_bytes else job.key
+    with open_stage(out, journal_key, fresh=job.options.fresh) as staging:
         try:  # checked again: a run that held the lock until now may have finished it
-            finished = find_finished(out, job.key, force=job.writing.force)
+            finished = find_finished(out, job.key, force=job.options.force)
         except SanacError:
-            stage.discard()
+            staging.discard()
             raise
         if finished is not None:
-            stage.discard()
+            staging.discard()
             return "cached", finished
-        if stage.files:
-            reporter.note(f"resuming {stage.partial}: {len(stage.files)} files are already written")
-        tensors = _write(stage, job, reporter)
-        if job.finish:
-            job.finish.make(stage, reporter)
-        engines = {name: check_file(stage.partial / name) for name in sorted(stage.files) if name.endswith(ENGINE)}
+        if staging.files:
+            reporter.note(f"resuming {staging.partial}: {len(staging.files)} files are already written")
+        tensors = _write(staging, job, reporter)
+        if job.post_process:
+            job.post_process.make(staging, reporter)
+        engines = {name: check_file(staging.partial / name) for name in sorted(staging.files) if name.endswith(ENGINE)}
         about = (_lineage(job), _left_out(job), job.model.architecture, engines)
         whole, own = job.companions is not None, job.needs_sanac
         text = model_card.render(*about, whole=whole, own=own, torchao=TORCHAO in job.layouts)
-        stage.place_bytes("README.md", text.encode(errors="backslashreplace"))
-        if _witness(job.model, job.pipeline) != job.witness:
+        staging.place_bytes("README.md", text.encode(errors="backslashreplace"))
+        if _witness(job.model, job.pipeline) != job.input_stamps:
             raise InvalidInput(
                 f"{job.model.located.path} was changed while it was read", hint="run the same command again"
             )
-        manifest = _manifest(stage, job, tensors)
+        manifest = _manifest(staging, job, tensors)
         origin = str(job.model.located.path).encode(errors="backslashreplace").decode()
-        stage.seal(manifest, {ORIGIN: json_files.pretty({"source": origin})})
+        staging.seal(manifest, {ORIGIN: json_files.pretty({"source": origin})})
     for name, file in sorted(manifest.files.items()):
         reporter.detail(f"{file.blake3[:16]}  {file.size:>14,}  {name}")
     return "ok", manifest
 
 
-def _write(stage: StagingArea, job: ArtifactJob, reporter: Reporter) -> dict[str, str]:
+def _write(staging: StagingArea, job: ArtifactJob, reporter: Reporter) -> dict[str, str]:
     """Write all components; returns the digests of the transformer's tensors."""
     reporter.begin("writing", job.needs.traffic)
     try:
         for part in job.carried:
-            _carry(stage, job, part, reporter)
-        return _place_transformer(stage, job, reporter)
+            _carry(staging, job, part, reporter)
+        return _place_transformer(staging, job, reporter)
     finally:
         reporter.end()
 
@@ -108,68 +110,68 @@ def _keep_clear_of(out: Path, model: Model) -> None:
             )
 
 
-def _manifest(stage: StagingArea, job: ArtifactJob, tensors: Mapping[str, str]) -> Manifest:
+def _manifest(staging: StagingArea, job: ArtifactJob, tensors: Mapping[str, str]) -> Manifest:
     return Manifest(
         stage=job.stage,
         key=job.key,
         settings=job.settings,
         lineage=_lineage(job),
         builder={"sanac": __version__},
-        files={name: FileRecord(file.size, file.blake3) for name, file in stage.files.items()},
+        files={name: FileRecord(file.size, file.blake3) for name, file in staging.files.items()},
         tensors={"transformer": tensors},
         left_out=_left_out(job),
     )
 
 
-def _place_transformer(stage: StagingArea, job: ArtifactJob, reporter: Reporter) -> dict[str, str]:
+def _place_transformer(staging: StagingArea, job: ArtifactJob, reporter: Reporter) -> dict[str, str]:
     """Write the transformer in the job's layout, with the small files of that layout; returns tensor digests."""
-    model, pieces = job.model, job.pieces
+    model, tensors = job.model, job.tensors
     config = json_files.pretty(job.config)
-    repacked = job.repacked.get("transformer")
-    if job.writing.layout == "nvlabs":
-        stage.place_bytes("config.json", config)
-        return write_pth(stage, "model.pth", pieces, reporter=reporter)
-    if job.writing.layout == "single":
-        stage.place_bytes("config.json", config)
-        return write_safetensors(stage, "model.safetensors", pieces, reporter=reporter)
-    if repacked is None and pieces:
-        stage.place_bytes("transformer/config.json", config)
+    rewrite = job.rewrites.get("transformer")
+    if job.options.layout == "nvlabs":
+        staging.place_bytes("config.json", config)
+        return write_pth(staging, "model.pth", tensors, reporter=reporter)
+    if job.options.layout == "single":
+        staging.place_bytes("config.json", config)
+        return write_safetensors(staging, "model.safetensors", tensors, reporter=reporter)
+    if rewrite is None and tensors:
+        staging.place_bytes("transformer/config.json", config)
     if model.extras:
         write_safetensors(
-            stage,
+            staging,
             SIDE_FILE,
             [copied_tensor(name, ref) for name, ref in sorted(model.extras.items())],
             reporter=reporter,
         )
     if job.companions and job.companions.model_index:
-        stage.place_bytes("model_index.json", json_files.pretty(_without_paths(job.companions.model_index)))
+        staging.place_bytes("model_index.json", json_files.pretty(_without_paths(job.companions.model_index)))
         for path in job.companions.root_files:
-            _carry_file(stage, job, path, path.name, reporter)
-    if repacked is not None:
-        return repacked.place(stage, "transformer", job.writing.shard_bytes, reporter)
-    if not pieces:  # it is among the carried components
+            _carry_file(staging, job, path, path.name, reporter)
+    if rewrite is not None:
+        return rewrite.place(staging, "transformer", job.options.shard_bytes, reporter)
+    if not tensors:  # it is among the carried components
         return dict(model.manifest.tensors.get("transformer", {})) if model.manifest else {}
-    return write_weights(stage, "transformer", pieces, shard_bytes=job.writing.shard_bytes, reporter=reporter)
+    return write_weights(staging, "transformer", tensors, shard_bytes=job.options.shard_bytes, reporter=reporter)
 
 
-def _carry(stage: StagingArea, job: ArtifactJob, part: Component, reporter: Reporter) -> None:
+def _carry(staging: StagingArea, job: ArtifactJob, part: Component, reporter: Reporter) -> None:
     """Copy a component's unchanged files, dropping the variant suffix from names so that default loading finds them."""
     variant = part.weights.variant if part.weights else ""
-    if part.name in job.repacked:
-        job.repacked[part.name].place(stage, part.name, job.writing.shard_bytes, reporter)
+    if part.name in job.rewrites:
+        job.rewrites[part.name].place(staging, part.name, job.options.shard_bytes, reporter)
     for path in job.unchanged(part):
         name = f"{part.name}/{plain_name(path.name, variant)}"
         if part.weights and path == part.weights.index and variant:
-            stage.place_bytes(name, plain_index(part.weights, variant))
+            staging.place_bytes(name, plain_index(part.weights, variant))
         else:
-            _carry_file(stage, job, path, name, reporter)
+            _carry_file(staging, job, path, name, reporter)
 
 
-def _carry_file(stage: StagingArea, job: ArtifactJob, source: Path, name: str, reporter: Reporter) -> None:
+def _carry_file(staging: StagingArea, job: ArtifactJob, source: Path, name: str, reporter: Reporter) -> None:
     owner = job.companions
     sealed = owner.manifest.files if owner and owner.manifest else {}
     known = sealed.get(source.relative_to(owner.located.path).as_posix()) if owner else None
-    stage.place(name, lambda target: _take(source, target, known, link=job.writing.link, reporter=reporter))
+    staging.place(name, lambda target: _take(source, target, known, link=job.options.link, reporter=reporter))
 
 
 def _take(source: Path, target: Path, known: FileRecord | None, *, link: bool, reporter: Reporter) -> FileRecord:

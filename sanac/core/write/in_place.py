@@ -38,41 +38,41 @@ def is_complete(job: ArtifactJob) -> bool:
 
 def add(job: ArtifactJob, reporter: Reporter) -> tuple[str, Manifest]:
     """Run the job's post-processing inside the artifact and reseal it: ('ok' or 'cached', the new manifest)."""
-    folder, force = job.model.located.path, job.writing.force
+    folder, force = job.model.located.path, job.options.force
     if is_complete(job) and not force:
         return "cached", require_artifact(job)
-    assert job.finish
-    check_room(Needs(disk=job.finish.disk + (1 << 20), memory=job.finish.memory), folder, reporter)
+    assert job.post_process
+    check_room(Needs(disk=job.post_process.disk + (1 << 20), memory=job.post_process.memory), folder, reporter)
     _check_free(job, folder)
-    with open_addition(folder, job.key, _names(job)) as stage:
+    with open_addition(folder, job.key, _names(job)) as staging:
         manifest = _unchanged(job, folder)
         wanted = list(_names(job)) if force else _missing(job, manifest)
         others = _without(manifest, wanted)
         if others != manifest:
             reseal(folder, others)  # the manifest must not list a file that is being replaced
-        stage.files.update({name: others.files[name] for name in _names(job) if name in others.files})
-        job.finish.make(stage, reporter)
-        made = {name: FileRecord(stage.files[name].size, stage.files[name].blake3) for name in wanted}
-        added = {**others.added, **{name: job.finish.names[name] for name in wanted}}
+        staging.files.update({name: others.files[name] for name in _names(job) if name in others.files})
+        job.post_process.make(staging, reporter)
+        made = {name: FileRecord(staging.files[name].size, staging.files[name].blake3) for name in wanted}
+        added = {**others.added, **{name: job.post_process.names[name] for name in wanted}}
         manifest = replace(others, files={**others.files, **made}, added=added)
         reseal(folder, manifest)
     return "ok", manifest
 
 
 def _names(job: ArtifactJob) -> Iterable[str]:
-    return job.finish.names if job.finish else ()
+    return job.post_process.names if job.post_process else ()
 
 
 def _missing(job: ArtifactJob, manifest: Manifest) -> list[str]:
     """The job's missing or outdated files. Files of one key are made together: if one is missing, all are listed."""
-    assert job.finish
+    assert job.post_process
     folder, lost = job.model.located.path, set()
-    for name, key in job.finish.names.items():
+    for name, key in job.post_process.names.items():
         known, path = manifest.files.get(name), folder / name
         stands = known is not None and path.is_file() and path.stat().st_size == known.size
         if not stands or manifest.added.get(name) != key:
             lost.add(key)
-    return [name for name, key in job.finish.names.items() if key in lost]
+    return [name for name, key in job.post_process.names.items() if key in lost]
 
 
 def _check_free(job: ArtifactJob, folder: Path) -> None:

@@ -58,17 +58,17 @@ class ArtifactJob:
     model: Model
     plan: BlockPlan
     settings: Mapping[str, Any]
-    writing: WriteOptions
+    options: WriteOptions
     key: str
     identity: str  # digest of the model
-    witness: tuple[str, ...]  # digests of all inputs at planning time, compared again before sealing
+    input_stamps: tuple[str, ...]  # digests of all inputs at planning time, compared again before sealing
     pipeline: Model | None = None  # supplies the other components for a lone transformer
     additions: Mapping[str, Addition] = field(default_factory=dict)  # tensor -> change added while it is written
     replaced: Mapping[str, TensorRef] = field(default_factory=dict)  # tensor -> what is written instead of the model's
-    filled_digest: str = ""  # digest of the file with the additions or replacements
-    repacked: Mapping[str, ComponentRewrite] = field(default_factory=dict)  # components that are rewritten quantized
-    how: str = ""  # description for the lineage where the plan says too little: '100 steps of distill'
-    finish: PostProcess | None = None
+    overrides_digest: str = ""  # digest of the file with the additions or replacements
+    rewrites: Mapping[str, ComponentRewrite] = field(default_factory=dict)  # components that are rewritten quantized
+    description: str = ""  # description for the lineage where the plan says too little: '100 steps of distill'
+    post_process: PostProcess | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -76,19 +76,19 @@ class ArtifactJob:
         return self.model.architecture.changed(len(self.plan.blocks), dict(self.plan.config))
 
     @property
-    def pieces(self) -> tuple[TensorSource, ...]:
+    def tensors(self) -> tuple[TensorSource, ...]:
         """The output's tensors: those outside the blocks, then block by block; in NVlabs' order for its layouts."""
-        if "transformer" in self.repacked:
-            return self.repacked["transformer"].pieces
+        if "transformer" in self.rewrites:
+            return self.rewrites["transformer"].tensors
         if self.model.weights.quantized:  # copied like the other components
             return ()
-        if self.writing.layout == "diffusers":
-            return tuple(self._piece(name) for name in _in_order(self.architecture))
+        if self.options.layout == "diffusers":
+            return tuple(self._tensor(name) for name in _in_order(self.architecture))
         names = nvlabs.sources(self.architecture)
         return (
-            *(fused_tensor(name, [self._piece(old) for old in olds]) for name, olds in names.items()),
+            *(fused_tensor(name, [self._tensor(old) for old in olds]) for name, olds in names.items()),
             *(copied_tensor(name, ref) for name, ref in sorted(self.model.extras.items())),
-            *self.filled,
+            *self.zero_filled,
         )
 
     @property
@@ -103,29 +103,29 @@ class ArtifactJob:
         return _without_paths(found | dict(self.plan.config))
 
     @property
-    def filled(self) -> tuple[TensorSource, ...]:
+    def zero_filled(self) -> tuple[TensorSource, ...]:
         """Zeros for tensors that NVlabs' layout requires and no input has; its code computes the position embedding."""
-        if self.writing.layout == "diffusers":
+        if self.options.layout == "diffusers":
             return ()
         side = self.config.get("sample_size")
-        wanted = nvlabs.own_tensors(self.model.architecture, side * side if type(side) is int else 1024)
+        shapes = nvlabs.own_tensors(self.model.architecture, side * side if type(side) is int else 1024)
         dtype = self.model.weights.tensors["proj_out.weight"].dtype
         return tuple(
             new_tensor(name, dtype, shape, TensorInit())
-            for name, shape in wanted.items()
+            for name, shape in shapes.items()
             if name not in self.model.extras
         )
 
-    def _piece(self, name: str) -> TensorSource:
+    def _tensor(self, name: str) -> TensorSource:
         """The output tensor `name`: the source's, as the plan moves it, or a new one."""
         inside = split_block(name)
         if inside is None:
-            return self._kept(name, name)
+            return self._source_tensor(name, name)
         index, rest = inside
         origin = self.plan.blocks[index]
         old = block_name(origin.block, rest) if isinstance(origin, Keep) else ""
         if old in self.model.weights.tensors:
-            return self._kept(name, old)
+            return self._source_tensor(name, old)
         identity = (origin.rule, origin.seed, origin.number, rest) if isinstance(origin, New) else ()
         return new_tensor(name, self._dtype(rest), self.architecture.block_tensors()[rest], init_of(rest), identity)
 
@@ -136,7 +136,7 @@ class ArtifactJob:
         first = [tensors[block_name(0, name)] for name in self.model.architecture.block_tensors()]
         return namesake.dtype if namesake else next(iter(dtype_counts(first)))
 
-    def _kept(self, name: str, old: str) -> TensorSource:
+    def _source_tensor(self, name: str, old: str) -> TensorSource:
         """The source's tensor `old` under its new name, with LoRAs and additions merged."""
         if old in self.replaced:
             return copied_tensor(name, self.replaced[old])
@@ -153,7 +153,7 @@ class ArtifactJob:
     @property
     def companions(self) -> Model | None:
         """The pipeline whose other components are copied; None if only the transformer is written."""
-        if self.writing.transformer_only or self.writing.layout != "diffusers":
+        if self.options.transformer_only or self.options.layout != "diffusers":
             return None
         return self.pipeline or (self.model if self.model.model_index else None)
 
@@ -165,42 +165,42 @@ class ArtifactJob:
     @property
     def layouts(self) -> set[str]:
         """The layouts of the output's quantized components."""
-        carried = [part.weights.quantized for part in self.carried if part.weights and part.name not in self.repacked]
-        found = [*(part.quantized for part in self.repacked.values()), *carried]
+        carried = [part.weights.quantized for part in self.carried if part.weights and part.name not in self.rewrites]
+        found = [*(part.quantized for part in self.rewrites.values()), *carried]
         return {quantized.layout for quantized in found if quantized}
 
     @property
     def carried(self) -> tuple[Component, ...]:
         """The components that are copied unchanged or rewritten quantized."""
         others = self.companions.others if self.companions else ()
-        packed = self.model.weights.quantized and "transformer" not in self.repacked
+        packed = self.model.weights.quantized and "transformer" not in self.rewrites
         return (*others, self.model.transformer) if packed else others
 
     def unchanged(self, part: Component) -> tuple[Path, ...]:
         """The files of a component that are copied unchanged."""
-        if part.name not in self.repacked:
+        if part.name not in self.rewrites:
             return part.files
         weights = part.weights.files if part.weights else ()
         return tuple(path for path in part.files if path not in weights and path.name != "config.json")
 
-    def repacked_pieces(self, part: Component) -> tuple[TensorSource, ...]:
+    def rewritten_tensors(self, part: Component) -> tuple[TensorSource, ...]:
         """The output tensors of a component that is rewritten quantized; () for the others."""
-        return self.repacked[part.name].pieces if part.name in self.repacked else ()
+        return self.rewrites[part.name].tensors if part.name in self.rewrites else ()
 
     @property
     def needs(self) -> Needs:
         """Resource estimate of the job: disk, memory, bytes to copy."""
-        weights = sum(piece.size for piece in self.pieces)
+        weights = sum(tensor.size for tensor in self.tensors)
         carried = sum(path.stat().st_size for part in self.carried for path in self.unchanged(part))
-        carried += sum(piece.size for part in self.carried for piece in self.repacked_pieces(part))
-        written = weights if self.writing.link else weights + carried
+        carried += sum(tensor.size for part in self.carried for tensor in self.rewritten_tensors(part))
+        written = weights if self.options.link else weights + carried
         merged = max(
             (4 * self.model.weights.tensors[name].count for name in (*self.model.patches, *self.additions)), default=0
         )
         memory = streaming_memory(self.model) + 5 * merged  # base, change, sum, result and the previous result, in fp32
-        memory += max((part.memory for part in self.repacked.values()), default=0)
-        if self.finish:
-            written, memory = written + self.finish.disk, max(memory, self.finish.memory)
+        memory += max((part.memory for part in self.rewrites.values()), default=0)
+        if self.post_process:
+            written, memory = written + self.post_process.disk, max(memory, self.post_process.memory)
         return Needs(disk=written + (1 << 20), memory=memory, traffic=weights + carried)
 
 
@@ -226,7 +226,7 @@ def plan_artifact(
     model: Model,
     plan: BlockPlan,
     settings: Mapping[str, Any],
-    writing: WriteOptions,
+    options: WriteOptions,
     pipeline: Model | None = None,
 ) -> ArtifactJob:
     """The fully planned job, with its content key; nothing is written."""
@@ -240,16 +240,16 @@ def plan_artifact(
         )
     settings = {
         **settings,
-        "shard_bytes": writing.shard_bytes,
-        "transformer_only": writing.transformer_only,
-        "layout": writing.layout,
+        "shard_bytes": options.shard_bytes,
+        "transformer_only": options.transformer_only,
+        "layout": options.layout,
         **({"loras": list(model.patch_identity)} if model.patch_identity else {}),
         **({"completed_from": pipeline.located.name} if pipeline else {}),
     }
-    identities = [found.identity(full_hash=writing.full_hash) for found in (model, pipeline) if found]
+    identities = [found.identity(full_hash=options.full_hash) for found in (model, pipeline) if found]
     key = json_files.key_of([stage, SCHEMA, settings, plan.to_json(), identities])
-    witness = _witness(model, pipeline)
-    job = ArtifactJob(stage, model, plan, settings, writing, key, identities[0], witness, pipeline)
+    stamps = _witness(model, pipeline)
+    job = ArtifactJob(stage, model, plan, settings, options, key, identities[0], stamps, pipeline)
     assert job.config, "a config that can't be derived is reported before anything is written"
     return job
 
@@ -268,7 +268,7 @@ def _witness(model: Model, pipeline: Model | None) -> tuple[str, ...]:
 def _lineage(job: ArtifactJob) -> tuple[Ancestor, ...]:
     manifest = job.model.manifest
     before = manifest.lineage if manifest else (Ancestor("source", job.identity, job.model.located.name),)
-    return (*before, Ancestor(job.stage, job.key, job.how, job.plan))
+    return (*before, Ancestor(job.stage, job.key, job.description, job.plan))
 
 
 def _left_out(job: ArtifactJob) -> tuple[str, ...]:

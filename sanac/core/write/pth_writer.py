@@ -36,14 +36,16 @@ _WINDOW = 16 << 20
 _LIMIT_32 = 0xFFFF_FFFF
 
 
-def write_pth(stage: StagingArea, name: str, pieces: Sequence[TensorSource], *, reporter: Reporter) -> dict[str, str]:
+def write_pth(
+    staging: StagingArea, name: str, tensors: Sequence[TensorSource], *, reporter: Reporter
+) -> dict[str, str]:
     """Write `{"state_dict": pieces}` as one .pth file that torch and NVlabs' code load; returns tensor digests."""
-    unknown = sorted({piece.dtype for piece in pieces} - set(_STORAGES))
+    unknown = sorted({tensor.dtype for tensor in tensors} - set(_STORAGES))
     if unknown:
         raise InvalidInput(f"a .pth file can't hold {', '.join(unknown)} here", hint="convert to safetensors instead")
     with ThreadPoolExecutor(max_workers=1) as pool:
-        entries = [*_small_entries(pieces), *_tensor_entries(pieces, pool)]
-        return place_weights(stage, name, pieces, list(_archive(entries)), reporter=reporter)
+        entries = [*_small_entries(tensors), *_tensor_entries(tensors, pool)]
+        return place_weights(staging, name, tensors, list(_archive(entries)), reporter=reporter)
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,14 @@ def _windows(part: Range) -> Iterator[memoryview]:
                 yield chunk
 
 
-def _small_entries(pieces: Sequence[TensorSource]) -> Iterator[_Entry]:
-    for name, data in (("data.pkl", _describe(pieces)), ("byteorder", b"little"), ("version", b"3\n")):
+def _small_entries(tensors: Sequence[TensorSource]) -> Iterator[_Entry]:
+    for name, data in (("data.pkl", _describe(tensors)), ("byteorder", b"little"), ("version", b"3\n")):
         parts = (whole("", len(data), lambda data=data: data),)  # type: ignore[misc]
         yield _Entry(name, parts, _Checksum(parts, None))
 
 
-def _tensor_entries(pieces: Sequence[TensorSource], pool: ThreadPoolExecutor) -> list[_Entry]:
-    entries = [_Entry(f"data/{n}", p.parts, _Checksum(p.parts, pool)) for n, p in enumerate(pieces)]
+def _tensor_entries(tensors: Sequence[TensorSource], pool: ThreadPoolExecutor) -> list[_Entry]:
+    entries = [_Entry(f"data/{n}", p.parts, _Checksum(p.parts, pool)) for n, p in enumerate(tensors)]
     for entry, following in itertools.pairwise(entries):
         entry.checksum.following = following.checksum
     return entries
@@ -167,14 +169,14 @@ def _end(count: int, size: int, start: int) -> bytes:
     return wide + locator + narrow
 
 
-def _describe(pieces: Sequence[TensorSource]) -> bytes:
+def _describe(tensors: Sequence[TensorSource]) -> bytes:
     """The pickle of {"state_dict": OrderedDict(name -> tensor on storage number n)}, protocol 2."""
     out = [b"\x80\x02}", _text("state_dict"), b"ccollections\nOrderedDict\n)R("]
-    for number, piece in enumerate(pieces):
-        strides = tuple(math.prod(piece.shape[axis + 1 :]) for axis in range(len(piece.shape)))
-        out += [_text(piece.name), b"ctorch._utils\n_rebuild_tensor_v2\n(("]
-        out += [_text("storage"), f"ctorch\n{_STORAGES[piece.dtype]}\n".encode(), _text(str(number)), _text("cpu")]
-        out += [_integer(math.prod(piece.shape)), b"tQ", _integer(0), _tuple(piece.shape), _tuple(strides)]
+    for number, tensor in enumerate(tensors):
+        strides = tuple(math.prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape)))
+        out += [_text(tensor.name), b"ctorch._utils\n_rebuild_tensor_v2\n(("]
+        out += [_text("storage"), f"ctorch\n{_STORAGES[tensor.dtype]}\n".encode(), _text(str(number)), _text("cpu")]
+        out += [_integer(math.prod(tensor.shape)), b"tQ", _integer(0), _tuple(tensor.shape), _tuple(strides)]
         out += [b"\x89ccollections\nOrderedDict\n)RtR"]
     return b"".join([*out, b"us."])
 

@@ -42,7 +42,7 @@ def run_job(
     _check_place(out, settings.workspace)
     sizes = sizes_of(job)
     data = {**_data(job, sizes), "dry_run": settings.dry_run}
-    if job.writing.link:
+    if job.options.link:
         context.reporter.warn("--link shares files with the source: editing one in place changes both")
     known = preflight(job, out, context.reporter)
     if settings.dry_run:
@@ -61,12 +61,12 @@ def run_job(
 def add_in_place(word: str, job: ArtifactJob, shown: str, settings: StageSettings, context: Context) -> Outcome:
     """Run the job's last step in the model's own folder, and record it as the newest artifact."""
     read_workspace(settings.workspace)
-    assert job.finish
+    assert job.post_process
     folder = job.model.located.path
-    data: dict[str, Any] = {"key": job.key, "added": list(job.finish.names), "dry_run": settings.dry_run}
+    data: dict[str, Any] = {"key": job.key, "added": list(job.post_process.names), "dry_run": settings.dry_run}
     status = "cached" if is_complete(job) and not settings.force else "ok"
     if settings.dry_run:
-        done = f"would add {shown} to {folder}, with {bytes_text(job.finish.disk)} of disk"
+        done = f"would add {shown} to {folder}, with {bytes_text(job.post_process.disk)} of disk"
     else:
         status, _ = add(job, context.reporter)
         record(settings.workspace, word, folder)
@@ -100,19 +100,19 @@ def _check_place(out: Path, workspace: Path) -> None:
 def sizes_of(job: ArtifactJob) -> dict[str, tuple[int, int]]:
     """Bytes of each component's weights, before and after."""
     before = job.model.weights.size
-    found = {"transformer": (before, sum(piece.size for piece in job.pieces) or before)}  # or it is copied unchanged
+    found = {"transformer": (before, sum(piece.size for piece in job.tensors) or before)}  # or it is copied unchanged
     for part in job.carried:
         old = part.weights.size if part.weights else 0
-        found[part.name] = (old, sum(piece.size for piece in job.repacked_pieces(part)) or old)
+        found[part.name] = (old, sum(piece.size for piece in job.rewritten_tensors(part)) or old)
     return found
 
 
 def _data(job: ArtifactJob, sizes: Sizes) -> dict[str, Any]:
     """The plan, its key and its needs, for --json."""
     data: dict[str, Any] = {"plan": job.plan.to_json(), "key": job.key, "needs": asdict(job.needs)}
-    data |= {"family": job.model.architecture.title, "layout": job.writing.layout}
-    if job.repacked:
+    data |= {"family": job.model.architecture.title, "layout": job.options.layout}
+    if job.rewrites:
         data["sizes"] = {name: {"before": old, "after": new} for name, (old, new) in sizes.items()}
-        counts = {name: part.quantized for name, part in job.repacked.items()}
+        counts = {name: part.quantized for name, part in job.rewrites.items()}
         data["quantized"] = {n: {"weights": len(q.weights), "left": len(q.skipped)} for n, q in counts.items()}
     return data

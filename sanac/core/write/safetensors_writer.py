@@ -46,20 +46,20 @@ def computed_tensor(
     return TensorSource(name, dtype, shape, (whole(name, size, make),))
 
 
-def fused_tensor(name: str, pieces: Sequence[TensorSource]) -> TensorSource:
+def fused_tensor(name: str, tensors: Sequence[TensorSource]) -> TensorSource:
     """One tensor that concatenates the rows of `pieces`."""
-    if len(pieces) == 1:
-        (only,) = pieces
+    if len(tensors) == 1:
+        (only,) = tensors
         return replace(only, name=name, parts=tuple(replace(part, label=name) for part in only.parts))
-    shape = (sum(piece.shape[0] for piece in pieces), *pieces[0].shape[1:])
-    parts = tuple(replace(part, label=name) for piece in pieces for part in piece.parts)
-    return TensorSource(name, pieces[0].dtype, shape, parts)
+    shape = (sum(tensor.shape[0] for tensor in tensors), *tensors[0].shape[1:])
+    parts = tuple(replace(part, label=name) for tensor in tensors for part in tensor.parts)
+    return TensorSource(name, tensors[0].dtype, shape, parts)
 
 
 def write_weights(
-    stage: StagingArea,
+    staging: StagingArea,
     folder: str,
-    pieces: Sequence[TensorSource],
+    tensors: Sequence[TensorSource],
     *,
     shard_bytes: int,
     reporter: Reporter,
@@ -68,39 +68,39 @@ def write_weights(
     metadata: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Write `pieces` as `folder/STEM*.safetensors`, sharded by `shard_bytes`; returns each tensor's digest."""
-    shards = split(pieces, shard_bytes)
+    shards = split(tensors, shard_bytes)
     names = shard_names(len(shards), stem)
     labels: dict[str, str] = {}
     for name, shard in zip(names, shards, strict=True):
         file = f"{folder}/{name}"
-        labels |= write_safetensors(stage, file, shard, reporter=reporter, digests=digests, metadata=metadata)
+        labels |= write_safetensors(staging, file, shard, reporter=reporter, digests=digests, metadata=metadata)
     if len(shards) > 1:
-        weight_map = {piece.name: name for name, shard in zip(names, shards, strict=True) for piece in shard}
-        total = sum(piece.size for piece in pieces)
+        weight_map = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        total = sum(tensor.size for tensor in tensors)
         index = json_files.pretty({"metadata": {"total_size": total}, "weight_map": weight_map})
-        stage.place_bytes(f"{folder}/{stem}.safetensors.index.json", index)
+        staging.place_bytes(f"{folder}/{stem}.safetensors.index.json", index)
     return labels
 
 
 def write_safetensors(
-    stage: StagingArea,
+    staging: StagingArea,
     name: str,
-    pieces: Sequence[TensorSource],
+    tensors: Sequence[TensorSource],
     *,
     reporter: Reporter,
     digests: bool = True,
     metadata: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Write `pieces` as one .safetensors file `name`; returns each tensor's digest."""
-    ordered = in_file_order(pieces)
+    ordered = in_file_order(tensors)
     head = encode_header(ordered, metadata)
-    return place_weights(stage, name, ordered, [_plain(head), *_parts(ordered)], reporter=reporter, digests=digests)
+    return place_weights(staging, name, ordered, [_plain(head), *_parts(ordered)], reporter=reporter, digests=digests)
 
 
 def place_weights(
-    stage: StagingArea,
+    staging: StagingArea,
     name: str,
-    pieces: Sequence[TensorSource],
+    tensors: Sequence[TensorSource],
     parts: Sequence[Range | GeneratedBytes],
     *,
     reporter: Reporter,
@@ -110,7 +110,7 @@ def place_weights(
 
     def write(path: Path) -> FileRecord:
         written = write_parts(path, parts, reporter=reporter, digests=digests)
-        changed = [p for p in pieces if p.sealed and written.labels.get(p.name, p.sealed) != p.sealed]
+        changed = [p for p in tensors if p.sealed and written.labels.get(p.name, p.sealed) != p.sealed]
         if changed:
             problems = [
                 f"{p.name}: its digest is {written.labels[p.name][:16]}, the sealed one is {p.sealed[:16]}"
@@ -119,15 +119,15 @@ def place_weights(
             raise changed_after_sealing(Path(name), problems)
         return written
 
-    return stage.place(name, write).labels
+    return staging.place(name, write).labels
 
 
 def _plain(data: bytes) -> GeneratedBytes:
     return whole("", len(data), lambda: data)
 
 
-def _parts(pieces: Sequence[TensorSource]) -> list[Range | GeneratedBytes]:
-    return [part for piece in pieces for part in piece.parts]
+def _parts(tensors: Sequence[TensorSource]) -> list[Range | GeneratedBytes]:
+    return [part for tensor in tensors for part in tensor.parts]
 
 
 def shard_names(count: int, stem: str = DIFFUSERS_STEM) -> list[str]:
@@ -137,36 +137,36 @@ def shard_names(count: int, stem: str = DIFFUSERS_STEM) -> list[str]:
     return [f"{stem}-{index:05d}-of-{count:05d}.safetensors" for index in range(1, count + 1)]
 
 
-def split(pieces: Sequence[TensorSource], limit: int) -> list[list[TensorSource]]:
+def split(tensors: Sequence[TensorSource], limit: int) -> list[list[TensorSource]]:
     """`pieces` in order, split into shards of at most `limit` bytes; a larger tensor gets a shard of its own."""
     shards: list[list[TensorSource]] = []
     room, together = 0, False
-    for piece in pieces:
-        if not shards or (piece.size > room and not together):
+    for tensor in tensors:
+        if not shards or (tensor.size > room and not together):
             shards.append([])
             room = limit
-        shards[-1].append(piece)
-        room -= piece.size
-        together = piece.with_next
+        shards[-1].append(tensor)
+        room -= tensor.size
+        together = tensor.with_next
     return shards
 
 
-def in_file_order(pieces: Sequence[TensorSource]) -> list[TensorSource]:
+def in_file_order(tensors: Sequence[TensorSource]) -> list[TensorSource]:
     """`pieces` sorted by dtype, widest first (stable), so that every tensor starts at a multiple of its item size."""
-    return sorted(pieces, key=_alignment)
+    return sorted(tensors, key=_alignment)
 
 
-def _alignment(piece: TensorSource) -> int:
-    return -DTYPE_BITS[piece.dtype]
+def _alignment(tensor: TensorSource) -> int:
+    return -DTYPE_BITS[tensor.dtype]
 
 
-def encode_header(pieces: Sequence[TensorSource], metadata: Mapping[str, str] | None = None) -> bytes:
+def encode_header(tensors: Sequence[TensorSource], metadata: Mapping[str, str] | None = None) -> bytes:
     """The length prefix and JSON header of a .safetensors file that holds `pieces` in this order."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     position = 0
-    for piece in pieces:
-        end = position + piece.size
-        entries[piece.name] = {"dtype": piece.dtype, "shape": list(piece.shape), "data_offsets": [position, end]}
+    for tensor in tensors:
+        end = position + tensor.size
+        entries[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [position, end]}
         position = end
     raw = json_files.canonical(entries)
     raw += b" " * (-len(raw) % 8)

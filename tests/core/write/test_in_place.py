@@ -30,7 +30,7 @@ def job(
 ) -> ArtifactJob:
     model = open_model(locate(str(folder)))
     found = plan_artifact("export", model, keep_blocks(4, range(4)), {"how": how}, writing or WriteOptions())
-    return replace(found, finish=PostProcess(make, disk=10, memory=10, names=dict.fromkeys(NAMES, found.key)))
+    return replace(found, post_process=PostProcess(make, disk=10, memory=10, names=dict.fromkeys(NAMES, found.key)))
 
 
 def two_notes(stage: StagingArea, _: Reporter) -> None:
@@ -111,7 +111,7 @@ def test_two_at_once(artifact: Path) -> None:
 def test_what_another_run_added_in_the_meantime_stays(artifact: Path) -> None:
     late = job(artifact, two_notes)
     other = replace(job(artifact, lambda stage, _: stage.place_bytes("else.txt", b"x")), key="b" * 64)
-    add(replace(other, finish=replace(other.finish, names={"else.txt": "b" * 64})), NULL_REPORTER)
+    add(replace(other, post_process=replace(other.post_process, names={"else.txt": "b" * 64})), NULL_REPORTER)
     _, manifest = add(late, NULL_REPORTER)
     assert {"else.txt", *NAMES} == manifest.added.keys()
     assert not scan(open_model(locate(str(artifact))), NULL_REPORTER)
@@ -152,7 +152,7 @@ def test_what_is_not_the_artifact_s_is_not_written_over(artifact: Path, tmp_path
 def test_what_it_was_made_with_stays(artifact: Path) -> None:
     names = {"model_index.json": "b" * 64}
     with pytest.raises(UsageError, match="already contains"):
-        add(replace(job(artifact, two_notes), finish=PostProcess(two_notes, 10, 10, names)), NULL_REPORTER)
+        add(replace(job(artifact, two_notes), post_process=PostProcess(two_notes, 10, 10, names)), NULL_REPORTER)
 
 
 def test_an_added_file_that_got_lost_is_made_again(artifact: Path) -> None:
@@ -165,6 +165,6 @@ def test_an_added_file_that_got_lost_is_made_again(artifact: Path) -> None:
 
 
 def test_foreign_models_are_never_written_to(tmp_path: Path) -> None:
-    found = replace(cut(), finish=PostProcess(two_notes, 10, 10, dict.fromkeys(NAMES, "k")))
+    found = replace(cut(), post_process=PostProcess(two_notes, 10, 10, dict.fromkeys(NAMES, "k")))
     with pytest.raises(UsageError, match="not an artifact"):
         add(found, NULL_REPORTER)
