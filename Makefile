@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: verify-gpu demo test test-slow check docs bench install clean
+.PHONY: verify-gpu demo test test-slow check generate docs bench install clean
 
 install: $(INSTALLED)
 
@@ -33,6 +33,9 @@ check: $(INSTALLED)  ## format, lint, types, layers, docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
+generate: $(INSTALLED)  ## option tables in docs/, the recipes' schema, the API's type stub: from the settings
+	$(BIN)/python -m scripts.generate
 
 docs: $(INSTALLED)  ## the site, served on localhost
 	$(BIN)/mkdocs serve

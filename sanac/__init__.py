@@ -5,6 +5,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 _LAZY = dict.fromkeys(("load_pipeline", "load_transformer"), "sanac.runtime.pipeline")  # what takes torch to import
+_LAZY |= dict.fromkeys(("open", "SanaModel", "Report"), "sanac.api")
 _LAZY |= {"SanacError": "sanac.core.errors"}
 
 

@@ -64,8 +64,8 @@ VERBS = {
         Verb(
             "inspect",
             "What a checkpoint is: family, blocks, bytes, lineage.",
-            "sanac.core.artifact.settings:InspectSettings",
-            "sanac.core.artifact.inspect_job:run",
+            "sanac.core.inspect.settings:InspectSettings",
+            "sanac.core.inspect.job:run",
         ),
         Verb(
             "convert",
@@ -197,11 +197,16 @@ def artifact_verbs() -> tuple[str, ...]:
     return tuple(name for name, verb in VERBS.items() if verb.in_recipes and verb.writes_artifact)
 
 
-def make_context(reporter: Reporter = NULL_REPORTER, open_model: Callable[[str], Any] | None = None) -> "Context":
+def make_context(
+    reporter: Reporter = NULL_REPORTER,
+    open_model: Callable[[str], Any] | None = None,
+    *,
+    reuse_comparisons: bool = False,
+) -> "Context":
     """A context whose training jobs can generate images; models are opened by `open_model`, if given."""
     from sanac.core.context import Context, open_word
 
-    return Context(reporter, open_model or open_word, _training_samples)
+    return Context(reporter, open_model or open_word, _training_samples, reuse_comparisons)
 
 
 def _training_samples(*arguments: Any) -> Any:

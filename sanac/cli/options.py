@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from sanac.cli.console import ConsoleReporter
+from sanac.console import ConsoleReporter
 from sanac.core.errors import UsageError
 from sanac.core.settings import Setting, Settings, build, canonical_name, flag_name, settings_of
 

@@ -40,6 +40,7 @@ class Context:
     reporter: Reporter = NULL_REPORTER
     open_model: Callable[[str], Model] = open_word
     training_samples: Callable[..., Any] | None = None  # generates images during training
+    reuse_comparisons: bool = False  # whether a comparison of the very same files need not be repeated
 
     def open(self, word: str) -> Model:
         """The model that a word names, with the notes on its weights."""

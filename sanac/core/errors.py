@@ -41,8 +41,8 @@ class MissingResource(SanacError):
     exit_code = 4
 
 
-class VerdictNo(SanacError):
-    """A gate or a parity check said no. Everything was written."""
+class CheckFailed(SanacError):
+    """A gate or a parity check failed. Everything was written."""
 
     exit_code = 5
     status = "failed"

@@ -1,11 +1,18 @@
 """`sanac verify`: whether two models compute the same function, or rank the same noises alike."""
 
 import math
+from dataclasses import asdict, dataclass
 
+from sanac import __version__
+from sanac.core import json_files
+from sanac.core.artifact.cache import load_cached
 from sanac.core.artifact.measurements import write_measurement
 from sanac.core.artifact.model import Model
+from sanac.core.artifact.staging import MEASUREMENTS
+from sanac.core.check import Check
 from sanac.core.context import Context, Outcome
 from sanac.runtime.backends import graphs_in
+from sanac.runtime.doctor import processor, version
 from sanac.runtime.pipeline import GenerationSettings, open_generator
 from sanac.verify.end_to_end import Comparison, verify
 from sanac.verify.rank_correlation import RankSettings, rank
@@ -23,19 +30,60 @@ def run(word: str, settings: VerifySettings, context: Context) -> Outcome:
         context.reporter.warn("--seed has no effect here")
     backend = settings.backend or ("onnx" if graphs_in(candidate) else "torch")
     how = Comparison(backend, settings.limit, settings.pictures, settings.steps)
-    return compared(candidate, reference, how, settings.device, context)
+    return compared(candidate, reference, how, settings.device, context, reuse=context.reuse_comparisons)
 
 
-def compared(candidate: Model, reference: Model, how: Comparison, device: str | None, context: Context) -> Outcome:
-    """Compare, and keep the measurement beside an artifact."""
+@dataclass(frozen=True, slots=True)
+class StoredComparison:
+    """A comparison of the very same files, read from its measurement."""
+
+    figures: tuple[Check, ...]
+    notes: tuple[str, ...]
+    passed: bool = True
+
+
+def compared(
+    candidate: Model, reference: Model, how: Comparison, device: str | None, context: Context, *, reuse: bool = False
+) -> Outcome:
+    """Compare, and keep the measurement beside an artifact; `reuse`: unless the very same files passed before."""
+    key = _key(candidate, reference, how, device)
+    if reuse and (known := _known(candidate, how.backend, key)):
+        return known
     found = verify(candidate, reference, how, device or "cpu", context.reporter)
-    data = {"reference": reference.located.name, "backend": how.backend, **found.to_json()}
+    data = {"reference": reference.located.name, "backend": how.backend, **found.to_json(), "key": key}
     home = candidate.located.path if candidate.manifest else None
     if home:
         values = {_flat(figure.name): figure.value for figure in found.figures}
         metrics = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         write_measurement(home, f"verify-{how.backend}", data, metrics)
     return Outcome("ok" if found.passed else "failed", data, home, found)
+
+
+def _key(candidate: Model, reference: Model, how: Comparison, device: str | None) -> str:
+    """Equal where the same files are compared in the same way by the same software on the same processor."""
+    files = [
+        [path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
+        for folder in (candidate.located.path, reference.located.path)
+        for path in (sorted(folder.rglob("*")) if folder.is_dir() else [])
+        if path.is_file() and MEASUREMENTS not in path.parts
+    ]
+    versions = [__version__, *map(version, ("torch", "diffusers", "onnxruntime", "onnxruntime-gpu"))]
+    identities = [candidate.identity(), reference.identity()]
+    return json_files.key_of(["verify", asdict(how), device, identities, files, versions, processor()])
+
+
+def _known(candidate: Model, backend: str, key: str) -> Outcome | None:
+    """The outcome of a comparison that passed, from the measurement beside an artifact."""
+    file = candidate.located.path / MEASUREMENTS / f"verify-{backend}.json"
+    found = load_cached(file, key, {"figures": list, "notes": list, "passed": bool}) if candidate.manifest else None
+    if not found or not found["passed"]:
+        return None
+    try:
+        checks = tuple(Check(one["name"], one["value"], one["limit"], one["most"]) for one in found["figures"])
+    except (KeyError, TypeError):
+        return None
+    view = StoredComparison(checks, tuple(map(str, found["notes"])))
+    return Outcome("cached", found, candidate.located.path, view) if all(one.passed for one in checks) else None
 
 
 def _flat(name: str) -> str:

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from sanac.cli.app import app, run
-from sanac.core.errors import InvalidInput, MissingResource, SanacError, Terminated, UsageError, VerdictNo
+from sanac.core.errors import CheckFailed, InvalidInput, MissingResource, SanacError, Terminated, UsageError
 from tests.conftest import Sanac
 
 COMMANDS = app.list_commands(click.Context(app))
@@ -39,7 +39,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> dict[str, BaseException]:
         (UsageError("m", why="w", hint="h", problems=["p", "q"]), 2, "error"),
         (InvalidInput("m", why="w", hint="h", problems=["p", "q"]), 3, "error"),
         (MissingResource("m", why="w", hint="h", problems=["p", "q"]), 4, "error"),
-        (VerdictNo("m", why="w", hint="h", problems=["p", "q"]), 5, "failed"),
+        (CheckFailed("m", why="w", hint="h", problems=["p", "q"]), 5, "failed"),
     ],
 )
 def test_each_failure_has_its_code_and_its_json(

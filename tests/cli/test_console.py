@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sanac.cli import console, model_argument
-from sanac.cli.console import ConsoleReporter
+from sanac import console
+from sanac.cli import model_argument
+from sanac.console import ConsoleReporter
 from tests.conftest import Sanac
 
 Said = Callable[..., list[str]]

@@ -3,9 +3,9 @@
 from rich.table import Table
 
 from sanac.cli.tables import console, table
-from sanac.core.artifact.inspect_job import InspectView
 from sanac.core.artifact.summary import Summary
 from sanac.core.context import Outcome
+from sanac.core.inspect.job import InspectView
 from sanac.core.units import bytes_text
 
 

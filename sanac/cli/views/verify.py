@@ -5,6 +5,7 @@ import click
 from sanac.cli.tables import console, table
 from sanac.core.context import Outcome
 from sanac.verify.end_to_end import VerifyReport
+from sanac.verify.job import StoredComparison
 from sanac.verify.rank_correlation import RankReport
 
 
@@ -17,7 +18,7 @@ def show(outcome: Outcome, *, color: bool) -> None:
         show_report(outcome.view)
 
 
-def show_report(found: VerifyReport) -> None:
+def show_report(found: VerifyReport | StoredComparison) -> None:
     """Print every value of a comparison and its verdict."""
     rows = table(("figure",), ("found", "limit", "verdict"))
     for figure in found.figures:
@@ -26,7 +27,9 @@ def show_report(found: VerifyReport) -> None:
     console(color=False).print(rows)
     for note in found.notes:
         click.echo(f"note: {note}")
-    if found.passed:
+    if isinstance(found, StoredComparison):
+        click.echo("the same function, within these limits (cached: the same files were compared before)")
+    elif found.passed:
         click.echo("the same function, within these limits")
     else:
         click.echo(f"NOT the same function: {_why(found)}")

@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 _LINE_EVERY = 5.0  # seconds between progress lines where there is no terminal
 
 
+def shows_progress() -> bool:
+    """Whether somebody watches: a terminal, or a notebook."""
+    return sys.stderr.isatty() or in_notebook()
+
+
+def in_notebook() -> bool:
+    """Whether this process is a notebook's kernel."""
+    return "ipykernel" in sys.modules
+
+
 class ConsoleReporter:
     """A Talk for people. Verbosity: -1 only warnings, 0 normal, 1 and up with details."""
 
@@ -45,7 +55,7 @@ class ConsoleReporter:
         self._label, self._total, self._done, self._unit = label, total, 0, unit
         self._before: int | None = None
         self._started = self._said = time.monotonic()
-        if self.verbosity >= 0 and sys.stderr.isatty():
+        if self.verbosity >= 0 and shows_progress():
             self._bar = _bar(unit, color=self._color)
             self._bar.add_task(label, total=total)
             self._bar.start()
@@ -86,4 +96,4 @@ def _bar(unit: str, *, color: bool) -> "Progress":
 
     amounts = (MofNCompleteColumn(), TextColumn(unit)) if unit else (DownloadColumn(), TransferSpeedColumn())
     columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True, no_color=not color), transient=True)
+    return Progress(*columns, console=Console(stderr=not in_notebook(), no_color=not color), transient=True)

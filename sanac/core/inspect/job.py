@@ -6,10 +6,10 @@ from pathlib import Path
 from sanac.core.artifact.ancestry import find_ancestry
 from sanac.core.artifact.integrity import scan, unread
 from sanac.core.artifact.model import Model, streaming_memory
-from sanac.core.artifact.settings import InspectSettings
 from sanac.core.artifact.summary import Summary, summarise
 from sanac.core.context import Context, Outcome
 from sanac.core.errors import InvalidInput
+from sanac.core.inspect.settings import InspectSettings
 from sanac.core.resources import Needs, check_room
 from sanac.core.units import bytes_text
 

@@ -1,0 +1,74 @@
+"""Every verb as a method: its keywords, defaults and documentation come from the verb's settings.
+
+Types for editors and type checkers are in api_methods.pyi, which `make generate` writes from the same settings.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, cast
+
+from sanac.core.settings import Setting, settings_of
+from sanac.verbs import VERBS, Verb
+
+HIDDEN = ("workspace",)  # of the model that sanac.open returned
+NOT_METHODS = ("doctor",)
+
+
+def keyword_settings(verb: Verb) -> list[Setting]:
+    """The settings that are keywords of a method, required ones first."""
+    known = [one for one in settings_of(verb.settings_class()).values() if one.name not in HIDDEN]
+    return sorted(known, key=lambda one: not one.required)
+
+
+def documentation(verb: Verb) -> str:
+    """The docstring of a method: the help of the verb and a line for each setting."""
+    lines = [inspect.cleandoc(verb.settings_class().__doc__ or ""), "", "Settings:"]
+    for one in keyword_settings(verb):
+        notes = [f"one of {', '.join(one.choices)}"] if one.choices else []
+        notes += [one.range_shown] if one.range_shown else []
+        notes += ["required"] if one.required else []
+        notes += [f"default: {one.default_shown}"] if one.default_shown else []
+        lines.append(f"    {one.name}: {one.option.help}" + (f"  [{'; '.join(notes)}]" if notes else ""))
+    return "\n".join(lines)
+
+
+def signature(verb: Verb) -> inspect.Signature:
+    """The signature of a method: positional settings, then keywords."""
+    parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)]
+    for one in keyword_settings(verb):
+        if one.option.positional:
+            parameters.append(inspect.Parameter(one.name, inspect.Parameter.VAR_POSITIONAL))
+        else:
+            default = inspect.Parameter.empty if one.required else one.default
+            parameters.append(inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default))
+    return inspect.Signature(parameters)
+
+
+def _method(verb: Verb) -> Callable[..., Any]:
+    positional = [one.name for one in keyword_settings(verb) if one.option.positional]
+
+    def method(self: Any, *values: Any, **settings: Any) -> Any:
+        if positional and values:
+            settings[positional[0]] = values
+        elif values:
+            raise TypeError(f"{verb.name}() takes keywords only")
+        return self.call(verb, settings)
+
+    method.__name__ = verb.name
+    method.__qualname__ = f"SanaModel.{verb.name}"
+    method.__doc__ = documentation(verb)
+    cast("Any", method).__signature__ = signature(verb)
+    return method
+
+
+class VerbMethods:
+    """The verbs that work on a model."""
+
+    def call(self, verb: Verb, settings: dict[str, Any]) -> Any:
+        """Run a verb on this model."""
+        raise NotImplementedError
+
+
+for _verb in VERBS.values():
+    if _verb.name not in NOT_METHODS:
+        setattr(VerbMethods, _verb.name, _method(_verb))

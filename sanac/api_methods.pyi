@@ -1,0 +1,594 @@
+"""Types of the verbs as methods, made from their settings by `make generate`; not edited by hand."""
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Any, Literal, TypeAlias
+
+from sanac.api import Report, SanaModel
+from sanac.core.settings import Setting
+from sanac.verbs import Verb
+
+HIDDEN: tuple[str, ...]
+NOT_METHODS: tuple[str, ...]
+_File: TypeAlias = str | PathLike[str]
+_Model: TypeAlias = str | PathLike[str] | SanaModel
+
+def keyword_settings(verb: Verb) -> list[Setting]: ...
+def documentation(verb: Verb) -> str: ...
+def signature(verb: Verb) -> Any: ...
+def _method(verb: Verb) -> Callable[..., Any]: ...
+
+class VerbMethods:
+    def call(self, verb: Verb, settings: dict[str, Any]) -> SanaModel | Report: ...
+    def inspect(
+        self,
+        *,
+        scan: bool = ...,
+    ) -> Report:
+        """Say what MODEL is: family, blocks, parameters, bytes, dtypes, what it needs to run, where it comes from.
+
+        Only headers are read, so a 10 GB checkpoint takes a moment and no memory. MODEL is a diffusers pipeline or
+        transformer folder, a .safetensors or .pth file, a hub id in the local cache, or an artifact.
+
+        Settings:
+            scan: Read every byte: look for NaN and Inf, check an artifact's digests.
+        """
+    def convert(
+        self,
+        *,
+        to: Literal["diffusers", "nvlabs", "single"],
+        pipeline: _Model | None = ...,
+        transformer_only: bool = ...,
+        lora: str | Sequence[str] = ...,
+        link: bool = ...,
+        shard_size: int | str = ...,
+        full_hash: bool = ...,
+        out: _File | None = ...,
+        dry_run: bool = ...,
+        force: bool = ...,
+        fresh: bool = ...,
+    ) -> SanaModel:
+        """Write MODEL as a diffusers folder, as NVlabs' model.pth, or as one model.safetensors with NVlabs' names.
+
+        Family, depth and layout are read off the tensors, never off a path. Nothing is unpickled: a .pth file's tensors are
+        found by their place in the file. There and back is bit-exact: what only one layout has is kept in a side file.
+
+        Settings:
+            to: The layout.  [one of diffusers, nvlabs, single; required]
+            pipeline: A pipeline whose other components complete a lone transformer.
+            transformer_only: Leave out the text encoder, the autoencoder and the rest.
+            lora: Merge a LoRA; its block numbers are those of the model before any pruning or growing. May be repeated.
+            link: Hard-link unchanged components: no space, but editing one edits both.
+            shard_size: Largest weight file to write.  [default: 5GB]
+            full_hash: Identify the input by all its bytes, not by headers and times.
+            out: Where to write.  [default: WORKSPACE/VERB-KEY]
+            dry_run: Print the plan and what it needs; write nothing.
+            force: Replace an artifact that is already in OUT.
+            fresh: Discard what an interrupted run left instead of continuing it.
+        """
+    def analyze(
+        self,
+        *,
+        metric: Literal["bi", "norm", "velocity"] = ...,
+        save_embeddings: _File | None = ...,
+        inputs: Literal["sampled", "noised"] = ...,
+        data: _File | None = ...,
+        reduce: Literal["token", "sample"] = ...,
+        prompts: _File | None = ...,
+        embeddings: _File | None = ...,
+        num_prompts: int | None = ...,
+        timesteps: int = ...,
+        guidance: float = ...,
+        memory_limit: int | str | None = ...,
+        yes: bool = ...,
+        seed: int = ...,
+        device: str | None = ...,
+        out: _File | None = ...,
+        dry_run: bool = ...,
+        force: bool = ...,
+        fresh: bool = ...,
+    ) -> Report:
+        """Watch the stream between MODEL's blocks while it samples, and score each block by how much it changes it.
+
+        The model need not fit in memory: per sampler step its blocks are read one after the other, and the states of all
+        prompts are pushed through. A stopped run continues where it was.
+
+        Settings:
+            metric: The metric to show. bi and norm are always measured; velocity leaves out each block in turn.  [one of bi, norm, velocity; default: bi]
+            save_embeddings: Keep the encoded prompts, for --embeddings.
+            inputs: Sampled trajectories, or the latents of --data with noise added.  [one of sampled, noised; default: sampled]
+            data: Latents of your own images, as .safetensors files.
+            reduce: Cosine per token, or of whole samples.  [one of token, sample; default: token]
+            prompts: Text file, one prompt per line.  [default: bundled]
+            embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
+            num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
+            timesteps: Sampler steps.  [1 to 1000; default: 20]
+            guidance: Guidance scale.  [0 to 100; default: 4.5]
+            memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
+            yes: Go on although the estimate is over an hour.
+            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            device: cpu, cuda or cuda:N.  [default: the best that is available]
+            out: Where to write.  [default: WORKSPACE/VERB-KEY]
+            dry_run: Print the plan and what it needs; write nothing.
+            force: Replace an artifact that is already in OUT.
+            fresh: Discard what an interrupted run left instead of continuing it.
+        """
+    def prune(
+        self,
+        *,
+        target_blocks: int | None = ...,
+        target_params: str | None = ...,
+        keep: str | None = ...,
+        scores: _File | None = ...,
+        select: Literal["bi", "norm", "velocity", "search"] = ...,
+        compensate: bool = ...,
+        protect_first: int = ...,
+        protect_last: int = ...,
+        inputs: Literal["sampled", "noised"] = ...,
+        data: _File | None = ...,
+        reduce: Literal["token", "sample"] = ...,
+        prompts: _File | None = ...,
+        embeddings: _File | None = ...,
+        num_prompts: int | None = ...,
+        timesteps: int = ...,
+        guidance: float = ...,
+        memory_limit: int | str | None = ...,
+        yes: bool = ...,
+        seed: int = ...,
+        device: str | None = ...,
+        transformer_only: bool = ...,
+        lora: str | Sequence[str] = ...,
+        link: bool = ...,
+        shard_size: int | str = ...,
+        full_hash: bool = ...,
+        out: _File | None = ...,
+        dry_run: bool = ...,
+        force: bool = ...,
+        fresh: bool = ...,
+    ) -> SanaModel:
+        """Drop blocks of MODEL's transformer and write the rest as a model that stock diffusers loads.
+
+        With --target-blocks, the blocks that matter most stay, by --scores or by scores measured on the spot as `sanac
+        analyze` does. Weights are copied tensor by tensor, nothing is loaded; the input is not touched. Without MODEL it
+        takes the workspace's source, else $SANAC_MODEL, else the released 4.8B model.
+
+        Settings:
+            target_blocks: Number of blocks to keep: the most important ones.  [at least 1]
+            target_params: Keep the depth whose parameter count is nearest: 1.6B, 900M.
+            keep: Blocks to keep, counted from 0, ends included: 0-9,50-59.
+            scores: Scores that `sanac analyze` wrote.
+            select: Rank blocks by a score each, or search over subsets.  [one of bi, norm, velocity, search; default: bi]
+            compensate: Repair the remaining blocks in closed form, without training, for the dropped ones.
+            protect_first: Always keep the first K blocks.  [at least 0; default: 0]
+            protect_last: Always keep the last K blocks.  [at least 0; default: 0]
+            inputs: Sampled trajectories, or the latents of --data with noise added.  [one of sampled, noised; default: sampled]
+            data: Latents of your own images, as .safetensors files.
+            reduce: Cosine per token, or of whole samples.  [one of token, sample; default: token]
+            prompts: Text file, one prompt per line.  [default: bundled]
+            embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
+            num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
+            timesteps: Sampler steps.  [1 to 1000; default: 20]
+            guidance: Guidance scale.  [0 to 100; default: 4.5]
+            memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
+            yes: Go on although the estimate is over an hour.
+            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            device: cpu, cuda or cuda:N.  [default: the best that is available]
+            transformer_only: Leave out the text encoder, the autoencoder and the rest.
+            lora: Merge a LoRA; its block numbers are those of the model before any pruning or growing. May be repeated.
+            link: Hard-link unchanged components: no space, but editing one edits both.
+            shard_size: Largest weight file to write.  [default: 5GB]
+            full_hash: Identify the input by all its bytes, not by headers and times.
+            out: Where to write.  [default: WORKSPACE/VERB-KEY]
+            dry_run: Print the plan and what it needs; write nothing.
+            force: Replace an artifact that is already in OUT.
+            fresh: Discard what an interrupted run left instead of continuing it.
+        """
+    def grow(
+        self,
+        *,
+        target_blocks: int,
+        init: Literal["partial", "cyclic", "replicate"] = ...,
+        preserve: int | None = ...,
+        qk_norm: bool = ...,
+        transformer_only: bool = ...,
+        lora: str | Sequence[str] = ...,
+        link: bool = ...,
+        shard_size: int | str = ...,
+        full_hash: bool = ...,
+        out: _File | None = ...,
+        dry_run: bool = ...,
+        force: bool = ...,
+        fresh: bool = ...,
+        seed: int = ...,
+        device: str | None = ...,
+    ) -> SanaModel:
+        """Add blocks to MODEL's transformer and write a model that stock diffusers loads, ready for training.
+
+        With --init partial, the default, the result computes exactly what MODEL computes with only its first K blocks:
+        the last two are dropped unless --preserve keeps them. The same --seed gives the same bytes.
+
+        Nothing is loaded, the input is not touched. Without MODEL it takes the workspace's source, else $SANAC_MODEL, else
+        the released 4.8B model.
+
+        Settings:
+            target_blocks: Number of blocks of the result.  [at least 1; required]
+            init: partial: new blocks that are the identity; cyclic: all blocks over and over; replicate: each block several times in its place.  [one of partial, cyclic, replicate; default: partial]
+            preserve: How many of the first blocks `partial` keeps; new ones follow.  [at least 0; default: all but the last two]
+            qk_norm: Add QK norm to a model without it. Changes the function.
+            transformer_only: Leave out the text encoder, the autoencoder and the rest.
+            lora: Merge a LoRA; its block numbers are those of the model before any pruning or growing. May be repeated.
+            link: Hard-link unchanged components: no space, but editing one edits both.
+            shard_size: Largest weight file to write.  [default: 5GB]
+            full_hash: Identify the input by all its bytes, not by headers and times.
+            out: Where to write.  [default: WORKSPACE/VERB-KEY]
+            dry_run: Print the plan and what it needs; write nothing.
+            force: Replace an artifact that is already in OUT.
+            fresh: Discard what an interrupted run left instead of continuing it.
+            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            device: cpu, cuda or cuda:N.  [default: the best that is available]
+        """
+    def finetune(
+        self,
+        *,
+        steps: int = ...,
+        data: _File | None = ...,
+        data_free: bool = ...,
+        samples: int = ...,
+        prompts: _File | None = ...,
+        teacher: _Model | None = ...,
+        loss: str | Sequence[str] = ...,
+        optimizer: Literal["came8bit", "came", "adamw", "adamw8bit"] = ...,
+        learning_rate: float | None = ...,
+        warmup: int | None = ...,
+        batch: int | None = ...,
+        accumulate: int = ...,
+        clip: float = ...,
+        ema: float = ...,
+        caption_dropout: float = ...,
+        precision: Literal["fp32", "bf16"] = ...,
+        checkpointing: bool = ...,
+        compile: bool = ...,
+        lora: int | None = ...,
+        lora_file: _File | None = ...,
+        fake_quant: Literal["int8-wo", "int4-wo", "fp8-wo"] | None = ...,
+        teacher_cache: int | str = ...,
+        memory_limit: int | str = ...,
+        save_every: int = ...,
+        sample_every: int | None = ...,
+        sample_prompt: str | Sequence[str] = ...,
+        log_with: str | Sequence[str] = ...,
+        out: _File | None = ...,
+        dry_run: bool = ...,
+        force: bool = ...,
+        fresh: bool = ...,
+        seed: int = ...,
+        device: str | None = ...,
+    ) -> SanaModel:
+        """Train MODEL for a few steps to recover quality after pruning or quantization; write the result as an artifact.
+
+        By default the model that it was pruned from is the teacher, on latents sampled from that teacher: no data is
+        needed. Without MODEL it takes the workspace's newest artifact. Ctrl-C saves the state; the same command continues.
+
+        Settings:
+            steps: Optimizer steps.  [at least 1; default: 100]
+            data: Images with captions, tars of them, prepared latents, or `shapes`.
+            data_free: Train on latents sampled from the teacher; no dataset needed.  [default without --data]
+            samples: Latents to sample from the teacher, or scenes to draw.  [at least 1; default: 2048]
+            prompts: Text file for --data-free, one prompt per line.  [default: bundled]
+            teacher: Teacher for distillation.  [default: the model that MODEL was pruned from]
+            loss: flow, distill or features; NAME=WEIGHT weights a loss.  [default: distill with a teacher, else flow]
+            optimizer: The optimizer.  [one of came8bit, came, adamw, adamw8bit; default: came8bit]
+            learning_rate: Peak learning rate.  [above 0; default: 0.1 / width]
+            warmup: Warm-up steps.  [at least 0; default: a tenth of --steps]
+            batch: Samples per batch.  [at least 1; default: 16,384 tokens, at most 64 samples]
+            accumulate: Batches per optimizer step.  [at least 1; default: 1]
+            clip: Largest gradient norm.  [above 0; default: 1]
+            ema: Decay of the weights' moving average; 0 turns it off.  [at least 0, below 1; default: 0.99]
+            caption_dropout: Share of captions replaced by the empty one.  [0 to 1; default: 0.1]
+            precision: Precision of the forward and backward pass.  [one of fp32, bf16; default: fp32]
+            checkpointing: Gradient checkpointing: less memory, a third more time.
+            compile: Compile the model: faster steps after a minute or two.
+            lora: Train low-rank adapters only, then merge them.  [at least 1]
+            lora_file: Keep the adapters as a file, too.
+            fake_quant: Train for `sanac quantize --scheme SCHEME`, a weight-only scheme.  [one of int8-wo, int4-wo, fp8-wo]
+            teacher_cache: Disk space for the teacher's outputs.  [default: 4GB]
+            memory_limit: Memory for the teacher's forward passes.  [default: 2GB]
+            save_every: Steps between two checkpoints.  [at least 1; default: 100]
+            sample_every: Generate --sample-prompt every so many steps.  [at least 1]
+            sample_prompt: Prompt to sample during training. May be repeated.
+            log_with: tensorboard, wandb, mlflow, ...: accelerate's trackers.
+            out: Where to write.  [default: WORKSPACE/VERB-KEY]
+            dry_run: Print the plan and what it needs; write nothing.
+            force: Replace an artifact that is already in OUT.
+            fresh: Discard what an interrupted run left instead of continuing it.
+            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            device: cpu, cuda or cuda:N.  [default: the best that is available]
+        """
+    def quantize(
+        self,
+        *,
+        scheme: Literal["int8-wo", "int4-wo", "fp8-wo", "int8", "int8-dynamic", "fp8", "fp8-dynamic"] | None = ...,
+        component: Literal["transformer", "text-encoder", "vae"] | Sequence[Literal["transformer", "text-encoder", "vae"]] = ...,
+        group_size: int | None = ...,
+        rounding: Literal["nearest", "search", "gptq"] | None = ...,
+        include: Literal["kv", "ends"] | Sequence[Literal["kv", "ends"]] = ...,
+        skip: str | Sequence[str] = ...,
+        smoothing: Literal["search", "none"] | None = ...,
+        activation_range: Literal["minmax", "percentile", "mse"] | None = ...,
+        max_bytes: int | str | None = ...,
+        min_sqnr: float | None = ...,
+        schemes: str | Sequence[str] = ...,
+        explain: bool = ...,
+        prompts: _File | None = ...,
+        embeddings: _File | None = ...,
+        num_prompts: int | None = ...,
+        timesteps: int = ...,
+        guidance: float = ...,
+        memory_limit: int | str | None = ...,
+        yes: bool = ...,
+        transformer_only: bool = ...,
+        lora: str | Sequence[str] = ...,
+        link: bool = ...,
+        shard_size: int | str = ...,
+        full_hash: bool = ...,
+        out: _File | None = ...,
+        dry_run: bool = ...,
+        force: bool = ...,
+        fresh: bool = ...,
+        seed: int = ...,
+        device: str | None = ...,
+    ) -> SanaModel:
+        """Store MODEL's weights in fewer bits, tensor by tensor; the input is not touched.
+
+        One of --scheme, --max-bytes and --min-sqnr says how. What needs activations (gptq, int8, fp8, smoothing) or
+        measured errors (a budget) samples prompts with the model; everything else gives the same bytes anywhere. quant.json
+        beside the weights says which are quantized, how, and why the others are not.
+        Without MODEL it takes the workspace's newest artifact.
+
+        Settings:
+            scheme: Weight-only (-wo), or weights and activations (the others).  [one of int8-wo, int4-wo, fp8-wo, int8, int8-dynamic, fp8, fp8-dynamic]
+            component: The component to quantize. May be repeated.  [one of transformer, text-encoder, vae; default: transformer]
+            group_size: Inputs that share a scale.  [at least 1; default: 64 for int4-wo, else a whole channel]
+            rounding: Scales by the largest value, or by the smallest error; gptq: values fitted to the activations, too.  [one of nearest, search, gptq; default: search for int4-wo, else nearest]
+            include: Layers that are skipped otherwise. May be repeated.  [one of kv, ends]
+            skip: Weights to leave unquantized, by a pattern of their names. May be repeated.
+            smoothing: SmoothQuant-style smoothing of the inputs of outlier-prone layers.  [one of search, none; default: search]
+            activation_range: How int8's and fp8's static activation scales are chosen.  [one of minmax, percentile, mse; default: minmax]
+            max_bytes: Size budget for the components: mix schemes for the lowest error that fits.
+            min_sqnr: Quality budget, of the velocity: mix schemes for the fewest bytes.  [above 0, below 200]
+            schemes: Schemes that --max-bytes and --min-sqnr mix.  [one of int8-wo, int4-wo, fp8-wo; default: int8-wo,int4-wo]
+            explain: Print how sensitive each weight is, and the scheme that it got.
+            prompts: Text file, one prompt per line.  [default: bundled]
+            embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
+            num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
+            timesteps: Sampler steps.  [1 to 1000; default: 20]
+            guidance: Guidance scale.  [0 to 100; default: 4.5]
+            memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
+            yes: Go on although the estimate is over an hour.
+            transformer_only: Leave out the text encoder, the autoencoder and the rest.
+            lora: Merge a LoRA; its block numbers are those of the model before any pruning or growing. May be repeated.
+            link: Hard-link unchanged components: no space, but editing one edits both.
+            shard_size: Largest weight file to write.  [default: 5GB]
+            full_hash: Identify the input by all its bytes, not by headers and times.
+            out: Where to write.  [default: WORKSPACE/VERB-KEY]
+            dry_run: Print the plan and what it needs; write nothing.
+            force: Replace an artifact that is already in OUT.
+            fresh: Discard what an interrupted run left instead of continuing it.
+            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            device: cpu, cuda or cuda:N.  [default: the best that is available]
+        """
+    def export(
+        self,
+        *,
+        onnx: bool = ...,
+        component: Literal["transformer", "text-encoder", "vae", "all"] | Sequence[Literal["transformer", "text-encoder", "vae", "all"]] = ...,
+        precision: Literal["bf16", "fp16", "fp32"] | None = ...,
+        depthwise: Literal["fp16", "fp32"] | None = ...,
+        in_place: bool = ...,
+        no_verify: bool = ...,
+        trt: bool = ...,
+        builder: Literal["auto", "tensorrt", "rtx"] | None = ...,
+        sm: str | Sequence[str] = ...,
+        batch: str | None = ...,
+        size: str | None = ...,
+        weight_streaming: bool = ...,
+        refit: bool = ...,
+        refit_from: _File | None = ...,
+        timing_cache: _File | None = ...,
+        transformer_only: bool = ...,
+        lora: str | Sequence[str] = ...,
+        link: bool = ...,
+        shard_size: int | str = ...,
+        full_hash: bool = ...,
+        out: _File | None = ...,
+        dry_run: bool = ...,
+        force: bool = ...,
+        fresh: bool = ...,
+        seed: int = ...,
+        device: str | None = ...,
+    ) -> SanaModel:
+        """Write MODEL with ONNX graphs beside its weights, for any batch, size and caption length; with --trt, engines.
+
+        Graphs refer to the weights where they are: nothing is stored twice but the autoencoder, of which clients want the
+        halves in folders of their own. With --in-place no copy of the model is written: an artifact gets graphs beside its
+        weights. Afterwards the graphs are compared with MODEL: exit 5 if they don't compute the same function. Without
+        MODEL it takes the workspace's newest artifact.
+
+        Settings:
+            onnx: ONNX graphs; always written.
+            component: The component to export. May be repeated.  [one of transformer, text-encoder, vae, all; default: all]
+            precision: Precision to compute in.  [one of bf16, fp16, fp32; default: as stored]
+            depthwise: Another precision for depthwise convolutions.  [one of fp16, fp32]
+            in_place: Add the graphs to MODEL itself, an artifact: no weights are copied.
+            no_verify: Don't compare the graphs with the model.
+            trt: Build TensorRT engines from the graphs, too.
+            builder: tensorrt builds for the GPU of this machine, rtx ahead of time.  [one of auto, tensorrt, rtx; default: auto]
+            sm: Target GPUs of engines built ahead of time: 89, rtx4090, ...
+            batch: Batch sizes of the engines.  [default: 1..4]
+            size: Image sides of the engines, in pixels.  [default: from half the model's native size to twice it]
+            weight_streaming: Engines whose weights may stay in host memory.
+            refit: Engines whose weights can be replaced later.
+            refit_from: Replace the weights of this engine instead of building one.
+            timing_cache: Timings of earlier builds, read and written.
+            transformer_only: Leave out the text encoder, the autoencoder and the rest.
+            lora: Merge a LoRA; its block numbers are those of the model before any pruning or growing. May be repeated.
+            link: Hard-link unchanged components: no space, but editing one edits both.
+            shard_size: Largest weight file to write.  [default: 5GB]
+            full_hash: Identify the input by all its bytes, not by headers and times.
+            out: Where to write.  [default: WORKSPACE/VERB-KEY]
+            dry_run: Print the plan and what it needs; write nothing.
+            force: Replace an artifact that is already in OUT.
+            fresh: Discard what an interrupted run left instead of continuing it.
+            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            device: cpu, cuda or cuda:N.  [default: the best that is available]
+        """
+    def verify(
+        self,
+        *,
+        against: _Model,
+        backend: Literal["torch", "onnx", "trt"] | None = ...,
+        limit: float | None = ...,
+        pictures: int = ...,
+        steps: int = ...,
+        rank_correlation: bool = ...,
+        verifier: Literal["shapes"] | None = ...,
+        rank_prompts: int | None = ...,
+        noises: int | None = ...,
+        candidate_steps: int | None = ...,
+        min_kendall: float | None = ...,
+        seed: int = ...,
+        device: str | None = ...,
+    ) -> Report:
+        """Give CANDIDATE and REFERENCE the same inputs and compare their outputs, block by block; then their images.
+
+        Inputs are random ones of several sizes, and edge cases: nothing but zeros, huge numbers, no caption, first and last
+        step. Exit 5 when a value is beyond its limit.
+
+        With --rank-correlation another question: do both rank the same noises alike, as a verifier grades their images?
+
+        Settings:
+            against: The reference model; in a recipe also `self` and `source`.  [required]
+            backend: What runs CANDIDATE.  [one of torch, onnx, trt; default: onnx where graphs are]
+            limit: Largest relative error.  [above 0; default: by precision]
+            pictures: Images to generate with both.  [0 to 64; default: 4]
+            steps: Sampler steps.  [1 to 1000; default: 12]
+            rank_correlation: Compare how both models rank the same noises.
+            verifier: The verifier that grades the images.  [one of shapes; default: shapes]
+            rank_prompts: Prompts to rank noises for.  [at least 6; default: 24]
+            noises: Noises per prompt.  [2 to 256; default: 16]
+            candidate_steps: Sampler steps of CANDIDATE.  [1 to 1000; default: --steps]
+            min_kendall: Exit 5 if the lower bound of Kendall's tau is less.  [-1 to 1]
+            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            device: cpu, cuda or cuda:N.  [default: the best that is available]
+        """
+    def evaluate(
+        self,
+        *,
+        suite: Literal["shapes"],
+        images: int = ...,
+        steps: int = ...,
+        guidance: float = ...,
+        batch: int = ...,
+        backend: Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"] = ...,
+        prompts_split: Literal["test", "tune"] = ...,
+        out: _File | None = ...,
+        seed: int = ...,
+        device: str | None = ...,
+    ) -> Report:
+        """Generate the suite's prompts with MODEL and judge every image; scores per task with 95 % intervals.
+
+        Test prompts and combinations marked held-out were never seen in training. The same images are compared with
+        rendered scenes as a set: a distance that sees collapse, which a score per image does not.
+
+        Settings:
+            suite: shapes: the world that sanac:tiny was trained on.  [one of shapes; required]
+            images: Images to generate and judge; two per task at least.  [at least 12; default: 2048]
+            steps: Sampler steps.  [1 to 1000; default: 20]
+            guidance: Guidance scale.  [0 to 100; default: 4.5]
+            batch: Images per batch.  [at least 1; default: 32]
+            backend: What computes: the weights, or what was exported.  [one of torch, onnx, onnx-trt, onnx-rtx, trt; default: torch]
+            prompts_split: The prompts: choose settings on tune, report test.  [one of test, tune; default: test]
+            out: Where the measurement goes.  [default: the artifact; sanac-out/evaluate-NAME for other models]
+            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            device: cpu, cuda or cuda:N.  [default: the best that is available]
+        """
+    def bench(
+        self,
+        *,
+        backend: str | Sequence[str] = ...,
+        batch: int | Sequence[int] | str = ...,
+        rounds: int = ...,
+        steps: int | None = ...,
+        guidance: float = ...,
+        size: str | None = ...,
+        tile: int | None = ...,
+        threads: int | None = ...,
+        out: _File | None = ...,
+        device: str | None = ...,
+    ) -> Report:
+        """Time every MODEL with every backend, in turns, each in a process of its own; ratios are to the first.
+
+        Images are generated by the whole pipeline, and its parts timed as it calls them; a transformer without the rest of
+        its pipeline is timed by the step. The figures go into measurements/bench.json of each MODEL that is an artifact. A
+        warning says when they can't be trusted: other load, rounds far apart, or a drift.
+
+        Settings:
+            backend: Backends to time.  [one of torch, compile, onnx, onnx-trt, onnx-rtx, trt; default: torch, and onnx where graphs are]
+            batch: Batch sizes.  [1 to 9999; default: 1]
+            rounds: Rounds; every model takes one turn in each.  [1 to 1000; default: 5]
+            steps: Sampler steps.  [1 to 1000; default: 20, SANA-Sprint's 2]
+            guidance: Guidance scale.  [0 to 100; default: 4.5]
+            size: Width and height in pixels.  [default: the model's native size]
+            tile: Decode in tiles of this side.  [at least 1]
+            threads: Processor threads.  [at least 1; default: all]
+            out: Write the measurement here, too.
+            device: cpu, cuda or cuda:N.  [default: the best that is available]
+        """
+    def gate(
+        self,
+        *,
+        gates: _File,
+        baseline: _Model | Sequence[_Model] = ...,
+        junit: _File | None = ...,
+    ) -> Report:
+        """Hold the measurements of the artifact DIR to the limits in FILE. Exit 5 if one isn't kept.
+
+        A metric that was not measured fails. On GitHub Actions, failures are annotated and the step's summary shows all;
+        everything is written, whichever way the verdict goes.
+
+        Settings:
+            gates: TOML file with [[gate]] tables.  [required]
+            baseline: What ratios are relative to: a model, or a folder with its measurements. May be repeated.
+            junit: Write a JUnit file, too.
+        """
+    def generate(
+        self,
+        *prompts: str,
+        n: int = ...,
+        steps: int | None = ...,
+        guidance: float = ...,
+        size: str | None = ...,
+        batch: int = ...,
+        tile: int | None = ...,
+        backend: Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"] = ...,
+        out: _File = ...,
+        seed: int = ...,
+        device: str | None = ...,
+    ) -> Report:
+        """Generate each PROMPT with MODEL: a PNG each, with prompt, seed and settings inside, and a sheet of all.
+
+        The first image's noise is drawn from --seed (0 by default), the next one's from the seed after it.
+
+        Settings:
+            prompts: The prompts.  [required]
+            n: Images per prompt.  [1 to 4096; default: 1]
+            steps: Sampler steps.  [1 to 1000; default: 20, SANA-Sprint's 2]
+            guidance: Guidance scale.  [0 to 100; default: 4.5]
+            size: Width and height in pixels.  [default: the model's native size]
+            batch: Images per batch.  [at least 1; default: 16]
+            tile: Decode in tiles of this side: less memory.  [at least 1]
+            backend: What computes: the weights, or what was exported.  [one of torch, onnx, onnx-trt, onnx-rtx, trt; default: torch]
+            out: Where the images go.  [default: pictures]
+            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            device: cpu, cuda or cuda:N.  [default: the best that is available]
+        """

@@ -1,0 +1,1 @@
+"""`sanac inspect`: its settings and its job."""
