@@ -1,1 +1,1 @@
-"""Graphs for other runtimes: ONNX whose weights stay where they are."""
+"""Export: ONNX graphs that reference the checkpoint's own weight files, and TensorRT engines built from them."""

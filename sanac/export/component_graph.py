@@ -1,4 +1,4 @@
-"""One component's graph: how it is traced, which files it needs, and what its bytes depend on."""
+"""The ONNX graph of one component: how it is traced, which files it needs, and its content key."""
 
 import math
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -31,43 +31,43 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 
 @dataclass(frozen=True)
 class ComponentGraph:
-    """One graph: whose weights it takes, how it is traced, and the folder that clients look for it in."""
+    """One graph: the component whose weights it uses, how it is traced, and the folder that clients expect it in."""
 
     component: str
     folder: str
-    trace: Callable[[Path, torch.dtype], Traced]  # given the component's folder
+    trace: Callable[[Path, torch.dtype], Traced]  # (folder of the component, dtype) -> traced program
     precision: str
-    scheme: str  # of its quantized weights; '' where there are none
-    forms: frozenset[str]  # what it computes with, or takes as weights
+    scheme: str  # of its quantized weights; '' if unquantized
+    forms: frozenset[str]  # dtypes of its computation and of its weights
     parameters: int
     depthwise: str | None = None
 
     @property
     def sidecar(self) -> str:
-        """The file of weights that don't lie where, or as, the graph takes them; '' where all do."""
+        """Name of the sidecar file for weights that the graph can't use from the checkpoint files; '' if none."""
         if self.folder != self.component:
             return WEIGHTS
         return LAID if self.scheme else ""
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What is written for it."""
+        """Files written for the graph."""
         config = ("config.json",) if self.folder != self.component else ()
         return tuple(f"{self.folder}/{name}" for name in (*config, self.sidecar, GRAPH) if name)
 
     def key(self, model: str) -> str:
-        """What its bytes hang on."""
+        """Content key of the graph of a model with this identity."""
         return json_files.key_of(["graph", SCHEMA, OPSET, self.folder, self.precision, self.depthwise, model])
 
     def traced(self, source: Path, precision: str) -> tuple[ir.Model, list[TensorSource]]:
-        """The graph of a component's folder, weights still without values; what has to be laid beside it for it."""
+        """The graph of the component in `source`, weights without values, and the tensors of its sidecar file."""
         weights = _weights(source)
         try:
             with quiet():
                 model = graph_of(self.trace(source, PRECISIONS[precision]))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
             why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-            raise InvalidInput(f"no graph can be made of {source}", why=f"its config: {why}") from error
+            raise InvalidInput(f"{source} can't be exported to ONNX", why=f"tracing failed: {why}") from error
         tensors, stored = insert_qdq(model, weights.parts), _by_name(weights.stored)
         in_sidecar = {piece.name for piece in tensors}
         _check_there(model, stored, in_sidecar, source)
@@ -76,7 +76,7 @@ class ComponentGraph:
         return model, tensors
 
     def link_weights(self, model: ir.Model, folder: Path) -> None:
-        """Say where the weights lie of a graph that will stand in this folder."""
+        """Link the weights of a graph that will be written to `folder` as external data."""
         refs = dict(read_header(folder / self.sidecar).tensors) if self.sidecar else {}
         if self.folder == self.component:
             refs |= _by_name(_weights(folder).stored)
@@ -84,7 +84,7 @@ class ComponentGraph:
 
 
 def _check_there(model: ir.Model, stored: Mapping[str, TensorRef], in_sidecar: Container[str], source: Path) -> None:
-    """What the graph takes lies in the files, of that size."""
+    """Raise InvalidInput unless every weight of the graph is in the files with the expected size."""
     problems = []
     for name in external_weights(model):
         shape = model.graph.initializers[name].shape
@@ -92,9 +92,9 @@ def _check_there(model: ir.Model, stored: Mapping[str, TensorRef], in_sidecar: C
         if name not in in_sidecar and name not in stored:
             problems.append(f"{name} is missing")
         elif name not in in_sidecar and stored[name].dtype in DTYPES and stored[name].count != math.prod(shape.numpy()):
-            problems.append(f"{name} is {list(stored[name].shape)}, its config wants {list(shape.numpy())}")
+            problems.append(f"{name} is {list(stored[name].shape)}, its config requires {list(shape.numpy())}")
     if problems:
-        raise InvalidInput(f"{source} contradicts itself", why=problems[0], problems=problems)
+        raise InvalidInput(f"the weights in {source} don't match its config", why=problems[0], problems=problems)
 
 
 def _weights(folder: Path) -> Weights:
@@ -104,6 +104,6 @@ def _weights(folder: Path) -> Weights:
 
 
 def _by_name(refs: Iterable[TensorRef]) -> dict[str, TensorRef]:
-    """Also without the prefix that a model inside a larger one has."""
+    """Tensors by name, also without the prefix "model." of a nested model."""
     found = {ref.name: ref for ref in refs}
     return {name.removeprefix("model."): ref for name, ref in found.items()} | found

@@ -1,4 +1,4 @@
-"""Text encoder and autoencoder as torch traces them: their own classes, without weights, for any size."""
+"""Traces the text encoder and the autoencoder: their original classes, without weights, with dynamic sizes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 from sanac.export.tracing import Traced, without_storage
 
 _LONGEST, _MOST, _WIDEST = 8192, 1024, 4096
-_WIDE = 1024  # a multiple of what any autoencoder shrinks pictures by
+_WIDE = 1024  # pixels: a multiple of every autoencoder's downscaling factor
 _EPSILON = 1e-15
 
 
@@ -49,9 +49,9 @@ class _Encoder(nn.Module):  # type: ignore[misc]
 
 
 def _attention(attention: Any, picture: Tensor) -> Tensor:
-    """The autoencoder's attention at several scales, always the linear way, which for small pictures is the same.
+    """The autoencoder's multiscale linear attention; diffusers' quadratic form for small images is equivalent.
 
-    Sums are in fp32; a floor keeps divisors above zero, where optimizers would delete so small a sum.
+    Sums are in fp32. The divisor is clamped, as graph optimizers would remove the addition of so small an epsilon.
     """
     rows, columns = picture.shape[-2:]
     last = picture.movedim(1, -1)
@@ -72,7 +72,7 @@ def _attention(attention: Any, picture: Tensor) -> Tensor:
 
 
 def text_encoder(folder: Path, dtype: torch.dtype) -> Traced:
-    """From token ids and mask to what the transformer is given: the last hidden state."""
+    """Trace the text encoder: token ids and mask to the last hidden state."""
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.from_pretrained(folder)
@@ -89,14 +89,14 @@ def text_encoder(folder: Path, dtype: torch.dtype) -> Traced:
 
 
 def decoder(config: Mapping[str, Any], dtype: torch.dtype) -> Traced:
-    """From latents, unscaled, to the picture."""
+    """Trace the decoder: unscaled latents to the image."""
     program, _ = _autoencoded(_Decoder, config, dtype, int(config["latent_channels"]))
     axes = {0: "batch", 2: "rows", 3: "columns"}
     return Traced(program, ("latent_sample",), (axes,), "sample", "model.")
 
 
 def encoder(config: Mapping[str, Any], dtype: torch.dtype) -> Traced:
-    """From a picture to its latents, not yet scaled."""
+    """Trace the encoder: an image to its unscaled latents."""
     program, step = _autoencoded(_Encoder, config, dtype, int(config["in_channels"]))
     axes = {0: "batch", 2: f"{step}*rows", 3: f"{step}*columns"}
     return Traced(program, ("sample",), (axes,), "latent_sample", "model.")
@@ -105,7 +105,7 @@ def encoder(config: Mapping[str, Any], dtype: torch.dtype) -> Traced:
 def _autoencoded(
     wrapper: type[nn.Module], config: Mapping[str, Any], dtype: torch.dtype, channels: int
 ) -> tuple[ExportedProgram, int]:
-    """The program, and what the sides of its input have to be multiples of."""
+    """The traced program, and the number that the sides of its input must be multiples of."""
     from diffusers import AutoencoderDC
     from diffusers.models.attention_processor import SanaMultiscaleLinearAttention
 

@@ -1,7 +1,7 @@
-"""A process of its own that builds one engine: `python -m sanac.export.engine_builder`, its task as JSON on stdin.
+"""Child process that builds one engine: `python -m sanac.export.engine_builder`, with its task as JSON on stdin.
 
-TensorRT takes memory that it doesn't give back, and can end a process: nothing else lives in this one. It tells on
-stdout, one JSON object a line, how far it is, what TensorRT says, and at last what it built.
+TensorRT retains memory and can crash its process, so nothing else runs in this one. It reports on stdout, one JSON
+object per line: progress, TensorRT's log, and finally the result.
 """
 
 import hashlib
@@ -30,36 +30,36 @@ from sanac.nn.allocator import give_back_when_freed
 
 _FLOATS = {TensorProto.FLOAT: np.dtype(np.float32), TensorProto.FLOAT16: np.dtype(np.float16)}
 _TERM = re.compile(r"(?:(\d+)\*)?(\w+)")
-_SMALL = 1 << 16  # bytes: builders free much that is no larger
+_SMALL = 1 << 16  # bytes: builders free many allocations up to this size
 _CLASSIC = "tensorrt"
 
 
 @dataclass(frozen=True)
 class BuildTask:
-    """What is to be built."""
+    """The engine to build."""
 
-    parent: int  # the process that waits for it, and with which it ends
+    parent: int  # process id of the parent; this process ends with it
     builder: str
     graph: str
     out: str
     capabilities: tuple[int, ...]
-    sizes: Mapping[str, tuple[int, int, int]]  # what a symbol of the graph may be: least, best, most
+    sizes: Mapping[str, tuple[int, int, int]]  # symbolic dimension -> (min, opt, max)
     weight_streaming: bool = False
     refit: bool = False
     refit_from: str | None = None
-    structure: str | None = None  # of the graph that this engine was built of
+    structure: str | None = None  # digest of the graph that the engine to refit was built from
     timing_cache: str | None = None
-    no_bf16: bool = False  # weights stored in bf16 are cast here: the GPU has none
+    no_bf16: bool = False  # convert bf16 weights on reading: the GPU doesn't support bf16
 
 
 def say(**what: Any) -> None:
-    """One line for the parent."""
+    """Write one JSON line to the parent."""
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
 
 
 class Failed(Exception):
-    """The engine can't be built; why, and whether the graph is to blame."""
+    """The engine can't be built: the reason, and whether the graph is the cause."""
 
     def __init__(self, why: str, *, graph: bool = False) -> None:
         super().__init__(why)
@@ -68,16 +68,16 @@ class Failed(Exception):
 
 @dataclass
 class BuildGraph:
-    """A graph without weights, and where those lie in memory, mapped from their files."""
+    """A graph without weights, and the addresses of its memory-mapped weights."""
 
     model: onnx.ModelProto
-    places: dict[str, tuple[int, int]] = field(default_factory=dict)  # of each weight: address, size
-    kept: list[Any] = field(default_factory=list)  # what must live as long
-    files: tuple[str, ...] = ()  # that they lie in
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)  # weight -> (address, bytes)
+    kept: list[Any] = field(default_factory=list)  # arrays that keep the addresses valid
+    files: tuple[str, ...] = ()  # weight files
 
     @property
     def structure(self) -> str:
-        """Its digest, wherever its weights lie."""
+        """Digest of the graph, independent of the location of its weights."""
         bare = onnx.ModelProto()
         bare.CopyFrom(self.model)
         for tensor in bare.graph.initializer:
@@ -86,7 +86,7 @@ class BuildGraph:
 
 
 def open_graph(path: Path, *, no_bf16: bool = False) -> BuildGraph:
-    """The graph at PATH with its weights mapped."""
+    """Open the graph at `path` and memory-map its weights."""
     found = BuildGraph(onnx.load(path, load_external_data=False))
     if no_bf16:
         _widen_stored(found.model.graph)
@@ -117,7 +117,7 @@ def _opened(task: BuildTask) -> BuildGraph:
 
 
 def _widen_stored(graph: onnx.GraphProto) -> None:
-    """Weights that are stored in bf16 and cast in the graph are marked to be cast as they are read."""
+    """Replace Cast nodes of bf16 weights by a mark that converts the weights on reading."""
     stored = {one.name: one for one in graph.initializer if one.data_type == TensorProto.BFLOAT16}
     casts = {node.input[0]: node for node in graph.node if node.op_type == "Cast" and node.input[0] in stored}
     renamed = {}
@@ -131,7 +131,7 @@ def _widen_stored(graph: onnx.GraphProto) -> None:
 
 
 def shapes_of(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, int, int]]) -> dict[str, list[list[int]]]:
-    """Of each input: the least, the best and the most of its shape, by what its symbols may be."""
+    """Min, opt and max shape of each input, from the ranges of its symbolic dimensions."""
     found: dict[str, list[list[int]]] = {}
     for value in model.graph.input:
         shapes: list[list[int]] = [[], [], []]
@@ -144,7 +144,7 @@ def shapes_of(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, int, int]])
 
 
 def _make_log(trt: ModuleType) -> Any:
-    """A logger that tells the parent all but chatter."""
+    """A TensorRT logger that forwards all but verbose messages to the parent."""
 
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -162,13 +162,13 @@ def _make_log(trt: ModuleType) -> Any:
 
 
 def _make_progress(trt: ModuleType) -> Any:
-    """How far the builder is: phases lie in phases, each a share of a step of the one around it."""
+    """A TensorRT progress monitor; a nested phase counts as one step of its parent phase."""
 
     class Progress(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.around: dict[str, str | None] = {}
-            self.steps: dict[str, tuple[int, int]] = {}  # done, in all
+            self.steps: dict[str, tuple[int, int]] = {}  # (done, total)
             self.begun: dict[str, float] = {}
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
@@ -197,7 +197,7 @@ def _make_progress(trt: ModuleType) -> Any:
 
 
 def _make_writer(trt: ModuleType, file: BinaryIO) -> Any:
-    """What TensorRT writes the engine to; an error of the disk waits until it is done."""
+    """A TensorRT stream writer; a disk error is stored and raised after the build."""
 
     class Writer(trt.IStreamWriter):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -217,18 +217,18 @@ def _make_writer(trt: ModuleType, file: BinaryIO) -> Any:
 
 
 def _parse(parser: Any, graph: BuildGraph, finish: str = "parse_model_proto") -> None:
-    """Hand over the graph and its weights; Failed with what the parser says."""
+    """Pass the graph and its weights to the parser; raises Failed with the parser's errors."""
     done = parser.load_model_proto(graph.model.SerializeToString())
     for weight, place in graph.places.items() if done else ():
         done = done and parser.load_initializer(weight, *place)
     if not (done and getattr(parser, finish)()):
         said = [parser.get_error(number) for number in range(parser.num_errors)]
-        why = "; ".join(f"{one.desc()} (at {one.node_name()})" for one in said) or "the graph can't be read"
+        why = "; ".join(f"{one.desc()} (at {one.node_name()})" for one in said) or "the parser can't read the graph"
         raise Failed(why, graph=True)
 
 
 def build(task: BuildTask, trt: ModuleType, log: Any, file: BinaryIO) -> dict[str, Any]:
-    """Build the engine into the file; what the record says of its inputs and outputs."""
+    """Build the engine into the file; returns its inputs, outputs, structure and weight files for the record."""
     graph = _opened(task)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -255,7 +255,7 @@ def build(task: BuildTask, trt: ModuleType, log: Any, file: BinaryIO) -> dict[st
     if writer.error:
         raise writer.error
     if not done:
-        raise Failed(log.errors[0] if log.errors else "TensorRT gives no reason")
+        raise Failed(log.errors[0] if log.errors else "TensorRT reported no reason")
     if cache:
         _keep_timings(cache, config)
     outputs = [network.get_output(number) for number in range(network.num_outputs)]
@@ -264,24 +264,24 @@ def build(task: BuildTask, trt: ModuleType, log: Any, file: BinaryIO) -> dict[st
 
 
 def _timing_cache(task: BuildTask, config: Any) -> Path | None:
-    """Have timings of earlier builds used, and know where to leave these."""
+    """Load the timing cache into the builder config; returns its path, or None without --timing-cache."""
     if not task.timing_cache:
         return None
     path = Path(task.timing_cache)
     known = path.read_bytes() if path.is_file() else b""
     if not config.set_timing_cache(config.create_timing_cache(known), False):  # noqa: FBT003 (TensorRT's own)
-        say(log="warning", text=f"{path} holds no timings of this GPU and version: begun anew")
+        say(log="warning", text=f"{path} has no timings of this GPU and TensorRT version: starting an empty cache")
         config.set_timing_cache(config.create_timing_cache(b""), False)  # noqa: FBT003
     return path
 
 
 def _keep_timings(path: Path, config: Any) -> None:
-    """At once or not at all; an engine is not lost over it."""
+    """Write the timing cache atomically; a failure is only a warning."""
     try:
         with atomic_path(path, f".{os.getpid()}{PARTIAL}") as partial:
             partial.write_bytes(bytes(config.get_timing_cache().serialize()))
     except OSError as error:
-        say(log="warning", text=f"the timings were not kept: {error}")
+        say(log="warning", text=f"the timing cache was not written: {error}")
 
 
 def _input(dtype: Any, shapes: list[list[int]]) -> dict[str, Any]:
@@ -293,11 +293,11 @@ def _dtype(dtype: Any) -> str:
 
 
 def refit(task: BuildTask, trt: ModuleType, log: Any, file: BinaryIO) -> dict[str, Any]:
-    """Put this graph's weights into an engine of the same graph; needs the GPU."""
+    """Refit an engine of the same graph with this graph's weights; requires the GPU."""
     graph = _opened(task)
     assert task.refit_from
     if graph.structure != task.structure:
-        raise Failed(f"{task.refit_from} is an engine of another graph", graph=True)
+        raise Failed(f"{task.refit_from} was built from another graph", graph=True)
     runtime = trt.Runtime(log)
     engine = runtime.deserialize_cuda_engine(Path(task.refit_from).read_bytes())
     if engine is None:
@@ -305,7 +305,7 @@ def refit(task: BuildTask, trt: ModuleType, log: Any, file: BinaryIO) -> dict[st
     refitter = trt.Refitter(engine, log)
     _parse(trt.OnnxParserRefitter(refitter, log), graph, "refit_model_proto")
     if not refitter.refit_cuda_engine():
-        raise Failed(log.errors[0] if log.errors else "TensorRT refuses the weights")
+        raise Failed(log.errors[0] if log.errors else "TensorRT rejected the weights")
     config = engine.create_serialization_config()
     config.set_flag(trt.SerializationFlag.INCLUDE_REFIT)
     file.write(bytes(engine.serialize_with_config(config)))
@@ -313,12 +313,12 @@ def refit(task: BuildTask, trt: ModuleType, log: Any, file: BinaryIO) -> dict[st
 
 
 def _peak() -> int:
-    """Bytes that were resident at most, mapped files among them."""
+    """Peak resident bytes, including mapped files."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> int:
-    """Build; the last line says what was built, or why it wasn't."""
+    """Build the engine; the last line on stdout is the result or the reason of the failure."""
     give_back_when_freed(_SMALL)
     value = json.load(sys.stdin)
     task = BuildTask(**{**value, "capabilities": tuple(value["capabilities"])})

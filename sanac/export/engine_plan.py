@@ -1,4 +1,4 @@
-"""Engines of graphs: which builder makes them, for which GPUs and shapes; each built by a process of its own."""
+"""Plans TensorRT engines: the builder, target GPUs and shape ranges of each; checks all of them before building."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -31,22 +31,20 @@ if TYPE_CHECKING:
     from sanac.export.component_graph import ComponentGraph
 
 _SCHEMA = 1  # raised when the same settings would give another engine
-_LONGEST, _LONGEST_TEXT = 300, 1024  # tokens that pipelines give the transformer, and with instructions the encoder
+_LONGEST, _LONGEST_TEXT = 300, 1024  # most tokens for the transformer, and for the text encoder with instructions
 _ITEM = {"fp32": 4, "fp16": 2, "bf16": 2}
-_COPIES, _BUILDER = 2.0, 700_000_000  # anonymous memory that TensorRT takes: times the weights, and besides
-_RUNTIME = 16_000_000  # bytes of an engine besides its weights
+_COPIES, _BUILDER = 2.0, 700_000_000  # anonymous memory of a build: multiple of the weights, plus fixed bytes
+_RUNTIME = 16_000_000  # bytes of an engine without its weights
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """What the user said of engines."""
+    """User settings for building TensorRT engines."""
 
     builder: str = "auto"
     capabilities: tuple[int, ...] = ()
     batch: tuple[int, int] = (1, 4)
-    size: tuple[int, int] | None = (
-        None  # of a picture's sides, in pixels; None: from half the model's own to its double
-    )
+    size: tuple[int, int] | None = None  # range of image sides in pixels; None: half to double the native resolution
     weight_streaming: bool = False
     refit: bool = False
     refit_from: Path | None = None
@@ -55,7 +53,7 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class EngineBuild:
-    """One engine: of which graph, by whom, for what."""
+    """One engine to build: its graph, builder, target GPUs and shape ranges."""
 
     component: "ComponentGraph"
     builder: str
@@ -65,47 +63,47 @@ class EngineBuild:
     weight_streaming: bool = False
     refit: bool = False
     refit_from: Path | None = None
-    structure: str | None = None  # of the graph that this engine was built of
+    structure: str | None = None  # digest of the graph that the engine to refit was built from
     timing_cache: Path | None = None
 
     @property
     def stem(self) -> str:
-        """Of its files: transformer/model.int8.rtx-1.7.1.116.sm89."""
+        """Path stem of the engine's files, e.g. transformer/model.int8.rtx-1.7.1.116.sm89."""
         scheme = self.component.scheme or self.component.precision
         return f"{self.component.folder}/model.{scheme}.{self.builder}-{self.version}.{sm_text(self.capabilities)}"
 
     @property
     def graph_file(self) -> str:
-        """The graph's file."""
+        """Path of the graph file."""
         return f"{self.component.folder}/{GRAPH}"
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What is written for it."""
+        """Files written for the engine: engine, record and build log."""
         return (self.stem + ENGINE, self.stem + RECORD, self.stem + LOG)
 
     @property
     def weights(self) -> int:
-        """Bytes that its weights take, at most: those of few bits may be restored in it."""
+        """Upper bound on the bytes of the engine's weights; TensorRT may store quantized ones dequantized."""
         return self.component.parameters * _ITEM[self.component.precision]
 
     @property
     def memory(self) -> int:
-        """That building it takes, about."""
+        """Approximate bytes of memory needed to build the engine."""
         return int(_COPIES * self.weights) + _BUILDER
 
     @property
     def disk(self) -> int:
-        """That it takes, about."""
+        """Approximate bytes of the engine on disk."""
         return self.weights + _RUNTIME
 
     @property
     def built_with(self) -> str:
-        """For people."""
+        """Builder, version and target GPUs, readable."""
         return f"{PACKAGES[self.builder]} {self.version} for {sm_text(self.capabilities)}"
 
     def to_json(self) -> dict[str, Any]:
-        """What its content hangs on, besides the graph."""
+        """Everything that the engine depends on besides the graph."""
         return {
             "schema": _SCHEMA,
             "folder": self.component.folder,
@@ -119,11 +117,11 @@ class EngineBuild:
         }
 
     def key(self, graph: str) -> str:
-        """By which it is known that it stands already."""
+        """Content key of the engine of a graph with this key."""
         return json_files.key_of(["engine", self.to_json(), graph])
 
     def task(self, folder: Path, out: Path) -> dict[str, Any]:
-        """For the process that builds it."""
+        """The task for the build process."""
         return {
             "parent": os.getpid(),
             "builder": self.builder,
@@ -141,7 +139,7 @@ class EngineBuild:
 
 
 def engines_of(model: Model, graphs: "Sequence[ComponentGraph]", settings: EngineSettings) -> list[EngineBuild]:
-    """An engine for each graph; everything that speaks against one is said before any is built."""
+    """One engine build per graph; raises before anything is built if one is impossible."""
     if settings.refit_from:
         return [_refitted(graphs, settings, settings.refit_from)]
     builder, version, capabilities = _choose(settings)
@@ -155,47 +153,51 @@ def engines_of(model: Model, graphs: "Sequence[ComponentGraph]", settings: Engin
 
 
 def _choose(settings: EngineSettings) -> tuple[str, str, tuple[int, ...]]:
-    """Builder, its version, and the GPUs; never another builder than the one asked for."""
+    """Builder, its version and the target GPUs. An explicitly chosen builder is never replaced."""
     here, capabilities, builder = capability(), settings.capabilities, settings.builder
     if builder == "auto":
         builder = "tensorrt" if here and capabilities in {(), (here,)} and _has("tensorrt") else "rtx"
     if builder == "rtx" and not (capabilities or here):
         hint = "--sm rtx4090, --sm 89, several: --sm 89,120"
-        raise UsageError("engines for which GPU?", why="none is here, so it has to be said", hint=hint)
+        raise UsageError("no target GPU", why="no GPU is installed here, so --sm must name one", hint=hint)
     version = str(bindings(builder).__version__)
     if settings.refit:
-        _need_gpu("leave --refit out, and build anew when the weights change")
+        _need_gpu("drop --refit, and build the engine again when the weights change")
     if builder == "rtx":
         return builder, version, _ahead(settings, capabilities or (here or 0,))
     if here is None:
-        hint = "--builder rtx --sm 89 builds ahead of time"
-        raise MissingResource("tensorrt builds on the GPU that will run the engine, and none is here", hint=hint)
+        hint = "--builder rtx --sm 89 builds ahead of time without a GPU"
+        raise MissingResource(
+            "--builder tensorrt requires a GPU", why="it builds on the GPU that will run the engine", hint=hint
+        )
     if capabilities not in {(), (here,)}:
-        why = f"tensorrt builds for the GPU that is here, sm{here}"
-        raise UsageError(f"no engine for {sm_text(capabilities)}", why=why, hint="--builder rtx, or leave --sm out")
+        why = f"tensorrt builds only for the installed GPU, sm{here}"
+        raise UsageError(
+            f"can't build an engine for {sm_text(capabilities)}", why=why, hint="--builder rtx, or drop --sm"
+        )
     if settings.timing_cache and not settings.timing_cache.absolute().parent.is_dir():
-        why = f"there is no folder {settings.timing_cache.absolute().parent}"
+        why = f"the folder {settings.timing_cache.absolute().parent} does not exist"
         raise UsageError(f"--timing-cache {settings.timing_cache} can't be written", why=why)
     return builder, version, (here,)
 
 
 def _ahead(settings: EngineSettings, chosen: tuple[int, ...]) -> tuple[int, ...]:
-    """The GPUs that TensorRT-RTX is to build for; Misuse for what it can't."""
+    """The target GPUs of TensorRT-RTX; UsageError if it doesn't support one."""
     if beyond := [one for one in chosen if one not in AHEAD]:
         why = f"{PACKAGES['rtx']} builds for {', '.join(map(str, AHEAD))}"
         hint = "pip install 'sanac[gpu]' on a machine with that GPU, and --builder tensorrt"
-        raise UsageError(f"no engine for sm{beyond[0]}", why=why, hint=hint)
+        raise UsageError(f"can't build an engine for sm{beyond[0]}", why=why, hint=hint)
     if settings.timing_cache:
-        why = "tensorrt-rtx times nothing ahead of time"
-        raise UsageError("--timing-cache is for --builder tensorrt", why=why, hint="leave it out")
+        why = "tensorrt-rtx measures no timings ahead of time"
+        raise UsageError("--timing-cache only applies to --builder tensorrt", why=why, hint="drop --timing-cache")
     return chosen
 
 
 def _need_gpu(hint: str) -> None:
-    """Of engines that take other weights."""
+    """Raise MissingResource without a GPU, which refittable engines need."""
     if capability() is None:
-        why = "TensorRT compiles those on a GPU, and none is here"
-        raise MissingResource("no engine that takes other weights can be made", why=why, hint=hint)
+        why = "TensorRT compiles refittable engines on a GPU, and none is installed here"
+        raise MissingResource("can't build a refittable engine", why=why, hint=hint)
 
 
 def _has(builder: str) -> bool:
@@ -207,11 +209,15 @@ def _has(builder: str) -> bool:
 
 
 def _refitted(graphs: "Sequence[ComponentGraph]", settings: EngineSettings, old: Path) -> EngineBuild:
-    """The engine that gets new weights: all else is as its record says."""
-    record, again = check_file(old), "leave --refit-from out to build one"
+    """The build that refits the engine `old`; everything but its weights comes from its record."""
+    record, again = check_file(old), "drop --refit-from to build a new engine"
     graph = next((one for one in graphs if one.folder == old.absolute().parent.name), None)
     if graph is None:
-        raise UsageError(f"{old} is no engine of what is exported", hint="it lies in the folder of its component")
+        raise UsageError(
+            f"{old} is not an engine of an exported component",
+            why=f"its folder is not one of {', '.join(one.folder for one in graphs)}",
+            hint="keep the engine in the folder of its component, or pass that --component",
+        )
     if not record.refit:
         raise UsageError(f"{old} can't be refitted", why="it was built without --refit", hint=again)
     if settings.builder not in {"auto", record.builder}:
@@ -226,15 +232,18 @@ def _refitted(graphs: "Sequence[ComponentGraph]", settings: EngineSettings, old:
 
 
 def _sizes(model: Model, settings: EngineSettings) -> dict[str, dict[str, Span]]:
-    """What the symbols of each component's graph may be."""
+    """Range of each symbolic dimension, by component folder."""
     architecture = model.architecture
     patch, (step, own) = architecture.patch_size, native(model)
     low, high = settings.size or (max(step * patch, own // 2), 2 * own)
     if low % (step * patch) or high % (step * patch):
-        raise UsageError(f"pictures have sides in steps of {step * patch} pixels", hint=f"--size {own // 2}..{2 * own}")
+        raise UsageError(
+            f"--size {low}..{high}: image sides must be multiples of {step * patch} pixels",
+            hint=f"--size {own // 2}..{2 * own}",
+        )
     sides = Span(low // step, min(max(own, low), high) // step, high // step)
     batch = Span(settings.batch[0], settings.batch[0], settings.batch[1])
-    branches = 1 if architecture.guidance else 2  # with guidance, a pipeline asks for each picture twice at once
+    branches = 1 if architecture.guidance else 2  # classifier-free guidance doubles the batch
     both = Span(batch.least, min(batch.least * branches, batch.most * branches), batch.most * branches)
     parts = Span(sides.least // patch, sides.best // patch, sides.most // patch)
     text = Span(1, _LONGEST, _LONGEST)

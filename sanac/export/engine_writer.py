@@ -1,4 +1,4 @@
-"""Engines as they come to be: each built by a process of its own, checked, and written with its record and its log."""
+"""Writes engines: runs the build process of each, checks the result, and writes its record and build log."""
 
 import contextlib
 import errno
@@ -21,15 +21,15 @@ from sanac.core.units import bytes_text, duration_text
 from sanac.export.engine_plan import EngineBuild
 from sanac.nn.onnx_files import check_references
 
-_BEGIN, _RATE = 5.0, 80e6  # seconds, and bytes of weights a second, on two slow cores
+_BEGIN, _RATE = 5.0, 80e6  # fixed seconds, and bytes of weights per second on two slow cores
 _OUT_OF_MEMORY = -9
 
 
 def place_engine(engine: EngineBuild, staging: StagingArea, reporter: Reporter) -> None:
-    """Build an engine and write it, its record, and a log that a person can read."""
+    """Build an engine into the artifact, with its record and a readable build log."""
     if all(name in staging.files for name in engine.files):
         return
-    for name in engine.files:  # the record tells of this very engine
+    for name in engine.files:  # the record must belong to this engine
         staging.files.pop(name, None)
     _check_graph(engine, staging)
     seconds = duration_text(_BEGIN + engine.weights / _RATE)
@@ -50,7 +50,7 @@ def place_engine(engine: EngineBuild, staging: StagingArea, reporter: Reporter) 
 
 @dataclass
 class _BuildLog:
-    """What the process said so far."""
+    """Output of the build process so far."""
 
     lines: list[str]
     errors: list[str] = field(default_factory=list)
@@ -77,31 +77,31 @@ def _record(engine: EngineBuild, built: Mapping[str, Any], size: int, staging: S
 
 
 def _check_graph(engine: EngineBuild, staging: StagingArea) -> None:
-    """What it is built of lies where it should; in an artifact that stood before, it is what was sealed."""
+    """Check the graph's references and, in a finished artifact, that its files match their sealed digests."""
     graph = staging.partial / engine.graph_file
     files = (graph, *check_references(graph))
     if staging.partial != staging.out:
         return
     for path in files:
         if digest_file(path) != _known(path.relative_to(staging.partial).as_posix(), staging):
-            raise changed_after_sealing(path, [f"{path.name} has another digest than when it was sealed"])
+            raise changed_after_sealing(path, [f"the digest of {path.name} differs from the sealed one"])
 
 
 def _known(name: str, staging: StagingArea) -> str:
-    """The digest of a file of the artifact: one that was just written, or that was sealed before; '' for others."""
+    """Digest of an artifact file that was just written or sealed before; '' for other files."""
     sealed = read_manifest(staging.partial)
     known = staging.files.get(name) or (sealed.files.get(name) if sealed else None)
     return known.blake3 if known else ""
 
 
 def _run(engine: EngineBuild, task: Mapping[str, Any], build_log: _BuildLog, reporter: Reporter) -> dict[str, Any]:
-    """Have a process build it; what it says is shown and kept."""
+    """Run the build process; shows and records its output, and returns what it built."""
     command = [sys.executable, "-P", "-m", "sanac.export.engine_builder"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     reporter.begin("building", engine.weights)
     try:
         assert process.stdin
-        with contextlib.suppress(BrokenPipeError), process.stdin:  # it died before it was asked: its end says why
+        with contextlib.suppress(BrokenPipeError), process.stdin:  # it died before reading: its output says why
             process.stdin.write(json.dumps(task).encode())
         outcome = _listen(process, build_log, engine.weights, reporter)
         process.wait()
@@ -116,7 +116,7 @@ def _run(engine: EngineBuild, task: Mapping[str, Any], build_log: _BuildLog, rep
 
 
 def _listen(process: "subprocess.Popen[bytes]", build_log: _BuildLog, total: int, reporter: Reporter) -> dict[str, Any]:
-    """What it built, or why it didn't; shares of the work are told as bytes of weights."""
+    """The last message of the build process, its result; progress is reported as bytes of weights."""
     outcome: dict[str, Any] = {}
     done = 0
     for line in _lines(process):
@@ -136,7 +136,7 @@ def _listen(process: "subprocess.Popen[bytes]", build_log: _BuildLog, total: int
 
 
 def _lines(process: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any]]:
-    """JSON objects as they come; whatever else a library prints is taken for its log."""
+    """Yield the JSON lines of the build process; any other output becomes a log line."""
     assert process.stdout
     for line in process.stdout:
         try:
@@ -147,19 +147,19 @@ def _lines(process: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any]]:
 
 
 def _failure(engine: EngineBuild, outcome: Mapping[str, Any], code: int, build_log: _BuildLog) -> Exception:
-    """What to raise where nothing was built."""
-    what, problems = f"no engine of {engine.graph_file} was built", build_log.errors[:10]
+    """The exception for a failed build."""
+    what, problems = f"building the engine of {engine.graph_file} failed", build_log.errors[:10]
     if "disk" in outcome:
         return OSError(outcome["disk"] or errno.EIO, outcome["text"], engine.stem + ENGINE)
     if code == _OUT_OF_MEMORY:
-        why = f"its process was killed, as it is where memory runs out: it takes about {bytes_text(engine.memory)}"
+        why = f"the build process was killed, probably out of memory: it needs about {bytes_text(engine.memory)}"
         return MissingResource(what, why=why, hint="run the same command again with more memory free")
     if "failed" not in outcome:
-        why = build_log.lines[-1] if build_log.lines else f"its process ended with {code}"
+        why = build_log.lines[-1] if build_log.lines else f"the build process exited with code {code}"
         return MissingResource(what, why=why[:500], problems=problems, hint="sanac doctor")
     why = str(outcome["failed"])[:500]
     if outcome.get("graph"):
-        return InvalidInput(what, why=why, problems=problems, hint="-v shows the builder's own log")
+        return InvalidInput(what, why=why, problems=problems, hint="run with -v to see the builder's log")
     short = "outofmemory" in why.lower().replace(" ", "")
-    hint = "run it again with more memory free" if short else "-v shows the builder's own log"
+    hint = "run it again with more memory free" if short else "run with -v to see the builder's log"
     return MissingResource(what, why=why, problems=problems, hint=hint)

@@ -1,4 +1,4 @@
-"""Weights of a graph: where they lie in the checkpoint's own files, cast where the graph computes in another dtype."""
+"""Links a graph's weights to the checkpoint's files as external data, with casts where the compute dtype differs."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ DTYPES = {
 
 
 def link_external_data(model: ir.Model, tensors: Mapping[str, TensorRef], folder: Path) -> None:
-    """Point each initializer without a value into the files of FOLDER, in which the graph will stand."""
+    """Link each initializer without a value to its tensor in `folder`, where the graph will be written."""
     graph, order = model.graph, {node: place for place, node in enumerate(model.graph)}
     for name, value in list(graph.initializers.items()):
         if value.const_value is None:
@@ -28,7 +28,7 @@ def link_external_data(model: ir.Model, tensors: Mapping[str, TensorRef], folder
 
 
 def external_weights(model: ir.Model) -> list[str]:
-    """Names of the weights that a graph takes."""
+    """Names of the graph's initializers without values."""
     return [name for name, value in model.graph.initializers.items() if value.const_value is None]
 
 
@@ -56,9 +56,9 @@ def _refer(graph: ir.Graph, value: ir.Value, ref: TensorRef, folder: Path, first
 
 
 def _dtype(value: ir.Value, ref: TensorRef) -> ir.DataType:
-    """What the bytes are: quantized ones are what the graph takes them for."""
+    """Dtype of the stored bytes; quantized weights have the dtype that the graph declares."""
     if value.dtype in QUANTIZED:
         return value.dtype
     if ref.dtype not in DTYPES:
-        raise InvalidInput(f"{ref.name} is stored as {ref.dtype}", why="no graph computes with that")
+        raise InvalidInput(f"{ref.name} is stored as {ref.dtype}", why="ONNX export doesn't support that dtype")
     return DTYPES[ref.dtype]

@@ -1,4 +1,4 @@
-"""A traced program as an ONNX graph: translated, tidied, its one block stamped for all, its nodes named by module."""
+"""Converts a traced program to an ONNX graph: translates, simplifies, unrolls the block, names nodes by module."""
 
 import ast
 import re
@@ -18,13 +18,13 @@ OPSET = 22  # below, Conv knows no bf16; above, runtimes fail on attention with 
 
 
 def graph_of(traced: Traced) -> ir.Model:
-    """The graph, its weights without values: initializers under the checkpoint's names."""
+    """The ONNX graph of a traced program; weights are initializers without values under the checkpoint's names."""
     names = {"input_names": list(traced.inputs), "output_names": [traced.output]}
     made = torch.onnx.export(traced.program, (), optimize=False, opset_version=OPSET, verbose=False, **names)
     model: ir.Model = made.model
     weights = [value for name in traced.program.state_dict if (value := model.graph.initializers.get(name))]
     for value in weights:
-        value.const_value = None  # nothing can be folded that hangs on a weight
+        value.const_value = None  # prevents constant folding of weights
     tidy(model)
     for value in weights:
         value.name = (value.name or "").removeprefix(traced.prefix)
@@ -34,12 +34,12 @@ def graph_of(traced: Traced) -> ir.Model:
     for index, value in enumerate(stream):
         value.name = f"{BLOCKS}.{index}"
     for about in (model.metadata_props, model.graph.metadata_props):
-        about.clear()  # the exporter's notes on itself, in an order that changes from run to run
+        about.clear()  # exporter metadata, whose order differs between runs
     return model
 
 
 def tidy(model: ir.Model) -> None:
-    """Constants are folded and shared, what nothing hangs on is dropped; no node is rewritten."""
+    """Fold and share constants and remove unused nodes, without rewriting any node."""
     for _ in range(2):
         optimizer.fold_constants(model)
         passes.CommonSubexpressionEliminationPass()(model)
@@ -50,9 +50,9 @@ def tidy(model: ir.Model) -> None:
 
 
 def unroll_blocks(model: ir.Model, blocks: int) -> list[ir.Value]:
-    """Repeat what stands between the edges, and take them out; gives the stream behind each block.
+    """Repeat the traced block between the edge nodes `blocks` times; returns the hidden states after each block.
 
-    What is the same for all blocks is computed once.
+    Nodes that don't depend on the block's weights or input are shared by all blocks.
     """
     graph = model.graph
     edges = [node for node in graph if node.domain == OWN]
@@ -80,7 +80,7 @@ def unroll_blocks(model: ir.Model, blocks: int) -> list[ir.Value]:
 
 
 def _between(graph: ir.Graph, begin: set[ir.Value], last: ir.Node) -> list[ir.Node]:
-    """What hangs on these values, as far as `last`."""
+    """Nodes that depend on these values, excluding `last`."""
     reached, found = set(begin), []
     for node in graph:
         if node is not last and any(value in reached for value in node.inputs):
@@ -90,7 +90,7 @@ def _between(graph: ir.Graph, begin: set[ir.Value], last: ir.Node) -> list[ir.No
 
 
 def _weight(first: ir.Value, index: int, graph: ir.Graph) -> ir.Value:
-    """Another block's weight of the same place."""
+    """A new initializer: the weight of block `index` that corresponds to the first block's."""
     place = split_block(first.name or "")
     assert place
     value = ir.Value(name=block_name(index, place[1]), shape=first.shape, type=first.type)
@@ -99,7 +99,7 @@ def _weight(first: ir.Value, index: int, graph: ir.Graph) -> ir.Value:
 
 
 def _copy(node: ir.Node, known: dict[ir.Value, ir.Value], index: int) -> ir.Node:
-    """The same node of another block; `known` learns what it gives."""
+    """Copy a node for another block and add its outputs to `known`."""
     inputs = [known.get(value, value) if value is not None else None for value in node.inputs]
     found = ir.Node(
         node.domain,
@@ -116,7 +116,7 @@ def _copy(node: ir.Node, known: dict[ir.Value, ir.Value], index: int) -> ir.Node
 
 
 def name_axes(model: ir.Model, traced: Traced) -> None:
-    """Symbols by what they count, wherever a shape is written down."""
+    """Rename the symbolic dimensions in all shapes: batch, rows, columns, sequence_length."""
     words: dict[str, str] = {}
     for value, axes in zip(model.graph.inputs, traced.axes, strict=True):
         assert value.shape is not None
@@ -134,7 +134,7 @@ def _said(expression: str, words: Mapping[str, str]) -> str:
 
 
 def name_nodes(graph: ir.Graph, prefix: str) -> None:
-    """By module and operation: /transformer_blocks/7/attn1/to_q/MatMul; values after the nodes that give them."""
+    """Name nodes by module and operator (/transformer_blocks/7/attn1/to_q/MatMul), values by their node."""
     taken: dict[str, int] = {}
     outputs = set(graph.outputs)
     for node in graph:
@@ -148,7 +148,7 @@ def name_nodes(graph: ir.Graph, prefix: str) -> None:
 
 
 def _module(node: ir.Node, prefix: str) -> tuple[str, ...]:
-    """Of the weight that it works on; else of the block that it stands in, or where torch saw it."""
+    """Module path of a node: of the weight it uses, else of its block, else of its torch scope."""
     for name in _weights_of((node,)):
         return tuple(name.split(".")[:-1])
     if BLOCKS in node.metadata_props:
@@ -159,7 +159,7 @@ def _module(node: ir.Node, prefix: str) -> tuple[str, ...]:
 
 
 def _weights_of(nodes: Iterable[ir.Node]) -> Iterable[str]:
-    """Names of the weights that nodes take, also by way of one node that only turns or casts them."""
+    """Names of the weights that nodes use, directly or through Transpose, Cast or DequantizeLinear."""
     for node in nodes:
         for value in node.inputs:
             if value is None:
@@ -172,6 +172,6 @@ def _weights_of(nodes: Iterable[ir.Node]) -> Iterable[str]:
 
 
 def serialized(model: ir.Model) -> bytes:
-    """The graph as a file, without its weights."""
+    """The graph as ONNX bytes, without its weights."""
     data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
     return data

@@ -17,7 +17,7 @@ from sanac.nn.onnx_files import GRAPH
 
 @dataclass(frozen=True, slots=True)
 class ExportView:
-    """What there is to show of an export."""
+    """Data to display about an export."""
 
     job: ArtifactJob
     written: ArtifactView | str
@@ -26,7 +26,7 @@ class ExportView:
 
 
 def run(word: str | None, settings: ExportSettings, context: Context) -> Outcome:
-    """Write graphs, and engines where --trt asks for them."""
+    """Write graphs, and with --trt engines."""
     again = None if settings.in_place else lambda _: True
     word, opened = context.open_newest(word, settings.workspace, "export", again)
     opened = opened.with_loras(settings.lora)

@@ -1,4 +1,4 @@
-"""An artifact with graphs: the model as it is, and for each component a graph of weights that lie beside it."""
+"""Plans the export job: copies the model and adds a graph per component, and engines built from the graphs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -26,7 +26,7 @@ from sanac.export.transformer import transformer
 from sanac.nn.onnx_files import GRAPH
 
 FOLDERS = ("transformer", "text_encoder", "vae_decoder", "vae_encoder")
-_MEMORY = 600_000_000  # torch, its exporter, and graphs; no weights
+_MEMORY = 600_000_000  # bytes of torch, its exporter and the graphs, without weights
 _GRAPH, _BLOCK = 1_000_000, 50_000  # bytes of a graph without weights, and of each block in it
 CLASSES = {
     "transformer": ("SanaTransformer2DModel",),
@@ -39,12 +39,10 @@ _STORED = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 def plan_export(
     model: Model, settings: ExportSettings, options: WriteOptions, engine_settings: EngineSettings | None = None
 ) -> ArtifactJob:
-    """The job: everything goes along unchanged; graphs are made of what is written, and engines of the graphs."""
+    """The artifact job: copies all files, then exports graphs from the copies and builds engines from the graphs."""
     if options.link:
-        why = "onnx refuses hard-linked files of weights"
-        raise UsageError(
-            "graphs can't take weights from linked files", why=why, hint="leave --link out, or use --in-place"
-        )
+        why = "onnx refuses hard-linked files of external data"
+        raise UsageError("--link can't be combined with export", why=why, hint="drop --link, or use --in-place")
     graphs = graphs_of(model, settings, whole=not options.transformer_only)
     engines = engines_of(model, graphs, engine_settings) if engine_settings else []
     precisions = {graph.folder: graph.precision for graph in graphs}
@@ -74,7 +72,7 @@ def plan_export(
 
 
 def graphs_of(model: Model, settings: ExportSettings, *, whole: bool = True) -> list[ComponentGraph]:
-    """What there is to export of a model."""
+    """The graphs to export of a model; UsageError if a selected component can't be exported."""
     architecture, depthwise_dtype = model.architecture, PRECISIONS[settings.depthwise] if settings.depthwise else None
     pointwise_as_linear = model.weights.quantized is not None
     folders: Mapping[str, tuple[tuple[str, Callable[[Path, torch.dtype], Traced]], ...]] = {
@@ -94,19 +92,19 @@ def graphs_of(model: Model, settings: ExportSettings, *, whole: bool = True) -> 
     }
     present = [part for part in model.components if part.weights and part.name in folders]
     if settings.depthwise and settings.selected() and "transformer" not in settings.selected():
-        raise UsageError("--depthwise is about the transformer", hint="leave it out, or export the transformer, too")
+        raise UsageError("--depthwise only applies to the transformer", hint="drop it, or add --component transformer")
     present = [part for part in present if whole or part.name == "transformer"]
     names = [name.replace("-", "_") for name in settings.selected()] or [part.name for part in present]
     missing = [name for name in names if name not in {part.name for part in present}]
     if missing:
-        why = f"there are {', '.join(part.name for part in present)}"
+        why = f"its components are {', '.join(part.name for part in present)}"
         raise UsageError(f"{model.located.name} has no component {missing[0]!r} to export", why=why)
     found = []
     for part in present:
         if part.name in names:
             assert part.weights
             if part.class_name not in CLASSES[part.name]:
-                why = f"graphs are made of {' and '.join(CLASSES[part.name])}"
+                why = f"only {' and '.join(CLASSES[part.name])} can be exported"
                 raise UsageError(f"the {part.name} is a {part.class_name}", why=why, hint="--component transformer")
             precision = settings.precision or _own(part.weights, part.name)
             specs = [parts.spec for parts in part.weights.parts.values()]
@@ -121,7 +119,7 @@ def graphs_of(model: Model, settings: ExportSettings, *, whole: bool = True) -> 
 
 
 def _own(weights: Weights, component: str) -> str:
-    """What most of its weights are stored in, or were before they were quantized."""
+    """Precision that most of the weights are stored in, before quantization if quantized."""
     if weights.quantized:
         return _STORED[weights.quantized.dtype]
     counts: dict[str, int] = {}
@@ -130,7 +128,9 @@ def _own(weights: Weights, component: str) -> str:
     most = max(counts, key=lambda dtype: counts[dtype])
     if most not in _STORED:
         raise InvalidInput(
-            f"the {component} is stored as {most}", why="no graph computes with that", hint="--precision"
+            f"the {component} is stored as {most}",
+            why="ONNX export doesn't support that dtype",
+            hint=f"--precision {' or '.join(PRECISIONS)}",
         )
     return _STORED[most]
 
@@ -140,7 +140,7 @@ def _config(folder: Path) -> dict[str, object]:
 
 
 def _place(graph: ComponentGraph, staging: StagingArea, reporter: Reporter) -> None:
-    """Trace a component and write its graph, and beside it what of its weights doesn't lie there as it takes them."""
+    """Trace a component and write its graph, and a sidecar file for weights it can't use from the checkpoint."""
     name = f"{graph.folder}/{GRAPH}"
     if name in staging.files:
         return
@@ -148,7 +148,7 @@ def _place(graph: ComponentGraph, staging: StagingArea, reporter: Reporter) -> N
     source = staging.partial / graph.component
     linked = [path for path in _weights(source).files if path.stat().st_nlink > 1]
     if linked and graph.folder == graph.component:
-        why = "onnx refuses graphs with hard-linked files of weights"
+        why = "onnx refuses hard-linked files of external data"
         raise UsageError(f"{linked[0]} is a hard link", why=why, hint="write the artifact again without --link")
     model, tensors = graph.traced(source, graph.precision)
     if graph.folder != graph.component:

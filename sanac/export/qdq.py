@@ -1,7 +1,7 @@
-"""Quantized weights in a graph: dequantized right before their product, and what they are multiplied by quantized, too.
+"""Inserts quantized weights into a graph: DequantizeLinear right before each MatMul or Conv, QDQ for activations.
 
-Products want inputs first: their weights are laid beside the graph that way, so that nothing stands between the
-dequantizing and the product, which engines would not fuse. Kernels are taken from where they lie.
+MatMul expects (inputs, outputs): transposed weights are written to a sidecar file, so that no Transpose separates
+DequantizeLinear from MatMul, which would prevent fusion in engines. Conv weights are used from the checkpoint's files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,13 @@ from sanac.nn.quant.weights import QMAX, pack, unpack
 from sanac.nn.streaming import map_quantized, map_tensor
 
 KINDS = {"int8": ir.DataType.INT8, "int4": ir.DataType.INT4, "fp8": ir.DataType.FLOAT8E4M3FN}
-_PASSED = {"Transpose", "Reshape", "Flatten", "Identity"}  # what may stand between a weight and its product
+_PASSED = {"Transpose", "Reshape", "Flatten", "Identity"}  # operators allowed between a weight and its MatMul or Conv
 Array = np.ndarray[Any, Any]
 _LARGEST_HALF = 65504.0
 
 
 def insert_qdq(model: ir.Model, parts: Mapping[str, QuantizedTensor]) -> list[TensorSource]:
-    """Put quantized weights in the place of plain ones; gives what has to be laid beside the graph for it."""
+    """Replace plain weights by their quantized form; returns the tensors of the graph's sidecar file."""
     graph, tensors = model.graph, []
     for name, value in list(graph.initializers.items()):
         if value.const_value is None and name in parts:
@@ -38,14 +38,14 @@ def insert_qdq(model: ir.Model, parts: Mapping[str, QuantizedTensor]) -> list[Te
 
 @dataclass(frozen=True)
 class _QdqRewriter:
-    """Where a weight is used."""
+    """Rewrites the use of one weight."""
 
     graph: ir.Graph
     weight: ir.Value
     parts: QuantizedTensor
 
     def rewrite(self) -> list[TensorSource]:
-        """Dequantized there, instead of plain."""
+        """Replace the plain weight by DequantizeLinear; returns tensors for the sidecar file."""
         user = self._user()
         if user.op_type == "MatMul":
             restored, tensors = self._transposed(user)
@@ -54,7 +54,9 @@ class _QdqRewriter:
         user.replace_input_with(1, restored)
         if self.parts.spec.activations:
             if user.op_type != "MatMul":
-                raise UsageError(f"{self.name} is no product", why="nothing that a kernel is given can be quantized")
+                raise UsageError(
+                    f"{self.name} is not used by a MatMul", why="only activations of a MatMul can be quantized"
+                )
             activations = user.inputs[0]
             assert activations is not None
             user.replace_input_with(0, self._quantized_input(activations, user))
@@ -63,27 +65,30 @@ class _QdqRewriter:
 
     @property
     def name(self) -> str:
-        """Of the plain weight."""
+        """Name of the plain weight."""
         return self.weight.name or ""
 
     @property
     def path(self) -> str:
-        """Of its layer, as nodes are named by it."""
+        """Node name prefix of the weight's layer."""
         return "/" + "/".join(self.name.split(".")[:-1])
 
     def _user(self) -> ir.Node:
-        """The product or convolution that takes it."""
+        """The MatMul or Conv that uses the weight."""
         value = self.weight
         while True:
             users = [node for node, _ in value.uses()]
             if len(users) != 1 or users[0].op_type not in {*_PASSED, "MatMul", "Conv"}:
-                raise InvalidInput(f"{self.name} is used as no graph of quantized weights knows it")
+                raise InvalidInput(
+                    f"the quantized weight {self.name} can't be exported",
+                    why="it is not used by exactly one MatMul or Conv",
+                )
             if users[0].op_type not in _PASSED:
                 return users[0]
             value = users[0].outputs[0]
 
     def _transposed(self, user: ir.Node) -> tuple[ir.Value, list[TensorSource]]:
-        """Inputs first, laid beside the graph."""
+        """Transposed weight (inputs, outputs) in the sidecar file."""
         spec, parts = self.parts.spec, self.parts
         shape = (spec.columns, spec.shape[0])
         tensors = [_turned_values(f"{self.name}.turned", parts)]
@@ -95,11 +100,14 @@ class _QdqRewriter:
         return self._dequantized(user, values, scale, {"axis": 0, "block_size": spec.group_size}), tensors
 
     def _as_stored(self, user: ir.Node) -> tuple[ir.Value, list[TensorSource]]:
-        """As a matrix whose rows are output channels, in the checkpoint's own file."""
+        """Weight with output channels first, used from the checkpoint's file."""
         spec, parts = self.parts.spec, self.parts
         matrix = (spec.shape[0], spec.columns)
         if spec.dtype == "int4" and spec.columns % 2:
-            raise UsageError(f"{self.name} has {spec.columns} inputs", why="graphs have no room between rows of 4 bits")
+            raise UsageError(
+                f"{self.name} has {spec.columns} inputs per output",
+                why="ONNX packs int4 rows without padding, so their length must be even",
+            )
         if spec.group_size is None:
             values = self._external(parts.stored.name, KINDS[spec.dtype], spec.shape)
             return self._dequantized(user, values, self._scale(parts.scale.name, matrix[:1]), {"axis": 0}), []
@@ -113,7 +121,7 @@ class _QdqRewriter:
         return self._added(user, "DequantizeLinear", [values, scale], how, self.weight.dtype)
 
     def _quantized_input(self, activations: ir.Value, user: ir.Node) -> ir.Value:
-        """What the weight is multiplied by, as its layer quantizes it."""
+        """The weight's activations, quantized as its layer does."""
         spec, floats = self.parts.spec, self.weight.dtype
         assert spec.activations is not None
         assert floats is not None
@@ -132,7 +140,7 @@ class _QdqRewriter:
         return self._added(user, "DequantizeLinear", [stored, scale, zero], {}, floats, "given")
 
     def _by_token(self, activations: ir.Value, user: ir.Node, smooth: torch.Tensor | None) -> ir.Value:
-        """Each token by its own largest value, in fp32: operators that quantize know no scale for each token."""
+        """Dynamic quantization per token with basic fp32 operators: QuantizeLinear supports no scale per token."""
         spec, floats, full = self.parts.spec, self.weight.dtype, ir.DataType.FLOAT
         assert floats is not None
         if floats != full:
@@ -161,22 +169,22 @@ class _QdqRewriter:
         scale = spec.activations.scale if spec.activations and spec.activations.scale else 0.0
         steepest = int(smooth.short().abs().max()) if smooth is not None else 0
         if scale * QMAX[spec.dtype] > _LARGEST_HALF or steepest > 14:
-            why = "what it is multiplied by, smoothed, is beyond fp16"
+            why = "its smoothed activations exceed the fp16 range"
             raise UsageError(f"{self.name} can't be computed in fp16", why=why, hint="--precision bf16 or fp32")
 
     def _external(self, name: str, kind: ir.DataType, shape: Sequence[int]) -> ir.Value:
-        """An initializer whose values lie in a file."""
+        """An initializer with external data."""
         value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(kind))
         self.graph.initializers.add(value)
         return value
 
     def _scale(self, name: str, shape: Sequence[int]) -> ir.Value:
-        """In the dtype that is computed in."""
+        """A scale initializer in the compute dtype."""
         assert self.weight.dtype is not None
         return self._external(name, self.weight.dtype, shape)
 
     def _constant(self, name: str, array: Array, kind: ir.DataType | None = None) -> ir.Value:
-        """A small initializer; one of a name."""
+        """A small initializer with a value; reused if the name exists."""
         known = self.graph.initializers.get(name)
         if known is not None:
             return known
@@ -194,7 +202,7 @@ class _QdqRewriter:
         kind: ir.DataType | None,
         mark: str = "",
     ) -> ir.Value:
-        """What a new node before `user` gives."""
+        """Insert a node before `user`; returns its output."""
         node = ir.node(operator, inputs, how, name="/".join(filter(None, (self.path, operator, mark))))
         value = node.outputs[0]
         value.name, value.type = node.name, ir.TensorType(kind) if kind else None
@@ -203,7 +211,7 @@ class _QdqRewriter:
 
 
 def _turned_values(name: str, parts: QuantizedTensor) -> TensorSource:
-    """Quantized values, inputs first; four bits two to a byte, without room between rows."""
+    """Transposed quantized values (inputs, outputs); int4 packs two per byte without padding between rows."""
     spec = parts.spec
     rows, columns = spec.shape[0], spec.columns
 

@@ -1,6 +1,6 @@
-"""The transformer as torch traces it: our own forward, with one block however deep the model is, and no weights.
+"""Traces the transformer: our own forward with a single block, which the graph repeats, and without weights.
 
-What ONNX optimizers would fold away is not in it, and every size that can differ from call to call is a symbol.
+It avoids constructs that ONNX optimizers would fold away, and every size that can vary between calls is symbolic.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from sanac.nn.blocks.block import Conditioning, Geometry, block
 from sanac.nn.blocks.embed_head import embed, head, positions
 
 INPUTS = ("hidden_states", "encoder_hidden_states", "encoder_attention_mask", "timestep")
-GUIDANCE, OUTPUT = "guidance", "out_hidden_states"  # names that ONNX clients of diffusers know
+GUIDANCE, OUTPUT = "guidance", "out_hidden_states"  # names that optimum's ONNX pipelines expect
 _LARGEST = {"batch": 1024, "rows": 4096, "columns": 4096, "sequence_length": 8192}
 
 
 class _Named(nn.Module):  # type: ignore[misc]
-    """Parameters under names with dots."""
+    """A module that registers parameters under dotted names."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class _Named(nn.Module):  # type: ignore[misc]
 
 
 class _Transformer(_Named):
-    """As diffusers' class is called; with a single block."""
+    """The transformer with the signature of diffusers' class and a single block."""
 
     def __init__(self, architecture: Architecture, config: Mapping[str, Any], geometry: Geometry, dtype: torch.dtype):
         outside = {name: shape for name, shape in architecture.tensors().items() if split_block(name) is None}
@@ -80,7 +80,7 @@ class _Transformer(_Named):
 
 
 def _edge(state: Tensor) -> Tensor:
-    """The stream between blocks: what stands between two edges is one block."""
+    """Mark a block boundary in the traced program; the nodes between two marks are one block."""
     return torch.onnx.ops.symbolic(f"{OWN}::Edge", (state,), dtype=state.dtype, shape=state.shape, version=1)
 
 
@@ -92,7 +92,7 @@ def transformer(
     *,
     pointwise_as_linear: bool = False,
 ) -> Traced:
-    """A program that computes in `dtype`, but for the depthwise convolution, if that is an `island`."""
+    """Trace the transformer in `dtype`; `island` is the dtype of the depthwise convolution if it differs."""
     geometry = replace(
         Geometry.of(config),
         clamp_denominator=True,

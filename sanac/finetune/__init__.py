@@ -1,1 +1,1 @@
-"""One training loop, its losses and what it keeps on disk."""
+"""Fine-tuning: distillation from a teacher, training data (own, synthetic, shapes world), LoRA, teacher cache."""

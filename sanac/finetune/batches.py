@@ -1,6 +1,6 @@
-"""Which samples a batch holds and how much noise they are under: a batch's number and the seed say it all.
+"""Draws batches: samples, caption dropout, noise and noise levels, determined by the batch number and the seed.
 
-So what a teacher says to batch n can be worked out once, before training, and read afterwards.
+The teacher's outputs for batch n can therefore be computed once, before training, and cached.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from sanac.train.loop import generator_for
 
 @dataclass(frozen=True, slots=True)
 class BatchSampler:
-    """How batches are drawn."""
+    """Settings for drawing batches."""
 
     size: int
     seed: int = 0
@@ -23,7 +23,7 @@ class BatchSampler:
     caption_dropout: float = 0.1
 
     def draw(self, data: Prepared, number: int) -> "Batch":
-        """Batch `number`, on the CPU."""
+        """Draw batch `number` of `data`, on the CPU."""
         chance = generator_for(self.seed, number)
         picked = torch.randint(len(data), (self.size,), generator=chance).tolist()
         dropped = drop_captions(self.size, self.caption_dropout, chance).tolist()
@@ -34,7 +34,7 @@ class BatchSampler:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Samples under noise."""
+    """Samples with their noise and noise levels."""
 
     samples: Samples
     noise: Tensor
@@ -43,5 +43,5 @@ class Batch:
 
     @property
     def states(self) -> Tensor:
-        """Latents on the line between data and noise."""
+        """Noised latents, on the straight line between data and noise."""
         return noised(self.samples.latents, self.noise, self.levels)

@@ -1,6 +1,6 @@
-"""What a shrunken model learns when it recovers: the data's velocity, its teacher's velocity, its teacher's stream.
+"""Losses of fine-tuning: flow matching on data, distillation of the teacher's velocity, and of its hidden states.
 
-The last two are a teacher's lessons, worked out before training: batch number n is always the same batch.
+The teacher's outputs are read from a cache that is filled before training: batch n is always the same batch.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,28 +16,26 @@ from sanac.finetune.teacher_cache import TeacherCache
 from sanac.train.flow_matching import TIMESTEPS, flow_loss
 from sanac.train.task import TransformerTask
 
-OUTLIER = 2.0  # standard deviations: what is further out is not imitated
+OUTLIER = 2.0  # standard deviations: the feature loss ignores values further from the mean
 
 
 @dataclass
 class RecoveryTask(TransformerTask):
-    """A transformer and its batches; `weights` says how much each loss counts."""
+    """Training task of a student transformer; `weights` are the weights of the losses."""
 
     transformer: nn.Module
     data: Prepared
     sampler: BatchSampler
     weights: Mapping[str, float]
-    teacher_cache: TeacherCache | None = None  # of the teacher
-    feature_blocks: tuple[
-        int, ...
-    ] = ()  # of the teacher's blocks, behind which this transformer's blocks should be, in order
+    teacher_cache: TeacherCache | None = None  # cached teacher outputs
+    feature_blocks: tuple[int, ...] = ()  # teacher block whose output each student block imitates
     timestep_scale: float = 1.0
     compiled: bool = False
     shown: str = ""
 
     @property
     def identity(self) -> str:
-        """What the loop's settings don't say."""
+        """Everything that training depends on beyond the loop's settings."""
         one = self.sampler
         drawing = f"size={one.size}, seed={one.seed}, times={one.times}, caption_dropout={one.caption_dropout}"
         taught_by = self.teacher_cache.identity if self.teacher_cache else ""
@@ -45,7 +43,7 @@ class RecoveryTask(TransformerTask):
         return f"{self.data.identity} {how} {taught_by} {self.feature_blocks}"
 
     def loss(self, _generator: torch.Generator, number: int, /) -> Tensor:
-        """All losses of one batch; its randomness is its own."""
+        """Weighted sum of the losses on batch `number`, which has its own random generator."""
         distinct = len(self.teacher_cache) if self.teacher_cache else number + 1
         number %= distinct
         batch = self.sampler.draw(self.data, number)
@@ -73,7 +71,7 @@ class RecoveryTask(TransformerTask):
 
     @contextmanager
     def _watched(self) -> Iterator[list[Tensor]]:
-        """The stream behind every block, as far as a loss asks for it."""
+        """Collect the hidden states after every block, if the feature loss needs them."""
         streams: list[Tensor] = []
         if "features" not in self.weights:
             yield streams
@@ -88,7 +86,7 @@ class RecoveryTask(TransformerTask):
 
 
 def feature_loss(found: list[Tensor], targets: list[Tensor]) -> Tensor:
-    """How far streams are from the teacher's, as a share of its variance; outliers of either are left out."""
+    """Mean squared error to the teacher's hidden states relative to their variance, outliers of either excluded."""
     assert len(found) == len(targets)
     losses = []
     for mine, other in zip(found, targets, strict=True):

@@ -1,6 +1,6 @@
-"""Pairs to what is learned from, once: a folder of parts, each with latents, embeddings, masks and the empty caption.
+"""Encodes image-caption pairs once into a folder of parts: latents, caption embeddings, masks, the empty caption.
 
-After that neither autoencoder nor text encoder is loaded again. A stopped run goes on behind its last whole part.
+Training then needs neither autoencoder nor text encoder. A stopped run continues after its last complete part.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,18 +26,18 @@ from sanac.nn.silence_libraries import quiet
 
 SCHEMA = 1  # raised when the same pairs would give other parts
 PART = 256  # samples
-RECORD = "prepared.json"  # beside the parts: how far it is, and of what
+RECORD = "prepared.json"  # progress and content key, next to the parts
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Where parts appear, whole or not at all."""
+    """A folder of encoded parts, each written atomically."""
 
     path: Path
     key: str
 
     def record(self) -> dict[str, Any]:
-        """What was done so far, if it is of this key."""
+        """Progress of this key, or a new record; UsageError if the folder holds anything else."""
         file = self.path / RECORD
         if file.is_file():
             try:
@@ -53,7 +53,7 @@ class Folder:
         return {"key": self.key, "seen": 0, "parts": 0, "skipped": [], "finished": False}
 
     def put(self, number: int, latents: Tensor, captions: EncodedPrompts, record: dict[str, Any]) -> None:
-        """Write a part, then that it is there."""
+        """Write part `number`, then the updated record."""
         self.path.mkdir(parents=True, exist_ok=True)
         part = self.path / f"part-{number:05d}.safetensors"
         tensors = {
@@ -67,30 +67,30 @@ class Folder:
         self.note(record)
 
     def note(self, record: dict[str, Any]) -> None:
-        """Write down how far it is."""
+        """Write the progress record atomically."""
         write_atomically(self.path / RECORD, json_files.pretty(record))
 
 
 def pixels(model: Model, side: int) -> int:
-    """The side of the pictures that the model paints, in real pixels, when its latents are `side` wide."""
+    """Side in pixels of the images that the model generates from latents `side` wide."""
     vae = next((part for part in model.others if part.name == "vae"), None)
     if vae is None:
         raise UsageError(
-            f"{model.located.name} has no autoencoder", why="pictures can't be encoded", hint="give a whole pipeline"
+            f"{model.located.name} has no autoencoder", why="images can't be encoded", hint="use a complete pipeline"
         )
     layers = vae.config.get("encoder_layers_per_block")
     if not isinstance(layers, list) or not all(type(count) is int for count in layers):
-        raise InvalidInput(f"{vae.folder} is not the config of an AutoencoderDC")
+        raise InvalidInput(f"the config in {vae.folder} is not of an AutoencoderDC")
     return side * shrinkage(layers)
 
 
 def key_of(model: Model, source: Source, side: int) -> str:
-    """Equal where the same parts come out."""
+    """Content key: equal for sources that are encoded to the same parts."""
     return json_files.key_of(["prepare", SCHEMA, source.identity, pixels(model, side), encoders(model)])
 
 
 def prepare(model: Model, source: Source, side: int, path: Path, device: torch.device, reporter: Reporter) -> Path:
-    """Encode all pairs of a source with the model's autoencoder and text encoder."""
+    """Encode all pairs of a source with the model's autoencoder and text encoder into the folder `path`."""
     size = pixels(model, side)
     folder = Folder(path, key_of(model, source, side))
     record = folder.record()
@@ -114,13 +114,13 @@ def prepare(model: Model, source: Source, side: int, path: Path, device: torch.d
     skip_report.seen = record["seen"]
     skip_report.check(source.name, reporter)
     if not record["parts"]:
-        raise InvalidInput(f"{source.name} holds no sample")
+        raise InvalidInput(f"{source.name} contains no samples")
     folder.note({**record, "finished": True})
     return path
 
 
 def _groups(pairs: Iterator[ImageText | None]) -> Iterator[tuple[list[ImageText], int]]:
-    """Pairs for a part, and how many samples were looked at for them."""
+    """Yield the pairs of each part, and the number of samples read for it including skipped ones."""
     group: list[ImageText] = []
     many = 0
     for pair in pairs:
@@ -134,7 +134,7 @@ def _groups(pairs: Iterator[ImageText | None]) -> Iterator[tuple[list[ImageText]
 
 
 def encoders(model: Model) -> list[Any]:
-    """What identifies the parts of a pipeline that encode."""
+    """Identity of the pipeline components that encode images and captions."""
     names = {"vae", "text_encoder", "tokenizer"}
     return [
         [part.name, [part.config, part.weights.identity() if part.weights else []]]
@@ -144,7 +144,7 @@ def encoders(model: Model) -> list[Any]:
 
 
 def open_autoencoder(model: Model, device: torch.device) -> Callable[[Sequence[ImageText]], Tensor]:
-    """What turns pictures into latents as the transformer sees them."""
+    """Open the model's autoencoder; returns a function from pairs to scaled latents."""
     try:
         with quiet():
             from diffusers import AutoencoderDC

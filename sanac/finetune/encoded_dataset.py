@@ -1,4 +1,4 @@
-"""What a run learns from: latents and caption embeddings that were prepared once, read where they lie."""
+"""The encoded dataset of a training run: latents and caption embeddings, memory-mapped from their files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from sanac.nn.streaming import map_tensor
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Some of them: latents (B, channels, height, width), embeddings (B, S, width), mask (B, S)."""
+    """A batch of samples: latents (B, channels, height, width), embeddings (B, S, width), mask (B, S)."""
 
     latents: Tensor
     embeddings: Tensor
@@ -27,24 +27,24 @@ class Samples:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A folder of parts; each holds latents, their captions, and the empty caption."""
+    """A folder of encoded parts: latents, caption embeddings, and the empty caption."""
 
     folder: Path
     latents: LatentFolder
-    first: TensorFile  # the part whose empty caption counts
+    first: TensorFile  # the part that the empty caption is read from
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """Number of samples."""
         return len(self.latents)
 
     @cached_property
     def identity(self) -> str:
-        """What the parts hold, whatever the folder is called."""
+        """Digest of the parts' content, independent of the folder's name."""
         return self.latents.digest()
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest caption, or a few more."""
+        """Upper bound on the tokens of the longest caption."""
         return max(part.tensors["embeddings"].shape[1] for part in self.latents.files)
 
     @cached_property
@@ -53,11 +53,11 @@ class Prepared:
 
     @cached_property
     def empty(self) -> tuple[Tensor, Tensor]:
-        """The empty caption: (1, S, width) and its mask."""
+        """Embedding of the empty caption (1, S, width) and its mask."""
         return self.first.read("empty").float(), self.first.read("empty_mask")
 
     def pick(self, numbers: Sequence[int], dropped: Sequence[bool]) -> Samples:
-        """These samples, in fp32; those that are `dropped` have the empty caption."""
+        """The samples with these numbers, in fp32; those marked in `dropped` get the empty caption."""
         latents, captions = [], []
         for number, drop in zip(numbers, dropped, strict=True):
             part, place = self._place(number)
@@ -75,7 +75,7 @@ class Prepared:
             finite = torch.isfinite(values.flatten(1)).all(dim=1)
             if not finite.all():
                 number = numbers[int((~finite).nonzero()[0])]
-                raise InvalidInput(f"sample {number} of {self.folder} holds NaN or infinity", hint="prepare it again")
+                raise InvalidInput(f"sample {number} of {self.folder} holds NaN or infinity", hint="encode it again")
         return samples
 
     def _place(self, number: int) -> tuple[Mapping[str, Tensor], int]:
@@ -83,19 +83,19 @@ class Prepared:
             if number < len(part["latents"]):
                 return part, number
             number -= len(part["latents"])
-        raise AssertionError("there are not so many samples")
+        raise AssertionError("sample number out of range")
 
 
 def _fitted(values: Tensor, length: int) -> Tensor:
-    """Cut or padded to `length` tokens; what is cut off is masked."""
+    """Crop or zero-pad to `length` tokens; cropped tokens are always masked ones."""
     return F.pad(values[:length], (0, 0, 0, max(0, length - len(values))))
 
 
 def open_prepared(folder: Path, architecture: Architecture) -> Prepared:
-    """The parts in a folder, for a model of this architecture."""
+    """Open the encoded parts in a folder and check them against the model's architecture."""
     latents = open_latents(folder, architecture)
     if not latents.captioned:
-        raise InvalidInput(f"{folder} brings no captions", why="its files lack `embeddings` and `mask`")
+        raise InvalidInput(f"{folder} has no captions", why="its files lack `embeddings` and `mask`")
     shapes = {"empty": (1, None, architecture.caption_channels), "empty_mask": (1, None)}
     first = open_tensor_file(latents.files[0].path, shapes, "the empty caption")
     return Prepared(folder, latents, first)

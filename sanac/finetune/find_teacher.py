@@ -1,4 +1,4 @@
-"""Who teaches: the model that a pruned one was cut from, found through what its artifact says of its origin."""
+"""Finds the default teacher: the unpruned ancestor of a model, by the lineage in its manifest."""
 
 from pathlib import Path
 
@@ -12,47 +12,47 @@ _SHRINKING = "prune"
 
 
 def parent_of(model: Model) -> Model | None:
-    """The model as it was before anything was dropped from it; None if nothing was."""
+    """The ancestor of a model before its first pruning; None if it was never pruned."""
     found = model
     while found.manifest is not None and any(step.stage == _SHRINKING for step in found.manifest.lineage):
         before = _origin(found)
         lineage = found.manifest.lineage
         if not _is(before, lineage[-2]):
             raise UsageError(
-                f"{before.located.name} is not what {found.located.name} was made from",
-                why="it was changed since, or another model stands in its place",
-                hint="name the teacher: --teacher MODEL",
+                f"{before.located.name} is not the model that {found.located.name} was made from",
+                why="it was changed since, or replaced by another model",
+                hint="pass the teacher with --teacher MODEL",
             )
         found = before
     return None if found is model else found
 
 
 def _origin(model: Model) -> Model:
-    """What an artifact was made from, where it lay then."""
+    """The model that an artifact was made from, opened at the recorded path."""
     word = origin_of(model.located.path)
     try:
         if not word:
-            raise UsageError(f"{model.located.path} doesn't say where it lay")
+            raise UsageError(f"{model.located.path} doesn't record its path")
         if not Path(word).exists():
-            raise UsageError(f"{word} is not there any more")
+            raise UsageError(f"{word} no longer exists")
         return open_model(locate(word))
     except SanacError as error:
         raise UsageError(
             f"the model that {model.located.name} was made from can't be opened",
             why=error.message,
-            hint="name the teacher: --teacher MODEL; or --loss flow, which needs none",
+            hint="pass the teacher with --teacher MODEL, or use --loss flow, which needs none",
         ) from error
 
 
 def _is(model: Model, step: Ancestor) -> bool:
-    """Whether a step of a lineage is this very model; a foreign one may have been named by all of its bytes."""
+    """Whether a lineage step is this model; models without manifest also match by their full hash."""
     if model.manifest:
         return model.manifest.key == step.key
     return step.key == model.identity() or step.key == model.identity(full_hash=True)
 
 
 def blocks_of(teacher: Model, student: Model) -> tuple[int | None, ...] | None:
-    """For each of the student's blocks its number in the teacher; None where one was not made from the other."""
+    """Teacher block index of each student block; None if the student was not made from the teacher."""
     lineage = student.manifest.lineage if student.manifest else ()
     for place, step in enumerate(lineage[:-1]):
         if _is(teacher, step):
@@ -62,22 +62,22 @@ def blocks_of(teacher: Model, student: Model) -> tuple[int | None, ...] | None:
 
 
 def check_teacher(teacher: Model, student: Model) -> None:
-    """A teacher has to speak the student's language: the same latents, captions and streams."""
+    """Raise InvalidInput unless teacher and student agree in latents, captions, patch size and width."""
     one, other = teacher.architecture, student.architecture
     problems = [
         f"{what}: the teacher's {getattr(one, name)}, the student's {getattr(other, name)}"
         for name, what in (
-            ("in_channels", "channels of the latents"),
-            ("caption_channels", "width of the captions"),
-            ("patch_size", "patches"),
-            ("width", "width of the stream"),
+            ("in_channels", "latent channels"),
+            ("caption_channels", "caption embedding width"),
+            ("patch_size", "patch size"),
+            ("width", "hidden width"),
         )
         if getattr(one, name) != getattr(other, name)
     ]
     if problems:
         raise InvalidInput(
-            f"{teacher.located.name} can't teach {student.located.name}",
+            f"{teacher.located.name} can't be the teacher of {student.located.name}",
             why=problems[0],
             problems=problems,
-            hint="--teacher with the model that it was pruned from",
+            hint="pass the model that it was pruned from with --teacher",
         )

@@ -1,6 +1,6 @@
-"""Pictures with captions as users have them: a folder of images and text files, tars of them, or the shapes world.
+"""Image-caption data from users: a folder of images and text files, WebDataset tars, or the shapes world.
 
-Nothing is unpacked to disk. What can't be read is skipped, counted and named; more than one in twenty is an error.
+Nothing is unpacked to disk. Unreadable samples are skipped and reported; more than one in twenty is an error.
 """
 
 import io
@@ -23,14 +23,14 @@ from sanac.finetune import shapes_data
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 TOLERATED = 0.05  # share of samples that may be unreadable
-_LARGEST = 200_000_000  # bytes of one picture's file
-_NAMED = 10  # skipped samples that are named
+_LARGEST = 200_000_000  # most bytes of an image file
+_NAMED = 10  # most skipped samples listed in a message
 _BROKEN = (OSError, ValueError, SyntaxError, TypeError, IndexError, EOFError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageText:
-    """A picture, and what it shows in words; without the picture where only the caption counts."""
+    """An image and its caption."""
 
     name: str
     image: Image.Image
@@ -39,25 +39,25 @@ class ImageText:
 
 @dataclass
 class SkipReport:
-    """How many samples there were, and why some of them don't count."""
+    """Number of samples read, and the name and reason of each skipped one."""
 
     seen: int = 0
     skipped: list[str] = field(default_factory=list)
 
     def check(self, source: str, reporter: Reporter) -> None:
-        """Say what was skipped; too much of it is an error."""
+        """Warn about skipped samples; InvalidInput if there are too many."""
         if not self.skipped:
             return
         some = "; ".join(self.skipped[:_NAMED]) + ("; ..." if len(self.skipped) > _NAMED else "")
         text = f"{len(self.skipped)} of {self.seen} samples of {source} can't be used"
         if len(self.skipped) > TOLERATED * self.seen:
-            raise InvalidInput(text, why=f"at most {TOLERATED:.0%} may be: {some}", problems=self.skipped)
+            raise InvalidInput(text, why=f"more than {TOLERATED:.0%} are unusable: {some}", problems=self.skipped)
         reporter.warn(f"{text}: {some}")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where pairs come from, in an order that is always the same."""
+    """A source of image-caption pairs in a fixed order."""
 
     name: str
     identity: str
@@ -67,11 +67,11 @@ class Source:
     seed: int = 0
 
     def count(self) -> int:
-        """How many samples there are; a tar that is cut off is found out here, before hours of work."""
+        """Number of samples; InvalidInput if a tar is truncated, before any encoding."""
         return self.scenes or sum(_members(path) if path.suffix == ".tar" else 1 for path in self.files)
 
     def raw(self) -> Iterator[tuple[str, bytes, str]]:
-        """(name, bytes of the picture, caption) of every sample, nothing decoded yet."""
+        """Yield (name, bytes of the image file, caption) of every sample, undecoded."""
         for path in self.files:
             if path.suffix == ".tar":
                 yield from _in_tar(path)
@@ -79,7 +79,7 @@ class Source:
                 yield path.name, _bytes(path), _caption_beside(path, self.boundary)
 
     def pairs(self, skip_report: SkipReport, size: int, first: int = 0) -> Iterator[ImageText | None]:
-        """Every sample from number `first`; None for one that is skipped. Square pictures of `size` pixels."""
+        """Yield samples from number `first` as square images of `size` pixels; None for each skipped one."""
         if self.scenes:
             yield from self._drawn(size, first)
             return
@@ -104,14 +104,14 @@ class Source:
 
 
 def open_source(word: str, *, scene_count: int, seed: int) -> Source:
-    """`shapes`, a folder of images or tars, or one tar."""
+    """The data source named by `word`: `shapes`, a folder of images or tars, or one tar."""
     if word == "shapes":
         return Source(
             "the shapes world", json_files.key_of(["shapes", scene_count, seed]), scenes=scene_count, seed=seed
         )
     path = Path(word)
     if not path.exists():
-        raise UsageError(f"there is no {word}", hint="--data shapes, or a folder of images with captions, or of tars")
+        raise UsageError(f"{word} does not exist", hint="--data shapes, or a folder of images with captions or of tars")
     boundary = (path if path.is_dir() else path.parent).resolve()
     try:
         files = sorted(boundary.rglob("*")) if path.is_dir() else [path.resolve()]
@@ -123,7 +123,7 @@ def open_source(word: str, *, scene_count: int, seed: int) -> Source:
     except OSError as error:
         raise InvalidInput(f"cannot read {word}", why=error.strerror or str(error)) from error
     if not chosen:
-        raise InvalidInput(f"{word} holds neither images nor tars", why=f"images are {', '.join(IMAGES)}")
+        raise InvalidInput(f"{word} contains neither images nor tars", why=f"images are {', '.join(IMAGES)}")
     return Source(word, json_files.key_of(["files", stats, texts]), chosen, boundary)
 
 
@@ -135,7 +135,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _caption_beside(image: Path, boundary: Path | None) -> str:
-    """From NAME.txt or NAME.json beside NAME.png."""
+    """Caption of an image file from NAME.txt or NAME.json in the same folder; '' if there is none."""
     for suffix in (".txt", ".json"):
         path = image.with_suffix(suffix)
         if path.is_file() and boundary and path.stat().st_size < 1_000_000:
@@ -155,28 +155,28 @@ def _caption(suffix: str, data: bytes) -> str:
 
 
 def _opened(data: bytes, size: int) -> Image.Image | str:
-    """The middle square in RGB, `size` pixels wide; or what is wrong with it."""
+    """The center crop in RGB, resized to `size` pixels; or the reason why the image can't be used."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             shown = image.convert("RGBA") if image.mode in {"P", "LA", "PA"} else image.copy()
-            if image.mode.startswith("I"):  # 16 bits of grey, which PIL would cut off at 255
+            if image.mode.startswith("I"):  # 16-bit grey, which PIL would clip at 255
                 shown = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
             if shown.mode == "RGBA":
                 white = Image.new("RGBA", shown.size, "white")
                 shown = Image.alpha_composite(white, shown)
             shown = shown.convert("RGB")
     except (*_BROKEN, Image.DecompressionBombError):
-        return "is not a picture that can be read"
+        return "is not a readable image"
     side = min(shown.size)
     left, top = ((edge - side) // 2 for edge in shown.size)
     return shown.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
 
 
 def _in_tar(path: Path) -> Iterator[tuple[str, bytes, str]]:
-    """WebDataset's way: members of one name are one sample, and stand together."""
+    """Yield the samples of a WebDataset tar: consecutive members with the same stem are one sample."""
     image, caption, key = b"", "", ""
-    last = "its beginning"
+    last = "the beginning"
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
@@ -201,25 +201,25 @@ def _in_tar(path: Path) -> Iterator[tuple[str, bytes, str]]:
             _whole(path, archive.offset)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InvalidInput(
-            f"{path} is cut off or damaged", why=f"{error}, behind {last}", hint="get the file again"
+            f"{path} is truncated or damaged", why=f"{error}, after {last}", hint="get the file again"
         ) from error
     if key:
         yield f"{path.name}:{key.lstrip('/')}", image, caption
 
 
 def _members(path: Path) -> int:
-    """Pictures in a tar, by its headers."""
+    """Number of images in a tar, counted from its headers."""
     try:
         with tarfile.open(path, "r:") as archive:
             names = [member.name for member in archive if member.isfile()]
             _whole(path, archive.offset)
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise InvalidInput(f"{path} is cut off or damaged", why=str(error), hint="get the file again") from error
+        raise InvalidInput(f"{path} is truncated or damaged", why=str(error), hint="get the file again") from error
     return sum(name.lower().endswith(IMAGES) for name in names)
 
 
 def _whole(path: Path, end: int) -> None:
-    """A tar ends with blocks of zeros; one that was cut between two members lacks them."""
+    """Raise ReadError if a tar lacks the zero blocks at its end: it was truncated between two members."""
     with path.open("rb") as file:
         file.seek(end)
         if file.read(512) != bytes(512):

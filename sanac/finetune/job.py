@@ -17,10 +17,10 @@ from sanac.train.trackers import Logged, trackers
 
 @dataclass(frozen=True, slots=True)
 class TrainingView:
-    """What there is to show and to keep of a training run."""
+    """Data to display and archive about a training run."""
 
     artifact: ArtifactView
-    folder: Path  # of the run's numbers, samples and resume state
+    folder: Path  # metrics, samples and resume state of the run
     about: Mapping[str, Any]
 
 
@@ -55,7 +55,7 @@ def run(word: str | None, settings: FinetuneSettings, context: Context) -> Outco
 def _callbacks(
     plan: FinetuneJob, settings: FinetuneSettings, logged: Logged, folder: Path, context: Context
 ) -> Callbacks:
-    """What is called during the run: trackers, and a generator of samples."""
+    """Callbacks of the run: trackers, and the sample generator."""
     if not settings.sample_every or context.training_samples is None:
         return Callbacks(logged)
     arguments = (settings.sample_prompt, settings.sample_every, folder / "samples", settings.device)

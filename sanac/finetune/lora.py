@@ -1,4 +1,4 @@
-"""LoRA by peft: a few weights are trained beside the model's own, then folded into them, or kept as a file."""
+"""LoRA training with peft: adds the adapter, merges it into the weights, or saves it as a file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ _BASE = ".base_layer."
 
 
 def add_lora(student: nn.Module, architecture: Architecture, rank: int, seed: int) -> None:
-    """Freeze the model; train rank-`rank` changes of every linear layer and 1x1 convolution in its blocks."""
+    """Freeze the model and add a LoRA of rank `rank` to every linear layer and 1x1 convolution of its blocks."""
     try:
         from peft import LoraConfig
     except ImportError as error:
@@ -35,7 +35,7 @@ def add_lora(student: nn.Module, architecture: Architecture, rank: int, seed: in
 
 
 def merged(student: nn.Module) -> dict[str, Tensor]:
-    """The model's own weights with what was trained folded in."""
+    """The model's weights with the trained LoRA merged."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for module in student.modules():
@@ -45,7 +45,7 @@ def merged(student: nn.Module) -> dict[str, Tensor]:
 
 
 def save_adapter(weights: Mapping[str, Tensor], file: Path) -> None:
-    """What was trained, as diffusers' `load_lora_weights` and `--lora` read it."""
+    """Save the trained LoRA in the format read by diffusers' `load_lora_weights` and `--lora`."""
     tensors = {f"transformer.{name.replace('.default.', '.')}": tensor for name, tensor in weights.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
     save_tensors(tensors, file)

@@ -1,4 +1,4 @@
-"""A recovery, decided before it is run: the model, who teaches it, what it learns from, and how."""
+"""The fine-tuning job: resolves teacher, data and losses, checks memory, trains, and builds the artifact job."""
 
 import shutil
 from collections.abc import Mapping
@@ -42,15 +42,15 @@ from sanac.train.memory import Load, Memory, estimate_memory
 from sanac.train.schedule import Schedule
 
 SCHEMA = 1  # raised when the same settings would train differently
-TOKENS = 16_384  # of a batch, where the user names no batch size
-RATE, GENTLE = 0.1, 0.01  # learning rate times width, where the user names none; for rounding that is nearly right
-WARMUP = 0.1  # share of the steps
-FAKE_QUANT_SCHEMA = 1  # raised when simulated quantization would train differently
+TOKENS = 16_384  # tokens per batch that the default batch size aims at
+RATE, GENTLE = 0.1, 0.01  # default learning rate times width; GENTLE for fake quantization
+WARMUP = 0.1  # default share of the steps
+FAKE_QUANT_SCHEMA = 1  # raised when fake quantization would train differently
 
 
 @dataclass(frozen=True)
 class FinetuneJob:
-    """A job that is fully decided; its data is prepared."""
+    """A fine-tuning job with all settings resolved and its data encoded."""
 
     model: Model
     teacher: Model | None
@@ -61,14 +61,14 @@ class FinetuneJob:
 
     @property
     def batch(self) -> int:
-        """Samples that go through the model together."""
+        """Samples per batch."""
         height, width = self.data.latents.size
         tokens = height * width // self.model.architecture.patch_size**2
         return self.settings.batch or max(1, min(64, TOKENS // tokens))
 
     @property
     def rate(self) -> float:
-        """The peak learning rate."""
+        """Peak learning rate."""
         return (
             self.settings.learning_rate
             or (GENTLE if self.settings.fake_quant else RATE) / self.model.architecture.width
@@ -76,7 +76,7 @@ class FinetuneJob:
 
     @property
     def sampler(self) -> BatchSampler:
-        """How batches are drawn; noise is shifted as the model's own sampler shifts it."""
+        """Batch sampler; noise levels use the flow shift of the model's scheduler."""
         scheduler = scheduler_of(self.model)
         shift = scheduler.get("flow_shift", scheduler.get("shift", 3.0))
         times = Times(shift=float(shift))
@@ -84,7 +84,7 @@ class FinetuneJob:
 
     @property
     def train_settings(self) -> Settings:
-        """How the loop is to train."""
+        """Settings of the training loop."""
         settings = self.settings
         warmup = round(WARMUP * settings.steps) if settings.warmup is None else settings.warmup
         return Settings(
@@ -101,7 +101,7 @@ class FinetuneJob:
 
     @property
     def feature_blocks(self) -> tuple[int, ...]:
-        """The teacher's blocks whose stream the student's blocks are to give, in order."""
+        """Teacher block whose hidden states each student block imitates; empty without the feature loss."""
         if "features" not in self.losses:
             return ()
         assert self.teacher is not None
@@ -109,15 +109,15 @@ class FinetuneJob:
         found = [index for index in sources or () if index is not None]
         if sources is None or len(found) != len(sources):
             raise UsageError(
-                "--loss features needs to know which blocks are whose",
+                "--loss features can't match the student's blocks to the teacher's",
                 why=f"{self.model.located.name} was not pruned from {self.teacher.located.name}",
-                hint="--loss distill, or the teacher that it was pruned from",
+                hint="use --loss distill, or pass the model that it was pruned from with --teacher",
             )
         return tuple(found)
 
     @cached_property
     def distinct(self) -> int:
-        """How many different batches the teacher is asked about: all, unless they take too much disk."""
+        """Number of distinct batches with cached teacher outputs: all, unless they exceed the cache limit."""
         batches = self.settings.steps * self.settings.accumulate
         height, width = self.data.latents.size
         architecture = self.model.architecture
@@ -127,14 +127,14 @@ class FinetuneJob:
         if fitting < 1:
             raise UsageError(
                 f"--teacher-cache {self.settings.teacher_cache:,} is too small",
-                why=f"one batch of the teacher's answers takes {2 * sample * self.batch:,} bytes",
-                hint="a larger one, a smaller --batch, or --loss distill without features",
+                why=f"the teacher's outputs for one batch take {2 * sample * self.batch:,} bytes",
+                hint="a larger --teacher-cache, a smaller --batch, or --loss distill without features",
             )
         return min(batches, fitting)
 
     @property
     def teacher_cache_key(self) -> str:
-        """Equal where the teacher says the same."""
+        """Content key: equal for jobs with the same teacher outputs."""
         assert self.teacher is not None
         sampler = asdict(self.sampler)
         return json_files.key_of(
@@ -142,7 +142,7 @@ class FinetuneJob:
         )
 
     def artifact_job(self, options: WriteOptions) -> ArtifactJob:
-        """The artifact that will be written; nothing is trained yet."""
+        """The artifact job, before training: settings, key and description."""
         settings = asdict(self.train_settings) | {"save_every": 0, "log_every": 0}
         how: dict[str, Any] = {
             "schema": SCHEMA,
@@ -163,11 +163,11 @@ class FinetuneJob:
         return replace(plan_artifact("finetune", self.model, plan, how, options), description=description)
 
     def folder(self, job: ArtifactJob) -> Path:
-        """Where the run keeps its state until the artifact stands."""
+        """Workspace folder of the training state; kept until the artifact is complete."""
         return self.workspace / f"training-{job.key[:8]}"
 
     def memory(self) -> Memory:
-        """What training will take."""
+        """Estimated memory of training."""
         height, width = self.data.latents.size
         caption = int(self.data.longest)
         settings = self.settings
@@ -175,11 +175,11 @@ class FinetuneJob:
         config = self.model.transformer.config or self.model.architecture.config()
         found = estimate_memory(config, load, settings.optimizer, average=bool(settings.ema))
         specs = self.fake_quant_plan.specs.values() if self.fake_quant_plan else ()
-        kept = sum(4 * how.shape[0] * how.columns for how in specs)  # until the gradients are there
+        kept = sum(4 * how.shape[0] * how.columns for how in specs)  # fake-quantized copies for backward
         return replace(found, activations=found.activations + kept)
 
     def check_room(self, memory: Memory) -> None:
-        """Lacking if training would not fit; what would help is named with what it saves."""
+        """Raise MissingResource if training would not fit into memory; the hint lists what each option saves."""
         free = free_memory(pick_device(self.settings.device))
         if memory.total <= free:
             return
@@ -195,18 +195,18 @@ class FinetuneJob:
         saved = {way: memory.total - replace(self, settings=other).memory().total for way, other in ways.items()}
         helpful = sorted((way for way in ways if saved[way] > 0), key=lambda way: -saved[way])
         raise MissingResource(
-            f"training takes about {bytes_text(memory.total)} of memory, {bytes_text(free)} are free",
+            f"training needs about {bytes_text(memory.total)} of memory, but only {bytes_text(free)} are free",
             why=str(memory),
             hint="; ".join(f"{way} saves {bytes_text(saved[way])}" for way in helpful),
         )
 
     @property
     def plain_settings(self) -> dict[str, object]:
-        """For trackers."""
+        """Scalar settings for experiment trackers."""
         return asdict(self.train_settings.schedule) | {"batch": self.batch, "optimizer": self.settings.optimizer}
 
     def trained(self, job: ArtifactJob, reporter: Reporter, callbacks: Callbacks) -> ArtifactJob:
-        """The job with the weights that training made, now or before."""
+        """The job with the trained weights, from an earlier run or trained now."""
         folder = self.folder(job)
         file = folder / "trained.safetensors"
         if self.settings.fresh:
@@ -241,7 +241,7 @@ class FinetuneJob:
         except torch.cuda.OutOfMemoryError as error:
             smaller = f"--batch {max(1, self.batch // 2)} --accumulate {self.settings.accumulate * 2}"
             raise MissingResource(
-                "the GPU's memory is not enough",
+                "the GPU ran out of memory during training",
                 why=str(error).splitlines()[0][:200],
                 hint=f"{smaller}, or --checkpointing",
             ) from error
@@ -252,7 +252,7 @@ class FinetuneJob:
 
     @property
     def fake_quant_plan(self) -> QuantPlan | None:
-        """How the weights will be quantized, if they are trained for that."""
+        """Quantization plan for fake quantization; None without --fake-quant."""
         name = self.settings.fake_quant
         return (
             plan_quantization("transformer", self.model.weights.tensors, QuantRequest(scheme_of(name)))
@@ -278,7 +278,7 @@ class FinetuneJob:
 def plan_finetune(
     model: Model, settings: FinetuneSettings, workspace: Path, reporter: Reporter, teacher: Model | None = None
 ) -> FinetuneJob:
-    """Everything decided, and the data prepared: what is learned is part of what the artifact is."""
+    """Resolve teacher, losses and data. Encodes or generates the data, as its digest is part of the artifact's key."""
     settings.check()
     refuse_quantized(model, "finetune")
     needed = settings.data is None or settings.losses is None or bool({"distill", "features"} & set(settings.losses))
@@ -287,8 +287,8 @@ def plan_finetune(
     losses = settings.losses or ({"distill": 1.0} if teacher else {"flow": 1.0})
     if teacher is None and {"distill", "features"} & set(losses):
         raise UsageError(
-            f"--loss {','.join(losses)} needs a teacher",
-            why=f"nothing was pruned from {model.located.name}",
+            f"--loss {','.join(losses)} requires a teacher",
+            why=f"{model.located.name} was not pruned from another model",
             hint="--teacher MODEL, or --loss flow",
         )
     if teacher is not None:
@@ -301,7 +301,7 @@ def plan_finetune(
 
 
 def _usual_teacher(model: Model, settings: FinetuneSettings) -> Model | None:
-    """What the model was pruned from; itself, where nothing is to come back but what rounding takes."""
+    """Default teacher: the unpruned ancestor, or the model itself for quantization-aware training."""
     recovered = model.manifest is not None and model.manifest.stage == "finetune"
     if settings.fake_quant and recovered:
         return model
@@ -311,13 +311,13 @@ def _usual_teacher(model: Model, settings: FinetuneSettings) -> Model | None:
 def _data(
     model: Model, teacher: Model | None, settings: FinetuneSettings, workspace: Path, reporter: Reporter
 ) -> Prepared:
-    """What is learned from: as it lies there, prepared now or before, or painted by the teacher."""
+    """The training data: already encoded, encoded now or before, or sampled from the teacher."""
     device = torch.device(pick_device(settings.device))
     if settings.data is None:
         if teacher is None:
             raise UsageError(
-                "there is nothing to learn from",
-                why="no --data, and no teacher that could paint something",
+                "there is no training data",
+                why="--data is not set, and there is no teacher to generate data",
                 hint="--data DIR, --data shapes or --teacher MODEL",
             )
         return open_prepared(_synthetic_data(teacher, settings, workspace, device, reporter), model.architecture)
@@ -349,14 +349,15 @@ def _synthetic_data(
 
 
 def _weights(teacher: Model, settings: FinetuneSettings, device: torch.device) -> Blocks:
-    """The teacher's, read once if half of the limit is enough for them."""
+    """The teacher's blocks; its weights stay in memory if they fit into half of the memory limit."""
     size = sum(ref.count * 4 for ref in teacher.weights)
     return Blocks(teacher, device, torch.float32, resident=size < settings.memory_limit // 2)
 
 
 def _check_prepared(folder: Path, settings: FinetuneSettings) -> None:
-    """A dry run doesn't prepare data."""
+    """Raise MissingResource if a dry run would have to prepare data."""
     if settings.dry_run and not (folder / RECORD).exists():
         raise MissingResource(
-            f"the plan hangs on data in {folder}, not prepared before", hint="run it without --dry-run"
+            f"--dry-run can't finish the plan: it depends on data in {folder}, which has not been prepared yet",
+            hint="run it without --dry-run",
         )

@@ -1,4 +1,4 @@
-"""Scenes of the shapes world to learn from: what training may show, how often, and in which words."""
+"""Training data from the shapes world: the contents allowed in training, their sampling weights and captions."""
 
 from functools import cache
 
@@ -10,7 +10,7 @@ from sanac.shapes.render import render
 from sanac.shapes.scene import draw_scene
 from sanac.shapes.words import TAGS
 
-WEIGHTS = {  # how often each task is drawn: the harder, the oftener
+WEIGHTS = {  # sampling weight per task; harder tasks are drawn more often
     "single_object": 1,
     "two_object": 2,
     "counting": 3,
@@ -22,23 +22,23 @@ WEIGHTS = {  # how often each task is drawn: the harder, the oftener
 
 @cache
 def lessons() -> tuple[Content, ...]:
-    """All that training may show, task by task."""
+    """All contents allowed in training, grouped by task."""
     return tuple(content for tag in TAGS for content in contents(tag) if not content.held_out)
 
 
 @cache
 def captions(lesson: int) -> tuple[str, ...]:
-    """The ways of saying it that training may see."""
+    """Training-split captions of a lesson."""
     return tuple(prompt.text for prompt in phrasings(lessons()[lesson]) if split_of(prompt) == "train")
 
 
 def draw_lessons(count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Which lessons are shown: a task by its weight, then any of its contents."""
+    """Draw `count` lessons: a task by its weight, then one of its contents uniformly."""
     tags = np.array([TAGS.index(content.tag) for content in lessons()])
     chances = np.array([WEIGHTS[tag] for tag in TAGS])[tags] / np.bincount(tags)[tags]
     return rng.choice(len(tags), size=count, p=chances / chances.sum())
 
 
 def pictures(chosen: NDArray[np.int64], size: int, rng: np.random.Generator, *, tidy: bool = True) -> NDArray[np.uint8]:
-    """Their scenes: (count, size, size, 3)."""
+    """Rendered scenes of the chosen lessons: (count, size, size, 3)."""
     return np.stack([render(draw_scene(lessons()[lesson], rng, tidy=tidy), size) for lesson in chosen])

@@ -1,4 +1,4 @@
-"""The model that is trained: diffusers' own transformer, filled from the checkpoint; and its weights back to a file."""
+"""The student: diffusers' transformer with weights from the checkpoint, and its trained weights written back."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from sanac.nn.streaming import DTYPES, read_tensor, refuse_loras
 
 
 def open_student(model: Model, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A trainable `SanaTransformer2DModel` with the model's weights, nothing else ever initialised."""
+    """A trainable `SanaTransformer2DModel` with the model's weights, without random initialisation."""
     from diffusers import SanaTransformer2DModel
 
     refuse_loras(model)
@@ -32,12 +32,12 @@ def open_student(model: Model, device: torch.device, dtype: torch.dtype) -> nn.M
 
 
 def save_weights(weights: Mapping[str, Tensor], model: Model, file: Path) -> None:
-    """Trained weights under the model's names, in the dtypes that it stores them in."""
+    """Save trained weights under the model's tensor names, in the dtypes of its checkpoint."""
     refs = model.weights.tensors
     missing = refs.keys() ^ weights.keys()
     assert not missing, sorted(missing)[:3]
     stored = {name: weights[name].detach().to(DTYPES[ref.dtype]) for name, ref in refs.items()}
     for name, tensor in stored.items():
         if not torch.isfinite(tensor).all():
-            raise InvalidInput(f"training made {name} NaN or infinite", hint="a lower --learning-rate")
+            raise InvalidInput(f"training made {name} NaN or infinite", hint="use a lower --learning-rate")
     save_tensors(stored, file)

@@ -1,4 +1,4 @@
-"""Data-free: what the teacher itself paints for a list of prompts is what is learned from."""
+"""Data-free training: latents that the teacher samples for a list of prompts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ SCHEMA = 1  # raised when the same prompts would give other latents
 
 @dataclass(frozen=True)
 class SyntheticLatents:
-    """`count` latents by a teacher, prompts in turn, each with noise of its own."""
+    """A job that samples `count` latents from a teacher, cycling through the prompts, each with its own noise."""
 
     teacher: Model
     prompts: Sequence[str]
@@ -29,13 +29,13 @@ class SyntheticLatents:
 
     @property
     def key(self) -> str:
-        """Equal where the same is painted; the teacher's identity covers its sampler and its text encoder."""
+        """Content key of the latents; the teacher's identity covers its scheduler and text encoder."""
         settings = [self.sampling.to_json(), list(self.prompts), self.count]
         return json_files.key_of(["data-free", SCHEMA, settings, self.teacher.identity()])
 
 
 def sample_latents(job: SyntheticLatents, blocks: Blocks, path: Path, reporter: Reporter) -> Path:
-    """Paint into a folder like prepared data, going on behind what lies there."""
+    """Sample latents into a folder in the format of encoded data, continuing a stopped run."""
     model, count, sampling, prompts = job.teacher, job.count, job.sampling, job.prompts
     folder = Folder(path, job.key)
     record = folder.record()
@@ -44,7 +44,7 @@ def sample_latents(job: SyntheticLatents, blocks: Blocks, path: Path, reporter: 
     scheduler = scheduler_of(model)
     config = model.transformer.config or model.architecture.config()
     captions: EncodedPrompts | None = None
-    reporter.begin("painting with the teacher", count * sampling.steps, "latents")
+    reporter.begin("sampling from the teacher", count * sampling.steps, "latents")
     reporter.advance(record["seen"] * sampling.steps)
     try:
         with torch.no_grad():
@@ -75,6 +75,6 @@ def sample_latents(job: SyntheticLatents, blocks: Blocks, path: Path, reporter: 
 
 
 def _turn(captions: EncodedPrompts, first: int, count: int) -> EncodedPrompts:
-    """Prompts in turn, from number `first` on."""
+    """`count` prompts from number `first` on, cycling through all."""
     numbers = [number % len(captions) for number in range(first, first + count)]
     return replace(captions, embeddings=captions.embeddings[numbers], mask=captions.mask[numbers])

@@ -1,7 +1,7 @@
-"""The teacher: what it says to each batch is worked out once, in sweeps over its weights, and kept on disk.
+"""The teacher cache: computes the teacher's outputs for each batch once, in sweeps over its weights, on disk.
 
-After that it need not be in memory, however large it is. Velocities and streams lie in bf16, one file each, batch after
-batch; a run that is stopped goes on behind the last whole batch.
+Training then never loads the teacher. Velocities and hidden states are stored in bf16, one file each, batch after
+batch; a stopped run continues after the last complete batch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,34 +27,34 @@ VELOCITY = "velocity"
 
 
 def stream_name(index: int) -> str:
-    """The file of the streams behind a block."""
+    """File stem of the hidden states after block `index`."""
     return f"stream-{index:03d}"
 
 
 @dataclass(frozen=True)
 class TeacherCache:
-    """What lies on disk: tensors by name and batch."""
+    """Cached teacher outputs on disk: tensors by name and batch."""
 
     folder: Path
     key: str
     count: int  # batches
-    shapes: Mapping[str, tuple[int, ...]]  # of one batch
+    shapes: Mapping[str, tuple[int, ...]]  # tensor name -> shape for one batch
 
     def __len__(self) -> int:
-        """Batches."""
+        """Number of batches."""
         return self.count
 
     @property
     def identity(self) -> str:
-        """Equal where the same is taught."""
+        """Identity of the cached outputs."""
         return f"{self.key} {self.count}"
 
     def velocity(self, number: int) -> Tensor:
-        """The teacher's velocity of a batch."""
+        """The teacher's velocity for a batch, fp32."""
         return self._read(VELOCITY, number)
 
     def stream(self, number: int, index: int) -> Tensor:
-        """The teacher's stream behind block `index`: (B, N, C)."""
+        """The teacher's hidden states after block `index` for a batch: (B, N, C), fp32."""
         return self._read(stream_name(index), number)
 
     def _read(self, name: str, number: int) -> Tensor:
@@ -62,13 +62,13 @@ class TeacherCache:
         return self.file(name)[number].view(torch.bfloat16).float()
 
     def file(self, name: str) -> "BatchFile":
-        """A tensor's file, batch by batch."""
+        """The file of one tensor."""
         return BatchFile(self.folder / f"{name}.bin", self.shapes[name])
 
 
 @dataclass(frozen=True, slots=True)
 class BatchFile:
-    """A file of batches of one shape, two bytes an element."""
+    """A file of equally shaped batches, two bytes per element."""
 
     path: Path
     shape: tuple[int, ...]
@@ -77,11 +77,11 @@ class BatchFile:
         size = int(np.prod(self.shape))
         raw = np.fromfile(self.path, np.int16, size, offset=2 * size * number)
         if len(raw) != size:
-            raise InvalidInput(f"{self.path} ended early", hint=f"delete {self.path.parent}")
+            raise InvalidInput(f"{self.path} is truncated", hint=f"delete {self.path.parent} and run again")
         return torch.from_numpy(raw).view(self.shape)
 
     def put(self, number: int, values: Tensor) -> None:
-        """Write a batch."""
+        """Write batch `number` in bf16."""
         assert values.shape == self.shape
         self.path.touch()
         with self.path.open("r+b") as file:
@@ -92,16 +92,16 @@ class BatchFile:
 
 @dataclass(frozen=True)
 class TeacherPass:
-    """A job: the teacher, the batches, the blocks behind which its stream is wanted."""
+    """A job that fills the cache: the teacher, its batches, and the blocks whose outputs are recorded."""
 
     blocks: Blocks
     config: Mapping[str, Any]
     draw: Callable[[int], Batch]
     feature_blocks: tuple[int, ...]
-    memory: int  # bytes that batches under way may take
+    memory: int  # most bytes for hidden states of batches in flight
 
     def run(self, folder: Path, key: str, count: int, reporter: Reporter) -> TeacherCache:
-        """`count` batches, as far as they aren't there yet."""
+        """The cache of `count` batches; computes the missing ones."""
         first = self.draw(0)
         channels, tokens = first.states.shape[1:], self._tokens(first)
         stream = (len(first.picked), tokens, self.blocks.model.architecture.width)
@@ -113,7 +113,7 @@ class TeacherPass:
         folder.mkdir(parents=True, exist_ok=True)
         together = max(1, self.memory // (4 * 3 * int(np.prod(stream))))
         if done < count:
-            reporter.begin("asking the teacher", count, "batches")
+            reporter.begin("running the teacher", count, "batches")
             reporter.advance(done)
             try:
                 while done < count:
@@ -131,7 +131,7 @@ class TeacherPass:
         return int(height * width) // self.blocks.model.architecture.patch_size**2
 
     def _teach(self, cache: TeacherCache, numbers: Sequence[int]) -> None:
-        """Some batches through the whole teacher at once."""
+        """Run the teacher on several batches in one sweep and store its outputs."""
         device, dtype = self.blocks.device, self.blocks.dtype
         outside, geometry = self.blocks.outside(), Geometry.of(self.config)
         scale = TIMESTEPS * self.config.get("timestep_scale", 1.0)
@@ -158,12 +158,16 @@ class TeacherPass:
 
 def _put(cache: TeacherCache, name: str, number: int, values: Tensor) -> None:
     if not torch.isfinite(values).all():
-        raise InvalidInput(f"the teacher gives NaN or infinity as {name}", why=f"for batch {number}")
+        raise InvalidInput(
+            f"the teacher's {name} is NaN or infinite",
+            why=f"on batch {number} of the training data",
+            hint="sanac inspect TEACHER --scan",
+        )
     cache.file(name).put(number, values)
 
 
 def _done(folder: Path, key: str) -> int:
-    """How many batches lie there, whole and of this key."""
+    """Number of complete batches in a cache folder with this key."""
     path = folder / "done.json"
     if not path.is_file():
         return 0

@@ -1,1 +1,1 @@
-"""Which blocks come."""
+"""Depth growth: where new blocks are inserted and how they are initialised."""

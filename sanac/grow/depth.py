@@ -1,4 +1,4 @@
-"""Growing depth: which blocks of the source stay, which are repeated, which are new. Plans only: nothing is made."""
+"""Plans depth growth: which source blocks are kept, which are repeated, which are new. Writes no weights."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from sanac.core.family.architecture import QK_NORM_CONFIG
 from sanac.core.write.job import ArtifactJob, WriteOptions, plan_artifact
 
 INITS = ("partial", "cyclic", "replicate")
-_LARGEST = 1000  # blocks; the released models have 20 to 60
-_DROPPED = 2  # of the source's last blocks, by default: the paper found them too specialised to build upon
+_LARGEST = 1000  # most blocks; the released models have 20 to 60
+_DROPPED = 2  # last blocks of the source that are dropped by default: the paper found them too specialised
 
 
 def decide_growth(
@@ -25,7 +25,7 @@ def decide_growth(
     qk_norm: bool = False,
     seed: int = 0,
 ) -> ArtifactJob:
-    """The job that grows `model` to `target` blocks. `seed` matters to `partial` alone, the others draw nothing."""
+    """The job that grows `model` to `target` blocks. Only `init="partial"` is random and uses `seed`."""
     depth = model.architecture.blocks
     problems = _problems(depth, target, init, preserve)
     if problems:
@@ -48,14 +48,14 @@ def decide_growth(
 
 
 def preserved(depth: int) -> int:
-    """How many of the source's blocks `partial` keeps unless told: all but the last two, and at least one."""
+    """Number of source blocks that `partial` keeps by default: all but the last two, at least one."""
     return max(1, depth - _DROPPED)
 
 
 def notices(job: ArtifactJob) -> tuple[str, ...]:
-    """What the user should know of this growth before it runs."""
+    """Notes to show before a growth runs."""
     if job.settings["init"] != "partial":
-        return (f"--init {job.settings['init']} changes the function: each copy acts once more",)
+        return (f"--init {job.settings['init']} changes the model's output: repeated blocks are applied twice or more",)
     depth = job.plan.source_blocks
     kept = sum(block is not None for block in job.plan.sources)
     whose = f"the first {kept} of its source's {depth} blocks do" if kept < depth else "its source does"
@@ -65,38 +65,38 @@ def notices(job: ArtifactJob) -> tuple[str, ...]:
 
 
 def warnings(job: ArtifactJob, *, qk_norm: bool) -> tuple[str, ...]:
-    """What the user should look at: whether QK norm was asked for, and what came of it."""
+    """Warnings about `--qk-norm`: that it has no effect, or that it changes the model's output."""
     if not qk_norm:
         return ()
     if job.model.architecture.qk_norm:
-        return (f"--qk-norm has no effect: {job.model.located.name} has it already",)
-    return ("--qk-norm changes the function: the model gives noise until it is trained again",)
+        return (f"--qk-norm has no effect: {job.model.located.name} already has QK norm",)
+    return ("--qk-norm changes the model's output: the model generates noise until it is trained again",)
 
 
 def _problems(depth: int, target: int, init: str, preserve: int | None) -> list[str]:
     problems = []
     if target <= depth:
-        problems.append(f"--target-blocks {target} is not above the {depth} blocks that it has")
+        problems.append(f"--target-blocks {target} is not more than the model's {depth} blocks")
     if target > _LARGEST:
-        problems.append(f"--target-blocks {target} is beyond {_LARGEST}, the largest depth that sanac writes")
+        problems.append(f"--target-blocks {target} is above {_LARGEST}, the largest supported depth")
     if init not in INITS:
-        problems.append(f"--init {init} is none of {', '.join(INITS)}")
+        problems.append(f"--init {init} is not one of {', '.join(INITS)}")
     if preserve is not None and init != "partial":
-        problems.append(f"--preserve has no meaning with --init {init}: it keeps every block")
+        problems.append(f"--preserve only applies to --init partial: --init {init} keeps every block")
     if preserve is not None and not 1 <= preserve <= depth:
-        problems.append(f"--preserve {preserve} is not between 1 and {depth}, the number of blocks that it has")
+        problems.append(f"--preserve {preserve} is not between 1 and {depth}, the model's depth")
     return problems
 
 
 def _copies(depth: int, target: int, init: str) -> list[int]:
-    """Which block of the source stands at each place."""
+    """Index of the source block at each position of the grown model."""
     if init == "cyclic":
         return [place % depth for place in range(target)]
-    return [place * depth // target for place in range(target)]  # as even as it gets
+    return [place * depth // target for place in range(target)]  # spread as evenly as possible
 
 
 def _new(manifest: Manifest | None, seed: int, first: int, count: int) -> Iterator[New]:
-    """New blocks, numbered by their place; a number that an earlier growth of this seed gave is not given again."""
+    """New blocks numbered by position, skipping numbers that an earlier growth with this seed already used."""
     plan = manifest.whole_plan if manifest else None
     taken = {o.number for o in plan.blocks if isinstance(o, New) and o.seed == seed} if plan else set()
     free = (number for number in itertools.count(first) if number not in taken)

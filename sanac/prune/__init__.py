@@ -1,1 +1,1 @@
-"""Which blocks go."""
+"""Depth pruning: block importance scores, block selection and search, closed-form repair of the gaps."""

@@ -1,7 +1,7 @@
-"""Which blocks stay, by search: subsets judged by the velocity they leave, on states that the model passed itself.
+"""Beam search for the blocks to keep, by velocity error on calibration states from the model's own trajectories.
 
-One-shot scores judge every block as if all others stayed. Here blocks leave one at a time, the `beam` best subsets kept
-on the way; then a kept block and a dropped one change places as long as that helps.
+One-shot scores rate each block as if all others were kept. The search drops one block per round and keeps the `beam`
+best subsets; then it swaps a kept block with a dropped one as long as that lowers the error.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,14 +13,14 @@ from sanac.core.progress import NULL_REPORTER, Reporter
 if TYPE_CHECKING:
     from sanac.nn.calibration.block_subsets import BlockSubset
 
-Evaluator = Callable[[list["BlockSubset"]], Mapping["BlockSubset", float]]  # the error of each choice of blocks
+Evaluator = Callable[[list["BlockSubset"]], Mapping["BlockSubset", float]]  # subset of blocks -> error
 
-TRIED = 64  # swaps that a round may try
+TRIED = 64  # most swaps evaluated per round
 
 
 @dataclass(frozen=True, slots=True)
 class SearchStep:
-    """A round of the search: the best subset so far and its error."""
+    """One round of the search: the best subset found and its error."""
 
     kept: "BlockSubset"
     error: float
@@ -35,7 +35,7 @@ def search(
     beam: int = 4,
     reporter: Reporter = NULL_REPORTER,
 ) -> list[SearchStep]:
-    """The best subset at every depth down to `target`, then what swaps made of the last; the last is the result."""
+    """The best subset of each round: one per depth down to `target`, then one per improving swap. The last wins."""
     whole = tuple(range(blocks))
     found = [SearchStep(whole, 0.0)]
     front: list[BlockSubset] = [whole]
@@ -54,7 +54,7 @@ def search(
 
 
 def _smaller(front: "Iterable[BlockSubset]", protected: frozenset[int]) -> "Iterable[BlockSubset]":
-    """Each subset without each of its blocks in turn."""
+    """Every subset that drops one unprotected block from a subset of `front`."""
     for kept in front:
         for dropped in kept:
             if dropped not in protected:
@@ -62,7 +62,7 @@ def _smaller(front: "Iterable[BlockSubset]", protected: frozenset[int]) -> "Iter
 
 
 def _swapped(best: SearchStep, blocks: int, protected: frozenset[int], evaluate: Evaluator) -> SearchStep | None:
-    """The best subset that differs in one block, if it is better. Neighbours of a gap are tried first."""
+    """The best subset one swap away from `best`, or None if none is better. Swaps of nearby blocks are tried first."""
     dropped = [index for index in range(blocks) if index not in best.kept]
     pairs = [(out, new) for out in best.kept if out not in protected for new in dropped]
     nearest = sorted(pairs, key=lambda pair: (abs(pair[0] - pair[1]), pair))[:TRIED]

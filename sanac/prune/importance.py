@@ -1,8 +1,8 @@
-"""How much each block matters, read off the stream on both of its sides.
+"""Block importance from the hidden states before and after each block.
 
-Block importance, after SANA-1.5: BI_i = 1 - E[cos(X_i, X_i+1)], the cosine per token over channels in fp32, its mean
-over tokens, both branches of guidance, prompts and timesteps. No absolute value; what rounding puts below zero is zero.
-The relative norm of the change, E[|X_i+1 - X_i| / |X_i|], is taken along: it sees a block that only scales the stream.
+Block importance, after SANA-1.5: BI_i = 1 - E[cos(X_i, X_i+1)], the cosine per token over channels in fp32, averaged
+over tokens, both guidance branches, prompts and timesteps. No absolute value; rounding errors below zero become zero.
+The relative norm of the change, E[|X_i+1 - X_i| / |X_i|], is recorded too: it detects blocks that only rescale.
 """
 
 from dataclasses import dataclass, field
@@ -13,27 +13,27 @@ from torch import Tensor
 from sanac.nn.calibration.sampling import BlockCall
 
 METRICS = ("bi", "norm", "velocity")
-WATCHED = METRICS[:2]  # read off the stream; the velocity takes forwards of its own
+WATCHED = METRICS[:2]  # computed from hidden states; `velocity` needs extra forwards
 
 
 @dataclass
 class ImportanceRecorder:
-    """Takes down the metrics for every step, block, branch and prompt."""
+    """Activation hook that records the metrics per step, block, guidance branch and prompt."""
 
     steps: int
     blocks: int
     prompts: int
     whole_samples: bool = False  # one vector per sample instead of one per token
-    first: int = 0  # number of the first prompt that is watched
+    first: int = 0  # index of the first recorded prompt
     values: Tensor = field(init=False)  # (metrics, steps, blocks, branches, prompts), fp64
 
     def __post_init__(self) -> None:
-        """Room for every value; NaN until it is seen."""
+        """Allocate the values; NaN marks those that are not recorded yet."""
         shape = (len(METRICS), self.steps, self.blocks, 2, self.prompts)
         self.values = torch.full(shape, torch.nan, dtype=torch.float64)
 
     def __call__(self, call: BlockCall, before: Tensor, after: Tensor) -> None:
-        """Look at a batch on both sides of a block."""
+        """Record the metrics of a batch from the hidden states before and after a block."""
         if self.whole_samples:
             before, after = before.flatten(1)[:, None], after.flatten(1)[:, None]
         before, after = before.float(), after.float()
@@ -44,9 +44,9 @@ class ImportanceRecorder:
         slot[0], slot[1] = (1 - cosine).cpu(), change.double().mean(dim=1).cpu()
 
     def by_prompt(self, metric: str) -> Tensor:
-        """(blocks, prompts): the mean over timesteps and branches."""
+        """Mean of a metric over timesteps and guidance branches: (blocks, prompts)."""
         return self.values[METRICS.index(metric)].mean(dim=(0, 2))
 
     def by_step(self, metric: str) -> Tensor:
-        """(blocks, steps): the mean over prompts and branches."""
+        """Mean of a metric over prompts and guidance branches: (blocks, steps)."""
         return self.values[METRICS.index(metric)].mean(dim=(2, 3)).T

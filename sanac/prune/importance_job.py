@@ -1,4 +1,4 @@
-"""From a model and prompts to scores: the job decided, estimated, run chunk by chunk, and continued after a stop."""
+"""The block scoring job: its settings, memory plan and time estimate, and its resumable run in chunks of prompts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,31 +26,31 @@ from sanac.prune.scores import Scores, score
 SCHEMA = 1  # raised when the same settings would give other scores
 VELOCITY = METRICS.index("velocity")
 _FP32 = 4
-PROGRESS = ".progress"  # beside the scores, until they are finished
+PROGRESS = ".progress"  # folder of the resume state, next to the unfinished scores
 
 
 @dataclass(frozen=True)
 class ImportanceJob:
-    """A job that is fully decided."""
+    """A block scoring job with all settings resolved."""
 
     model: Model
     prompts: tuple[str, ...]
     sampling: SamplerSettings
-    scheduler: Mapping[str, Any]  # config of the model's sampler
+    scheduler: Mapping[str, Any]  # config of the model's scheduler
     whole_samples: bool
     memory_limit: int
     device: str
-    inputs: Mapping[str, Any] = field(default_factory=dict)  # what is measured on, where that is more than prompts
-    velocity: bool = False  # whether blocks are left out too, one at a time
+    inputs: Mapping[str, Any] = field(default_factory=dict)  # overrides for embeddings or images instead of prompts
+    velocity: bool = False  # also compute the leave-one-out velocity error
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What is measured."""
+        """Names of the metrics that are measured."""
         return METRICS if self.velocity else WATCHED
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the scores depend on."""
+        """All settings that the scores depend on."""
         prompts = {"prompts": json_files.key_of(list(self.prompts))} if self.prompts else {}
         return {
             "sampling": self.sampling.to_json(),
@@ -65,53 +65,53 @@ class ImportanceJob:
 
     @property
     def key(self) -> str:
-        """Equal for jobs that give the same scores."""
+        """Content key: equal for jobs that produce the same scores."""
         return json_files.key_of(["analyze", SCHEMA, self.settings, self.model.identity()])
 
     @property
     def count(self) -> int:
-        """How many prompts, or pictures."""
+        """Number of prompts, or of images."""
         return int(self.inputs.get("num_prompts", len(self.prompts)))
 
     @property
     def tokens(self) -> int:
-        """Of one prompt's state."""
+        """Number of tokens per image."""
         height, width = self.inputs.get("size", (self.sampling.side, self.sampling.side))
         return int(height * width) // self.model.architecture.patch_size**2
 
     @property
     def state_bytes(self) -> int:
-        """One prompt's state on one branch."""
+        """Bytes of one prompt's hidden states on one guidance branch."""
         return self.tokens * self.model.architecture.width * _FP32
 
     @property
     def resident(self) -> bool:
-        """Whether the weights are read once and stay: half of the limit is enough for them."""
+        """Whether the weights are read once and stay in memory: they fit into half of the limit."""
         return _all_bytes(self.model) + _two_blocks(self.model) < self.memory_limit // 2
 
     @property
     def batch(self) -> int:
-        """How many prompts go through a block together: what that takes is a quarter of the limit at most."""
+        """Number of prompts per block call; their activations take at most a quarter of the limit."""
         return max(1, min(self.sampling.batch, self.memory_limit // 4 // (WORK * self.state_bytes)))
 
     @property
     def sweep_batch(self) -> SweepBatch:
-        """How many prompts go through how many choices of blocks together, where each is left out in turn."""
+        """Number of prompts and of block subsets per sweep of the leave-one-out evaluation."""
         return SweepBatch.of(self.memory_limit // 4, 2 * self.state_bytes, self.model.architecture.blocks)
 
     def chunk(self, captions: EncodedPrompts) -> int:
-        """How many prompts go through together; Misuse if the memory limit is too small for one."""
+        """Number of prompts per chunk; UsageError if the memory limit is too small for one."""
         embeddings = captions.embeddings
         return self.fitting(embeddings.shape[1], embeddings.numel() * embeddings.element_size())
 
     def fitting(self, length: int, caption_bytes: int) -> int:
-        """The same, where captions have such a length and are `given` bytes in all."""
+        """Number of prompts per chunk, from the token length of captions and their bytes in total."""
         fixed, each = self.taken(length, caption_bytes)
         fitting = (self.memory_limit - fixed) // each
         if fitting < 1:
             enough = self
             while (needed := sum(enough.taken(length, caption_bytes))) > enough.memory_limit:
-                enough = replace(enough, memory_limit=needed)  # which may mean larger batches
+                enough = replace(enough, memory_limit=needed)  # a higher limit can also mean larger batches
             raise UsageError(
                 f"--memory-limit {self.memory_limit:,} is too small",
                 why="two blocks and the states of one prompt don't fit",
@@ -120,12 +120,12 @@ class ImportanceJob:
         return int(min(fitting, self.count))
 
     def taken(self, length: int, caption_bytes: int) -> tuple[int, int]:
-        """(bytes beside the prompts, bytes of one), where captions have such a length and are `given` bytes in all."""
+        """(fixed bytes, bytes per prompt), from the token length of captions and their bytes in total."""
         architecture = self.model.architecture
         caption = length * architecture.width * _FP32
         latents = self.tokens * architecture.patch_size**2 * architecture.in_channels * _FP32
-        each = 2 * self.state_bytes + caption + (self.sampling.steps + 4) * latents  # velocities, noise, what is mixed
-        caption_bytes += self.count * latents if "size" in self.inputs else 0  # pictures, all of them
+        each = 2 * self.state_bytes + caption + (self.sampling.steps + 4) * latents  # velocities, noise, guidance
+        caption_bytes += self.count * latents if "size" in self.inputs else 0  # latents of all images
         work = self.batch * (WORK * self.state_bytes + 3 * caption)
         weights = _all_bytes(self.model) if self.resident else _outside_bytes(self.model)
         if self.velocity:
@@ -136,9 +136,9 @@ class ImportanceJob:
 def analyze(
     job: ImportanceJob, captions: EncodedPrompts, folder: Path, reporter: Reporter, data: Tensor | None = None
 ) -> Scores:
-    """Watch the stream of all prompts, on trajectories that are sampled, or on `data`, latents of pictures.
+    """Score all blocks on sampled trajectories, or on noised `data` (latents of images).
 
-    `folder` holds what was finished before a stop.
+    `folder` holds the resume state of a stopped run.
     """
     blocks, chunk = job.model.architecture.blocks, job.chunk(captions)
     weights = Blocks(job.model, torch.device(job.device), torch.float32, resident=job.resident)
@@ -160,7 +160,7 @@ def analyze(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What all chunks of prompts have in common."""
+    """State shared by all chunks of prompts."""
 
     job: ImportanceJob
     weights: Blocks
@@ -168,7 +168,7 @@ class _Run:
     reporter: Reporter
 
     def chunk(self, captions: EncodedPrompts, data: Tensor | None, first: int) -> Tensor:
-        """One chunk of prompts through all steps; now and then, between two blocks, what was seen is saved."""
+        """Metrics of one chunk of prompts over all steps; saves the resume state between blocks from time to time."""
         job, depth = self.job, len(self.weights)
         sampling = replace(job.sampling, batch=job.batch)
         recorder = ImportanceRecorder(sampling.steps, depth, len(captions), job.whole_samples, first)
@@ -218,11 +218,11 @@ class _Run:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The transformer's."""
+        """Config of the transformer."""
         return self.job.model.transformer.config or self.job.model.architecture.config()
 
     def _left_out(self, captions: EncodedPrompts, moment: StepSample) -> Tensor:
-        """(blocks, prompts): what the velocity loses without each block."""
+        """Relative velocity error without each block: (blocks, prompts)."""
         encoded = captions.to(self.weights.device, self.weights.dtype)
         outside, guidance = self.weights.outside(), self.job.sampling.guidance
         states = CalibrationStates(self.weights, outside, self.config, encoded, guidance, (moment,), self.job.batch)
@@ -239,16 +239,16 @@ def _scores(job: ImportanceJob, recorder: ImportanceRecorder) -> Scores:
 
 
 def _check(metric: str, values: Tensor) -> None:
-    """Scores are of finite numbers: (steps, blocks, branches, prompts)."""
+    """Raise InvalidInput if a metric's values (steps, blocks, branches, prompts) are not all finite."""
     bad = (~torch.isfinite(values)).nonzero()
     if len(bad):
         step, block = bad[0][:2].tolist()
         what = f"leaving out block {block}" if metric == METRICS[VELOCITY] else f"block {block}"
-        raise InvalidInput(f"{what} gives NaN or infinity at step {step}", why=f"no {metric} can be told from that")
+        raise InvalidInput(f"{what} gives NaN or infinity at step {step}", why=f"{metric} can't be computed from that")
 
 
 def estimate(job: ImportanceJob, encoding: float = 0.0) -> float:
-    """Seconds, by a short trial of the machine; captions are taken to be as long as they may be."""
+    """Estimated seconds of a job, from a short trial on this machine; assumes captions of maximum length."""
     forwards = 1 + (job.model.architecture.blocks - 1) / 2 if job.velocity else 1
     tokens = job.tokens * 2 * job.count * job.sampling.steps * forwards
     fixed, each = job.taken(LONGEST, job.count * LONGEST * job.model.architecture.caption_channels * _FP32)
@@ -259,7 +259,7 @@ def estimate(job: ImportanceJob, encoding: float = 0.0) -> float:
 
 
 def _two_blocks(model: Model) -> int:
-    """The block that is worked with and the one that is read, with the tensor on its way between both dtypes."""
+    """Bytes of the block in use and the block read ahead, plus one tensor during its dtype conversion."""
     refs = [ref for ref in model.weights if (inside := split_block(ref.name)) and inside[0] == 0]
     return 2 * sum(ref.count * _FP32 for ref in refs) + max(ref.size for ref in refs)
 

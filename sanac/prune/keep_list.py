@@ -1,4 +1,4 @@
-"""Pruning by hand: the user says which blocks stay."""
+"""Pruning by an explicit list of blocks: parses `--keep`."""
 
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.plan import BlockPlan, keep_blocks
@@ -8,7 +8,7 @@ from sanac.prune.settings import block_ranges
 
 
 def parse_keep(text: str, blocks: int) -> BlockPlan:
-    """'0-9,50-59' -> the plan that keeps these of `blocks`, in the model's order. All mistakes at once."""
+    """The plan that keeps the blocks listed in `text` ('0-9,50-59') of `blocks`; UsageError lists all mistakes."""
     kept: list[int] = []
     ranges, problems = block_ranges(text)
     for first, last in ranges:
@@ -30,6 +30,6 @@ def parse_keep(text: str, blocks: int) -> BlockPlan:
 
 
 def plan_keep(model: Model, keep: str, options: WriteOptions) -> ArtifactJob:
-    """The prune job that keeps exactly the named blocks."""
+    """The prune job that keeps exactly the blocks listed in `keep`."""
     plan = parse_keep(keep, model.architecture.blocks)
     return plan_artifact("prune", model, plan, {"select": "manual"}, options)

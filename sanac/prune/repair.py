@@ -1,13 +1,13 @@
-"""A closed-form repair at each gap: what the dropped blocks would have added, folded into weights that are there.
+"""Closed-form repair of each gap: folds the contribution of the dropped blocks into the weights before the gap.
 
 The block before a gap ends in y = x + g * (W z): `ff.conv_point` is W, z its input, g the gate, one number per channel
-and timestep. W gets dW so that the stream leaves the block nearer to where the dropped blocks would have taken it:
+and timestep. dW is added to W so that the block's output comes closer to the output of the dropped blocks:
 
     minimise  sum over tokens |delta - g_t * (dW z)|^2  +  ridge * |dW|^2,     delta = teacher at the gap's end - y
 
-Channels of the output don't meet in it, but each has a Gram matrix of its own, sum over t of g_tc^2 K_t, with
-K_t = sum of z z' over the tokens of one timestep. The K_t are all that is kept of z; no channel's own Gram is ever
-formed: conjugate gradients multiply by the K_t. A gap before the first block that stays folds into `patch_embed.proj`.
+The problem separates by output channel c, whose Gram matrix is the sum over t of g_tc^2 K_t, with K_t = sum of z z'
+over the tokens of one timestep. Only the K_t are stored; no channel's Gram matrix is ever formed, as conjugate
+gradients only multiply by the K_t. A gap before the first kept block is folded into `patch_embed.proj`.
 """
 
 import math
@@ -27,26 +27,26 @@ from sanac.nn.calibration.states import CalibrationStates
 
 Tensors = Mapping[str, Tensor]
 
-RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # of a Gram matrix's mean diagonal: each gap takes what suits other prompts best
-ROUNDS = 60  # of conjugate gradients, at most
-TOLERANCE = 1e-5  # of the residual, relative
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # times the Gram matrix's mean diagonal; chosen per gap on held-out prompts
+ROUNDS = 60  # most iterations of conjugate gradients
+TOLERANCE = 1e-5  # relative residual at which conjugate gradients stop
 EMBEDDING = "patch_embed.proj"
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """How far the student was from the teacher behind a gap, on the prompts that the ridge was chosen by."""
+    """Distance between student and teacher after a gap, on the held-out prompts that chose the ridge."""
 
-    first: int  # of the dropped blocks
+    first: int  # first dropped block
     last: int
     before: float  # |teacher - student|^2 / |teacher|^2
     after: float
-    ridge: float | None  # None: no change was better
+    ridge: float | None  # None: no ridge improved on the unrepaired gap
 
 
 @dataclass
 class Repair:
-    """What the fit found: changes of weights under the source's names, and what became of every gap."""
+    """The fitted weight changes, under the source model's tensor names, and the result at each gap."""
 
     changes: dict[str, Tensor] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Repair:
 
 @dataclass
 class _Stream:
-    """One branch at one moment, on both ways through the blocks."""
+    """Hidden states of one guidance branch at one sampled step, as teacher and student compute them."""
 
     moment: int
     start: BlockInputs
@@ -65,14 +65,14 @@ class _Stream:
 
 @dataclass
 class Sums:
-    """The normal equations of one gap, gathered token by token; a group's gate is constant."""
+    """Accumulated normal equations of one gap; tokens of a group (one timestep) share the gate."""
 
     grams: dict[int, Tensor] = field(default_factory=dict)  # group -> K (inputs, inputs)
     gates: dict[int, Tensor] = field(default_factory=dict)  # group -> g (outputs)
     right: Tensor | None = None  # sum of g * delta z': (outputs, inputs)
 
     def add(self, group: int, gate: Tensor, activations: Tensor, delta: Tensor) -> None:
-        """Tokens of one group: `given` (tokens, inputs) and `delta` (tokens, outputs)."""
+        """Add the tokens of one group: activations (tokens, inputs) and targets `delta` (tokens, outputs)."""
         activations = activations.double()
         self.grams[group] = self.grams.get(group, 0) + activations.T @ activations
         self.gates[group] = gate.double()
@@ -80,7 +80,7 @@ class Sums:
         self.right = right if self.right is None else self.right + right
 
     def solve(self, ridge: float) -> Tensor:
-        """DW (outputs, inputs)."""
+        """Solve for dW (outputs, inputs) with a ridge relative to each channel's mean Gram diagonal."""
         assert self.right is not None, "nothing was added"
         diagonal = sum(self.gates[group].square()[:, None] * self.grams[group].diagonal()[None] for group in self.grams)
         assert isinstance(diagonal, Tensor)
@@ -88,7 +88,7 @@ class Sums:
         return _conjugate_gradients(self._product, self.right, damping, diagonal + damping)
 
     def _product(self, change: Tensor) -> Tensor:
-        """Every channel's Gram matrix times its row of `change`."""
+        """Each output channel's Gram matrix times its row of `change`."""
         found = torch.zeros_like(change)
         for group, gram in self.grams.items():
             found += self.gates[group].square()[:, None] * (change @ gram)
@@ -98,7 +98,7 @@ class Sums:
 def _conjugate_gradients(
     product: Callable[[Tensor], Tensor], right: Tensor, damping: Tensor, diagonal: Tensor
 ) -> Tensor:
-    """Rows are systems of their own; preconditioned by the diagonal."""
+    """Solve one linear system per row of `right`, preconditioned by the diagonal."""
     solution = torch.zeros_like(right)
     residual = right.clone()
     searched = residual / diagonal
@@ -117,7 +117,7 @@ def _conjugate_gradients(
 
 
 def gaps_of(kept: BlockSubset, blocks: int) -> dict[int, int]:
-    """The block before each gap -> the last block that is missing; -1 stands for the embedding."""
+    """Map the kept block before each gap to the last dropped block of the gap; -1 is the patch embedding."""
     stops = (*kept[1:], blocks) if kept else (blocks,)
     found = {index: stop - 1 for index, stop in zip(kept, stops, strict=True) if stop - 1 > index}
     return ({-1: kept[0] - 1} if kept and kept[0] > 0 else {}) | found
@@ -125,14 +125,14 @@ def gaps_of(kept: BlockSubset, blocks: int) -> dict[int, int]:
 
 @dataclass
 class _StreamSet:
-    """The streams of some prompts."""
+    """Teacher and student hidden states of a set of prompts."""
 
     states: CalibrationStates
     streams: list[_Stream]
 
     @classmethod
     def of(cls, states: CalibrationStates) -> "_StreamSet":
-        """Both ways begin at the same embedding."""
+        """Start teacher and student from the same embedded inputs."""
         return cls(
             states,
             [
@@ -146,12 +146,12 @@ class _StreamSet:
         )
 
     def teach(self, tensors: Tensors) -> None:
-        """Take the teacher's streams through a block."""
+        """Run the teacher's hidden states through a block."""
         for stream in self.streams:
             stream.teacher = block(tensors, stream.teacher, stream.start.conditioning, self.states.geometry)
 
     def learn(self, tensors: Tensors) -> None:
-        """Take the student's streams through a block."""
+        """Run the student's hidden states through a block."""
         for stream in self.streams:
             stream.student = block(tensors, stream.student, stream.start.conditioning, self.states.geometry)
 
@@ -159,7 +159,7 @@ class _StreamSet:
 def fit(
     fitted: CalibrationStates, chosen: CalibrationStates, kept: BlockSubset, reporter: Reporter = NULL_REPORTER
 ) -> Repair:
-    """Front to back: each gap sees what the repairs before it left. Ridges are chosen by states of their own."""
+    """Repair all gaps front to back, each on top of the earlier repairs. Fits on `fitted`, picks ridges on `chosen`."""
     repair, stream_sets = Repair(), (_StreamSet.of(fitted), _StreamSet.of(chosen))
     gaps = gaps_of(kept, len(fitted.blocks))
     reporter.begin("repairing", len(fitted.blocks), "blocks")
@@ -179,7 +179,7 @@ def fit(
 
 
 def _teach(stream_sets: Sequence[_StreamSet], first: int, last: int, reporter: Reporter) -> Tensors:
-    """Take the teacher's streams through the blocks from `first` to `last`; the tensors of the first."""
+    """Run the teacher through the blocks from `first` to `last`; returns the tensors of the first."""
     found: Tensors = {}
     for index in range(first, last + 1):
         tensors = stream_sets[0].states.blocks.block(index)
@@ -193,7 +193,7 @@ def _teach(stream_sets: Sequence[_StreamSet], first: int, last: int, reporter: R
 def _repair_block(
     stream_sets: Sequence[_StreamSet], tensors: Tensors, index: int, last: int, repair: Repair
 ) -> Tensors:
-    """Fit the last operation of the block before a gap; its tensors with what was found."""
+    """Fit `conv_point` of the block before a gap; returns the block's tensors with the change applied."""
     weight, geometry = tensors[POINT], stream_sets[0].states.geometry
     sums = Sums()
     for stream in stream_sets[0].streams:
@@ -222,7 +222,7 @@ def _repair_block(
 
 
 def _share(difference: Tensor, whole: Tensor) -> float:
-    """Of the teacher's energy, what the student is apart; NaN counts as infinitely far."""
+    """Squared norm of the difference to the teacher, relative to the teacher's energy; NaN counts as infinite."""
     found = float(difference.double().square().sum() / whole)
     return found if math.isfinite(found) else math.inf
 
@@ -230,7 +230,7 @@ def _share(difference: Tensor, whole: Tensor) -> float:
 def last_operation(
     tensors: Tensors, state: Tensor, condition: Conditioning, geometry: Geometry
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A block's last operation: its input (tokens, H), its gate (C) and the block's output (B, N, C)."""
+    """Input (tokens, H) and gate (C) of a block's `conv_point`, and the block's output (B, N, C)."""
     state, activations, gate = before_conv_point(tensors, state, condition, geometry)
     return (
         activations.flatten(2).transpose(1, 2).flatten(0, 1),
@@ -240,7 +240,7 @@ def last_operation(
 
 
 def _repair_embedding(stream_sets: Sequence[_StreamSet], last: int, repair: Repair) -> None:
-    """No gate, and a bias: one Gram matrix serves all channels."""
+    """Fit the patch embedding for a gap before the first kept block. No gate: all channels share one Gram matrix."""
     outside = stream_sets[0].states.outside
     weight, bias = outside[f"{EMBEDDING}.weight"], outside[f"{EMBEDDING}.bias"]
     gram = right = torch.zeros((), dtype=torch.float64, device=weight.device)
@@ -251,7 +251,7 @@ def _repair_embedding(stream_sets: Sequence[_StreamSet], last: int, repair: Repa
     candidates: dict[float | None, Tensor] = {None: torch.zeros_like(right)}
     for strength in RIDGES:
         damping = (strength * gram.diagonal()[:-1].mean()).expand(len(gram)).clone()
-        damping[-1] = 0  # the bias is free
+        damping[-1] = 0  # the bias is not regularised
         candidates[strength] = torch.linalg.solve(gram + damping.diag(), right)
     errors = dict.fromkeys(candidates, 0.0)
     for stream in stream_sets[1].streams:
@@ -276,7 +276,7 @@ def _repair_embedding(stream_sets: Sequence[_StreamSet], last: int, repair: Repa
 
 
 def _patches(latents: Tensor, weight: Tensor) -> Tensor:
-    """What the embedding is given, (tokens, channels x patch x patch), and a one for its bias."""
+    """Inputs of the patch embedding, (tokens, channels x patch x patch), with a column of ones for the bias."""
     patch = weight.shape[-1]
     patches = F.unfold(latents.to(weight.dtype), patch, stride=patch).transpose(1, 2).flatten(0, 1).double()
     return torch.cat((patches, torch.ones_like(patches[:, :1])), dim=1)

@@ -1,4 +1,4 @@
-"""The repair of a pruned model: its states, its cache, and the job that writes it."""
+"""The repair job of a pruned model: calibration states, cached result, and the artifact job that writes it."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ REPAIR_SCHEMA = 1  # raised when the same settings would give other changes
 
 
 def repair_states(model: Model, settings: CalibrationSettings, reporter: Reporter) -> Calibration:
-    """What a repair is fitted on; refuses at once what can't be done in this memory."""
+    """The calibration that a repair is fitted on; raises at once if it doesn't fit into memory."""
     states = calibration(model, settings, every=1)
     outputs, inputs = _point_shape(model)
     fixed = 8 * (states.moments * inputs**2 + (len(RIDGES) + 6) * outputs * inputs)
@@ -38,27 +38,27 @@ def _point_shape(model: Model) -> tuple[int, int]:
 
 
 def with_repair(job: ArtifactJob, states: Calibration) -> ArtifactJob:
-    """The job as one that will be repaired: another artifact than without. Nothing is computed yet."""
+    """The job with the repair in its settings and key, so that it names another artifact. Computes nothing yet."""
     settings = {**job.settings, "compensate": {"schema": REPAIR_SCHEMA, **states.settings}}
     return replace(job, settings=settings, key=json_files.key_of([job.key, settings["compensate"]]))
 
 
 @dataclass(frozen=True, slots=True)
 class RepairJob:
-    """Where the repair of a job lies: the same for every layout that the job is written in."""
+    """The cached repair of a job; all layouts that the job is written in share it."""
 
     job: ArtifactJob
     states: Calibration
     workspace: Path
-    yes: bool = False  # whether it may take more than an hour
+    yes: bool = False  # allow estimates above one hour
 
     @property
     def kept(self) -> BlockSubset:
-        """The blocks that stay."""
+        """Indices of the kept blocks."""
         return tuple(index for index in self.job.plan.sources if index is not None)
 
     def check_budget(self, reporter: Reporter) -> None:
-        """Say how long fitting will take; more than an hour has to be wanted."""
+        """Report the estimated time of the fit; above one hour it requires --yes."""
         outputs, inputs = _point_shape(self.states.model)
         gaps = len(gaps_of(self.kept, self.states.model.architecture.blocks))
         solving = 2.0 * gaps * len(RIDGES) * ROUNDS * self.states.moments * outputs * inputs**2
@@ -67,18 +67,18 @@ class RepairJob:
 
     @property
     def key(self) -> str:
-        """Equal where the same changes are found."""
+        """Content key: equal for repairs with the same weight changes."""
         return json_files.key_of(
             ["repair", self.job.settings["compensate"], self.job.identity, self.job.plan.to_json()]
         )
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Folder of the repair in the workspace."""
         return self.workspace / f"repair-{self.key[:8]}"
 
     def report(self) -> dict[str, Any] | None:
-        """What the repair did, if it was fitted before and lies there undamaged."""
+        """Report of a cached repair, or None if there is none or its file doesn't match its digest."""
         known = load_cached(
             self.folder / "repair.json",
             self.key,
@@ -89,7 +89,7 @@ class RepairJob:
         return known if whole else None
 
     def run(self, reporter: Reporter) -> ArtifactJob:
-        """The job with its additions, fitted now or before."""
+        """The job with the repair's weight changes, read from the cache or fitted now."""
         report = self.report()
         if report is None:
             self.check_budget(reporter)
@@ -109,12 +109,12 @@ class RepairJob:
 
 
 def _fitted(states: Calibration, kept: BlockSubset, reporter: Reporter) -> tuple[Repair, dict[str, Any]]:
-    """Fitted on most prompts, ridges chosen by a fifth of them, judged by another."""
+    """Fit on most prompts, choose ridges on a fifth of them and evaluate on another; returns (repair, report)."""
     fitted, chosen, judged = states.states([1, 1])
     found = fit(fitted, chosen, kept, reporter)
     before, after = (float(states.errors([kept])[kept].mean()) for states in (judged, judged.changed(found.changes)))
     if not after <= before:
-        reporter.warn(f"the repair made the velocity worse ({before:.4f} -> {after:.4f}) and is left out")
+        reporter.warn(f"the repair increased the velocity error ({before:.4f} -> {after:.4f}), so it is not applied")
         found, after = Repair(), before
     report = {
         "velocity_error": {"pruned": before, "repaired": after},

@@ -1,4 +1,4 @@
-"""How far a measurement has come, saved beside its result: a stopped run continues inside a step of the sampler."""
+"""Resume state of a scoring run: a stopped run continues at the block it had reached within a sampler step."""
 
 import time
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from torch import Tensor
 from sanac.nn.calibration.sampling import SweepProgress
 from sanac.nn.save_tensors import save_tensors
 
-_PAUSE = 2.0  # seconds between two saves at least,
-_SHARE = 50.0  # and so many times what the last one took: saving takes a fiftieth of the time at most
+_PAUSE = 2.0  # least seconds between two saves
+_SHARE = 50.0  # least pause as a multiple of the last save's duration: saving takes at most 1/50 of the time
 
 
 @dataclass(frozen=True, slots=True)
 class ResumeState:
-    """What was seen so far, the velocities of the steps that are finished, and where the next one was left."""
+    """Recorded metric values, velocities of the finished steps, and the position inside the unfinished step."""
 
     values: Tensor
     velocities: tuple[Tensor, ...]
@@ -28,7 +28,7 @@ class ResumeState:
 
 @dataclass
 class ResumeFile:
-    """The file of one chunk of prompts; `key` says which job it belongs to."""
+    """The resume file of one chunk of prompts; `key` identifies its job."""
 
     path: Path
     key: str
@@ -36,11 +36,11 @@ class ResumeFile:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to save again."""
+        """Whether the next save is due."""
         return time.monotonic() >= self._due
 
     def save(self, so_far: ResumeState) -> None:
-        """Write it, flushed and renamed: what was saved before stays until this is whole."""
+        """Write the state atomically: flush, then rename over the previous file."""
         since = time.monotonic()
         metadata = {"key": self.key, "finished": str(so_far.finished), "step": "", "block": ""}
         tensors = {"values": so_far.values}
@@ -55,7 +55,7 @@ class ResumeFile:
         self._due = now + max(_PAUSE, _SHARE * (now - since))
 
     def load(self, shape: Sequence[int]) -> ResumeState | None:
-        """What was saved, if it is of this job and of as many prompts; else None."""
+        """The saved state, or None if it is missing, unreadable, or of another job or shape."""
         if not self.path.exists():
             return None
         try:

@@ -1,4 +1,4 @@
-"""The scores file: what a model's blocks are worth, how that was measured, and of which model."""
+"""The scores file: importance of each block, the settings of the measurement, and the identity of the model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from sanac.core.artifact.model import Model
 from sanac.core.errors import InvalidInput, UsageError
 
 SCHEMA = 1
-_REACH = NormalDist().inv_cdf(0.975)  # standard errors of a 95 % interval
+_REACH = NormalDist().inv_cdf(0.975)  # half width of a 95 % interval, in standard errors
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What one block is worth: the mean over prompts with a 95 % interval, and the mean at each timestep."""
+    """Score of one block: the mean over prompts with its 95 % interval, and the mean at each timestep."""
 
     value: float
     low: float
@@ -26,7 +26,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scores of all blocks by metric; larger is more important."""
+    """Scores of all blocks by metric; a higher score means a more important block."""
 
     metrics: Mapping[str, tuple[Score, ...]]
     model: str  # its identity
@@ -35,7 +35,7 @@ class Scores:
     settings: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The form of the file."""
+        """The content of the scores file."""
         return {
             "schema": SCHEMA,
             "kind": "block scores",
@@ -53,15 +53,17 @@ class Scores:
         }
 
     def of(self, metric: str) -> tuple[float, ...]:
-        """The values of one metric."""
+        """Scores of all blocks under one metric; UsageError if the file doesn't contain it."""
         if metric not in self.metrics:
             known = ", ".join(self.metrics)
-            raise UsageError(f"these scores don't hold {metric!r}", why=f"they hold {known}", hint="sanac analyze")
+            raise UsageError(
+                f"the scores file has no metric {metric!r}", why=f"it contains {known}", hint="sanac analyze"
+            )
         return tuple(score.value for score in self.metrics[metric])
 
 
 def score(values: Sequence[float], by_step: Sequence[float]) -> Score:
-    """From one value per prompt; what rounding puts below zero is zero."""
+    """The score of a block from one value per prompt and one per timestep; rounding errors below zero become zero."""
     count = len(values)
     mean = sum(values) / count
     spread = sum((value - mean) ** 2 for value in values) / max(count - 1, 1)
@@ -71,17 +73,17 @@ def score(values: Sequence[float], by_step: Sequence[float]) -> Score:
 
 
 def read_scores(path: Path) -> Scores:
-    """The scores in a file; BadInput says what is wrong with it."""
+    """Read a scores file; InvalidInput says what is wrong with it."""
     value = json_files.read_object(path)
     try:
         if value["schema"] != SCHEMA or value["kind"] != "block scores":
-            raise ValueError("it is no scores file of this version")
+            raise ValueError("not a scores file of this version")
         metrics = {str(name): tuple(map(_score, found)) for name, found in value["metrics"].items()}
         if not metrics or len({len(found) for found in metrics.values()}) != 1:
-            raise ValueError("its metrics don't have equally many blocks")
+            raise ValueError("its metrics cover different numbers of blocks")
         model, content, name = value["model"], value.get("content", ""), value["name"]
         if not all(isinstance(word, str) for word in (model, content, name)):
-            raise ValueError("it doesn't say which model it is of")
+            raise ValueError("it doesn't name the model that it was measured on")
         return Scores(metrics, model, content, name, dict(value["settings"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(
@@ -92,18 +94,18 @@ def read_scores(path: Path) -> Scores:
 def _score(entry: Any) -> Score:
     numbers = [entry["value"], entry["low"], entry["high"], *entry["by_step"]]
     if not all(type(number) in {int, float} and number >= 0 for number in numbers):
-        raise ValueError(f"block {entry.get('block')} has a score that is no number from 0")
+        raise ValueError(f"block {entry.get('block')} has a score that is not a number >= 0")
     value, low, high, *steps = map(float, numbers)
     return Score(value, low, high, tuple(steps))
 
 
 def check_model(scores: Scores, model: Model, path: Path) -> None:
-    """Scores say something about the very model that they were measured on, wherever a copy of it lies."""
+    """Raise InvalidInput if the scores were measured on another model; copies of the same model match."""
     blocks = len(next(iter(scores.metrics.values())))
     same = scores.model == model.identity() or (scores.content and scores.content == model.content())
     if not same or blocks != model.architecture.blocks:
         raise InvalidInput(
-            f"{path} was made for another model",
-            why=f"it is of {scores.name} with {blocks} blocks; {model.located.name} has another digest",
+            f"{path} was measured on another model",
+            why=f"it contains scores of {scores.name} with {blocks} blocks; {model.located.name} has another digest",
             hint=f"sanac analyze {model.located.path}",
         )

@@ -1,4 +1,4 @@
-"""Scores of a model as its user asks for them: prompts chosen, time estimated, measured once and read afterwards."""
+"""Block scores from user settings: chooses the prompts, checks the time budget, measures once and caches the result."""
 
 import shutil
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ EULER = "FlowMatchEulerDiscreteScheduler"
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """A measurement that is fully decided, and the folder that its scores lie in."""
+    """A scoring job with all settings resolved, and the folder of its scores."""
 
     job: ImportanceJob
     inputs: Inputs
@@ -37,40 +37,40 @@ class ScoringJob:
 
     @property
     def file(self) -> Path:
-        """The scores."""
+        """Path of the scores file."""
         return self.folder / "scores.json"
 
     def known(self) -> Scores | None:
-        """Those of this very job, if they lie there whole."""
+        """Cached scores of this job, or None."""
         try:
             if json_files.read_object(self.file).get("key") == self.job.key:
                 return read_scores(self.file)
-        except InvalidInput:  # nothing there, or nothing that can be read: measured anew
+        except InvalidInput:  # a missing or unreadable file is a cache miss
             pass
         return None
 
     def refuse_other_scores(self) -> None:
-        """Misuse where other scores lie already."""
+        """Raise UsageError if the output file already exists with other scores."""
         if self.file.exists():
             raise UsageError(
-                f"{self.file} holds other scores", hint="--out another folder, or replace them with --force"
+                f"{self.file} holds other scores", hint="choose another folder with --out, or overwrite with --force"
             )
 
     def clear_progress(self) -> None:
-        """Begin anew, whatever a stopped run left."""
+        """Delete the resume state of a stopped run."""
         shutil.rmtree(self.folder / PROGRESS, ignore_errors=True)
 
     def check_budget(self, reporter: Reporter, cheaper: Sequence[str] = ()) -> None:
-        """Say how long it will take; what takes long only goes on when told to."""
+        """Report the estimated time; above one hour it requires --yes."""
         inputs, steps = self.inputs, self.job.sampling.steps
-        what = f"measuring {inputs.count} {'pictures' if inputs.latents else 'prompts'}"
+        what = f"scoring blocks on {inputs.count} {'images' if inputs.latents else 'prompts'}"
         cost = CostEstimate(what, estimate(self.job, inputs.encoding), self.job.device, inputs, inputs.count, steps)
         cost.check_budget(reporter, yes=self.settings.yes, cheaper=cheaper)
         if inputs.latents and not inputs.latents.captioned:
-            reporter.note(f"{inputs.source} brings no captions: all pictures get the empty one")
+            reporter.note(f"{inputs.source} has no captions: all images use the empty caption")
 
     def captions(self, reporter: Reporter) -> EncodedPrompts:
-        """Encoded or read, and kept if the user wants them."""
+        """Captions of the inputs, encoded or read from a file; written to --save-embeddings if set."""
         found = self.inputs.captions(torch.device(self.job.device))
         if self.settings.save_embeddings:
             write_captions(found, self.settings.save_embeddings)
@@ -78,10 +78,10 @@ class ScoringJob:
         return found
 
     def run(self, reporter: Reporter) -> Scores:
-        """Measure, going on from what a stopped run left; the file appears whole."""
-        self.job.fitting(1, 0)  # whatever is too little even for the shortest captions is said before they are encoded
+        """Measure, continuing a stopped run, and write the scores file atomically."""
+        self.job.fitting(1, 0)  # a limit too small for even the shortest caption is rejected before encoding
         captions, data = self.captions(reporter), self.inputs.data()
-        self.job.chunk(captions)  # too small a limit leaves no folder
+        self.job.chunk(captions)  # check the limit before creating the folder
         self.folder.mkdir(parents=True, exist_ok=True)
         scores = analyze(self.job, captions, self.folder, reporter, data)
         write_atomically(self.file, json_files.pretty(scores.to_json() | {"key": self.job.key}))
@@ -90,7 +90,7 @@ class ScoringJob:
 
 
 def plan_scoring(model: Model, settings: CalibrationSettings, workspace: Path, out: Path | None = None) -> ScoringJob:
-    """Prompts, sampler and place chosen; nothing encoded or computed yet."""
+    """Choose prompts, sampler and output folder. Encodes and computes nothing yet."""
     settings.check()
     check_computable(model)
     device = pick_device(settings.device)
@@ -100,7 +100,10 @@ def plan_scoring(model: Model, settings: CalibrationSettings, workspace: Path, o
     sampling = SamplerSettings(settings.timesteps, settings.guidance, settings.seed, latent_side(model))
     scheduler, whole_samples = scheduler_of(model), settings.reduce == "sample"
     if settings.data and scheduler.get("_class_name") != EULER and not scheduler.get("use_flow_sigmas"):
-        raise UsageError("--inputs noised needs a sampler of flow matching", why="its noise levels mean something else")
+        raise UsageError(
+            "--inputs noised requires a flow-matching Euler scheduler",
+            why=f"{scheduler.get('_class_name')} defines its noise levels differently",
+        )
     how = (sampling, scheduler, whole_samples, settings.limit, device, inputs.settings, settings.velocity)
     job = ImportanceJob(model, inputs.prompts, *how)
     return ScoringJob(job, inputs, settings, out or workspace / f"analyze-{job.key[:8]}")
@@ -109,9 +112,9 @@ def plan_scoring(model: Model, settings: CalibrationSettings, workspace: Path, o
 def measured(
     model: Model, settings: CalibrationSettings, workspace: Path, reporter: Reporter, cheaper: Sequence[str] = ()
 ) -> Scores:
-    """Scores of a model: read if these very ones were measured before, else measured, unless it is a dry run.
+    """Scores of a model, from the cache or measured now; a dry run raises where they would have to be measured.
 
-    `cheaper` are ways that the user has where it would take long.
+    `cheaper` lists faster alternatives to suggest if the estimate exceeds the time budget.
     """
     job = plan_scoring(model, settings, workspace)
     scores = job.known()

@@ -1,6 +1,6 @@
-"""What `prune` computes before it cuts: a search for the blocks that stay, a repair of what the gaps tear.
+"""The block search job of `prune`: finds the blocks to keep by beam search and caches the result in the workspace.
 
-Both are kept in the workspace under their content keys, so a rerun reads them. What can't be read there is not there.
+The cache is keyed by content, so a rerun reads it. An unreadable entry is a cache miss.
 """
 
 import math
@@ -27,17 +27,17 @@ from sanac.prune.selection import BlockSelection
 
 SEARCH_SCHEMA = 1  # raised when the same settings would choose other blocks
 BEAM = 4
-EVERY = 4  # of the sampler's steps, which the search looks at
-SEARCHED = 32  # prompts that it looks at
-SWAPS = 3  # rounds of swaps, about
+EVERY = 4  # the search evaluates every 4th sampler step
+SEARCHED = 32  # default number of prompts
+SWAPS = 3  # rounds of swaps assumed by the estimate
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The blocks that a search found, and how far the velocity is off without the others."""
+    """The blocks that a search chose to keep, and the velocity error without the others."""
 
     kept: BlockSubset
-    error: float  # on prompts that the search didn't see
+    error: float  # on held-out prompts
     settings: Mapping[str, Any]
 
 
@@ -48,7 +48,7 @@ def find_blocks(
     workspace: Path,
     reporter: Reporter,
 ) -> SearchResult:
-    """Search for the blocks that stay, or read what was found before."""
+    """Search for the blocks to keep, or read the cached result."""
     blocks = model.architecture.blocks
     selection.check(blocks)
     if (
@@ -85,7 +85,7 @@ def find_blocks(
 
 
 class _SubsetEvaluator:
-    """The mean error of subsets; what was seen is kept, so that a stopped search soon is where it was."""
+    """Mean velocity error of block subsets, cached on disk so that a stopped search catches up quickly."""
 
     def __init__(self, states: CalibrationStates, sweep_batch: SweepBatch, file: Path, key: str) -> None:
         self.states, self.sweep_batch, self.file, self.key = states, sweep_batch, file, key
@@ -93,7 +93,7 @@ class _SubsetEvaluator:
         self.errors: dict[str, float] = known["seen"] if known else {}
 
     def __call__(self, choices: list[BlockSubset]) -> dict[BlockSubset, float]:
-        """NaN counts as infinitely bad."""
+        """Mean error of each subset; NaN and infinity become 1e300."""
         names = {kept: ",".join(map(str, kept)) for kept in choices}
         unknown = [kept for kept in choices if names[kept] not in self.errors]
         if unknown:
@@ -105,18 +105,18 @@ class _SubsetEvaluator:
 
 
 def _search_rounds(blocks: int, target: int) -> int:
-    """About how often a search asks."""
+    """Approximate number of evaluation rounds in a search."""
     return blocks - target + SWAPS
 
 
 def _search_forwards(blocks: int, target: int) -> float:
-    """About how many forwards of the whole model a search takes: half a forward for each subset it looks at."""
+    """Approximate number of full forwards in a search: half a forward per evaluated subset."""
     rounds = sum(0.5 * BEAM * left * left / blocks for left in range(target + 1, blocks + 1))
     return rounds + SWAPS * 0.5 * min(TRIED, target * (blocks - target)) * target / blocks
 
 
 def plan_searched(model: Model, selection: BlockSelection, found: SearchResult, options: WriteOptions) -> ArtifactJob:
-    """The prune job that keeps what the search found."""
+    """The prune job that keeps the blocks chosen by the search."""
     settings = {name: value for name, value in asdict(selection).items() if name != "target"}
     plan = keep_blocks(model.architecture.blocks, list(found.kept))
     return plan_artifact("prune", model, plan, settings | {"search": dict(found.settings)}, options)

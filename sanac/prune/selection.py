@@ -1,4 +1,4 @@
-"""Which blocks stay, given how many and what they are worth."""
+"""Selects the blocks to keep from scores and a target depth or parameter count."""
 
 import math
 import re
@@ -18,7 +18,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 @dataclass(frozen=True, slots=True)
 class BlockSelection:
-    """How blocks are chosen."""
+    """Settings of block selection: the metric, the target depth and the protected blocks."""
 
     select: str
     target: int
@@ -26,25 +26,25 @@ class BlockSelection:
     protect_last: int = 0
 
     def check(self, blocks: int) -> None:
-        """All that is wrong with it for a model of so many blocks, at once."""
+        """Raise one UsageError that lists every problem for a model of `blocks` blocks."""
         problems = []
         if not 1 <= self.target <= blocks:
-            problems.append(f"--target-blocks {self.target} is not between 1 and {blocks}, the blocks that it has")
+            problems.append(f"--target-blocks {self.target} is not between 1 and {blocks}, the model's depth")
         if self.protect_first + self.protect_last > max(self.target, 0):
             kept = f"--protect-first {self.protect_first} and --protect-last {self.protect_last}"
-            problems.append(f"{kept} don't fit into {self.target} blocks")
+            problems.append(f"{kept} protect more than the {self.target} blocks that are kept")
         if problems:
             hint = f"--target-blocks {max(1, blocks // 2)}"
             message = f"a model of {blocks} blocks can't be pruned like this"
             raise UsageError(message, why=problems[0], hint=hint, problems=problems)
 
     def protected(self, blocks: int) -> set[int]:
-        """The blocks that stay whatever they are worth."""
+        """Indices of the blocks that are always kept."""
         return {*range(self.protect_first), *range(blocks - self.protect_last, blocks)}
 
 
 def best(values: Sequence[float], selection: BlockSelection) -> BlockPlan:
-    """The blocks of the highest scores, one-shot, in the model's order; of equal ones the earlier stays."""
+    """The plan that keeps the blocks with the highest scores, in the model's order; ties keep the earlier block."""
     blocks = len(values)
     selection.check(blocks)
     protected = selection.protected(blocks)
@@ -53,36 +53,36 @@ def best(values: Sequence[float], selection: BlockSelection) -> BlockPlan:
 
 
 def plan_target(model: Model, selection: BlockSelection, scores: Scores, options: WriteOptions) -> ArtifactJob:
-    """The prune job that keeps the blocks which matter most by these scores."""
+    """The prune job that keeps the most important blocks by these scores."""
     plan = best(scores.of(selection.select), selection)
     settings = {name: value for name, value in asdict(selection).items() if name != "target"}
     return plan_artifact("prune", model, plan, settings | {"scores": dict(scores.settings)}, options)
 
 
 def depth_of(model: Model, blocks: int | None, parameters: str | None) -> int:
-    """The depth asked for, in blocks or as the number of parameters that it should come nearest to."""
+    """The target depth: `blocks`, or the depth whose parameter count is nearest to `parameters` ('1.6B')."""
     if blocks is not None:
         return blocks
     match = _COUNT.fullmatch((parameters or "").strip())
     if match is None:
-        raise UsageError(f"--target-params {parameters} is no number", hint="--target-params 1.6B")
+        raise UsageError(f"--target-params {parameters} is not a number of parameters", hint="--target-params 1.6B")
     target, architecture = float(match[1]) * _UNITS[match[2].lower()], model.architecture
     depth = nearest_depth(architecture, target)
     if not 1 <= depth <= architecture.blocks:
         least, most = (parameters_at(architecture, blocks) for blocks in (1, architecture.blocks))
         why = f"its transformer has {most:,} parameters, {least:,} with one block"
-        raise UsageError(f"--target-params {parameters} is out of {model.located.name}'s reach", why=why)
+        raise UsageError(f"--target-params {parameters} is out of range for {model.located.name}", why=why)
     return depth
 
 
 def parameters_at(architecture: Architecture, blocks: int) -> int:
-    """Of the whole transformer at another depth."""
+    """Parameters of the transformer if it had `blocks` blocks."""
     per_block = sum(map(math.prod, architecture.block_tensors().values()))
     whole = sum(map(math.prod, architecture.tensors().values()))
     return whole - (architecture.blocks - blocks) * per_block
 
 
 def nearest_depth(architecture: Architecture, parameters: float) -> int:
-    """The depth whose number of parameters is nearest, whether there is such a depth or not."""
+    """The depth whose parameter count is nearest to `parameters`; not limited to depths that exist."""
     outside = parameters_at(architecture, 0)
     return round((parameters - outside) / (parameters_at(architecture, 1) - outside))

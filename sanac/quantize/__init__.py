@@ -1,1 +1,1 @@
-"""Fewer bits per weight: schemes, which weights they suit, and the pieces of the quantized component."""
+"""Quantization: settings and jobs, bit allocation, calibration (GPTQ, activation scales, smoothing), packing."""

@@ -1,8 +1,8 @@
-"""How what layers are given is quantized: a static scale, and which channels are smoothed how strongly.
+"""Fits activation quantization: the static scale, and the smoothing factors per channel.
 
-Smoothing (arXiv 2211.10438) divides channel j of what a layer is given by s_j and multiplies column j of its weight by
-it, with s_j = max|X_j|^a / max|W_j|^(1 - a): outliers go where rows have scales of their own. Here s_j is rounded to a
-power of two, so that both are exact, and the strength a is the one whose outputs err least, none at all among them.
+Smoothing (arXiv 2211.10438) divides channel j of the activations by s_j and multiplies column j of the weight by it,
+with s_j = max|X_j|^a / max|W_j|^(1 - a): outliers move to the weight, which has a scale per row. Here s_j is rounded to
+a power of two, so that both are exact. The strength a is chosen for the least output error; no smoothing is tried too.
 """
 
 from collections.abc import Iterator
@@ -19,21 +19,24 @@ from sanac.nn.quant.weights import QMAX, ROUNDINGS, dequantize_weight, matrix, q
 STRENGTHS = tuple(step / 10 for step in range(2, 11))
 PERCENTILE = 0.9999
 RANGES = ("minmax", "percentile", "mse")
-SHRUNK = 32  # ranges that `mse` tries, each an eighth of an octave below the one before
+SHRUNK = 32  # ranges that `mse` tries, each 2^(-1/8) times the previous one
 
 
 @dataclass(frozen=True, slots=True)
 class ActivationSample:
-    """What layers that share their inputs were given."""
+    """Sampled activations of a group of layers that share their input."""
 
-    rows: Tensor  # (some tokens, channels)
-    largest: Tensor  # (channels,), of all tokens
+    rows: Tensor  # (sampled tokens, channels)
+    largest: Tensor  # (channels,): largest magnitude over all tokens
 
 
 def fit_activations(
     sample: ActivationSample, weights: list[Tensor], spec: WeightSpec, dtype: torch.dtype, ranges: str
 ) -> tuple[ActivationSpec, Tensor | None]:
-    """What suits layers that share their inputs best, their weights as matrices; with exponents of smoothing."""
+    """Activation quantization and smoothing exponents (None without smoothing) for layers that share their input.
+
+    `weights` are the layers' weights as matrices.
+    """
     assert spec.activations is not None
     if not spec.activations.smooth:
         return _ranged(sample, weights, None, spec, dtype, ranges), None
@@ -53,7 +56,7 @@ def fit_activations(
 
 
 def _smoothings(sample: ActivationSample, weights: list[Tensor]) -> Iterator[Tensor]:
-    """None at all, then by strength; rows of weights have scales of their own, columns share theirs."""
+    """Candidate smoothing exponents: no smoothing first, then one per strength."""
     yield torch.zeros_like(sample.largest, dtype=torch.int8)
     columns = torch.stack([weight.abs().amax(dim=0) for weight in weights]).amax(dim=0)
     alive = (sample.largest > 0) & (columns > 0)
@@ -88,7 +91,7 @@ def _error(
     spec: WeightSpec,
     dtype: torch.dtype,
 ) -> float:
-    """Of what the layers give, squared, with all that is quantized; rounded to nearest for now."""
+    """Squared error of the layers' outputs with quantized activations and weights, rounded to nearest."""
     assert spec.activations is not None
     values, scale = quantize_activations(smoothed(sample.rows, exponents), spec.activations, spec.dtype)
     used, error = values.float() * scale, 0.0
@@ -102,7 +105,7 @@ def _error(
 
 
 def smoothed_weight(weight: Tensor, exponents: Tensor | None) -> Tensor:
-    """A weight as a matrix in fp32, its columns multiplied by what its inputs are divided by."""
+    """The weight as an fp32 matrix, its columns multiplied by the smoothing factors of its inputs."""
     found = matrix(weight).float()
     return found if exponents is None else found * factors(exponents, torch.float32)
 
@@ -110,9 +113,9 @@ def smoothed_weight(weight: Tensor, exponents: Tensor | None) -> Tensor:
 def static_scale(
     rows: Tensor, energy: Tensor, largest: float, quant_dtype: str, dtype: torch.dtype, ranges: str
 ) -> float:
-    """One scale for all that a layer is given, as its dtype holds it.
+    """Static scale of a layer's activations, representable in `dtype`.
 
-    `mse` cuts off what costs less than finer steps save, each channel weighed by the energy of its column.
+    `ranges` is minmax, percentile or mse. `mse` clips where that lowers the error, weighing channels by `energy`.
     """
     if ranges == "percentile":
         values = rows.abs().flatten().float()
@@ -131,7 +134,7 @@ def static_scale(
 
 
 def _held(scale: float, dtype: torch.dtype) -> float:
-    """As a tensor of this dtype holds it, never zero or infinite."""
+    """The scale rounded to `dtype`, never zero or infinite."""
     limits = torch.finfo(dtype)
     least = max(limits.smallest_normal * limits.eps, torch.finfo(torch.float32).smallest_normal)
     return float(torch.tensor(scale).to(dtype).clamp(least, min(limits.max / 2, 2.0**125)))

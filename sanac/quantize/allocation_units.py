@@ -1,4 +1,4 @@
-"""What can be given more bits or fewer: weights of the transformer, layers of the text encoder; and what each takes."""
+"""Units of bit allocation: single weights of the transformer, whole layers of the text encoder; bytes per scheme."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,54 +14,54 @@ from sanac.quantize.plan import weights_of
 from sanac.quantize.sensitivity import QuantAssignment
 from sanac.quantize.tensor_packing import WeightQuantizer
 
-UNQUANTIZED = "high"  # the name of leaving a unit as it is
-COMPONENTS = ("transformer", "text_encoder")  # the velocity hangs on no other
+UNQUANTIZED = "high"  # pseudo-scheme: the unit is not quantized
+COMPONENTS = ("transformer", "text_encoder")  # the only components that the velocity depends on
 _LAYER = re.compile(r"(.*layers\.\d+)\..+")
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What gets its bits together."""
+    """A group of weights that get the same scheme."""
 
     component: str
     name: str
     weights: tuple[str, ...]
-    bytes: Mapping[str, int]  # by scheme, and as it is
+    bytes: Mapping[str, int]  # by scheme, including UNQUANTIZED
 
     @property
     def key(self) -> str:
-        """What its errors are kept under: a layer of which some weights are left is another unit."""
+        """Cache key of the unit's errors: a layer with some weights skipped is another unit."""
         return self.name if self.weights == (self.name,) else f"{self.name} {json_files.key_of(list(self.weights))[:8]}"
 
 
-Schemes = Mapping[str, str]  # by unit
+Schemes = Mapping[str, str]  # unit name -> scheme
 
 
 @dataclass(frozen=True)
 class Units:
-    """All that can be chosen."""
+    """All units of the selected components, and how each scheme would store them."""
 
     parts: tuple[Component, ...]
-    plans: Mapping[str, Mapping[str, QuantPlan]]  # by component and scheme, how its weights would be stored
+    plans: Mapping[str, Mapping[str, QuantPlan]]  # component -> scheme -> plan for its weights
     all: tuple[Unit, ...]
 
     @property
     def fixed(self) -> int:
-        """Bytes of the components that no choice changes."""
+        """Bytes of all tensors that are never quantized."""
         whole = sum(ref.size for part in self.parts for ref in weights_of(part).tensors.values())
         return whole - sum(unit.bytes[UNQUANTIZED] for unit in self.all)
 
     @property
     def dtypes(self) -> dict[str, str]:
-        """Of scales, by component."""
+        """Dtype of the scales by component."""
         return {name: next(iter(plans.values())).dtype for name, plans in self.plans.items()}
 
     def size(self, schemes: Schemes) -> int:
-        """Bytes of the components under a choice."""
+        """Bytes of the components under an assignment of schemes."""
         return self.fixed + sum(unit.bytes[schemes[unit.name]] for unit in self.all)
 
     def uniform(self) -> dict[str, dict[str, str]]:
-        """Each scheme, for all that takes it."""
+        """Uniform assignments: each scheme applied to every unit that supports it."""
         names = next(iter(self.plans.values()))
         return {
             scheme: {unit.name: scheme if scheme in unit.bytes else UNQUANTIZED for unit in self.all}
@@ -69,7 +69,7 @@ class Units:
         }
 
     def assignment(self, schemes: Schemes) -> QuantAssignment:
-        """What is quantized under a choice; units that it doesn't name are left as they are."""
+        """Quantized weights under an assignment of schemes; unnamed units are not quantized."""
         found: dict[str, dict[str, WeightSpec]] = {name: {} for name in COMPONENTS}
         for unit in self.all:
             scheme = schemes.get(unit.name, UNQUANTIZED)
@@ -79,7 +79,7 @@ class Units:
         return QuantAssignment(**found)
 
     def plans_for(self, schemes: Schemes) -> dict[str, QuantPlan]:
-        """By component, how its weights are stored; those of which nothing is quantized are not among them."""
+        """Quantization plan by component under an assignment; omits components without quantized weights."""
         assignment = self.assignment(schemes)
         found = {}
         for part in (part for part in self.parts if getattr(assignment, part.name)):
@@ -93,11 +93,13 @@ class Units:
 
 
 def units_of(parts: Sequence[Component], request: QuantRequest, schemes: Sequence[str]) -> Units:
-    """What can be chosen of these components."""
+    """Units of these components, with the bytes of each under every scheme in `among`."""
     for part in parts:
         if part.name not in COMPONENTS:
             raise UsageError(
-                f"the {part.name} has no part in the velocity, by which bits are given", hint="--scheme NAME"
+                f"bits can't be allocated to the {part.name}",
+                why="the budget is spent by velocity error, which doesn't depend on it",
+                hint="quantize it with one --scheme NAME in a separate run",
             )
     plans = {
         part.name: {

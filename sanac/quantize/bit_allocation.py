@@ -1,8 +1,8 @@
-"""Which units get how many bits: the least error of the velocity within so many bytes, or the fewest bytes.
+"""Bit allocation: chooses a scheme per unit for the lowest velocity error within a size budget, or vice versa.
 
-Each unit is quantized alone by each scheme, and the velocity's error is kept in the workspace: another budget asks
-nothing again. Errors are added up, as if units had nothing to do with each other; what is chosen on that is measured as
-a whole, beside uniform schemes, and the best that was measured is taken.
+The velocity error of each unit quantized alone by each scheme is measured and cached, so another budget reuses it.
+The choice assumes that errors of units add up; the chosen allocation is then measured as a whole, compared with
+uniform schemes, and the best measured one is used.
 """
 
 import math
@@ -39,14 +39,14 @@ from sanac.quantize.sensitivity import SensitivityEvaluator
 SCHEMA = 1  # raised when the same settings would measure other errors
 EVERY, PROMPTS = 4, 8
 AMONG = ("int8-wo", "int4-wo")
-SWAPS, TOGETHER = 4, 24  # rounds in which swaps are measured, and how many in each
-ROUNDS = 8  # how often a wanted error is approached
-NEAR = 0.97  # and from where on that is near enough
+SWAPS, TOGETHER = 4, 24  # rounds of measured swaps, swaps per round
+ROUNDS = 8  # most iterations to approach the target error of --min-sqnr
+NEAR = 0.97  # share of the target error at which the iteration stops
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What the user asks for: at most so many bytes of the components together, or at least so many dB."""
+    """Allocation settings: most bytes of the components together, or least velocity SQNR in dB; schemes to mix."""
 
     max_bytes: int | None = None
     min_sqnr: float | None = None
@@ -57,22 +57,25 @@ class Budget:
     leave: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """All that contradicts itself."""
+        """Raise one UsageError that lists all contradictions."""
         problems = []
         for name in self.among:
             if name not in SCHEMES:
                 problems.append(f"there is no scheme {name!r}: {', '.join(SCHEMES)}")
             elif SCHEMES[name].activations:
-                problems.append(
-                    f"--schemes {name}: it takes as many bytes as {name.partition('-')[0]}-wo, and errs more"
-                )
+                weight_only = f"{name.partition('-')[0]}-wo"
+                problems.append(f"--schemes {name}: same size as {weight_only} but a larger error, use {weight_only}")
         if not self.among:
-            problems.append("--schemes names no scheme")
+            problems.append("--schemes lists no scheme")
         if self.rounding == "gptq":
-            problems.append("--rounding gptq fits values to one choice: it is for --scheme")
+            problems.append("--rounding gptq only applies to --scheme: it calibrates for one fixed assignment")
         problems += [f"there is no component {name!r}" for name in self.components if name not in KNOWN]
-        problems += [f"--include {name} is for schemes with activations" for name in self.include & {"ends"}]
-        problems += [f"there is nothing called {name!r} to include" for name in self.include - INCLUDES.keys()]
+        problems += [
+            f"--include {name} only applies to schemes that quantize activations" for name in self.include & {"ends"}
+        ]
+        problems += [
+            f"--include {name!r} is not one of {', '.join(INCLUDES)}" for name in self.include - INCLUDES.keys()
+        ]
         if self.min_sqnr is not None and not 0 < self.min_sqnr < 200:
             problems.append(f"--min-sqnr {self.min_sqnr:g} is not between 0 and 200 dB")
         if problems:
@@ -80,46 +83,46 @@ class Budget:
 
     @property
     def request(self) -> QuantRequest:
-        """About each component's weights."""
+        """Quantization request for each component's weights."""
         return QuantRequest(SCHEMES[self.among[0]], None, self.rounding, self.include, self.leave)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A choice, and what was measured of it."""
+    """An assignment of schemes with its measured size and error."""
 
     name: str
     schemes: Schemes
     bytes: int
     error: float  # relative, squared, of the guided velocity
-    gap: float = 0.0  # by how much of what it was chosen for another choice may be better, as far as errors add up
+    gap: float = 0.0  # optimality gap of the knapsack solution, if errors add up
 
     @property
     def sqnr(self) -> float:
-        """The error as a ratio of signal to noise, dB."""
+        """Velocity SQNR in dB."""
         return -10 * math.log10(self.error) if self.error else math.inf
 
     def to_json(self) -> dict[str, Any]:
-        """Without its schemes."""
+        """Name and measurements of the candidate, without its schemes."""
         return {"name": self.name, "bytes": self.bytes, "error": self.error, "gap": self.gap}
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What was chosen, beside what was not."""
+    """The chosen candidate, the alternatives, and the measured errors of single units."""
 
     best: Candidate
     alternatives: tuple[Candidate, ...]
-    errors: Mapping[str, float]  # of units alone: by 'unit scheme'
+    errors: Mapping[str, float]  # 'unit scheme' -> error of that unit quantized alone
 
     def to_json(self) -> dict[str, Any]:
-        """What was measured."""
+        """Measurements of the chosen candidate and of its alternatives."""
         return {**self.best.to_json(), "beside": [found.to_json() for found in self.alternatives]}
 
 
 @dataclass(frozen=True)
 class AllocationJob:
-    """A budget, and what it can be spent on."""
+    """A bit allocation with all settings resolved: units, budget and calibration."""
 
     model: Model
     units: Units
@@ -128,46 +131,53 @@ class AllocationJob:
     workspace: Path
     yes: bool = False
     dry: bool = False
-    fresh: bool = False  # measure anew, whatever was kept
+    fresh: bool = False  # ignore cached errors
 
     @cached_property
     def key(self) -> str:
-        """Equal where the same errors would be measured; the budget is not part of it."""
+        """Content key of the measured errors; independent of the budget."""
         how = [self.budget.rounding, self.units.dtypes]
         return json_files.key_of(["sensitivity", SCHEMA, self.states.settings, self.model.identity(), how])
 
     @property
     def report_settings(self) -> dict[str, Any]:
-        """The budget, and what errors were measured on."""
+        """The budget and the calibration settings."""
         budget = asdict(self.budget) | {"include": sorted(self.budget.include)}
         return {"budget": budget, "measured_on": self.states.settings}
 
     def check(self) -> None:
-        """A budget that can't be kept is refused before anything is measured."""
+        """Raise UsageError for a budget that can't be met or needs no quantization, before measuring anything."""
         least = self.units.fixed + round(lightest(self._items({})))
         most, whole = self.budget.max_bytes, self.units.size(self._high)
         if most is None:
             return
         if most >= whole:
-            raise UsageError(f"it takes {bytes_text(whole)} as it is", hint=f"--max-bytes below {whole}")
+            raise UsageError(
+                f"--max-bytes {bytes_text(most)} needs no quantization",
+                why=f"the components take {bytes_text(whole)} unquantized",
+                hint=f"--max-bytes below {whole}",
+            )
         if most < least:
             raise UsageError(
                 f"--max-bytes {bytes_text(most)} can't be reached",
-                why=f"the least is {least:,} bytes, {bytes_text(self.units.fixed)} of them are not quantized",
+                why=f"the minimum is {least:,} bytes, of which {bytes_text(self.units.fixed)} are never quantized",
                 hint=f"--max-bytes {least}" + ("" if "kv" in self.budget.include else ", or --include kv"),
             )
 
     def check_budget(self, alone: int, whole: int, together: int, reporter: Reporter) -> None:
-        """Say how long so many questions take at most; more than an hour has to be wanted."""
+        """Report the estimated time of the measurements; above one hour it requires --yes.
+
+        `alone` and `whole` are the numbers of single-unit and whole assignments, `together` those per sweep.
+        """
         text = sum(unit.component == "text_encoder" for unit in self.units.all) / len(self.units.all)
         groups = -(-alone // together)
-        forwards = whole + alone * text + (1 - text) * (alone + groups) / 2  # up to a change, one forward for a group
+        forwards = whole + alone * text + (1 - text) * (alone + groups) / 2  # groups share what precedes a change
         more = (whole * bool(text) + alone * text) * self.states.inputs.encoding
         seconds = self.states.seconds(forwards, readings=groups + -(-whole // together), more=more)
-        self.states.check_budget(f"measuring {alone} sensitivities and the choice", seconds, reporter, yes=self.yes)
+        self.states.check_budget(f"measuring {alone} sensitivities and the allocation", seconds, reporter, yes=self.yes)
 
     def run(self, reporter: Reporter) -> Allocation:
-        """Measure what was not measured before, choose, and measure the choice."""
+        """The best allocation: measures the errors that are not cached, allocates, and measures the result."""
         self.check()
         cache = _SensitivityCache(self, reporter)
         cache.measure_each()
@@ -185,15 +195,15 @@ class AllocationJob:
             if not self.units.plans_for(best.schemes):
                 finest = max(found.sqnr for found in candidates.values())
                 raise UsageError(
-                    f"nothing can be quantized for {self.budget.min_sqnr:g} dB",
-                    why=f"of {', '.join(self.budget.among)} for everything, the best reaches {finest:.1f} dB",
+                    f"no weight can be quantized within --min-sqnr {self.budget.min_sqnr:g} dB",
+                    why=f"the best uniform scheme of {', '.join(self.budget.among)} reaches {finest:.1f} dB",
                     hint=f"--min-sqnr {finest:.0f}",
                 )
         alternatives = tuple(found for found in (chosen, *candidates.values()) if found is not best)
         return Allocation(best, alternatives, cache.unit_errors())
 
     def _least_error(self, cache: "_SensitivityCache", most: int) -> Candidate:
-        """The best choice as far as errors add up; from there by swaps that are measured, as they don't quite."""
+        """The knapsack solution for additive errors, improved by swaps that are measured as a whole."""
         items = self._items(cache.errors)
         choice = cheapest(items, float(most - self.units.fixed))
         assert choice is not None
@@ -209,7 +219,7 @@ class AllocationJob:
         return best
 
     def _fewest_bytes(self, cache: "_SensitivityCache", most: float) -> Candidate:
-        """Units' errors don't quite add up: the limit on their sum is moved until the whole keeps to its own."""
+        """The smallest allocation within the error `most`; scales the limit on summed errors to match measured ones."""
         items = [Item(item.weights, item.costs) for item in self._items(cache.errors)]
         best = Candidate("by budget", self._high, self.units.size(self._high), 0.0)
         limit = most
@@ -226,11 +236,11 @@ class AllocationJob:
 
     @property
     def _high(self) -> dict[str, str]:
-        """All as it is."""
+        """The assignment that quantizes nothing."""
         return dict.fromkeys((unit.name for unit in self.units.all), UNQUANTIZED)
 
     def _items(self, errors: Mapping[str, float]) -> list[Item]:
-        """Errors cost, bytes weigh; leaving a unit as it is costs nothing."""
+        """Knapsack items: errors are costs, bytes are weights; an unquantized unit costs nothing."""
         return [
             Item(
                 np.array([errors.get(f"{unit.key} {scheme}", 0.0) for scheme in unit.bytes]),
@@ -247,7 +257,7 @@ class AllocationJob:
         return Candidate(name, schemes, self.units.size(schemes), cache.error_of(schemes), gap)
 
     def job(self, allocation: Allocation, options: WriteOptions) -> ArtifactJob:
-        """What writes it: the choice is part of what the artifact is; how it came about is said beside it."""
+        """The artifact job of an allocation: the schemes are part of its key, the budget is only described."""
         budget = self.budget
         schemas = [SCHEMA, WRITTEN]
         settings = {"schema": schemas, "schemes": dict(allocation.best.schemes), "rounding": budget.rounding}
@@ -266,22 +276,26 @@ def allocating(
     *,
     fresh: bool = False,
 ) -> AllocationJob:
-    """What is to be looked at; refuses at once what can't be done in this memory."""
+    """The allocation job of a budget; raises at once if the calibration doesn't fit into memory."""
     budget.check()
     units = units_of(parts_of(model, budget.components, options), budget.request, budget.among)
     if settings.num_prompts is None and settings.prompts is None and settings.embeddings is None:
         settings = replace(settings, num_prompts=PROMPTS)
     states = calibration(model, settings, EVERY, min_prompts=1)
     if states.inputs.embeddings and "text-encoder" in budget.components:
-        raise UsageError("--embeddings hold no prompts", why="a text encoder is judged by how it encodes them")
+        raise UsageError(
+            "--embeddings can't be combined with --component text-encoder",
+            why="the error of the text encoder is measured by encoding prompts, and the file holds none",
+            hint="--prompts FILE instead of --embeddings",
+        )
     text = [part for part in units.parts if part.name == "text_encoder"]
-    held = sum(4 * ref.count for part in text for ref in weights_of(part).tensors.values())  # in fp32, all the time
+    held = sum(4 * ref.count for part in text for ref in weights_of(part).tensors.values())  # the text encoder in fp32
     states = states.fit_to_memory(held, 3 * states.moments * states.state_bytes, reporter)
     return AllocationJob(model, units, budget, states, workspace, settings.yes, settings.dry, fresh)
 
 
 class _SensitivityCache:
-    """Errors, measured now or before; all are kept at once."""
+    """Velocity errors of assignments, measured on demand and cached on disk at once."""
 
     def __init__(self, job: AllocationJob, reporter: Reporter) -> None:
         self.job, self.reporter = job, reporter
@@ -297,14 +311,14 @@ class _SensitivityCache:
 
     @cached_property
     def evaluator(self) -> SensitivityEvaluator:
-        """Where questions are answered: announced, and sampled, when the first is asked."""
+        """The evaluator, created on first use: checks the time budget, then samples the calibration states."""
         units, states = self.job.units, self.job.states
         each = 2 * states.count * states.moments * states.state_bytes
         together = max(1, states.memory_limit // 4 // each)
         alone = sum(name not in self.errors for name in self.names)
         self.job.check_budget(alone, len(self.job.budget.among) + 1 + SWAPS * TOGETHER, together, self.reporter)
         if self.job.dry:
-            raise not_computed_yet("how sensitive each weight is")
+            raise not_computed_yet("the sensitivity measurement")
         with torch.no_grad():
             all_states = states.sample()
         text = any(part.name == "text_encoder" for part in units.parts)
@@ -313,30 +327,30 @@ class _SensitivityCache:
         return SensitivityEvaluator(all_states, states.inputs.prompts[: states.count], encoder, dtypes, together)
 
     def measure_each(self) -> None:
-        """Every unit by every scheme, alone."""
+        """Measure every unit alone under every scheme."""
         self._measure("sensitivities", self.names)
 
     def unit_errors(self) -> dict[str, float]:
-        """The error of every unit by every scheme: by 'unit scheme'."""
+        """Error of every unit alone under every scheme, keyed 'unit scheme'."""
         return {
             f"{unit} {scheme}": self.errors[name] for name, how in self.names.items() for unit, scheme in how.items()
         }
 
     def error_of(self, schemes: Schemes) -> float:
-        """The error of all units together."""
+        """Error of a whole assignment of schemes."""
         self.measure_all([schemes])
         return self.errors[self._name_of(schemes)]
 
     def measure_all(self, choices: Sequence[Schemes]) -> None:
-        """Those of some choices."""
-        self._measure("choices", {self._name_of(how): how for how in choices})
+        """Measure several whole assignments."""
+        self._measure("allocations", {self._name_of(how): how for how in choices})
 
     def _name_of(self, schemes: Schemes) -> str:
         pairs = ((unit.key, schemes[unit.name]) for unit in self.job.units.all)
         return json_files.key_of({key: scheme for key, scheme in pairs if scheme != UNQUANTIZED})
 
     def _measure(self, what: str, choices: Mapping[str, Schemes]) -> None:
-        """What was not measured before."""
+        """Measure the assignments that are not cached yet."""
         questions = {name: self.job.units.assignment(how) for name, how in choices.items() if name not in self.errors}
         if not questions:
             return
@@ -353,7 +367,7 @@ class _SensitivityCache:
 
 
 def explained(units: Units, allocation: Allocation) -> list[dict[str, Any]]:
-    """For people: each unit's choice, its bytes, and its error alone by each scheme; the most sensitive first."""
+    """Table rows per unit: chosen scheme, bytes, and error under each scheme; the most sensitive unit first."""
     rows = [
         {
             "unit": unit.name,
@@ -368,9 +382,9 @@ def explained(units: Units, allocation: Allocation) -> list[dict[str, Any]]:
 
 
 def summary(found: Allocation) -> list[str]:
-    """What was chosen, beside what was not, for people."""
+    """Readable lines about the chosen candidate and its alternatives."""
     lines = []
     for candidate in (found.best, *found.alternatives):
-        what = "chosen" if candidate is found.best else "beside"
+        what = "chosen" if candidate is found.best else "alternative"
         lines.append(f"{what}: {candidate.name}: {bytes_text(candidate.bytes)}, velocity SQNR {candidate.sqnr:.1f} dB")
     return lines

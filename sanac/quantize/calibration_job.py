@@ -1,6 +1,6 @@
-"""What is found by looking at what layers are given: values (GPTQ), static scales, smoothing; in one sweep.
+"""The calibration job: fits GPTQ values, static activation scales and smoothing factors in one sweep over the blocks.
 
-It lies in the workspace, a file per block: a stopped run goes on behind the last one.
+Results are cached in the workspace, one file per block; a stopped run continues after the last finished block.
 """
 
 import shutil
@@ -30,12 +30,12 @@ from sanac.quantize.settings import QuantizeSettings
 
 SCHEMA = 2  # raised when the same settings would find something else
 REPORT = "fit.json"
-EVERY = 4  # of the sampler's steps, which are looked at
+EVERY = 4  # calibrates on every 4th sampler step
 PROMPTS = 32
 
 
 def fitting_states(job: ArtifactJob, settings: CalibrationSettings, reporter: Reporter) -> Calibration:
-    """What is looked at; refuses at once what can't be done in this memory."""
+    """The calibration states of a quantize job; raises at once if they don't fit into memory."""
     specs = job.rewrites["transformer"].quantized.weights
     if settings.num_prompts is None and settings.prompts is None and settings.embeddings is None:
         settings = replace(settings, num_prompts=PROMPTS)
@@ -46,7 +46,7 @@ def fitting_states(job: ArtifactJob, settings: CalibrationSettings, reporter: Re
 
 
 def _solving_bytes(spec: WeightSpec) -> int:
-    """Bytes that fitting one weight takes."""
+    """Bytes needed to fit one weight."""
     rows, columns = spec.shape[0], spec.columns
     solving = 5 * 8 * columns**2 if spec.rounding == "gptq" else 0
     trying = 4 * SAMPLE * (3 * rows + 3 * columns) if spec.activations else 0
@@ -54,57 +54,57 @@ def _solving_bytes(spec: WeightSpec) -> int:
 
 
 def _gathered_bytes(spec: WeightSpec) -> int:
-    """Bytes that are gathered of what it is given, until its block is done."""
+    """Bytes of statistics collected on a weight's activations until its block is done."""
     sums = 8 * spec.columns**2 if spec.rounding == "gptq" else 0
     return sums + (4 * SAMPLE * spec.columns if spec.activations else 0)
 
 
 def _shared_inputs(specs: Mapping[str, WeightSpec]) -> dict[str, WeightSpec]:
-    """Of a block's weights, those apart that are given different things."""
+    """One weight per distinct input of a block."""
     inside = ((split_block(name), spec) for name, spec in specs.items())
     return {shared_input_of(place[1]): spec for place, spec in inside if place}
 
 
 def with_fit(job: ArtifactJob, states: Calibration) -> ArtifactJob:
-    """The job as one that looks at inputs: another artifact than without. Nothing is computed yet."""
+    """The job with calibration in its settings and key, so that it names another artifact. Computes nothing yet."""
     settings = {**job.settings, "fit": {"schema": SCHEMA, **states.settings}}
     return replace(job, settings=settings, key=json_files.key_of([job.key, settings["fit"]]))
 
 
 @dataclass(frozen=True)
 class CalibrationJob:
-    """A job that looks at what layers are given."""
+    """The calibration of a quantize job, with all settings resolved."""
 
     job: ArtifactJob
     settings: QuantizeSettings
     states: Calibration
     workspace: Path
-    yes: bool = False  # whether it may take more than an hour
-    fresh: bool = False  # begin anew, whatever lies there
+    yes: bool = False  # allow estimates above one hour
+    fresh: bool = False  # ignore the cached result
 
     @property
     def quant_config(self) -> QuantConfig:
-        """What is to be quantized, and how."""
+        """Quantization config of the transformer."""
         return self.job.rewrites["transformer"].quantized
 
     @property
     def ranges(self) -> str:
-        """How static scales are chosen."""
+        """Method for static activation ranges: minmax, percentile or mse."""
         return self.settings.activation_range or RANGES[0]
 
     @cached_property
     def key(self) -> str:
-        """Equal where the same is found."""
+        """Content key: equal for calibrations with the same result."""
         quantized = {**self.quant_config.to_json(), "left": {}}
         return json_files.key_of([self.job.settings["fit"], self.job.identity, quantized, self.ranges])
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Folder of the calibration in the workspace."""
         return self.workspace / f"fit-{self.key[:8]}"
 
     def check_budget(self, reporter: Reporter) -> None:
-        """Say how long fitting will take; more than an hour has to be wanted."""
+        """Report the estimated time of the calibration; above one hour it requires --yes."""
         states, blocks = self.states, self.states.model.architecture.blocks
         tokens = states.tokens * states.moments * states.count
         weights = self.quant_config.weights.values()
@@ -120,16 +120,16 @@ class CalibrationJob:
         more += sum(
             2.0 * SAMPLE * h.shape[0] * h.columns * tries[bool(h.activations and h.activations.smooth)] for h in weights
         )
-        self.states.check_budget("fitting", states.seconds(2.0, more=more, readings=2), reporter, yes=self.yes)
+        self.states.check_budget("calibrating", states.seconds(2.0, more=more, readings=2), reporter, yes=self.yes)
 
     def report(self) -> dict[str, Any] | None:
-        """What was fitted before, if it lies there undamaged."""
+        """Report of a cached calibration, or None if files are missing or don't match their digests."""
         known = load_cached(self.folder / REPORT, self.key, {"files": dict})
         whole = known and all(_has(self.folder / name, digest) for name, digest in known["files"].items())
         return known if whole else None
 
     def run(self, reporter: Reporter) -> ArtifactJob:
-        """The job with its values, fitted now or before."""
+        """The job with the calibration result, read from the cache or computed now."""
         report = None if self.fresh else self.report()
         if report is None:
             self.check_budget(reporter)
@@ -145,7 +145,7 @@ class CalibrationJob:
         return replace(self.job, rewrites=repacked, overrides_digest=digest_file(self.folder / REPORT))
 
     def _fit(self, reporter: Reporter) -> dict[str, Any]:
-        if self.fresh or (self.folder / REPORT).exists():  # it was whole once, and isn't any more
+        if self.fresh or (self.folder / REPORT).exists():  # a finished result that no longer matches its digests
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         files = {}
@@ -153,7 +153,7 @@ class CalibrationJob:
             states = self.states.sample()
             sweep = Sweep(self.key, self.quant_config, self.ranges, states)
             blocks = range(len(states.blocks))
-            reporter.begin("fitting", len(blocks), "blocks")
+            reporter.begin("calibrating", len(blocks), "blocks")
             try:
                 for index, tensors in states.blocks.sweep(blocks):
                     file = self.folder / _file_of(index)

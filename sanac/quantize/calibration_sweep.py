@@ -1,4 +1,4 @@
-"""One sweep over the blocks: each is fitted to what quantizing left of those before it, and takes the states along."""
+"""The calibration sweep: fits each block on activations that the already quantized blocks produced."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,23 +23,23 @@ from sanac.quantize.activation_scales import ActivationSample, fit_activations, 
 from sanac.quantize.gptq import corrected, order_and_factor
 from sanac.quantize.tensor_packing import CalibratedWeight
 
-SAMPLE = 1024  # tokens that smoothing and ranges are tried on
-_SAME = {  # weights that are given the same as another
+SAMPLE = 1024  # tokens on which smoothing and ranges are evaluated
+_SAME = {  # weight -> the weight whose input it shares
     "attn1.to_k.weight": "attn1.to_q.weight",
     "attn1.to_v.weight": "attn1.to_q.weight",
     "attn2.to_v.weight": "attn2.to_k.weight",
 }
-_EACH = 7919  # a prime: which tokens are kept moves on from sample to sample
+_EACH = 7919  # a prime that shifts the sampled tokens from sample to sample
 
 
 def shared_input_of(rest: str) -> str:
-    """The weight of a block that stands for all that are given the same."""
+    """The weight that represents all weights of a block with the same input as `rest`."""
     return _SAME.get(rest, rest)
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """One weight, as looking at its inputs left it."""
+    """One calibrated weight: quantized values, scales and smoothing exponents."""
 
     spec: WeightSpec
     scale: Tensor
@@ -48,14 +48,14 @@ class Fitted:
 
 
 class Sweep:
-    """The states, as quantizing left the blocks so far."""
+    """The hidden states of all prompts, as produced by the blocks quantized so far."""
 
     def __init__(self, key: str, quant_config: QuantConfig, ranges: str, states: CalibrationStates) -> None:
-        """Before the first block."""
+        """Embed all prompts; no block is computed yet."""
         self.key, self.specs, self.ranges, self.geometry = key, quant_config.weights, ranges, states.geometry
         self.layout, self.dtype = quant_config.layout, DTYPES[quant_config.dtype]
         count, moments = len(states.captions), len(states.moments)
-        self.each = max(1, SAMPLE // (2 * count * moments))  # tokens of a prompt at a moment in a branch
+        self.each = max(1, SAMPLE // (2 * count * moments))  # sampled tokens per prompt, step and guidance branch
         self.streams, self.numbers = [], list[range]()
         for first, part in zip(range(0, count, states.batch), states.parts(), strict=True):
             for place, moment in enumerate(part.moments):
@@ -65,7 +65,7 @@ class Sweep:
                     self.numbers.append(range(begin, begin + len(start.state)))
 
     def advance(self, index: int, tensors: Tensors, file: Path) -> None:
-        """Fit a block, if that was not done before, and take the states through it."""
+        """Calibrate block `index`, or read it from `file`, and run the hidden states through the quantized block."""
         specs = {rest: self.specs[name] for rest in tensors if (name := block_name(index, rest)) in self.specs}
         fitted = self._read(file, index, tensors, specs)
         if fitted is None:
@@ -122,7 +122,7 @@ class Sweep:
     def _read(
         self, file: Path, index: int, tensors: Tensors, specs: Mapping[str, WeightSpec]
     ) -> dict[str, Fitted] | None:
-        """What a stopped run left of a block."""
+        """Calibrated weights of a block from the file of a stopped run; None if there is none for this key."""
         try:
             header = read_header(file)
         except InvalidInput:
@@ -137,7 +137,7 @@ class Sweep:
         return found
 
     def _write(self, file: Path, index: int, fitted: Mapping[str, Fitted]) -> None:
-        """What does not follow from the weights."""
+        """Write GPTQ values, smoothing exponents and static scales of a block; the rest follows from the weights."""
         tensors, scales = {}, {}
         for rest, found in fitted.items():
             name = block_name(index, rest)
@@ -152,23 +152,23 @@ class Sweep:
 
 
 def fit_in(header: Header, name: str) -> CalibratedWeight:
-    """What a block's file holds of a weight."""
+    """Calibration result of the weight `name` in a block's file."""
     stored, smooth = (header.tensors.get(part_name(name, part)) for part in ("qdata", "smooth"))
     return CalibratedWeight(stored, smooth, json.loads(header.metadata["scales"]).get(name))
 
 
 @dataclass
 class _InputRecorder:
-    """What layers that share their inputs were given, gathered while a block is computed."""
+    """Activation statistics of a group of layers that share their input, collected during a block's forward."""
 
-    spec: WeightSpec  # of one of them
-    tokens_each: int  # tokens of every sample that are kept
-    gram: Tensor | None = None  # X'X, each token a row of X
+    spec: WeightSpec  # of one layer of the group
+    tokens_each: int  # tokens kept per sample
+    gram: Tensor | None = None  # X'X, one row of X per token
     _rows: dict[int, Tensor] = field(default_factory=dict)
     _largest: Tensor | None = None
 
     def add(self, rows: Tensor) -> None:
-        """Tokens of some samples together."""
+        """Accumulate the Gram matrix and channel maxima over the tokens of some samples."""
         if self.spec.rounding == "gptq":
             gram = (rows.T @ rows).double()
             self.gram = gram if self.gram is None else self.gram + gram
@@ -177,31 +177,31 @@ class _InputRecorder:
             self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
 
     def keep(self, rows: Tensor, number: int) -> None:
-        """Some of one sample's tokens: which, hangs on its number alone, not on what it is computed together with."""
+        """Keep some tokens of one sample; which ones depends on its number alone, not on the batching."""
         if self.spec.activations and len(rows):
             count = min(len(rows), self.tokens_each)
             self._rows[number] = rows[(torch.arange(count) * len(rows) // count + number * _EACH) % len(rows)]
 
     @property
     def seen(self) -> ActivationSample:
-        """Some of the tokens, and the largest value of each channel."""
+        """The kept tokens and the largest magnitude of each channel."""
         assert self._largest is not None
         return ActivationSample(torch.cat([self._rows[number] for number in sorted(self._rows)]), self._largest)
 
     def check(self, names: Sequence[str]) -> None:
-        """BadInput if nothing can be fitted to it."""
+        """Raise InvalidInput if the activations can't be calibrated on: NaN, infinite, or all zero."""
         power = self.gram.diagonal() if self.gram is not None else self._largest
         assert power is not None
         if not torch.isfinite(power).all():
-            raise InvalidInput(
-                f"what {names[0]} is multiplied by is NaN or infinite", hint="sanac inspect MODEL --scan"
-            )
+            raise InvalidInput(f"the activations of {names[0]} are NaN or infinite", hint="sanac inspect MODEL --scan")
         if self.spec.activations and self.spec.activations.kind == STATIC and not power.any():
             hint = " ".join(f"--leave {name}" for name in names)
-            raise InvalidInput(f"what {names[0]} is multiplied by is zero", why="there is no range to find", hint=hint)
+            raise InvalidInput(
+                f"the activations of {names[0]} are all zero", why="a static scale needs a range", hint=hint
+            )
 
     def gram_of(self, exponents: Tensor | None) -> Tensor:
-        """X'X of smoothed inputs."""
+        """Gram matrix X'X of the smoothed activations."""
         assert self.gram is not None
         if exponents is None:
             return self.gram

@@ -10,7 +10,7 @@ _PROMPTS = 32
 
 
 def quantize(settings: QuantizeSettings, before: ModelShape, _others: int) -> Cost:
-    """A copy in fewer bits; calibration where activations or errors are needed."""
+    """Cost of writing a quantized copy, plus calibration if activations or errors are needed."""
     after = _shape(settings, before)
     calibrates = settings.scheme is None or not settings.scheme.endswith("-wo") or settings.rounding == "gptq"
     forwards = (settings.num_prompts or _PROMPTS) * settings.timesteps * 2

@@ -1,8 +1,8 @@
-"""GPTQ (arXiv 2210.17323): what rounding one input's weights got wrong is made up for by the inputs still to come.
+"""GPTQ (arXiv 2210.17323): rounds a weight column by column and compensates each rounding error in later columns.
 
-With H = X'X of what a layer is given, and U the upper Cholesky factor of H^-1 (H^-1 = U'U), input j of W is rounded
-to q_j, and every later input k loses (w_j - q_j) / U_jj * U_jk: the change that keeps |X W' - X Q'|^2 smallest. Inputs
-with much energy come first, while there is much left to make up with; scales are found before, from the weight alone.
+With H = X'X of the activations, and U the upper Cholesky factor of H^-1 (H^-1 = U'U), column j of W is rounded to q_j,
+and (w_j - q_j) / U_jj * U_jk is subtracted from every later column k: the change that minimises |X W' - X Q'|^2.
+Columns with the most energy come first, while many columns remain to compensate; scales are fixed before, from W alone.
 """
 
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor
 from sanac.core.checkpoint.quant_json import WeightSpec
 from sanac.nn.quant.weights import dequantize_values, matrix, quantize_values
 
-DAMPING = 0.01  # of H's mean diagonal, added to all of it
-TOGETHER = 128  # inputs after which all later ones are corrected at once
+DAMPING = 0.01  # share of H's mean diagonal added to its diagonal
+TOGETHER = 128  # columns per lazy update of all later columns
 
 
 def order_and_factor(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The order in which inputs are rounded, and U for inputs in that order; from H (inputs, inputs)."""
+    """The order in which columns are rounded, and U in that order, from the Gram matrix H (inputs, inputs)."""
     diagonal = gram.diagonal()
     order = torch.argsort(diagonal, descending=True, stable=True)
     damped = gram[order][:, order].double()
@@ -26,8 +26,8 @@ def order_and_factor(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def corrected(weight: Tensor, scale: Tensor, order: Tensor, factor: Tensor, spec: WeightSpec) -> Tensor:
-    """The weight's quantized values, in the form of `sanac.nn.quant.weights.quantize_weight`, fitted to inputs."""
-    remaining = matrix(weight).float().T[order].contiguous()  # an input a row
+    """GPTQ values of a weight, in the format of `sanac.nn.quant.weights.quantize_weight`."""
+    remaining = matrix(weight).float().T[order].contiguous()  # (inputs, outputs)
     scales = scale.float().T[order // spec.width]
     stored = []
     for start in range(0, len(remaining), TOGETHER):

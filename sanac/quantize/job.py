@@ -19,10 +19,10 @@ from sanac.quantize.settings import QuantizeSettings
 
 @dataclass(frozen=True, slots=True)
 class AllocationView:
-    """What there is to show of a budget."""
+    """Data to display about a bit allocation."""
 
     artifact: ArtifactView
-    rows: Sequence[Mapping[str, Any]]  # a unit each, the most sensitive first
+    rows: Sequence[Mapping[str, Any]]  # one per unit, the most sensitive first
     schemes: tuple[str, ...]
     title: str
     explain: bool
@@ -54,13 +54,13 @@ def run(word: str | None, settings: QuantizeSettings, context: Context) -> Outco
 
 
 def _is_quantized(opened: Model, components: tuple[str, ...]) -> bool:
-    """Whether some of these components are quantized already."""
+    """Whether any of these components is already quantized."""
     names = {name.replace("-", "_") for name in components}
     return any(part.name in names and part.weights and part.weights.quantized for part in opened.components)
 
 
 def _run_budget(word: str, opened: Model, settings: QuantizeSettings, context: Context) -> Outcome:
-    """Measure, choose, write; what was chosen and why is kept beside the artifact."""
+    """Allocate bits within the budget and write the artifact; the allocation is stored in its measurements."""
     options, reporter = settings.write_options(), context.reporter
     schemes = settings.schemes or AMONG
     budget = Budget(

@@ -1,9 +1,9 @@
-"""One option for each of many items: the least cost within a limit of weight (a multiple-choice knapsack), exactly.
+"""Exact solver of the multiple-choice knapsack problem: one option per item, least total cost within a weight limit.
 
-A price per unit of weight makes the items independent: each takes what is cheapest at it. The best such price bounds
-from below what any choice can cost. Items are then added one by one to a front of choices, none of which is both
-cheaper and lighter than another; those that can't beat the best one known, even if all that is still to come were free
-to cost what the price says, are dropped. What is left is small, and at its end stands the best choice.
+A Lagrangian price per unit of weight makes the items independent: each takes its cheapest option at that price. The
+best price gives a lower bound on the cost. Items are then added one by one to a Pareto front of partial solutions
+(none both cheaper and lighter than another). Partial solutions whose lower bound exceeds the best known cost are
+dropped, so the front stays small. Its cheapest entry after the last item is the optimum.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MOST = 200_000  # choices that are kept on the way; beyond that the answer is as near as `gap` says
+MOST = 200_000  # most partial solutions kept; if exceeded, the solution is optimal up to `gap`
 _HALVINGS = 200
 
 Numbers = NDArray[np.float64]
@@ -20,7 +20,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What each of its options costs and weighs."""
+    """Costs and weights of an item's options."""
 
     costs: Numbers
     weights: Numbers
@@ -28,21 +28,21 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class KnapsackSolution:
-    """An option for each item."""
+    """The chosen option of each item, and the total cost and weight."""
 
     options: tuple[int, ...]
     cost: float
     weight: float
-    gap: float  # how much less another choice might cost, at most; 0.0: none does
+    gap: float  # upper bound on the distance to the optimal cost; 0.0: optimal
 
 
 def lightest(items: Sequence[Item]) -> float:
-    """The least that any choice weighs."""
+    """The least total weight of any solution."""
     return float(sum(item.weights.min() for item in items))
 
 
 def cheapest(items: Sequence[Item], limit: float) -> KnapsackSolution | None:
-    """The choice of the least cost that weighs no more than the limit; None if nothing does."""
+    """The solution of least cost within the weight limit; None if no solution fits."""
     if lightest(items) > limit:
         return None
     price = _price(items, limit)
@@ -56,7 +56,7 @@ def cheapest(items: Sequence[Item], limit: float) -> KnapsackSolution | None:
 
 
 def swaps(items: Sequence[Item], options: Sequence[int], limit: float, count: int) -> list[tuple[int, ...]]:
-    """Choices within the limit that differ in one item or two, those of the least cost first."""
+    """Up to `count` solutions within the limit that differ from `options` in one or two items, cheapest first."""
     moves = [
         (place, option, item.costs[option] - item.costs[now], item.weights[option] - item.weights[now])
         for place, (item, now) in enumerate(zip(items, options, strict=True))
@@ -66,7 +66,7 @@ def swaps(items: Sequence[Item], options: Sequence[int], limit: float, count: in
     if not moves:
         return []
     places, news, costs, weights = (np.array(column) for column in zip(*moves, strict=True))
-    first, second = np.triu_indices(len(moves))  # a move with itself stands for that move alone
+    first, second = np.triu_indices(len(moves))  # the pair of a move with itself is the single move
     alone = first == second
     distinct = alone | (places[first] != places[second])
     first, second, alone = first[distinct], second[distinct], alone[distinct]
@@ -83,7 +83,7 @@ def swaps(items: Sequence[Item], options: Sequence[int], limit: float, count: in
 
 
 def _at(items: Sequence[Item], price: float) -> list[int]:
-    """Each item's cheapest option at a price; the lighter of equals."""
+    """Each item's cheapest option at a price; ties take the lighter one."""
     return [int(np.lexsort((item.weights, item.costs + price * item.weights))[0]) for item in items]
 
 
@@ -96,7 +96,7 @@ def _cost(items: Sequence[Item], options: Sequence[int]) -> float:
 
 
 def _price(items: Sequence[Item], limit: float) -> float:
-    """The lowest at which what is taken is light enough."""
+    """The lowest price at which the cheapest options fit into the limit."""
     if _weight(items, _at(items, 0.0)) <= limit:
         return 0.0
     low, high = 0.0, 2 * max(float(np.ptp(item.costs)) for item in items) / min(map(_least_step, items))
@@ -115,7 +115,7 @@ def _least_step(item: Item) -> float:
 
 
 def _filled(items: Sequence[Item], options: list[int], limit: float) -> KnapsackSolution:
-    """What is left of the limit is spent where a unit of it saves most."""
+    """Greedily spend the remaining weight where it saves the most cost per unit."""
     options, weight = list(options), _weight(items, options)
     while True:
         best, gain = None, 0.0
@@ -133,14 +133,14 @@ def _filled(items: Sequence[Item], options: list[int], limit: float) -> Knapsack
 
 
 def _decided(reduced: Numbers) -> float:
-    """How much dearer at the price an item's second option is."""
+    """Difference between the reduced costs of an item's two best options."""
     return float(np.partition(reduced, 1)[1] - reduced.min()) if len(reduced) > 1 else float("inf")
 
 
 def _front(
     items: Sequence[Item], reduced: Sequence[Numbers], order: Sequence[int], price: float, limit: float, known: float
 ) -> tuple[KnapsackSolution | None, bool]:
-    """(the best choice, if one is no dearer than what is known; whether nothing had to be dropped for its number)."""
+    """(the best solution that costs no more than `known`, or None; whether the front never exceeded MOST)."""
     costs, weights = np.zeros(1), np.zeros(1)
     ways: list[tuple[NDArray[np.intp], NDArray[np.int16]]] = []
     remaining = sum(float(part.min()) for part in reduced)

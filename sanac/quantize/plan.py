@@ -24,12 +24,12 @@ from sanac.quantize.settings import QuantizeSettings
 from sanac.quantize.tensor_packing import TOGETHER, CalibratedWeight, WeightQuantizer, pieces_of, torchao_metadata
 
 SCHEMA = 1  # raised when the same settings would give other bytes
-_TORCH = 500_000_000  # imported, and what the allocator keeps of what was freed: 0.47 to 0.54 GB in all at 4.8B
+_TORCH = 500_000_000  # bytes of imported torch plus freed memory that its allocator retains: 0.47 to 0.54 GB at 4.8B
 _STEMS = {"text_encoder": "model"}
 
 
 def plan_quantize(model: Model, settings: QuantizeSettings, options: WriteOptions) -> ArtifactJob:
-    """The job that quantizes these components by one scheme and takes the rest along."""
+    """The job that quantizes the selected components with one scheme and copies the rest."""
     settings.check()
     scheme = settings.weight_scheme
     parts = parts_of(model, settings.component, options)
@@ -60,19 +60,19 @@ def plan_quantize(model: Model, settings: QuantizeSettings, options: WriteOption
 
 
 def _refuse_half(model: Model, dtype: str) -> None:
-    """The range of activations is a property of the checkpoint: SANA-1.5 was trained in bf16."""
+    """Raise UsageError for SANA-1.5 in fp16: it was trained in bf16, and its activations overflow fp16."""
     if dtype == "F16" and model.architecture.qk_norm:
         raise UsageError(
             f"{model.located.name} is stored in fp16, but SANA-1.5 was trained in bf16",
-            why="what its layers give can go beyond 65,504, the largest number of fp16: nothing to calibrate on",
-            hint="quantize the checkpoint in bf16; --force if it was trained in fp16 after all",
+            why="its activations can exceed 65,504, the largest fp16 value, so calibration would see infinities",
+            hint="quantize the bf16 checkpoint, or pass --force if this one was trained in fp16",
         )
 
 
 def plan_chosen(
     model: Model, chosen: Mapping[str, QuantPlan], settings: Mapping[str, Any], how: str, options: WriteOptions
 ) -> ArtifactJob:
-    """The job that stores components' weights as was chosen."""
+    """The job that stores the weights of components by the chosen plans."""
     blocks = model.architecture.blocks
     plan = keep_blocks(blocks, list(range(blocks)))
     job = plan_artifact("quantize", model, plan, dict(settings), options)
@@ -83,34 +83,38 @@ def plan_chosen(
 
 
 def parts_of(model: Model, components: Sequence[str], options: WriteOptions) -> list[Component]:
-    """The components that are to be quantized; Misuse where they can't be."""
+    """The components to quantize, by name; UsageError if one can't be quantized."""
     parts = [part_named(model, COMPONENTS[name]) for name in components]
     if options.transformer_only and tuple(components) != ("transformer",):
-        raise UsageError("--transformer-only leaves behind what --component would quantize")
+        raise UsageError(
+            "--transformer-only and --component contradict each other",
+            why=f"only the transformer would be written, not {', '.join(components)}",
+            hint="drop one of both options",
+        )
     if model.patches:
-        raise UsageError("a LoRA is merged before quantizing", hint="sanac convert --lora first")
+        raise UsageError("a LoRA must be merged before quantizing", hint="run sanac convert --lora first")
     return parts
 
 
 def weights_of(part: Component) -> Weights:
-    """Of a component that has some."""
+    """Weights of a component that has weights."""
     assert part.weights is not None
     return part.weights
 
 
 def part_named(model: Model, name: str) -> Component:
-    """A component with weights."""
+    """The component called `name`; raises if it is missing, has no weights, or is already quantized."""
     part = next((part for part in model.components if part.name == name), None)
     if part is None:
-        raise UsageError(f"{model.located.name} has no {name}", why="it is not a whole pipeline")
+        raise UsageError(f"{model.located.name} has no {name}", why="it is not a complete pipeline")
     if part.weights is None:
-        raise InvalidInput(f"the {name} has no .safetensors weights", hint="save it again with safe serialization")
+        raise InvalidInput(f"the {name} has no .safetensors weights", hint="save it with safe_serialization=True")
     if part.weights.quantized:
         schemes = sorted({spec.scheme for spec in part.weights.quantized.weights.values()})
         raise UsageError(
-            f"the {name} of {model.located.name} is quantized already ({', '.join(schemes)})",
-            why="rounding what was rounded adds errors and saves nothing",
-            hint="quantize the model that it was made from",
+            f"the {name} of {model.located.name} is already quantized ({', '.join(schemes)})",
+            why="quantizing twice adds error and saves nothing",
+            hint="quantize the unquantized model that it was made from",
         )
     return part
 
@@ -118,7 +122,7 @@ def part_named(model: Model, name: str) -> Component:
 def repack(
     part: Component, config: Mapping[str, Any], chosen: QuantPlan, fits: Mapping[str, CalibratedWeight] | None = None
 ) -> ComponentRewrite:
-    """A component, quantized; nothing is read but headers. `fits` are what looking at inputs found, by weight."""
+    """The rewrite of a component with quantized weights; reads headers only. `fits`: calibration results by weight."""
     tensors, fits = weights_of(part).tensors, fits or {}
     specs = {name: fits.get(name, CalibratedWeight()).applied_to(spec) for name, spec in chosen.specs.items()}
     skipped, dtype, layout = chosen.skipped, chosen.dtype, chosen.layout
@@ -142,7 +146,7 @@ def repack(
 
 
 def torchao_config(request: QuantRequest, skipped: Mapping[str, str]) -> dict[str, Any]:
-    """What diffusers and transformers want in config.json, by torchao's own hand."""
+    """The `quantization_config` that diffusers and transformers expect in config.json, serialised by torchao."""
     import torch
 
     with quiet():

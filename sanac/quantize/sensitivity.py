@@ -1,7 +1,7 @@
-"""How far the velocity is off when some weights are quantized and the others are not.
+"""Velocity error when only some weights are quantized, for many assignments in one sweep over the blocks.
 
-One sweep over the blocks answers for many questions: up to the first block that a question changes, its states are the
-model's own, and are computed once for all.
+Up to the first block that an assignment changes, its hidden states equal the unquantized model's, which are computed
+once for all assignments.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ Specs = Mapping[str, WeightSpec]
 
 @dataclass(frozen=True, slots=True)
 class QuantAssignment:
-    """Weights that are quantized, by name, in the transformer and in the text encoder."""
+    """The weights to quantize, by name, in the transformer and in the text encoder."""
 
     transformer: Specs = field(default_factory=dict)
     text_encoder: Specs = field(default_factory=dict)
@@ -33,19 +33,19 @@ class QuantAssignment:
 
 @dataclass(frozen=True)
 class SensitivityEvaluator:
-    """Where questions are answered."""
+    """Evaluates quantization assignments on calibration states."""
 
     states: CalibrationStates
     prompts: tuple[str, ...]
-    encoder: Encoder | None  # for questions about the text encoder
-    dtypes: Mapping[str, torch.dtype]  # of scales, by component
-    at_once: int  # questions whose states are held at a time
+    encoder: Encoder | None  # for assignments of the text encoder
+    dtypes: Mapping[str, torch.dtype]  # component -> dtype of its scales
+    at_once: int  # assignments evaluated per sweep
 
     def errors(self, assignments: Sequence[QuantAssignment]) -> Iterator[list[float]]:
-        """The relative square error of the guided velocity under each question, some at a time, in order."""
+        """Relative squared error of the guided velocity under each assignment, yielded in order, one list per sweep."""
         for start in range(0, len(assignments), self.at_once):
             some = assignments[start : start + self.at_once]
-            if any(assignment.text_encoder for assignment in some):  # each has captions of its own
+            if any(assignment.text_encoder for assignment in some):  # each assignment encodes its own captions
                 for assignment in some:
                     yield self._errors([assignment])
             else:
@@ -96,14 +96,14 @@ class SensitivityEvaluator:
 
 
 def fake_quantize(weight: Tensor, spec: WeightSpec, dtype: torch.dtype) -> Tensor:
-    """A weight as it will be computed with."""
+    """A weight quantized and dequantized."""
     scale = ROUNDINGS[spec.rounding](weight, spec, dtype)
     return dequantize_weight(quantize_weight(weight, scale, spec), scale, spec, weight.dtype)
 
 
 @contextmanager
 def fake_quantized(module: nn.Module, specs: Specs, dtype: torch.dtype) -> Iterator[None]:
-    """A module whose weights are these for a while."""
+    """Replace the listed weights of a module by fake-quantized ones within the context."""
     before = {name: module.get_parameter(name).data for name in specs}
     try:
         for name, spec in specs.items():

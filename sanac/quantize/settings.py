@@ -129,7 +129,7 @@ class QuantizeSettings(PromptSettings, WriteSettings, RunSettings):
 
     @property
     def smooth(self) -> bool:
-        """Whether outlier-prone layers are smoothed."""
+        """Whether the activations of outlier-prone layers are smoothed."""
         return bool(self._activations) and self.smoothing != "none"
 
     @property

@@ -1,4 +1,4 @@
-"""A quantized component as pieces to write: made from the checkpoint tensor by tensor when their turn comes."""
+"""Packs a quantized component for writing: each tensor is quantized from the checkpoint when it is written."""
 
 import json
 import math
@@ -17,25 +17,25 @@ from sanac.nn.quant.weights import ROUNDINGS, pack, quantize_values
 from sanac.nn.streaming import DTYPES, map_tensor, read_rows
 from sanac.quantize.activation_scales import smoothed_weight
 
-TOGETHER = 1 << 20  # values that are read and written at a time
+TOGETHER = 1 << 20  # values read and written at a time
 
 
 @dataclass(frozen=True, slots=True)
 class CalibratedWeight:
-    """What looking at a weight's inputs found, as files hold it."""
+    """Calibration result of one weight, as stored in files."""
 
-    stored: TensorRef | None = None  # values; None: they follow from the weight
+    stored: TensorRef | None = None  # GPTQ values; None: rounded from the weight
     smooth: TensorRef | None = None
-    scale: float | None = None  # of what it is given
+    scale: float | None = None  # static activation scale
 
     def applied_to(self, spec: WeightSpec) -> WeightSpec:
-        """With what was found, so that quant.json can say it."""
+        """The weight's spec with the calibrated activation scale, for quant.json."""
         return replace(spec, activations=replace(spec.activations, scale=self.scale)) if spec.activations else spec
 
 
 @dataclass
 class WeightQuantizer:
-    """One weight on its way, some rows at a time. Its scale is worked out once and kept until all rows were made."""
+    """Quantizes one weight, some rows at a time. Its scale is computed once and kept until the last row."""
 
     ref: TensorRef
     spec: WeightSpec
@@ -46,11 +46,11 @@ class WeightQuantizer:
 
     @property
     def rows_at_once(self) -> int:
-        """Rows that are worked with at a time."""
+        """Number of rows processed at a time."""
         return max(1, TOGETHER // self.spec.columns)
 
     def scale(self) -> Tensor:
-        """(rows, groups), as it is stored."""
+        """The stored scale: (rows, groups)."""
         if self._scale is None:
             rounding, dtype, rows = ROUNDINGS[self.spec.rounding], DTYPES[self.dtype], self.spec.shape[0]
             step = rows if self.spec.rounding == "tensor" else self.rows_at_once
@@ -66,25 +66,25 @@ class WeightQuantizer:
         return smoothed_weight(rows, map_tensor(self.calibrated.smooth)) if self.calibrated.smooth else rows
 
     def stored(self, start: int, stop: int) -> Tensor:
-        """The quantized values of some rows, as they are stored."""
+        """The stored quantized values of rows `start` to `stop`."""
         spec, scale = self.spec, self.scale()
         values = quantize_values(self._read(start, stop), scale[start:stop], spec.width, spec.dtype)
         if stop == len(scale):
-            self._scale = None  # of all weights together they would be hundreds of megabytes
+            self._scale = None  # scales of all weights would take hundreds of megabytes
         return pack(values) if self.layout == PACKED and spec.dtype == "int4" else values
 
     def tensors(self) -> tuple[TensorSource, ...]:
-        """What is written of it, to lie in one shard."""
+        """The tensors to write for this weight; they stay in one shard."""
         spec, name = self.spec, self.ref.name
         few, many = spec.scale_shape(self.layout), spec.stored_shape(self.layout)
         scales = math.prod(few)
         size = scales * DTYPES[self.dtype].itemsize
         found = [computed_tensor(part_name(name, "scale"), self.dtype, few, size, lambda: _bytes(self.scale()))]
-        if self.layout == TORCHAO:  # it wants zero points; symmetric schemes have zeros
+        if self.layout == TORCHAO:  # torchao requires zero points; symmetric schemes have zeros
             found.append(computed_tensor(part_name(name, "zero_point"), "I8", few, scales, lambda: bytes(scales)))
         if spec.activations and spec.activations.smooth:
             found.append(self._smooth())
-        row = math.prod(many[1:])  # bytes: everything is stored in one or less
+        row = math.prod(many[1:])  # bytes per row: a stored element takes one byte
 
         def some(start: int, count: int) -> memoryview:
             return _bytes(self.stored(start // row, (start + count) // row))
@@ -107,7 +107,7 @@ class WeightQuantizer:
 
 
 def _never(name: str) -> bytes:
-    raise AssertionError(f"{name} is written before anything was looked at")
+    raise AssertionError(f"{name} is written before calibration")
 
 
 def _bytes(values: Tensor) -> memoryview:
@@ -115,7 +115,7 @@ def _bytes(values: Tensor) -> memoryview:
 
 
 def pieces_of(tensors: Mapping[str, TensorRef], quantizers: Mapping[str, WeightQuantizer]) -> tuple[TensorSource, ...]:
-    """A component's: in the order of the names, quantized or as they were."""
+    """Tensors of a component in the order of their names, quantized or copied."""
     found: list[TensorSource] = []
     for name, ref in sorted(tensors.items()):
         found += quantizers[name].tensors() if name in quantizers else [copied_tensor(name, ref)]
@@ -123,7 +123,7 @@ def pieces_of(tensors: Mapping[str, TensorRef], quantizers: Mapping[str, WeightQ
 
 
 def torchao_metadata(tensors: Mapping[str, TensorRef], specs: Mapping[str, WeightSpec], dtype: str) -> dict[str, str]:
-    """What torchao wants in the files' headers: for each weight which tensors it is made of, and how."""
+    """The safetensors metadata that torchao reads: for each weight, its tensors and its quantization parameters."""
     found = {name: json.dumps({"_type": "Tensor"}) for name in tensors if name not in specs}
     for name, spec in specs.items():
         rest = spec.shape[1:]

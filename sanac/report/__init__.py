@@ -1,1 +1,1 @@
-"""Measurements, for people and for the machines around them."""
+"""Reports of measurements: charts, CI output, the Hugging Face hub and MLflow."""

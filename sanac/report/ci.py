@@ -1,4 +1,4 @@
-"""What a CI system wants to be told: a summary page, lines that it marks, a JUnit file."""
+"""CI output: the GitHub Actions summary page and error annotations, and a JUnit file."""
 
 import os
 import xml.etree.ElementTree as ET
@@ -13,7 +13,7 @@ _SUMMARY, _ACTIONS = "GITHUB_STEP_SUMMARY", "GITHUB_ACTIONS"
 
 
 def summary(title: str, checks: Sequence[Check], rows: Sequence[Sequence[str]] = ()) -> str:
-    """Markdown: the verdict, each check, and a table whose first row are its titles."""
+    """Markdown with the result, each check, and a table whose first row is its header."""
     failed = sum(not check.passed for check in checks)
     verdict = f"{failed} of {len(checks)} checks failed" if failed else f"{len(checks)} checks passed"
     lines = [f"## {title}", "", verdict if checks else "no checks", ""]
@@ -28,12 +28,12 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Names come from files: nothing in them is markup."""
+    """Escape markup, as names come from files."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
 
 
 def write_summary(text: str, environment: Mapping[str, str] = os.environ) -> Path | None:
-    """Onto the page of this step, where GitHub Actions has one."""
+    """Append to the GitHub Actions summary page; returns its path, or None outside of GitHub Actions."""
     place = environment.get(_SUMMARY)
     if not place:
         return None
@@ -46,7 +46,7 @@ def write_summary(text: str, environment: Mapping[str, str] = os.environ) -> Pat
 
 
 def annotations(checks: Sequence[Check], environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Lines that GitHub Actions shows as errors; none elsewhere."""
+    """Failed checks as GitHub Actions error annotations; empty outside of GitHub Actions."""
     if environment.get(_ACTIONS) != "true":
         return []
     return [
@@ -55,12 +55,12 @@ def annotations(checks: Sequence[Check], environment: Mapping[str, str] = os.env
 
 
 def _escaped(text: str, more: str = "") -> str:
-    """As workflow commands want it: a line break would begin another command."""
+    """Escape text for a workflow command, in which a line break would start another command."""
     return "".join(f"%{ord(letter):02X}" if letter in "%\r\n" + more else letter for letter in text)
 
 
 def junit(path: Path, title: str, checks: Sequence[Check]) -> None:
-    """A JUnit file: a test case for each check."""
+    """Write a JUnit file with a test case per check."""
     failed = [check for check in checks if not check.passed]
     about = {"name": title, "tests": str(len(checks)), "failures": str(len(failed)), "errors": "0"}
     root = ET.Element("testsuites", about)
@@ -83,5 +83,5 @@ def junit(path: Path, title: str, checks: Sequence[Check]) -> None:
 
 
 def _printable(text: str) -> str:
-    """XML knows no control characters."""
+    """Replace control characters, which XML doesn't allow."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -1,4 +1,4 @@
-"""To the Hugging Face hub: an artifact as it is sealed, and its card with what was measured as the hub shows it."""
+"""Pushes an artifact to the Hugging Face hub, with measured scores in its model card."""
 
 import os
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ from sanac.core.progress import Reporter
 from sanac.core.units import bytes_text
 
 _CARD = "README.md"
-_PLACES = "bench.json"  # it names models by where they lie
+_PLACES = "bench.json"  # it contains local paths
 _SUITES = {"evaluate-shapes": ("Shapes", "sanac's shapes world")}
 
 
 def push(folder: Path, repo: str, reporter: Reporter, *, private: bool = True) -> str:
-    """One commit with every sealed file, the measurements, and the card; where it can be seen."""
+    """Push the sealed files, the measurements and the model card in one commit; returns the commit's URL."""
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     manifest = read_manifest(folder)
     if manifest is None:
-        raise UsageError(f"{folder} is no artifact of sanac", hint="only what a stage made is pushed")
+        raise UsageError(f"{folder} is not a sanac artifact", hint="push the output folder of a sanac command")
     if problems := check_sealed(folder, manifest):
         raise InvalidInput(f"{folder} was changed after it was sealed", why=problems[0], problems=problems)
     card = with_results((folder / _CARD).read_text(encoding="utf-8"), folder)
@@ -45,7 +45,7 @@ def push(folder: Path, repo: str, reporter: Reporter, *, private: bool = True) -
         place = api.create_repo(repo, private=private, exist_ok=True)
         done = api.create_commit(place.repo_id, operations, commit_message=f"sanac {manifest.stage}")
     except HFValidationError as error:
-        raise UsageError(f"{repo} is no name of a repository", why=str(error), hint="OWNER/NAME") from error
+        raise UsageError(f"{repo} is not a valid repository name", why=str(error), hint="OWNER/NAME") from error
     except (LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
         raise MissingResource(
             "the hub can't be written to", why=str(error).splitlines()[0], hint="hf auth login"
@@ -54,19 +54,21 @@ def push(folder: Path, repo: str, reporter: Reporter, *, private: bool = True) -
         where = os.environ.get("HF_ENDPOINT", "the hub")
         why = str(error).splitlines()[0][:300]
         raise MissingResource(
-            f"{repo} was not pushed", why=f"{where}: {why}", hint="hf auth whoami; nothing is half there"
+            f"pushing to {repo} failed",
+            why=f"{where}: {why}",
+            hint="check the login with hf auth whoami; nothing was committed",
         ) from error
     return str(done.commit_url)
 
 
 def _transport(error: type[Exception]) -> tuple[type[Exception], ...]:
-    """What the hub's client raises, and what the library below it does where nobody answers."""
+    """Exceptions of the hub client and of the HTTP library below it, for example on a lost connection."""
     below = [base for base in error.__mro__ if base.__name__ in {"HTTPError", "RequestException"}]
     return (error, OSError, *(base for base in below if issubclass(base, Exception)))
 
 
 def with_results(card: str, folder: Path) -> str:
-    """The card with a `model-index`: each score that was measured, under the name of its suite."""
+    """The model card with a `model-index` of the measured scores."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     results = [EvalResult(task_type="text-to-image", verified=False, **about) for about in _results(folder)]
@@ -96,6 +98,6 @@ def _results(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _resealed(manifest: Manifest, card: bytes) -> bytes:
-    """What is pushed is sealed as well: with the card that is pushed."""
+    """The manifest with the digest of the pushed card."""
     files = {**manifest.files, _CARD: FileRecord(len(card), digest_bytes(card))}
     return json_files.pretty(replace(manifest, files=files).to_json())

@@ -1,4 +1,4 @@
-"""MLflow: what was asked for, what was measured, and the files that hold it."""
+"""Logs a recipe run to MLflow: settings, metrics and measurement files."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,21 +10,21 @@ from sanac.core.errors import MissingResource
 
 
 class LoggedStage(Protocol):
-    """A verb with its settings."""
+    """A stage of a recipe: a verb and its settings."""
 
     @property
     def verb(self) -> str:
-        """Its name."""
+        """Name of the verb."""
         ...
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What was said of it."""
+        """Settings of the stage."""
         ...
 
 
 def flat(steps: Sequence[LoggedStage]) -> dict[str, str]:
-    """Settings by name: 'prune.target_blocks': '6'."""
+    """All settings as 'verb.setting' -> value, e.g. 'prune.target_blocks': '6'."""
     found: dict[str, str] = {}
     for step in steps:
         for name, value in step.settings.items():
@@ -36,13 +36,13 @@ def flat(steps: Sequence[LoggedStage]) -> dict[str, str]:
 def log(
     experiment: str, name: str, params: Mapping[str, str], metrics: Mapping[str, float], artifacts: Sequence[Path]
 ) -> None:
-    """One run, where MLFLOW_TRACKING_URI says."""
+    """Log one run to the server named by MLFLOW_TRACKING_URI."""
     try:
         import mlflow
     except ImportError as error:
         raise MissingResource("mlflow is not installed", hint="pip install 'sanac[mlflow]'") from error
     try:
-        with redirect_stdout(sys.stderr):  # it tells where a run can be seen
+        with redirect_stdout(sys.stderr):  # mlflow prints the run's URL
             mlflow.set_experiment(experiment)
             with mlflow.start_run(run_name=name):
                 mlflow.log_params(dict(params))
@@ -51,4 +51,4 @@ def log(
                     mlflow.log_artifacts(str(folder), artifact_path=folder.name)
     except mlflow.exceptions.MlflowException as error:
         why = str(error).splitlines()[0][:300]
-        raise MissingResource("nothing was logged to mlflow", why=why, hint="set MLFLOW_TRACKING_URI") from error
+        raise MissingResource("logging to mlflow failed", why=why, hint="check MLFLOW_TRACKING_URI") from error

@@ -1,4 +1,4 @@
-"""`python -m sanac.run.child PARENT ARGS...`: the command line, in a process that ends with the one that started it."""
+"""`python -m sanac.run.child PARENT ARGS...`: runs the command line in a process that ends with its parent."""
 
 import runpy
 import sys
@@ -7,7 +7,7 @@ from sanac.core.process import end_with
 
 
 def main() -> int:
-    """The command line's exit code, as it leaves."""
+    """Run the command line; it exits with its own code."""
     parent = int(sys.argv.pop(1))
     if not end_with(parent):
         return 1

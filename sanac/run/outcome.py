@@ -1,4 +1,4 @@
-"""A recipe done from its first stage to its verdict: what every variant weighs, what it is worth, who is ahead."""
+"""Runs all variants of a recipe and reports size, score, latency and checks of each, and the chosen variant."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,14 +19,14 @@ NONE = "variants that keep every limit"
 
 @dataclass(frozen=True)
 class VariantResult:
-    """A variant, and what is known of it."""
+    """Measurements and checks of one variant."""
 
     variant: Variant
     folder: str
     numbers: Mapping[str, float]
-    latency: float | None  # of a picture, as a share of the source's
+    latency: float | None  # time per image relative to the source model
     verdicts: tuple[Check, ...] = ()
-    ahead: bool = True  # none is better in one respect and no worse in the others
+    ahead: bool = True  # Pareto-optimal in size, latency and score
 
     @property
     def size(self) -> float:
@@ -35,16 +35,16 @@ class VariantResult:
 
     @property
     def score(self) -> float | None:
-        """Where it was evaluated."""
+        """Shapes score; None if it wasn't evaluated."""
         return self.numbers.get(SCORE)
 
     @property
     def passed(self) -> bool:
-        """All of its gates."""
+        """Whether all checks of the variant passed."""
         return all(verdict.passed for verdict in self.verdicts)
 
     def to_json(self, *, names: bool = False) -> dict[str, Any]:
-        """For reports; of folders their names alone, if so."""
+        """The variant as JSON; with `names`, folders are shortened to their names."""
         out = Path(self.folder).name if names else self.folder
         found = {"variant": self.variant.name, "out": out, "bytes": self.size, "score": self.score}
         gates = [verdict.to_json() for verdict in self.verdicts]
@@ -53,18 +53,18 @@ class VariantResult:
 
 @dataclass(frozen=True)
 class RecipeOutcome:
-    """What a recipe came to."""
+    """Outcome of a recipe run."""
 
     plan: RecipePlan
     source: Mapping[str, float]
     rows: tuple[VariantResult, ...]
     done: tuple[StageResult, ...]
-    chosen: VariantResult | None  # what the recipe ends in
+    chosen: VariantResult | None  # the recipe's result
     reasons: tuple[str, ...] = ()
 
     @property
     def limits(self) -> tuple[Check, ...]:
-        """Of what was chosen; where nothing could be, those that were missed."""
+        """Checks of the chosen variant; without one, the failed checks of all variants."""
         if self.chosen:
             return self.chosen.verdicts
         named = [(row.variant.name, verdict) for row in self.rows for verdict in row.verdicts if not verdict.passed]
@@ -72,7 +72,7 @@ class RecipeOutcome:
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """What the verdict hangs on."""
+        """The checks that decide the result."""
         if self.chosen:
             return self.limits
         none = Check(NONE, 0.0, 1.0, most=False, note="; ".join(self.reasons[-3:]))
@@ -80,16 +80,16 @@ class RecipeOutcome:
 
     @property
     def passed(self) -> bool:
-        """Whether a pipeline may go on."""
+        """Whether a variant was chosen and all its checks passed."""
         return self.chosen is not None and all(check.passed for check in self.checks)
 
     @property
     def cached(self) -> bool:
-        """Whether nothing had to be done."""
+        """Whether all stages were cached."""
         return all(done.status == "cached" for done in self.done)
 
     def to_json(self, *, names: bool = False) -> dict[str, Any]:
-        """For reports and machines; of folders their names alone, if so."""
+        """The outcome as JSON; with `names`, folders are shortened to their names."""
         stages = [
             {
                 "verb": done.stage.verb,
@@ -112,7 +112,7 @@ class RecipeOutcome:
 
 
 def _of_stage(done: StageResult) -> Check | None:
-    """A comparison's figures as one check: how many were not within their limits."""
+    """One check for a stage's comparison: the number of its checks that failed; None without a comparison."""
     found = done.data.get("verify") or done.data
     figures = found.get("figures") if isinstance(found, Mapping) else None
     if not isinstance(figures, list) or not figures:
@@ -123,7 +123,7 @@ def _of_stage(done: StageResult) -> Check | None:
 
 
 def run_all(plan: RecipePlan, runner: RecipeRunner) -> RecipeOutcome:
-    """Every variant, whole."""
+    """Run all stages of all variants and choose the smallest variant that passes its checks."""
     for stage in plan.before:
         runner.run(stage)
     score = plan.source_score()
@@ -137,13 +137,13 @@ def run_all(plan: RecipePlan, runner: RecipeRunner) -> RecipeOutcome:
     source |= timed_of(runner.model, timed)
     rows = rows_of(plan, plan.variants, source, timed, runner)
     chosen = next((row for row in sorted(rows, key=lambda row: row.size) if row.passed), None)
-    reasons = ("the smallest that keeps all limits",) if len(rows) > 1 and chosen else ()
+    reasons = ("the smallest variant that meets all limits",) if len(rows) > 1 and chosen else ()
     chosen = chosen or (rows[0] if len(rows) == 1 else None)
     return finished(RecipeOutcome(plan, source, rows, tuple(runner.done.values()), chosen, reasons), runner)
 
 
 def make(plan: RecipePlan, variant: Variant, runner: RecipeRunner) -> None:
-    """Its artifacts, and what is asked of the last of them."""
+    """Run the stages that make a variant, and the evaluations of its final artifact."""
     for stage in (*variant.making, *plan.looking(variant)):
         runner.run(stage)
 
@@ -155,7 +155,7 @@ def rows_of(
     timed: StageResult | None,
     runner: RecipeRunner,
 ) -> tuple[VariantResult, ...]:
-    """What is known of each; who is ahead is seen of all of them together."""
+    """Results of the variants, with Pareto-optimal ones marked."""
     step = plan.recipe.of("bench")
     ratios = latencies(timed) if step and step.baseline else {}
     rows = []
@@ -170,7 +170,7 @@ def rows_of(
 
 
 def _compared(variant: Variant, runner: RecipeRunner) -> tuple[Check, ...]:
-    """Comparisons that were made on the way to a variant, or of its end."""
+    """Checks from the verify and export stages of a variant."""
     makers = {stage.key for stage in variant.making}
     mine = [
         done
@@ -182,7 +182,7 @@ def _compared(variant: Variant, runner: RecipeRunner) -> tuple[Check, ...]:
 
 
 def _beats(one: VariantResult, other: VariantResult) -> bool:
-    """No worse in anything, and better in something."""
+    """Whether `one` dominates `other`: no worse in size, latency and score, and better in at least one."""
     pairs = [(one.size, other.size)]
     if one.latency is not None and other.latency is not None:
         pairs.append((one.latency, other.latency))
@@ -192,14 +192,14 @@ def _beats(one: VariantResult, other: VariantResult) -> bool:
 
 
 def timed_of(model: str, timed: StageResult | None) -> dict[str, float]:
-    """A model's own numbers in a bench of several."""
+    """A model's metrics from a benchmark of several models."""
     known = measured_in(timed.out) if timed else {}
     prefix = f"bench/{model}/"
     return {f"bench/{name.removeprefix(prefix)}": value for name, value in known.items() if name.startswith(prefix)}
 
 
 def latencies(timed: StageResult | None) -> dict[str, float]:
-    """Of each model its fastest backend's time, as a share of the first one's."""
+    """Latency of each model on its fastest backend, relative to the first subject."""
     found: dict[str, float] = {}
     for subject in timed.data["subjects"] if timed else ():
         batch = next(iter(subject["batches"].values()))
@@ -209,14 +209,14 @@ def latencies(timed: StageResult | None) -> dict[str, float]:
 
 
 def finished(ran: RecipeOutcome, runner: RecipeRunner) -> RecipeOutcome:
-    """What was chosen is the workspace's newest artifact."""
+    """Record the chosen artifact as the workspace's newest one; returns the outcome."""
     if ran.chosen and ran.chosen.variant.last:
         record(runner.workspace, runner.model, Path(ran.chosen.folder))
     return ran
 
 
 def table_of(ran: RecipeOutcome) -> list[list[str]]:
-    """Titles, the source, and a row for each variant; what nobody has is no column."""
+    """Table of the outcome: header, source and a row per variant, without empty columns."""
     from sanac.core.units import bytes_text
 
     def cells(name: str, size: float, latency: float | None, score: float | None, mark: str) -> list[str]:
@@ -226,15 +226,18 @@ def table_of(ran: RecipeOutcome) -> list[list[str]]:
     timed = 1.0 if any(row.latency for row in ran.rows) else None
     rows = [cells("source", ran.source["size/bytes"], timed, ran.source.get(SCORE), "")]
     for row in ran.rows:
-        marks = ["chosen" if row is ran.chosen else "", "on the front" if row.ahead and len(ran.rows) > 1 else ""]
+        marks = [
+            "chosen" if row is ran.chosen else "",
+            "on the Pareto front" if row.ahead and len(ran.rows) > 1 else "",
+        ]
         marks += [] if row.passed else ["misses a limit"]
         mark = ", ".join(filter(None, marks))
         rows.append(cells(row.variant.name or "result", row.size, row.latency, row.score, mark))
-    columns = zip(["variant", "weights", "time of a picture", "score", ""], *rows, strict=True)
+    columns = zip(["variant", "weights", "time per image", "score", ""], *rows, strict=True)
     held = [(title, *column) for title, *column in columns if any(column) or not title]
     return [list(row) for row in zip(*held, strict=True)]
 
 
 def stages_left(plan: RecipePlan, runner: RecipeRunner) -> tuple[tuple[RecipeStage, bool], ...]:
-    """All stages, and whether each is done already."""
+    """All stages, and whether each is cached."""
     return tuple((stage, runner.known(stage)) for stage in plan.stages())

@@ -1,4 +1,4 @@
-"""Stages done one after the other, each by a process of its own; what was done and is still there is not done again."""
+"""Runs the stages of a recipe one by one, each in a child process; finished stages are cached in the workspace."""
 
 import fcntl
 import json
@@ -24,11 +24,11 @@ from sanac.run.stage_graph import RecipeStage
 DENIED, STOPPED, INTERRUPTED = 5, 75, 130
 _PATIENCE = 120  # seconds for a stage to save its state
 _SCORES = "scores.json"
-_KEPT = "run"  # folder of a workspace: a record of each stage
+_KEPT = "run"  # workspace folder with a record per finished stage
 
 
 class StageFailed(SanacError):
-    """A stage ended in an error; its exit code is the recipe's."""
+    """A stage failed; its exit code becomes the recipe's."""
 
     def __init__(self, code: int, message: str, **about: Any) -> None:
         super().__init__(message, **about)
@@ -37,10 +37,10 @@ class StageFailed(SanacError):
 
 @dataclass(frozen=True)
 class StageResult:
-    """What became of a stage."""
+    """Result of a stage."""
 
     stage: RecipeStage
-    status: str  # ok, cached, failed (its verdict is no)
+    status: str  # ok, cached, failed (its checks failed)
     out: Path
     data: Mapping[str, Any]
     seconds: float = 0.0
@@ -48,26 +48,26 @@ class StageResult:
 
 @dataclass
 class RecipeRunner:
-    """Where, from which model, and what was done so far."""
+    """Runs stages in a workspace, starting from a model, and keeps their results."""
 
     model: str
     workspace: Path
     reporter: Reporter
-    flags: Sequence[str] = ()  # of every command: -q, -v
+    flags: Sequence[str] = ()  # passed to every command: -q, -v
     done: dict[str, StageResult] = field(default_factory=dict)
 
     def run(self, stage: RecipeStage, *, apart: bool = False) -> StageResult:
-        """Do it, unless it was done; `apart`: what is measured doesn't go into the artifact."""
+        """Run a stage unless it is cached, on request without writing its measurements into the artifact."""
         if stage.key not in self.done:
             self.done[stage.key] = self._known(stage) or self._do(stage, apart=apart)
         return self.done[stage.key]
 
     def known(self, stage: RecipeStage) -> bool:
-        """Whether it was done, and what it left is still there."""
+        """Whether the stage is cached and its outputs still exist."""
         return stage.key in self.done or self._known(stage) is not None
 
     def place(self, stage: RecipeStage | None) -> str:
-        """The model that a stage left; the source where there is none."""
+        """Path of the model that a stage wrote; the source model for None."""
         return str(stage.folder(self.workspace)) if stage else self.model
 
     def _known(self, stage: RecipeStage) -> StageResult | None:
@@ -82,12 +82,12 @@ class RecipeRunner:
                 self.reporter.note(f"{stage.verb}: cached in {out}")
                 status = "cached" if value["status"] == "ok" else value["status"]
                 return StageResult(stage, status, out, value["data"])
-        except (SanacError, KeyError, TypeError):  # a record that is broken is no record
+        except (SanacError, KeyError, TypeError):  # a broken record is a cache miss
             pass
         return None
 
     def _whole(self, stage: RecipeStage, out: Path) -> bool:
-        """Whether all files of an artifact are there, and what was timed is known beside each."""
+        """Whether a stage's artifact is complete, or a benchmark's results exist for all of its models."""
         if stage.making:
             manifest = read_manifest(out)
             return manifest is not None and not check_sealed(out, manifest)
@@ -122,7 +122,7 @@ class RecipeRunner:
         return StageResult(stage, status, out, data, seconds)
 
     def _command(self, stage: RecipeStage, *, apart: bool) -> tuple[list[str], Path, Path]:
-        """The words, where it writes, and the file that shows that it is done."""
+        """(command line, output folder, file that marks the stage as finished)."""
         model, out, options = self.place(stage.source), stage.folder(self.workspace), list(stage.options)
         if stage.verb == "prune" and stage.others:
             options += ["--scores", f"{self.place(stage.others[0])}/{_SCORES}"]
@@ -143,7 +143,7 @@ class RecipeRunner:
         return ["evaluate", model, *options], Path(model), Path(model) / MEASUREMENTS / file
 
     def _verify(self, stage: RecipeStage, model: str, options: list[str]) -> tuple[list[str], Path, Path]:
-        """Against itself (graphs and weights), the source, or whatever is named."""
+        """The verify command against the model itself, the source model, or another model."""
         against = "self"
         if "--against" in options:
             at = options.index("--against")
@@ -160,11 +160,11 @@ class RecipeRunner:
 
 
 def _process(words: Sequence[str]) -> tuple[int, dict[str, Any]]:
-    """Run it; its exit code and its JSON. A signal that ends us is passed on, and its state saved first."""
+    """Run a command; returns its exit code and JSON. On a signal, the child is terminated and may save its state."""
     command = [sys.executable, "-P", "-m", "sanac.run.child", str(os.getpid()), *words]
     quiet, pipe = subprocess.DEVNULL, subprocess.PIPE
     with subprocess.Popen(command, stdin=quiet, stdout=pipe, text=True, process_group=0) as process:
-        try:  # in a group of its own: it is told once, by us
+        try:  # own process group: only we forward signals, once
             printed, _ = process.communicate()
         except BaseException:
             process.terminate()
@@ -184,11 +184,12 @@ def _process(words: Sequence[str]) -> tuple[int, dict[str, Any]]:
 
 
 def _failure(stage: RecipeStage, code: int, data: Mapping[str, Any]) -> SanacError:
-    """The stage's own error, with its own exit code."""
+    """The error of a failed stage, with its exit code."""
     about = data.get("error") or {}
     if not about:
-        why = "it was killed, as happens where memory runs out" if code == -9 else f"its process ended with {code}"
-        return MissingResource(f"{stage.verb} was not done", why=why, hint="the same command goes on from here")
+        killed = "its process was killed, probably because memory ran out"
+        why = killed if code == -9 else f"its process exited with code {code}"
+        return MissingResource(f"{stage.verb} did not finish", why=why, hint="run the same command again to continue")
     message = f"{stage.verb}: {about.get('message', '')}"
     rest = {name: about.get(name, "") for name in ("why", "hint")}
     return StageFailed(code, message, **rest, problems=tuple(about.get("problems", ())))
@@ -196,15 +197,15 @@ def _failure(stage: RecipeStage, code: int, data: Mapping[str, Any]) -> SanacErr
 
 @contextmanager
 def workspace_lock(workspace: Path) -> Iterator[None]:
-    """One run at a time in a workspace."""
+    """Lock a workspace for the context, so that only one run uses it at a time."""
     workspace.mkdir(parents=True, exist_ok=True)
     with (workspace / "run.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise MissingResource(
-                f"another run is at work in {workspace}",
-                why="two would write the same",
-                hint="wait, or --workspace OTHER",
+                f"another run is using {workspace}",
+                why="two runs would write the same files",
+                hint="wait until it ends, or use --workspace OTHER",
             ) from error
         yield

@@ -1,4 +1,4 @@
-"""The smallest candidate that keeps what a target asks for: all seen cheaply first, measured from small to large."""
+"""Finds the smallest candidate that meets a recipe's target: screens all cheaply, then measures from small to large."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +18,13 @@ from sanac.run.runner import RecipeRunner
 from sanac.run.stage_graph import RecipePlan, Variant, plan_of
 from sanac.verify.gates import numbers_of
 
-_CHEAP = ("finetune", "export")  # what a first look leaves out
+_CHEAP = ("finetune", "export")  # verbs that the screening skips
 _RESULTS = "evaluate-shapes"
 
 
 @dataclass(frozen=True)
 class ScreenedVariant:
-    """A candidate as it was seen cheaply: without training, few pictures, tuning prompts."""
+    """Screening result of a candidate: without training, on few images of tuning prompts."""
 
     variant: Variant
     size: float
@@ -33,12 +33,12 @@ class ScreenedVariant:
     high: float
 
     def hopeless(self, others: "Sequence[ScreenedVariant]") -> "ScreenedVariant | None":
-        """One that is no larger and surely better."""
+        """Another candidate that is no larger and has a significantly better score; None if there is none."""
         return next((one for one in others if one.size <= self.size and one.low > self.high), None)
 
 
 def run_target(plan: RecipePlan, runner: RecipeRunner) -> RecipeOutcome:
-    """Recommend one, with reasons."""
+    """Run the target search; the outcome has the recommended variant and the reasons."""
     target = plan.recipe.target
     assert target
     reasons: list[str] = []
@@ -61,18 +61,18 @@ def run_target(plan: RecipePlan, runner: RecipeRunner) -> RecipeOutcome:
         missed = _missed(row, target, source, score.folder(runner.workspace) if score else None)
         missed += [verdict.text for verdict in row.verdicts if not verdict.passed]
         if not missed:
-            reasons.append(f"{row.variant.name}: the smallest of what was measured that keeps every limit")
+            reasons.append(f"{row.variant.name}: the smallest measured variant that meets every limit")
             chosen = row
             break
         reasons.append(f"{row.variant.name}: {'; '.join(missed)}")
     if chosen is None:
-        reasons.append("no candidate keeps every limit: more training steps, other depths or schemes in [matrix]")
+        reasons.append("no candidate meets every limit: try more training steps, other depths or schemes in [matrix]")
     ran = RecipeOutcome(plan, source, tuple(rows), tuple(runner.done.values()), chosen, tuple(reasons))
     return finished(ran, runner)
 
 
 def _looks(plan: RecipePlan, target: Target, runner: RecipeRunner) -> list[ScreenedVariant]:
-    """Every candidate without what costs much."""
+    """Screen every candidate without the expensive stages."""
     recipe = plan.recipe
     cheap = plan_of(replace(recipe, steps=tuple(s for s in recipe.steps if s.verb not in _CHEAP)), plan.identity)
     found = []
@@ -92,30 +92,30 @@ def _looks(plan: RecipePlan, target: Target, runner: RecipeRunner) -> list[Scree
 
 
 def promising(looks: Sequence[ScreenedVariant], target: Target, reasons: list[str]) -> list[ScreenedVariant]:
-    """Near the front and small enough, from small to large."""
+    """Candidates worth measuring, from small to large: small enough and not dominated; adds reasons for the others."""
     if not looks:
-        raise UsageError("there is no candidate", hint="add values to [matrix]")
+        raise UsageError("the recipe has no candidates", hint="add values to [matrix]")
     found = []
     for look in sorted(looks, key=lambda one: (one.size, -one.score)):
         if target.max_bytes is not None and look.size > target.max_bytes:
             reasons.append(f"{look.variant.name}: {bytes_text(int(look.size))}, over {bytes_text(target.max_bytes)}")
         elif better := look.hopeless(looks):
-            note = f"{look.score:.3f} at first sight, {better.variant.name} is no larger and has {better.score:.3f}"
-            reasons.append(f"{look.variant.name}: not measured further: {note}")
+            note = f"score {look.score:.3f}; {better.variant.name} is no larger and has {better.score:.3f}"
+            reasons.append(f"{look.variant.name}: dropped after screening: {note}")
         else:
             found.append(look)
     return found
 
 
 def _missed(row: VariantResult, target: Target, source: Mapping[str, float], base: Path | None) -> list[str]:
-    """What of the target it doesn't keep."""
+    """The limits of the target that a variant misses, as text."""
     found = []
     if target.max_bytes is not None and row.size > target.max_bytes:
         found.append(f"{bytes_text(int(row.size))}, over {bytes_text(target.max_bytes)}")
     most = target.max_latency_ratio
     if most is not None and (row.latency is None or row.latency > most):
         share = "was not timed" if row.latency is None else f"takes {row.latency:.3f} of the source's time"
-        found.append(f"a picture {share}, {most:g} at most")
+        found.append(f"an image {share}, at most {most:g}")
     least = target.min_score_ratio
     if least is not None and base is not None:
         ratio, low = score_ratio(Path(row.folder), base, source[SCORE], least)
@@ -125,9 +125,9 @@ def _missed(row: VariantResult, target: Target, source: Mapping[str, float], bas
 
 
 def score_ratio(folder: Path, base: Path, whole: float, least: float) -> tuple[float, float]:
-    """The share of the source's score, and by how much the difference's lower bound keeps `least`; by the prompt.
+    """(share of the source's score, margin of the paired difference's lower bound over `least`), paired by prompt.
 
-    low(candidate - source) + (1 - least) * source >= 0
+    The margin is low(candidate - source) + (1 - least) * source; at least 0 passes.
     """
     ours, theirs = (_scores(place / MEASUREMENTS) for place in (folder, base))
     difference = paired_difference(ours, theirs).interval
@@ -137,6 +137,6 @@ def score_ratio(folder: Path, base: Path, whole: float, least: float) -> tuple[f
 
 
 def _scores(place: Path) -> list[PromptScore]:
-    """Of the test prompts; what is held out comes after them, and is no part of the score."""
+    """Scores by prompt on the test prompts, without the held-out ones that follow them in the file."""
     results = read_results(place / f"{_RESULTS}.jsonl")
     return prompt_scores(results[: json_files.read_object(place / f"{_RESULTS}.json")["pictures"]])

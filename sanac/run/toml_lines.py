@@ -9,10 +9,10 @@ _KEY = re.compile(r"""^\s*("[^"]+"|'[^']+'|[\w.-]+)\s*=""")
 
 
 class Lines:
-    """Where tables and keys stand in a TOML file: what its parser doesn't tell."""
+    """Line numbers of the tables and keys in a TOML file, which its parser doesn't report."""
 
     def __init__(self, text: str) -> None:
-        self.places: dict[tuple[str, int, str], int] = {}  # table, which of them, key: line
+        self.places: dict[tuple[str, int, str], int] = {}  # (table, index among tables of that name, key) -> line
         table, which, seen = "", 0, dict[str, int]()
         for number, line in enumerate(text.splitlines(), 1):
             if header := _HEADER.match(line):
@@ -24,7 +24,7 @@ class Lines:
                 self.places.setdefault((table, which, _bare(key[1])), number)
 
     def of(self, table: str, key: str = "", which: int = 0) -> int:
-        """The line of a key, else of its table, else the first."""
+        """Line of a key; of its table if the key is missing; else the first line."""
         return self.places.get((table, which, key)) or self.places.get((table, which, "")) or self._top(table)
 
     def _top(self, key: str) -> int:

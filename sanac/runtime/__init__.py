@@ -1,1 +1,1 @@
-"""What can run a model here, and how."""
+"""Runs models on this machine: torch, onnxruntime and TensorRT backends, image generation, and `sanac doctor`."""

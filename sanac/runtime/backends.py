@@ -1,6 +1,6 @@
-"""Who computes a pipeline's models: torch, onnxruntime or TensorRT, behind stock diffusers' own loop.
+"""Backends of a stock diffusers pipeline: torch, onnxruntime or TensorRT run its models.
 
-What a backend has no graph or engine of is computed by torch. Where all of a model is, its torch weights are not read.
+Components without a graph or engine run in torch. The torch weights of all other components are not loaded.
 """
 
 import copy
@@ -24,15 +24,15 @@ from sanac.runtime.tensorrt_engine import TensorrtEngine, engines_in, fitting
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
 
-BACKENDS = ("torch", "onnx", "onnx-trt", "onnx-rtx", "trt")  # onnx-*: onnxruntime, with TensorRT inside of it
+BACKENDS = ("torch", "onnx", "onnx-trt", "onnx-rtx", "trt")  # onnx-*: onnxruntime with a TensorRT execution provider
 FOLDERS = ("transformer", "text_encoder", "vae_decoder", "vae_encoder")
 PAINTING = {"transformer": "transformer", "text_encoder": "text_encoder", "vae_decoder": "vae"}  # folder -> part
 _KINDS = {"transformer": Transformer, "text_encoder": TextEncoder, "vae": Autoencoder}
-WIDENED = "graphs in bf16 run with all their numbers widened to fp32: processors have no products of bf16"
+WIDENED = "bf16 graphs run in fp32 here: onnxruntime has no bf16 matrix products on CPUs"
 
 
 def install_runners(pipeline: "SanaPipeline", runners: Mapping[str, OnnxRunner], model: Model) -> None:
-    """In the place of a pipeline's models, by the part they stand for; those need not be there."""
+    """Replace components of a pipeline by runners, keyed by component; the components need not be loaded."""
     known = {part.name: part for part in model.components}
     for name, runner in runners.items():
         setattr(pipeline, name, _KINDS[name](runner, _config(known[name])))
@@ -41,7 +41,7 @@ def install_runners(pipeline: "SanaPipeline", runners: Mapping[str, OnnxRunner],
 
 
 def graphs_in(model: Model) -> dict[str, Path]:
-    """The graphs of an artifact, by the folder they stand in."""
+    """Graphs of an artifact by component folder."""
     root = model.located.path if model.located.path.is_dir() else model.located.path.parent
     if (root / GRAPH).is_file():
         return {"transformer": root / GRAPH}
@@ -51,7 +51,7 @@ def graphs_in(model: Model) -> dict[str, Path]:
 def open_parts(
     model: Model, backend: str, device: str = "cpu", reporter: Reporter = NULL_REPORTER
 ) -> dict[str, OnnxRunner]:
-    """Sessions or engines for all that a model has of this backend, by part; Misuse, with the cure, if it has none."""
+    """Sessions or engines of a model for this backend, by component; UsageError if the transformer has none."""
     if backend == "torch":
         return {}
     found: dict[str, OnnxRunner] = {}
@@ -69,15 +69,15 @@ def open_parts(
     if "transformer" not in found:
         what, how = ("engine", " --trt") if backend == "trt" else ("graph", "")
         where = f"{model.located.path} --in-place" if model.manifest else f"{model.located.name} --out exported"
-        why = f"its transformer was not exported for {backend}"
+        why = f"its transformer was not exported for --backend {backend}"
         raise UsageError(f"{model.located.name} has no {what}", why=why, hint=f"sanac export {where}{how}")
     for part in set(_KINDS) - found.keys():
-        reporter.note(f"the {part} is computed by torch: it has no {'engine' if backend == 'trt' else 'graph'}")
+        reporter.note(f"the {part} runs in torch: it has no {'engine' if backend == 'trt' else 'graph'}")
     return found
 
 
 def _content(path: Path, device: str) -> bytes | None:
-    """What a session is opened of, where it isn't the file itself."""
+    """The graph converted to fp32 if a CPU can't run it in bf16; None if the file can be opened as it is."""
     if device != "cpu":
         return None
     model = load_graph(path)
@@ -86,7 +86,7 @@ def _content(path: Path, device: str) -> bytes | None:
 
 
 def _config(part: Component) -> Any:
-    """A part's config as its class gives it, without weights."""
+    """Config object of a component, as its diffusers or transformers class builds it, without weights."""
     try:
         with quiet(), init_empty_weights():
             if part.name == "text_encoder":
@@ -99,12 +99,12 @@ def _config(part: Component) -> Any:
             return kind.from_config({k: v for k, v in part.config.items() if k != "quantization_config"}).config
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InvalidInput(
-            f"{part.folder} has no config that can be used", why=str(error).splitlines()[0][:300]
+            f"the config in {part.folder} can't be used", why=str(error).splitlines()[0][:300]
         ) from error
 
 
 def _count_pixels(pipeline: "SanaPipeline") -> None:
-    """As its constructor does where there is an autoencoder."""
+    """Set the scale factor and image processor, as the pipeline's constructor does with an autoencoder."""
     from diffusers.image_processor import PixArtImageProcessor
 
     pipeline.vae_scale_factor = 2 ** (len(pipeline.vae.config.encoder_block_out_channels) - 1)
@@ -112,7 +112,7 @@ def _count_pixels(pipeline: "SanaPipeline") -> None:
 
 
 class _Words:
-    """A tokenizer that one thread uses at a time: how it pads is kept in itself between being told and doing it."""
+    """A tokenizer with a lock: fast tokenizers keep padding settings as state, so calls must not overlap."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer, self._lock = tokenizer, threading.Lock()
@@ -122,7 +122,7 @@ class _Words:
             return self._tokenizer(*texts, **how)
 
     def encode(self, *texts: Any, **how: Any) -> Any:
-        """Token ids alone."""
+        """Token ids of the texts."""
         with self._lock:
             return self._tokenizer.encode(*texts, **how)
 
@@ -131,11 +131,11 @@ class _Words:
 
 
 def thread_safe(pipeline: "SanaPipeline") -> "SanaPipeline":
-    """The same pipeline for several threads: each call has its own sampler and settings, models are shared."""
+    """Make a pipeline callable from several threads: each call gets its own scheduler, the models are shared."""
     stock, words = type(pipeline), _Words(pipeline.tokenizer)
 
     def call(self: "SanaPipeline", *arguments: Any, **settings: Any) -> Any:
-        """On a copy: a stock pipeline keeps the state of a call in itself."""
+        """Run the call on a copy, as a stock pipeline stores the state of a call in itself."""
         mine = copy.copy(self)
         mine.__class__ = stock
         mine.scheduler = type(self.scheduler).from_config(self.scheduler.config)

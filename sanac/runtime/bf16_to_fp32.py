@@ -1,4 +1,4 @@
-"""A graph of bf16 in fp32: the same file, number for number, as processors multiply no bf16."""
+"""Converts a bf16 or fp16 graph to compute in fp32, for CPUs without bf16 matrix products; values stay the same."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ HALVES = {TensorProto.BFLOAT16, TensorProto.FLOAT16}
 
 
 def widened(model: ModelProto) -> ModelProto:
-    """Weights that lie elsewhere are cast; all that is computed, and every constant, is in fp32."""
+    """The graph with fp32 computation and constants; external weights stay stored as they are and are cast."""
     found = ModelProto()
     found.CopyFrom(model)
     graph = found.graph
@@ -34,7 +34,7 @@ def widened(model: ModelProto) -> ModelProto:
 
 
 def _widen_initializers(graph: onnx.GraphProto) -> Iterator[NodeProto]:
-    """Constants in place; a cast for each that lies in a file."""
+    """Convert inline initializers in place; yield a Cast node for each external one."""
     for tensor in graph.initializer:
         if tensor.data_type not in HALVES:
             continue
@@ -47,7 +47,11 @@ def _widen_initializers(graph: onnx.GraphProto) -> Iterator[NodeProto]:
 def _widen_attributes(node: NodeProto) -> None:
     for attribute in node.attribute:
         if attribute.type in {AttributeProto.GRAPH, AttributeProto.GRAPHS}:
-            raise InvalidInput(f"{node.name or node.op_type} has graphs inside", why="sanac's have none")
+            raise InvalidInput(
+                f"{node.name or node.op_type} contains subgraphs",
+                why="graphs exported by sanac contain none",
+                hint="export the model again with sanac export",
+            )
         if attribute.name in {"to", "output_dtype"} and attribute.i in HALVES:
             attribute.i = TensorProto.FLOAT
         if attribute.type == AttributeProto.TENSOR and attribute.t.data_type in HALVES:

@@ -1,4 +1,4 @@
-"""What this machine has: found by asking each part, never by guessing."""
+"""Examines this machine for `sanac doctor`: memory, disk, GPU, backends and package versions."""
 
 import importlib
 import os
@@ -21,7 +21,7 @@ _COMPARED = ("torch", "diffusers", "transformers", "safetensors", "torchao", "on
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the examination. States: ok, warn, missing (optional and absent), broken (needed and absent)."""
+    """One line of the report. States: ok, warn, missing (optional but absent), broken (required but absent)."""
 
     group: str
     name: str
@@ -31,7 +31,7 @@ class Finding:
 
 
 def examine(workspace: Path) -> tuple[Finding, ...]:
-    """Everything worth knowing before a long job."""
+    """All findings about this machine and the workspace's disk."""
     torch = _import("torch")
     return (*_machine(workspace), *_torch(torch), *_backends(torch), *_versions())
 
@@ -39,7 +39,7 @@ def examine(workspace: Path) -> tuple[Finding, ...]:
 def _import(name: str) -> ModuleType | None:
     try:
         return importlib.import_module(name)
-    except (ImportError, OSError):  # OSError: a wheel whose native libraries don't fit this machine
+    except (ImportError, OSError):  # OSError: native libraries of the wheel don't load here
         return None
 
 
@@ -64,7 +64,7 @@ def _machine(workspace: Path) -> Iterator[Finding]:
 
 
 def processor() -> str:
-    """Its name."""
+    """Name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -90,7 +90,7 @@ def _torch(torch: ModuleType | None) -> Iterator[Finding]:
     yield Finding(group, "torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
     yield Finding(group, "driver", *_driver(torch))
     if not torch.cuda.is_available():
-        yield Finding(group, "GPU", "missing", "none that torch can use: everything runs on the processor")
+        yield Finding(group, "GPU", "missing", "none that torch can use: everything runs on the CPU")
         return
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
@@ -99,7 +99,7 @@ def _torch(torch: ModuleType | None) -> Iterator[Finding]:
 
 
 def _driver(torch: ModuleType) -> tuple[str, str]:
-    """(state, what is known of the NVIDIA driver and of the CUDA that torch was built for)."""
+    """(state, NVIDIA driver version and torch's CUDA version, readable)."""
     built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
     try:
         line = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
@@ -117,8 +117,8 @@ def _backends(torch: ModuleType | None) -> Iterator[Finding]:
         hint = "pip uninstall -y onnxruntime onnxruntime-gpu, then install one extra: cpu, gpu or rtx"
         yield Finding(group, "onnxruntime", "warn", "both wheels are installed and overwrite each other's files", hint)
     for name, package, extra, can in (
-        ("tensorrt", "tensorrt", "gpu", "builds for the GPU that is here, and runs on it"),
-        ("tensorrt-rtx", "tensorrt_rtx", "rtx", "builds ahead of time for other GPUs; runs on an RTX card"),
+        ("tensorrt", "tensorrt", "gpu", "builds and runs engines for the installed GPU"),
+        ("tensorrt-rtx", "tensorrt_rtx", "rtx", "builds engines ahead of time for other GPUs; runs them on RTX GPUs"),
     ):
         if _import(package) is None:
             hint = f"pip install 'sanac[{extra if gpu or extra == 'gpu' else 'rtx-build'}]'"
@@ -127,7 +127,9 @@ def _backends(torch: ModuleType | None) -> Iterator[Finding]:
             text = can if gpu else "builds engines ahead of time (--sm); running them needs a GPU"
             yield Finding(group, name, "ok", f"{version(name)}: {text}")
         else:
-            yield Finding(group, name, "warn", f"{version(name)}: installed, but it needs a GPU to build and to run")
+            yield Finding(
+                group, name, "warn", f"{version(name)}: installed, but building and running engines needs a GPU"
+            )
 
 
 def _onnxruntime(group: str) -> Finding:
@@ -139,7 +141,7 @@ def _onnxruntime(group: str) -> Finding:
 
 
 def version(distribution: str) -> str:
-    """Of what is installed; '' for what isn't."""
+    """Installed version of a distribution; '' if it isn't installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -147,7 +149,7 @@ def version(distribution: str) -> str:
 
 
 def _versions() -> Iterator[Finding]:
-    """Installed versions beside those that sanac's tests ran with."""
+    """Compare installed versions with those that sanac was tested with."""
     lines = resources.files("sanac").joinpath("data/constraints.txt").read_text().splitlines()
     tested = dict(line.split("==") for line in lines if "==" in line)
     for name in _COMPARED:
@@ -157,5 +159,5 @@ def _versions() -> Iterator[Finding]:
         elif found == wanted:
             yield Finding("versions", name, "ok", f"{found}, as tested")
         else:
-            hint = f"if something is odd: pip install {name}=={wanted}"
+            hint = f"if something fails: pip install {name}=={wanted}"
             yield Finding("versions", name, "warn", f"{found}, tested with {wanted}", hint)

@@ -1,4 +1,4 @@
-"""Pictures from prompts into a folder: a file each, and one sheet of all."""
+"""Generates images from prompts into a folder: one PNG each, and a contact sheet."""
 
 import re
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ def generate(
     out: Path,
     reporter: Reporter,
 ) -> list[Path]:
-    """Paint `each` pictures of every prompt; the files in order, the sheet last if there are several."""
+    """Generate `each` images per prompt into `out`; returns their files, and the contact sheet if there are several."""
     texts = [prompt for prompt in prompts for _ in range(each)]
     seeds = list(range(seed, seed + len(texts)))
-    reporter.begin("painting", len(texts), "images")
+    reporter.begin("generating", len(texts), "images")
     files: list[Path] = []
     pictures: list[NDArray[np.uint8]] = []
     try:
@@ -51,6 +51,6 @@ def generate(
 
 
 def file_name(prompt: str) -> str:
-    """A name that every file system takes: 'Two red circles!' -> 'two-red-circles'."""
+    """A portable file name for a prompt: 'Two red circles!' -> 'two-red-circles'."""
     plain = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
     return plain[:60].rstrip("-") or "picture"

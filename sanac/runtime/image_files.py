@@ -1,4 +1,4 @@
-"""Pictures on disk: PNGs that say how they were made, and contact sheets."""
+"""Writes images: PNGs with their generation settings as metadata, and contact sheets."""
 
 import json
 import math
@@ -15,12 +15,12 @@ from PIL import Image, ImageDraw, PngImagePlugin
 from sanac.core.atomic import atomic_path
 from sanac.core.errors import InvalidInput
 
-_GAP, _LINE = 8, 14  # pixels around a picture on a sheet, and per line of its caption
-_LEAST = 160  # pixels: smaller pictures are shown enlarged
+_GAP, _LINE = 8, 14  # pixels around an image on a sheet, and per line of its caption
+_LEAST = 160  # pixels: smaller images are enlarged on a sheet
 
 
 def save_picture(path: Path, picture: NDArray[np.uint8], about: Mapping[str, Any]) -> None:
-    """Write a PNG; `about` goes into its text, one entry each, values that are no text as JSON."""
+    """Write a PNG with the entries of `about` as text metadata; values other than strings become JSON."""
     notes = PngImagePlugin.PngInfo()
     for name, value in about.items():
         notes.add_itxt(name, value if isinstance(value, str) else json.dumps(value, sort_keys=True))
@@ -42,7 +42,7 @@ def save_sheet(
     verdicts: Sequence[bool] | None = None,
     columns: int = 0,
 ) -> None:
-    """All pictures on one sheet with their captions; with verdicts, right ones are framed green and wrong ones red."""
+    """Write a contact sheet of images and captions; `verdicts` frame correct images green and wrong ones red."""
     columns = columns or math.ceil(math.sqrt(len(pictures)))
     height, width = pictures[0].shape[:2]
     scale = max(1, math.ceil(_LEAST / width))
@@ -73,7 +73,7 @@ def _lines(text: str, width: int) -> list[str]:
 
 
 def make_folder(folder: Path) -> Path:
-    """The folder, made if it is not there; BadInput if nothing can be written in it."""
+    """Create a folder if needed and return it; InvalidInput if it isn't writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -87,7 +87,7 @@ def make_folder(folder: Path) -> Path:
 
 @contextmanager
 def made_folder(folder: Path) -> Iterator[Path]:
-    """The same, and gone again if what follows fails while it is new and empty."""
+    """Create a folder for the context; remove it on failure if it was created here and is still empty."""
     there = folder.exists()
     make_folder(folder)
     try:

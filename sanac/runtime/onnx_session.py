@@ -1,6 +1,6 @@
-"""onnxruntime behind a plain call with torch's tensors: on a processor, or on a GPU by one of three providers.
+"""onnxruntime sessions called with torch tensors, on a CPU or on a GPU with one of three execution providers.
 
-Inputs and outputs are bound where they lie: nothing is copied between the steps of a sampler, on a GPU least of all.
+Inputs and outputs use I/O binding, so that no tensor is copied between the steps of a sampler.
 """
 
 import functools
@@ -20,43 +20,43 @@ from sanac.nn.onnx_files import check_references, first_line, load_graph
 if TYPE_CHECKING:
     import onnxruntime
 
-_AS_ASKED = "1"  # products with dequantized weights in floats: left to itself, it rounds what they are multiplied by
-_IN_FLOATS = "1"  # what is quantized is multiplied in floats
-_BROKEN_FP8 = "QDQSelectorActionTransformer"  # makes integer products of fp8, which it then refuses
+_AS_ASKED = "1"  # weight-only layers compute in floats: by default, onnxruntime quantizes their activations
+_IN_FLOATS = "1"  # QDQ layers compute in floats
+_BROKEN_FP8 = "QDQSelectorActionTransformer"  # rewrites fp8 QDQ to integer products, which then fail
 _KINDS = {
     "tensor(float)": (torch.float32, 1),
     "tensor(float16)": (torch.float16, 10),
     "tensor(bfloat16)": (torch.bfloat16, 16),
     "tensor(int64)": (torch.int64, 7),
-}  # by the name that onnxruntime has for it: torch's dtype, onnx's number
+}  # onnxruntime type -> (torch dtype, ONNX dtype number)
 _CPU = "CPUExecutionProvider"
 _PROVIDERS = {
     "onnx": "CUDAExecutionProvider",
     "onnx-trt": "TensorrtExecutionProvider",
     "onnx-rtx": "NvTensorRTRTXExecutionProvider",
-}  # by backend, on a GPU
+}  # backend -> execution provider on a GPU
 _NO_ROOM = ("allocat", "out of memory", "bad_alloc")
 
 
 class OnnxSession:
-    """A session, called with torch's tensors by name."""
+    """An onnxruntime session that is called with torch tensors by name."""
 
     def __init__(self, path: Path, device: str = "cpu", content: bytes | None = None, backend: str = "onnx") -> None:
-        """Open the graph, whose weights lie beside it; `content` is one to take instead of the file's."""
+        """Open the graph at `path`, or `content` in its place; weights are read from the graph's folder."""
         self.path, self.device = path, torch.device(device)
         self.session = open_session(path, device, content, backend)
         unknown = [f"{one.name}: {one.type}" for one in self.session.get_inputs() if one.type not in _KINDS]
         if unknown:
-            raise InvalidInput(f"{path} takes what nothing here gives", why=unknown[0], problems=unknown)
+            raise InvalidInput(f"{path} has inputs of unsupported dtypes", why=unknown[0], problems=unknown)
         self.inputs = {one.name: _KINDS[one.type] for one in self.session.get_inputs()}
         self.outputs = tuple(one.name for one in self.session.get_outputs())
 
     def __call__(self, **inputs: Tensor) -> tuple[Tensor, ...]:
-        """The graph's outputs in order, where it computes; inputs are brought there and cast to what it takes."""
+        """The graph's outputs in order, on its device; inputs are moved there and cast to its dtypes."""
         missing = [name for name in self.inputs if name not in inputs]
         if missing:
             raise InvalidInput(
-                f"{self.path} wants {missing[0]}", why=f"it is given {', '.join(inputs)}", problems=missing
+                f"{self.path} requires the input {missing[0]}", why=f"it got {', '.join(inputs)}", problems=missing
             )
         try:
             binding = self._bound(inputs)
@@ -67,7 +67,7 @@ class OnnxSession:
         return tuple(torch.from_dlpack(value) for value in binding.get_outputs())
 
     def _bound(self, inputs: Mapping[str, Tensor]) -> Any:
-        """Inputs where they lie, and outputs wherever it puts them; the binding holds on to both."""
+        """Bind inputs in place and let onnxruntime allocate outputs; the binding keeps the inputs alive."""
         where, number = self.device.type, self.device.index or 0
         binding = self.session.io_binding()
         binding.held = []
@@ -77,25 +77,25 @@ class OnnxSession:
             binding.held.append(tensor)
         for name in self.outputs:
             binding.bind_output(name, where, number)
-        if where == "cuda":  # what torch still computes of the inputs
+        if where == "cuda":  # wait until torch has computed the inputs
             torch.cuda.current_stream(self.device).synchronize()
         return binding
 
 
 class OnnxRunner(Protocol):
-    """A graph or an engine, opened."""
+    """An opened graph or engine."""
 
     device: torch.device
 
     def __call__(self, **inputs: Tensor) -> tuple[Tensor, ...]:
-        """Its outputs in order."""
+        """Outputs in order, for inputs by name."""
         ...
 
 
 def open_session(
     path: Path, device: str = "cpu", content: bytes | None = None, backend: str = "onnx"
 ) -> "onnxruntime.InferenceSession":
-    """A session of a graph, or of `content` in its place; weights are looked for in its own folder only."""
+    """Open a session of a graph, or of `content` in its place; weights are read from the graph's folder only."""
     runtime = installed()
     check_references(path)
     providers = _providers(backend, torch.device(device), path)
@@ -113,23 +113,27 @@ def open_session(
     except _errors() as error:
         raise _unable(f"onnxruntime can't open {path}", error) from error
     wanted = providers[0][0]
-    if wanted not in session.get_providers():  # it falls back to the processor, and only says so in its log
+    if wanted not in session.get_providers():  # onnxruntime falls back to the CPU with only a log line
         why = f"its {wanted} could not be loaded"
         raise MissingResource("onnxruntime can't use this GPU", why=why, hint="sanac doctor; or --device cpu")
     return session
 
 
 def _providers(backend: str, device: torch.device, path: Path) -> list[tuple[str, dict[str, str]]]:
-    """Who computes, in order; Lacking where the one that is asked for can't be had."""
+    """Execution providers by priority; MissingResource if the backend's provider isn't available."""
     if device.type != "cuda":
         if backend != "onnx":
-            raise MissingResource(f"{backend} needs a GPU", why=f"{device} is none", hint="--backend onnx")
+            raise MissingResource(
+                f"--backend {backend} requires a GPU", why=f"the device is {device}", hint="--backend onnx"
+            )
         return [(_CPU, {})]
     name, number = _PROVIDERS[backend], str(device.index or 0)
     if name not in installed().get_available_providers():
         extra = "rtx" if backend == "onnx-rtx" else "gpu"
         hint = f"pip uninstall onnxruntime, then pip install 'sanac[{extra}]'; or --device cpu"
-        raise MissingResource(f"this onnxruntime has no {name}", why=f"it has {', '.join(_available())}", hint=hint)
+        raise MissingResource(
+            f"the installed onnxruntime has no {name}", why=f"it has {', '.join(_available())}", hint=hint
+        )
     options = {
         "onnx": {},
         "onnx-trt": {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(_cache(backend, path))},
@@ -140,7 +144,7 @@ def _providers(backend: str, device: torch.device, path: Path) -> list[tuple[str
 
 
 def _cache(backend: str, path: Path) -> Path:
-    """Of this graph with these weights: onnxruntime knows engines by the names in a graph only."""
+    """Engine cache folder of this graph with these weights; onnxruntime's own cache key ignores the weights."""
     files = [path.resolve(), *(file.resolve() for file in check_references(path))]
     about = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     return user_cache() / backend / json_files.key_of(about)[:16]
@@ -152,7 +156,7 @@ def _available() -> list[str]:
 
 @functools.cache
 def saturates() -> bool:
-    """Whether this processor's products of 8 bits overflow in sums of 16: those of x86 do that have no VNNI."""
+    """Whether int8 products saturate 16-bit sums on this CPU: true on x86 without VNNI."""
     if platform.machine() not in {"x86_64", "AMD64"}:
         return False
     try:
@@ -163,7 +167,7 @@ def saturates() -> bool:
 
 
 def _about(path: Path) -> tuple[bool, bool]:
-    """Whether it rounds what is multiplied, and whether it has numbers in fp8."""
+    """(whether a graph quantizes activations, whether it has fp8 weights)."""
     import onnx
 
     graph = load_graph(path).graph
@@ -172,26 +176,28 @@ def _about(path: Path) -> tuple[bool, bool]:
 
 
 def installed() -> Any:
-    """The module; Lacking where it isn't there."""
+    """The onnxruntime module; MissingResource if it isn't installed."""
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingResource(
-            "onnxruntime is not installed", why="it runs graphs", hint="pip install 'sanac[cpu]', on a GPU 'sanac[gpu]'"
+            "onnxruntime is not installed",
+            why="running exported graphs requires it",
+            hint="pip install 'sanac[cpu]', with a GPU 'sanac[gpu]'",
         ) from error
     return onnxruntime
 
 
 def _unable(what: str, error: Exception) -> InvalidInput | MissingResource:
-    """Memory that ran out is no fault of the graph."""
+    """The exception for an onnxruntime error: MissingResource if memory ran out, else InvalidInput."""
     why = first_line(error)
     if any(word in str(error).lower() for word in _NO_ROOM):
-        return MissingResource(what, why=why, hint="smaller pictures or batches, --tile 512, or a quantized model")
+        return MissingResource(what, why=why, hint="smaller images or batches, --tile 512, or a quantized model")
     return InvalidInput(what, why=why)
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises, by name: its classes have no common one."""
+    """Exception classes of onnxruntime, listed by name because they share no base class."""
     state = installed().capi.onnxruntime_pybind11_state
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
     own = tuple(getattr(state, name) for name in (*names, "RuntimeException", "EPFail") if hasattr(state, name))

@@ -1,4 +1,4 @@
-"""The torch backend: a stock diffusers pipeline, opened with care and asked for pictures, one seed per picture."""
+"""Opens a stock diffusers pipeline safely and generates images with it, one seed per image."""
 
 import json
 import re
@@ -24,45 +24,45 @@ if TYPE_CHECKING:
     from diffusers import SanaPipeline, SanaTransformer2DModel
 
 Pictures = NDArray[np.uint8]  # (count, height, width, 3)
-STEPS, SPRINT_STEPS = 20, 2  # of the sampler: what SANA and SANA-Sprint are made for
-NO_ROOM = "smaller pictures or batches (--size, --batch), --tile 512, or a quantized model"
+STEPS, SPRINT_STEPS = 20, 2  # default sampler steps of SANA and SANA-Sprint
+NO_ROOM = "smaller images or batches (--size, --batch), --tile 512, or a quantized model"
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationSettings:
-    """How pictures are sampled. No size means the model's own."""
+    """Settings of image generation. Without `size`, the model's native resolution is used."""
 
     steps: int = STEPS
     guidance: float = 4.5
     size: tuple[int, int] | None = None  # width, height, in pixels
     batch: int = 16
-    tile: int | None = None  # side of what is decoded at once, in pixels; None: the whole picture
+    tile: int | None = None  # side of a decoder tile in pixels; None: no tiling
 
     def __post_init__(self) -> None:
-        """Settings that can't be sampled with are refused."""
+        """Raise one UsageError that lists all invalid settings."""
         problems = []
         if self.steps < 1:
-            problems.append(f"{self.steps} steps: at least 1")
+            problems.append(f"--steps {self.steps} is below 1")
         if not 0 <= self.guidance <= 100:
-            problems.append(f"guidance {self.guidance}: 0 to 100")
+            problems.append(f"--guidance {self.guidance} is not between 0 and 100")
         if self.size and min(self.size) < 1:
-            problems.append(f"size {self.size[0]}x{self.size[1]}: at least 1")
+            problems.append(f"--size {self.size[0]}x{self.size[1]} is below 1")
         if self.batch < 1:
-            problems.append(f"batches of {self.batch}: at least 1")
+            problems.append(f"--batch {self.batch} is below 1")
         if self.tile is not None and self.tile < 1:
-            problems.append(f"tiles of {self.tile}: at least 1")
+            problems.append(f"--tile {self.tile} is below 1")
         if problems:
-            raise UsageError("these settings can't be sampled with", why=problems[0], problems=problems)
+            raise UsageError("the generation settings are invalid", why=problems[0], problems=problems)
 
     def to_json(self) -> dict[str, Any]:
-        """What a picture's look depends on; the batch is not part of it."""
+        """The settings that an image depends on; the batch size is not one of them."""
         idle = {"batch"} if self.tile else {"batch", "tile"}
         return {name: value for name, value in asdict(self).items() if name not in idle}
 
 
 @dataclass(frozen=True)
 class DiffusionGenerator:
-    """An opened pipeline."""
+    """An image generator around an opened diffusers pipeline."""
 
     pipeline: "SanaPipeline"
     name: str
@@ -75,65 +75,67 @@ class DiffusionGenerator:
         sampling: GenerationSettings,
         reporter: Reporter = NULL_REPORTER,
     ) -> Iterator[Pictures]:
-        """Batches of pictures; the noise of each depends on its own seed only."""
+        """Yield batches of images; the noise of each image depends on its own seed only."""
         import torch
 
         from sanac.runtime.pipeline_parts import tiled_decoder
 
         for prompt in prompts:
             if not prompt.strip():
-                raise UsageError("a prompt is empty", hint="say what the picture is to show")
+                raise UsageError("a prompt is empty", hint="describe the image in every prompt")
         settings = self._settings(prompts, sampling)
         for start in range(0, len(prompts), sampling.batch):
             part = list(prompts[start : start + sampling.batch])
             noises = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + sampling.batch]]
             with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # NaN turned into bytes: looked for below
+                warnings.simplefilter("ignore")  # NaN converted to bytes; checked below
                 with tiled_decoder(self.pipeline, sampling.tile):
                     painted = self._painted(part, noises, settings)
             if not np.isfinite(painted).all():
                 raise InvalidInput(
-                    f"{self.name} paints NaN", why=f"for {part[0]!r}", hint=f"sanac inspect {self.name} --scan"
+                    f"{self.name} generates NaN",
+                    why=f"in the batch of {part[0]!r}",
+                    hint=f"sanac inspect {self.name} --scan",
                 )
             yield np.round(painted * 255).astype(np.uint8)
             reporter.advance(len(part))
 
     def _settings(self, prompts: Sequence[str], sampling: GenerationSettings) -> dict[str, Any]:
-        """For the pipeline's call."""
+        """Keyword arguments of the pipeline's call."""
         width, height = self._as_the_pipeline_counts(sampling)
         found: dict[str, Any] = {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance}
         found |= {"width": width, "height": height, "max_sequence_length": self._length(prompts)}
         if self.sprint and sampling.steps != SPRINT_STEPS:
-            found["intermediate_timesteps"] = None  # its own is for two steps
+            found["intermediate_timesteps"] = None  # the pipeline's default only fits two steps
         return found
 
     def _painted(self, prompts: list[str], noises: list[Any], settings: dict[str, Any]) -> NDArray[np.floating[Any]]:
-        """The pictures of one batch, as numbers from 0 to 1; Lacking where they don't fit into the GPU's memory."""
+        """Images of one batch with values from 0 to 1; MissingResource if they don't fit into memory."""
         import torch
 
         how = {"use_resolution_binning": False, "output_type": "np", **settings}
         try:
             found: NDArray[np.floating[Any]] = self.pipeline(prompt=prompts, generator=noises, **how).images
-        except (RuntimeError, UnboundLocalError) as error:  # the latter: pipelines go on without a picture
+        except (RuntimeError, UnboundLocalError) as error:  # UnboundLocalError: diffusers swallows an OOM in decoding
             full = isinstance(error, torch.OutOfMemoryError | UnboundLocalError) or "allocate memory" in str(error)
             if not full:
                 raise
             size = f"{len(prompts)} of {settings['width']}x{settings['height']}"
-            raise MissingResource(f"{self.device} has no room for {size}", hint=NO_ROOM) from error
+            raise MissingResource(f"{self.device} ran out of memory generating {size}", hint=NO_ROOM) from error
         return found
 
     @property
     def sprint(self) -> bool:
-        """Whether it is SANA-Sprint's pipeline, whose guidance is given to the transformer."""
+        """Whether this is SANA-Sprint's pipeline, whose transformer takes guidance as an input."""
         return bool(self.pipeline.transformer.config.guidance_embeds)
 
     def _length(self, prompts: Sequence[str]) -> int:
-        """Tokens that the longest prompt needs; the rest of the pipeline's 300 would be padding, masked at a cost."""
+        """Token length of the longest prompt; padding to the pipeline's 300 tokens would only cost time."""
         tokens = self.pipeline.tokenizer([prompt.lower().strip() for prompt in prompts])["input_ids"]
         return min(300, max(2, *map(len, tokens)) + 1)
 
     def _as_the_pipeline_counts(self, sampling: GenerationSettings) -> tuple[int, int]:
-        """Width and height in the pipeline's pixels, which differ from real ones where stages don't resample."""
+        """Width and height as the pipeline counts them, not always pixels: it assumes that every stage resamples."""
         factor = self.pipeline.vae_scale_factor
         side = SIDES.get(self.pipeline.transformer.config.sample_size, 1024)
         if sampling.size is None:
@@ -147,7 +149,7 @@ class DiffusionGenerator:
         return sampling.size[0] // real * factor, sampling.size[1] // real * factor
 
     def doubts(self) -> list[str]:
-        """What a user of this pipeline on this device should know."""
+        """Warnings about this pipeline on this device."""
         import torch
 
         from sanac.nn.quant.layers import in_floats
@@ -155,10 +157,12 @@ class DiffusionGenerator:
         if not isinstance(self.pipeline.transformer, torch.nn.Module):
             return []
         forms = in_floats(self.pipeline.transformer, torch.device(self.device))
-        return [f"{self.device} has no products of {form}: they are computed in floats, no faster" for form in forms]
+        return [
+            f"{self.device} can't multiply in {form}: those layers run in floats, without a speedup" for form in forms
+        ]
 
     def unknown_words(self, prompts: Sequence[str]) -> list[str]:
-        """Words that the tokenizer has no token for: the model can't see them."""
+        """Words of the prompts that the tokenizer maps to the unknown token."""
         tokenizer = self.pipeline.tokenizer
         words = dict.fromkeys(word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()))
         unknown = tokenizer.unk_token_id
@@ -168,7 +172,7 @@ class DiffusionGenerator:
 def open_generator(
     model: Model, device: str | None = None, backend: str = "torch", reporter: Reporter = NULL_REPORTER
 ) -> DiffusionGenerator:
-    """The pipeline that a folder holds; no code and no pickle in it is run, nothing is downloaded."""
+    """Open a model's pipeline on a device; runs no code or pickle from its folder and downloads nothing."""
     import torch
 
     from sanac.runtime.backends import install_runners, open_parts
@@ -176,8 +180,8 @@ def open_generator(
     if model.model_index is None or not {"text_encoder", "vae"} <= {part.name for part in model.others}:
         raise UsageError(
             f"{model.located.name} is a transformer without the rest of its pipeline",
-            why="pictures need its text encoder and autoencoder",
-            hint="quantize the whole pipeline"
+            why="generating images needs its text encoder and autoencoder",
+            hint="quantize the complete pipeline"
             if model.weights.quantized
             else f"sanac convert {model.located.path} --to diffusers --pipeline PIPELINE --out complete",
         )
@@ -214,30 +218,30 @@ def open_generator(
 
 
 def usual_steps(model: Model) -> int:
-    """Steps of the sampler that a model is made for."""
+    """Default number of sampler steps of a model."""
     return SPRINT_STEPS if model.architecture.guidance else STEPS
 
 
 def load_pipeline(path: str | Path, device: str | None = None, backend: str = "torch") -> "SanaPipeline":
-    """A stock diffusers pipeline from any model that sanac knows, quantized or not: `sanac.load_pipeline`.
+    """Load a stock diffusers pipeline from any model that sanac supports, quantized or not: `sanac.load_pipeline`.
 
-    PATH is a folder, a hub id in the local cache or `sanac:tiny`; no code in it is run, nothing is downloaded. With
-    another `backend` (onnx, onnx-trt, onnx-rtx, trt) what was exported computes. Several threads may call it at once.
+    `path` is a folder, a hub id in the local cache or `sanac:tiny`; runs no code from it and downloads nothing. Other
+    backends (onnx, onnx-trt, onnx-rtx, trt) run the exported graphs or engines. Several threads may call the pipeline.
     """
     from sanac.runtime.backends import BACKENDS, thread_safe
 
     if backend not in BACKENDS:
-        raise UsageError(f"there is no backend {backend!r}", hint=f"one of {', '.join(BACKENDS)}")
+        raise UsageError(f"unknown backend {backend!r}", hint=f"one of {', '.join(BACKENDS)}")
     return thread_safe(open_generator(open_model(locate(str(path))), device, backend).pipeline)
 
 
 def load_transformer(path: str | Path, device: str | None = None) -> "SanaTransformer2DModel":
-    """The transformer alone, as stock diffusers knows it: `sanac.load_transformer`, for folders without the rest."""
+    """Load only the transformer as stock diffusers' class, for folders without a pipeline: `sanac.load_transformer`."""
     return open_transformer(open_model(locate(str(path))), pick_device(device))
 
 
 def open_transformer(model: Model, where: str) -> "SanaTransformer2DModel":
-    """The same, of an opened model."""
+    """Load the transformer of an opened model as stock diffusers' class on the device `where`."""
     dtype = _dtype(model, where)
     found = quantized_parts(model, dtype, {"transformer"}).get("transformer")
     if found is None:
@@ -256,7 +260,7 @@ def open_transformer(model: Model, where: str) -> "SanaTransformer2DModel":
 
 
 def _dtype(model: Model, device: str) -> "torch.dtype":
-    """The checkpoint's own on a GPU; fp32 on a CPU, where halves are slow or missing."""
+    """Compute dtype: the checkpoint's on a GPU; fp32 on a CPU, where half precision is slow or unsupported."""
     import torch
 
     dtypes = {"BF16": torch.bfloat16, "F16": torch.float16}

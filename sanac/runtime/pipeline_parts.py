@@ -1,4 +1,4 @@
-"""What a stock diffusers pipeline asks of its models, answered by graphs and engines."""
+"""Adapters that let graphs and engines replace the models of a stock diffusers pipeline."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 
 class Part(nn.Module):  # type: ignore[misc]
-    """A graph, and the config of the class that it stands for. It has no weights of its own."""
+    """A module without weights that runs a graph and has the config of the class it replaces."""
 
     def __init__(self, graph: OnnxRunner, config: Any) -> None:
-        """The config is the one of diffusers' or transformers' own."""
+        """Wrap a graph; `config` is the config object of the replaced diffusers or transformers class."""
         super().__init__()
         self.graph, self.config = graph, config
         self.dtype, self.device = torch.float32, graph.device
 
     def to(self, *_: Any, **__: Any) -> "Part":
-        """It stays where its session is."""
+        """Do nothing: the session's device is fixed."""
         return self
 
 
 class Transformer(Part):
-    """SanaTransformer2DModel's call."""
+    """Replacement for SanaTransformer2DModel."""
 
     def forward(
         self,
@@ -43,7 +43,7 @@ class Transformer(Part):
         return_dict: bool = True,  # noqa: FBT001, FBT002 (diffusers' own)
         **_: Any,
     ) -> Any:
-        """The velocity, as the latents are."""
+        """The velocity, in the dtype and on the device of the latents."""
         if encoder_attention_mask is None:
             encoder_attention_mask = torch.ones(encoder_hidden_states.shape[:2], dtype=torch.int64)
         inputs = {
@@ -58,36 +58,36 @@ class Transformer(Part):
 
 
 class TextEncoder(Part):
-    """Gemma2Model's call."""
+    """Replacement for Gemma2Model."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> tuple[Tensor, ...]:
-        """The last hidden state, where the ids are."""
+        """The last hidden state, on the device of the token ids."""
         return tuple(
             found.to(input_ids.device) for found in self.graph(input_ids=input_ids, attention_mask=attention_mask)
         )
 
 
 class Autoencoder(Part):
-    """AutoencoderDC's `decode`, and its tiling."""
+    """Replacement for AutoencoderDC: `decode` and its tiling."""
 
     def __init__(self, graph: OnnxRunner, config: Any) -> None:
-        """As any part; it decodes in one piece until told otherwise."""
+        """Wrap a decoder graph; tiling is off."""
         super().__init__(graph, config)
-        self.side: int | None = None  # of a tile, in latents
+        self.side: int | None = None  # of a tile, in latents; None: no tiling
 
     def enable_tiling(
         self, tile_sample_min_height: int | None = None, tile_sample_min_width: int | None = None
     ) -> None:
-        """As diffusers' own; pixels. Tiles are square."""
+        """Enable tiling as in diffusers, with sizes in pixels; tiles are square."""
         requested = [side for side in (tile_sample_min_height, tile_sample_min_width) if side]
         self.side = latents_of(min(requested, default=512), self.config)
 
     def disable_tiling(self) -> None:
-        """In one piece again."""
+        """Disable tiling."""
         self.side = None
 
     def decode(self, latents: Tensor, return_dict: bool = True) -> Any:  # noqa: FBT001, FBT002 (diffusers' own)
-        """From latents, unscaled, to the picture."""
+        """Decode unscaled latents to images."""
 
         def one(part: Tensor) -> Tensor:
             return self.graph(latent_sample=part)[0].to(latents)
@@ -97,15 +97,15 @@ class Autoencoder(Part):
 
 
 def latents_of(pixels: int, config: Any) -> int:
-    """How many latents these pixels are, each way."""
+    """Side in latents of `pixels` pixels, at least 1."""
     return max(1, pixels // shrinkage(config.encoder_layers_per_block))
 
 
 @contextmanager
 def tiled_decoder(pipeline: "SanaPipeline", pixels: int | None) -> Iterator[None]:
-    """Decode in tiles of so many pixels meanwhile, whoever decodes; in one piece where none are given.
+    """Decode in tiles of `pixels` pixels within the context, with torch or a graph; without tiling if None.
 
-    diffusers' own tiling counts every stage of an autoencoder as a halving, and is right only where each is one.
+    diffusers' own tiling assumes that every autoencoder stage halves the size, which is wrong for some autoencoders.
     """
     if pixels is None:
         yield

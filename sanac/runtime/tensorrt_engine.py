@@ -1,4 +1,4 @@
-"""TensorRT engines behind the call that a graph answers, whichever builder made them."""
+"""Runs TensorRT and TensorRT-RTX engines with the same call as an ONNX session."""
 
 import os
 import threading
@@ -29,16 +29,16 @@ _KINDS = {
 
 
 class TensorrtEngine:
-    """An opened engine, called with torch's tensors by name."""
+    """An opened engine that is called with torch tensors by name."""
 
     def __init__(self, path: Path, device: str = "cuda") -> None:
-        """Everything that its record tells is looked at before TensorRT sees a byte of it."""
+        """Open an engine; checks its record against the file and this machine before TensorRT reads it."""
         self.path, self.device, self.record = path, torch.device(device), check_file(path)
         trt = bindings(self.record.builder)
         check_runs_here(self.record, str(trt.__version__), capability())
         kinds = {name: entry["dtype"] for name, entry in self.record.inputs.items()} | dict(self.record.outputs)
         if unknown := [f"{name}: {kind}" for name, kind in kinds.items() if kind not in _KINDS]:
-            raise InvalidInput(f"{path} takes or gives what nothing here knows", why=unknown[0], problems=unknown)
+            raise InvalidInput(f"{path} has inputs or outputs of unsupported dtypes", why=unknown[0], problems=unknown)
         self.inputs = {name: _KINDS[entry["dtype"]] for name, entry in self.record.inputs.items()}
         self.outputs = {name: _KINDS[kind] for name, kind in self.record.outputs.items()}
         self._lock = threading.Lock()
@@ -47,14 +47,14 @@ class TensorrtEngine:
         self._log = trt.Logger(trt.Logger.ERROR)
         engine = trt.Runtime(self._log).deserialize_cuda_engine(path.read_bytes())
         if engine is None:
-            hint = "sanac export --trt builds it again"
-            raise InvalidInput(f"{path} can't be opened", why=f"{self.record.built_with} refuses it", hint=hint)
+            hint = "build it again with sanac export --trt"
+            raise InvalidInput(f"{path} can't be opened", why=f"{self.record.built_with} rejects it", hint=hint)
         names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
         told = {name: str(engine.get_tensor_dtype(name)).rpartition(".")[2].lower() for name in names}
-        if told != kinds:  # memory is laid out by what the record says
-            why = f"it takes and gives {told}, its record says {kinds}"
+        if told != kinds:  # buffers are allocated by the record's dtypes
+            why = f"the dtypes of its inputs and outputs are {told}, its record says {kinds}"
             raise InvalidInput(
-                f"{path} is not what its record says", why=why, hint="sanac export --trt builds it again"
+                f"{path} doesn't match its record", why=why, hint="build it again with sanac export --trt"
             )
         if self.record.weight_streaming:
             engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
@@ -62,22 +62,22 @@ class TensorrtEngine:
         self._captures = self.device.type == "cuda" and not self._kernels.wanted and not self.record.weight_streaming
         self._context = self._kernels.context(engine)
         if self._context is None:
-            hint = "smaller pictures or batches, or an engine with --weight-streaming"
+            hint = "smaller images or batches, or an engine with --weight-streaming"
             raise MissingResource(f"{path.name} doesn't fit into the GPU's memory", hint=hint)
 
     def __call__(self, **inputs: Tensor) -> tuple[Tensor, ...]:
-        """The engine's outputs in order, on its device; inputs are cast to what it takes."""
+        """The engine's outputs in order, on its device; inputs are cast to its dtypes."""
         missing = [name for name in self.inputs if name not in inputs]
         if missing:
             raise InvalidInput(
-                f"{self.path} wants {missing[0]}", why=f"it is given {', '.join(inputs)}", problems=missing
+                f"{self.path} requires the input {missing[0]}", why=f"it got {', '.join(inputs)}", problems=missing
             )
         self.record.check_shapes({name: tuple(inputs[name].shape) for name in self.inputs})
         with self._lock:  # a context holds the shapes and addresses of one call
             return self._run(inputs)
 
     def _check_room(self) -> None:
-        """Lacking where the GPU has no room for the weights."""
+        """Raise MissingResource if the weights don't fit into the GPU's free memory."""
         if self.device.type != "cuda" or self.record.weight_streaming:
             return
         free = free_memory(str(self.device))
@@ -89,7 +89,7 @@ class TensorrtEngine:
     def _run(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         shapes = {name: tuple(inputs[name].shape) for name in self.inputs}
         if self._buffers is None or self._buffers.shapes != shapes:
-            self._buffers = None  # those of the last shapes are no longer the context's, whatever happens now
+            self._buffers = None  # the context's addresses change now, even if binding fails
             self._buffers = self._bound(shapes)
         for name, place in self._buffers.inputs.items():
             place.copy_(inputs[name])
@@ -100,7 +100,7 @@ class TensorrtEngine:
         return tuple(found.clone() for found in self._buffers.outputs)
 
     def _bound(self, shapes: Mapping[str, tuple[int, ...]]) -> "_Buffers":
-        """Memory for calls of these shapes; the context is told where it is."""
+        """Allocate buffers for inputs of these shapes and bind them to the context."""
         context, found = self._context, []
         feed = {name: torch.empty(shapes[name], dtype=kind, device=self.device) for name, kind in self.inputs.items()}
         taken = [context.set_input_shape(name, tuple(tensor.shape)) for name, tensor in feed.items()]
@@ -114,30 +114,30 @@ class TensorrtEngine:
         return _Buffers(dict(shapes), feed, tuple(found), captures=self._captures)
 
     def _unable(self) -> InvalidInput:
-        return InvalidInput(f"{self.path} can't be run", why="TensorRT gives no reason", hint="sanac doctor")
+        return InvalidInput(f"{self.path} can't be run", why="TensorRT reported no reason", hint="sanac doctor")
 
     def _stream(self) -> int:
         return int(torch.cuda.current_stream(self.device).cuda_stream) if self.device.type == "cuda" else 0
 
     def _finish(self) -> None:
-        """Inputs must live until all is done."""
+        """Wait for the call to finish, as its inputs must stay alive."""
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
 
 
 @dataclass
 class _Buffers:
-    """Inputs and outputs of one shape at addresses that stay; the work between them, captured once it is warm."""
+    """Input and output buffers of one set of shapes, and the CUDA graph captured between them."""
 
     shapes: dict[str, tuple[int, ...]]
     inputs: dict[str, Tensor]
     outputs: tuple[Tensor, ...]
-    captures: bool  # TensorRT-RTX captures by itself; where weights are streamed, nothing can be
+    captures: bool  # false for TensorRT-RTX, which captures itself, and with weight streaming
     calls: int = 0
     graph: "torch.cuda.CUDAGraph | None" = None
 
     def run(self, enqueue: Callable[[], bool]) -> bool:
-        """The first call sets up what a capture can't; the second one is captured, and from then on replayed."""
+        """Run the engine: the first call warms up, the second is captured as a CUDA graph, later ones replay it."""
         self.calls += 1
         if self.captures and self.calls == 2:
             self.graph = torch.cuda.CUDAGraph()
@@ -146,7 +146,7 @@ class _Buffers:
                     done = enqueue()
             except RuntimeError:
                 done = False
-            if not done:  # some engines can't be: they go on as they did
+            if not done:  # some engines can't be captured: run them normally
                 self.captures, self.graph = False, None
         if self.graph is None:
             return enqueue()
@@ -155,16 +155,16 @@ class _Buffers:
 
 
 class _Kernels:
-    """What TensorRT-RTX compiles when an engine is first run, kept for the next time; classic TensorRT has it built."""
+    """Cache of the kernels that TensorRT-RTX compiles on an engine's first run; unused by classic TensorRT."""
 
     def __init__(self, record: Record) -> None:
-        """In the user's cache, by engine and GPU."""
+        """Key the cache by engine record and GPU."""
         self.wanted = record.builder == "rtx"
         self.cache: Any = None
         self.key = json_files.key_of(["kernels", record.to_json(), capability()])
 
     def context(self, engine: Any) -> Any:
-        """Of an engine; with what was compiled before."""
+        """An execution context of the engine, with the cached kernels."""
         if not self.wanted:
             return engine.create_execution_context()
         self.path = user_cache() / "rtx" / f"{self.key}.kernels"
@@ -178,10 +178,10 @@ class _Kernels:
         return engine.create_execution_context(config)
 
     def keep(self) -> None:
-        """Once it has been run."""
+        """Save the compiled kernels after the first run."""
         if self.cache is None:
             return
-        with suppress(OSError):  # a cache that can't be written costs time, no more
+        with suppress(OSError):  # an unwritable cache only costs time
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(self.path, f".{os.getpid()}{PARTIAL}") as partial:
                 partial.write_bytes(bytes(self.cache.serialize()))
@@ -189,12 +189,12 @@ class _Kernels:
 
 
 def engines_in(folder: Path) -> list[Path]:
-    """The engines of a component."""
+    """Engine files in a component's folder."""
     return sorted(folder.glob("model.*.engine"))
 
 
 def fitting(paths: Sequence[Path]) -> Path:
-    """The first of a component's engines that runs here; raises what speaks against the first where none does."""
+    """The first engine that runs on this machine; if none does, raises the first engine's problem."""
     problems: list[MissingResource] = []
     for path in paths:
         record = check_file(path)

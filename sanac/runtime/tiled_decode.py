@@ -1,15 +1,15 @@
-"""Large pictures, decoded tile by tile: the memory of one tile, and of the picture itself."""
+"""Decodes large images tile by tile, with the peak memory of one tile plus the image."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-OVERLAP = 0.25  # of a tile's side, that two neighbours share
+OVERLAP = 0.25  # share of a tile's side that overlaps with its neighbour
 
 
 def tiled(decode: Callable[[Tensor], Tensor], latents: Tensor, side: int) -> Tensor:
-    """What `decode` gives for the whole, put together from tiles of `side` latents; neighbours fade into each other."""
+    """Decode latents in overlapping tiles of `side` latents and blend them linearly."""
     rows, columns = (_starts(size, side) for size in latents.shape[2:])
     if len(rows) == len(columns) == 1:
         return decode(latents)
@@ -32,7 +32,7 @@ def tiled(decode: Callable[[Tensor], Tensor], latents: Tensor, side: int) -> Ten
 
 
 def _starts(size: int, side: int) -> list[int]:
-    """Where tiles begin: evenly, the last one ends at the edge."""
+    """Evenly spaced starts of tiles; the last tile ends at the edge."""
     if size <= side:
         return [0]
     step = max(1, int(side * (1 - OVERLAP)))
@@ -41,7 +41,7 @@ def _starts(size: int, side: int) -> list[int]:
 
 
 def _ramp(length: int, like: Tensor) -> Tensor:
-    """Full in the middle, falling to almost nothing at both ends."""
+    """Blending weights of a tile: 1 in the middle, falling towards 0 at both ends."""
     fading = max(1, int(length * OVERLAP))
     place = torch.arange(length, device=like.device, dtype=like.dtype)
     edge = torch.minimum(place, length - 1 - place) + 1

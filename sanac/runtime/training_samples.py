@@ -1,4 +1,4 @@
-"""Pictures on the way: what a model in training paints now, always with the same noise."""
+"""Sample images during training, always with the same noise."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class Samples:
-    """Paints some prompts every so many steps, with the weights of that step."""
+    """Generates images for fixed prompts every `every` steps with the weights of that step."""
 
     def __init__(self, model: Model, prompts: Sequence[str], every: int, folder: Path, device: str | None) -> None:
         self.prompts, self.every, self.folder = tuple(prompts), every, folder
         self.painter = open_generator(model, device)
 
     def stepped(self, step: int, weights: "Mapping[str, Tensor]") -> None:
-        """Called after each step with the weights that would be kept now."""
+        """Callback after each training step with the averaged weights."""
         if step % self.every:
             return
         transformer = self.painter.pipeline.transformer

@@ -1,6 +1,6 @@
-"""CAME (arXiv 2307.02047) with the first moment in 8 bits, as SANA-1.5 trains with it.
+"""CAME (arXiv 2307.02047) with an 8-bit first moment, the optimizer of SANA-1.5.
 
-Of a weight seen as a matrix, g its gradient, only row and column means of the squares are kept, in fp32:
+For a weight as a matrix with gradient g, only row and column means of squares are stored, in fp32:
 
     r, c  follow the row and column means of g^2 + eps1
     u     = g / sqrt(r c / mean r),  u /= max(1, RMS(u) / clip)
@@ -8,9 +8,9 @@ Of a weight seen as a matrix, g its gradient, only row and column means of the s
     R, C  follow the row and column means of (u - m)^2 + eps2
     p    -= rate m / sqrt(R C / mean R)
 
-The averages start at zero. R and C then grow slowest, so the first updates come out up to eleven times too large:
-either a warm-up holds them down, or `correct_bias` divides every average by what it has seen so far, 1 - b^t.
-Weights in bf16 are rounded by chance, so that small steps aren't lost.
+The averages start at zero. R and C grow slowest, so the first updates are up to eleven times too large:
+either a warm-up compensates, or `correct_bias` divides every average by 1 - b^t, as Adam does.
+Weights in bf16 are rounded stochastically, so that small updates aren't lost.
 """
 
 import math
@@ -23,12 +23,12 @@ from torch import Tensor
 
 from sanac.train.state_8bit import BLOCK, Packed, pack, unpack
 
-SMALLEST = 16_384  # elements: smaller weights keep their first moment in fp32
-_CHUNK = 1 << 19  # elements that are worked on together on a CPU: they stay in its cache
+SMALLEST = 16_384  # elements: weights up to this size keep an fp32 first moment
+_CHUNK = 1 << 19  # elements processed at a time on a CPU, so that they stay in its cache
 
 
 def as_matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """How a weight is factored: linear layers and 1x1 convolutions as they are, depthwise ones (channels, 9)."""
+    """Matrix shape in which a weight is factored: linear and 1x1 conv as they are, depthwise (channels, 9), or None."""
     if len(shape) == 2:
         return shape[0], shape[1]
     if len(shape) == 4 and (shape[2:] == (1, 1) or shape[1] == 1):
@@ -37,13 +37,13 @@ def as_matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def stored_in_eight(shape: tuple[int, ...]) -> bool:
-    """Whether the first moment of a weight is kept in 8 bits: linear layers and 1x1 convolutions that are large."""
+    """Whether a weight's first moment is stored in 8 bits: large linear layers and 1x1 convolutions."""
     flat = len(shape) == 2 or (len(shape) == 4 and shape[2:] == (1, 1))
     return flat and math.prod(shape) > SMALLEST
 
 
 class Came(torch.optim.Optimizer):  # type: ignore[misc]
-    """Works on one weight at a time; besides its state it holds one tensor of that weight's size."""
+    """The CAME optimizer. Updates one weight at a time with one temporary tensor of the largest weight's size."""
 
     def __init__(
         self,
@@ -60,28 +60,28 @@ class Came(torch.optim.Optimizer):  # type: ignore[misc]
         assert bits in {8, 32}
         defaults = {"lr": lr, "betas": betas, "eps": eps, "clip": clip, "weight_decay": weight_decay}
         super().__init__(params, defaults | {"bits": bits, "correct_bias": correct_bias})
-        self._rooms: dict[torch.device, Tensor] = {}  # kept from step to step: fresh memory costs more than the work
+        self._rooms: dict[torch.device, Tensor] = {}  # reused buffers: allocating costs more than the update
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Move every weight that has a gradient."""
+        """Update every weight that has a gradient."""
         loss = closure() if closure else None
         weights = [(weight, group) for group in self.param_groups for weight in group["params"]]
         moving = [(weight, group) for weight, group in weights if weight.grad is not None]
         with torch.no_grad():
-            for weight, group in sorted(moving, key=lambda pair: -pair[0].numel()):  # the largest makes the room
+            for weight, group in sorted(moving, key=lambda pair: -pair[0].numel()):  # the largest allocates the buffer
                 if weight not in self.state:
                     self.state[weight] = new_state(weight, group["bits"])
                 _Step(weight, self.state[weight], group, self._room(weight)).take()
         return loss
 
     def _room(self, weight: Tensor) -> Tensor:
-        """Where one weight's change is held."""
+        """Buffer for one weight's update."""
         if len(self._rooms.get(weight.device, ())) < weight.numel():
             self._rooms[weight.device] = torch.empty(weight.numel(), device=weight.device)
         return self._rooms[weight.device]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As saved: torch would cast codes and fp32 averages to the weight's dtype."""
+        """Load the state in its saved dtypes; torch would cast codes and averages to the weight's dtype."""
         super().load_state_dict(state_dict)
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
         weights = [weight for group in self.param_groups for weight in group["params"]]
@@ -91,7 +91,7 @@ class Came(torch.optim.Optimizer):  # type: ignore[misc]
 
 
 def new_state(weight: Tensor, bits: int) -> dict[str, Tensor]:
-    """What is remembered of a weight, before its first step."""
+    """Initial optimizer state of a weight."""
 
     def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=weight.device)
@@ -110,7 +110,7 @@ def new_state(weight: Tensor, bits: int) -> dict[str, Tensor]:
 
 
 def round_stochastically(values: Tensor, chance: torch.Generator) -> Tensor:
-    """To bf16, up or down by chance, so that changes smaller than its steps add up instead of being lost."""
+    """Round fp32 to bf16 stochastically, so that updates smaller than a bf16 step accumulate on average."""
     bits = values.view(torch.int32)
     noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=values.device, generator=chance)
     return bits.add_(noise).bitwise_and_(-(1 << 16)).view(torch.float32).to(torch.bfloat16)
@@ -135,12 +135,12 @@ class _Step:
         self.one = torch.ones(1, 1, device=weight.device)
 
     def seen(self, beta: float) -> float:
-        """What an average that started at zero has seen so far, as a share of one."""
+        """Bias correction 1 - beta^t of an average that started at zero; 1 without correct_bias."""
         return 1 - beta**self.count if self.group["correct_bias"] else 1.0
 
     @cached_property
     def chunks(self) -> Sequence[slice]:
-        """Rows that are worked on together; in whole blocks of the 8-bit storage, but for the last."""
+        """Row ranges that are processed together; all but the last cover whole blocks of the 8-bit storage."""
         rows, columns = self.shape
         whole = BLOCK // math.gcd(columns, BLOCK)
         together = rows if self.weight.is_cuda else max(1, _CHUNK // columns // whole) * whole
@@ -151,7 +151,7 @@ class _Step:
         return self.scratch[number][: rows * columns].view(rows, columns)
 
     def take(self) -> None:
-        """Change the weight and its state."""
+        """Update the weight and its state."""
         rows, columns = self._factors()
         self.factors = rows / self._excess(rows, columns), columns
         apart = self._moment()
@@ -161,7 +161,7 @@ class _Step:
             self._move(self.one, self.one)
 
     def _factors(self) -> tuple[Tensor, Tensor]:
-        """By row and by column, what divides a gradient by the root of its average square; as one row if unfactored."""
+        """Row and column factors of 1 / sqrt(average squared gradient); a single row if the weight isn't factored."""
         beta = self.group["betas"][1]
         if self.factored:
             return self._follow("sq", self._squares(), beta)
@@ -170,8 +170,8 @@ class _Step:
         return self.one, (average / self.seen(beta)).rsqrt_()
 
     def _excess(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """How many times longer than allowed the update is; one if it is not."""
-        lengths = []  # row by row: norm() of a whole tensor is slow
+        """The factor by which the update's RMS exceeds the clip threshold, at least one."""
+        lengths = []  # per row: norm() of a whole tensor is slow
         for chunk in self.chunks:
             update = torch.mul(self.gradient[chunk], columns, out=self._scratch(0, chunk))
             lengths.append(torch.linalg.vector_norm(update, dim=1))
@@ -179,7 +179,7 @@ class _Step:
         return (length / math.sqrt(self.weight.numel()) / self.group["clip"]).clamp_(min=1.0)
 
     def _move(self, rows: Tensor, columns: Tensor) -> None:
-        """The weight along its first moment, each element as far as its row and its column say."""
+        """Apply the update: the first moment scaled by the row and column factors and the learning rate."""
         rate, decay, weight = self.group["lr"], self.group["weight_decay"], self.weight.view(self.shape)
         rows = rows * (rate / self.seen(self.group["betas"][0]))
         if decay:
@@ -207,20 +207,20 @@ class _Step:
         return torch.zeros(self.shape[0], device=device), torch.zeros(self.shape[1], device=device)
 
     def _follow(self, what: str, means: tuple[Tensor, Tensor], beta: float) -> tuple[Tensor, Tensor]:
-        """Let both averages follow; the factors that divide by the root of what they stand for."""
+        """Update the row and column averages; returns the factors of the inverse square root."""
         rows, columns = (self.state[f"exp_avg_{what}_{side}"] for side in ("row", "col"))
         rows.lerp_(means[0], 1 - beta)
         columns.lerp_(means[1], 1 - beta)
         return (rows / rows.mean()).rsqrt_()[:, None], (columns / self.seen(beta)).rsqrt_()
 
     def _update(self, chunk: slice) -> Tensor:
-        """The gradient, divided by the root of its average square."""
+        """The gradient divided by the square root of its average square."""
         return torch.mul(self.gradient[chunk], self.factors[0][chunk], out=self._scratch(0, chunk)).mul_(
             self.factors[1]
         )
 
     def _moment(self) -> tuple[Tensor, Tensor]:
-        """Let the first moment follow; row and column means of how far the updates are from it."""
+        """Update the first moment; returns row and column means of the squared residual (u - m)^2."""
         rows, columns = self._means()
         for chunk in self.chunks:
             update, moment = self._update(chunk), self.moment[chunk]
@@ -236,7 +236,7 @@ class _Step:
         return rows.add_(self.group["eps"][1]), columns.div_(self.shape[0]).add_(self.group["eps"][1])
 
     def _stored(self, chunk: slice) -> Packed:
-        """Where some rows of the first moment are kept in 8 bits."""
+        """8-bit storage of some rows of the first moment."""
         first, last = chunk.start * self.shape[1], chunk.stop * self.shape[1]
         blocks = slice(first // BLOCK, -(-last // BLOCK))
         return Packed(self.state["exp_avg"][first:last], self.state["exp_avg_scale"][blocks])

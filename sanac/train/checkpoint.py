@@ -1,4 +1,4 @@
-"""What a run leaves on disk to continue from: one safetensors file per checkpoint, renamed into place; no pickle."""
+"""Training checkpoints: one safetensors file per checkpoint, written atomically; no pickle."""
 
 import json
 import platform
@@ -15,12 +15,12 @@ from sanac.core.errors import InvalidInput
 from sanac.core.progress import Reporter
 from sanac.nn.save_tensors import save_tensors
 
-KEPT = 2  # the newest, and one before it should the newest be damaged
+KEPT = 2  # the newest and a fallback in case it is damaged
 _RECORD = "sanac"
 
 
 def environment(device: torch.device, *, compiled: bool) -> dict[str, str]:
-    """What bit-exact continuation depends on besides the checkpoint."""
+    """Environment that bit-exact resumption depends on besides the checkpoint."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "device": f"{device.type} {name}",
@@ -33,20 +33,20 @@ def environment(device: torch.device, *, compiled: bool) -> dict[str, str]:
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Path:
-    """Write the checkpoint after `step` steps, flushed and renamed; drop those that are no longer needed."""
+    """Write the checkpoint after `step` steps atomically and delete the older ones beyond KEPT."""
     path = folder / f"step-{step:07d}.safetensors"
-    # a tensor may share memory with another (tied weights): each is saved on its own
+    # clone: safetensors refuses tensors that share memory (tied weights)
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_tensors(stored, path, {_RECORD: json.dumps({**record, "step": step}, sort_keys=True)})
     files = _newest_first(folder)
     place = files.index(path)
-    for old in (*files[:place], *files[place + KEPT :]):  # what claims to be further couldn't be read
+    for old in (*files[:place], *files[place + KEPT :]):  # checkpoints of later steps were unreadable
         old.unlink()
     return path
 
 
 def load(folder: Path, reporter: Reporter) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest checkpoint that can be read, with its record; None if there is none."""
+    """Tensors and record of the newest readable checkpoint; None if there is none."""
     for path in _newest_first(folder):
         try:
             with safe_open(path, framework="pt") as file:
@@ -60,11 +60,11 @@ def load(folder: Path, reporter: Reporter) -> tuple[dict[str, Tensor], dict[str,
 def check_checkpoint(
     record: Mapping[str, Any], key: str, surroundings: Mapping[str, str], folder: Path, reporter: Reporter
 ) -> None:
-    """Refuse a checkpoint of another configuration; say what about the machine has changed."""
+    """Raise InvalidInput for a checkpoint of another configuration; warn if the environment has changed."""
     if record.get("key") != key:
         raise InvalidInput(
             f"the checkpoint in {folder} belongs to another configuration",
-            why="its settings, its data or its shapes differ from this run's",
+            why="its settings, data or tensor shapes differ from this run's",
             hint="delete that folder, or choose another",
         )
     before = record.get("environment", {})
@@ -72,7 +72,7 @@ def check_checkpoint(
         f"{name} was {before.get(name)}, is {now}" for name, now in surroundings.items() if before.get(name) != now
     ]
     if changed:
-        reporter.warn(f"continuing, but not bit for bit: {'; '.join(changed)}")
+        reporter.warn(f"continuing, but not bit-exactly, as the environment changed: {'; '.join(changed)}")
 
 
 def _newest_first(folder: Path) -> list[Path]:

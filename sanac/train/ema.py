@@ -1,4 +1,4 @@
-"""The moving average of weights: what is kept of a run."""
+"""Exponential moving average of the trained weights."""
 
 from collections.abc import Mapping
 
@@ -14,11 +14,11 @@ class ExponentialAverage:
         self.weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
 
     def decay(self, step: int) -> float:
-        """How much of the old average stays at step number `step`, counted from zero."""
+        """Decay at step number `step`, counted from zero."""
         return min(self.limit, (1 + step) / (10 + step))
 
     def update(self, weights: Mapping[str, Tensor], step: int) -> None:
-        """Move towards the weights as they are after step number `step`."""
+        """Update the average with the weights after step number `step`."""
         with torch.no_grad():
             for name, average in self.weights.items():
                 average.lerp_(weights[name].to(average.dtype), 1 - self.decay(step))

@@ -1,35 +1,35 @@
-"""Flow matching as SANA trains it: x_s = (1 - s) x_0 + s e, and the model predicts the velocity e - x_0."""
+"""Flow matching as in SANA: x_s = (1 - s) x_0 + s e, and the model predicts the velocity e - x_0."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-TIMESTEPS = 1000  # the model is told 1000 s
+TIMESTEPS = 1000  # the model's timestep input is 1000 s
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """How noise levels are drawn: a logit-normal, moved towards noise by `shift`."""
+    """Distribution of noise levels: logit-normal, shifted towards noise by `shift`."""
 
     mean: float = 0.0
     deviation: float = 1.0
     shift: float = 3.0
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Noise levels s in 0..1: u = sigmoid(N(mean, deviation)), s = shift u / (1 + (shift - 1) u)."""
+        """Draw noise levels s in 0..1: u = sigmoid(N(mean, deviation)), s = shift u / (1 + (shift - 1) u)."""
         plain = torch.sigmoid(self.mean + self.deviation * torch.randn(count, generator=generator))
         return self.shift * plain / (1 + (self.shift - 1) * plain)
 
 
 def noised(latents: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
-    """The state on the straight line between data (s = 0) and noise (s = 1)."""
+    """Noised latents on the straight line between data (s = 0) and noise (s = 1)."""
     levels = levels.view(-1, *[1] * (latents.dim() - 1))
     return (1 - levels) * latents + levels * noise
 
 
 def velocity(latents: Tensor, noise: Tensor) -> Tensor:
-    """What the model is to predict: the state's derivative by s."""
+    """Target velocity: the derivative of the noised latents by s."""
     return noise - latents
 
 
@@ -39,5 +39,5 @@ def flow_loss(predicted: Tensor, latents: Tensor, noise: Tensor) -> Tensor:
 
 
 def drop_captions(count: int, share: float, generator: torch.Generator) -> Tensor:
-    """Which samples of a batch train without their caption, so that guidance has an unconditional side."""
+    """Random mask of samples that train without caption, for classifier-free guidance."""
     return torch.rand(count, generator=generator) < share

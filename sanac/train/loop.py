@@ -1,4 +1,4 @@
-"""The training loop: any task, any device; checkpoints from which it continues bit for bit."""
+"""The training loop: any task, any device, with checkpoints that resume bit-exactly."""
 
 import hashlib
 import json
@@ -23,52 +23,52 @@ from sanac.train.ema import ExponentialAverage
 from sanac.train.optimizers import make_optimizer, recall, remembered, set_rate
 from sanac.train.schedule import Schedule
 
-SCHEMA = 1  # of the checkpoints: raised when the same settings would train differently
+SCHEMA = 1  # of checkpoints: raised when the same settings would train differently
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a run is trained, whatever the task."""
+    """Settings of a training run, independent of its task."""
 
     schedule: Schedule
     clip: float = 1.0
-    average: float = 0.999  # 0: none, the weights themselves are what is kept
+    average: float = 0.999  # EMA decay; 0: no EMA
     optimizer: str = "adamw"
     accumulate: int = 1  # batches per step
     betas: tuple[float, float] = (0.9, 0.99)  # AdamW's
     weight_decay: float = 0.0
-    precision: str = "fp32"  # or bf16: autocast, weights and optimizer stay in fp32
+    precision: str = "fp32"  # or bf16: autocast with fp32 weights and optimizer state
     seed: int = 0
     save_every: int = 500
     log_every: int = 25
 
 
 class TrainingTask(Protocol):
-    """What is trained: modules by name, and the loss of one step."""
+    """A training task: the trained modules by name, and the loss of a batch."""
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
-        """The modules whose weights are trained."""
+        """Trained modules by name."""
 
     @property
     def identity(self) -> str:
-        """Changes when the data or anything else does that the settings don't say."""
+        """Identity of the data and of everything else that training depends on beyond the settings."""
 
     @property
     def compiled(self) -> bool:
-        """Whether torch.compile had its hands on it: its results differ in the last bits."""
+        """Whether the model runs under torch.compile, which changes results in the last bits."""
 
     @property
     def shown(self) -> str:
-        """What the last batch held, for messages."""
+        """Description of the last batch for messages."""
 
     def loss(self, generator: torch.Generator, number: int, /) -> Tensor:
-        """The loss of batch `number`; everything random comes from `generator`, which belongs to that number."""
+        """Loss of batch `number`; all randomness comes from `generator`, which is seeded by that number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """Who else wants to know how a run goes: of each logged line, and of the weights after each step."""
+    """Callbacks of a run: with each logged line, and with the weights after each step."""
 
     logged: Callable[[Mapping[str, float]], None] = lambda _: None
     stepped: Callable[[int, Mapping[str, Tensor]], None] = lambda *_: None
@@ -77,7 +77,7 @@ class Callbacks:
 def train(
     task: TrainingTask, settings: Settings, folder: Path, reporter: Reporter, callbacks: Callbacks = Callbacks()
 ) -> dict[str, dict[str, Tensor]]:
-    """Train until the schedule's end, continuing from `folder`; the averaged weights of each part."""
+    """Train to the end of the schedule, resuming from `folder`; returns the averaged weights of each part."""
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(task, settings, folder, reporter, callbacks)
     total = settings.schedule.steps
@@ -105,7 +105,7 @@ def train(
 
 
 class _Run:
-    """A run in progress: weights, their average, the optimizer, and how far it is."""
+    """State of a run: weights, their EMA, the optimizer and the step."""
 
     def __init__(
         self, task: TrainingTask, settings: Settings, folder: Path, reporter: Reporter, callbacks: Callbacks
@@ -133,18 +133,18 @@ class _Run:
 
     @property
     def kept(self) -> Mapping[str, Tensor]:
-        """What the run is for: the averaged weights, or the weights where nothing is averaged."""
+        """The result of the run: the averaged weights, or the weights without EMA."""
         return self.average.weights or self.weights
 
     @property
     def key(self) -> str:
-        """Equal for runs that train the same way on the same data."""
+        """Content key: equal for runs with the same settings, data and shapes."""
         how = asdict(self.settings) | {"save_every": 0, "log_every": 0}
         shapes = {name: list(weight.shape) for name, weight in self.weights.items()}
         return json_files.key_of([SCHEMA, json.loads(json.dumps(how)), self.task.identity, shapes])
 
     def advance(self) -> None:
-        """One step of the optimizer and of the average."""
+        """Take one step of the optimizer and update the EMA."""
         rate = self.settings.schedule.at(self.step)
         set_rate(self.optimizer, rate)
         loss = self._gradients()
@@ -152,8 +152,8 @@ class _Run:
         if not torch.isfinite(norm):
             raise InvalidInput(
                 f"training diverged at step {self.step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}",
-                why=f"the batch held {self.task.shown}; the last checkpoint is kept in {self.folder}",
-                hint="a lower learning rate, a longer warm-up, or fp32 instead of bf16",
+                why=f"it happened on {self.task.shown}; the last checkpoint is kept in {self.folder}",
+                hint="use a lower --learning-rate, a longer --warmup, or --precision fp32",
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -164,7 +164,7 @@ class _Run:
             self._log(rate, float(norm))
 
     def _gradients(self) -> Tensor:
-        """Gradients of one step's batches; their mean loss."""
+        """Accumulate the gradients of one step's batches; returns their mean loss."""
         losses, many = [], self.settings.accumulate
         for number in range(self.step * many, (self.step + 1) * many):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
@@ -189,7 +189,7 @@ class _Run:
         self.losses, self.since = [], now
 
     def save(self) -> None:
-        """Write everything that the next step depends on."""
+        """Write a checkpoint with everything that the next step depends on."""
         tensors = {f"weights/{name}": weight for name, weight in self.weights.items()}
         tensors |= {f"average/{name}": weight for name, weight in self.average.weights.items()}
         for name, weight in self.weights.items():
@@ -203,7 +203,7 @@ class _Run:
         return checkpoint.environment(self.device, compiled=self.task.compiled)
 
     def resume(self) -> None:
-        """Continue from the newest checkpoint, if there is one."""
+        """Restore the newest checkpoint, if there is one."""
         found = checkpoint.load(self.folder, self.reporter)
         metrics = self.folder / "metrics.jsonl"
         if found is None:
@@ -225,20 +225,23 @@ class _Run:
         self.step = record["step"]
         self.losses = [torch.tensor(loss, device=self.device) for loss in record["losses"]]
         lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
-        whole = [line for line in lines if line.endswith("}\n")]  # a kill may have torn the last one
+        whole = [line for line in lines if line.endswith("}\n")]  # a kill may have truncated the last line
         metrics.write_text("".join(line for line in whole if json.loads(line)["step"] <= self.step))
         self.reporter.note(f"continuing {self.folder} at step {self.step}")
 
 
 def generator_for(seed: int, step: int) -> torch.Generator:
-    """Randomness that depends on nothing but the seed and the step: there is no state to save."""
+    """A generator that depends only on the seed and the step, so that no random state has to be saved."""
     digest = hashlib.sha256(f"{seed}:{step}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], signed=True))
 
 
 @contextmanager
 def _held_signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM wait for the end of a step, and are delivered at the end. A second one is not held."""
+    """Defer the first Ctrl-C or SIGTERM until the context ends; yields a function that says if one arrived.
+
+    A second signal is not deferred.
+    """
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

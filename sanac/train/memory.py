@@ -1,7 +1,7 @@
-"""What training takes of memory, worked out before it starts: counted, not guessed.
+"""Estimates the memory of training before it starts.
 
-Activations are counted by letting autograd run on tensors without data: what it saves for the backward pass is what a
-step holds at its peak. Weights, gradients, the optimizer's state and the average follow from the tensors' sizes.
+Activations are counted by running autograd on fake tensors: the tensors it saves for the backward pass are the peak of
+a step. Weights, gradients, optimizer state and EMA follow from the tensor sizes.
 """
 
 from collections.abc import Mapping
@@ -16,29 +16,29 @@ from torch.autograd.graph import saved_tensors_hooks
 from sanac.core.units import bytes_text
 from sanac.train.optimizers import OPTIMIZERS
 
-BASE = 600_000_000  # torch, diffusers and transformers, imported
+BASE = 600_000_000  # bytes of imported torch, diffusers and transformers
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes, by what they are for."""
+    """Bytes of training memory by purpose."""
 
     weights: int
     gradients: int
     optimizer: int
     average: int
     activations: int
-    largest: int  # what is held for a moment: a tensor's change, a block's gradients
+    largest: int  # largest temporary: a tensor's update, a block's gradients
     base: int = BASE
 
     @property
     def total(self) -> int:
-        """At the peak of a step: activations make room for gradients as the backward pass goes on."""
+        """Peak bytes of a step: the backward pass frees activations as it allocates gradients."""
         steady = self.weights + self.optimizer + self.average + self.base
         return steady + max(self.activations, self.gradients) + self.largest
 
     def __str__(self) -> str:
-        """For people."""
+        """The total and its parts, readable."""
         parts = {name: size for name, size in asdict(self).items() if name not in {"base", "largest"} and size}
         named = ", ".join(f"{name} {bytes_text(size)}" for name, size in parts.items())
         return f"{bytes_text(self.total)} of memory ({named})"
@@ -46,7 +46,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a step is asked to do."""
+    """Size and options of a training step."""
 
     batch: int
     height: int  # of the latents
@@ -58,13 +58,13 @@ class Load:
 
 
 def estimate_memory(config: Mapping[str, Any], load: Load, optimizer: str, *, average: bool) -> Memory:
-    """For a transformer of this config."""
+    """Memory of training a transformer with this config."""
     blocks = int(config["num_layers"])
     one, two = (_saved(dict(config) | {"num_layers": depth}, load) for depth in (1, 2))
     each, outside = two.saved - one.saved, 2 * one.saved - two.saved
     weights = one.weights + (blocks - 1) * (two.weights - one.weights)
     activations = outside + blocks * each
-    if load.checkpointing:  # a block's input is kept, its inside comes again when its turn comes
+    if load.checkpointing:  # stores each block's input and recomputes one block at a time
         activations = outside + blocks * one.stream + each
     trained = weights if load.lora is None else 4 * load.lora * blocks * one.edges
     return Memory(
@@ -82,18 +82,18 @@ class _Counted:
     weights: int
     saved: int
     stream: int
-    edges: int  # rows and columns of all matrices in the blocks: what a LoRA of rank 1 trains
+    edges: int  # rows plus columns of all matrices in the blocks: parameters of a rank-1 LoRA
 
 
 def _saved(config: dict[str, Any], load: Load) -> _Counted:
-    """Bytes of the weights, and of what autograd saves in a forward pass, for a transformer of this config."""
+    """Bytes of the weights, and of the tensors that autograd saves in a forward pass, for a config."""
     from diffusers import SanaTransformer2DModel
 
     storages: dict[int, Any] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage  # noqa: SLF001 (its identity: tensors without data have no address)
+        storages[storage._cdata] = storage  # noqa: SLF001 (identity: fake tensors have no address)
         return tensor
 
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -1,4 +1,4 @@
-"""The optimizers that a run may take, and what each remembers of a weight as tensors that a checkpoint can hold."""
+"""The available optimizers, and their per-weight state as plain tensors for checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sanac.train.came import Came
 
-OPTIMIZERS = {  # bytes per weight that are remembered, about
+OPTIMIZERS = {  # approximate bytes of optimizer state per parameter
     "came8bit": 1.02,
     "came": 4.01,
     "adamw": 8.0,
@@ -19,7 +19,7 @@ OPTIMIZERS = {  # bytes per weight that are remembered, about
 def make_optimizer(
     name: str, weights: list[nn.Parameter], betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.Optimizer:
-    """An optimizer whose rate is set at every step. `betas` are AdamW's; CAME has the paper's."""
+    """Create an optimizer; its learning rate is set at every step. `betas` are for AdamW; CAME uses the paper's."""
     if name in {"came8bit", "came"}:
         bits = 8 if name == "came8bit" else 32
         return Came(weights, lr=0.0, weight_decay=weight_decay, bits=bits, correct_bias=True)
@@ -36,7 +36,7 @@ def make_optimizer(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The learning rate of the next step."""
+    """Set the learning rate of the next step."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -45,7 +45,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def remembered(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> dict[str, Tensor]:
-    """Plain tensors; of torchao's 8-bit ones, the parts that they consist of."""
+    """Optimizer state of a weight as plain tensors; torchao's 8-bit tensors are split into their parts."""
     found: dict[str, Tensor] = {}
     for entry, value in optimizer.state[weight].items():
         if hasattr(value, "__tensor_flatten__"):
@@ -56,7 +56,7 @@ def remembered(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> dict[s
 
 
 def recall(optimizer: torch.optim.Optimizer, weight: nn.Parameter, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `remembered` gave."""
+    """Restore the optimizer state of a weight from the output of `remembered`."""
     state: dict[str, Any] = {}
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""The learning rate at each step: linear warm-up, then constant or half a cosine down to a floor."""
+"""The learning rate schedule: linear warm-up, then constant or cosine decay to a floor."""
 
 import math
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How the learning rate moves over a run of `steps`."""
+    """Learning rate over a run of `steps`."""
 
     peak: float
     steps: int
     warmup: int = 0
     shape: Literal["cosine", "constant"] = "cosine"
-    floor: float = 0.02  # share of the peak that is left at the end
+    floor: float = 0.02  # final rate as a share of the peak
 
     def at(self, step: int) -> float:
-        """The rate used by step number `step`, counted from zero."""
+        """Learning rate at step number `step`, counted from zero."""
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
         if self.shape == "constant":

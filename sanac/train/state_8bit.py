@@ -1,7 +1,6 @@
-"""Eight bits for what an optimizer remembers: codes from -127 to 127, and one scale for each block of 2048 elements.
+"""8-bit optimizer state: codes from -127 to 127, and one scale per block of 2048 elements.
 
-The scale is a 127th of a block's largest value, whatever its sign. So zero is exactly zero, a block of nothing but
-zeros has the scale 0, and one of nothing but the same value is exact.
+The scale is absmax / 127. So zero is exact, a block of zeros has the scale 0, and a constant block is exact.
 """
 
 from typing import NamedTuple
@@ -10,19 +9,19 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own custom)
 from torch import Tensor
 
-BLOCK = 2048  # elements, counted through the flattened tensor
+BLOCK = 2048  # elements of the flattened tensor
 CODES = 127
 
 
 class Packed(NamedTuple):
-    """Codes, and how to read them."""
+    """A block-quantized tensor: codes and scales."""
 
     codes: Tensor  # int8, (elements,)
     scale: Tensor  # fp32, (blocks,)
 
 
 def pack(values: Tensor, into: Packed, scratch: Tensor | None = None) -> None:
-    """Fp32 values, one dimension, to codes; the last block may be shorter. `scratch` is as long as the values."""
+    """Quantize 1-D fp32 values into `into`; the last block may be shorter. `scratch` is as long as the values."""
     blocks = _blocks(values)
     scale = torch.maximum(blocks.amax(dim=1), -blocks.amin(dim=1)) / CODES  # four times as fast as an infinity norm
     inverse = torch.where(scale > 0, 1 / scale, 0)
@@ -32,7 +31,7 @@ def pack(values: Tensor, into: Packed, scratch: Tensor | None = None) -> None:
 
 
 def unpack(packed: Packed, out: Tensor) -> Tensor:
-    """Codes to fp32 values in `out`."""
+    """Dequantize into `out`, fp32."""
     count = len(packed.codes)
     whole = count - count % BLOCK
     out[:whole].view(-1, BLOCK).copy_(packed.codes[:whole].view(-1, BLOCK)).mul_(packed.scale[: whole // BLOCK, None])

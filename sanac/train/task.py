@@ -1,4 +1,4 @@
-"""The flow-matching task: a transformer learns the velocity of latents, given their captions."""
+"""The flow-matching task: trains a transformer to predict the velocity of noised latents from their captions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,40 +12,40 @@ from sanac.train.flow_matching import TIMESTEPS, Times, drop_captions, flow_loss
 
 
 class Data(Protocol):
-    """Where batches come from."""
+    """A source of batches."""
 
     @property
     def identity(self) -> str:
-        """Changes when the data does."""
+        """Identity of the data; changes when the data changes."""
 
     def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
-        """Latents (count, channels, height, width) as the transformer sees them, and their captions."""
+        """Draw scaled latents (count, channels, height, width) and their captions."""
 
 
 Encoder = Callable[[list[str]], tuple[Tensor, Tensor]]  # captions -> embeddings (count, length, width), mask
 
 
 class TransformerTask:
-    """What is trained is a transformer, compiled or not; what encodes captions stays as it is."""
+    """Base of tasks that train a transformer only, compiled or not."""
 
     transformer: nn.Module
     compiled: bool
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
-        """The transformer alone."""
+        """Trained modules: the transformer."""
         return {"transformer": self.transformer}
 
     @cached_property
     def forward(self) -> Callable[..., tuple[Tensor]]:
-        """What a batch goes through."""
+        """The transformer, compiled if `compiled` is set."""
         found: Callable[..., tuple[Tensor]] = torch.compile(self.transformer) if self.compiled else self.transformer
         return found
 
 
 @dataclass
 class FlowTask(TransformerTask):
-    """A transformer, what encodes its captions, and the data it learns from."""
+    """Flow-matching training of a transformer with a caption encoder and a data source."""
 
     transformer: nn.Module
     encode: Encoder
@@ -58,11 +58,11 @@ class FlowTask(TransformerTask):
 
     @property
     def identity(self) -> str:
-        """What the loop's settings don't say."""
+        """Everything that training depends on beyond the loop's settings."""
         return f"{self.data.identity} {self.batch_size} {self.times} {self.caption_dropout}"
 
     def loss(self, generator: torch.Generator, _number: int = 0, /) -> Tensor:
-        """One batch: draw data, noise and noise levels; compare the predicted velocity with the true one."""
+        """Flow-matching loss of one batch: draws data, noise and noise levels, and compares velocities."""
         latents, captions = self.data.batch(self.batch_size, generator)
         self.shown = f"the captions {captions[0]!r} and {len(captions) - 1} more"
         dropped = drop_captions(len(captions), self.caption_dropout, generator)

@@ -1,4 +1,4 @@
-"""A run's numbers to the trackers that people use, by name, through accelerate: TensorBoard, W&B, MLflow and others."""
+"""Logs training metrics to experiment trackers by name, through accelerate: TensorBoard, W&B, MLflow and others."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ Logged = Callable[[Mapping[str, float]], None]
 
 @contextmanager
 def trackers(names: Sequence[str], folder: Path, settings: Mapping[str, object]) -> Iterator[Logged]:
-    """What takes the lines of a run; nothing is loaded where nobody asked."""
+    """Open the named trackers and yield a function that logs a line of metrics; imports nothing without names."""
     if not names:
         yield lambda _: None
         return
@@ -20,9 +20,7 @@ def trackers(names: Sequence[str], folder: Path, settings: Mapping[str, object])
 
     unknown = [name for name in names if name not in LOGGER_TYPE_TO_CLASS]
     if unknown:
-        raise UsageError(
-            f"there is no tracker {unknown[0]!r}", hint=f"one of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}"
-        )
+        raise UsageError(f"unknown tracker {unknown[0]!r}", hint=f"one of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
     missing = [name for name in names if name not in {str(found) for found in get_available_trackers()}]
     if missing:
         raise MissingResource(f"{missing[0]} is not installed", hint=f"pip install {missing[0]}")

@@ -1,1 +1,1 @@
-"""What a model is worth after surgery: evaluation suites, parity, benchmarks, gates."""
+"""Checks of compressed models: evaluation suites, parity, benchmarks, rank correlation and gates."""

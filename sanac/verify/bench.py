@@ -1,8 +1,8 @@
-"""How fast, how much memory: models and backends measured side by side, in processes that take turns.
+"""Benchmarks speed and memory of models and backends side by side, in processes that take turns.
 
-Every subject lives in a process of its own, so that its memory is its own; only one of them works at a time. A round
-asks each in turn; the next round begins with another one. Compared are rounds, so that what a machine does to all of
-them, it does to both sides of a ratio.
+Each subject has its own process, so that its memory can be measured; only one computes at a time. A round runs every
+subject once; the order rotates between rounds. Ratios are taken per round, so that slowdowns of the machine affect
+both sides of a ratio.
 """
 
 import json
@@ -24,19 +24,19 @@ from sanac.core.units import duration_text
 from sanac.verify.timing_noise import Contention, noise_warnings, watch_contention
 
 PARTS = ("transformer", "text_encoder", "decoder", "image")
-STEP = "transformer"  # a call of it is a step of the sampler
-_SAMPLED = 0.02  # seconds between two looks at a process's memory
+STEP = "transformer"  # one call of it is one sampler step
+_SAMPLED = 0.02  # seconds between two samples of a process's memory
 
 
 @dataclass(frozen=True, slots=True)
 class BenchRun:
-    """What is measured."""
+    """Settings of a benchmark."""
 
     batches: tuple[int, ...] = (1,)
     rounds: int = 5
-    steps: int | None = None  # None: the model's own
+    steps: int | None = None  # None: the model's default
     guidance: float = 4.5
-    size: tuple[int, int] | None = None  # width, height; None: the model's own
+    size: tuple[int, int] | None = None  # width, height; None: the native resolution
     device: str | None = None
     threads: int | None = None
     tile: int | None = None
@@ -44,20 +44,20 @@ class BenchRun:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One model with one backend."""
+    """One model on one backend."""
 
     name: str
-    model: str  # as it is opened
+    model: str  # path or name that opens it
     backend: str
 
     def __str__(self) -> str:
-        """'sanac:tiny, onnx'."""
+        """Name and backend, e.g. 'sanac:tiny, onnx'."""
         return f"{self.name}, {self.backend}"
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds."""
+    """Median, 90th percentile and number of measured times, in seconds."""
 
     median: float
     p90: float
@@ -65,14 +65,14 @@ class Times:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> "Times":
-        """Of several that were measured."""
+        """Summarise measured seconds."""
         ordered = sorted(seconds)
         return cls(statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.9 * len(ordered)))], len(ordered))
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times faster than the first, over the rounds."""
+    """Speedup over the first subject: median and range over the rounds."""
 
     median: float
     least: float
@@ -81,28 +81,28 @@ class Ratio:
 
 @dataclass
 class Measured:
-    """One subject; seconds by batch, part and round."""
+    """Measurements of one subject: seconds by batch, round and part."""
 
     subject: Subject
     device: str = "cpu"
     load: float = 0.0
-    warm: dict[int, float] = field(default_factory=dict)  # the first call, by batch
+    warm: dict[int, float] = field(default_factory=dict)  # batch -> seconds of the first call
     rounds: dict[int, list[dict[str, list[float]]]] = field(default_factory=dict)
-    anonymous: int = 0  # bytes at most, that can't be evicted
-    resident: int = 0  # with mapped files, which can
+    anonymous: int = 0  # peak bytes of anonymous memory, which can't be evicted
+    resident: int = 0  # peak bytes including mapped files, which can be evicted
     on_device: int = 0
 
     def times(self, batch: int, part: str) -> Times | None:
-        """All calls of all rounds; None for a part that isn't there."""
+        """Times of a part over all rounds; None if the subject doesn't have the part."""
         seconds = [one for found in self.rounds[batch] for one in found.get(part, ())]
         return Times.of(seconds) if seconds else None
 
     def per_round(self, batch: int) -> list[float]:
-        """What the speed-up is of: a picture's time, or a step's where there are no pictures."""
+        """Median seconds of each round: of the whole call, or of a sampler step for a transformer alone."""
         return [statistics.median(found.get("image") or found[STEP]) for found in self.rounds[batch]]
 
     def ratio(self, other: "Measured", batch: int) -> Ratio:
-        """How many times faster this one is."""
+        """Speedup of this subject over another."""
         pairs = zip(other.per_round(batch), self.per_round(batch), strict=True)
         ratios = [theirs / ours for theirs, ours in pairs]
         return Ratio(statistics.median(ratios), min(ratios), max(ratios))
@@ -110,14 +110,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What was found."""
+    """Result of a benchmark."""
 
     measured: tuple[Measured, ...]
     asked: BenchRun
-    doubts: tuple[str, ...]  # why these figures may not be trusted
+    doubts: tuple[str, ...]  # warnings about noisy measurements
 
     def to_json(self) -> dict[str, Any]:
-        """For reports; seconds and bytes."""
+        """The report as JSON, in seconds and bytes."""
         return {
             "settings": asdict(self.asked),
             "machine": machine(),
@@ -141,7 +141,7 @@ class BenchReport:
         return subject | {"load": one.load, "memory": memory, "batches": batches}
 
     def metrics(self, name: str) -> dict[str, float]:
-        """A model's flat numbers: milliseconds, bytes, ratios."""
+        """Flat metrics of a model by name: milliseconds, bytes, ratios."""
         found: dict[str, float] = {}
         for one in self.measured:
             if one.subject.name != name:
@@ -157,7 +157,7 @@ class BenchReport:
 
 
 def machine() -> dict[str, Any]:
-    """Where it was measured."""
+    """Description of this machine: CPU, cores, GPU and package versions."""
     import torch
 
     from sanac.runtime.doctor import processor, version
@@ -169,9 +169,9 @@ def machine() -> dict[str, Any]:
 
 
 def bench(subjects: Sequence[Subject], asked: BenchRun, reporter: Reporter) -> BenchReport:
-    """Open all, warm all, then round after round."""
+    """Load and warm up all subjects, then measure them in rounds."""
     if len(set(subjects)) < len(subjects):
-        raise UsageError("a model is named twice with the same backend", hint="name each once")
+        raise UsageError("a model is listed twice with the same backend", hint="list each once")
     found = [Measured(subject) for subject in subjects]
     watched = Contention()
     with ExitStack() as stack:
@@ -200,24 +200,24 @@ def bench(subjects: Sequence[Subject], asked: BenchRun, reporter: Reporter) -> B
 
 
 def _turned(workers: Sequence["_Worker"], number: int) -> Iterator["_Worker"]:
-    """Who comes first changes with the round."""
+    """Rotate the order of the workers by the round number."""
     for place in range(len(workers)):
         yield workers[(place + number) % len(workers)]
 
 
 class _Worker:
-    """The process of one subject."""
+    """The child process of one subject."""
 
     def __init__(self, measured: Measured, process: "subprocess.Popen[str]") -> None:
         self.measured, self.process = measured, process
 
     def load(self) -> None:
-        """It loads as soon as it is there; wait for it."""
+        """Wait until the process has loaded the model."""
         answer = self._answer()
         self.measured.load, self.measured.device = answer["seconds"], answer["device"]
 
     def run(self, batch: int) -> dict[str, list[float]]:
-        """One run, by part."""
+        """Run one call; returns seconds by part."""
         assert self.process.stdin
         with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps({"batch": batch}) + "\n")
@@ -226,7 +226,7 @@ class _Worker:
         return seconds
 
     def _answer(self) -> dict[str, Any]:
-        """What it says next, while its memory is looked at; what went wrong there is raised here."""
+        """Read the next answer while sampling the process's memory; raises errors of the process here."""
         assert self.process.stdout
         over = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(over,), daemon=True)
@@ -248,8 +248,10 @@ class _Worker:
 
     def _ended(self) -> MissingResource:
         code = self.process.wait()
-        why = "it was killed, as happens where memory runs out" if code == -9 else f"its process ended with {code}"
-        return MissingResource(f"{self.measured.subject} could not be measured", why=why, hint="fewer models at a time")
+        killed = "its process was killed, probably because memory ran out"
+        why = killed if code == -9 else f"its process exited with code {code}"
+        hint = "benchmark fewer models at a time"
+        return MissingResource(f"{self.measured.subject} could not be measured", why=why, hint=hint)
 
     def _watch(self, over: threading.Event) -> None:
         status = Path(f"/proc/{self.process.pid}/status")
@@ -269,7 +271,7 @@ def _kilobytes(text: str) -> int:
 
 @contextmanager
 def _worker(measured: Measured, asked: BenchRun) -> Iterator[_Worker]:
-    """Its process, which ends with the block."""
+    """Start the child process of a subject; it ends with the context."""
     subject = measured.subject
     command = [sys.executable, "-P", "-m", "sanac.verify.bench_worker"]
     about: Mapping[str, Any] = {"parent": os.getpid(), "model": subject.model, "backend": subject.backend}
@@ -286,11 +288,11 @@ def _worker(measured: Measured, asked: BenchRun) -> Iterator[_Worker]:
     ) as process:
         assert process.stdin
         try:
-            with suppress(BrokenPipeError):  # it ended at once: its answer will be missing
+            with suppress(BrokenPipeError):  # it ended at once: the missing answer is reported later
                 process.stdin.write(json.dumps(task) + "\n")
                 process.stdin.flush()
             yield _Worker(measured, process)
         finally:
             process.kill()
-            with suppress(BrokenPipeError):  # what a dead one was not told any more
+            with suppress(BrokenPipeError):  # unsent input of a dead process
                 process.stdin.close()

@@ -1,7 +1,7 @@
-"""The child process that times one model with one backend: `python -m sanac.verify.bench_worker`, a task on stdin.
+"""Child process that times one model on one backend: `python -m sanac.verify.bench_worker`, with its task on stdin.
 
-Its task is one line of JSON, then one line per run; each is answered by one line on stdout. What a run takes is taken
-from a whole call of the pipeline: the parts of it are timed as the pipeline calls them.
+Input is one JSON line with the task, then one line per run; each is answered by one line on stdout. A run is a whole
+call of the pipeline, whose components are timed as the pipeline calls them.
 """
 
 import json
@@ -27,14 +27,14 @@ from sanac.runtime.backends import open_parts
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator, open_transformer, usual_steps
 from sanac.verify.parity import USUAL, Case
 
-COMPILE = "compile"  # torch's compiler, on the transformer
+COMPILE = "compile"  # torch backend with torch.compile on the transformer
 _PROMPT = "a red circle left of a blue square"
-_TOKENS = 77  # of a caption, where there is no text encoder
+_TOKENS = 77  # caption length without a text encoder
 
 
 @dataclass(frozen=True)
 class BenchTask:
-    """What is timed, and how."""
+    """The model to time, its backend and the sampling settings."""
 
     parent: int
     model: str
@@ -49,13 +49,13 @@ class BenchTask:
 
 @dataclass
 class Clock:
-    """Seconds that each part took, call by call, when the device was done with it."""
+    """Records seconds of each part per call, including the device's work."""
 
     device: str
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def timed(self, name: str, call: Callable[[], Any]) -> Any:
-        """What the call gives."""
+        """Run `call`, record its seconds under `name` and return its result."""
         self.wait()
         start = time.perf_counter()
         found = call()
@@ -64,20 +64,20 @@ class Clock:
         return found
 
     def wait(self) -> None:
-        """A GPU is given work and goes on with it behind one's back."""
+        """Wait for the GPU, which runs asynchronously."""
         if self.device.startswith("cuda"):
             torch.cuda.synchronize(self.device)
 
 
 class _Timed(nn.Module):  # type: ignore[misc]
-    """A part of a pipeline whose calls are timed; everything else is its own."""
+    """Wraps a pipeline component to time its calls; all other attributes are the component's."""
 
     def __init__(self, part: Any, name: str, clock: Clock) -> None:
         super().__init__()
         self.__dict__ |= {"part": part, "about": (name, clock)}
 
     def forward(self, *given: Any, **settings: Any) -> Any:
-        """The part's call."""
+        """Time the component's call."""
         name, clock = self.about
         return clock.timed(name, lambda: self.part(*given, **settings))
 
@@ -86,10 +86,10 @@ class _Timed(nn.Module):  # type: ignore[misc]
 
 
 class Whole:
-    """A whole pipeline: pictures are painted."""
+    """Times image generation with a complete pipeline."""
 
     def __init__(self, model: Model, task: BenchTask) -> None:
-        """It is opened as `generate` does."""
+        """Open the pipeline as `sanac generate` does."""
         device = pick_device(task.device)
         self.painter: DiffusionGenerator = open_generator(model, device, _plain(task.backend))
         self.clock = Clock(device)
@@ -103,20 +103,20 @@ class Whole:
         self.sampling = GenerationSettings(task.steps or usual_steps(model), task.guidance, task.size, tile=task.tile)
 
     def run(self, batch: int) -> dict[str, list[float]]:
-        """One call; what each part took."""
+        """Generate one batch; returns seconds by part."""
         self.clock.seconds = {}
         how = replace(self.sampling, batch=batch)
         prompts, seeds = [_PROMPT] * batch, range(batch)
         self.clock.timed("image", lambda: list(self.painter.paint(prompts, seeds, how)))
-        self.clock.seconds["decoder"] = [sum(self.clock.seconds["decoder"])]  # of all tiles
+        self.clock.seconds["decoder"] = [sum(self.clock.seconds["decoder"])]  # sum over all tiles
         return self.clock.seconds
 
 
 class Alone:
-    """A transformer without the rest of its pipeline: steps are computed."""
+    """Times sampler steps of a transformer without a pipeline."""
 
     def __init__(self, model: Model, task: BenchTask) -> None:
-        """Opened alone, asked as a pipeline asks."""
+        """Open the transformer with inputs shaped as a pipeline's."""
         device = pick_device(task.device)
         self.clock, self.steps = Clock(device), task.steps or usual_steps(model)
         found = open_parts(model, _plain(task.backend), device).get("transformer")
@@ -130,7 +130,7 @@ class Alone:
         self.device = device
 
     def run(self, batch: int) -> dict[str, list[float]]:
-        """As many calls as steps."""
+        """Call the transformer once per step; returns seconds by part."""
         self.clock.seconds = {}
         patch = self.shape.patch_size
         rows, columns = (max(1, side // patch) for side in self.sides)
@@ -150,7 +150,7 @@ def _plain(backend: str) -> str:
 
 
 def opened(task: BenchTask) -> Whole | Alone:
-    """The model, by what there is of it."""
+    """Open the task's model: a complete pipeline, or a transformer alone."""
     if task.threads:
         torch.set_num_threads(task.threads)
     model = open_model(locate(task.model))
@@ -160,7 +160,7 @@ def opened(task: BenchTask) -> Whole | Alone:
 
 
 def _on_device(device: str) -> int:
-    """Bytes of the GPU that are taken, by whomever."""
+    """Bytes in use on the GPU by all processes."""
     if not device.startswith("cuda"):
         return 0
     free, total = torch.cuda.mem_get_info(device)
@@ -168,7 +168,7 @@ def _on_device(device: str) -> int:
 
 
 def _answered(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What it gives, or the error in words that the parent can raise again."""
+    """Result of `make`, or its error as JSON that the parent raises again."""
     try:
         return make()
     except SanacError as error:
@@ -179,9 +179,9 @@ def _answered(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Open the model, then run whatever is asked for until stdin ends."""
+    """Open the model, then answer run requests until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
     value = json.loads(sys.stdin.readline())
     task = BenchTask(**{**value, "size": tuple(value["size"]) if value["size"] else None})
     if not end_with(task.parent):

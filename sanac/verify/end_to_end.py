@@ -1,4 +1,4 @@
-"""A candidate against a reference, whole: transformer by the block, the other parts, and pictures of both."""
+"""Compares a candidate with a reference: the transformer block by block, the other components, and generated images."""
 
 import copy
 import math
@@ -29,53 +29,53 @@ from sanac.verify.parity import Case, Parity, ParityBackend, cases, compare, rel
 from sanac.verify.parity_backends import EngineBackend, OnnxBackend, TorchBackend
 
 PSNR, SSIM = 40.0, 0.99
-ROUNDED_PSNR, ROUNDED_SSIM = 30.0, 0.95  # or what follows less than the reference's likeness to itself, if that is less
+ROUNDED_PSNR, ROUNDED_SSIM = 30.0, 0.95  # or the reference's similarity to itself minus the slack below, if lower
 _LESS_PSNR, _LESS_SSIM = 6.0, 0.1
-_MOVED = 1e-5  # of its guidance, when it is compared with itself
+_MOVED = 1e-5  # relative change of guidance when the reference is compared with itself
 PROMPTS = ("a red circle", "two blue squares", "a green triangle left of a yellow circle", "three purple stars")
-_PARTS = {"text_encoder": "text_encoder", "vae_decoder": "vae", "vae_encoder": "vae"}  # what is asked, of which part
-_OVERHEAD = 800_000_000  # torch, diffusers, onnxruntime
+_PARTS = {"text_encoder": "text_encoder", "vae_decoder": "vae", "vae_encoder": "vae"}  # graph folder -> component
+_OVERHEAD = 800_000_000  # bytes of imported torch, diffusers and onnxruntime
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How a comparison is done."""
+    """Settings of a comparison."""
 
     backend: str = "onnx"
-    limit: float | None = None  # of the relative error; None: by precision
+    limit: float | None = None  # on the relative error; None: by precision
     pictures: int = 4
     steps: int = 12
-    engines: tuple[str, ...] = ()  # only these, by their files
+    engines: tuple[str, ...] = ()  # only these engine files; empty: all
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was found."""
+    """Result of a comparison."""
 
     parity: Parity
-    others: tuple[Check, ...]  # of other parts, and of pictures
-    notes: tuple[str, ...]  # how it was done, where that is not plain
-    executed: Executed  # engines that were run
+    others: tuple[Check, ...]  # of the other components and of images
+    notes: tuple[str, ...]  # remarks on how the comparison was done
+    executed: Executed  # engines that ran
 
     @property
     def figures(self) -> tuple[Check, ...]:
-        """All that the verdict hangs on."""
+        """All checks that decide the result."""
         return (*self.parity.figures, *self.others)
 
     @property
     def passed(self) -> bool:
-        """The verdict."""
+        """Whether all checks passed."""
         return all(figure.passed for figure in self.figures)
 
     def to_json(self) -> dict[str, Any]:
-        """For reports."""
+        """The report as JSON."""
         figures = [figure.to_json() for figure in self.figures]
         found = {"passed": self.passed, "notes": list(self.notes), "figures": figures}
         return found | {"executed": dict(self.executed), "parity": self.parity.to_json()}
 
 
 def verify(candidate: Model, reference: Model, asked: Comparison, device: str, reporter: Reporter) -> VerifyReport:
-    """Everything that both have; what of the candidate has no graph is computed by torch."""
+    """Compare all components that both models have; candidate components without a graph run in torch."""
     _check_alike(candidate, reference)
     graphs = _ready(candidate, asked)
     notes = [WIDENED] if any(graph.content for graph in graphs.values()) else []
@@ -83,15 +83,15 @@ def verify(candidate: Model, reference: Model, asked: Comparison, device: str, r
     notes += sorted({one["where"] for one in ran.values()})
     both = candidate.model_index is not None and reference.model_index is not None
     if asked.pictures and not both:
-        notes.append("no pictures: not both are whole pipelines")
+        notes.append("no images compared: candidate and reference must both be complete pipelines")
     check_memory(reference, reporter, pictures=bool(asked.pictures) and both)
-    reporter.note("comparing outputs, and the stream behind each block")
+    reporter.note("comparing outputs, and the hidden states after each block")
     parity = _transformers(candidate, reference, graphs.get("transformer"), asked.limit, device)
     notes += [ALIKE.format(*parity.own)] if parity.own else [TIPPED] if parity.unseen else []
     others = [_part(name, graphs.get(name), candidate, reference, asked.limit) for name in _PARTS]
     found = [figure for figure in others if figure]
     if asked.pictures and both:
-        reporter.note(f"painting {asked.pictures} pictures with both")
+        reporter.note(f"generating {asked.pictures} images with both")
         found += _pictures(candidate, reference, graphs, asked)
     return VerifyReport(parity, tuple(found), tuple(notes), ran)
 
@@ -99,7 +99,7 @@ def verify(candidate: Model, reference: Model, asked: Comparison, device: str, r
 def _transformers(
     candidate: Model, reference: Model, graph: Candidate | None, limit: float | None, device: str
 ) -> Parity:
-    """By the block, where one can see inside; sides are gone afterwards, with the memory that they take."""
+    """Parity of the transformers, block by block if the backend exposes blocks; frees both backends afterwards."""
     theirs = TorchBackend(reference, device)
     same = _same_files(candidate.transformer, reference.transformer)
     ours = _side(graph, device) if graph else theirs if same else TorchBackend(candidate, device)
@@ -110,7 +110,7 @@ def _transformers(
 
 
 def _ready(candidate: Model, asked: Comparison) -> dict[str, Candidate]:
-    """What of the candidate is run, by the folder it stands in; torch runs what is left."""
+    """Graphs or engines of the candidate by component folder; components without one run in torch."""
     backend = asked.backend
     if backend == "torch":
         return {}
@@ -126,7 +126,7 @@ def _side(graph: Candidate, device: str) -> ParityBackend:
 
 
 def _fitted(case: Case, graph: Candidate, model: Model) -> Case:
-    """The case in a shape that the graph takes: engines take some only."""
+    """The case with shapes clamped to the ranges that an engine supports."""
     shape, patch = model.architecture, model.architecture.patch_size
     sides = (case.rows * patch, case.columns * patch)
     batch, _, rows, columns = graph.fitted("hidden_states", (case.batch, shape.in_channels, *sides))
@@ -135,38 +135,42 @@ def _fitted(case: Case, graph: Candidate, model: Model) -> Case:
 
 
 def check_memory(reference: Model, reporter: Reporter, *, pictures: bool) -> None:
-    """Whether there is room to compare with it: graphs hold weights as stored and cast, pipelines once more."""
+    """Raise MissingResource without enough memory: sessions hold stored and cast weights, pipelines another copy."""
     sizes = {part.name: (part.weights.count, part.weights.size) for part in reference.components if part.weights}
     alone = max((4 if name == "transformer" else 8) * count + size for name, (count, size) in sizes.items())
     whole = sum(4 * count + 2 * size for count, size in sizes.values())
     tokens = sum(case.batch * case.rows * case.columns for case in cases())
     packings = (parts.spec for parts in reference.weights.parts.values())
     rounded = sum(packing.columns for packing in packings if packing.activations)
-    alone += (2 * tokens + 5 * max(case.batch * case.length for case in cases())) * rounded  # kept, and of one case
+    alone += (2 * tokens + 5 * max(case.batch * case.length for case in cases())) * rounded  # codes, and one case
     needs = Needs(disk=0, memory=_OVERHEAD + (max(alone, whole) if pictures else alone))
     try:
         check_room(needs, Path.cwd(), reporter)
     except MissingResource as error:
-        hint = "--pictures 0 takes less" if pictures else "compare on a machine with more memory"
+        hint = "--pictures 0 needs less memory" if pictures else "compare on a machine with more memory"
         raise MissingResource(f"{error.message} to compare", why=error.why, hint=hint) from error
 
 
 def _check_alike(candidate: Model, reference: Model) -> None:
-    """Whether they can be given the same."""
+    """Raise UsageError unless both models take the same inputs."""
     ours, theirs = (
         (shape.in_channels, shape.caption_channels, shape.patch_size, shape.guidance)
         for shape in (candidate.architecture, reference.architecture)
     )
     if ours != theirs:
         names = f"{candidate.located.name} can't be compared with {reference.located.name}"
-        raise UsageError(names, why="they take other latents, captions or conditions")
+        raise UsageError(names, why="their latents, captions or conditioning have different shapes")
 
 
 def _part(name: str, graph: Candidate | None, candidate: Model, reference: Model, limit: float | None) -> Check | None:
-    """A text encoder or half of an autoencoder beside its like: as a graph, else as it is; None where there is none."""
+    """Check of a text encoder, decoder or encoder against the reference's; None if missing or identical."""
     ours, theirs = (_component(model, _PARTS[name]) for model in (candidate, reference))
     if theirs is None and graph:
-        raise UsageError(f"{reference.located.name} has no {_PARTS[name]}", why=f"the {name}'s graph is to be the same")
+        raise UsageError(
+            f"{reference.located.name} has no {_PARTS[name]}",
+            why=f"the candidate's {name} graph has nothing to be compared with",
+            hint="--against a complete pipeline",
+        )
     if theirs is None or (ours is None and graph is None) or (graph is None and _same_files(ours, theirs)):
         return None
     wanted, given = _asked_of(name, theirs, graph)
@@ -184,7 +188,7 @@ def _component(model: Model, name: str) -> Component | None:
 
 
 def _same_files(ours: Component | None, theirs: Component) -> bool:
-    """Whether two parts are the same byte for byte, so that nothing need be computed."""
+    """Whether two components are byte-identical, so that no comparison is needed."""
     if ours is None or {path.name for path in ours.files} != {path.name for path in theirs.files}:
         return False
     pairs = zip(sorted(ours.files), sorted(theirs.files), strict=True)
@@ -192,7 +196,7 @@ def _same_files(ours: Component | None, theirs: Component) -> bool:
 
 
 def _asked_of(name: str, part: Component, graph: Candidate | None) -> tuple[Tensor, dict[str, Tensor]]:
-    """What a part's own class gives, and for what: of a shape that the graph takes."""
+    """(reference output, inputs) of a component's own class, in shapes that the graph supports."""
     generator = torch.Generator().manual_seed(0)
     model = _opened(part)
     if name == "text_encoder":
@@ -217,7 +221,7 @@ def _taken(graph: Candidate | None, name: str, shape: tuple[int, ...]) -> tuple[
 
 
 def _answer(name: str, model: Any, given: Mapping[str, Tensor]) -> Tensor:
-    """What a class gives for what a graph is given."""
+    """Output of a component's own class for the inputs of its graph."""
     with torch.no_grad(), quiet():
         if name == "text_encoder":
             found: Tensor = model(**given).last_hidden_state
@@ -229,7 +233,7 @@ def _answer(name: str, model: Any, given: Mapping[str, Tensor]) -> Tensor:
 
 
 def _opened(part: Component) -> Any:
-    """A part as its own class, in fp32."""
+    """Open a component as its own class, in fp32."""
     with quiet():
         if part.weights and part.weights.quantized:
             return load_part(part, torch.float32)
@@ -243,9 +247,9 @@ def _opened(part: Component) -> Any:
 
 
 def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Candidate], asked: Comparison) -> list[Check]:
-    """The same prompts, the same noises, a whole trajectory each; the least alike pair decides."""
+    """PSNR and SSIM of images from the same prompts and noises; the worst pair counts, or the median with rounding."""
     batch, size = _taken_at_once(graphs, reference)
-    count = -(-asked.pictures // batch) * batch if size else asked.pictures  # engines may want whole batches
+    count = -(-asked.pictures // batch) * batch if size else asked.pictures  # engines may require full batches
     prompts = [PROMPTS[number % len(PROMPTS)] for number in range(count)]
     settings = GenerationSettings(asked.steps, size=size, batch=batch)
 
@@ -267,7 +271,7 @@ def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Candidate
     names = [f"pictures, {name}, {middle}" for name in ("PSNR in dB", "SSIM")]
     try:
         found = painted(_with_graphs(ours, graphs, candidate))
-    except InvalidInput:  # NaN, which no picture is made of
+    except InvalidInput:  # NaN in the images
         return [Check(name, -math.inf, limit, most=False) for name, limit in zip(names, limits, strict=True)]
     return [
         Check(name, choose(list(map(measure, found, wanted))), limit, most=False)
@@ -276,7 +280,7 @@ def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Candidate
 
 
 def _taken_at_once(graphs: Mapping[str, Candidate], model: Model) -> tuple[int, tuple[int, int] | None]:
-    """Pictures at once, and their size where an engine doesn't leave it open: the nearest to the model's own."""
+    """(batch size, image size or None): the engine's nearest size to the native one; None without an engine."""
     engine = graphs.get("transformer")
     if engine is None or engine.record is None:
         return 4, None
@@ -287,14 +291,14 @@ def _taken_at_once(graphs: Mapping[str, Candidate], model: Model) -> tuple[int, 
 
 
 def _shared(candidate: Model, reference: Model, graphs: Mapping[str, Candidate]) -> bool:
-    """Whether all that the candidate has no graph of is the reference's own: its pipeline then serves both."""
+    """Whether all components without a graph are identical in both models, so that one pipeline serves both."""
     replaced = {"vae" if name == "vae_decoder" else name for name in graphs}
     ours = {part.name: part for part in candidate.components}
     return all(part.name in replaced or _same_files(ours.get(part.name), part) for part in reference.components)
 
 
 def _with_graphs(painter: DiffusionGenerator, graphs: Mapping[str, Candidate], candidate: Model) -> DiffusionGenerator:
-    """The same pipeline, graphs in the place of its models."""
+    """A copy of the generator whose pipeline runs the graphs."""
     pipeline = copy.copy(painter.pipeline)
     install_runners(
         pipeline, {PAINTING[name]: graph.opened() for name, graph in graphs.items() if name in PAINTING}, candidate

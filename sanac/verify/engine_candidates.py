@@ -1,4 +1,4 @@
-"""The engines of a candidate: whole, sealed, of the weights that lie beside them, for the GPU that is here."""
+"""Opens the engines of a candidate: checks seals, weights and record, and picks those for the installed GPU."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ from sanac.runtime.backends import FOLDERS
 from sanac.runtime.tensorrt_engine import engines_in, fitting
 from sanac.verify.onnx_candidates import Candidate, check_sealed_files, precision_of, rounding
 
-Executed = Mapping[str, Mapping[str, str]]  # of each engine, by its file: its digest, who built it, where it ran
+Executed = Mapping[str, Mapping[str, str]]  # engine file -> digest, builder, GPU and driver
 
 
 def ready_engines(model: Model, among: Sequence[str] = ()) -> dict[str, Candidate]:
-    """A model's engines for the GPU that is here, all or some; raises what speaks against them where none fits."""
+    """A model's engines for the installed GPU by component, optionally only those in `among`; raises if none fits."""
     root, found = model.located.path, {}
     every = {name: engines_in(root / name) for name in FOLDERS}
     check_sealed_files(model, KIND, _files([path for paths in every.values() for path in paths]))
@@ -35,13 +35,15 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _check_weights(path: Path, record: Record) -> None:
-    """It was built of what its graph has beside it."""
+    """Raise InvalidInput unless an engine was built from the weight files in its folder."""
     for name, digest in record.weights.items():
         file = path.parent / name
         if Path(name).name != name or not file.is_file() or digest_file(file) != digest:
-            why = f"{name} is not what it was built of"
+            why = f"{name} is not the file that the engine was built from"
             raise InvalidInput(
-                f"{path} has other weights than its graph", why=why, hint="sanac export --trt --in-place"
+                f"{path} has other weights than its graph",
+                why=why,
+                hint="build it again with sanac export --trt --in-place",
             )
 
 
@@ -53,7 +55,7 @@ def _ready(name: str, path: Path, *, rounded: bool) -> Candidate:
 
 
 def executed(engines: Mapping[str, Candidate]) -> Executed:
-    """What was run, for the record: whoever reads it later can tell whether it was this very engine."""
+    """Digest, builder and GPU of each engine that ran, so that a report identifies it."""
     return {
         f"{name}/{engine.path.name}": {
             "blake3": digest_file(engine.path),
@@ -66,7 +68,7 @@ def executed(engines: Mapping[str, Candidate]) -> Executed:
 
 
 def where_executed() -> str:
-    """The GPU that engines run on."""
+    """Description of the GPU and driver that engines run on."""
     import torch
 
     driver = Path("/sys/module/nvidia/version")

@@ -1,4 +1,4 @@
-"""Gates: what measurements must reach for a pipeline to go on. A number that is wanted and not there is a no."""
+"""Gates: limits that a model's measurements must meet. A missing measurement fails its gate."""
 
 import math
 import re
@@ -21,68 +21,69 @@ _SIZES = "size"
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One number, and what it must be: in itself, or as a share of the baseline's."""
+    """Limits on one metric, absolute or relative to a baseline."""
 
     metric: str
-    bound: str = "value"  # of an interval: its value, or the end that is named
+    bound: str = "value"  # of an interval: its value, low or high end
     least: float | None = None
     most: float | None = None
-    min_recovery: float | None = None  # of the baseline's value, at least
-    max_ratio: float | None = None  # of the baseline's value, at most
+    min_recovery: float | None = None  # minimum of value / baseline
+    max_ratio: float | None = None  # maximum of value / baseline
 
     @property
     def relative(self) -> bool:
-        """Whether it wants a baseline."""
+        """Whether the gate needs a baseline."""
         return self.min_recovery is not None or self.max_ratio is not None
 
     @property
     def key(self) -> str:
-        """In metrics.json."""
+        """Name of the metric in metrics.json."""
         return self.metric if self.bound == "value" else f"{self.metric}.{self.bound}"
 
     def problems(self) -> list[str]:
-        """What is wrong with it."""
-        found = [] if self.metric else ["a gate names no metric"]
+        """Everything that is wrong with the gate."""
+        found = [] if self.metric else ["the gate has no metric"]
         if self.bound not in BOUNDS:
-            found.append(f"{self.metric}: bound {self.bound!r} is none of {', '.join(BOUNDS)}")
+            found.append(f"{self.metric}: bound {self.bound!r} is not one of {', '.join(BOUNDS)}")
         limits = [limit for limit in (self.least, self.most, self.min_recovery, self.max_ratio) if limit is not None]
         if not limits:
-            found.append(f"{self.metric}: no limit: one of least, most, min_recovery, max_ratio")
+            found.append(f"{self.metric}: no limit: set one of least, most, min_recovery, max_ratio")
         if any(not math.isfinite(limit) for limit in limits):
-            found.append(f"{self.metric}: a limit that is no number passes nothing")
+            found.append(f"{self.metric}: a limit must be a finite number")
         return found
 
 
 def read_gates(path: Path) -> tuple[Gate, ...]:
-    """The [[gate]] tables of a TOML file; every mistake at once."""
+    """Read the [[gate]] tables of a TOML file; UsageError lists every mistake."""
     try:
         value = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path} can't be read", why=error.strerror or str(error)) from error
-    except (ValueError, RecursionError) as error:  # TOML's, and UTF-8's, are ValueErrors
-        raise UsageError(f"{path} is no TOML", why=str(error)) from error
-    strangers = [f"{name}: only [[gate]] tables are known here" for name in value if name != "gate"]
+    except (ValueError, RecursionError) as error:  # TOML and UTF-8 errors are ValueErrors
+        raise UsageError(f"{path} is not valid TOML", why=str(error)) from error
+    strangers = [f"{name}: only [[gate]] tables are allowed in this file" for name in value if name != "gate"]
     gates, problems = parse_gates(value.get("gate", []))
     if found := [*strangers, *problems]:
-        raise UsageError(f"{path} has gates that can't be judged", why=found[0], problems=found)
+        raise UsageError(f"{path} has invalid gates", why=found[0], problems=found)
     if not gates:
-        raise UsageError(f"{path} has no gates", hint='[[gate]] metric = "evaluate-shapes/overall" least = 0.9')
+        hint = 'add a [[gate]] table, for example with metric = "evaluate-shapes/overall" and least = 0.9'
+        raise UsageError(f"{path} has no gates", hint=hint)
     return gates
 
 
 def parse_gates(value: Any) -> tuple[tuple[Gate, ...], list[str]]:
-    """From what TOML gives; and what is wrong."""
+    """(gates, problems) from the parsed [[gate]] tables."""
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-        return (), ["gates are written as [[gate]] tables"]
+        return (), ["gates must be [[gate]] tables"]
     known = {field.name for field in fields(Gate)}
     gates, problems = [], []
     for number, entry in enumerate(value, 1):
         where = f"gate {number}"
-        wrong = [f"{where}: there is no {name!r}: {', '.join(sorted(known))}" for name in entry.keys() - known]
+        wrong = [f"{where}: unknown key {name!r}: {', '.join(sorted(known))}" for name in entry.keys() - known]
         texts = [name for name in ("metric", "bound") if not isinstance(entry.get(name, ""), str)]
         numbers = [name for name in known - {"metric", "bound"} if not _is_number(entry.get(name, 0))]
-        wrong += [f"{where}: {name} is no text" for name in texts]
-        wrong += [f"{where}: {name} is no number" for name in sorted(numbers)]
+        wrong += [f"{where}: {name} is not a string" for name in texts]
+        wrong += [f"{where}: {name} is not a number" for name in sorted(numbers)]
         if not wrong:
             gate = Gate(**{"metric": "", **entry})
             wrong = [f"{where}: {problem}" for problem in gate.problems()]
@@ -96,22 +97,22 @@ def _is_number(value: object) -> bool:
 
 
 def numbers_of(model: Model, folder: Path | None = None) -> dict[str, float]:
-    """All that is known of a model: what was measured of it (in `folder`, if not beside it), and its sizes."""
+    """Metrics of a model: its measurements, those in `folder` if given, and its sizes."""
     found: dict[str, float] = dict(sizes_of(model))
-    for home in (model.located.path, *((folder,) if folder else ())):  # the folder's own come last
+    for home in (model.located.path, *((folder,) if folder else ())):  # `folder` takes precedence
         found |= measured_in(home)
     return found
 
 
 def measured_in(home: Path) -> dict[str, float]:
-    """The flat numbers of a folder's measurements; none where nothing was measured."""
+    """Flat metrics in a folder's measurements; empty if nothing was measured."""
     path = home / MEASUREMENTS / METRICS
     known = json_files.read_object(path) if path.is_file() else {}
     return {name: float(value) for name, value in known.items() if _is_number(value)}
 
 
 def sizes_of(model: Model) -> dict[str, float]:
-    """Bytes and parameters of its weights."""
+    """Bytes and parameters of a model's weights, in total and by component."""
     parts = {part.name: part.weights for part in model.components if part.weights}
     found = {f"{_SIZES}/bytes": float(sum(weights.size for weights in parts.values()))}
     for name, weights in parts.items():
@@ -122,7 +123,7 @@ def sizes_of(model: Model) -> dict[str, float]:
 def judge(
     gates: Sequence[Gate], numbers: Mapping[str, float], baseline: Mapping[str, float] | None
 ) -> tuple[Check, ...]:
-    """Every limit of every gate."""
+    """Checks of every limit of every gate."""
     return tuple(verdict for gate in gates for verdict in _judged(gate, numbers, baseline))
 
 
@@ -139,7 +140,7 @@ def _judged(gate: Gate, numbers: Mapping[str, float], baseline: Mapping[str, flo
         if limit is None:
             continue
         base = None if baseline is None else baseline.get(gate.metric)
-        why = missing or ("there is no baseline" if baseline is None else "the baseline has none")
+        why = missing or ("there is no baseline" if baseline is None else "the baseline has no such metric")
         if value is None or base is None or base == 0:
             found.append(Check(f"{name} / baseline", None, limit, most, why if base != 0 else "the baseline is 0"))
         else:
@@ -163,14 +164,16 @@ def _words(name: str) -> set[str]:
 
 
 def check_baseline(gates: Sequence[Gate], baselines: Sequence[str]) -> None:
-    """Gates that are shares want something to be shares of."""
+    """Raise UsageError if a relative gate has no baseline."""
     relative = [gate.metric for gate in gates if gate.relative]
     if relative and not baselines:
-        raise UsageError(f"{relative[0]} is held to a baseline", why="none was given", hint="--baseline DIR")
+        raise UsageError(
+            f"the gate on {relative[0]} is relative to a baseline", why="no baseline was passed", hint="--baseline DIR"
+        )
 
 
 def require_measured(path: Path) -> None:
-    """A folder with measurements in it."""
+    """Raise InvalidInput if a folder contains no measurements."""
     if not (path / MEASUREMENTS / METRICS).is_file():
         hint = f"sanac evaluate {path} --suite shapes"
-        raise InvalidInput(f"nothing was measured of {path}", why=f"it has no {MEASUREMENTS}/{METRICS}", hint=hint)
+        raise InvalidInput(f"{path} has no measurements", why=f"{MEASUREMENTS}/{METRICS} is missing", hint=hint)

@@ -1,4 +1,4 @@
-"""The graphs of a candidate: those that were sealed, of the form that clients expect, ready to be run here."""
+"""Opens the ONNX graphs of a candidate: checks seals and signatures, and converts bf16 graphs to fp32."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,17 +17,17 @@ from sanac.runtime.bf16_to_fp32 import widened
 from sanac.runtime.onnx_session import OnnxSession
 from sanac.runtime.tensorrt_engine import TensorrtEngine
 
-LIMITS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-3}  # relative error; constants of a bf16 graph have eight bits
-ENGINE_LIMITS = {"fp32": 2e-3, "fp16": 3e-2, "bf16": 8e-2}  # GPUs multiply fp32 in TF32, and halves as halves
-UNSEEN = 2e-3  # of the median, where what weights are multiplied by is rounded and nobody sees how
+LIMITS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-3}  # relative error; a bf16 graph's constants have 8 significant bits
+ENGINE_LIMITS = {"fp32": 2e-3, "fp16": 3e-2, "bf16": 8e-2}  # GPUs multiply fp32 in TF32, and half precision as it is
+UNSEEN = 2e-3  # on the median error, if activations are quantized and their codes can't be read
 _KINDS = {"float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "bf16": "bf16"}
-WIDENED = "bf16 graphs were checked by onnx; compared were the same files with all their numbers widened to fp32"
-TIPPED = "it rounds what weights are multiplied by: a last bit can tip a number over; medians are judged"
+WIDENED = "bf16 graphs were checked by onnx, then compared with all values converted to fp32"
+TIPPED = "activations are quantized, so a last-bit difference can flip a rounding: the limit applies to the median case"
 ALIKE = (
-    "it rounds what weights are multiplied by, and a last bit can tip a number over: the reference was told how it "
-    "did. Each rounding by itself, they are {:.2g} apart in the median, {:.2g} at worst"
+    "activations are quantized, so a last-bit difference can flip a rounding: the reference replays the candidate's "
+    "rounding. Without the replay, the relative error is {:.2g} in the median and {:.2g} at worst"
 )
-SIGNATURES = {  # of each: inputs with their dimensions, and the output's
+SIGNATURES = {  # component folder -> (input -> number of dimensions, number of output dimensions)
     "transformer": (
         {"hidden_states": 4, "encoder_hidden_states": 3, "encoder_attention_mask": 2, "timestep": 1, "guidance": 1},
         4,
@@ -41,30 +41,30 @@ _OPTIONAL = {"guidance"}
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A graph that can be run here, as it is or widened in its place; or an engine."""
+    """A graph to compare, possibly converted to fp32, or an engine."""
 
     path: Path
     precision: str  # of the graph
-    rounded: bool  # whether what weights are multiplied by is quantized
+    rounded: bool  # whether activations are quantized
     content: bytes | None = None
     record: Record | None = None  # of an engine
 
     @property
     def limit(self) -> float:
-        """Of the relative error, unless the user says otherwise."""
+        """Default limit on the relative error."""
         return (ENGINE_LIMITS if self.record else LIMITS)[self.precision]
 
     @property
     def unseen(self) -> float | None:
-        """The same of the median, where it can't be seen how it rounds; None: it doesn't."""
+        """Default limit on the median relative error if activations are quantized, else None."""
         return max(self.limit, UNSEEN) if self.rounded else None
 
     def opened(self, device: str = "cpu") -> OnnxSession | TensorrtEngine:
-        """In a session, or on the GPU."""
+        """Open the graph in a session, or the engine on the GPU."""
         return TensorrtEngine(self.path) if self.record else OnnxSession(self.path, device, self.content)
 
     def fitted(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
-        """This shape of an input, or the nearest that it takes."""
+        """The shape of an input, clamped to the range that an engine supports."""
         if self.record is None:
             return tuple(shape)
         entry = self.record.inputs[name]
@@ -72,7 +72,7 @@ class Candidate:
 
 
 def open_candidates(model: Model) -> dict[str, Candidate]:
-    """A model's graphs; those in bf16, of which there are no products here, widened."""
+    """A model's graphs by component folder; bf16 graphs are converted to fp32, as CPUs have no bf16 products."""
     _check_seals(model)
     rounded, found = rounding(model), {}
     for name, path in graphs_in(model).items():
@@ -87,7 +87,7 @@ def open_candidates(model: Model) -> dict[str, Candidate]:
 
 
 def rounding(model: Model) -> set[str]:
-    """Components in which what weights are multiplied by is quantized, too."""
+    """Names of the components with quantized activations."""
     return {
         part.name
         for part in model.components
@@ -98,13 +98,13 @@ def rounding(model: Model) -> set[str]:
 
 
 def _check_seals(model: Model) -> None:
-    """An artifact's graphs, and the files that they take weights from, are those that were sealed."""
+    """Check an artifact's graphs and the weight files they reference against their sealed digests."""
     paths = (file for path in graphs_in(model).values() for file in (path, *check_references(path)))
     check_sealed_files(model, GRAPH, paths)
 
 
 def check_sealed_files(model: Model, kind: str, paths: Iterable[Path]) -> None:
-    """No sealed file of this kind is lost, and these are what was sealed; a model that is no artifact has no seals."""
+    """Raise if a sealed file of this kind is missing or one of `paths` isn't as sealed; ignores non-artifacts."""
     if model.manifest is None:
         return
     root, sealed = model.located.path, model.manifest.files
@@ -114,13 +114,13 @@ def check_sealed_files(model: Model, kind: str, paths: Iterable[Path]) -> None:
     for path in dict.fromkeys(paths):
         known = sealed.get(path.relative_to(root).as_posix())
         if known is None:
-            raise changed_after_sealing(path, [f"{path.name} is no file of the artifact: it was added"])
+            raise changed_after_sealing(path, [f"{path.name} was added after the artifact was sealed"])
         if not path.is_file() or digest_file(path) != known.blake3:
-            raise changed_after_sealing(path, [f"{path.name} has another digest than when it was sealed"])
+            raise changed_after_sealing(path, [f"the digest of {path.name} differs from the sealed one"])
 
 
 def _precision(name: str, path: Path, model: onnx.ModelProto) -> str:
-    """What a graph computes in: the dtype of its output; BadInput unless it is called as its kind is."""
+    """Precision of a graph, by the dtype of its output; InvalidInput if its signature is unexpected."""
     given = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.input}
     outputs = [value.type.tensor_type for value in model.graph.output]
     alike = len(outputs) == 1 and len(outputs[0].shape.dim) == SIGNATURES[name][1]
@@ -129,7 +129,7 @@ def _precision(name: str, path: Path, model: onnx.ModelProto) -> str:
 
 
 def precision_of(name: str, path: Path, given: Mapping[str, int], outputs: Sequence[str]) -> str:
-    """The same of anything that stands for a part, by its inputs' dimensions and the dtypes of its outputs."""
+    """Precision of a graph or engine of the component `name`, from its inputs' dimensions and output dtypes."""
     inputs, _ = SIGNATURES[name]
     wrong = [f"input {one}" for one in given.keys() ^ inputs.keys() - (_OPTIONAL - given.keys())]
     wrong += [f"the dimensions of {one}" for one in given.keys() & inputs.keys() if given[one] != inputs[one]]
@@ -138,14 +138,14 @@ def precision_of(name: str, path: Path, given: Mapping[str, int], outputs: Seque
     elif outputs[0] not in _KINDS:
         wrong.append(f"the dtype of its output, {outputs[0]}")
     if wrong:
-        why = f"unlike any {name}'s that clients know: {wrong[0]}"
-        raise InvalidInput(f"{path} can't be compared", why=why, problems=wrong, hint="sanac export makes such ones")
+        why = f"its signature differs from a {name}'s in {wrong[0]}"
+        raise InvalidInput(f"{path} can't be compared", why=why, problems=wrong, hint="export it with sanac export")
     return _KINDS[outputs[0]]
 
 
 def _check(path: Path) -> None:
-    """Onnx's full check, of what can't be run as it is."""
+    """Run onnx's full checker on a graph that can't be run as it is."""
     try:
         onnx.checker.check_model(path, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise InvalidInput(f"{path} is no valid graph", why=str(error).strip().splitlines()[0][:300]) from error
+        raise InvalidInput(f"{path} is not a valid ONNX graph", why=str(error).strip().splitlines()[0][:300]) from error

@@ -1,4 +1,4 @@
-"""Is it the same function? A candidate and a reference are given the same; what they give is compared by the block."""
+"""Parity: runs a candidate and a reference on the same inputs and compares outputs and hidden states block by block."""
 
 import math
 import statistics
@@ -13,47 +13,47 @@ from sanac.core.check import Check
 from sanac.core.family.architecture import Architecture, split_block
 from sanac.nn.quant.activations import ReplayError
 
-Inputs = Mapping[str, Tensor]  # under the names that graphs have for them
-Rounded = Mapping[str, Tensor]  # what weights are multiplied by, by their names: numbers of steps
+Inputs = Mapping[str, Tensor]  # graph input name -> tensor
+Rounded = Mapping[str, Tensor]  # weight name -> integer codes of its quantized activations
 USUAL, HOSTILE = "random", ("nothing", "huge", "no caption", "one number", "first step", "last step")
-FLIPPED = 10.0  # times the limit, that one case may be off where the candidate rounds and nobody sees how
-EDGE, STEPS = 2e-3, 0.03  # that it may round otherwise: the farthest value, all in the mean
-JUMP = 10.0  # times: how much more a block errs than the one before where something is wrong in it
+FLIPPED = 10.0  # factor on the limit for single cases, if the candidate's rounding can't be replayed
+EDGE, STEPS = 2e-3, 0.03  # limits on the rounding mismatch: farthest value, mean in quantization steps
+JUMP = 10.0  # a block is at fault if its error exceeds the previous block's by this factor
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a side gave for one case."""
+    """Outputs of a backend for one case."""
 
     velocity: Tensor
-    streams: tuple[Tensor, ...]  # behind each block
-    rounded: Rounded = field(default_factory=dict)  # where one sees inside
+    streams: tuple[Tensor, ...]  # hidden states after each block
+    rounded: Rounded = field(default_factory=dict)  # if the backend exposes its codes
     off: Mapping[str, ReplayError] = field(
         default_factory=dict
-    )  # told how to round all that it rounds: how otherwise that was
+    )  # weight -> rounding mismatch, if all roundings were replayed
 
 
 class ParityBackend(Protocol):
-    """A model that can be asked."""
+    """A model on a backend that can be run for parity."""
 
     name: str
 
     def ask(self, cases: Sequence[Inputs]) -> list[Outputs]:
-        """All cases, in one reading of the weights."""
+        """Outputs for all cases, reading the weights once."""
         ...
 
 
 class Reference(ParityBackend, Protocol):
-    """One that can be told how to round, too."""
+    """A parity backend that can replay another backend's rounding."""
 
     def ask(self, cases: Sequence[Inputs], told: Sequence[Rounded] = ()) -> list[Outputs]:
-        """The same."""
+        """Outputs for all cases; replays the activation codes of each case if they are passed."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What both sides are given: sizes, a kind of input, and the seed it is drawn from."""
+    """One set of inputs: sizes, kind of input, and seed."""
 
     kind: str
     batch: int
@@ -64,11 +64,11 @@ class Case:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Readable name of the case."""
         return f"{self.kind}, {self.batch} x {self.rows}x{self.columns}, {self.length} tokens"
 
     def inputs(self, architecture: Architecture) -> dict[str, Tensor]:
-        """The same wherever it is asked for."""
+        """Input tensors of the case, determined by its fields."""
         generator = torch.Generator().manual_seed(self.seed)
         side = (self.rows * architecture.patch_size, self.columns * architecture.patch_size)
         latents = torch.randn(self.batch, architecture.in_channels, *side, generator=generator)
@@ -95,7 +95,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Random inputs of several sizes, and those that break what random ones don't."""
+    """The parity cases: random inputs of several sizes, and edge cases."""
     shapes = [(1, 8, 8, 300), (2, 4, 6, 7), (4, 2, 4, 12), (1, 6, 2, 1), (3, 1, 1, 2)]
     usual = [Case(USUAL, *shape, seed=number) for number, shape in enumerate(shapes)]
     return usual + [Case(kind, 2, 4, 6, 9, seed=100 + number) for number, kind in enumerate(HOSTILE)]
@@ -108,25 +108,25 @@ def _number(value: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """One case."""
+    """Comparison of one case."""
 
     case: Case
-    finite: bool  # of the candidate, wherever the reference is
-    error: float  # relative, of the velocity
+    finite: bool  # whether the candidate is finite wherever the reference is
+    error: float  # relative error of the velocity
     cosine: float
-    blocks: tuple[float, ...]  # relative error of the stream behind each
+    blocks: tuple[float, ...]  # relative error of the hidden states after each block
     off: Mapping[str, ReplayError] = field(
         default_factory=dict
-    )  # of a reference that rounded as the candidate, by weight
-    own: float | None = None  # the error where each rounds by itself
+    )  # weight -> rounding mismatch, if the reference replayed the candidate's rounding
+    own: float | None = None  # error without the replay
 
     @property
     def sqnr(self) -> float:
-        """Signal to noise, dB."""
+        """SQNR of the velocity in dB."""
         return -20 * math.log10(self.error) if self.error else math.inf
 
     def to_json(self) -> dict[str, Any]:
-        """For reports."""
+        """The case as JSON."""
         numbers = {name: _number(getattr(self, name)) for name in ("error", "cosine", "sqnr")}
         alike: dict[str, Any] = {}
         if self.own is not None:
@@ -139,15 +139,15 @@ class CaseResult:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """All cases."""
+    """Comparison of all cases with the limits."""
 
     compared: tuple[CaseResult, ...]
     limit: float
-    unseen: float | None = None  # the median's, where the candidate rounds in between and it can't be seen how
+    unseen: float | None = None  # limit on the median error, if the candidate's rounding can't be replayed
 
     @property
     def figures(self) -> tuple[Check, ...]:
-        """What the verdict hangs on."""
+        """The checks that decide the result."""
         broken = sum(not one.finite for one in self.compared)
         errors = [one.error if one.finite else math.inf for one in self.compared] or [math.inf]
         least = min((one.cosine if one.finite else -1.0 for one in self.compared), default=-1.0)
@@ -167,7 +167,7 @@ class Parity:
 
     @property
     def _most(self) -> float:
-        """That one case may be off, or a stream behind a block."""
+        """Limit on the error of a single case, and of the hidden states after a block."""
         return FLIPPED * self.unseen if self.unseen and not self.own else self.limit
 
     @property
@@ -176,18 +176,18 @@ class Parity:
 
     @property
     def own(self) -> tuple[float, float] | None:
-        """The median and the largest error where each rounds by itself; None where that is the error itself."""
+        """(median, largest) error without replayed rounding; None if nothing was replayed."""
         errors = [one.own for one in self.compared if one.own is not None]
         return (statistics.median(errors), max(errors)) if errors else None
 
     @property
     def passed(self) -> bool:
-        """Whether each figure keeps to its limit."""
+        """Whether all checks passed."""
         return all(figure.passed for figure in self.figures)
 
     @property
     def passing(self) -> float | None:
-        """The limit that would pass, if there is one and this is none."""
+        """The limit that would have passed; None if the comparison passed or no limit would."""
         failed = [figure for figure in self.figures[1:] if not figure.passed and figure.most]
         measured = [figure.value for figure in failed if figure.value is not None]
         looser = replace(self, limit=max(measured), unseen=self.unseen and max(measured)) if measured else self
@@ -195,19 +195,19 @@ class Parity:
 
     @property
     def otherwise(self) -> tuple[str, ...]:
-        """Weights that are multiplied by what was rounded otherwise than is allowed."""
+        """Weights whose activations were rounded differently by more than the limits."""
         every = (pair for one in self.compared for pair in one.off.items())
         return tuple(dict.fromkeys(name for name, off in every if off.farthest > self._edge or off.steps > STEPS))
 
     @property
     def culprit(self) -> int | None:
-        """The block in which a case parts first by more than is allowed; None if none does."""
+        """The first block at fault in any case; None if there is none."""
         found = [place for one in self.compared if (place := _parts(one.blocks, self._most)) is not None]
         places = filter(None, map(split_block, self.otherwise))
         return min((*found, *(place for place, _ in places)), default=None)
 
     def to_json(self) -> dict[str, Any]:
-        """For reports."""
+        """The comparison as JSON."""
         return {
             "limit": self._most,
             "passed": self.passed,
@@ -226,9 +226,9 @@ def compare(
     *,
     unseen: float | None = None,
 ) -> Parity:
-    """Ask both; depths may differ: then the stream is compared as far as both go.
+    """Compare candidate and reference; if depths differ, hidden states are compared up to the smaller depth.
 
-    A candidate that rounds in between has a limit for its median case, too, for when it is `unseen` how it does.
+    `unseen` is the limit on the median case for a candidate with quantized activations whose rounding is not exposed.
     """
     asked = asked or cases()
     inputs = [case.inputs(architecture) for case in asked]
@@ -245,7 +245,7 @@ def compare(
 
 
 def _told(alike: CaseResult, own: CaseResult, told: Outputs) -> CaseResult:
-    """Where the reference rounded as the candidate; told of what is no number, it would give none either."""
+    """The result with replayed rounding; `finite` comes from the run without, as replayed NaN would spread."""
     return replace(alike, finite=own.finite, own=own.error, off=told.off)
 
 
@@ -261,7 +261,7 @@ def _compared(case: Case, found: Outputs, wanted: Outputs) -> CaseResult:
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
-    """|found - wanted| / |wanted|; infinite where one is no number and the other is, or their shapes differ."""
+    """|found - wanted| / |wanted|; infinite if the result isn't finite or the shapes differ."""
     if found.shape != wanted.shape:
         return math.inf
     found, wanted = found.double(), wanted.double()
@@ -270,7 +270,7 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
 
 
 def _parts(blocks: Sequence[float], limit: float) -> int | None:
-    """The first block behind which the stream errs more than is allowed, and much more than before it."""
+    """The first block whose error exceeds the limit and jumps over the previous block's; None if there is none."""
     before = 0.0
     for index, error in enumerate(blocks):
         if error > limit and error > JUMP * before:

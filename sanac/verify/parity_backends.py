@@ -1,4 +1,4 @@
-"""Who can be asked whether it is the same: our forward over any weights, and graphs in onnxruntime."""
+"""Parity backends: our torch forward, an ONNX graph in onnxruntime, a TensorRT engine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,22 +20,22 @@ from sanac.runtime.tensorrt_engine import TensorrtEngine
 from sanac.verify.parity import Inputs, Outputs, Rounded
 
 MASK = "encoder_attention_mask"
-STREAM = "transformer_blocks"  # graphs call the stream behind block 7 'transformer_blocks.7'
-# what a weight of '/its/layer' is multiplied by, in steps, is called '/its/layer/' and one of these
+STREAM = "transformer_blocks"  # graphs name the hidden states after block 7 'transformer_blocks.7'
+# suffixes of the graph values that hold the codes of a layer's quantized activations: '/path/of/layer/Round'
 ROUNDINGS = ("QuantizeLinear", "Round", "Cast/fp32")
 
 
 class TorchBackend:
-    """A model's weights, quantized or not, in our forward; in fp32, read block by block."""
+    """Our fp32 forward over a model's weights, quantized or not, read block by block."""
 
     def __init__(self, model: Model, device: str = "cpu") -> None:
-        """Nothing is read yet."""
+        """Prepare the backend; reads no weights yet."""
         self.name = model.located.name
         self.blocks = Blocks(model, torch.device(device), torch.float32)
         self.config = model.transformer.config
 
     def ask(self, cases: Sequence[Inputs], told: Sequence[Rounded] = ()) -> list[Outputs]:
-        """All cases go through a block together; what is rounded in them, as it is told."""
+        """Run all cases through each block together; replays the activation codes of each case if they are passed."""
         outside, geometry = self.blocks.outside(), Geometry.of(self.config)
         following = [_Following(rounded) for rounded in told or [{} for _ in cases]]
         with torch.no_grad():
@@ -67,14 +67,14 @@ class TorchBackend:
 
 @dataclass
 class _Following:
-    """A case of which it is known how another rounded."""
+    """Replays another backend's rounding in one case."""
 
     rounded: Rounded
-    off: dict[str, ReplayError] = field(default_factory=dict)  # of what was rounded as it was told
-    complete: bool = True  # whether that is all that is rounded
+    off: dict[str, ReplayError] = field(default_factory=dict)  # weight -> mismatch of the replayed rounding
+    complete: bool = True  # whether all roundings were replayed
 
     def used(self, index: int, tensors: Tensors) -> Tensors:
-        """A block's tensors, with what is rounded in it rounded so."""
+        """A block's tensors, with activation quantizers replaced by the replay."""
         if not self.rounded or not isinstance(tensors, QuantizedBlock):
             return tensors
         uses = dict(tensors.transforms)
@@ -91,10 +91,10 @@ class _Following:
 
 
 class OnnxBackend:
-    """A graph; the stream behind each block, and what it rounds, are made outputs of it, in memory."""
+    """An ONNX graph that also outputs the hidden states after each block and the codes of quantized activations."""
 
     def __init__(self, path: Path, device: str = "cpu", content: bytes | None = None) -> None:
-        """Opens a session of a graph, or of `content`, which takes the same weights."""
+        """Open a session of a graph, or of `content` with the same weights, with the extra outputs."""
         self.name = str(path)
         model = onnx.load_from_string(content) if content else onnx.load(path, load_external_data=False)
         known = {name for node in model.graph.node for name in node.output}
@@ -110,28 +110,28 @@ class OnnxBackend:
         self.graph = OnnxSession(path, device, content=model.SerializeToString())
 
     def ask(self, cases: Sequence[Inputs]) -> list[Outputs]:
-        """One after the other."""
+        """Run the cases one by one."""
         return [self._gave(*self.graph(**case)) for case in cases]
 
     def _gave(self, velocity: Tensor, *others: Tensor) -> Outputs:
         count = len(self.streams)
-        rounded = dict(zip(self.rounded, map(Tensor.half, others[count:]), strict=True))  # exact: at most 448
+        rounded = dict(zip(self.rounded, map(Tensor.half, others[count:]), strict=True))  # exact: codes are at most 448
         return Outputs(velocity.float(), tuple(map(Tensor.float, others[:count])), rounded)
 
 
 class EngineBackend:
-    """An engine: nobody sees what happens inside."""
+    """A TensorRT engine, which exposes neither hidden states nor codes."""
 
     def __init__(self, path: Path) -> None:
-        """On the GPU that is here."""
+        """Open the engine on the installed GPU."""
         self.name, self.engine = str(path), TensorrtEngine(path)
 
     def ask(self, cases: Sequence[Inputs]) -> list[Outputs]:
-        """One after the other."""
+        """Run the cases one by one."""
         return [Outputs(self.engine(**case)[0].float().cpu(), ()) for case in cases]
 
 
 def _rounding(value: str) -> str | None:
-    """The weight that a value of a graph is multiplied by, if that is one of those."""
+    """Name of the weight whose activation codes a graph value holds; None for other values."""
     layer = next((value.removesuffix(f"/{end}") for end in ROUNDINGS if value.endswith(f"/{end}")), "")
     return f"{layer[1:].replace('/', '.')}.weight" if layer.startswith(f"/{STREAM}/") else None

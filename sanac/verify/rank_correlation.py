@@ -1,4 +1,4 @@
-"""Do two models rank the same noises alike? Then the cheaper one can choose, and the better one paint what it chose."""
+"""Rank correlation of two models over the same noises: if high, the cheaper one can pick noises for the better one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _PROMPTS: dict[str, Callable[[int], tuple[Prompt, ...]]] = {"shapes": lambda cou
 
 @dataclass(frozen=True, slots=True)
 class RankSettings:
-    """How many noises of how many prompts, and how both sample."""
+    """Number of prompts and noises, the sampling settings of both models, and the limit."""
 
     reference: GenerationSettings
     candidate: GenerationSettings
@@ -30,31 +30,31 @@ class RankSettings:
     prompts: int = 24
     noises: int = 16
     tops: tuple[int, ...] = (1, 4)
-    least: float | None = None  # that the lower bound of Kendall's tau must reach
+    least: float | None = None  # minimum of the lower bound of Kendall's tau
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class RankReport:
-    """What was found; intervals are over prompts."""
+    """Rank correlations with intervals over prompts, and the grades behind them."""
 
     correlations: dict[str, Interval]
-    chance: dict[str, float]  # what no relation would give
-    undecided: int  # prompts of which one of both finds all noises equal
-    grades: tuple[tuple[list[float], list[float]], ...]  # of each prompt: the reference's, the candidate's
+    chance: dict[str, float]  # expected values for unrelated rankings
+    undecided: int  # prompts for which a model's noises all get the same grade
+    grades: tuple[tuple[list[float], list[float]], ...]  # per prompt: (reference, candidate) grades of all noises
     prompts: tuple[str, ...]
     asked: RankSettings
 
     @property
     def figure(self) -> Check | None:
-        """The verdict, where a limit was given."""
+        """Check of Kendall's tau; None without a limit."""
         if self.asked.least is None:
             return None
         low = self.correlations[KENDALL].low if KENDALL in self.correlations else -1.0
         return Check(LOW, low, self.asked.least, most=False)
 
     def to_json(self) -> dict[str, Any]:
-        """For reports."""
+        """The report as JSON."""
         figure = self.figure
         both = zip(self.prompts, self.grades, strict=True)
         return {
@@ -72,9 +72,9 @@ class RankReport:
 def rank(
     candidate: DiffusionGenerator, reference: DiffusionGenerator, asked: RankSettings, reporter: Reporter
 ) -> RankReport:
-    """Both paint the same noises of the same prompts; the verifier puts each one's pictures in order."""
+    """Generate images with both models from the same prompts and noises, grade them, and correlate the rankings."""
     prompts = _PROMPTS[asked.verifier](asked.prompts)
-    reporter.begin("painting", 2 * len(prompts) * asked.noises, "images")
+    reporter.begin("generating", 2 * len(prompts) * asked.noises, "images")
     try:
         theirs = _graded(reference, prompts, asked.reference, asked, reporter)
         ours = _graded(candidate, prompts, asked.candidate, asked, reporter)
@@ -101,7 +101,7 @@ def _graded(
     asked: RankSettings,
     reporter: Reporter,
 ) -> list[list[float]]:
-    """Of each prompt, what its noises became, graded."""
+    """Grades of a model's images, per prompt over its noises."""
     texts = [prompt.text for prompt in prompts for _ in range(asked.noises)]
     seeds = [asked.seed * 1_000_003 + number for number in range(len(texts))]
     pictures = [picture for batch in painter.paint(texts, seeds, sampling, reporter) for picture in batch]

@@ -1,4 +1,4 @@
-"""The shapes suite: a model paints prompts that training never saw; a detector that can't be argued with judges."""
+"""The shapes suite: generates images for held-out prompts of the shapes world and scores them with its detector."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,23 +21,23 @@ from sanac.shapes.render import render
 from sanac.shapes.scene import draw_scene
 from sanac.shapes.words import TAGS
 
-SCHEMA = 1  # of the measurement: raised when the same pictures would be judged otherwise
-LEAST = 12  # pictures: two per task
+SCHEMA = 1  # of the measurement: raised when the same images would be scored differently
+LEAST = 12  # least number of images: two per task
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The suite's outcome: the score on test prompts, what was held out apart, and the distance as a set."""
+    """Result of the suite: the score, the held-out score, and the distribution distance."""
 
     summary: Summary
     held_out: Interval | None
     distance: Distance
-    results: tuple[Result, ...]  # of the test prompts, then of what is held out
+    results: tuple[Result, ...]  # of the split's prompts, then of the held-out ones
     pictures: Pictures  # in the same order
     prompts: tuple[Prompt, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The form that measurements carry."""
+        """The content of the measurement file."""
         return {
             "schema": SCHEMA,
             **self.summary.to_json(),
@@ -49,21 +49,22 @@ class Evaluation:
 def evaluate(
     painter: DiffusionGenerator, images: int, sampling: GenerationSettings, seed: int, split: Split, reporter: Reporter
 ) -> Evaluation:
-    """Paint and judge `images` prompts of a split, and a quarter as many of what training never showed."""
+    """Generate and score images for `images` prompts of a split, and a quarter as many with held-out contents."""
     if images < LEAST:
-        raise UsageError(f"{images} images are too few", why="every task needs two", hint=f"--images {LEAST} or more")
+        raise UsageError(f"--images {images} is too few", why="every task needs two", hint=f"--images {LEAST} or more")
     asked = suite(split, images)
     apart = suite("held-out", max(LEAST // 2, images // 4))
     prompts = (*asked, *apart)
     seeds = [seed * 1_000_003 + number for number in (*range(images), *range(len(apart)))]
-    reporter.begin("painting", len(prompts), "images")
+    reporter.begin("generating", len(prompts), "images")
     try:
-        # a picture's number is its noise's seed: two models asked the same get the same noises
+        # seeds depend on the image number only: all models get the same noises
         pictures = np.concatenate(list(painter.paint([prompt.text for prompt in prompts], seeds, sampling, reporter)))
     finally:
         reporter.end()
     if pictures.shape[1] != pictures.shape[2]:
-        raise InvalidInput(f"{painter.name} paints {pictures.shape[2]}x{pictures.shape[1]}", why="scenes are square")
+        size = f"{pictures.shape[2]}x{pictures.shape[1]}"
+        raise InvalidInput(f"{painter.name} generates images of {size}", why="the suite needs square images")
     verdicts = judge_pictures(prompts, list(pictures))
     results = tuple(map(_result, range(len(prompts)), prompts, verdicts))
     return Evaluation(
@@ -81,13 +82,13 @@ def _result(index: int, prompt: Prompt, verdict: GenEvalResult) -> Result:
 
 
 def rendered(prompts: Sequence[Prompt], side: int, seed: int) -> NDArray[np.uint8]:
-    """What the world itself shows for these prompts."""
+    """Ground-truth renderings of the prompts' scenes."""
     rngs = (np.random.default_rng((seed, index, 1)) for index in range(len(prompts)))
     scenes = [draw_scene(prompt.content, rng, tidy=True) for prompt, rng in zip(prompts, rngs, strict=True)]
     return np.stack([render(scene, side) for scene in scenes])
 
 
 def examples(evaluation: Evaluation, each: int = 8) -> list[int]:
-    """The first so many pictures of every task, task by task, for people to look at."""
+    """Indices of the first `each` images of every task, grouped by task, for a contact sheet."""
     tags = [result.task.tag for result in evaluation.results[: evaluation.summary.pictures]]
     return [index for tag in TAGS for index in [i for i, other in enumerate(tags) if other == tag][:each]]

@@ -1,4 +1,4 @@
-"""Whether what was measured can be trusted: who else was at work, how far rounds lie apart, whether they slow down."""
+"""Detects noisy timings: load by other processes, CPU throttling, spread and drift of the rounds."""
 
 import os
 import statistics
@@ -8,30 +8,30 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_OTHERS = 0.15  # cores that others may use
-_SPREAD = 0.1  # of the middle half of the rounds, by their median
-_DRIFT = 1.08  # times slower that the later half of the rounds may be
-_FEWEST = 4  # rounds of which anything can be said
+_OTHERS = 0.15  # most cores used by other processes
+_SPREAD = 0.1  # largest interquartile range of the rounds, relative to their median
+_DRIFT = 1.08  # largest ratio of the later half of the rounds to the earlier half
+_FEWEST = 4  # least number of rounds to judge spread and drift
 _CPU_STAT = Path("/sys/fs/cgroup/cpu.stat")
 
 
 @dataclass
 class Contention:
-    """What the machine did meanwhile."""
+    """Load on the machine during the measurement."""
 
     seconds: float = 0.0
-    others: float = 0.0  # seconds of processors that other processes used
-    throttled: float = 0.0  # seconds that a limit of the container took
+    others: float = 0.0  # CPU seconds used by other processes
+    throttled: float = 0.0  # seconds of throttling by the container's CPU limit
 
     @property
     def cores(self) -> float:
-        """That others used, on average."""
+        """Average number of cores used by other processes."""
         return self.others / self.seconds if self.seconds else 0.0
 
 
 @contextmanager
 def watch_contention(watched: Contention, processes: Sequence[int]) -> Iterator[None]:
-    """Count what others use during the block; `processes` and this one are no others."""
+    """Add the load of other processes during the context to `watched`; excludes `processes` and this process."""
     ours = (os.getpid(), *processes)
     start, busy, mine, throttled = time.monotonic(), _busy(), _used(ours), _throttled()
     try:
@@ -43,31 +43,31 @@ def watch_contention(watched: Contention, processes: Sequence[int]) -> Iterator[
 
 
 def noise_warnings(watched: Contention, rounds: Mapping[str, Sequence[float]]) -> list[str]:
-    """Each doubt in words."""
+    """Warnings about noisy timings, one sentence each."""
     found = []
     if watched.cores > _OTHERS:
-        found.append(f"other processes used {watched.cores:.1f} cores meanwhile")
+        found.append(f"other processes used {watched.cores:.1f} cores during the measurement")
     if watched.throttled > 0.02 * watched.seconds:
-        found.append(f"a limit on processors took {watched.throttled:.1f} s of {watched.seconds:.0f}")
+        found.append(f"a CPU limit throttled this process for {watched.throttled:.1f} s of {watched.seconds:.0f} s")
     for name, seconds in rounds.items():
         if len(seconds) < _FEWEST:
             continue
         middle = statistics.median(seconds)
         low, _, high = statistics.quantiles(seconds, n=4)
         if high - low > _SPREAD * middle:
-            found.append(f"{name}: half of the rounds lie {(high - low) / middle:.0%} apart")
+            found.append(f"{name}: the middle half of the rounds differs by {(high - low) / middle:.0%}")
         half = len(seconds) // 2
         slower = statistics.median(seconds[-half:]) / statistics.median(seconds[:half])
         if slower > _DRIFT:
-            found.append(f"{name}: the later rounds took {slower - 1:.0%} longer: throttled, or not alone")
+            found.append(f"{name}: the later rounds took {slower - 1:.0%} longer: throttling, or other load")
     few = min(map(len, rounds.values()), default=0)
     if few < _FEWEST:
-        found.append(f"{few} rounds say nothing of how far they lie apart: {_FEWEST} or more do")
+        found.append(f"{few} rounds are too few to judge their spread: use --rounds {_FEWEST} or more")
     return found
 
 
 def _busy() -> float:
-    """Seconds of processors that anybody used since the machine was started."""
+    """CPU seconds used by all processes since the machine started."""
     with suppress(OSError):
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
         user, nice, system, _, _, irq, soft, _ = map(int, fields)  # not: idle, iowait, steal
@@ -76,7 +76,7 @@ def _busy() -> float:
 
 
 def _used(processes: Sequence[int]) -> float:
-    """The same, of these processes."""
+    """CPU seconds used by these processes."""
     total = 0
     for process in processes:
         with suppress(OSError):
@@ -86,7 +86,7 @@ def _used(processes: Sequence[int]) -> float:
 
 
 def _throttled() -> float:
-    """Seconds that a limit of this container kept it from working."""
+    """Seconds for which this container's CPU limit has throttled it."""
     with suppress(OSError):
         entries = dict(line.split() for line in _CPU_STAT.read_text().splitlines())
         return int(entries.get("throttled_usec", 0)) / 1e6

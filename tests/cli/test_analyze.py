@@ -154,8 +154,8 @@ def test_own_latents_under_noise(sanac: Sanac, pipeline: Path, tmp_path: Path) -
     noised = ("--inputs", "noised", "--data", "data", "--timesteps", "3")
     first = sanac("analyze", pipeline, *noised, "--json")
     assert first.code == 0, first.err
-    assert "measuring 3 pictures (data)" in first.err
-    assert "all pictures get the empty one" in first.err
+    assert "scoring blocks on 3 images (data)" in first.err
+    assert "all images use the empty caption" in first.err
     settings = first.json["settings"]
     assert (settings["inputs"], settings["num_prompts"], settings["size"]) == ("noised", 3, [4, 6])
     assert sanac("analyze", pipeline, *noised, "--json").json["status"] == "cached"
@@ -271,7 +271,7 @@ def test_scores_hold_for_a_copy_of_the_model(sanac: Sanac, pipeline: Path, tmp_p
     weights.write_bytes(data)
     changed = sanac(*job, "--out", "b")
     assert changed.code == 3
-    assert "made for another model" in changed.err
+    assert "measured on another model" in changed.err
 
 
 def test_advice_is_less_than_what_was_asked(sanac: Sanac, sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +328,7 @@ def test_a_cached_repair_needs_no_memory(sanac: Sanac, pipeline: Path, monkeypat
     assert "are free" in lacking.err
     early = sanac("prune", pipeline, "--target-blocks", "3", "--compensate", *FEW)
     assert early.code == 4
-    assert "measuring" not in early.err, "said before hours of measuring"
+    assert "scoring blocks" not in early.err, "said before hours of scoring"
 
 
 def test_other_scores_are_replaced_only_by_force(sanac: Sanac, pipeline: Path) -> None:
@@ -361,7 +361,7 @@ def test_what_was_analyzed_is_what_is_pruned(sanac: Sanac, pipeline: Path) -> No
     ("options", "words"),
     [
         (("--guidance", "nan", "--target-blocks", "3"), "--guidance nan"),
-        (("--target-params", "9" * 400), "is no number"),
+        (("--target-params", "9" * 400), "is not a number of parameters"),
     ],
 )
 def test_numbers_without_sense_are_refused(sanac: Sanac, pipeline: Path, options: tuple[str, ...], words: str) -> None:
@@ -398,8 +398,8 @@ def test_protected_blocks_stay(sanac: Sanac, pipeline: Path) -> None:
         (("--target-blocks", "0"), "not between 1 and 6"),
         (("--target-blocks", "7"), "not between 1 and 6"),
         (("--target-blocks", "2.5"), "2.5"),
-        (("--target-params", "many"), "no number"),
-        (("--target-blocks", "2", "--protect-first", "3"), "don't fit into 2"),
+        (("--target-params", "many"), "not a number of parameters"),
+        (("--target-blocks", "2", "--protect-first", "3"), "protect more than the 2 blocks"),
         (("--target-blocks", "3", "--num-prompts", "999"), "100"),
     ],
 )
@@ -417,7 +417,7 @@ def test_scores_of_another_model_are_refused(sanac: Sanac, pipeline: Path, shard
     sanac("analyze", pipeline, *FEW, "--out", tmp_path / "a")
     ran = sanac("prune", sharded, "--target-blocks", "3", "--scores", tmp_path / "a" / "scores.json")
     assert ran.code == 3
-    assert "made for another model" in ran.err
+    assert "measured on another model" in ran.err
 
 
 def test_nan_is_named(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:

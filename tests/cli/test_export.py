@@ -200,7 +200,7 @@ def test_without_onnxruntime(sanac: Sanac, monkeypatch: pytest.MonkeyPatch) -> N
 def test_in_bf16_it_says_what_was_compared(sanac: Sanac) -> None:
     ran = sanac("export", "sanac:tiny", "--component", "transformer", "--out", "exported")
     assert ran.code == 0, ran.err
-    assert "widened to fp32" in ran.out
+    assert "converted to fp32" in ran.out
     assert "pictures, PSNR" in ran.out
     assert not Path("exported/vae_decoder").exists()
 
@@ -227,8 +227,12 @@ def test_verify_compares_torch_with_torch(sanac: Sanac, tmp_path: Path) -> None:
         ("export sanac:tiny --precision int8 --out o", 2, "int8"),
         ("export sanac:tiny --in-place", 2, "no artifact"),
         ("export sanac:tiny --in-place --out o", 2, "--out is about a copy"),
-        ("export sanac:tiny --out o --link", 2, "linked files"),
-        ("export sanac:tiny --out o --component vae --depthwise fp16", 2, "--depthwise is about the transformer"),
+        ("export sanac:tiny --out o --link", 2, "--link can't be combined"),
+        (
+            "export sanac:tiny --out o --component vae --depthwise fp16",
+            2,
+            "--depthwise only applies to the transformer",
+        ),
     ],
 )
 def test_mistakes(sanac: Sanac, words: str, code: int, said: str) -> None:

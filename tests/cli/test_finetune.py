@@ -82,7 +82,7 @@ def test_a_dry_run_prepares_nothing(sanac: Sanac, pipeline: Path, tmp_path: Path
     small = pruned(sanac, pipeline)
     ran = sanac("finetune", small, *SHORT, "--dry-run")
     assert ran.code == 4
-    assert "not prepared before" in ran.err
+    assert "not been prepared yet" in ran.err
     assert not list((tmp_path / "sanac-out").glob("data-*"))
 
 
@@ -162,7 +162,7 @@ def test_stopped_and_continued_it_ends_in_the_same_bytes(
     _, reporter = finished.communicate()
     assert finished.returncode == 0, reporter
     assert "continuing" in reporter
-    assert "not bit for bit" not in reporter
+    assert "not bit-exactly" not in reporter
     whole = start(*options, "--workspace", "other", "--out", "whole")
     assert whole.wait(120) == 0
     one, other = weights("stopped"), weights("whole")
@@ -177,9 +177,9 @@ def test_stopped_and_continued_it_ends_in_the_same_bytes(
         ("no loss 'foo'", (*SHORT, "--loss", "foo")),
         ("can't be read", (*SHORT, "--loss", "flow=1=2")),
         ("belong together", (*SHORT, "--sample-every", "3")),
-        ("there is no nowhere", ("--data", "nowhere")),
+        ("nowhere does not exist", ("--data", "nowhere")),
         ("is too small", (*SHORT, "--teacher-cache", "1KB")),
-        ("there is no tracker 'notebook'", (*SHORT, "--log-with", "notebook")),
+        ("unknown tracker 'notebook'", (*SHORT, "--log-with", "notebook")),
         ("--lora-file", (*SHORT, "--lora-file", "lora.safetensors")),
     ],
 )
@@ -195,7 +195,7 @@ def test_what_makes_no_sense_is_said_at_once(
 
 @pytest.mark.parametrize(
     ("words", "options"),
-    [("nothing to learn from", ()), ("needs a teacher", (*SHORT, "--loss", "distill"))],
+    [("no training data", ()), ("requires a teacher", (*SHORT, "--loss", "distill"))],
 )
 def test_a_model_that_was_never_pruned_has_no_teacher(
     sanac: Sanac, pipeline: Path, words: str, options: tuple[str, ...]
@@ -257,7 +257,7 @@ def test_prepared_data_of_another_shape(sanac: Sanac, pipeline: Path, tmp_path: 
     save_file({"latents": made["latents"]}, tmp_path / "wide" / "a.safetensors")
     ran = sanac("finetune", small, "--data", tmp_path / "wide")
     assert ran.code == 3
-    assert "brings no captions" in ran.err
+    assert "has no captions" in ran.err
 
 
 def test_a_tar_that_is_cut_off_is_found_before_anything_is_encoded(
@@ -270,7 +270,7 @@ def test_a_tar_that_is_cut_off_is_found_before_anything_is_encoded(
     (tmp_path / "data.tar").write_bytes(whole[: len(whole) // 2])
     ran = sanac("finetune", small, "--steps", "2", "--data", tmp_path / "data.tar", "--out", "out")
     assert ran.code == 3, ran.err
-    assert "cut off" in ran.err
+    assert "truncated" in ran.err
     assert not list((tmp_path / "sanac-out").glob("data-*/part-*"))
     assert not Path("out").exists()
 

@@ -78,16 +78,16 @@ def test_copies_are_told_apart_from_ranges(pipeline: Path, sanac: Sanac) -> None
 def test_what_changes_the_function_is_said(pipeline: Path, plain: Path, sanac: Sanac) -> None:
     dry = ("--target-blocks", 8, "--dry-run")
     assert said(sanac("grow", pipeline, *dry, "--preserve", 6), "computes exactly what its source does")
-    assert said(sanac("grow", pipeline, *dry, "--init", "cyclic"), "--init cyclic changes the function")
+    assert said(sanac("grow", pipeline, *dry, "--init", "cyclic"), "--init cyclic changes the model's output")
     added = sanac("grow", plain, *dry, "--qk-norm")
-    assert said(added, "warning: --qk-norm changes the function", "the last 2 blocks are dropped")
+    assert said(added, "warning: --qk-norm changes the model's output", "the last 2 blocks are dropped")
     assert "exactly" not in added.err
     assert "qk_norm = rms_norm_across_heads" in added.out
 
 
 def test_settings_without_effect_are_warned_of(pipeline: Path, sanac: Sanac) -> None:
     dry = ("grow", pipeline, "--target-blocks", 8, "--dry-run", "-q")
-    assert said(sanac(*dry, "--qk-norm"), "warning: --qk-norm has no effect", "has it already")
+    assert said(sanac(*dry, "--qk-norm"), "warning: --qk-norm has no effect", "already has QK norm")
     assert said(sanac(*dry, "--init", "replicate", "--seed", 3), "warning: --seed has no effect")
     assert said(sanac(*dry, "--device", "cpu"), "warning: --device has no effect")
     assert sanac(*dry, "--seed", 3).err == ""
@@ -96,9 +96,9 @@ def test_settings_without_effect_are_warned_of(pipeline: Path, sanac: Sanac) -> 
 @pytest.mark.parametrize(
     ("arguments", "problems"),
     [
-        (["6"], ["--target-blocks 6 is not above the 6 blocks that it has"]),
+        (["6"], ["--target-blocks 6 is not more than the model's 6 blocks"]),
         (["6", "--preserve", "7"], ["--target-blocks 6", "--preserve 7 is not between 1 and 6"]),
-        (["8", "--preserve", "4", "--init", "cyclic"], ["--preserve has no meaning with --init cyclic"]),
+        (["8", "--preserve", "4", "--init", "cyclic"], ["--preserve only applies to --init partial"]),
     ],
 )
 def test_bad_requests_exit_2_with_all_problems(

@@ -143,13 +143,13 @@ def test_weights_that_stream(sanac: Sanac, six: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ("--trt", 2, "for which GPU"),
-        ("--trt --sm 90", 2, "no engine for sm90"),
+        ("--trt", 2, "no target GPU"),
+        ("--trt --sm 90", 2, "can't build an engine for sm90"),
         ("--trt --sm rtx9999 --batch 0 --size x", 2, "rtx9999"),
         ("--trt --sm 89 --builder tensorrt", 4, "tensorrt"),
         ("--trt --sm 89 --refit", 4, "on a GPU"),
         ("--trt --sm 89 --size 60..130", 2, "steps of 16 pixels"),
-        ("--trt --sm 89 --timing-cache c", 2, "--timing-cache is for"),
+        ("--trt --sm 89 --timing-cache c", 2, "--timing-cache only applies to"),
         ("--trt --refit-from nothing.engine", 3, "nothing"),
         ("--trt --sm 89 --refit-from nothing.engine", 2, "--sm"),
         ("--sm 89 --batch 4", 2, "--sm, --batch"),

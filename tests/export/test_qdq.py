@@ -39,7 +39,7 @@ def test_it_is_what_the_simulator_computes(sanac: Sanac, quantized: Callable[[st
     figures = {figure["name"]: figure["value"] for figure in found.json["figures"]}
     alike = "" if scheme in WEIGHTS_ONLY else ", rounded alike"
     assert figures[f"relative error, at worst{alike}"] < 2e-5
-    assert any("was told how it did" in note for note in found.json["notes"]) == (scheme in GIVEN)
+    assert any("replays the candidate's rounding" in note for note in found.json["notes"]) == (scheme in GIVEN)
     graph, form = opened(folder), scheme.partition("-")[0]
     onnx.checker.check_model(folder / "transformer" / "model.onnx", full_check=True)
     stored = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == KINDS[form] and tensor.dims}
@@ -68,7 +68,7 @@ def test_scales_are_of_the_dtype_that_is_computed_in(sanac: Sanac) -> None:
     ran = sanac("export", "quantized", "--in-place", "--component", "transformer", "--no-verify", "--json")
     assert ran.code == 0, ran.err
     found = sanac("verify", "quantized", "--against", "quantized", "--pictures", "0")
-    assert (found.code, "widened to fp32" in found.out) == (0, True), found.out
+    assert (found.code, "converted to fp32" in found.out) == (0, True), found.out
     graph = opened(folder)
     kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
     scales = [node.input[1] for node in graph.node if node.op_type in {"DequantizeLinear", "QuantizeLinear"}]

@@ -146,7 +146,7 @@ def test_a_parent_that_is_gone_or_changed_is_not_taken(pipeline: Path, tmp_path:
     source = Path(shutil.copytree(pipeline, tmp_path / "source"))
     model = pruned(source, "0-3", tmp_path / "small")
     (source / "transformer" / "diffusion_pytorch_model.safetensors").touch()
-    with pytest.raises(UsageError, match="is not what"):
+    with pytest.raises(UsageError, match="is not the model that"):
         parent_of(model)
     shutil.rmtree(source)
     with pytest.raises(UsageError, match="can't be opened") as caught:
@@ -158,6 +158,6 @@ def test_a_teacher_of_another_family_is_refused(pipeline: Path, tmp_path: Path) 
     from sanac.tiny.build import transformer
 
     transformer(2, width=64).save_pretrained(tmp_path / "narrow")
-    with pytest.raises(InvalidInput, match="can't teach") as caught:
+    with pytest.raises(InvalidInput, match="can't be the teacher of") as caught:
         check_teacher(open_model(locate(str(tmp_path / "narrow"))), open_model(locate(str(pipeline))))
-    assert "width of the stream" in caught.value.why
+    assert "hidden width" in caught.value.why

@@ -255,14 +255,14 @@ def test_a_tensor_stored_wider_than_the_rest_stays_so(pipeline: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("how", "problems"),
     [
-        ({"target": 6}, ["--target-blocks 6 is not above the 6"]),
-        ({"target": 5}, ["--target-blocks 5 is not above the 6"]),
+        ({"target": 6}, ["--target-blocks 6 is not more than the model's 6"]),
+        ({"target": 5}, ["--target-blocks 5 is not more than the model's 6"]),
         ({"target": 0, "preserve": 9}, ["--target-blocks 0", "--preserve 9 is not between 1 and 6"]),
-        ({"target": -1, "init": "magic"}, ["--target-blocks -1", "--init magic is none of"]),
-        ({"target": 10**9}, ["beyond 1000"]),
+        ({"target": -1, "init": "magic"}, ["--target-blocks -1", "--init magic is not one of"]),
+        ({"target": 10**9}, ["above 1000"]),
         ({"target": 8, "preserve": 0}, ["--preserve 0"]),
         ({"target": 8, "preserve": 7}, ["--preserve 7 is not between"]),
-        ({"target": 8, "init": "cyclic", "preserve": 7}, ["has no meaning with --init cyclic", "--preserve 7"]),
+        ({"target": 8, "init": "cyclic", "preserve": 7}, ["--preserve only applies to --init partial", "--preserve 7"]),
     ],
 )
 def test_what_cannot_be_grown_says_everything_at_once(how: dict, problems: list[str], pipeline: Path) -> None:

@@ -115,7 +115,7 @@ def test_parameters_become_the_nearest_depth(pipeline: Path) -> None:
 
 @pytest.mark.parametrize("parameters", ["0", "1", "2M", "999B"])
 def test_parameters_that_no_depth_comes_near(pipeline: Path, parameters: str) -> None:
-    with pytest.raises(UsageError, match="out of pipeline's reach"):
+    with pytest.raises(UsageError, match="out of range for pipeline"):
         depth_of(open_model(locate(str(pipeline))), None, parameters)
 
 

@@ -72,4 +72,4 @@ def test_two_at_once(sanac: Sanac, tmp_path: Path) -> None:
     with (tmp_path / "sanac-out" / "run.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         ran = sanac("run", write(SMALL))
-    assert (ran.code, "another run is at work" in ran.err) == (4, True)
+    assert (ran.code, "another run is using" in ran.err) == (4, True)

@@ -26,7 +26,7 @@ def test_variants_and_the_front(sanac: Sanac) -> None:
     least = min((row for row in rows.values() if row["passed"]), key=lambda row: row["bytes"])
     assert (ran.json["chosen"], ran.json["out"]) == (least["variant"], least["out"])
     shown = sanac("run", "r.toml").out
-    assert shown.count("on the front") == sum(row["ahead"] for row in rows.values())
+    assert shown.count("on the Pareto front") == sum(row["ahead"] for row in rows.values())
 
 
 def test_a_target(sanac: Sanac) -> None:
@@ -44,7 +44,7 @@ def test_a_target(sanac: Sanac) -> None:
     assert (shown.code, shown.out.count("over 1"), "NO  variants" in shown.out) == (5, 3, True), "each reason once"
     ran = sanac("run", write(text.replace("0.5", "1.5")), "--json", "-q")
     assert (ran.code, ran.json["chosen"]) == (5, None)
-    assert "no candidate keeps every limit" in ran.json["reasons"][-1]
+    assert "no candidate meets every limit" in ran.json["reasons"][-1]
     assert not ran.json["checks"][0]["passed"], "who reads verdicts alone sees it, too"
 
 
@@ -56,5 +56,5 @@ def test_what_is_not_measured_further() -> None:
     reasons: list[str] = []
     found = promising(looks, Target(max_bytes=300), reasons)
     assert [look.variant.name for look in found] == ["small", "good", "near"]
-    assert reasons[0] == "worse: not measured further: 0.750 at first sight, good is no larger and has 0.900"
+    assert reasons[0] == "worse: dropped after screening: score 0.750; good is no larger and has 0.900"
     assert reasons[1:] == ["large: 400 B, over 300 B"]

@@ -117,7 +117,7 @@ def test_other_surroundings_are_warned_of(tmp_path: Path) -> None:
     torch.set_num_threads(2)
     heard = Heard()
     train(small.task(), small.settings(), tmp_path, heard)
-    assert heard.warnings == ["continuing, but not bit for bit: threads was 1, is 2"]
+    assert heard.warnings == ["continuing, but not bit-exactly, as the environment changed: threads was 1, is 2"]
 
 
 def test_new_checkpoints_outlive_damaged_ones_that_claim_to_be_further(tmp_path: Path) -> None:

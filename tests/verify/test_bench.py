@@ -55,7 +55,7 @@ def test_a_table_and_a_measurement(sanac: Sanac, pruned: Path, tmp_path: Path) -
             assert ratio["least"] <= ratio["median"] <= ratio["most"]
     first = found["subjects"][0]["batches"]["1"]
     assert first["faster than the first"] == {"median": 1, "least": 1, "most": 1}
-    assert any("2 rounds say nothing" in doubt for doubt in found["doubts"])
+    assert any("2 rounds are too few" in doubt for doubt in found["doubts"])
     for home in (pruned, tmp_path / "kept"):
         assert json.loads((home / "measurements" / "bench.json").read_text())["subjects"] == found["subjects"]
     metrics = json.loads((pruned / "measurements" / "metrics.json").read_text())
@@ -94,7 +94,7 @@ def test_compiled(sanac: Sanac, sharded: Path, model: str) -> None:
         (("sanac:tiny", "--backend", "onnx"), 2, "sanac export sanac:tiny"),
         (("sanac:tiny", "--batch", "1,x"), 2, "--batch 1,4"),
         (("sanac:tiny", "--size", "65x64"), 2, "not a multiple"),
-        (("sanac:tiny", "--backend", "torch,torch"), 2, "named twice"),
+        (("sanac:tiny", "--backend", "torch,torch"), 2, "listed twice"),
         (("nowhere",), 2, "nowhere"),
         (("sanac:tiny", "--device", "cuda"), 4, "no such GPU"),
     ],
@@ -105,7 +105,7 @@ def test_what_can_t_be_measured(sanac: Sanac, words: tuple[str, ...], code: int,
 
 
 def test_a_process_that_was_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the system does where memory runs out."""
+    """As the system does where memory ran out."""
     load = benching._Worker.load
 
     def killed(worker: benching._Worker) -> None:
@@ -115,7 +115,7 @@ def test_a_process_that_was_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benching._Worker, "load", killed)
     with pytest.raises(MissingResource, match="could not be measured") as caught:
         benching.bench([Subject("tiny", "sanac:tiny", "torch")], BenchRun(steps=1, rounds=1), NULL_REPORTER)
-    assert "memory runs out" in caught.value.why
+    assert "memory ran out" in caught.value.why
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -143,9 +143,9 @@ def test_doubts() -> None:
     (others,) = noise_warnings(Contention(10, 9), {"a": steady})
     assert "0.9 cores" in others
     (limit,) = noise_warnings(Contention(10, 0, 2), {"a": steady})
-    assert "a limit on processors took 2.0 s of 10" in limit
+    assert "a CPU limit throttled this process for 2.0 s of 10 s" in limit
     (spread,) = noise_warnings(Contention(10), {"b": [1, 1.5, 1.5, 1, 1, 1.5, 1.5, 1]})
-    assert spread.startswith("b: half of the rounds lie")
+    assert spread.startswith("b: the middle half of the rounds differs by")
     (drift,) = noise_warnings(Contention(10), {"c": [1, 1, 1, 1.09, 1.09, 1.09]})
     assert "9% longer" in drift
 
@@ -182,7 +182,7 @@ def test_ratios_are_of_rounds() -> None:
 
 def test_the_same_twice_makes_no_sense() -> None:
     one = Subject("tiny", "sanac:tiny", "torch")
-    with pytest.raises(UsageError, match="named twice"):
+    with pytest.raises(UsageError, match="listed twice"):
         benching.bench([one, one], BenchRun(), NULL_REPORTER)
 
 

@@ -1,4 +1,4 @@
-"""An allocation as a picture: what every weight was given, and how sensitive it is."""
+"""Chart of a bit allocation: the scheme and the sensitivity of every weight."""
 
 import math
 import re
@@ -17,7 +17,7 @@ _COLORS = ("#d9d9d9", "#4575b4", "#fdae61", "#d73027", "#5e4fa2", "#66bd63")
 
 
 def draw(units: Sequence[Mapping[str, Any]], schemes: Sequence[str], title: str, path: Path) -> None:
-    """Write the picture: a row per kind of weight, a column per block; `schemes` from most bits to fewest."""
+    """Write the chart: a row per kind of weight, a column per block; `schemes` from most bits to fewest."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -40,7 +40,7 @@ def draw(units: Sequence[Mapping[str, Any]], schemes: Sequence[str], title: str,
     patches = [Patch(color=_COLORS[number], label=scheme) for number, scheme in enumerate(schemes)]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
     shown = bottom.imshow(errors, aspect="auto", cmap="viridis", interpolation="none")
-    figure.colorbar(shown, ax=bottom, label="its error alone, in the\nfewest bits, log10")
+    figure.colorbar(shown, ax=bottom, label="error with only this weight\nin the fewest bits, log10")
     for axes in (top, bottom):
         axes.set_yticks(range(len(kinds)), kinds, fontsize=8)
     top.set_title(title)
@@ -50,7 +50,7 @@ def draw(units: Sequence[Mapping[str, Any]], schemes: Sequence[str], title: str,
 
 
 def _place(unit: Mapping[str, Any]) -> tuple[str, int]:
-    """A unit's kind and its block; what lies in no block stands in the first column."""
+    """(kind, block) of a unit; units outside the blocks are drawn in the first column."""
     name = str(unit["unit"])
     found = _PLACE.fullmatch(name)
     if not found:

@@ -1,4 +1,4 @@
-"""What stays of a run: its numbers, its loss as a chart, the pictures painted on the way."""
+"""Archives a training run in the artifact's measurements: metrics, loss chart and sample images."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ _NUMBERS = "metrics.jsonl"
 
 
 def archive_run(folder: Path, out: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    """Move what is worth it from a run's folder beside the artifact, delete the rest: (report, flat metrics)."""
+    """Copy metrics and samples of a run to the artifact and delete its folder; returns (report, flat metrics)."""
     place = out / MEASUREMENTS
     path = folder / _NUMBERS
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
@@ -34,7 +34,7 @@ def archive_run(folder: Path, out: Path) -> tuple[dict[str, Any], dict[str, floa
 
 
 def draw(steps: list[int], losses: list[float], path: Path) -> None:
-    """The loss by step."""
+    """Write a chart of the loss by step."""
     import matplotlib as mpl
 
     mpl.use("Agg")

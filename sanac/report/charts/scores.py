@@ -1,4 +1,4 @@
-"""The scores as a picture: one bar per block with its interval, and below it each block at each timestep."""
+"""Chart of block scores: a bar per block with its interval, and a heat map of blocks by timestep."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +10,13 @@ from sanac.prune.settings import AnalyzeSettings
 
 TITLES = {
     "bi": "block importance, 1 - cos",
-    "norm": "relative change of the stream",
-    "velocity": "velocity error without it",
+    "norm": "relative change of hidden states",
+    "velocity": "velocity error without the block",
 }
 
 
 def draw(scores: Scores, metric: str, folder: Path) -> list[Path]:
-    """Write FOLDER/<metric>.png and .svg."""
+    """Write the chart of a metric as <metric>.png and <metric>.svg in `folder`; returns both paths."""
     import matplotlib as mpl
 
     mpl.use("Agg")
