@@ -195,7 +195,7 @@ class _InputRecorder:
         if not torch.isfinite(power).all():
             raise InvalidInput(f"the activations of {names[0]} are NaN or infinite", hint="sanac inspect MODEL --scan")
         if self.spec.activations and self.spec.activations.kind == STATIC and not power.any():
-            hint = " ".join(f"--leave {name}" for name in names)
+            hint = " ".join(f"--skip {name}" for name in names)
             raise InvalidInput(
                 f"the activations of {names[0]} are all zero", why="a static scale needs a range", hint=hint
             )
