@@ -1,7 +1,7 @@
 """Settings of a verb, declared once: a frozen dataclass whose annotations carry help, bounds and choices.
 
 The command line, recipes, keyword arguments, the JSON Schema of recipes and the tables in docs/ all read the same
-declaration, and every complaint about a value is made here.
+declaration, and all validation errors are raised here.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from sanac.core.errors import UsageError
 from sanac.core.units import parse_bytes
 
 S = TypeVar("S", bound="Settings")
-Naming = Callable[[str], str]  # how a setting is called where the complaint is read: --num-prompts, prune.num_prompts
+Naming = Callable[[str], str]  # a setting's name as its user knows it: --num-prompts, prune.num_prompts
 
 _LARGEST = 1e300
 
@@ -49,7 +49,7 @@ class DataRef(str):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What the type of a setting doesn't say."""
+    """Metadata of a setting that its type doesn't express."""
 
     help: str
     metavar: str | None = None
@@ -58,7 +58,7 @@ class Option:
     le: float | None = None
     gt: float | None = None
     lt: float | None = None
-    choices: tuple[str, ...] = ()  # where a table of the package says which there are
+    choices: tuple[str, ...] = ()  # where the choices come from a table of the package
     check: Callable[[Any], object] | None = None  # raises UsageError for a value that can't be read
     affects_result: bool = True  # False: not part of a recipe stage's content key
     recipe: bool = True  # whether a recipe may set it
@@ -114,7 +114,7 @@ class Setting:
         return ", ".join(parts)
 
     def convert(self, value: Any, *, text: bool = False) -> Any:
-        """The value as the dataclass holds it; raises UsageError with the rest of a sentence that begins with a name.
+        """`value` converted to the setting's type; raises UsageError with the rest of a sentence that begins with a name.
 
         `text`: the value was typed on a command line, so numbers are read from it.
         """
@@ -227,7 +227,7 @@ class Settings:
     typed: frozenset[str] = field(default=frozenset(), compare=False, repr=False)  # names that the user set
 
     def contradictions(self, _name: Naming) -> Iterator[tuple[str, str]]:
-        """(setting, complaint) for everything that is right alone and wrong together."""
+        """(setting, complaint) for settings that are valid alone but contradict each other."""
         return iter(())
 
     def check(self) -> None:

@@ -175,10 +175,10 @@ def test_own_latents_under_noise(sanac: Sanac, pipeline: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--embeddings", "a", "--prompts", "b"), "--prompts and --embeddings can't be combined"),
+        (("--embeddings", "a", "--prompts", "b"), "--prompts and --embeddings contradict"),
         (("--inputs", "noised"), "needs --data"),
-        (("--data", "a"), "--data only applies with --inputs noised"),
-        (("--inputs", "noised", "--data", "a", "--prompts", "b"), "--prompts and --data can't be combined"),
+        (("--data", "a"), "--data requires --inputs noised"),
+        (("--inputs", "noised", "--data", "a", "--prompts", "b"), "--prompts and --data contradict"),
         (("--inputs", "noised", "--data", "a", "--save-embeddings", "b"), "--save-embeddings only applies to prompts"),
         (("--embeddings", "a", "--save-embeddings", "b"), "--save-embeddings only applies to prompts"),
         (("--save-embeddings", "/"), "/ is a folder"),

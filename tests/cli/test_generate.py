@@ -59,7 +59,7 @@ def test_it_paints_what_stock_diffusers_paints(sanac, pipeline: Path, tmp_path: 
         (("a circle", "--size", "50"), 2, "not a multiple of 16"),
         (("a circle", "--n", "0"), 2, "--n"),
         (("a circle", "--device", "tpu:x"), 2, "is not a device"),
-        (("a circle", "--device", "cuda:9"), 4, "not here"),
+        (("a circle", "--device", "cuda:9"), 4, "not available"),
     ],
 )
 def test_bad_words(sanac, pipeline: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, says: str) -> None:

@@ -8,12 +8,12 @@ from typing import Annotated, ClassVar, Literal
 from sanac.core.settings import Naming, Option, RunSettings, Settings, Size
 
 LIMIT = 2_000_000_000  # bytes
-FEWEST = 3  # prompts that are worth measuring on
+FEWEST = 3  # minimum number of prompts
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSettings(Settings):
-    """The trajectories that a model is calibrated on."""
+    """Prompts and sampler settings of the trajectories that a model is calibrated on."""
 
     TITLE: ClassVar[str] = "Calibration options"
 
@@ -36,7 +36,7 @@ class PromptSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSettings(PromptSettings, RunSettings):
-    """What is measured on, and how."""
+    """Inputs, sampler and limits of scoring and calibration."""
 
     TITLE: ClassVar[str] = "Calibration options"
 
@@ -48,11 +48,11 @@ class CalibrationSettings(PromptSettings, RunSettings):
 
     save_embeddings: Path | None = None
     velocity: bool = False  # whether each block is also left out in turn
-    dry: bool = False  # nothing is computed: what was not measured before is an error
+    dry: bool = False  # dry run: only cached results are used, a cache miss is an error
 
     @property
     def limit(self) -> int:
-        """Bytes of memory that may be used."""
+        """The memory limit in bytes, explicit or default."""
         return self.memory_limit or LIMIT
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
@@ -64,7 +64,10 @@ class CalibrationSettings(PromptSettings, RunSettings):
         if self.prompts and self.embeddings:
             yield "embeddings", f"{name('prompts')} and {name('embeddings')} contradict each other"
         if self.prompts and self.data:
-            yield "data", f"{name('prompts')} and {name('data')} contradict each other: captions are beside the latents"
+            yield (
+                "data",
+                f"{name('prompts')} and {name('data')} contradict each other: captions are stored with the latents",
+            )
         if self.save_embeddings and (self.embeddings or self.data):
             yield "save_embeddings", f"{name('save_embeddings')} only applies to prompts that are encoded here"
         if self.save_embeddings and self.save_embeddings.is_dir():
