@@ -114,7 +114,7 @@ class Setting:
         return ", ".join(parts)
 
     def convert(self, value: Any, *, text: bool = False) -> Any:
-        """`value` converted to the setting's type; raises UsageError with the rest of a sentence that begins with a name.
+        """`value` converted to the setting's type; UsageError completes a sentence that begins with the name.
 
         `text`: the value was typed on a command line, so numbers are read from it.
         """

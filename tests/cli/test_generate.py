@@ -55,7 +55,7 @@ def test_it_paints_what_stock_diffusers_paints(sanac, pipeline: Path, tmp_path: 
     ("arguments", "code", "says"),
     [
         (("a circle", " "), 2, "prompt 2 is empty"),
-        (("a circle", "--size", "big"), 2, "--size big is no size"),
+        (("a circle", "--size", "big"), 2, "--size is 'big', not a size"),
         (("a circle", "--size", "50"), 2, "not a multiple of 16"),
         (("a circle", "--n", "0"), 2, "--n"),
         (("a circle", "--device", "tpu:x"), 2, "is not a device"),
