@@ -53,8 +53,8 @@ def score(kept: tuple[int, ...], work: Path) -> dict[str, Any]:
     """Painted and judged on tuning prompts."""
     job = plan_keep(open_model(locate("sanac:tiny")), ",".join(map(str, kept)), WriteOptions(force=True))
     write_partial(job, work / "pruned", NULL_REPORTER)
-    painter = open_generator(open_model(locate(str(work / "pruned"))), "cpu")
-    found = evaluate(painter, IMAGES, GenerationSettings(batch=32), 0, "tune", NULL_REPORTER)
+    generator = open_generator(open_model(locate(str(work / "pruned"))), "cpu")
+    found = evaluate(generator, IMAGES, GenerationSettings(batch=32), 0, "tune", NULL_REPORTER)
     return {"kept": list(kept), "score": found.to_json()["overall"]["value"], "frechet": found.distance.frechet}
 
 

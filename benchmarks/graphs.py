@@ -68,7 +68,7 @@ def velocities_apart(folder: Path) -> float:
     """The largest relative error between the simulator's velocity of a case, and of the same moved by a millionth."""
     model, asked = open_model(locate(str(folder))), cases()
     side, given = TorchBackend(model), [case.inputs(model.architecture) for case in asked]
-    wanted, found = side.ask(given), []
+    wanted, found = side.run(given), []
     for draw in range(DRAWS):
         generator = torch.Generator().manual_seed(draw)
         moved = [
@@ -80,7 +80,7 @@ def velocities_apart(folder: Path) -> float:
             }
             for inputs in given
         ]
-        found += [relative_error(one.velocity, own.velocity) for one, own in zip(side.ask(moved), wanted, strict=True)]
+        found += [relative_error(one.velocity, own.velocity) for one, own in zip(side.run(moved), wanted, strict=True)]
     return max(found)
 
 

@@ -82,7 +82,7 @@ def _planned(plan: RecipePlan, estimates: Mapping[str, StageEstimate], runner: R
 
 def _push(ran: RecipeOutcome, settings: RecipeRunSettings, context: Context) -> str | None:
     """The address of what was pushed; nothing is pushed if a gate failed."""
-    if not ran.passed or not ran.chosen or not ran.chosen.variant.making:
+    if not ran.passed or not ran.chosen or not ran.chosen.variant.stages:
         why = "no model was made" if ran.passed else "a gate failed"
         context.reporter.warn(f"nothing was pushed: {why}")
         return None

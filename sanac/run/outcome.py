@@ -124,7 +124,7 @@ def _of_stage(done: StageResult) -> Check | None:
 
 def run_all(plan: RecipePlan, runner: RecipeRunner) -> RecipeOutcome:
     """Run all stages of all variants and choose the smallest variant that passes its checks."""
-    for stage in plan.before:
+    for stage in plan.source_stages:
         runner.run(stage)
     score = plan.source_score()
     if score:
@@ -132,10 +132,10 @@ def run_all(plan: RecipePlan, runner: RecipeRunner) -> RecipeOutcome:
     for variant in plan.variants:
         make(plan, variant, runner)
     bench = plan.bench(plan.variants)
-    timed = runner.run(bench) if bench else None
+    bench_result = runner.run(bench) if bench else None
     source = numbers_of(open_model(locate(runner.model)), score.folder(runner.workspace) if score else None)
-    source |= timed_of(runner.model, timed)
-    rows = rows_of(plan, plan.variants, source, timed, runner)
+    source |= timed_of(runner.model, bench_result)
+    rows = rows_of(plan, plan.variants, source, bench_result, runner)
     chosen = next((row for row in sorted(rows, key=lambda row: row.size) if row.passed), None)
     reasons = ("the smallest variant that meets all limits",) if len(rows) > 1 and chosen else ()
     chosen = chosen or (rows[0] if len(rows) == 1 else None)
@@ -144,7 +144,7 @@ def run_all(plan: RecipePlan, runner: RecipeRunner) -> RecipeOutcome:
 
 def make(plan: RecipePlan, variant: Variant, runner: RecipeRunner) -> None:
     """Run the stages that make a variant, and the evaluations of its final artifact."""
-    for stage in (*variant.making, *plan.looking(variant)):
+    for stage in (*variant.stages, *plan.evaluations(variant)):
         runner.run(stage)
 
 
@@ -152,17 +152,17 @@ def rows_of(
     plan: RecipePlan,
     variants: Sequence[Variant],
     source: Mapping[str, float],
-    timed: StageResult | None,
+    bench_result: StageResult | None,
     runner: RecipeRunner,
 ) -> tuple[VariantResult, ...]:
     """Results of the variants, with Pareto-optimal ones marked."""
     step = plan.recipe.of("bench")
-    ratios = latencies(timed) if step and step.baseline else {}
+    ratios = latencies(bench_result) if step and step.baseline else {}
     rows = []
     for variant in variants:
         place = runner.place(variant.last)
         numbers = numbers_of(open_model(locate(place)))
-        if not variant.making:
+        if not variant.stages:
             numbers = {**numbers, **source}
         verdicts = (*_compared(variant, runner), *judge(plan.recipe.gates, numbers, source))
         rows.append(VariantResult(variant, place, numbers, ratios.get(place), verdicts))
@@ -171,7 +171,7 @@ def rows_of(
 
 def _compared(variant: Variant, runner: RecipeRunner) -> tuple[Check, ...]:
     """Checks from the verify and export stages of a variant."""
-    makers = {stage.key for stage in variant.making}
+    makers = {stage.key for stage in variant.stages}
     mine = [
         done
         for done in runner.done.values()
@@ -191,31 +191,31 @@ def _beats(one: VariantResult, other: VariantResult) -> bool:
     return all(ours <= theirs for ours, theirs in pairs) and any(ours < theirs for ours, theirs in pairs)
 
 
-def timed_of(model: str, timed: StageResult | None) -> dict[str, float]:
+def timed_of(model: str, bench_result: StageResult | None) -> dict[str, float]:
     """A model's metrics from a benchmark of several models."""
-    known = measured_in(timed.out) if timed else {}
+    known = measured_in(bench_result.out) if bench_result else {}
     prefix = f"bench/{model}/"
     return {f"bench/{name.removeprefix(prefix)}": value for name, value in known.items() if name.startswith(prefix)}
 
 
-def latencies(timed: StageResult | None) -> dict[str, float]:
+def latencies(bench_result: StageResult | None) -> dict[str, float]:
     """Latency of each model on its fastest backend, relative to the first subject."""
     found: dict[str, float] = {}
-    for subject in timed.data["subjects"] if timed else ():
+    for subject in bench_result.data["subjects"] if bench_result else ():
         batch = next(iter(subject["batches"].values()))
         ratio = 1 / batch["faster than the first"]["median"]
         found[subject["model"]] = min(ratio, found.get(subject["model"], ratio))
     return found
 
 
-def finished(ran: RecipeOutcome, runner: RecipeRunner) -> RecipeOutcome:
+def finished(outcome: RecipeOutcome, runner: RecipeRunner) -> RecipeOutcome:
     """Record the chosen artifact as the workspace's newest one; returns the outcome."""
-    if ran.chosen and ran.chosen.variant.last:
-        record(runner.workspace, runner.model, Path(ran.chosen.folder))
-    return ran
+    if outcome.chosen and outcome.chosen.variant.last:
+        record(runner.workspace, runner.model, Path(outcome.chosen.folder))
+    return outcome
 
 
-def table_of(ran: RecipeOutcome) -> list[list[str]]:
+def table_of(outcome: RecipeOutcome) -> list[list[str]]:
     """Table of the outcome: header, source and a row per variant, without empty columns."""
     from sanac.core.units import bytes_text
 
@@ -223,12 +223,12 @@ def table_of(ran: RecipeOutcome) -> list[list[str]]:
         times = f"{latency:.2f}" if latency is not None else ""
         return [name, bytes_text(int(size)), times, f"{score:.3f}" if score is not None else "", mark]
 
-    timed = 1.0 if any(row.latency for row in ran.rows) else None
-    rows = [cells("source", ran.source["size/bytes"], timed, ran.source.get(SCORE), "")]
-    for row in ran.rows:
+    bench_result = 1.0 if any(row.latency for row in outcome.rows) else None
+    rows = [cells("source", outcome.source["size/bytes"], bench_result, outcome.source.get(SCORE), "")]
+    for row in outcome.rows:
         marks = [
-            "chosen" if row is ran.chosen else "",
-            "on the Pareto front" if row.ahead and len(ran.rows) > 1 else "",
+            "chosen" if row is outcome.chosen else "",
+            "on the Pareto front" if row.ahead and len(outcome.rows) > 1 else "",
         ]
         marks += [] if row.passed else ["misses a limit"]
         mark = ", ".join(filter(None, marks))

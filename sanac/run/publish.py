@@ -15,7 +15,7 @@ def publish(ran: RecipeOutcome, workspace: Path, junit: Path | None, mlflow: str
     value = ran.to_json(names=True)
     numbers = dict(ran.chosen.numbers) if ran.chosen else {}
     metrics = {"passed": float(ran.passed), "failed": float(sum(not check.passed for check in ran.checks))}
-    home = Path(ran.chosen.folder) if ran.chosen and ran.chosen.variant.making else workspace
+    home = Path(ran.chosen.folder) if ran.chosen and ran.chosen.variant.stages else workspace
     write_measurement(home, "gate", value, metrics)
     write_measurement(workspace, "run", value, {**metrics, **numbers})
     lines = publish_checks(ran.checks, title, junit, table_of(ran))

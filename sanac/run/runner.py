@@ -56,10 +56,10 @@ class RecipeRunner:
     flags: Sequence[str] = ()  # passed to every command: -q, -v
     done: dict[str, StageResult] = field(default_factory=dict)
 
-    def run(self, stage: RecipeStage, *, apart: bool = False) -> StageResult:
+    def run(self, stage: RecipeStage, *, detached: bool = False) -> StageResult:
         """Run a stage unless it is cached, on request without writing its measurements into the artifact."""
         if stage.key not in self.done:
-            self.done[stage.key] = self._known(stage) or self._do(stage, apart=apart)
+            self.done[stage.key] = self._known(stage) or self._do(stage, detached=detached)
         return self.done[stage.key]
 
     def known(self, stage: RecipeStage) -> bool:
@@ -88,7 +88,7 @@ class RecipeRunner:
 
     def _whole(self, stage: RecipeStage, out: Path) -> bool:
         """Whether a stage's artifact is complete, or a benchmark's results exist for all of its models."""
-        if stage.making:
+        if stage.writes_artifact:
             manifest = read_manifest(out)
             return manifest is not None and not check_sealed(out, manifest)
         if stage.verb != "bench":
@@ -99,8 +99,8 @@ class RecipeRunner:
     def _record(self, stage: RecipeStage) -> Path:
         return self.workspace / _KEPT / f"{stage.key}.json"
 
-    def _do(self, stage: RecipeStage, *, apart: bool) -> StageResult:
-        command, out, file = self._command(stage, apart=apart)
+    def _do(self, stage: RecipeStage, *, detached: bool) -> StageResult:
+        command, out, file = self._command(stage, detached=detached)
         self.reporter.note(f"$ sanac {' '.join(command)}")
         start = time.monotonic()
         code, data = _process([*command, "--json", *self.flags])
@@ -121,15 +121,15 @@ class RecipeRunner:
         write_atomically(path, json_files.pretty(record))
         return StageResult(stage, status, out, data, seconds)
 
-    def _command(self, stage: RecipeStage, *, apart: bool) -> tuple[list[str], Path, Path]:
+    def _command(self, stage: RecipeStage, *, detached: bool) -> tuple[list[str], Path, Path]:
         """(command line, output folder, file that marks the stage as finished)."""
         model, out, options = self.place(stage.source), stage.folder(self.workspace), list(stage.options)
         if stage.verb == "prune" and stage.others:
             options += ["--scores", f"{self.place(stage.others[0])}/{_SCORES}"]
-        if stage.making or stage.verb == "analyze":
-            again = ["--force"] if stage.making and out.exists() and not self._whole(stage, out) else []
+        if stage.writes_artifact or stage.verb == "analyze":
+            again = ["--force"] if stage.writes_artifact and out.exists() and not self._whole(stage, out) else []
             words = [stage.verb, model, *options, "--out", str(out), "--workspace", str(self.workspace), *again]
-            return words, out, out / (MANIFEST if stage.making else _SCORES)
+            return words, out, out / (MANIFEST if stage.writes_artifact else _SCORES)
         if stage.verb == "verify":
             return self._verify(stage, model, options)
         if stage.verb == "bench":
@@ -138,7 +138,7 @@ class RecipeRunner:
         name = f"evaluate-{stage.settings['suite']}"
         backend = stage.settings.get("backend", "torch")
         file = f"{name}.json" if backend == "torch" else f"{name}-{backend}.json"
-        if stage.source is None or apart:
+        if stage.source is None or detached:
             return ["evaluate", model, *options, "--out", str(out)], out, out / MEASUREMENTS / file
         return ["evaluate", model, *options], Path(model), Path(model) / MEASUREMENTS / file
 

@@ -30,7 +30,7 @@ class RecipeStage:
     others: "tuple[RecipeStage | None, ...]" = ()  # of bench: more models; of prune: the scores that were measured
 
     @property
-    def making(self) -> bool:
+    def writes_artifact(self) -> bool:
         """Whether it writes an artifact."""
         return VERBS[self.verb].writes_artifact
 
@@ -56,12 +56,12 @@ class Variant:
 
     name: str  # 'prune.target_blocks=6, quantize.scheme=int8-wo'; '' where there is only one
     values: Mapping[str, Any]
-    making: tuple[RecipeStage, ...]
+    stages: tuple[RecipeStage, ...]
 
     @property
     def last(self) -> "RecipeStage | None":
         """What it ends in; None: the source itself."""
-        return self.making[-1] if self.making else None
+        return self.stages[-1] if self.stages else None
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,17 @@ class RecipePlan:
 
     recipe: Recipe
     identity: str  # of the source model
-    before: tuple[RecipeStage, ...]  # that look at the source: scores, its own evaluation
+    source_stages: tuple[RecipeStage, ...]  # that look at the source: scores, its own evaluation
     variants: tuple[Variant, ...]
 
-    def looking(self, variant: Variant, **changed: Any) -> tuple[RecipeStage, ...]:
+    def evaluations(self, variant: Variant, **changed: Any) -> tuple[RecipeStage, ...]:
         """What is asked of a variant's end: verify, evaluate."""
         steps = [step for step in self.recipe.steps if step.verb in {"verify", "evaluate"}]
         found = []
         for step in steps:
             settings = {**step.settings, **(changed if step.verb == "evaluate" else {})}
             if step.verb == "evaluate" or variant.last:  # the source is no other than itself
-                found.append(_stage(self, replace(step, settings=settings), variant.last, apart=bool(changed)))
+                found.append(_stage(self, replace(step, settings=settings), variant.last, detached=bool(changed)))
         return tuple(found)
 
     def source_score(self) -> RecipeStage | None:
@@ -102,9 +102,9 @@ class RecipePlan:
     def stages(self) -> tuple[RecipeStage, ...]:
         """Each once, in the order in which they can be done."""
         score = self.source_score()
-        found = [*self.before, *((score,) if score else ())]
+        found = [*self.source_stages, *((score,) if score else ())]
         for variant in self.variants:
-            found += [*variant.making, *self.looking(variant)]
+            found += [*variant.stages, *self.evaluations(variant)]
         bench = self.bench(self.variants)
         return tuple({stage.key: stage for stage in (*found, *((bench,) if bench else ()))}.values())
 
@@ -112,8 +112,8 @@ class RecipePlan:
 def plan_of(recipe: Recipe, identity: str) -> RecipePlan:
     """The stages of every variant."""
     plan = RecipePlan(recipe, identity, (), ())
-    before = tuple(_stage(plan, step, None) for step in recipe.steps if step.verb == "analyze")
-    plan = replace(plan, before=before)
+    source_stages = tuple(_stage(plan, step, None) for step in recipe.steps if step.verb == "analyze")
+    plan = replace(plan, source_stages=source_stages)
     return replace(plan, variants=tuple(_variants(plan)))
 
 
@@ -138,7 +138,7 @@ def _variants(plan: RecipePlan) -> Iterator[Variant]:
 def _scores(plan: RecipePlan, step: RecipeStep) -> tuple[RecipeStage, ...]:
     """What analyze measured, where prune chooses by it."""
     own = {"keep", "scores"} & step.settings.keys() or step.settings.get("select") == "search"
-    return plan.before[-1:] if step.verb == "prune" and not own else ()
+    return plan.source_stages[-1:] if step.verb == "prune" and not own else ()
 
 
 def _shared(analyze: RecipeStep | None) -> dict[str, Any]:
@@ -153,13 +153,13 @@ def _stage(
     source: RecipeStage | None,
     others: "tuple[RecipeStage | None, ...]" = (),
     *,
-    apart: bool = False,
+    detached: bool = False,
 ) -> RecipeStage:
     base = plan.recipe.base
     identities = [stage.key if stage else plan.identity for stage in (source, *others)]
     part = key_part(step.verb, step.settings, base)
     key = json_files.key_of(
-        [SCHEMA, __version__, step.verb, part, identities, *(["apart"] if apart else []), *_where(step.verb)]
+        [SCHEMA, __version__, step.verb, part, identities, *(["apart"] if detached else []), *_where(step.verb)]
     )
     options = tuple(words(step.verb, step.settings, base))
     return RecipeStage(step.verb, key, options, source, dict(step.settings), others)

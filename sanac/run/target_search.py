@@ -42,21 +42,21 @@ def run_target(plan: RecipePlan, runner: RecipeRunner) -> RecipeOutcome:
     target = plan.recipe.target
     assert target
     reasons: list[str] = []
-    for stage in plan.before:
+    for stage in plan.source_stages:
         runner.run(stage)
-    looks = _looks(plan, target, runner)
-    candidates = promising(looks, target, reasons)
+    all_screened = _screen(plan, target, runner)
+    candidates = promising(all_screened, target, reasons)
     score = plan.source_score()
     if score:
         runner.run(score)
     source = numbers_of(open_model(locate(runner.model)), score.folder(runner.workspace) if score else None)
     rows: list[VariantResult] = []
     chosen: VariantResult | None = None
-    for look in candidates:
-        make(plan, look.variant, runner)
-        bench = plan.bench([look.variant])
-        timed = runner.run(bench) if bench else None
-        (row,) = rows_of(plan, [look.variant], source | timed_of(runner.model, timed), timed, runner)
+    for screened in candidates:
+        make(plan, screened.variant, runner)
+        bench = plan.bench([screened.variant])
+        bench_result = runner.run(bench) if bench else None
+        (row,) = rows_of(plan, [screened.variant], source | timed_of(runner.model, bench_result), bench_result, runner)
         rows.append(row)
         missed = _missed(row, target, source, score.folder(runner.workspace) if score else None)
         missed += [verdict.text for verdict in row.verdicts if not verdict.passed]
@@ -67,43 +67,47 @@ def run_target(plan: RecipePlan, runner: RecipeRunner) -> RecipeOutcome:
         reasons.append(f"{row.variant.name}: {'; '.join(missed)}")
     if chosen is None:
         reasons.append("no candidate meets every limit: try more training steps, other depths or schemes in [matrix]")
-    ran = RecipeOutcome(plan, source, tuple(rows), tuple(runner.done.values()), chosen, tuple(reasons))
-    return finished(ran, runner)
+    outcome = RecipeOutcome(plan, source, tuple(rows), tuple(runner.done.values()), chosen, tuple(reasons))
+    return finished(outcome, runner)
 
 
-def _looks(plan: RecipePlan, target: Target, runner: RecipeRunner) -> list[ScreenedVariant]:
+def _screen(plan: RecipePlan, target: Target, runner: RecipeRunner) -> list[ScreenedVariant]:
     """Screen every candidate without the expensive stages."""
     recipe = plan.recipe
     cheap = plan_of(replace(recipe, steps=tuple(s for s in recipe.steps if s.verb not in _CHEAP)), plan.identity)
     found = []
     for whole, bare in zip(plan.variants, cheap.variants, strict=True):
-        for stage in bare.making:
+        for stage in bare.stages:
             runner.run(stage)
         size = numbers_of(open_model(locate(runner.place(bare.last))))["size/bytes"]
         low = score = high = 1.0
         if recipe.of("evaluate") and target.min_score_ratio is not None:
             (stage,) = (
-                one for one in cheap.looking(bare, images=target.images, prompts_split="tune") if one.verb == "evaluate"
+                one
+                for one in cheap.evaluations(bare, images=target.images, prompts_split="tune")
+                if one.verb == "evaluate"
             )
-            seen = runner.run(stage, apart=True).data["overall"]
+            seen = runner.run(stage, detached=True).data["overall"]
             low, score, high = seen["low"], seen["value"], seen["high"]
         found.append(ScreenedVariant(whole, size, low, score, high))
     return found
 
 
-def promising(looks: Sequence[ScreenedVariant], target: Target, reasons: list[str]) -> list[ScreenedVariant]:
+def promising(all_screened: Sequence[ScreenedVariant], target: Target, reasons: list[str]) -> list[ScreenedVariant]:
     """Candidates worth measuring, from small to large: small enough and not dominated; adds reasons for the others."""
-    if not looks:
+    if not all_screened:
         raise UsageError("the recipe has no candidates", hint="add values to [matrix]")
     found = []
-    for look in sorted(looks, key=lambda one: (one.size, -one.score)):
-        if target.max_bytes is not None and look.size > target.max_bytes:
-            reasons.append(f"{look.variant.name}: {bytes_text(int(look.size))}, over {bytes_text(target.max_bytes)}")
-        elif better := look.hopeless(looks):
-            note = f"score {look.score:.3f}; {better.variant.name} is no larger and has {better.score:.3f}"
-            reasons.append(f"{look.variant.name}: dropped after screening: {note}")
+    for screened in sorted(all_screened, key=lambda one: (one.size, -one.score)):
+        if target.max_bytes is not None and screened.size > target.max_bytes:
+            reasons.append(
+                f"{screened.variant.name}: {bytes_text(int(screened.size))}, over {bytes_text(target.max_bytes)}"
+            )
+        elif better := screened.hopeless(all_screened):
+            note = f"score {screened.score:.3f}; {better.variant.name} is no larger and has {better.score:.3f}"
+            reasons.append(f"{screened.variant.name}: dropped after screening: {note}")
         else:
-            found.append(look)
+            found.append(screened)
     return found
 
 

@@ -153,11 +153,11 @@ def _versions() -> Iterator[Finding]:
     lines = resources.files("sanac").joinpath("data/constraints.txt").read_text().splitlines()
     tested = dict(line.split("==") for line in lines if "==" in line)
     for name in _COMPARED:
-        found, wanted = version(name).partition("+")[0], tested.get(name, "")
+        found, expected = version(name).partition("+")[0], tested.get(name, "")
         if not found:
-            yield Finding("versions", name, "broken", "not installed", f"pip install {name}=={wanted}")
-        elif found == wanted:
+            yield Finding("versions", name, "broken", "not installed", f"pip install {name}=={expected}")
+        elif found == expected:
             yield Finding("versions", name, "ok", f"{found}, as tested")
         else:
-            hint = f"if something fails: pip install {name}=={wanted}"
-            yield Finding("versions", name, "warn", f"{found}, tested with {wanted}", hint)
+            hint = f"if something fails: pip install {name}=={expected}"
+            yield Finding("versions", name, "warn", f"{found}, tested with {expected}", hint)

@@ -17,7 +17,7 @@ SHEET = "sheet.png"
 
 
 def generate(
-    painter: DiffusionGenerator,
+    generator: DiffusionGenerator,
     prompts: Sequence[str],
     each: int,
     seed: int,
@@ -32,11 +32,11 @@ def generate(
     files: list[Path] = []
     pictures: list[NDArray[np.uint8]] = []
     try:
-        for batch in painter.paint(texts, seeds, sampling, reporter):
+        for batch in generator.generate(texts, seeds, sampling, reporter):
             for picture in batch:
                 number = len(pictures)
                 path = out / f"{file_name(texts[number])}-{seeds[number]}.png"
-                about: dict[str, Any] = {"prompt": texts[number], "seed": str(seeds[number]), "model": painter.name}
+                about: dict[str, Any] = {"prompt": texts[number], "seed": str(seeds[number]), "model": generator.name}
                 about |= {"settings": sampling.to_json(), "software": f"sanac {__version__}"}
                 save_picture(path, picture, about)
                 files.append(path)

@@ -28,7 +28,7 @@ def run(word: str, settings: GenerateSettings, context: Context) -> Outcome:
     prompts, reporter = settings.prompts, context.reporter
     with made_folder(settings.out):
         generator = open_generator(opened, settings.device, settings.backend, reporter)
-        for warning in generator.doubts():
+        for warning in generator.device_warnings():
             reporter.warn(warning)
         if unknown := generator.unknown_words(prompts):
             reporter.warn(f"words that are not in the model's vocabulary, and have no effect: {', '.join(unknown)}")

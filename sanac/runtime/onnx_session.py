@@ -112,9 +112,9 @@ def open_session(
         session = runtime.InferenceSession(content or path, options, providers=providers, disabled_optimizers=off)
     except _errors() as error:
         raise _unable(f"onnxruntime can't open {path}", error) from error
-    wanted = providers[0][0]
-    if wanted not in session.get_providers():  # onnxruntime falls back to the CPU with only a log line
-        why = f"its {wanted} could not be loaded"
+    expected = providers[0][0]
+    if expected not in session.get_providers():  # onnxruntime falls back to the CPU with only a log line
+        why = f"its {expected} could not be loaded"
         raise MissingResource("onnxruntime can't use this GPU", why=why, hint="sanac doctor; or --device cpu")
     return session
 

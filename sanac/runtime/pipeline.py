@@ -68,7 +68,7 @@ class DiffusionGenerator:
     name: str
     device: str
 
-    def paint(
+    def generate(
         self,
         prompts: Sequence[str],
         seeds: Sequence[int],
@@ -90,14 +90,14 @@ class DiffusionGenerator:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # NaN converted to bytes; checked below
                 with tiled_decoder(self.pipeline, sampling.tile):
-                    painted = self._painted(part, noises, settings)
-            if not np.isfinite(painted).all():
+                    images = self._generate_batch(part, noises, settings)
+            if not np.isfinite(images).all():
                 raise InvalidInput(
                     f"{self.name} generates NaN",
                     why=f"in the batch of {part[0]!r}",
                     hint=f"sanac inspect {self.name} --scan",
                 )
-            yield np.round(painted * 255).astype(np.uint8)
+            yield np.round(images * 255).astype(np.uint8)
             reporter.advance(len(part))
 
     def _settings(self, prompts: Sequence[str], sampling: GenerationSettings) -> dict[str, Any]:
@@ -109,7 +109,9 @@ class DiffusionGenerator:
             found["intermediate_timesteps"] = None  # the pipeline's default only fits two steps
         return found
 
-    def _painted(self, prompts: list[str], noises: list[Any], settings: dict[str, Any]) -> NDArray[np.floating[Any]]:
+    def _generate_batch(
+        self, prompts: list[str], noises: list[Any], settings: dict[str, Any]
+    ) -> NDArray[np.floating[Any]]:
         """Images of one batch with values from 0 to 1; MissingResource if they don't fit into memory."""
         import torch
 
@@ -148,7 +150,7 @@ class DiffusionGenerator:
             )
         return sampling.size[0] // real * factor, sampling.size[1] // real * factor
 
-    def doubts(self) -> list[str]:
+    def device_warnings(self) -> list[str]:
         """Warnings about this pipeline on this device."""
         import torch
 
@@ -156,9 +158,10 @@ class DiffusionGenerator:
 
         if not isinstance(self.pipeline.transformer, torch.nn.Module):
             return []
-        forms = in_floats(self.pipeline.transformer, torch.device(self.device))
+        dtypes = in_floats(self.pipeline.transformer, torch.device(self.device))
         return [
-            f"{self.device} can't multiply in {form}: those layers run in floats, without a speedup" for form in forms
+            f"{self.device} can't multiply in {dtype}: those layers run in floats, without a speedup"
+            for dtype in dtypes
         ]
 
     def unknown_words(self, prompts: Sequence[str]) -> list[str]:

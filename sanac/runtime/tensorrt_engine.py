@@ -50,16 +50,16 @@ class TensorrtEngine:
             hint = "build it again with sanac export --trt"
             raise InvalidInput(f"{path} can't be opened", why=f"{self.record.built_with} rejects it", hint=hint)
         names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
-        told = {name: str(engine.get_tensor_dtype(name)).rpartition(".")[2].lower() for name in names}
-        if told != kinds:  # buffers are allocated by the record's dtypes
-            why = f"the dtypes of its inputs and outputs are {told}, its record says {kinds}"
+        dtypes = {name: str(engine.get_tensor_dtype(name)).rpartition(".")[2].lower() for name in names}
+        if dtypes != kinds:  # buffers are allocated by the record's dtypes
+            why = f"the dtypes of its inputs and outputs are {dtypes}, its record says {kinds}"
             raise InvalidInput(
                 f"{path} doesn't match its record", why=why, hint="build it again with sanac export --trt"
             )
         if self.record.weight_streaming:
             engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
         self._engine, self._kernels = engine, _Kernels(self.record)
-        self._captures = self.device.type == "cuda" and not self._kernels.wanted and not self.record.weight_streaming
+        self._captures = self.device.type == "cuda" and not self._kernels.enabled and not self.record.weight_streaming
         self._context = self._kernels.context(engine)
         if self._context is None:
             hint = "smaller images or batches, or an engine with --weight-streaming"
@@ -159,13 +159,13 @@ class _Kernels:
 
     def __init__(self, record: Record) -> None:
         """Key the cache by engine record and GPU."""
-        self.wanted = record.builder == "rtx"
+        self.enabled = record.builder == "rtx"
         self.cache: Any = None
         self.key = json_files.key_of(["kernels", record.to_json(), capability()])
 
     def context(self, engine: Any) -> Any:
         """An execution context of the engine, with the cached kernels."""
-        if not self.wanted:
+        if not self.enabled:
             return engine.create_execution_context()
         self.path = user_cache() / "rtx" / f"{self.key}.kernels"
         config = engine.create_runtime_config()

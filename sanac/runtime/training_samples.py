@@ -17,18 +17,18 @@ class Samples:
 
     def __init__(self, model: Model, prompts: Sequence[str], every: int, folder: Path, device: str | None) -> None:
         self.prompts, self.every, self.folder = tuple(prompts), every, folder
-        self.painter = open_generator(model, device)
+        self.generator = open_generator(model, device)
 
     def stepped(self, step: int, weights: "Mapping[str, Tensor]") -> None:
         """Callback after each training step with the averaged weights."""
         if step % self.every:
             return
-        transformer = self.painter.pipeline.transformer
+        transformer = self.generator.pipeline.transformer
         mine = {name.partition("/")[2]: tensor for name, tensor in weights.items()}
         transformer.load_state_dict({name: tensor.to(transformer.dtype) for name, tensor in mine.items()}, strict=False)
         seeds = list(range(len(self.prompts)))
         pictures = [
-            picture for batch in self.painter.paint(self.prompts, seeds, GenerationSettings()) for picture in batch
+            picture for batch in self.generator.generate(self.prompts, seeds, GenerationSettings()) for picture in batch
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
         save_sheet(self.folder / f"step-{step:06d}.png", pictures, self.prompts)

@@ -113,21 +113,21 @@ class BenchReport:
     """Result of a benchmark."""
 
     measured: tuple[Measured, ...]
-    asked: BenchRun
-    doubts: tuple[str, ...]  # warnings about noisy measurements
+    settings: BenchRun
+    warnings: tuple[str, ...]  # warnings about noisy measurements
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON, in seconds and bytes."""
         return {
-            "settings": asdict(self.asked),
+            "settings": asdict(self.settings),
             "machine": machine(),
-            "doubts": list(self.doubts),
+            "doubts": list(self.warnings),
             "subjects": [self._subject(one) for one in self.measured],
         }
 
     def _subject(self, one: Measured) -> dict[str, Any]:
         batches = {}
-        for batch in self.asked.batches:
+        for batch in self.settings.batches:
             times = {part: found for part in PARTS if (found := one.times(batch, part))}
             seconds = {("step" if part == STEP else part): asdict(found) for part, found in times.items()}
             about: dict[str, Any] = {"first call": one.warm[batch], "seconds": seconds}
@@ -146,7 +146,7 @@ class BenchReport:
         for one in self.measured:
             if one.subject.name != name:
                 continue
-            for batch in self.asked.batches:
+            for batch in self.settings.batches:
                 key = f"{one.subject.backend}/batch{batch}"
                 for part, label in ((STEP, "step_ms"), ("image", "image_ms")):
                     if times := one.times(batch, part):
@@ -168,35 +168,35 @@ def machine() -> dict[str, Any]:
     return {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "gpu": gpu, "versions": known}
 
 
-def bench(subjects: Sequence[Subject], asked: BenchRun, reporter: Reporter) -> BenchReport:
+def bench(subjects: Sequence[Subject], settings: BenchRun, reporter: Reporter) -> BenchReport:
     """Load and warm up all subjects, then measure them in rounds."""
     if len(set(subjects)) < len(subjects):
         raise UsageError("a model is listed twice with the same backend", hint="list each once")
     found = [Measured(subject) for subject in subjects]
-    watched = Contention()
+    contention = Contention()
     with ExitStack() as stack:
-        workers = [stack.enter_context(_worker(one, asked)) for one in found]
+        workers = [stack.enter_context(_worker(one, settings)) for one in found]
         for worker in workers:
             reporter.note(f"{worker.measured.subject}: loading")
             worker.load()
-            for batch in asked.batches:
+            for batch in settings.batches:
                 seconds = worker.run(batch)
                 worker.measured.warm[batch] = sum(seconds.get("image") or seconds[STEP])
-        again = [sum(worker.run(batch).get("image", [])) for worker in workers for batch in asked.batches]
+        again = [sum(worker.run(batch).get("image", [])) for worker in workers for batch in settings.batches]
         if any(again):
-            reporter.note(f"{asked.rounds} rounds take about {duration_text(asked.rounds * sum(again))}")
-        reporter.begin("measuring", asked.rounds * len(workers), "turns")
+            reporter.note(f"{settings.rounds} rounds take about {duration_text(settings.rounds * sum(again))}")
+        reporter.begin("measuring", settings.rounds * len(workers), "turns")
         try:
-            for number in range(asked.rounds):
-                with watch_contention(watched, [worker.process.pid for worker in workers]):
+            for number in range(settings.rounds):
+                with watch_contention(contention, [worker.process.pid for worker in workers]):
                     for worker in _turned(workers, number):
-                        for batch in asked.batches:
+                        for batch in settings.batches:
                             worker.measured.rounds.setdefault(batch, []).append(worker.run(batch))
                         reporter.advance(1)
         finally:
             reporter.end()
-    rounds = {f"{one.subject}, batch {batch}": one.per_round(batch) for one in found for batch in asked.batches}
-    return BenchReport(tuple(found), asked, tuple(noise_warnings(watched, rounds)))
+    rounds = {f"{one.subject}, batch {batch}": one.per_round(batch) for one in found for batch in settings.batches}
+    return BenchReport(tuple(found), settings, tuple(noise_warnings(contention, rounds)))
 
 
 def _turned(workers: Sequence["_Worker"], number: int) -> Iterator["_Worker"]:
@@ -270,14 +270,14 @@ def _kilobytes(text: str) -> int:
 
 
 @contextmanager
-def _worker(measured: Measured, asked: BenchRun) -> Iterator[_Worker]:
+def _worker(measured: Measured, settings: BenchRun) -> Iterator[_Worker]:
     """Start the child process of a subject; it ends with the context."""
     subject = measured.subject
     command = [sys.executable, "-P", "-m", "sanac.verify.bench_worker"]
     about: Mapping[str, Any] = {"parent": os.getpid(), "model": subject.model, "backend": subject.backend}
     names = ("device", "steps", "guidance", "size", "threads", "tile")
-    task = {**about, **{name: getattr(asked, name) for name in names}}
-    threads = {"OMP_NUM_THREADS": str(asked.threads)} if asked.threads else {}
+    task = {**about, **{name: getattr(settings, name) for name in names}}
+    threads = {"OMP_NUM_THREADS": str(settings.threads)} if settings.threads else {}
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

@@ -38,7 +38,7 @@ def run(words: Sequence[str], settings: BenchSettings, context: Context) -> Outc
     opened = {word: context.open(word) for word in dict.fromkeys(words)}
     subjects = [one for word, model in opened.items() for one in _subjects(word, model, settings.backend)]
     found = bench(subjects, how, context.reporter)
-    for warning in found.doubts:
+    for warning in found.warnings:
         context.reporter.warn(warning)
     files = _save(found, opened, settings.out)
     data = {**found.to_json(), "files": [str(path) for path in files]}

@@ -76,24 +76,24 @@ class _Timed(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.__dict__ |= {"part": part, "about": (name, clock)}
 
-    def forward(self, *given: Any, **settings: Any) -> Any:
+    def forward(self, *inputs: Any, **settings: Any) -> Any:
         """Time the component's call."""
         name, clock = self.about
-        return clock.timed(name, lambda: self.part(*given, **settings))
+        return clock.timed(name, lambda: self.part(*inputs, **settings))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["part"], name)
 
 
-class Whole:
+class PipelineBench:
     """Times image generation with a complete pipeline."""
 
     def __init__(self, model: Model, task: BenchTask) -> None:
         """Open the pipeline as `sanac generate` does."""
         device = pick_device(task.device)
-        self.painter: DiffusionGenerator = open_generator(model, device, _plain(task.backend))
+        self.generator: DiffusionGenerator = open_generator(model, device, _plain(task.backend))
         self.clock = Clock(device)
-        pipeline = self.painter.pipeline
+        pipeline = self.generator.pipeline
         if task.backend == COMPILE:
             pipeline.transformer = torch.compile(pipeline.transformer)
         for name in ("transformer", "text_encoder"):
@@ -107,12 +107,12 @@ class Whole:
         self.clock.seconds = {}
         how = replace(self.sampling, batch=batch)
         prompts, seeds = [_PROMPT] * batch, range(batch)
-        self.clock.timed("image", lambda: list(self.painter.paint(prompts, seeds, how)))
+        self.clock.timed("image", lambda: list(self.generator.generate(prompts, seeds, how)))
         self.clock.seconds["decoder"] = [sum(self.clock.seconds["decoder"])]  # sum over all tiles
         return self.clock.seconds
 
 
-class Alone:
+class TransformerBench:
     """Times sampler steps of a transformer without a pipeline."""
 
     def __init__(self, model: Model, task: BenchTask) -> None:
@@ -135,10 +135,10 @@ class Alone:
         patch = self.shape.patch_size
         rows, columns = (max(1, side // patch) for side in self.sides)
         case = Case(USUAL, batch * self.branches, rows, columns, _TOKENS)
-        given = {name: self._placed(value) for name, value in case.inputs(self.shape).items()}
+        inputs = {name: self._placed(value) for name, value in case.inputs(self.shape).items()}
         with torch.no_grad():
             for _ in range(self.steps):
-                self.clock.timed("transformer", lambda: self.runner(**given))
+                self.clock.timed("transformer", lambda: self.runner(**inputs))
         return self.clock.seconds
 
     def _placed(self, value: Tensor) -> Tensor:
@@ -149,14 +149,14 @@ def _plain(backend: str) -> str:
     return "torch" if backend == COMPILE else backend
 
 
-def opened(task: BenchTask) -> Whole | Alone:
+def opened(task: BenchTask) -> PipelineBench | TransformerBench:
     """Open the task's model: a complete pipeline, or a transformer alone."""
     if task.threads:
         torch.set_num_threads(task.threads)
     model = open_model(locate(task.model))
     parts = {part.name for part in model.others}
     whole = model.model_index is not None and {"text_encoder", "vae"} <= parts
-    return Whole(model, task) if whole else Alone(model, task)
+    return PipelineBench(model, task) if whole else TransformerBench(model, task)
 
 
 def _on_device(device: str) -> int:
@@ -186,7 +186,7 @@ def main() -> int:
     task = BenchTask(**{**value, "size": tuple(value["size"]) if value["size"] else None})
     if not end_with(task.parent):
         return 1
-    held: dict[str, Whole | Alone] = {}
+    held: dict[str, PipelineBench | TransformerBench] = {}
 
     def load() -> dict[str, Any]:
         start = time.perf_counter()

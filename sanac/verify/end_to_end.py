@@ -53,14 +53,14 @@ class VerifyReport:
     """Result of a comparison."""
 
     parity: Parity
-    others: tuple[Check, ...]  # of the other components and of images
+    other_checks: tuple[Check, ...]  # of the other components and of images
     notes: tuple[str, ...]  # remarks on how the comparison was done
     executed: Executed  # engines that ran
 
     @property
     def figures(self) -> tuple[Check, ...]:
         """All checks that decide the result."""
-        return (*self.parity.figures, *self.others)
+        return (*self.parity.figures, *self.other_checks)
 
     @property
     def passed(self) -> bool:
@@ -74,26 +74,32 @@ class VerifyReport:
         return found | {"executed": dict(self.executed), "parity": self.parity.to_json()}
 
 
-def verify(candidate: Model, reference: Model, asked: Comparison, device: str, reporter: Reporter) -> VerifyReport:
+def verify(candidate: Model, reference: Model, settings: Comparison, device: str, reporter: Reporter) -> VerifyReport:
     """Compare all components that both models have; candidate components without a graph run in torch."""
     _check_alike(candidate, reference)
-    graphs = _ready(candidate, asked)
+    graphs = _candidates(candidate, settings)
     notes = [WIDENED] if any(graph.content for graph in graphs.values()) else []
-    ran = executed(graphs)
-    notes += sorted({one["where"] for one in ran.values()})
+    engines_run = executed(graphs)
+    notes += sorted({one["where"] for one in engines_run.values()})
     both = candidate.model_index is not None and reference.model_index is not None
-    if asked.pictures and not both:
+    if settings.pictures and not both:
         notes.append("no images compared: candidate and reference must both be complete pipelines")
-    check_memory(reference, reporter, pictures=bool(asked.pictures) and both)
+    check_memory(reference, reporter, pictures=bool(settings.pictures) and both)
     reporter.note("comparing outputs, and the hidden states after each block")
-    parity = _transformers(candidate, reference, graphs.get("transformer"), asked.limit, device)
-    notes += [ALIKE.format(*parity.own)] if parity.own else [TIPPED] if parity.unseen else []
-    others = [_part(name, graphs.get(name), candidate, reference, asked.limit) for name in _PARTS]
+    parity = _transformers(candidate, reference, graphs.get("transformer"), settings.limit, device)
+    notes += (
+        [ALIKE.format(*parity.unreplayed_errors)]
+        if parity.unreplayed_errors
+        else [TIPPED]
+        if parity.median_limit
+        else []
+    )
+    others = [_part(name, graphs.get(name), candidate, reference, settings.limit) for name in _PARTS]
     found = [figure for figure in others if figure]
-    if asked.pictures and both:
-        reporter.note(f"generating {asked.pictures} images with both")
-        found += _pictures(candidate, reference, graphs, asked)
-    return VerifyReport(parity, tuple(found), tuple(notes), ran)
+    if settings.pictures and both:
+        reporter.note(f"generating {settings.pictures} images with both")
+        found += _pictures(candidate, reference, graphs, settings)
+    return VerifyReport(parity, tuple(found), tuple(notes), engines_run)
 
 
 def _transformers(
@@ -102,26 +108,26 @@ def _transformers(
     """Parity of the transformers, block by block if the backend exposes blocks; frees both backends afterwards."""
     theirs = TorchBackend(reference, device)
     same = _same_files(candidate.transformer, reference.transformer)
-    ours = _side(graph, device) if graph else theirs if same else TorchBackend(candidate, device)
+    ours = _backend(graph, device) if graph else theirs if same else TorchBackend(candidate, device)
     least = graph.limit if graph else LIMITS["fp32"]
-    asking = [_fitted(case, graph, reference) for case in cases()] if graph else None
-    unseen = (limit or graph.unseen) if graph and graph.rounded else None
-    return compare(ours, theirs, reference.architecture, limit or least, asking, unseen=unseen)
+    selected = [_fitted(case, graph, reference) for case in cases()] if graph else None
+    median_limit = (limit or graph.median_limit) if graph and graph.rounds_activations else None
+    return compare(ours, theirs, reference.architecture, limit or least, selected, median_limit=median_limit)
 
 
-def _ready(candidate: Model, asked: Comparison) -> dict[str, Candidate]:
+def _candidates(candidate: Model, settings: Comparison) -> dict[str, Candidate]:
     """Graphs or engines of the candidate by component folder; components without one run in torch."""
-    backend = asked.backend
+    backend = settings.backend
     if backend == "torch":
         return {}
-    found = open_candidates(candidate) if backend == "onnx" else ready_engines(candidate, asked.engines)
+    found = open_candidates(candidate) if backend == "onnx" else ready_engines(candidate, settings.engines)
     if not found:
         what, how = ("graph", "") if backend == "onnx" else ("engine", " --trt")
         raise UsageError(f"{candidate.located.name} has no {what}", hint=f"sanac export {candidate.located.path}{how}")
     return found
 
 
-def _side(graph: Candidate, device: str) -> ParityBackend:
+def _backend(graph: Candidate, device: str) -> ParityBackend:
     return EngineBackend(graph.path) if graph.record else OnnxBackend(graph.path, device, graph.content)
 
 
@@ -140,9 +146,9 @@ def check_memory(reference: Model, reporter: Reporter, *, pictures: bool) -> Non
     alone = max((4 if name == "transformer" else 8) * count + size for name, (count, size) in sizes.items())
     whole = sum(4 * count + 2 * size for count, size in sizes.values())
     tokens = sum(case.batch * case.rows * case.columns for case in cases())
-    packings = (parts.spec for parts in reference.weights.parts.values())
-    rounded = sum(packing.columns for packing in packings if packing.activations)
-    alone += (2 * tokens + 5 * max(case.batch * case.length for case in cases())) * rounded  # codes, and one case
+    specs = (parts.spec for parts in reference.weights.parts.values())
+    columns = sum(spec.columns for spec in specs if spec.activations)
+    alone += (2 * tokens + 5 * max(case.batch * case.length for case in cases())) * columns  # codes, and one case
     needs = Needs(disk=0, memory=_OVERHEAD + (max(alone, whole) if pictures else alone))
     try:
         check_room(needs, Path.cwd(), reporter)
@@ -173,14 +179,14 @@ def _part(name: str, graph: Candidate | None, candidate: Model, reference: Model
         )
     if theirs is None or (ours is None and graph is None) or (graph is None and _same_files(ours, theirs)):
         return None
-    wanted, given = _asked_of(name, theirs, graph)
+    expected, inputs = _reference_outputs(name, theirs, graph)
     if graph:
-        found = graph.opened()(**given)[0].float().cpu()
+        found = graph.opened()(**inputs)[0].float().cpu()
     else:
         assert ours
-        found = _answer(name, _opened(ours), given)
-    least = (graph.unseen or graph.limit) if graph else LIMITS["fp32"]
-    return Check(f"{name}, relative error", relative_error(found, wanted), limit or least)
+        found = _module_output(name, _opened(ours), inputs)
+    least = (graph.median_limit or graph.limit) if graph else LIMITS["fp32"]
+    return Check(f"{name}, relative error", relative_error(found, expected), limit or least)
 
 
 def _component(model: Model, name: str) -> Component | None:
@@ -195,40 +201,40 @@ def _same_files(ours: Component | None, theirs: Component) -> bool:
     return all(one.samefile(other) or digest_file(one) == digest_file(other) for one, other in pairs)
 
 
-def _asked_of(name: str, part: Component, graph: Candidate | None) -> tuple[Tensor, dict[str, Tensor]]:
+def _reference_outputs(name: str, part: Component, graph: Candidate | None) -> tuple[Tensor, dict[str, Tensor]]:
     """(reference output, inputs) of a component's own class, in shapes that the graph supports."""
     generator = torch.Generator().manual_seed(0)
     model = _opened(part)
     if name == "text_encoder":
-        shape = _taken(graph, "input_ids", (3, 17))
+        shape = _accepted_shape(graph, "input_ids", (3, 17))
         ids = torch.randint(0, model.config.vocab_size, shape, generator=generator)
         mask = torch.ones_like(ids)
         mask[-1, 9:] = 0
-        given = {"input_ids": ids, "attention_mask": mask}
+        inputs = {"input_ids": ids, "attention_mask": mask}
     else:
         shape = (2, model.config.latent_channels, 4, 6)
-        shape = shape if name == "vae_encoder" else _taken(graph, "latent_sample", shape)
-        given = {"latent_sample": torch.randn(shape, generator=generator)}
+        shape = shape if name == "vae_encoder" else _accepted_shape(graph, "latent_sample", shape)
+        inputs = {"latent_sample": torch.randn(shape, generator=generator)}
     if name == "vae_encoder":
-        picture = _answer("vae_decoder", model, given)
-        sides = _taken(graph, "sample", tuple(picture.shape))[2:]
-        given = {"sample": torch.nn.functional.interpolate(picture, sides)}
-    return _answer(name, model, given), given
+        picture = _module_output("vae_decoder", model, inputs)
+        sides = _accepted_shape(graph, "sample", tuple(picture.shape))[2:]
+        inputs = {"sample": torch.nn.functional.interpolate(picture, sides)}
+    return _module_output(name, model, inputs), inputs
 
 
-def _taken(graph: Candidate | None, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _accepted_shape(graph: Candidate | None, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return graph.fitted(name, shape) if graph else shape
 
 
-def _answer(name: str, model: Any, given: Mapping[str, Tensor]) -> Tensor:
+def _module_output(name: str, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """Output of a component's own class for the inputs of its graph."""
     with torch.no_grad(), quiet():
         if name == "text_encoder":
-            found: Tensor = model(**given).last_hidden_state
+            found: Tensor = model(**inputs).last_hidden_state
         elif name == "vae_decoder":
-            found = model.decode(given["latent_sample"]).sample
+            found = model.decode(inputs["latent_sample"]).sample
         else:
-            found = model.encode(given["sample"]).latent
+            found = model.encode(inputs["sample"]).latent
     return found
 
 
@@ -246,48 +252,48 @@ def _opened(part: Component) -> Any:
         return AutoencoderDC.from_pretrained(part.folder, torch_dtype=torch.float32, local_files_only=True).eval()
 
 
-def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Candidate], asked: Comparison) -> list[Check]:
+def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Candidate], settings: Comparison) -> list[Check]:
     """PSNR and SSIM of images from the same prompts and noises; the worst pair counts, or the median with rounding."""
-    batch, size = _taken_at_once(graphs, reference)
-    count = -(-asked.pictures // batch) * batch if size else asked.pictures  # engines may require full batches
+    batch, size = _engine_batch(graphs, reference)
+    count = -(-settings.pictures // batch) * batch if size else settings.pictures  # engines may require full batches
     prompts = [PROMPTS[number % len(PROMPTS)] for number in range(count)]
-    settings = GenerationSettings(asked.steps, size=size, batch=batch)
+    sampling = GenerationSettings(settings.steps, size=size, batch=batch)
 
-    def painted(painter: DiffusionGenerator, how: GenerationSettings = settings) -> list[Any]:
-        return [picture for batch in painter.paint(prompts, range(len(prompts)), how) for picture in batch]
+    def generate(generator: DiffusionGenerator, how: GenerationSettings = sampling) -> list[Any]:
+        return [picture for batch in generator.generate(prompts, range(len(prompts)), how) for picture in batch]
 
     theirs = open_generator(reference, "cpu")
-    wanted = painted(theirs)
+    expected = generate(theirs)
     ours = theirs if _shared(candidate, reference, graphs) else open_generator(candidate, "cpu")
-    rounded = any(graph.rounded for graph in graphs.values())
-    choose: Callable[[list[float]], float] = statistics.median if rounded else min
-    middle, limits = "median" if rounded else "the least", [PSNR, SSIM]
-    if rounded:
-        moved = painted(theirs, replace(settings, guidance=settings.guidance * (1 + _MOVED)))
+    rounds_activations = any(graph.rounds_activations for graph in graphs.values())
+    choose: Callable[[list[float]], float] = statistics.median if rounds_activations else min
+    middle, limits = "median" if rounds_activations else "the least", [PSNR, SSIM]
+    if rounds_activations:
+        moved = generate(theirs, replace(sampling, guidance=sampling.guidance * (1 + _MOVED)))
         limits = [
-            min(limit, choose(list(map(measure, moved, wanted))) - less)
+            min(limit, choose(list(map(measure, moved, expected))) - less)
             for measure, limit, less in ((psnr, ROUNDED_PSNR, _LESS_PSNR), (ssim, ROUNDED_SSIM, _LESS_SSIM))
         ]
     names = [f"pictures, {name}, {middle}" for name in ("PSNR in dB", "SSIM")]
     try:
-        found = painted(_with_graphs(ours, graphs, candidate))
+        found = generate(_with_graphs(ours, graphs, candidate))
     except InvalidInput:  # NaN in the images
         return [Check(name, -math.inf, limit, most=False) for name, limit in zip(names, limits, strict=True)]
     return [
-        Check(name, choose(list(map(measure, found, wanted))), limit, most=False)
+        Check(name, choose(list(map(measure, found, expected))), limit, most=False)
         for name, measure, limit in zip(names, (psnr, ssim), limits, strict=True)
     ]
 
 
-def _taken_at_once(graphs: Mapping[str, Candidate], model: Model) -> tuple[int, tuple[int, int] | None]:
+def _engine_batch(graphs: Mapping[str, Candidate], model: Model) -> tuple[int, tuple[int, int] | None]:
     """(batch size, image size or None): the engine's nearest size to the native one; None without an engine."""
     engine = graphs.get("transformer")
     if engine is None or engine.record is None:
         return 4, None
     side, (step, _) = latent_side(model), native(model)
     branches = 1 if model.architecture.guidance else 2
-    asked, _, rows, columns = engine.fitted("hidden_states", (4 * branches, model.architecture.in_channels, side, side))
-    return max(1, asked // branches), (columns * step, rows * step)
+    batch, _, rows, columns = engine.fitted("hidden_states", (4 * branches, model.architecture.in_channels, side, side))
+    return max(1, batch // branches), (columns * step, rows * step)
 
 
 def _shared(candidate: Model, reference: Model, graphs: Mapping[str, Candidate]) -> bool:
@@ -297,10 +303,12 @@ def _shared(candidate: Model, reference: Model, graphs: Mapping[str, Candidate])
     return all(part.name in replaced or _same_files(ours.get(part.name), part) for part in reference.components)
 
 
-def _with_graphs(painter: DiffusionGenerator, graphs: Mapping[str, Candidate], candidate: Model) -> DiffusionGenerator:
+def _with_graphs(
+    generator: DiffusionGenerator, graphs: Mapping[str, Candidate], candidate: Model
+) -> DiffusionGenerator:
     """A copy of the generator whose pipeline runs the graphs."""
-    pipeline = copy.copy(painter.pipeline)
+    pipeline = copy.copy(generator.pipeline)
     install_runners(
         pipeline, {PAINTING[name]: graph.opened() for name, graph in graphs.items() if name in PAINTING}, candidate
     )
-    return replace(painter, pipeline=pipeline)
+    return replace(generator, pipeline=pipeline)

@@ -16,17 +16,17 @@ from sanac.verify.onnx_candidates import Candidate, check_sealed_files, precisio
 Executed = Mapping[str, Mapping[str, str]]  # engine file -> digest, builder, GPU and driver
 
 
-def ready_engines(model: Model, among: Sequence[str] = ()) -> dict[str, Candidate]:
+def ready_engines(model: Model, names: Sequence[str] = ()) -> dict[str, Candidate]:
     """A model's engines for the installed GPU by component, optionally only those in `among`; raises if none fits."""
     root, found = model.located.path, {}
     every = {name: engines_in(root / name) for name in FOLDERS}
     check_sealed_files(model, KIND, _files([path for paths in every.values() for path in paths]))
     for name, paths in every.items():
-        chosen = [path for path in paths if not among or f"{name}/{path.name}" in among]
+        chosen = [path for path in paths if not names or f"{name}/{path.name}" in names]
         for path in chosen:
             _check_weights(path, check_file(path))
         if chosen:
-            found[name] = _ready(name, fitting(chosen), rounded=name in rounding(model))
+            found[name] = _ready(name, fitting(chosen), rounds_activations=name in rounding(model))
     return found
 
 
@@ -47,11 +47,11 @@ def _check_weights(path: Path, record: Record) -> None:
             )
 
 
-def _ready(name: str, path: Path, *, rounded: bool) -> Candidate:
+def _ready(name: str, path: Path, *, rounds_activations: bool) -> Candidate:
     record = check_file(path)
-    given = {each: len(entry["least"]) for each, entry in record.inputs.items()}
-    precision = precision_of(name, path, given, list(record.outputs.values()))
-    return Candidate(path, precision, rounded, record=record)
+    inputs = {each: len(entry["least"]) for each, entry in record.inputs.items()}
+    precision = precision_of(name, path, inputs, list(record.outputs.values()))
+    return Candidate(path, precision, rounds_activations, record=record)
 
 
 def executed(engines: Mapping[str, Candidate]) -> Executed:

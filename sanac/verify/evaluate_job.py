@@ -29,7 +29,7 @@ def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
     default = opened.located.path if opened.manifest else Path("sanac-out") / f"evaluate-{file_name(word)}"
     home = make_folder(settings.out or default)
     generator = open_generator(opened, settings.device, settings.backend, context.reporter)
-    for warning in generator.doubts():
+    for warning in generator.device_warnings():
         context.reporter.warn(warning)
     sampling = GenerationSettings(settings.steps, settings.guidance, batch=settings.batch)
     found = evaluate(generator, settings.images, sampling, settings.seed, settings.prompts_split, context.reporter)

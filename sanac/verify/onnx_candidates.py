@@ -45,7 +45,7 @@ class Candidate:
 
     path: Path
     precision: str  # of the graph
-    rounded: bool  # whether activations are quantized
+    rounds_activations: bool  # whether activations are quantized
     content: bytes | None = None
     record: Record | None = None  # of an engine
 
@@ -55,9 +55,9 @@ class Candidate:
         return (ENGINE_LIMITS if self.record else LIMITS)[self.precision]
 
     @property
-    def unseen(self) -> float | None:
+    def median_limit(self) -> float | None:
         """Default limit on the median relative error if activations are quantized, else None."""
-        return max(self.limit, UNSEEN) if self.rounded else None
+        return max(self.limit, UNSEEN) if self.rounds_activations else None
 
     def opened(self, device: str = "cpu") -> OnnxSession | TensorrtEngine:
         """Open the graph in a session, or the engine on the GPU."""

@@ -27,8 +27,8 @@ class Outputs:
 
     velocity: Tensor
     streams: tuple[Tensor, ...]  # hidden states after each block
-    rounded: Rounded = field(default_factory=dict)  # if the backend exposes its codes
-    off: Mapping[str, ReplayError] = field(
+    codes: Rounded = field(default_factory=dict)  # if the backend exposes its codes
+    replay_errors: Mapping[str, ReplayError] = field(
         default_factory=dict
     )  # weight -> rounding mismatch, if all roundings were replayed
 
@@ -38,7 +38,7 @@ class ParityBackend(Protocol):
 
     name: str
 
-    def ask(self, cases: Sequence[Inputs]) -> list[Outputs]:
+    def run(self, cases: Sequence[Inputs]) -> list[Outputs]:
         """Outputs for all cases, reading the weights once."""
         ...
 
@@ -46,7 +46,7 @@ class ParityBackend(Protocol):
 class Reference(ParityBackend, Protocol):
     """A parity backend that can replay another backend's rounding."""
 
-    def ask(self, cases: Sequence[Inputs], told: Sequence[Rounded] = ()) -> list[Outputs]:
+    def run(self, cases: Sequence[Inputs], replay: Sequence[Rounded] = ()) -> list[Outputs]:
         """Outputs for all cases; replays the activation codes of each case if they are passed."""
         ...
 
@@ -115,10 +115,10 @@ class CaseResult:
     error: float  # relative error of the velocity
     cosine: float
     blocks: tuple[float, ...]  # relative error of the hidden states after each block
-    off: Mapping[str, ReplayError] = field(
+    replay_errors: Mapping[str, ReplayError] = field(
         default_factory=dict
     )  # weight -> rounding mismatch, if the reference replayed the candidate's rounding
-    own: float | None = None  # error without the replay
+    unreplayed_error: float | None = None  # error without the replay
 
     @property
     def sqnr(self) -> float:
@@ -129,10 +129,15 @@ class CaseResult:
         """The case as JSON."""
         numbers = {name: _number(getattr(self, name)) for name in ("error", "cosine", "sqnr")}
         alike: dict[str, Any] = {}
-        if self.own is not None:
-            farthest, where = max((off.farthest, weight) for weight, off in self.off.items())
-            steps = max(off.steps for off in self.off.values())
-            alike = {"alone": _number(self.own), "edge": _number(farthest), "farthest": where, "steps": _number(steps)}
+        if self.unreplayed_error is not None:
+            farthest, where = max((off.farthest, weight) for weight, off in self.replay_errors.items())
+            steps = max(off.steps for off in self.replay_errors.values())
+            alike = {
+                "alone": _number(self.unreplayed_error),
+                "edge": _number(farthest),
+                "farthest": where,
+                "steps": _number(steps),
+            }
         blocks = list(map(_number, self.blocks))
         return {"case": self.case.name, "finite": self.finite, **numbers, **alike, "blocks": blocks}
 
@@ -141,23 +146,23 @@ class CaseResult:
 class Parity:
     """Comparison of all cases with the limits."""
 
-    compared: tuple[CaseResult, ...]
+    results: tuple[CaseResult, ...]
     limit: float
-    unseen: float | None = None  # limit on the median error, if the candidate's rounding can't be replayed
+    median_limit: float | None = None  # limit on the median error, if the candidate's rounding can't be replayed
 
     @property
     def figures(self) -> tuple[Check, ...]:
         """The checks that decide the result."""
-        broken = sum(not one.finite for one in self.compared)
-        errors = [one.error if one.finite else math.inf for one in self.compared] or [math.inf]
-        least = min((one.cosine if one.finite else -1.0 for one in self.compared), default=-1.0)
+        broken = sum(not one.finite for one in self.results)
+        errors = [one.error if one.finite else math.inf for one in self.results] or [math.inf]
+        least = min((one.cosine if one.finite else -1.0 for one in self.results), default=-1.0)
         name, others = "relative error, at worst", []
-        if off := [off for one in self.compared for off in one.off.values()]:
+        if off := [off for one in self.results for off in one.replay_errors.values()]:
             name += ", rounded alike"
             others.append(Check("rounded otherwise, farthest", max(one.farthest for one in off), self._edge))
             others.append(Check("rounded otherwise, mean in steps", max(one.steps for one in off), STEPS))
-        elif self.unseen:
-            others.append(Check("relative error, median", statistics.median(errors), self.unseen))
+        elif self.median_limit:
+            others.append(Check("relative error, median", statistics.median(errors), self.median_limit))
         return (
             Check("cases that are not finite", broken, 0),
             Check(name, max(errors), self._most),
@@ -168,16 +173,16 @@ class Parity:
     @property
     def _most(self) -> float:
         """Limit on the error of a single case, and of the hidden states after a block."""
-        return FLIPPED * self.unseen if self.unseen and not self.own else self.limit
+        return FLIPPED * self.median_limit if self.median_limit and not self.unreplayed_errors else self.limit
 
     @property
     def _edge(self) -> float:
         return max(self.limit, EDGE)
 
     @property
-    def own(self) -> tuple[float, float] | None:
+    def unreplayed_errors(self) -> tuple[float, float] | None:
         """(median, largest) error without replayed rounding; None if nothing was replayed."""
-        errors = [one.own for one in self.compared if one.own is not None]
+        errors = [one.unreplayed_error for one in self.results if one.unreplayed_error is not None]
         return (statistics.median(errors), max(errors)) if errors else None
 
     @property
@@ -190,20 +195,22 @@ class Parity:
         """The limit that would have passed; None if the comparison passed or no limit would."""
         failed = [figure for figure in self.figures[1:] if not figure.passed and figure.most]
         measured = [figure.value for figure in failed if figure.value is not None]
-        looser = replace(self, limit=max(measured), unseen=self.unseen and max(measured)) if measured else self
+        looser = (
+            replace(self, limit=max(measured), median_limit=self.median_limit and max(measured)) if measured else self
+        )
         return looser.limit if looser.passed and not self.passed and math.isfinite(looser.limit) else None
 
     @property
-    def otherwise(self) -> tuple[str, ...]:
+    def misrounded(self) -> tuple[str, ...]:
         """Weights whose activations were rounded differently by more than the limits."""
-        every = (pair for one in self.compared for pair in one.off.items())
+        every = (pair for one in self.results for pair in one.replay_errors.items())
         return tuple(dict.fromkeys(name for name, off in every if off.farthest > self._edge or off.steps > STEPS))
 
     @property
-    def culprit(self) -> int | None:
+    def first_bad_block(self) -> int | None:
         """The first block at fault in any case; None if there is none."""
-        found = [place for one in self.compared if (place := _parts(one.blocks, self._most)) is not None]
-        places = filter(None, map(split_block, self.otherwise))
+        found = [place for one in self.results if (place := _first_jump(one.blocks, self._most)) is not None]
+        places = filter(None, map(split_block, self.misrounded))
         return min((*found, *(place for place, _ in places)), default=None)
 
     def to_json(self) -> dict[str, Any]:
@@ -211,9 +218,9 @@ class Parity:
         return {
             "limit": self._most,
             "passed": self.passed,
-            "block": self.culprit,
+            "block": self.first_bad_block,
             "figures": [figure.to_json() for figure in self.figures],
-            "cases": [one.to_json() for one in self.compared],
+            "cases": [one.to_json() for one in self.results],
         }
 
 
@@ -222,54 +229,60 @@ def compare(
     reference: Reference,
     architecture: Architecture,
     limit: float,
-    asked: Sequence[Case] | None = None,
+    selected: Sequence[Case] | None = None,
     *,
-    unseen: float | None = None,
+    median_limit: float | None = None,
 ) -> Parity:
     """Compare candidate and reference; if depths differ, hidden states are compared up to the smaller depth.
 
     `unseen` is the limit on the median case for a candidate with quantized activations whose rounding is not exposed.
     """
-    asked = asked or cases()
-    inputs = [case.inputs(architecture) for case in asked]
-    wanted = reference.ask(inputs)
-    found = wanted if candidate is reference else candidate.ask(inputs)
-    compared = [_compared(*answer) for answer in zip(asked, found, wanted, strict=True)]
-    if unseen is None:
-        return Parity(tuple(compared), limit)
-    told = reference.ask(inputs, [gave.rounded for gave in found]) if any(gave.rounded for gave in found) else wanted
-    if not all(gave.off for gave in told):
-        return Parity(tuple(compared), limit, unseen)
-    alike = [_compared(*answer) for answer in zip(asked, found, told, strict=True)]
-    return Parity(tuple(map(_told, alike, compared, told)), limit, unseen)
+    selected = selected or cases()
+    inputs = [case.inputs(architecture) for case in selected]
+    expected = reference.run(inputs)
+    found = expected if candidate is reference else candidate.run(inputs)
+    results = [_compared(*answer) for answer in zip(selected, found, expected, strict=True)]
+    if median_limit is None:
+        return Parity(tuple(results), limit)
+    replayed = (
+        reference.run(inputs, [outputs.codes for outputs in found])
+        if any(outputs.codes for outputs in found)
+        else expected
+    )
+    if not all(outputs.replay_errors for outputs in replayed):
+        return Parity(tuple(results), limit, median_limit)
+    alike = [_compared(*answer) for answer in zip(selected, found, replayed, strict=True)]
+    return Parity(tuple(map(_with_replay, alike, results, replayed)), limit, median_limit)
 
 
-def _told(alike: CaseResult, own: CaseResult, told: Outputs) -> CaseResult:
+def _with_replay(alike: CaseResult, unreplayed: CaseResult, replayed: Outputs) -> CaseResult:
     """The result with replayed rounding; `finite` comes from the run without, as replayed NaN would spread."""
-    return replace(alike, finite=own.finite, own=own.error, off=told.off)
+    return replace(
+        alike, finite=unreplayed.finite, unreplayed_error=unreplayed.error, replay_errors=replayed.replay_errors
+    )
 
 
-def _compared(case: Case, found: Outputs, wanted: Outputs) -> CaseResult:
-    ours, theirs = found.velocity.double(), wanted.velocity.double()
+def _compared(case: Case, found: Outputs, expected: Outputs) -> CaseResult:
+    ours, theirs = found.velocity.double(), expected.velocity.double()
     error, cosine, finite = relative_error(ours, theirs), 1.0, True
     if error:
         alike = ours.shape == theirs.shape
         cosine = float(torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0)) if alike else -1
         finite = alike and bool(torch.isfinite(ours[torch.isfinite(theirs)]).all())
-    streams = zip(found.streams, wanted.streams, strict=False)
+    streams = zip(found.streams, expected.streams, strict=False)
     return CaseResult(case, finite, error, cosine, tuple(relative_error(one, other) for one, other in streams))
 
 
-def relative_error(found: Tensor, wanted: Tensor) -> float:
+def relative_error(found: Tensor, expected: Tensor) -> float:
     """|found - wanted| / |wanted|; infinite if the result isn't finite or the shapes differ."""
-    if found.shape != wanted.shape:
+    if found.shape != expected.shape:
         return math.inf
-    found, wanted = found.double(), wanted.double()
-    error = float((found - wanted).norm() / wanted.norm().clamp_min(torch.finfo(torch.float64).tiny))
+    found, expected = found.double(), expected.double()
+    error = float((found - expected).norm() / expected.norm().clamp_min(torch.finfo(torch.float64).tiny))
     return error if math.isfinite(error) else math.inf
 
 
-def _parts(blocks: Sequence[float], limit: float) -> int | None:
+def _first_jump(blocks: Sequence[float], limit: float) -> int | None:
     """The first block whose error exceeds the limit and jumps over the previous block's; None if there is none."""
     before = 0.0
     for index, error in enumerate(blocks):

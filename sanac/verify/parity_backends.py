@@ -34,59 +34,59 @@ class TorchBackend:
         self.blocks = Blocks(model, torch.device(device), torch.float32)
         self.config = model.transformer.config
 
-    def ask(self, cases: Sequence[Inputs], told: Sequence[Rounded] = ()) -> list[Outputs]:
+    def run(self, cases: Sequence[Inputs], codes: Sequence[Rounded] = ()) -> list[Outputs]:
         """Run all cases through each block together; replays the activation codes of each case if they are passed."""
         outside, geometry = self.blocks.outside(), Geometry.of(self.config)
-        following = [_Following(rounded) for rounded in told or [{} for _ in cases]]
+        replays = [_Replay(rounded) for rounded in codes or [{} for _ in cases]]
         with torch.no_grad():
             starts = [self._start(outside, case) for case in cases]
             streams = [[start.state] for start in starts]
             for index, tensors in self.blocks.sweep(range(len(self.blocks))):
-                for stream, start, follow in zip(streams, starts, following, strict=True):
-                    stream.append(block(follow.used(index, tensors), stream[-1], start.conditioning, geometry))
+                for stream, start, replay in zip(streams, starts, replays, strict=True):
+                    stream.append(block(replay.replayed(index, tensors), stream[-1], start.conditioning, geometry))
             return [
                 Outputs(
                     head(outside, stream[-1], start).cpu(),
                     tuple(state.cpu() for state in stream[1:]),
-                    off=follow.off if follow.complete else {},
+                    replay_errors=replay.replay_errors if replay.complete else {},
                 )
-                for stream, start, follow in zip(streams, starts, following, strict=True)
+                for stream, start, replay in zip(streams, starts, replays, strict=True)
             ]
 
     def _start(self, outside: dict[str, torch.Tensor], case: Inputs) -> BlockInputs:
         device, scale, patch = self.blocks.device, self.config.get("interpolation_scale"), self.config["patch_size"]
-        given = {name: value.to(device) for name, value in case.items()}
+        inputs = {name: value.to(device) for name, value in case.items()}
         where = None
         if scale is not None:
-            rows, columns = (side // patch for side in given["hidden_states"].shape[2:])
+            rows, columns = (side // patch for side in inputs["hidden_states"].shape[2:])
             width = len(outside["patch_embed.proj.bias"])
             where = positions(rows, columns, self.config["sample_size"] // patch, scale, width).to(device)
-        latents, captions, mask = (given[name] for name in ("hidden_states", "encoder_hidden_states", MASK))
-        return embed(outside, latents, captions, given["timestep"], mask, given.get("guidance"), where)
+        latents, captions, mask = (inputs[name] for name in ("hidden_states", "encoder_hidden_states", MASK))
+        return embed(outside, latents, captions, inputs["timestep"], mask, inputs.get("guidance"), where)
 
 
 @dataclass
-class _Following:
+class _Replay:
     """Replays another backend's rounding in one case."""
 
-    rounded: Rounded
-    off: dict[str, ReplayError] = field(default_factory=dict)  # weight -> mismatch of the replayed rounding
+    codes: Rounded
+    replay_errors: dict[str, ReplayError] = field(default_factory=dict)  # weight -> mismatch of the replayed rounding
     complete: bool = True  # whether all roundings were replayed
 
-    def used(self, index: int, tensors: Tensors) -> Tensors:
+    def replayed(self, index: int, tensors: Tensors) -> Tensors:
         """A block's tensors, with activation quantizers replaced by the replay."""
-        if not self.rounded or not isinstance(tensors, QuantizedBlock):
+        if not self.codes or not isinstance(tensors, QuantizedBlock):
             return tensors
-        uses = dict(tensors.transforms)
-        for rest, use in tensors.transforms.items():
-            if (name := block_name(index, rest)) in self.rounded and isinstance(use, ActivationQuantizer):
-                uses[rest] = partial(self._told, use, name)
+        transforms = dict(tensors.transforms)
+        for rest, quantizer in tensors.transforms.items():
+            if (name := block_name(index, rest)) in self.codes and isinstance(quantizer, ActivationQuantizer):
+                transforms[rest] = partial(self._replay, quantizer, name)
             else:
                 self.complete = False
-        return QuantizedBlock(tensors, uses)
+        return QuantizedBlock(tensors, transforms)
 
-    def _told(self, use: ActivationQuantizer, name: str, given: Tensor) -> Tensor:
-        found, self.off[name] = use.replay(given, self.rounded[name])
+    def _replay(self, quantizer: ActivationQuantizer, name: str, activations: Tensor) -> Tensor:
+        found, self.replay_errors[name] = quantizer.replay(activations, self.codes[name])
         return found
 
 
@@ -101,21 +101,23 @@ class OnnxBackend:
         self.streams: list[str] = []
         while f"{STREAM}.{len(self.streams)}" in known:
             self.streams.append(f"{STREAM}.{len(self.streams)}")
-        self.rounded = {weight: name for name in sorted(known) if (weight := _rounding(name))}
-        seen = {name: f"{name}/seen" for name in self.rounded.values()}
+        self.code_outputs = {weight: name for name in sorted(known) if (weight := _rounded_weight(name))}
+        seen = {name: f"{name}/seen" for name in self.code_outputs.values()}
         model.graph.node.extend(
             onnx.helper.make_node("Cast", [name], [out], to=onnx.TensorProto.FLOAT) for name, out in seen.items()
         )
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in (*self.streams, *seen.values()))
         self.graph = OnnxSession(path, device, content=model.SerializeToString())
 
-    def ask(self, cases: Sequence[Inputs]) -> list[Outputs]:
+    def run(self, cases: Sequence[Inputs]) -> list[Outputs]:
         """Run the cases one by one."""
-        return [self._gave(*self.graph(**case)) for case in cases]
+        return [self._outputs(*self.graph(**case)) for case in cases]
 
-    def _gave(self, velocity: Tensor, *others: Tensor) -> Outputs:
+    def _outputs(self, velocity: Tensor, *others: Tensor) -> Outputs:
         count = len(self.streams)
-        rounded = dict(zip(self.rounded, map(Tensor.half, others[count:]), strict=True))  # exact: codes are at most 448
+        rounded = dict(
+            zip(self.code_outputs, map(Tensor.half, others[count:]), strict=True)
+        )  # exact: codes are at most 448
         return Outputs(velocity.float(), tuple(map(Tensor.float, others[:count])), rounded)
 
 
@@ -126,12 +128,12 @@ class EngineBackend:
         """Open the engine on the installed GPU."""
         self.name, self.engine = str(path), TensorrtEngine(path)
 
-    def ask(self, cases: Sequence[Inputs]) -> list[Outputs]:
+    def run(self, cases: Sequence[Inputs]) -> list[Outputs]:
         """Run the cases one by one."""
         return [Outputs(self.engine(**case)[0].float().cpu(), ()) for case in cases]
 
 
-def _rounding(value: str) -> str | None:
+def _rounded_weight(value: str) -> str | None:
     """Name of the weight whose activation codes a graph value holds; None for other values."""
     layer = next((value.removesuffix(f"/{end}") for end in ROUNDINGS if value.endswith(f"/{end}")), "")
     return f"{layer[1:].replace('/', '.')}.weight" if layer.startswith(f"/{STREAM}/") else None

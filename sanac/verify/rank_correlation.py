@@ -43,41 +43,44 @@ class RankReport:
     undecided: int  # prompts for which a model's noises all get the same grade
     grades: tuple[tuple[list[float], list[float]], ...]  # per prompt: (reference, candidate) grades of all noises
     prompts: tuple[str, ...]
-    asked: RankSettings
+    settings: RankSettings
 
     @property
     def figure(self) -> Check | None:
         """Check of Kendall's tau; None without a limit."""
-        if self.asked.least is None:
+        if self.settings.least is None:
             return None
         low = self.correlations[KENDALL].low if KENDALL in self.correlations else -1.0
-        return Check(LOW, low, self.asked.least, most=False)
+        return Check(LOW, low, self.settings.least, most=False)
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON."""
         figure = self.figure
         both = zip(self.prompts, self.grades, strict=True)
         return {
-            "verifier": self.asked.verifier,
-            "noises": self.asked.noises,
+            "verifier": self.settings.verifier,
+            "noises": self.settings.noises,
             "undecided": self.undecided,
             "correlations": {name: found.to_json() for name, found in self.correlations.items()},
             "chance": self.chance,
             "figures": [figure.to_json()] if figure else [],
-            "sampling": {"reference": self.asked.reference.to_json(), "candidate": self.asked.candidate.to_json()},
+            "sampling": {
+                "reference": self.settings.reference.to_json(),
+                "candidate": self.settings.candidate.to_json(),
+            },
             "prompts": [{"prompt": prompt, "reference": r, "candidate": c} for prompt, (r, c) in both],
         }
 
 
 def rank(
-    candidate: DiffusionGenerator, reference: DiffusionGenerator, asked: RankSettings, reporter: Reporter
+    candidate: DiffusionGenerator, reference: DiffusionGenerator, settings: RankSettings, reporter: Reporter
 ) -> RankReport:
     """Generate images with both models from the same prompts and noises, grade them, and correlate the rankings."""
-    prompts = _PROMPTS[asked.verifier](asked.prompts)
-    reporter.begin("generating", 2 * len(prompts) * asked.noises, "images")
+    prompts = _PROMPTS[settings.verifier](settings.prompts)
+    reporter.begin("generating", 2 * len(prompts) * settings.noises, "images")
     try:
-        theirs = _graded(reference, prompts, asked.reference, asked, reporter)
-        ours = _graded(candidate, prompts, asked.candidate, asked, reporter)
+        theirs = _graded(reference, prompts, settings.reference, settings, reporter)
+        ours = _graded(candidate, prompts, settings.candidate, settings, reporter)
     finally:
         reporter.end()
     pairs = tuple(zip(theirs, ours, strict=True))
@@ -86,25 +89,25 @@ def rank(
     undecided = sum(value is None for value in found[KENDALL])
     decided = [pair for pair, value in zip(pairs, found[KENDALL], strict=True) if value is not None]
     tops: dict[str, list[float | None]] = {
-        f"top {top} in common": [overlap(*pair, top) for pair in decided] for top in asked.tops
+        f"top {top} in common": [overlap(*pair, top) for pair in decided] for top in settings.tops
     }
     numbers = {name: [value for value in values if value is not None] for name, values in {**found, **tops}.items()}
-    correlations = {name: mean(values, seed=asked.seed) for name, values in numbers.items() if values}
-    chance = {KENDALL: 0.0, SPEARMAN: 0.0} | {f"top {top} in common": top / asked.noises for top in asked.tops}
-    return RankReport(correlations, chance, undecided, pairs, tuple(prompt.text for prompt in prompts), asked)
+    correlations = {name: mean(values, seed=settings.seed) for name, values in numbers.items() if values}
+    chance = {KENDALL: 0.0, SPEARMAN: 0.0} | {f"top {top} in common": top / settings.noises for top in settings.tops}
+    return RankReport(correlations, chance, undecided, pairs, tuple(prompt.text for prompt in prompts), settings)
 
 
 def _graded(
-    painter: DiffusionGenerator,
+    generator: DiffusionGenerator,
     prompts: Sequence[Prompt],
     sampling: GenerationSettings,
-    asked: RankSettings,
+    settings: RankSettings,
     reporter: Reporter,
 ) -> list[list[float]]:
     """Grades of a model's images, per prompt over its noises."""
-    texts = [prompt.text for prompt in prompts for _ in range(asked.noises)]
-    seeds = [asked.seed * 1_000_003 + number for number in range(len(texts))]
-    pictures = [picture for batch in painter.paint(texts, seeds, sampling, reporter) for picture in batch]
-    grade = VERIFIERS[asked.verifier]
-    parts = (pictures[start : start + asked.noises] for start in range(0, len(pictures), asked.noises))
+    texts = [prompt.text for prompt in prompts for _ in range(settings.noises)]
+    seeds = [settings.seed * 1_000_003 + number for number in range(len(texts))]
+    pictures = [picture for batch in generator.generate(texts, seeds, sampling, reporter) for picture in batch]
+    grade = VERIFIERS[settings.verifier]
+    parts = (pictures[start : start + settings.noises] for start in range(0, len(pictures), settings.noises))
     return [grade(prompt, part) for prompt, part in zip(prompts, parts, strict=True)]

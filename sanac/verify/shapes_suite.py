@@ -47,30 +47,37 @@ class Evaluation:
 
 
 def evaluate(
-    painter: DiffusionGenerator, images: int, sampling: GenerationSettings, seed: int, split: Split, reporter: Reporter
+    generator: DiffusionGenerator,
+    images: int,
+    sampling: GenerationSettings,
+    seed: int,
+    split: Split,
+    reporter: Reporter,
 ) -> Evaluation:
     """Generate and score images for `images` prompts of a split, and a quarter as many with held-out contents."""
     if images < LEAST:
         raise UsageError(f"--images {images} is too few", why="every task needs two", hint=f"--images {LEAST} or more")
-    asked = suite(split, images)
-    apart = suite("held-out", max(LEAST // 2, images // 4))
-    prompts = (*asked, *apart)
-    seeds = [seed * 1_000_003 + number for number in (*range(images), *range(len(apart)))]
+    prompts_seen = suite(split, images)
+    held_out = suite("held-out", max(LEAST // 2, images // 4))
+    prompts = (*prompts_seen, *held_out)
+    seeds = [seed * 1_000_003 + number for number in (*range(images), *range(len(held_out)))]
     reporter.begin("generating", len(prompts), "images")
     try:
         # seeds depend on the image number only: all models get the same noises
-        pictures = np.concatenate(list(painter.paint([prompt.text for prompt in prompts], seeds, sampling, reporter)))
+        pictures = np.concatenate(
+            list(generator.generate([prompt.text for prompt in prompts], seeds, sampling, reporter))
+        )
     finally:
         reporter.end()
     if pictures.shape[1] != pictures.shape[2]:
         size = f"{pictures.shape[2]}x{pictures.shape[1]}"
-        raise InvalidInput(f"{painter.name} generates images of {size}", why="the suite needs square images")
+        raise InvalidInput(f"{generator.name} generates images of {size}", why="the suite needs square images")
     verdicts = judge_pictures(prompts, list(pictures))
     results = tuple(map(_result, range(len(prompts)), prompts, verdicts))
     return Evaluation(
         summarise(results[:images], seed=seed),
         clustered_share(prompt_scores(results[images:])),
-        compare(pictures[:images], rendered(asked, pictures.shape[1], seed)),
+        compare(pictures[:images], rendered(prompts_seen, pictures.shape[1], seed)),
         results,
         pictures,
         prompts,

@@ -30,25 +30,27 @@ class Contention:
 
 
 @contextmanager
-def watch_contention(watched: Contention, processes: Sequence[int]) -> Iterator[None]:
+def watch_contention(contention: Contention, processes: Sequence[int]) -> Iterator[None]:
     """Add the load of other processes during the context to `watched`; excludes `processes` and this process."""
     ours = (os.getpid(), *processes)
     start, busy, mine, throttled = time.monotonic(), _busy(), _used(ours), _throttled()
     try:
         yield
     finally:
-        watched.seconds += time.monotonic() - start
-        watched.others += max(0.0, (_busy() - busy) - (_used(ours) - mine))
-        watched.throttled += _throttled() - throttled
+        contention.seconds += time.monotonic() - start
+        contention.others += max(0.0, (_busy() - busy) - (_used(ours) - mine))
+        contention.throttled += _throttled() - throttled
 
 
-def noise_warnings(watched: Contention, rounds: Mapping[str, Sequence[float]]) -> list[str]:
+def noise_warnings(contention: Contention, rounds: Mapping[str, Sequence[float]]) -> list[str]:
     """Warnings about noisy timings, one sentence each."""
     found = []
-    if watched.cores > _OTHERS:
-        found.append(f"other processes used {watched.cores:.1f} cores during the measurement")
-    if watched.throttled > 0.02 * watched.seconds:
-        found.append(f"a CPU limit throttled this process for {watched.throttled:.1f} s of {watched.seconds:.0f} s")
+    if contention.cores > _OTHERS:
+        found.append(f"other processes used {contention.cores:.1f} cores during the measurement")
+    if contention.throttled > 0.02 * contention.seconds:
+        found.append(
+            f"a CPU limit throttled this process for {contention.throttled:.1f} s of {contention.seconds:.0f} s"
+        )
     for name, seconds in rounds.items():
         if len(seconds) < _FEWEST:
             continue

@@ -127,7 +127,7 @@ def test_bundled_recipes_are_plans(sanac: Sanac, name: str, tmp_path: Path) -> N
     """Each parses; with a model that is here, each is a plan: depths are those of the 4.8B, so only foreseen there."""
     asked = read_recipe(bundled(name))
     plan = plan_of(asked, "identity")
-    assert [stage.verb for stage in plan.stages() if stage.making]
+    assert [stage.verb for stage in plan.stages() if stage.writes_artifact]
     made = sanac("recipes", "cp", name, tmp_path / "mine.toml")
     assert (made.code, read_recipe(tmp_path / "mine.toml").steps) == (0, asked.steps)
     assert sanac("recipes", "cp", name, tmp_path / "mine.toml").code == 2
@@ -186,9 +186,9 @@ def test_variants_share_what_is_common(tmp_path: Path) -> None:
     )
     again = plan_of(recipe(tmp_path, text + '"prune.target_blocks" = [8]\n"quantize.scheme" = ["fp8-wo"]'), "x")
     (made,) = again.variants
-    assert made.making[0].key == plan.variants[0].making[0].key, "another scheme prunes nothing again"
+    assert made.stages[0].key == plan.variants[0].stages[0].key, "another scheme prunes nothing again"
     other = plan_of(recipe(tmp_path, text + '"prune.target_blocks" = [8]\n"quantize.scheme" = ["fp8-wo"]'), "y")
-    assert other.variants[0].making[0].key != made.making[0].key, "another model does"
+    assert other.variants[0].stages[0].key != made.stages[0].key, "another model does"
 
 
 def test_files_count_by_what_is_in_them(tmp_path: Path) -> None:
@@ -198,9 +198,9 @@ def test_files_count_by_what_is_in_them(tmp_path: Path) -> None:
     keys = []
     for words_ in ("a", "b", "a"):
         (tmp_path / "prompts.txt").write_text(words_)
-        keys.append(plan_of(recipe(tmp_path, text), "x").variants[0].making[0].key)
+        keys.append(plan_of(recipe(tmp_path, text), "x").variants[0].stages[0].key)
     assert keys[0] == keys[2] != keys[1]
-    (stage,) = plan_of(recipe(tmp_path, text), "x").variants[0].making
+    (stage,) = plan_of(recipe(tmp_path, text), "x").variants[0].stages
     assert str(tmp_path / "prompts.txt") in stage.options, "seen from the recipe, not from where it is run"
 
 
@@ -221,13 +221,13 @@ def test_scores_that_were_measured_are_those_that_choose(tmp_path: Path) -> None
     """Prune takes analyze's scores; what searches or names blocks itself does not."""
     text = 'model = "m"\n[analyze]\nnum_prompts = 7\n[prune]\ntarget_blocks = 6\n'
     plan = plan_of(recipe(tmp_path, text + "compensate = true"), "x")
-    ((made,),) = (variant.making for variant in plan.variants)
-    assert made.others == plan.before
+    ((made,),) = (variant.stages for variant in plan.variants)
+    assert made.others == plan.source_stages
     assert made.options[:2] == ("--num-prompts", "7"), "what repairs is fitted on the same"
     varied = (
         text.replace("target_blocks = 6\n", "") + '[matrix]\nprune.target_blocks = [6]\nprune.select = ["bi", "search"]'
     )
-    bi, searched = (variant.making[0] for variant in plan_of(recipe(tmp_path, varied), "x").variants)
+    bi, searched = (variant.stages[0] for variant in plan_of(recipe(tmp_path, varied), "x").variants)
     assert (len(bi.others), searched.others) == (1, ())
 
 
@@ -239,7 +239,7 @@ def test_models_and_loras_count_by_what_is_in_them(tmp_path: Path) -> None:
     keys = []
     for data in (b"a", b"b"):
         (tmp_path / "style.safetensors").write_bytes(data)
-        ((prune_, tune),) = (variant.making for variant in plan_of(recipe(tmp_path, text), "x").variants)
+        ((prune_, tune),) = (variant.stages for variant in plan_of(recipe(tmp_path, text), "x").variants)
         keys.append(prune_.key)
     assert keys[0] != keys[1]
     assert prune_.options[-2:] == ("--lora", f"{tmp_path}/style.safetensors:0.5")

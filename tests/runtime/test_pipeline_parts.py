@@ -61,15 +61,17 @@ def test_tiles_fade_into_each_other(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("backend", ["torch", "onnx"])
 def test_tiled_pictures(tiny_graphs: Path, backend: str) -> None:
     """sanac:tiny's decoder looks a few pixels far: tiles of half the picture give the same."""
-    painter = open_generator(open_model(locate(str(tiny_graphs))), "cpu", backend)
+    generator = open_generator(open_model(locate(str(tiny_graphs))), "cpu", backend)
     sizes = {"steps": 2, "size": (128, 96)}
-    (whole,) = (batch[0] for batch in painter.paint(["a red circle"], [0], GenerationSettings(**sizes)))
+    (whole,) = (batch[0] for batch in generator.generate(["a red circle"], [0], GenerationSettings(**sizes)))
     for _ in range(2):  # it is tiled for the time of a call
-        (found,) = (batch[0] for batch in painter.paint(["a red circle"], [0], GenerationSettings(**sizes, tile=64)))
+        (found,) = (
+            batch[0] for batch in generator.generate(["a red circle"], [0], GenerationSettings(**sizes, tile=64))
+        )
     assert found.shape == whole.shape == (96, 128, 3)
     assert psnr(found, whole) > 35
     assert not np.array_equal(found, whole), "it was decoded whole"
-    (again,) = (batch[0] for batch in painter.paint(["a red circle"], [0], GenerationSettings(**sizes)))
+    (again,) = (batch[0] for batch in generator.generate(["a red circle"], [0], GenerationSettings(**sizes)))
     assert np.array_equal(again, whole), "afterwards it is in one piece again"
 
 
@@ -144,16 +146,16 @@ def _settings(path: str) -> str:
 
 def test_memory_that_runs_out_on_the_gpu(tiny_graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the transformer, and of the decoder, whose failure stock pipelines only warn of."""
-    painter = open_generator(open_model(locate(str(tiny_graphs))), "cpu")
+    generator = open_generator(open_model(locate(str(tiny_graphs))), "cpu")
 
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    for owner, name in ((painter.pipeline.vae, "decode"), (painter.pipeline.transformer, "forward")):
+    for owner, name in ((generator.pipeline.vae, "decode"), (generator.pipeline.transformer, "forward")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, full)
             with pytest.raises(MissingResource, match="no room for 1 of") as caught:
-                list(painter.paint(["a red circle"], [0], GenerationSettings(1)))
+                list(generator.generate(["a red circle"], [0], GenerationSettings(1)))
         assert "--tile 512" in caught.value.hint
 
 

@@ -30,7 +30,7 @@ def folder() -> Path:
 
 
 @pytest.fixture(scope="module")
-def painter() -> DiffusionGenerator:
+def generator() -> DiffusionGenerator:
     return open_generator(open_model(locate("sanac:tiny")), "cpu")
 
 
@@ -47,8 +47,8 @@ def test_it_is_small_and_in_the_family(folder: Path) -> None:
     assert "sanac" not in json.dumps(json.loads((folder / "model_index.json").read_text()))
 
 
-def test_it_paints_what_it_is_asked_for(painter: DiffusionGenerator) -> None:
-    found = evaluate(painter, 96, GenerationSettings(batch=32), 0, "tune", NULL_REPORTER)
+def test_it_paints_what_it_is_asked_for(generator: DiffusionGenerator) -> None:
+    found = evaluate(generator, 96, GenerationSettings(batch=32), 0, "tune", NULL_REPORTER)
     assert found.summary.overall.value > 0.7
     assert found.distance.frechet < 0.05
 
@@ -60,5 +60,5 @@ def test_without_half_of_its_blocks_it_does_not(sanac, tmp_path: Path) -> None:
     assert evaluate(cut, 48, GenerationSettings(batch=24), 0, "tune", NULL_REPORTER).summary.overall.value < 0.6
 
 
-def test_words_that_it_does_not_know_are_named(painter: DiffusionGenerator) -> None:
-    assert painter.unknown_words(["A red circle!", "a mauve rhombus, please"]) == ["mauve", "rhombus", "please"]
+def test_words_that_it_does_not_know_are_named(generator: DiffusionGenerator) -> None:
+    assert generator.unknown_words(["A red circle!", "a mauve rhombus, please"]) == ["mauve", "rhombus", "please"]

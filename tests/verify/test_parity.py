@@ -19,7 +19,7 @@ from sanac.export.external_data import link_external_data
 from sanac.export.graph import graph_of, serialized
 from sanac.export.transformer import transformer
 from sanac.runtime.onnx_session import OnnxSession
-from sanac.verify.parity import HOSTILE, USUAL, Case, Parity, _parts, compare
+from sanac.verify.parity import HOSTILE, USUAL, Case, Parity, _first_jump, compare
 from sanac.verify.parity_backends import OnnxBackend, TorchBackend
 
 FILE = "diffusion_pytorch_model.safetensors"
@@ -54,9 +54,9 @@ def parity(candidate: TorchBackend | OnnxBackend, reference: Path) -> Parity:
 def test_the_graph_is_the_same_function(exported: Path) -> None:
     found = parity(OnnxBackend(exported / "model.onnx"), exported)
     assert found.passed
-    assert found.culprit is None
-    assert max(one.error for one in found.compared) < 1e-5
-    assert all(len(one.blocks) == 12 and one.sqnr > 100 for one in found.compared)
+    assert found.first_bad_block is None
+    assert max(one.error for one in found.results) < 1e-5
+    assert all(len(one.blocks) == 12 and one.sqnr > 100 for one in found.results)
     assert json.loads(json.dumps(found.to_json()))["passed"] is True
 
 
@@ -91,7 +91,7 @@ def test_keys_and_values_swapped(copy: Path, exported: Path) -> None:
         tensors[key], tensors[value] = tensors[value].clone(), tensors[key].clone()
 
     found = parity(edited(copy, swap), exported)
-    assert (found.passed, found.culprit) == (False, 5)
+    assert (found.passed, found.first_bad_block) == (False, 5)
     worst = found.figures[1]
     assert not worst.passed
     assert Check(worst.name, worst.value, worst.to_json()["would pass"]).passed
@@ -103,7 +103,7 @@ def test_a_block_that_got_lost(exported: Path, tmp_path: Path) -> None:
     model.register_to_config(num_layers=11)
     model.save_pretrained(tmp_path / "less")
     found = parity(TorchBackend(open_model(locate(str(tmp_path / "less")))), exported)
-    assert (found.passed, found.culprit) == (False, 7)
+    assert (found.passed, found.first_bad_block) == (False, 7)
 
 
 def changed(folder: Path, change: Callable[[onnx.GraphProto], int]) -> OnnxBackend:
@@ -121,7 +121,7 @@ def test_another_epsilon(copy: Path, exported: Path) -> None:
         return len(hits)
 
     found = parity(changed(copy, widen), exported)
-    assert (found.passed, found.culprit) == (False, 3)
+    assert (found.passed, found.first_bad_block) == (False, 3)
 
 
 def test_a_mask_that_is_ignored(copy: Path, exported: Path) -> None:
@@ -132,8 +132,8 @@ def test_a_mask_that_is_ignored(copy: Path, exported: Path) -> None:
         return 1
 
     found = parity(changed(copy, ignore), exported)
-    assert (found.passed, found.culprit) == (False, 0)
-    assert [one.case.kind for one in found.compared if one.error <= LIMIT] != []
+    assert (found.passed, found.first_bad_block) == (False, 0)
+    assert [one.case.kind for one in found.results if one.error <= LIMIT] != []
 
 
 def test_a_divisor_without_its_floor(copy: Path, exported: Path) -> None:
@@ -152,15 +152,15 @@ def test_a_divisor_without_its_floor(copy: Path, exported: Path) -> None:
         return 1
 
     found = parity(changed(copy, drop), reference)
-    assert (found.passed, found.culprit) == (False, 4)
+    assert (found.passed, found.first_bad_block) == (False, 4)
     assert not found.figures[0].passed, "not finite"
 
 
 def test_where_errors_jump() -> None:
-    assert _parts([1e-7, 2e-7, 0.2, 0.3], 1e-4) == 2
-    assert _parts([1e-7, 2e-7, 4e-7], 1e-4) is None
-    assert _parts([2e-5, 8e-5, 2e-4, 3e-4], 1e-4) is None, "grows slowly: no block's fault"
-    assert _parts([0.5], 1e-4) == 0
+    assert _first_jump([1e-7, 2e-7, 0.2, 0.3], 1e-4) == 2
+    assert _first_jump([1e-7, 2e-7, 4e-7], 1e-4) is None
+    assert _first_jump([2e-5, 8e-5, 2e-4, 3e-4], 1e-4) is None, "grows slowly: no block's fault"
+    assert _first_jump([0.5], 1e-4) == 0
 
 
 def test_what_is_no_number_passes_no_limit() -> None:

@@ -34,7 +34,7 @@ def verified(folder: Path, change: Change, reference: Model | None = None, limit
     change(graph.graph)
     del graph.graph.value_info[:]
     side = OnnxBackend(path, content=graph.SerializeToString())
-    return compare(side, TorchBackend(model), model.architecture, limit, unseen=max(limit, UNSEEN))
+    return compare(side, TorchBackend(model), model.architecture, limit, median_limit=max(limit, UNSEEN))
 
 
 def node(graph: onnx.GraphProto, name: str, layer: str = LAYER) -> onnx.NodeProto:
@@ -110,11 +110,11 @@ def fewer_bits(graph: onnx.GraphProto) -> None:
 def test_it_is_the_same_function_in_every_case(quantized: Quantized, scheme: str) -> None:
     found = verified(quantized(scheme), unchanged)
     assert found.passed
-    assert max(one.error for one in found.compared) < 2e-5
-    assert max(off.farthest for one in found.compared for off in one.off.values()) < 1e-4
+    assert max(one.error for one in found.results) < 2e-5
+    assert max(off.farthest for one in found.results for off in one.replay_errors.values()) < 1e-4
     assert [figure.name for figure in found.figures][1] == "relative error, at worst, rounded alike"
-    assert found.own
-    assert found.own[0] <= found.own[1]
+    assert found.unreplayed_errors
+    assert found.unreplayed_errors[0] <= found.unreplayed_errors[1]
     assert {"edge", "steps", "alone"} <= found.to_json()["cases"][0].keys()
 
 
@@ -139,12 +139,12 @@ def test_faults_are_found(quantized: Quantized, scheme: str, fault: Change, limi
     """Also where limits are wide; in the block, and what is multiplied by what was rounded otherwise."""
     found = verified(quantized(scheme), fault, limit=limit)
     assert not found.passed
-    assert found.culprit == (1 if limit == LIMIT or fault is not_whole else 0)
+    assert found.first_bad_block == (1 if limit == LIMIT or fault is not_whole else 0)
     if fault is restored_so_at_the_end:
         assert not found.figures[1].passed
-        assert not found.otherwise
+        assert not found.misrounded
     elif limit == LIMIT or fault is not_whole:
-        assert found.otherwise[0].removeprefix("transformer_blocks.1.attn1.") in {"to_v.weight", "to_out.0.weight"}
+        assert found.misrounded[0].removeprefix("transformer_blocks.1.attn1.") in {"to_v.weight", "to_out.0.weight"}
 
 
 def test_people_are_told_where(quantized: Quantized) -> None:
@@ -173,8 +173,8 @@ def test_a_tipped_number_is_followed(quantized: Quantized) -> None:
         quantizing.input[1] = scaled(graph, quantizing.input[1], 1 + 2e-4)
 
     found = verified(quantized("int8"), nudged)
-    assert found.own
-    assert found.own[1] > 10 * LIMIT > 100 * max(one.error for one in found.compared)
+    assert found.unreplayed_errors
+    assert found.unreplayed_errors[1] > 10 * LIMIT > 100 * max(one.error for one in found.results)
     assert found.passed
 
 
@@ -185,7 +185,7 @@ def test_where_not_all_is_seen_nobody_is_followed(quantized: Quantized) -> None:
         quantizing.output[0] = restoring.input[0] = "hidden"
 
     found = verified(quantized("int8"), renamed)
-    assert (found.own, found.passed) == (None, True)
+    assert (found.unreplayed_errors, found.passed) == (None, True)
     assert any(figure.name == "relative error, median" for figure in found.figures)
 
 
@@ -197,8 +197,8 @@ class Unseen:
     def __init__(self, side: OnnxBackend, noise: Sequence[float]) -> None:
         self.side, self.noise = side, noise
 
-    def ask(self, cases: Sequence[Inputs]) -> list[Outputs]:
-        answers = zip(self.side.ask(cases), self.noise, strict=True)
+    def run(self, cases: Sequence[Inputs]) -> list[Outputs]:
+        answers = zip(self.side.run(cases), self.noise, strict=True)
         return [Outputs(gave.velocity * (1 + noise), ()) for gave, noise in answers]
 
 
@@ -207,13 +207,13 @@ def test_medians_are_judged_where_nobody_sees_how_it_rounds(quantized: Quantized
     model = model_of(quantized("int8"))
     side = OnnxBackend(quantized("int8") / "transformer" / "model.onnx")
     noise = [5 * UNSEEN if number < off else 0.0 for number in range(11)]
-    found = compare(Unseen(side, noise), TorchBackend(model), model.architecture, LIMIT, unseen=UNSEEN)
-    assert found.own is None
+    found = compare(Unseen(side, noise), TorchBackend(model), model.architecture, LIMIT, median_limit=UNSEEN)
+    assert found.unreplayed_errors is None
     assert found.passed is passes
     assert any(figure.name == "relative error, median" for figure in found.figures)
 
 
 def test_a_reference_that_does_not_round_follows_nobody(quantized: Quantized) -> None:
     found = verified(quantized("int8"), unchanged, model_of(quantized("int8").parent / "two"))
-    assert (found.own, found.passed) == (None, False)
-    assert replace(found, unseen=None).figures[1].name == "relative error, at worst"
+    assert (found.unreplayed_errors, found.passed) == (None, False)
+    assert replace(found, median_limit=None).figures[1].name == "relative error, at worst"

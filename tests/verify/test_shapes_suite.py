@@ -1,4 +1,4 @@
-"""The shapes suite: what an evaluation must show of a painter whose truth is known."""
+"""The shapes suite: what an evaluation must show of a generator whose truth is known."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ class Renderer:
         known = [prompt for split in ("test", "tune", "held-out") for prompt in suite(split, 3000)]
         self.prompts: dict[str, Prompt] = {prompt.text: prompt for prompt in known}
 
-    def paint(
+    def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], sampling: GenerationSettings, reporter=NULL_REPORTER
     ) -> Iterator[Pictures]:
         for text, seed in zip(prompts, seeds, strict=True):
@@ -35,8 +35,8 @@ class Renderer:
             yield np.full_like(picture, 255)[None] if content.tag == self.wrong else picture[None]
 
 
-def _evaluate(painter: Renderer, images: int = 240, **options) -> Evaluation:
-    return evaluate(painter, images, GenerationSettings(), 0, options.get("split", "test"), NULL_REPORTER)
+def _evaluate(generator: Renderer, images: int = 240, **options) -> Evaluation:
+    return evaluate(generator, images, GenerationSettings(), 0, options.get("split", "test"), NULL_REPORTER)
 
 
 @pytest.fixture(scope="module")

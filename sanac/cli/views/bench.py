@@ -16,11 +16,11 @@ def show(outcome: Outcome, *, color: bool) -> None:
     del color
     view: BenchView = outcome.view
     found = view.report
-    for batch in found.asked.batches:
+    for batch in found.settings.batches:
         _show_times(found, batch)
     rows = table(("model", "backend", "on"), ("load s", "first call s", "memory", "with files", "GPU"))
     for one in found.measured:
-        rows.add_row(*_memory_row(one, found.asked.batches[0]))
+        rows.add_row(*_memory_row(one, found.settings.batches[0]))
     console(color=False).print(rows)
     for path in view.files:
         click.echo(path)
@@ -35,7 +35,7 @@ def _show_times(found: BenchReport, batch: int) -> None:
         cells += [_ms(one.times(batch, part)) for part in ("text_encoder", "decoder", "image")]
         cells += [f"{batch / image.median:.2f}" if image else ""]
         rows.add_row(one.subject.name, one.subject.backend, *cells)
-    if len(found.asked.batches) > 1:
+    if len(found.settings.batches) > 1:
         click.echo(f"batch {batch}")
     console(color=False).print(rows)
 

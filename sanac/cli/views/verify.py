@@ -40,9 +40,9 @@ def _why(found: VerifyReport) -> str:
     parity = found.parity
     if parity.passed:
         return ", ".join(figure.name for figure in found.figures if not figure.passed)
-    block = parity.culprit
+    block = parity.first_bad_block
     where = f"they differ from block {block} on" if block is not None else "no single block makes the difference"
-    rounded = f"; the inputs of {parity.otherwise[0]} are rounded differently" if parity.otherwise else ""
+    rounded = f"; the inputs of {parity.misrounded[0]} are rounded differently" if parity.misrounded else ""
     passing = f"; a limit of {parity.passing:.3g} would pass" if parity.passing else ""
     return f"{where}{rounded}{passing}"
 
@@ -53,7 +53,7 @@ def _show_ranks(found: RankReport) -> None:
         numbers = (interval.value, interval.low, interval.high, found.chance[name])
         rows.add_row(name, *(f"{number:.3f}" for number in numbers))
     console(color=False).print(rows)
-    click.echo(f"{len(found.grades)} prompts with {found.asked.noises} noises each")
+    click.echo(f"{len(found.grades)} prompts with {found.settings.noises} noises each")
     if found.undecided:
         click.echo(f"{found.undecided} of them decide nothing: one model makes all noises equally good")
     if figure := found.figure:
