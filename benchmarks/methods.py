@@ -95,7 +95,7 @@ def decide(model: Model, cell: Cell, work: Path) -> tuple[ArtifactJob | None, di
     states = repair_states(model, wanted, NULL_REPORTER)
     repair_job = RepairJob(with_repair(job, states), states, work, yes=True)
     repaired = repair_job.run(NULL_REPORTER)
-    return repaired, repair_job.report() or {}
+    return repaired, repair_job.load() or {}
 
 
 def velocity_error(model: Model, kept: tuple[int, ...], job: ArtifactJob | None) -> float:

@@ -24,7 +24,7 @@ def run(word: str | None, settings: AnalyzeSettings, context: Context) -> Outcom
     word, opened = context.open_source(word, settings.workspace)
     wanted = replace(settings, velocity=settings.metric == "velocity", yes=settings.yes or settings.dry_run)
     job = plan_scoring(opened, wanted, settings.workspace, settings.out)
-    scores = None if settings.force else job.known()
+    scores = None if settings.force else job.load()
     status = "ok" if scores is None else "cached"
     if scores is None:
         if settings.out and not settings.force:
@@ -35,8 +35,8 @@ def run(word: str | None, settings: AnalyzeSettings, context: Context) -> Outcom
         return Outcome(status, {"dry_run": True}, job.folder, done)
     if scores is None:
         if settings.fresh:
-            job.clear_progress()
-        scores = job.run(context.reporter)
+            job.forget()
+        scores = job.compute(context.reporter)
     elif settings.save_embeddings:
         job.captions(context.reporter)
     record(settings.workspace, word)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from sanac.core.artifact.cached_step import load_or_check
 from sanac.core.artifact.measurements import write_measurement
 from sanac.core.artifact.model import Model
 from sanac.core.context import Context, Outcome
@@ -99,10 +100,10 @@ def _run_repaired(
 ) -> Outcome:
     """Write and repair; what the repair gained is noted, and kept beside the artifact."""
     repair = RepairJob(with_repair(job, states), states, settings.workspace, settings.yes)
-    if settings.dry_run and repair.report() is None:
-        repair.check_budget(context.reporter)
+    if settings.dry_run:
+        load_or_check(repair, context.reporter)
     outcome = run_job(word, repair.job, settings, context, lambda _: repair.run(context.reporter))
-    report = None if settings.dry_run else repair.report()
+    report = None if settings.dry_run else repair.load()
     if report is None:
         return outcome
     error = report["velocity_error"]

@@ -8,6 +8,7 @@ import torch
 
 from sanac.core import json_files
 from sanac.core.artifact.cache import load_cached, store_cached
+from sanac.core.artifact.cached_step import CachedStep, run_step
 from sanac.core.artifact.model import Model
 from sanac.core.checkpoint.lora import Addition
 from sanac.core.file_copy import digest_file
@@ -44,13 +45,18 @@ def with_repair(job: ArtifactJob, states: Calibration) -> ArtifactJob:
 
 
 @dataclass(frozen=True, slots=True)
-class RepairJob:
+class RepairJob(CachedStep[dict[str, Any]]):
     """The cached repair of a job; all layouts that the job is written in share it."""
 
     job: ArtifactJob
     states: Calibration
     workspace: Path
     yes: bool = False  # allow estimates above one hour
+
+    @property
+    def what(self) -> str:
+        """Name of the result in messages."""
+        return "the repair"
 
     @property
     def kept(self) -> BlockSubset:
@@ -77,7 +83,7 @@ class RepairJob:
         """Folder of the repair in the workspace."""
         return self.workspace / f"repair-{self.key[:8]}"
 
-    def report(self) -> dict[str, Any] | None:
+    def load(self) -> dict[str, Any] | None:
         """Report of a cached repair, or None if there is none or its file doesn't match its digest."""
         known = load_cached(
             self.folder / "repair.json",
@@ -88,18 +94,20 @@ class RepairJob:
         whole = known is not None and changes.is_file() and digest_file(changes) == known["changes"]
         return known if whole else None
 
+    def compute(self, reporter: Reporter) -> dict[str, Any]:
+        """Fit the repair and store its weight changes; returns the report."""
+        with torch.no_grad():
+            found, report = _fitted(self.states, self.kept, reporter)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        changes = self.folder / "changes.safetensors"
+        save_tensors(found.changes, changes)
+        report |= {"key": self.key, "changes": digest_file(changes)}
+        store_cached(self.folder / "repair.json", report)
+        return report
+
     def run(self, reporter: Reporter) -> ArtifactJob:
         """The job with the repair's weight changes, read from the cache or fitted now."""
-        report = self.report()
-        if report is None:
-            self.check_budget(reporter)
-            with torch.no_grad():
-                found, report = _fitted(self.states, self.kept, reporter)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            changes = self.folder / "changes.safetensors"
-            save_tensors(found.changes, changes)
-            report |= {"key": self.key, "changes": digest_file(changes)}
-            store_cached(self.folder / "repair.json", report)
+        report = run_step(self, reporter)
         additions = read_header(self.folder / "changes.safetensors").tensors
         return replace(
             self.job,

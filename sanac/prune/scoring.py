@@ -2,17 +2,18 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from sanac.core import json_files
+from sanac.core.artifact.cached_step import CachedStep, run_step
 from sanac.core.artifact.model import Model
 from sanac.core.atomic import write_atomically
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.progress import Reporter
-from sanac.nn.calibration.cost import CostEstimate, not_computed_yet
+from sanac.nn.calibration.cost import CostEstimate
 from sanac.nn.calibration.inputs import Inputs, choose_inputs
 from sanac.nn.calibration.sampling import SamplerSettings
 from sanac.nn.calibration.settings import CalibrationSettings
@@ -27,23 +28,34 @@ EULER = "FlowMatchEulerDiscreteScheduler"
 
 
 @dataclass(frozen=True)
-class ScoringJob:
+class ScoringJob(CachedStep[Scores]):
     """A scoring job with all settings resolved, and the folder of its scores."""
 
     job: ImportanceJob
     inputs: Inputs
     settings: CalibrationSettings
     folder: Path
+    cheaper: Sequence[str] = ()  # faster alternatives to suggest if the estimate exceeds the time budget
+
+    @property
+    def what(self) -> str:
+        """Name of the result in messages."""
+        return "the block scores"
+
+    @property
+    def key(self) -> str:
+        """Content key of the scores."""
+        return self.job.key
 
     @property
     def file(self) -> Path:
         """Path of the scores file."""
         return self.folder / "scores.json"
 
-    def known(self) -> Scores | None:
+    def load(self) -> Scores | None:
         """Cached scores of this job, or None."""
         try:
-            if json_files.read_object(self.file).get("key") == self.job.key:
+            if json_files.read_object(self.file).get("key") == self.key:
                 return read_scores(self.file)
         except InvalidInput:  # a missing or unreadable file is a cache miss
             pass
@@ -56,16 +68,16 @@ class ScoringJob:
                 f"{self.file} holds other scores", hint="choose another folder with --out, or overwrite with --force"
             )
 
-    def clear_progress(self) -> None:
+    def forget(self) -> None:
         """Delete the resume state of a stopped run."""
         shutil.rmtree(self.folder / PROGRESS, ignore_errors=True)
 
-    def check_budget(self, reporter: Reporter, cheaper: Sequence[str] = ()) -> None:
+    def check_budget(self, reporter: Reporter) -> None:
         """Report the estimated time; above one hour it requires --yes."""
         inputs, steps = self.inputs, self.job.sampling.steps
         what = f"scoring blocks on {inputs.count} {'images' if inputs.latents else 'prompts'}"
         cost = CostEstimate(what, estimate(self.job, inputs.encoding), self.job.device, inputs, inputs.count, steps)
-        cost.check_budget(reporter, yes=self.settings.yes, cheaper=cheaper)
+        cost.check_budget(reporter, yes=self.settings.yes, cheaper=self.cheaper)
         if inputs.latents and not inputs.latents.captioned:
             reporter.note(f"{inputs.source} has no captions: all images use the empty caption")
 
@@ -77,14 +89,14 @@ class ScoringJob:
             reporter.note(f"wrote {self.settings.save_embeddings}: {len(found)} captions")
         return found
 
-    def run(self, reporter: Reporter) -> Scores:
+    def compute(self, reporter: Reporter) -> Scores:
         """Measure, continuing a stopped run, and write the scores file atomically."""
         self.job.fitting(1, 0)  # a limit too small for even the shortest caption is rejected before encoding
         captions, data = self.captions(reporter), self.inputs.data()
         self.job.chunk(captions)  # check the limit before creating the folder
         self.folder.mkdir(parents=True, exist_ok=True)
         scores = analyze(self.job, captions, self.folder, reporter, data)
-        write_atomically(self.file, json_files.pretty(scores.to_json() | {"key": self.job.key}))
+        write_atomically(self.file, json_files.pretty(scores.to_json() | {"key": self.key}))
         shutil.rmtree(self.folder / PROGRESS, ignore_errors=True)
         return scores
 
@@ -116,11 +128,5 @@ def measured(
 
     `cheaper` lists faster alternatives to suggest if the estimate exceeds the time budget.
     """
-    job = plan_scoring(model, settings, workspace)
-    scores = job.known()
-    if scores is not None:
-        return scores
-    job.check_budget(reporter, cheaper)
-    if settings.dry:
-        raise not_computed_yet("scores")
-    return job.run(reporter)
+    job = replace(plan_scoring(model, settings, workspace), cheaper=cheaper)
+    return run_step(job, reporter, dry=settings.dry)

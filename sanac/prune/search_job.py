@@ -6,6 +6,7 @@ The cache is keyed by content, so a rerun reads it. An unreadable entry is a cac
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import torch
 
 from sanac.core import json_files
 from sanac.core.artifact.cache import load_cached, store_cached
+from sanac.core.artifact.cached_step import CachedStep, run_step
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.plan import keep_blocks
 from sanac.core.progress import Reporter
 from sanac.core.write.job import ArtifactJob, WriteOptions, plan_artifact
 from sanac.nn.calibration.block_subsets import BlockSubset
-from sanac.nn.calibration.cost import not_computed_yet
-from sanac.nn.calibration.job import calibration
+from sanac.nn.calibration.job import Calibration, calibration
 from sanac.nn.calibration.settings import CalibrationSettings
 from sanac.nn.calibration.states import CalibrationStates, SweepBatch
 from sanac.prune.beam_search import TRIED, search
@@ -41,6 +42,67 @@ class SearchResult:
     settings: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class SearchJob(CachedStep[SearchResult]):
+    """A search with all settings resolved."""
+
+    selection: BlockSelection
+    states: Calibration
+    sweep_batch: SweepBatch
+    workspace: Path
+    yes: bool = False  # allow estimates above one hour
+
+    @property
+    def what(self) -> str:
+        """Name of the result in messages."""
+        return "the search"
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks of the model."""
+        return self.states.model.architecture.blocks
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings that the result depends on, besides the model."""
+        return {"schema": SEARCH_SCHEMA, "choice": asdict(self.selection), "beam": BEAM, **self.states.settings}
+
+    @cached_property
+    def key(self) -> str:
+        """Content key of the result."""
+        return json_files.key_of(["search", self.settings, self.states.model.identity()])
+
+    @property
+    def file(self) -> Path:
+        """Path of the result."""
+        return self.workspace / f"search-{self.key[:8]}" / "search.json"
+
+    def load(self) -> SearchResult | None:
+        """The cached result, or None."""
+        known = load_cached(self.file, self.key, {"kept": list, "error": float})
+        return SearchResult(tuple(known["kept"]), known["error"], self.settings) if known else None
+
+    def check_budget(self, reporter: Reporter) -> None:
+        """Report the estimated time; above one hour it requires --yes."""
+        states, target = self.states, self.selection.target
+        forwards, sweeps = _search_forwards(self.blocks, target), _search_rounds(self.blocks, target)
+        sweeps *= self.sweep_batch.sweeps(states.count * states.moments, BEAM * self.blocks)
+        states.check_budget("searching", states.seconds(forwards, readings=sweeps), reporter, yes=self.yes)
+
+    def compute(self, reporter: Reporter) -> SearchResult:
+        """Search on most prompts, and evaluate the result on the others."""
+        target, protected = self.selection.target, frozenset(self.selection.protected(self.blocks))
+        with torch.no_grad():
+            fitted, judged = self.states.states([1])
+            evaluate = _SubsetEvaluator(fitted, self.sweep_batch, self.file.with_name("seen.json"), self.key)
+            found = search(self.blocks, target, protected, evaluate, beam=BEAM, reporter=reporter)
+            kept = found[-1].kept
+            error = float(judged.errors([kept], self.sweep_batch)[kept].mean())
+        steps = [{"kept": list(step.kept), "error": step.error} for step in found]
+        store_cached(self.file, {"key": self.key, "kept": list(kept), "error": error, "steps": steps})
+        return SearchResult(kept, error, self.settings)
+
+
 def find_blocks(
     model: Model,
     selection: BlockSelection,
@@ -49,39 +111,14 @@ def find_blocks(
     reporter: Reporter,
 ) -> SearchResult:
     """Search for the blocks to keep, or read the cached result."""
-    blocks = model.architecture.blocks
-    selection.check(blocks)
-    if (
-        calibration_settings.num_prompts is None
-        and calibration_settings.prompts is None
-        and calibration_settings.embeddings is None
-    ):
-        calibration_settings = replace(calibration_settings, num_prompts=SEARCHED)
-    states = calibration(model, calibration_settings, EVERY)
-    sweep_batch = SweepBatch.of(states.memory_limit // 4, states.state_bytes, BEAM * blocks)
+    selection.check(model.architecture.blocks)
+    settings = calibration_settings
+    if settings.num_prompts is None and settings.prompts is None and settings.embeddings is None:
+        settings = replace(settings, num_prompts=SEARCHED)
+    states = calibration(model, settings, EVERY)
+    sweep_batch = SweepBatch.of(states.memory_limit // 4, states.state_bytes, BEAM * model.architecture.blocks)
     states = states.fit_to_memory(sweep_batch.taken(states.state_bytes), 0, reporter)
-    settings = {"schema": SEARCH_SCHEMA, "choice": asdict(selection), "beam": BEAM, **states.settings}
-    key = json_files.key_of(["search", settings, model.identity()])
-    file = workspace / f"search-{key[:8]}" / "search.json"
-    known = load_cached(file, key, {"kept": list, "error": float})
-    if known is not None:
-        return SearchResult(tuple(known["kept"]), known["error"], settings)
-    forwards, sweeps = _search_forwards(blocks, selection.target), _search_rounds(blocks, selection.target)
-    sweeps *= sweep_batch.sweeps(states.count * states.moments, BEAM * blocks)
-    states.check_budget("searching", states.seconds(forwards, readings=sweeps), reporter, yes=calibration_settings.yes)
-    if calibration_settings.dry:
-        raise not_computed_yet("the search")
-    with torch.no_grad():
-        fitted, judged = states.states([1])
-        evaluate = _SubsetEvaluator(fitted, sweep_batch, file.with_name("seen.json"), key)
-        found = search(
-            blocks, selection.target, frozenset(selection.protected(blocks)), evaluate, beam=BEAM, reporter=reporter
-        )
-        kept = found[-1].kept
-        error = float(judged.errors([kept], sweep_batch)[kept].mean())
-    steps = [{"kept": list(step.kept), "error": step.error} for step in found]
-    store_cached(file, {"key": key, "kept": list(kept), "error": error, "steps": steps})
-    return SearchResult(kept, error, settings)
+    return run_step(SearchJob(selection, states, sweep_batch, workspace, settings.yes), reporter, dry=settings.dry)
 
 
 class _SubsetEvaluator:

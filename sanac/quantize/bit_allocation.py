@@ -17,6 +17,7 @@ import torch
 
 from sanac.core import json_files
 from sanac.core.artifact.cache import load_cached, store_cached
+from sanac.core.artifact.cached_step import not_computed_yet
 from sanac.core.artifact.model import Model
 from sanac.core.errors import UsageError
 from sanac.core.progress import Reporter
@@ -25,7 +26,6 @@ from sanac.core.quant.layer_rules import INCLUDES, QuantRequest
 from sanac.core.quant.schemes import SCHEMES
 from sanac.core.units import bytes_text
 from sanac.core.write.job import ArtifactJob, WriteOptions
-from sanac.nn.calibration.cost import not_computed_yet
 from sanac.nn.calibration.job import Calibration, calibration
 from sanac.nn.calibration.settings import CalibrationSettings
 from sanac.nn.calibration.text_encoding import open_encoder

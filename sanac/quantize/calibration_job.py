@@ -14,6 +14,7 @@ import torch
 
 from sanac.core import json_files
 from sanac.core.artifact.cache import load_cached, store_cached
+from sanac.core.artifact.cached_step import CachedStep, run_step
 from sanac.core.checkpoint.quant_json import QuantConfig, WeightSpec
 from sanac.core.family.architecture import split_block
 from sanac.core.file_copy import digest_file
@@ -72,7 +73,7 @@ def with_fit(job: ArtifactJob, states: Calibration) -> ArtifactJob:
 
 
 @dataclass(frozen=True)
-class CalibrationJob:
+class CalibrationJob(CachedStep[dict[str, Any]]):
     """The calibration of a quantize job, with all settings resolved."""
 
     job: ArtifactJob
@@ -81,6 +82,11 @@ class CalibrationJob:
     workspace: Path
     yes: bool = False  # allow estimates above one hour
     fresh: bool = False  # ignore the cached result
+
+    @property
+    def what(self) -> str:
+        """Name of the result in messages."""
+        return "the calibration"
 
     @property
     def quant_config(self) -> QuantConfig:
@@ -122,7 +128,7 @@ class CalibrationJob:
         )
         self.states.check_budget("calibrating", states.seconds(2.0, more=more, readings=2), reporter, yes=self.yes)
 
-    def report(self) -> dict[str, Any] | None:
+    def load(self) -> dict[str, Any] | None:
         """Report of a cached calibration, or None if files are missing or don't match their digests."""
         known = load_cached(self.folder / REPORT, self.key, {"files": dict})
         whole = known and all(_has(self.folder / name, digest) for name, digest in known["files"].items())
@@ -130,10 +136,7 @@ class CalibrationJob:
 
     def run(self, reporter: Reporter) -> ArtifactJob:
         """The job with the calibration result, read from the cache or computed now."""
-        report = None if self.fresh else self.report()
-        if report is None:
-            self.check_budget(reporter)
-            report = self._fit(reporter)
+        report = run_step(self, reporter, fresh=self.fresh)
         headers = {file: read_header(self.folder / file) for file in report["files"]}
         places = {name: place[0] for name in self.quant_config.weights if (place := split_block(name))}
         fits = {name: fit_in(headers[_file_of(index)], name) for name, index in places.items()}
@@ -144,9 +147,14 @@ class CalibrationJob:
         repacked = {**self.job.rewrites, "transformer": again}
         return replace(self.job, rewrites=repacked, overrides_digest=digest_file(self.folder / REPORT))
 
-    def _fit(self, reporter: Reporter) -> dict[str, Any]:
-        if self.fresh or (self.folder / REPORT).exists():  # a finished result that no longer matches its digests
-            shutil.rmtree(self.folder, ignore_errors=True)
+    def forget(self) -> None:
+        """Delete the cached result, finished or not."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def compute(self, reporter: Reporter) -> dict[str, Any]:
+        """Calibrate block by block, continuing a stopped run; returns the report."""
+        if (self.folder / REPORT).exists():  # a finished result that no longer matches its digests
+            self.forget()
         self.folder.mkdir(parents=True, exist_ok=True)
         files = {}
         with torch.no_grad():

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sanac.core.artifact.cached_step import load_or_check
 from sanac.core.artifact.measurements import write_measurement
 from sanac.core.artifact.model import Model
 from sanac.core.context import Context, Outcome
@@ -45,8 +46,8 @@ def run(word: str | None, settings: QuantizeSettings, context: Context) -> Outco
         fitting = CalibrationJob(
             with_fit(job, states), settings, states, settings.workspace, settings.yes, settings.fresh
         )
-        if settings.dry_run and (settings.fresh or fitting.report() is None):
-            fitting.check_budget(context.reporter)
+        if settings.dry_run:
+            load_or_check(fitting, context.reporter, fresh=settings.fresh)
         return run_job(word, fitting.job, settings, context, lambda _: fitting.run(context.reporter))
     if idle := [flag_name(name) for name in settings_of(PromptSettings) if name in settings.typed]:
         context.reporter.warn(f"no activations are needed: {', '.join(idle)} have no effect")

@@ -484,7 +484,7 @@ def test_a_transformer_alone_is_loaded_by_sanac(sanac: Sanac, sharded: Path) -> 
 def test_what_is_refused_is_refused_at_once(sanac: Sanac, half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sanac("quantize", half, "--scheme", "int8-wo", "--out", "q").code == 0
     monkeypatch.setattr("sanac.finetune.plan._data", lambda *_: pytest.fail("data was prepared"))
-    monkeypatch.setattr("sanac.prune.scoring.ScoringJob.run", lambda *_: pytest.fail("blocks were measured"))
+    monkeypatch.setattr("sanac.prune.scoring.ScoringJob.compute", lambda *_: pytest.fail("blocks were measured"))
     for job in (("finetune", "q", "--data", "shapes"), ("prune", "q", "--target-blocks", "3")):
         ran = sanac(*job, "--out", "other")
         assert (ran.code, "quantized" in ran.err) == (2, True), ran.err

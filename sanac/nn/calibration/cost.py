@@ -41,11 +41,3 @@ class CostEstimate:
             why="the model is large and runs on the CPU" if self.device == "cpu" else "the model is large",
             hint=f"{', '.join(ways)}, a machine with a GPU, or --yes" if ways else "a machine with a GPU, or --yes",
         )
-
-
-def not_computed_yet(what: str) -> MissingResource:
-    """The error of a --dry-run whose plan depends on `what`, which isn't in the cache."""
-    return MissingResource(
-        f"--dry-run can't finish the plan: it depends on {what}, which has not been computed yet",
-        hint="run the command without --dry-run",
-    )
