@@ -54,21 +54,21 @@ def test_a_stopped_search_asks_again_only_what_it_has_not_seen(
     model, wanted = open_model(locate(str(pipeline))), CalibrationSettings(num_prompts=4, timesteps=3)
     arguments = (model, BlockSelection("search", 3), wanted, tmp_path, NULL_REPORTER)
     asked: list[int] = []
-    errors = search_job.States.errors
+    errors = search_job.CalibrationStates.errors
 
-    def counted(self: search_job.States, choices: list[tuple[int, ...]], together: int | None = None) -> object:
+    def counted(self: search_job.CalibrationStates, choices: list[tuple[int, ...]], together: int | None = None) -> object:
         if len(asked) == 2:
             asked.append(0)
             raise KeyboardInterrupt
         asked.append(len(choices))
         return errors(self, choices, together)
 
-    monkeypatch.setattr(search_job.States, "errors", counted)
+    monkeypatch.setattr(search_job.CalibrationStates, "errors", counted)
     with pytest.raises(KeyboardInterrupt):
         search_job.find_blocks(*arguments)
     stopped = search_job.find_blocks(*arguments)
     seen = sum(asked)
-    monkeypatch.setattr(search_job.States, "errors", errors)
+    monkeypatch.setattr(search_job.CalibrationStates, "errors", errors)
     fresh = search_job.find_blocks(model, BlockSelection("search", 3), wanted, tmp_path / "other", NULL_REPORTER)
     assert stopped == fresh
     assert seen == len(json.loads(next(tmp_path.glob("search-*/seen.json")).read_text())["seen"]) + 1
