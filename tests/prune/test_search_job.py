@@ -24,6 +24,7 @@ from sanac.core.write.job import WriteOptions
 from sanac.nn.blocks.block import POINT
 from sanac.nn.calibration.job import calibration
 from sanac.nn.calibration.settings import CalibrationSettings
+from sanac.nn.calibration.states import CalibrationStates, SweepBatch
 from sanac.prune import search_job
 from sanac.prune.keep_list import plan_keep
 from sanac.prune.selection import BlockSelection
@@ -54,21 +55,21 @@ def test_a_stopped_search_asks_again_only_what_it_has_not_seen(
     model, wanted = open_model(locate(str(pipeline))), CalibrationSettings(num_prompts=4, timesteps=3)
     arguments = (model, BlockSelection("search", 3), wanted, tmp_path, NULL_REPORTER)
     asked: list[int] = []
-    errors = search_job.CalibrationStates.errors
+    errors = CalibrationStates.errors
 
-    def counted(self: search_job.CalibrationStates, choices: list[tuple[int, ...]], together: int | None = None) -> object:
+    def counted(self: CalibrationStates, choices: list[tuple[int, ...]], together: int | None = None) -> object:
         if len(asked) == 2:
             asked.append(0)
             raise KeyboardInterrupt
         asked.append(len(choices))
         return errors(self, choices, together)
 
-    monkeypatch.setattr(search_job.CalibrationStates, "errors", counted)
+    monkeypatch.setattr(CalibrationStates, "errors", counted)
     with pytest.raises(KeyboardInterrupt):
         search_job.find_blocks(*arguments)
     stopped = search_job.find_blocks(*arguments)
     seen = sum(asked)
-    monkeypatch.setattr(search_job.CalibrationStates, "errors", errors)
+    monkeypatch.setattr(CalibrationStates, "errors", errors)
     fresh = search_job.find_blocks(model, BlockSelection("search", 3), wanted, tmp_path / "other", NULL_REPORTER)
     assert stopped == fresh
     assert seen == len(json.loads(next(tmp_path.glob("search-*/seen.json")).read_text())["seen"]) + 1
@@ -78,14 +79,14 @@ def test_a_search_in_little_memory_finds_the_same(pipeline: Path, tmp_path: Path
     """Where not even one prompt's states under all choices fit, fewer choices are looked at together."""
     model, wanted = open_model(locate(str(pipeline))), CalibrationSettings(num_prompts=4, timesteps=3)
     state = calibration(model, wanted, every=1).state_bytes
-    share = search_job.SweepBatch.of(10 * state, state, 4 * 6)
+    share = SweepBatch.of(10 * state, state, 4 * 6)
     assert (share.prompts, share.choices, share.sweeps(3, 6)) == (1, 5, 6)
     fitted = calibration(model, wanted, every=1).sample()
     choices = [tuple(index for index in range(6) if index != left) for left in (4, 1, 5, 0, 3, 2)]
     with torch.no_grad():
         one, other = (
             search_job._SubsetEvaluator(fitted, how, tmp_path / f"{how.choices}.json", "")(choices)
-            for how in (share, search_job.SweepBatch.of(10**9, state, 4 * 6))
+            for how in (share, SweepBatch.of(10**9, state, 4 * 6))
         )
     assert one == pytest.approx(other, rel=1e-5)
 
@@ -137,13 +138,13 @@ def test_a_stopped_writer_does_not_mix_two_repairs(
         file = tmp_path / f"{number}.safetensors"
         save_file({name: torch.full(model.weights.tensors[name].shape, number)}, file)
         added = {name: Addition(read_header(file).tensors[name])}
-        jobs.append(dataclasses.replace(plain, additions=added, overrides_digest=digest_file(file)))
+        jobs.append(dataclasses.replace(plain, additions=added, filled_digest=digest_file(file)))
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(StagingArea, "seal", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         write_partial(jobs[0], tmp_path / "out", NULL_REPORTER)
     with pytest.raises(UsageError, match="other settings"):
         write_partial(jobs[1], tmp_path / "out", NULL_REPORTER)
-    fresh = dataclasses.replace(jobs[1], options=WriteOptions(fresh=True))
+    fresh = dataclasses.replace(jobs[1], writing=WriteOptions(fresh=True))
     write_partial(fresh, tmp_path / "out", NULL_REPORTER)
     written = load_file(tmp_path / "out" / "transformer" / "diffusion_pytorch_model.safetensors")
     source = load_file(pipeline / "transformer" / "diffusion_pytorch_model.safetensors")
