@@ -20,11 +20,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from fastapi import FastAPI, HTTPException, Response
-from pydantic import BaseModel, Field
+from sanac.core.threads import configure_threads
 
-import sanac
+configure_threads()  # before torch is imported
+
+import torch  # noqa: E402
+from fastapi import FastAPI, HTTPException, Response  # noqa: E402
+from pydantic import BaseModel, Field  # noqa: E402
+
+import sanac  # noqa: E402
 
 MOST_WAIT = 0.02  # seconds that the first of a batch waits for others
 MOST_WAITING = 64  # requests; one more is told to come again

@@ -12,5 +12,8 @@ _LAZY |= {"SanacError": "sanac.core.errors"}
 def __getattr__(name: str) -> Any:
     """`sanac.load_pipeline`, without every import of sanac paying for it."""
     if name in _LAZY:
+        from sanac.core.threads import configure_threads
+
+        configure_threads()
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'sanac' has no attribute {name!r}")

@@ -12,11 +12,31 @@ from typing import Any
 import pytest
 
 from sanac.cli.app import run
+from sanac.core.threads import configure_threads
+
+configure_threads()  # before a test imports torch
 
 
 def pytest_configure() -> None:
     """Jobs in a shell's background are born deaf to Ctrl-C, and so are their children: tests send it to theirs."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Graphs that were traced for one test are there for all, and none from before: `sanac`'s cache is a new folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", os.environ.get("HF_HOME") or str(Path("~/.cache/huggingface").expanduser()))
+        patch.setenv("XDG_CACHE_HOME", str(common(tmp_path_factory) / "cache"))
+        yield
+
+
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that all processes of these tests share."""
+    here = tmp_path_factory.getbasetemp()
+    home = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / "shared"
+    home.mkdir(exist_ok=True)
+    return home
 
 
 @dataclass(frozen=True)
@@ -65,9 +85,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
     """Makes a folder that all processes of these tests share, if none of them did before."""
-    here = tmp_path_factory.getbasetemp()
-    home = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / "shared"
-    home.mkdir(exist_ok=True)
+    home = common(tmp_path_factory)
 
     def make(name: str, making: Callable[[Path], None]) -> Path:
         with (home / f"{name}.lock").open("w") as lock:

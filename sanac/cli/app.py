@@ -17,6 +17,7 @@ from sanac.cli.command import command_of
 from sanac.cli.output import Result, emit, emit_error, emit_stop, mute_stdout, report_bug
 from sanac.core.errors import InvalidInput, MissingResource, SanacError, Terminated, UsageError
 from sanac.core.settings import did_you_mean
+from sanac.core.threads import configure_threads
 from sanac.verbs import VERBS
 
 _STATE_SAVED = "what was finished is kept: run the same command again to continue"
@@ -124,6 +125,7 @@ def _terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
 
 def main() -> NoReturn:
     """The entry point of the `sanac` command."""
+    configure_threads()
     signal.signal(signal.SIGTERM, _terminate)
     devnull = Path(os.devnull).open("w")  # noqa: SIM115 (stands in for a closed stream until the end)
     sys.stdout, sys.stderr = sys.stdout or devnull, sys.stderr or devnull

@@ -1,5 +1,6 @@
 """The ONNX graph of one component: how it is traced, which files it needs, and its content key."""
 
+import hashlib
 import math
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from sanac.core.errors import InvalidInput
 from sanac.core.safetensors_header import TensorRef, read_header
 from sanac.core.write.safetensors_writer import TensorSource, copied_tensor
 from sanac.export.external_data import DTYPES, external_weights, link_external_data
-from sanac.export.graph import OPSET, graph_of
+from sanac.export.graph import OPSET, completed, translated
+from sanac.export.graph_cache import graph_key, memoised
 from sanac.export.qdq import insert_qdq
 from sanac.export.tracing import Traced
 from sanac.nn.onnx_files import GRAPH
-from sanac.nn.silence_libraries import quiet
 
 SCHEMA = 2  # raised when the same settings would give another graph
 
@@ -41,6 +42,8 @@ class ComponentGraph:
     forms: frozenset[str]  # dtypes of its computation and of its weights
     parameters: int
     depthwise: str | None = None
+    traced_with: tuple[str, ...] = ()  # what `trace` depends on besides config, precision and depthwise dtype
+    blocks: int = 1  # number of blocks, of which `trace` traces one
 
     @property
     def sidecar(self) -> str:
@@ -63,8 +66,11 @@ class ComponentGraph:
         """The graph of the component in `source`, weights without values, and the tensors of its sidecar file."""
         weights = _weights(source)
         try:
-            with quiet():
-                model = graph_of(self.trace(source, PRECISIONS[precision]))
+            model = memoised(
+                self._trace_key(source, precision),
+                lambda: translated(self.trace(source, PRECISIONS[precision])),
+                lambda found: completed(found, self.blocks),
+            )
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
             why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
             raise InvalidInput(f"{source} can't be exported to ONNX", why=f"tracing failed: {why}") from error
@@ -74,6 +80,14 @@ class ComponentGraph:
         if self.folder != self.component:
             tensors += [copied_tensor(name, stored[name]) for name in sorted(set(external_weights(model)) - in_sidecar)]
         return model, tensors
+
+    def _trace_key(self, source: Path, precision: str) -> str:
+        """Key of the trace of the component in `source`; a transformer's doesn't depend on its depth."""
+        config: object = hashlib.sha256((source / "config.json").read_bytes()).hexdigest()
+        if self.component == "transformer":
+            found = json_files.read_object(source / "config.json")
+            config = {name: value for name, value in found.items() if name != "num_layers" and name[0] != "_"}
+        return graph_key([OPSET, self.folder, precision, self.depthwise, self.traced_with, config])
 
     def link_weights(self, model: ir.Model, folder: Path) -> None:
         """Link the weights of a graph that will be written to `folder` as external data."""

@@ -13,12 +13,18 @@ from sanac.core.family.architecture import block_name, split_block
 from sanac.export.tracing import OWN, Traced
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_MODULE = "module"  # metadata: dotted path of the module that a node was traced in
 BLOCKS = "transformer_blocks"
 OPSET = 22  # below, Conv knows no bf16; above, runtimes fail on attention with masks
 
 
 def graph_of(traced: Traced) -> ir.Model:
     """The ONNX graph of a traced program; weights are initializers without values under the checkpoint's names."""
+    return completed(translated(traced), traced.blocks)
+
+
+def translated(traced: Traced) -> ir.Model:
+    """The traced program in ONNX operators, tidied; one block between its edges, nodes not yet named."""
     names = {"input_names": list(traced.inputs), "output_names": [traced.output]}
     made = torch.onnx.export(traced.program, (), optimize=False, opset_version=OPSET, verbose=False, **names)
     model: ir.Model = made.model
@@ -28,13 +34,22 @@ def graph_of(traced: Traced) -> ir.Model:
     tidy(model)
     for value in weights:
         value.name = (value.name or "").removeprefix(traced.prefix)
-    stream = unroll_blocks(model, traced.blocks)
     name_axes(model, traced)
-    name_nodes(model.graph, traced.prefix)
-    for index, value in enumerate(stream):
-        value.name = f"{BLOCKS}.{index}"
     for about in (model.metadata_props, model.graph.metadata_props):
         about.clear()  # exporter metadata, whose order differs between runs
+    for node in model.graph:
+        scope = _scope(node, traced.prefix)
+        node.metadata_props.clear()
+        node.metadata_props.update({_MODULE: scope} if scope else {})
+    return model
+
+
+def completed(model: ir.Model, blocks: int) -> ir.Model:
+    """A translated graph with all blocks unrolled, and its nodes and values named."""
+    stream = unroll_blocks(model, blocks)
+    name_nodes(model.graph)
+    for index, value in enumerate(stream):
+        value.name = f"{BLOCKS}.{index}"
     return model
 
 
@@ -133,12 +148,12 @@ def _said(expression: str, words: Mapping[str, str]) -> str:
     return re.sub(r"s\d+", lambda found: words.get(found[0], found[0]), expression)
 
 
-def name_nodes(graph: ir.Graph, prefix: str) -> None:
+def name_nodes(graph: ir.Graph) -> None:
     """Name nodes by module and operator (/transformer_blocks/7/attn1/to_q/MatMul), values by their node."""
     taken: dict[str, int] = {}
     outputs = set(graph.outputs)
     for node in graph:
-        place = "/".join(("", *_module(node, prefix), node.op_type))
+        place = "/".join(("", *_module(node), node.op_type))
         taken[place] = count = taken.get(place, -1) + 1
         node.name = f"{place}_{count}" if count else place
         for number, value in enumerate(node.outputs):
@@ -147,15 +162,20 @@ def name_nodes(graph: ir.Graph, prefix: str) -> None:
         node.metadata_props.clear()
 
 
-def _module(node: ir.Node, prefix: str) -> tuple[str, ...]:
+def _module(node: ir.Node) -> tuple[str, ...]:
     """Module path of a node: of the weight it uses, else of its block, else of its torch scope."""
     for name in _weights_of((node,)):
         return tuple(name.split(".")[:-1])
     if BLOCKS in node.metadata_props:
         return (BLOCKS, node.metadata_props[BLOCKS])
+    return tuple(filter(None, node.metadata_props.get(_MODULE, "").split(".")))
+
+
+def _scope(node: ir.Node, prefix: str) -> str:
+    """Dotted path of the module that a node was traced in; '' outside all named ones."""
     scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
-    place = scopes[-2] if len(scopes) > 1 and not scopes[-2].startswith("_") else ""
-    return tuple(filter(None, place.removeprefix(prefix).split("."))) if place.startswith(prefix) else ()
+    place: str = scopes[-2] if len(scopes) > 1 and not scopes[-2].startswith("_") else ""
+    return place.removeprefix(prefix) if place.startswith(prefix) else ""
 
 
 def _weights_of(nodes: Iterable[ir.Node]) -> Iterable[str]:

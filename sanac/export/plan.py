@@ -114,7 +114,11 @@ def graphs_of(model: Model, settings: ExportSettings, *, whole: bool = True) -> 
             forms = frozenset(filter(None, (precision, attention, depthwise, *(spec.dtype for spec in specs))))
             scheme = schemes[0] if len(schemes) == 1 else "mixed" if schemes else ""
             how = (precision, scheme, forms, part.weights.count, depthwise)
-            found += [ComponentGraph(part.name, folder, trace, *how) for folder, trace in folders[part.name]]
+            made = [ComponentGraph(part.name, folder, trace, *how) for folder, trace in folders[part.name]]
+            if part.name == "transformer":
+                about = (repr(replace(architecture, blocks=1)), f"pointwise_as_linear={pointwise_as_linear}")
+                made = [replace(graph, traced_with=about, blocks=architecture.blocks) for graph in made]
+            found += made
     return found
 
 

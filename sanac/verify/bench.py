@@ -20,6 +20,7 @@ from typing import Any
 from sanac.core import errors
 from sanac.core.errors import MissingResource, UsageError
 from sanac.core.progress import Reporter
+from sanac.core.threads import omp_settings
 from sanac.core.units import duration_text
 from sanac.verify.timing_noise import Contention, noise_warnings, watch_contention
 
@@ -284,7 +285,7 @@ def _worker(measured: Measured, settings: BenchRun) -> Iterator[_Worker]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ | threads,
+        env=os.environ | omp_settings(os.environ | threads) | threads,
     ) as process:
         assert process.stdin
         try:

@@ -14,8 +14,9 @@ from sanac.core.checkpoint.locate import locate
 from sanac.core.checkpoint.weights import open_folder
 from sanac.export.components import decoder, encoder, text_encoder
 from sanac.export.external_data import link_external_data
-from sanac.export.graph import graph_of, serialized
+from sanac.export.graph import serialized
 from sanac.export.tracing import Traced
+from tests.export.graphs import checked_graph
 
 ATTENTION = {
     "in_channels": 3,
@@ -34,7 +35,7 @@ ATTENTION = {
 
 
 def written(traced: Traced, folder: Path) -> onnxruntime.InferenceSession:
-    graph = graph_of(traced)
+    graph = checked_graph(traced)
     link_external_data(graph, open_folder(folder, folder).tensors, folder)
     (folder / "model.onnx").write_bytes(serialized(graph))
     onnx.checker.check_model(folder / "model.onnx", full_check=True)

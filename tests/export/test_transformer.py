@@ -15,8 +15,9 @@ from diffusers import SanaTransformer2DModel
 from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.export.external_data import link_external_data
-from sanac.export.graph import graph_of, serialized
+from sanac.export.graph import serialized
 from sanac.export.transformer import GUIDANCE, transformer
+from tests.export.graphs import checked_graph
 from tests.nn.blocks.test_forward import BASE
 
 MEMBERS: dict[str, dict[str, Any]] = {
@@ -43,7 +44,7 @@ def built(folder: Path, **options: Any) -> SanaTransformer2DModel:
 
 def exported(folder: Path, dtype: torch.dtype = torch.float32, island: torch.dtype | None = None) -> Path:
     model = open_model(locate(str(folder)))
-    graph = graph_of(transformer(model.architecture, model.transformer.config, dtype, island))
+    graph = checked_graph(transformer(model.architecture, model.transformer.config, dtype, island))
     link_external_data(graph, model.weights.tensors, folder)
     (folder / "model.onnx").write_bytes(serialized(graph))
     return folder / "model.onnx"
