@@ -226,13 +226,13 @@ def test_gptq_goes_with_it(sanac: Sanac, pipeline: Path) -> None:
     [
         ("--scheme int8 --block 64", "one scale per output channel"),
         ("--scheme int8 --component text-encoder", "for the transformer"),
-        ("--scheme int8-dynamic --ranges mse", "each token's own"),
-        ("--scheme int8-wo --smoothing search", "leaves alone"),
-        ("--scheme int4-wo --include ends", "leaves alone"),
+        ("--scheme int8-dynamic --ranges mse", "has dynamic ones"),
+        ("--scheme int8-wo --smoothing search", "int8-wo doesn't quantize"),
+        ("--scheme int4-wo --include ends", "int4-wo doesn't quantize"),
         ("--scheme fp8 --rounding search", "one way to round"),
         ("--scheme int8-wo --leave nothing.*", "matches no weight"),
         ("--scheme int8-wo --leave proj_out.*", "matches no weight"),
-        ("--scheme int9", "no scheme"),
+        ("--scheme int9", "'int9', not one of"),
     ],
 )
 def test_bad_requests(sanac: Sanac, pipeline: Path, options: str, words: str) -> None:

@@ -263,10 +263,10 @@ def test_what_is_quantized_is_not_changed_again(sanac: Sanac, half: Path, verb: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--scheme", "int5"), "no scheme 'int5'"),
-        (("--scheme", "int4-wo", "--block", "50"), "--block 50"),
-        (("--scheme", "int4-wo", "--component", "scheduler"), "no component 'scheduler'"),
-        (("--scheme", "int4-wo", "--include", "everything"), "--include 'everything' is unknown"),
+        (("--scheme", "int5"), "'int5', not one of"),
+        (("--scheme", "int4-wo", "--block", "50"), "--group-size 50"),
+        (("--scheme", "int4-wo", "--component", "scheduler"), "'scheduler', not one of"),
+        (("--scheme", "int4-wo", "--include", "everything"), "'everything', not one of"),
     ],
 )
 def test_bad_requests(sanac: Sanac, half: Path, options: tuple[str, ...], words: str) -> None:
