@@ -24,13 +24,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.measure import machine, refuse_if_busy, remove, watched, workplace
 from benchmarks.synthetic import SANA_4_8B, write_transformer
 from sanac.core import json_files
+from sanac.core.artifact.cached_step import run_step
 from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.progress import NULL_REPORTER
 from sanac.core.units import bytes_text
 from sanac.finetune.batches import BatchSampler
 from sanac.finetune.distillation import RecoveryTask
-from sanac.finetune.encode_dataset import prepare
+from sanac.finetune.encode_dataset import EncodingJob
 from sanac.finetune.encoded_dataset import open_prepared
 from sanac.finetune.image_text_data import open_source
 from sanac.nn.pipeline_config import latent_side
@@ -94,7 +95,8 @@ def losses(work: Path, _: int) -> dict[str, Any]:
     """A thousand steps of six new blocks of sanac:tiny's width on its own latents, with each optimizer."""
     tiny = open_model(locate("sanac:tiny"))
     source = open_source("shapes", scene_count=4096, seed=0)
-    folder = prepare(tiny, source, latent_side(tiny), work / "data", torch.device("cpu"), NULL_REPORTER)
+    job = EncodingJob(tiny, source, latent_side(tiny), work, torch.device("cpu"))
+    folder = run_step(job, NULL_REPORTER)
     data, curves = open_prepared(folder, tiny.architecture), {}
     for name, rate in (("came", 1e-3), ("came8bit", 1e-3), ("adamw", 2e-3), ("adamw8bit", 2e-3)):
         torch.manual_seed(0)

@@ -5,6 +5,7 @@ Training then needs neither autoencoder nor text encoder. A stopped run continue
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sanac.core import json_files
+from sanac.core.artifact.cached_step import CachedStep
 from sanac.core.artifact.model import Model
 from sanac.core.atomic import write_atomically
 from sanac.core.errors import InvalidInput, UsageError
@@ -26,6 +28,7 @@ from sanac.nn.silence_libraries import quiet
 
 SCHEMA = 1  # raised when the same pairs would give other parts
 PART = 256  # samples
+_ImageEncoder = Callable[[Sequence[ImageText]], Tensor]
 RECORD = "prepared.json"  # progress and content key, next to the parts
 
 
@@ -89,34 +92,60 @@ def key_of(model: Model, source: Source, side: int) -> str:
     return json_files.key_of(["prepare", SCHEMA, source.identity, pixels(model, side), encoders(model)])
 
 
-def prepare(model: Model, source: Source, side: int, path: Path, device: torch.device, reporter: Reporter) -> Path:
-    """Encode all pairs of a source with the model's autoencoder and text encoder into the folder `path`."""
-    size = pixels(model, side)
-    folder = Folder(path, key_of(model, source, side))
-    record = folder.record()
-    if record["finished"]:
-        return path
-    skip_report = SkipReport(record["seen"], list(record["skipped"]))
-    encode: tuple[Callable[[Sequence[ImageText]], Tensor], Callable[[Sequence[str], int], EncodedPrompts]] | None = None
-    reporter.begin("preparing", source.count(), "samples")
-    reporter.advance(record["seen"])
-    try:
-        for found, many in _groups(source.pairs(skip_report, size, record["seen"])):
-            encode = encode or (open_autoencoder(model, device), open_encoder(model, device))
-            record = {**record, "seen": record["seen"] + many, "skipped": skip_report.skipped}
-            if found:
-                captions = encode[1]([pair.caption for pair in found], 32)
-                record["parts"] += 1
-                folder.put(record["parts"] - 1, encode[0](found), captions, record)
-            reporter.advance(many)
-    finally:
-        reporter.end()
-    skip_report.seen = record["seen"]
-    skip_report.check(source.name, reporter)
-    if not record["parts"]:
-        raise InvalidInput(f"{source.name} contains no samples")
-    folder.note({**record, "finished": True})
-    return path
+@dataclass(frozen=True)
+class EncodingJob(CachedStep[Path]):
+    """A job that encodes all pairs of a source with the model's autoencoder and text encoder; returns the folder."""
+
+    model: Model
+    source: Source
+    side: int  # width of the latents
+    workspace: Path
+    device: torch.device
+
+    @property
+    def what(self) -> str:
+        """Name of the result in messages."""
+        return f"data in {self.path}"
+
+    @cached_property
+    def key(self) -> str:
+        """Content key: equal for sources that are encoded to the same parts."""
+        return key_of(self.model, self.source, self.side)
+
+    @property
+    def path(self) -> Path:
+        """Folder of the parts in the workspace."""
+        return self.workspace / f"data-{self.key[:8]}"
+
+    def load(self) -> Path | None:
+        """The folder, if all pairs are encoded."""
+        return self.path if Folder(self.path, self.key).record()["finished"] else None
+
+    def compute(self, reporter: Reporter) -> Path:
+        """Encode the pairs that an earlier run left."""
+        folder = Folder(self.path, self.key)
+        record, size, source = folder.record(), pixels(self.model, self.side), self.source
+        skip_report = SkipReport(record["seen"], list(record["skipped"]))
+        encode: tuple[_ImageEncoder, Callable[[Sequence[str], int], EncodedPrompts]] | None = None
+        reporter.begin("preparing", source.count(), "samples")
+        reporter.advance(record["seen"])
+        try:
+            for found, many in _groups(source.pairs(skip_report, size, record["seen"])):
+                encode = encode or (open_autoencoder(self.model, self.device), open_encoder(self.model, self.device))
+                record = {**record, "seen": record["seen"] + many, "skipped": skip_report.skipped}
+                if found:
+                    captions = encode[1]([pair.caption for pair in found], 32)
+                    record["parts"] += 1
+                    folder.put(record["parts"] - 1, encode[0](found), captions, record)
+                reporter.advance(many)
+        finally:
+            reporter.end()
+        skip_report.seen = record["seen"]
+        skip_report.check(source.name, reporter)
+        if not record["parts"]:
+            raise InvalidInput(f"{source.name} contains no samples")
+        folder.note({**record, "finished": True})
+        return self.path
 
 
 def _groups(pairs: Iterator[ImageText | None]) -> Iterator[tuple[list[ImageText], int]]:
@@ -143,7 +172,7 @@ def encoders(model: Model) -> list[Any]:
     ]
 
 
-def open_autoencoder(model: Model, device: torch.device) -> Callable[[Sequence[ImageText]], Tensor]:
+def open_autoencoder(model: Model, device: torch.device) -> _ImageEncoder:
     """Open the model's autoencoder; returns a function from pairs to scaled latents."""
     try:
         with quiet():

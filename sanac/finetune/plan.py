@@ -3,13 +3,14 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sanac.core import json_files
+from sanac.core.artifact.cached_step import CachedStep, run_step
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.plan import keep_blocks
 from sanac.core.errors import MissingResource, UsageError
@@ -20,15 +21,16 @@ from sanac.core.quant.schemes import scheme_of
 from sanac.core.safetensors_header import read_header
 from sanac.core.units import bytes_text
 from sanac.core.write.job import ArtifactJob, WriteOptions, plan_artifact, refuse_quantized
-from sanac.finetune import image_text_data, synthetic_data
+from sanac.finetune import image_text_data
 from sanac.finetune.batches import BatchSampler
 from sanac.finetune.distillation import RecoveryTask
-from sanac.finetune.encode_dataset import RECORD, key_of, prepare
+from sanac.finetune.encode_dataset import EncodingJob
 from sanac.finetune.encoded_dataset import Prepared, open_prepared
 from sanac.finetune.find_teacher import blocks_of, check_teacher, parent_of
 from sanac.finetune.lora import add_lora, merged, save_adapter
 from sanac.finetune.settings import FinetuneSettings
 from sanac.finetune.student import open_student, save_weights
+from sanac.finetune.synthetic_data import SyntheticLatents
 from sanac.finetune.teacher_cache import TeacherCache, TeacherPass
 from sanac.nn.calibration.prompts import choose_prompts
 from sanac.nn.calibration.sampling import SamplerSettings
@@ -207,48 +209,9 @@ class FinetuneJob:
 
     def trained(self, job: ArtifactJob, reporter: Reporter, callbacks: Callbacks) -> ArtifactJob:
         """The job with the trained weights, from an earlier run or trained now."""
-        folder = self.folder(job)
-        file = folder / "trained.safetensors"
-        if self.settings.fresh:
-            shutil.rmtree(folder, ignore_errors=True)
-        if not file.is_file():
-            self._train(folder, file, reporter, callbacks)
+        file = run_step(TrainingRun(self, job, callbacks), reporter, fresh=self.settings.fresh)
         refs = read_header(file).tensors
         return replace(job, replaced=refs, overrides_digest=digest_file(file))
-
-    def _train(self, folder: Path, file: Path, reporter: Reporter, callbacks: Callbacks) -> None:
-        device = torch.device(pick_device(self.settings.device))
-        teacher_cache = self._teacher_cache(device, reporter)
-        try:
-            student = open_student(self.model, device, torch.float32)
-            if self.settings.lora:
-                add_lora(student, self.model.architecture, self.settings.lora, self.settings.seed)
-            if self.fake_quant_plan:
-                simulate(student, self.fake_quant_plan.specs, DTYPES[self.fake_quant_plan.dtype])
-            if self.settings.checkpointing:
-                student.enable_gradient_checkpointing()
-            task = RecoveryTask(
-                student,
-                self.data,
-                self.sampler,
-                self.losses,
-                teacher_cache,
-                self.feature_blocks,
-                float(student.config.timestep_scale),
-                compiled=self.settings.compile,
-            )
-            weights = train(task, self.train_settings, folder, reporter, callbacks)["transformer"]
-        except torch.cuda.OutOfMemoryError as error:
-            smaller = f"--batch {max(1, self.batch // 2)} --accumulate {self.settings.accumulate * 2}"
-            raise MissingResource(
-                "the GPU ran out of memory during training",
-                why=str(error).splitlines()[0][:200],
-                hint=f"{smaller}, or --checkpointing",
-            ) from error
-        student.load_state_dict(weights, strict=False)
-        if self.settings.lora_file:
-            save_adapter(weights, self.settings.lora_file)
-        save_weights(merged(student) if self.settings.lora else student.state_dict(), self.model, file)
 
     @property
     def fake_quant_plan(self) -> QuantPlan | None:
@@ -260,7 +223,8 @@ class FinetuneJob:
             else None
         )
 
-    def _teacher_cache(self, device: torch.device, reporter: Reporter) -> TeacherCache | None:
+    def teacher_outputs(self, device: torch.device, reporter: Reporter) -> TeacherCache | None:
+        """The teacher's outputs for all batches, cached or computed now; None without a teacher."""
         if self.teacher is None:
             return None
         config = self.teacher.transformer.config or self.teacher.architecture.config()
@@ -270,9 +234,80 @@ class FinetuneJob:
             lambda number: self.sampler.draw(self.data, number),
             self.feature_blocks,
             self.settings.memory_limit // 4,
+            self.workspace / f"teacher-{self.teacher_cache_key[:8]}",
+            self.teacher_cache_key,
+            self.distinct,
         )
-        key = self.teacher_cache_key
-        return teacher_pass.run(self.workspace / f"teacher-{key[:8]}", key, self.distinct, reporter)
+        return run_step(teacher_pass, reporter)
+
+
+@dataclass(frozen=True)
+class TrainingRun(CachedStep[Path]):
+    """The training of a job; its result is the file of the trained weights."""
+
+    plan: FinetuneJob
+    job: ArtifactJob
+    callbacks: Callbacks
+
+    @property
+    def what(self) -> str:
+        """Name of the result in messages."""
+        return "the training"
+
+    @property
+    def key(self) -> str:
+        """Content key of the trained weights."""
+        return self.job.key
+
+    @property
+    def file(self) -> Path:
+        """Path of the trained weights."""
+        return self.plan.folder(self.job) / "trained.safetensors"
+
+    def load(self) -> Path | None:
+        """The file, if training was completed."""
+        return self.file if self.file.is_file() else None
+
+    def forget(self) -> None:
+        """Delete checkpoints, metrics and trained weights."""
+        shutil.rmtree(self.file.parent, ignore_errors=True)
+
+    def compute(self, reporter: Reporter) -> Path:
+        """Train, continuing from the newest checkpoint, and write the weights in the model's dtypes."""
+        plan, settings = self.plan, self.plan.settings
+        device = torch.device(pick_device(settings.device))
+        teacher_cache = plan.teacher_outputs(device, reporter)
+        try:
+            student = open_student(plan.model, device, torch.float32)
+            if settings.lora:
+                add_lora(student, plan.model.architecture, settings.lora, settings.seed)
+            if plan.fake_quant_plan:
+                simulate(student, plan.fake_quant_plan.specs, DTYPES[plan.fake_quant_plan.dtype])
+            if settings.checkpointing:
+                student.enable_gradient_checkpointing()
+            task = RecoveryTask(
+                student,
+                plan.data,
+                plan.sampler,
+                plan.losses,
+                teacher_cache,
+                plan.feature_blocks,
+                float(student.config.timestep_scale),
+                compiled=settings.compile,
+            )
+            weights = train(task, plan.train_settings, self.file.parent, reporter, self.callbacks)["transformer"]
+        except torch.cuda.OutOfMemoryError as error:
+            smaller = f"--batch {max(1, plan.batch // 2)} --accumulate {settings.accumulate * 2}"
+            raise MissingResource(
+                "the GPU ran out of memory during training",
+                why=str(error).splitlines()[0][:200],
+                hint=f"{smaller}, or --checkpointing",
+            ) from error
+        student.load_state_dict(weights, strict=False)
+        if settings.lora_file:
+            save_adapter(weights, settings.lora_file)
+        save_weights(merged(student) if settings.lora else student.state_dict(), plan.model, self.file)
+        return self.file
 
 
 def plan_finetune(
@@ -326,9 +361,8 @@ def _data(
         return open_prepared(place, model.architecture)
     source = image_text_data.open_source(settings.data, scene_count=settings.samples, seed=settings.seed)
     side = latent_side(model)
-    folder = workspace / f"data-{key_of(model, source, side)[:8]}"
-    _check_prepared(folder, settings)
-    return open_prepared(prepare(model, source, side, folder, device, reporter), model.architecture)
+    job = EncodingJob(model, source, side, workspace, device)
+    return open_prepared(run_step(job, reporter, dry=settings.dry_run), model.architecture)
 
 
 def _synthetic_data(
@@ -338,26 +372,12 @@ def _synthetic_data(
     closed = bool(vocabulary) and settings.prompts is None
     prompts, source = choose_prompts(settings.prompts, settings.samples if closed else None, vocabulary)
     sampling = SamplerSettings(seed=settings.seed + 1, side=latent_side(teacher))
-    job = synthetic_data.SyntheticLatents(teacher, prompts, settings.samples, sampling)
-    folder = workspace / f"painted-{job.key[:8]}"
-    _check_prepared(folder, settings)
-    if not (folder / RECORD).exists():
-        reporter.note(
-            f"data-free: {settings.samples} latents by {teacher.located.name}, {len(prompts)} prompts ({source})"
-        )
-    return synthetic_data.sample_latents(job, _weights(teacher, settings, device), folder, reporter)
+    opened = partial(_weights, teacher, settings, device)
+    job = SyntheticLatents(teacher, prompts, settings.samples, sampling, workspace, opened, source)
+    return run_step(job, reporter, dry=settings.dry_run)
 
 
 def _weights(teacher: Model, settings: FinetuneSettings, device: torch.device) -> Blocks:
     """The teacher's blocks; its weights stay in memory if they fit into half of the memory limit."""
     size = sum(ref.count * 4 for ref in teacher.weights)
     return Blocks(teacher, device, torch.float32, resident=size < settings.memory_limit // 2)
-
-
-def _check_prepared(folder: Path, settings: FinetuneSettings) -> None:
-    """Raise MissingResource if a dry run would have to prepare data."""
-    if settings.dry_run and not (folder / RECORD).exists():
-        raise MissingResource(
-            f"--dry-run can't finish the plan: it depends on data in {folder}, which has not been prepared yet",
-            hint="run it without --dry-run",
-        )

@@ -1,12 +1,15 @@
 """Data-free training: latents that the teacher samples for a list of prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sanac.core import json_files
+from sanac.core.artifact.cached_step import CachedStep
 from sanac.core.artifact.model import Model
 from sanac.core.progress import Reporter
 from sanac.finetune.encode_dataset import PART, Folder
@@ -19,59 +22,78 @@ SCHEMA = 1  # raised when the same prompts would give other latents
 
 
 @dataclass(frozen=True)
-class SyntheticLatents:
+class SyntheticLatents(CachedStep[Path]):
     """A job that samples `count` latents from a teacher, cycling through the prompts, each with its own noise."""
 
     teacher: Model
     prompts: Sequence[str]
     count: int
     sampling: SamplerSettings
+    workspace: Path
+    open_blocks: Callable[[], Blocks]  # the teacher's
+    origin: str = "given"  # of the prompts, for messages
 
     @property
+    def what(self) -> str:
+        """Name of the result in messages."""
+        return f"data in {self.path}"
+
+    @cached_property
     def key(self) -> str:
         """Content key of the latents; the teacher's identity covers its scheduler and text encoder."""
         settings = [self.sampling.to_json(), list(self.prompts), self.count]
         return json_files.key_of(["data-free", SCHEMA, settings, self.teacher.identity()])
 
+    @property
+    def path(self) -> Path:
+        """Folder of the latents in the workspace, in the format of encoded data."""
+        return self.workspace / f"painted-{self.key[:8]}"
 
-def sample_latents(job: SyntheticLatents, blocks: Blocks, path: Path, reporter: Reporter) -> Path:
-    """Sample latents into a folder in the format of encoded data, continuing a stopped run."""
-    model, count, sampling, prompts = job.teacher, job.count, job.sampling, job.prompts
-    folder = Folder(path, job.key)
-    record = folder.record()
-    if record["finished"]:
-        return path
-    scheduler = scheduler_of(model)
-    config = model.transformer.config or model.architecture.config()
-    captions: EncodedPrompts | None = None
-    reporter.begin("sampling from the teacher", count * sampling.steps, "latents")
-    reporter.advance(record["seen"] * sampling.steps)
-    try:
-        with torch.no_grad():
-            while record["seen"] < count:
-                captions = captions or encode(model, prompts, blocks.device)
-                first = record["seen"]
-                some = min(PART, count - first)
-                encoded = _turn(captions, first, some)
-                steps = sample(
-                    blocks,
-                    sampler(scheduler),
-                    encoded.to(blocks.device, blocks.dtype),
-                    replace(sampling, batch=64),
-                    lambda *_: None,
-                    config,
-                    offset=first,
-                )
-                sampled = []
-                for _, latents in steps:
-                    sampled = [latents]
-                    reporter.advance(some)
-                record = {**record, "seen": first + some, "parts": record["parts"] + 1}
-                folder.put(record["parts"] - 1, sampled[0].float(), encoded, record)
-    finally:
-        reporter.end()
-    folder.note({**record, "finished": True})
-    return path
+    def load(self) -> Path | None:
+        """The folder, if all latents are sampled."""
+        return self.path if Folder(self.path, self.key).record()["finished"] else None
+
+    def compute(self, reporter: Reporter) -> Path:
+        """Sample the latents that an earlier run left."""
+        folder, sampling, blocks = Folder(self.path, self.key), self.sampling, self.open_blocks()
+        record = folder.record()
+        if not record["parts"]:
+            name, prompts = self.teacher.located.name, f"{len(self.prompts)} prompts ({self.origin})"
+            reporter.note(f"data-free: {self.count} latents by {name}, {prompts}")
+        captions: EncodedPrompts | None = None
+        reporter.begin("sampling from the teacher", self.count * sampling.steps, "latents")
+        reporter.advance(record["seen"] * sampling.steps)
+        try:
+            with torch.no_grad():
+                while record["seen"] < self.count:
+                    captions = captions or encode(self.teacher, self.prompts, blocks.device)
+                    first = record["seen"]
+                    some = min(PART, self.count - first)
+                    encoded = _turn(captions, first, some)
+                    sampled = self._sampled(blocks, encoded, first, reporter)
+                    record = {**record, "seen": first + some, "parts": record["parts"] + 1}
+                    folder.put(record["parts"] - 1, sampled.float(), encoded, record)
+        finally:
+            reporter.end()
+        folder.note({**record, "finished": True})
+        return self.path
+
+    def _sampled(self, blocks: Blocks, captions: EncodedPrompts, first: int, reporter: Reporter) -> Tensor:
+        """Latents of these captions after the last step; `first` is the number of the first one."""
+        config = self.teacher.transformer.config or self.teacher.architecture.config()
+        steps = sample(
+            blocks,
+            sampler(scheduler_of(self.teacher)),
+            captions.to(blocks.device, blocks.dtype),
+            replace(self.sampling, batch=64),
+            lambda *_: None,
+            config,
+            offset=first,
+        )
+        latents = torch.empty(0)
+        for _, latents in steps:
+            reporter.advance(len(latents))
+        return latents
 
 
 def _turn(captions: EncodedPrompts, first: int, count: int) -> EncodedPrompts:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sanac.core import json_files
+from sanac.core.artifact.cached_step import CachedStep
 from sanac.core.atomic import write_atomically
 from sanac.core.errors import InvalidInput
 from sanac.core.progress import Reporter
@@ -91,7 +92,7 @@ class BatchFile:
 
 
 @dataclass(frozen=True)
-class TeacherPass:
+class TeacherPass(CachedStep[TeacherCache]):
     """A job that fills the cache: the teacher, its batches, and the blocks whose outputs are recorded."""
 
     blocks: Blocks
@@ -99,36 +100,53 @@ class TeacherPass:
     draw: Callable[[int], Batch]
     feature_blocks: tuple[int, ...]
     memory: int  # most bytes for hidden states of batches in flight
+    folder: Path
+    cache_key: str
+    count: int  # batches
 
-    def run(self, folder: Path, key: str, count: int, reporter: Reporter) -> TeacherCache:
-        """The cache of `count` batches; computes the missing ones."""
-        first = self.draw(0)
-        channels, tokens = first.states.shape[1:], self._tokens(first)
-        stream = (len(first.picked), tokens, self.blocks.model.architecture.width)
-        shapes = {VELOCITY: (len(first.picked), *channels)} | {
-            stream_name(index): stream for index in self.feature_blocks
-        }
-        found = TeacherCache(folder, key, count, shapes)
-        done = _done(folder, key)
-        folder.mkdir(parents=True, exist_ok=True)
-        together = max(1, self.memory // (4 * 3 * int(np.prod(stream))))
-        if done < count:
-            reporter.begin("running the teacher", count, "batches")
-            reporter.advance(done)
-            try:
-                while done < count:
-                    numbers = range(done, min(count, done + together))
-                    self._teach(found, numbers)
-                    done = numbers.stop
-                    write_atomically(folder / "done.json", json_files.pretty({"key": key, "done": done}))
-                    reporter.advance(len(numbers))
-            finally:
-                reporter.end()
+    @property
+    def what(self) -> str:
+        """Name of the result in messages."""
+        return "the teacher's outputs"
+
+    @property
+    def key(self) -> str:
+        """Content key of the outputs; the number of batches is not part of it."""
+        return self.cache_key
+
+    def load(self) -> TeacherCache | None:
+        """The cache, if it has all batches."""
+        return self._cache(self.draw(0)) if _done(self.folder, self.key) >= self.count else None
+
+    def compute(self, reporter: Reporter) -> TeacherCache:
+        """Compute the missing batches, several per sweep over the teacher."""
+        first, done = self.draw(0), _done(self.folder, self.key)
+        found = self._cache(first)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        together = max(1, self.memory // (4 * 3 * int(np.prod(self._stream(first)))))
+        reporter.begin("running the teacher", self.count, "batches")
+        reporter.advance(done)
+        try:
+            while done < self.count:
+                numbers = range(done, min(self.count, done + together))
+                self._teach(found, numbers)
+                done = numbers.stop
+                write_atomically(self.folder / "done.json", json_files.pretty({"key": self.key, "done": done}))
+                reporter.advance(len(numbers))
+        finally:
+            reporter.end()
         return found
 
-    def _tokens(self, batch: Batch) -> int:
+    def _cache(self, first: Batch) -> TeacherCache:
+        shapes = {VELOCITY: (len(first.picked), *first.states.shape[1:])}
+        shapes |= {stream_name(index): self._stream(first) for index in self.feature_blocks}
+        return TeacherCache(self.folder, self.key, self.count, shapes)
+
+    def _stream(self, batch: Batch) -> tuple[int, int, int]:
+        """Shape of a block's output: samples, tokens, width."""
+        architecture = self.blocks.model.architecture
         height, width = batch.states.shape[2:]
-        return int(height * width) // self.blocks.model.architecture.patch_size**2
+        return len(batch.picked), int(height * width) // architecture.patch_size**2, architecture.width
 
     def _teach(self, cache: TeacherCache, numbers: Sequence[int]) -> None:
         """Run the teacher on several batches in one sweep and store its outputs."""

@@ -82,7 +82,7 @@ def test_a_dry_run_prepares_nothing(sanac: Sanac, pipeline: Path, tmp_path: Path
     small = pruned(sanac, pipeline)
     ran = sanac("finetune", small, *SHORT, "--dry-run")
     assert ran.code == 4
-    assert "not been prepared yet" in ran.err
+    assert "not been computed yet" in ran.err
     assert not list((tmp_path / "sanac-out").glob("data-*"))
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sanac.core.artifact.cached_step import run_step
 from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.progress import NULL_REPORTER
@@ -29,7 +30,7 @@ def data(tmp_path: Path, pipeline: Path) -> Prepared:
 
 @pytest.fixture
 def lessons(pipeline: Path, data: Prepared, tmp_path: Path) -> TeacherCache:
-    return teaching(pipeline, data, exits=tuple(range(6))).run(tmp_path / "said", "key", 3, NULL_REPORTER)
+    return run_step(teaching(pipeline, data, tmp_path / "said", exits=tuple(range(6)), count=3), NULL_REPORTER)
 
 
 def task(pipeline: Path, data: Prepared, weights: dict[str, float], lessons: TeacherCache | None) -> RecoveryTask:

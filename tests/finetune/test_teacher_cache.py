@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from diffusers import SanaTransformer2DModel
 from safetensors.torch import save_file
 
+from sanac.core.artifact.cached_step import run_step
 from sanac.core.artifact.model import Model, open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.errors import InvalidInput, UsageError
@@ -48,15 +50,18 @@ def data(tmp_path: Path, pipeline: Path) -> Prepared:
     return open_prepared(tmp_path / "data", open_model(locate(str(pipeline))).architecture)
 
 
-def teaching(pipeline: Path, data: Prepared, exits: tuple[int, ...] = (1, 4), memory: int = 10**9) -> TeacherPass:
+def teaching(
+    pipeline: Path, data: Prepared, folder: Path, exits: tuple[int, ...] = (1, 4), memory: int = 10**9, count: int = 4
+) -> TeacherPass:
     model = open_model(locate(str(pipeline)))
     blocks = Blocks(model, torch.device("cpu"), torch.float32)
-    return TeacherPass(blocks, model.transformer.config, lambda number: DRAWING.draw(data, number), exits, memory)
+    config = model.transformer.config
+    return TeacherPass(blocks, config, partial(DRAWING.draw, data), exits, memory, folder, "key", count)
 
 
 @pytest.mark.parametrize("memory", [1, 10**9])
 def test_it_says_what_the_stock_model_says(pipeline: Path, data: Prepared, tmp_path: Path, memory: int) -> None:
-    lessons = teaching(pipeline, data, memory=memory).run(tmp_path / "said", "key", 4, NULL_REPORTER)
+    lessons = run_step(teaching(pipeline, data, tmp_path / "said", memory=memory), NULL_REPORTER)
     stock = SanaTransformer2DModel.from_pretrained(pipeline, subfolder="transformer").eval()
     streams: list[torch.Tensor] = []
     for index in (1, 4):
@@ -80,15 +85,15 @@ def test_what_was_said_is_not_asked_again(
     pipeline: Path, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    job = teaching(pipeline, data, memory=1)
+    job = teaching(pipeline, data, tmp_path / "said", memory=1)
     draw = job.draw
     counting = replace(job, draw=lambda number: (asked.append(number), draw(number))[1])
-    counting.run(tmp_path / "said", "key", 2, NULL_REPORTER)
-    whole = counting.run(tmp_path / "said", "key", 4, NULL_REPORTER)
+    run_step(replace(counting, count=2), NULL_REPORTER)
+    whole = run_step(counting, NULL_REPORTER)
     assert asked == [0, 0, 1, 0, 2, 3], "the first is looked at for its shape"
-    fresh = job.run(tmp_path / "other", "key", 4, NULL_REPORTER)
+    fresh = run_step(replace(job, folder=tmp_path / "other"), NULL_REPORTER)
     assert all(torch.equal(whole.velocity(number), fresh.velocity(number)) for number in range(4))
-    counting.run(tmp_path / "said", "another key", 1, NULL_REPORTER)
+    run_step(replace(counting, cache_key="another key", count=1), NULL_REPORTER)
     assert asked[-2:] == [0, 0]
 
 
