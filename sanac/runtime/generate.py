@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from sanac import __version__
 from sanac.core.progress import Reporter
 from sanac.runtime.image_files import save_picture, save_sheet
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings
+from sanac.runtime.pipeline import GenerationSettings, ImageGenerator
 
 SHEET = "sheet.png"
 
 
 def generate(
-    generator: DiffusionGenerator,
+    generator: ImageGenerator,
     prompts: Sequence[str],
     each: int,
     seed: int,

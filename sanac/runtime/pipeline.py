@@ -3,10 +3,10 @@
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,42 @@ class GenerationSettings:
         """The settings that an image depends on; the batch size is not one of them."""
         idle = {"batch"} if self.tile else {"batch", "tile"}
         return {name: value for name, value in asdict(self).items() if name not in idle}
+
+
+class ImageGenerator(Protocol):
+    """A model that generates images from prompts, on one device."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, for messages."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """The device that the model runs on."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        sampling: GenerationSettings,
+        reporter: Reporter = NULL_REPORTER,
+    ) -> Iterator[Pictures]:
+        """Yield batches of images; each image depends on its own prompt and seed only."""
+        ...
+
+    def load_weights(self, weights: "Mapping[str, torch.Tensor]") -> None:
+        """Replace some weights of the model that generates, by their names in it."""
+        ...
+
+    def device_warnings(self) -> list[str]:
+        """Warnings about this model on this device."""
+        ...
+
+    def unknown_words(self, prompts: Sequence[str]) -> list[str]:
+        """Words of the prompts that the tokenizer maps to the unknown token."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -149,6 +185,13 @@ class DiffusionGenerator:
                 f"{sampling.size[0]}x{sampling.size[1]} is not a multiple of {real}", hint=f"--size {nearest}"
             )
         return sampling.size[0] // real * factor, sampling.size[1] // real * factor
+
+    def load_weights(self, weights: "Mapping[str, torch.Tensor]") -> None:
+        """Replace some weights of the transformer, by their names in it."""
+        transformer = self.pipeline.transformer
+        transformer.load_state_dict(
+            {name: value.to(transformer.dtype) for name, value in weights.items()}, strict=False
+        )
 
     def device_warnings(self) -> list[str]:
         """Warnings about this pipeline on this device."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sanac.core.artifact.model import Model
 from sanac.runtime.image_files import save_sheet
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import GenerationSettings, ImageGenerator, open_generator
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,15 +17,13 @@ class Samples:
 
     def __init__(self, model: Model, prompts: Sequence[str], every: int, folder: Path, device: str | None) -> None:
         self.prompts, self.every, self.folder = tuple(prompts), every, folder
-        self.generator = open_generator(model, device)
+        self.generator: ImageGenerator = open_generator(model, device)
 
     def stepped(self, step: int, weights: "Mapping[str, Tensor]") -> None:
         """Callback after each training step with the averaged weights."""
         if step % self.every:
             return
-        transformer = self.generator.pipeline.transformer
-        mine = {name.partition("/")[2]: tensor for name, tensor in weights.items()}
-        transformer.load_state_dict({name: tensor.to(transformer.dtype) for name, tensor in mine.items()}, strict=False)
+        self.generator.load_weights({name.partition("/")[2]: tensor for name, tensor in weights.items()})
         seeds = list(range(len(self.prompts)))
         pictures = [
             picture for batch in self.generator.generate(self.prompts, seeds, GenerationSettings()) for picture in batch

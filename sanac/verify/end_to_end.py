@@ -22,7 +22,7 @@ from sanac.nn.component_loading import load_part
 from sanac.nn.pipeline_config import latent_side, native
 from sanac.nn.silence_libraries import quiet
 from sanac.runtime.backends import PAINTING, install_runners
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
+from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, ImageGenerator, open_generator
 from sanac.verify.engine_candidates import Executed, executed, ready_engines
 from sanac.verify.onnx_candidates import ALIKE, LIMITS, TIPPED, WIDENED, Candidate, open_candidates
 from sanac.verify.parity import Case, Parity, ParityBackend, cases, compare, relative_error
@@ -259,7 +259,7 @@ def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Candidate
     prompts = [PROMPTS[number % len(PROMPTS)] for number in range(count)]
     sampling = GenerationSettings(settings.steps, size=size, batch=batch)
 
-    def generate(generator: DiffusionGenerator, how: GenerationSettings = sampling) -> list[Any]:
+    def generate(generator: ImageGenerator, how: GenerationSettings = sampling) -> list[Any]:
         return [picture for batch in generator.generate(prompts, range(len(prompts)), how) for picture in batch]
 
     theirs = open_generator(reference, "cpu")

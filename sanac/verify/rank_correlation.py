@@ -12,7 +12,7 @@ from sanac.core.progress import Reporter
 from sanac.judge.intervals import Interval, mean
 from sanac.judge.rank_statistics import kendall, overlap, spearman
 from sanac.judge.shapes import grades
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings
+from sanac.runtime.pipeline import GenerationSettings, ImageGenerator
 from sanac.shapes.prompts import Prompt, suite
 
 KENDALL, SPEARMAN, LOW = "Kendall's tau", "Spearman's rho", "Kendall's tau, lower bound"
@@ -73,7 +73,7 @@ class RankReport:
 
 
 def rank(
-    candidate: DiffusionGenerator, reference: DiffusionGenerator, settings: RankSettings, reporter: Reporter
+    candidate: ImageGenerator, reference: ImageGenerator, settings: RankSettings, reporter: Reporter
 ) -> RankReport:
     """Generate images with both models from the same prompts and noises, grade them, and correlate the rankings."""
     prompts = _PROMPTS[settings.verifier](settings.prompts)
@@ -98,7 +98,7 @@ def rank(
 
 
 def _graded(
-    generator: DiffusionGenerator,
+    generator: ImageGenerator,
     prompts: Sequence[Prompt],
     sampling: GenerationSettings,
     settings: RankSettings,
