@@ -81,7 +81,7 @@ ROWS: dict[str, tuple[str, ...]] = {  # name -> what is done to a model, command
     "fp8-wo": ("quantize {} --scheme fp8-wo",),
     "int8-wo, with kv": ("quantize {} --scheme int8-wo --include kv",),
     "int4-wo, gptq, with kv": ("quantize {} --scheme int4-wo --rounding gptq --include kv",),
-    "int4-wo, gptq, block 128": ("quantize {} --scheme int4-wo --rounding gptq --block 128",),
+    "int4-wo, gptq, block 128": ("quantize {} --scheme int4-wo --rounding gptq --group-size 128",),
     "autoencoder int8-wo": ("quantize {} --scheme int8-wo --component vae",),
     "autoencoder int4-wo": ("quantize {} --scheme int4-wo --component vae",),
     "int8": ("quantize {} --scheme int8",),

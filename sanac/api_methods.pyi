@@ -102,11 +102,11 @@ class VerbMethods:
             prompts: Text file, one prompt per line.  [default: bundled]
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
             num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
-            timesteps: Sampler steps.  [1 to 1000; default: 20]
+            timesteps: Sampler steps.  [1 to 1,000; default: 20]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
             yes: Go on although the estimate is over an hour.
-            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
             out: Where to write.  [default: WORKSPACE/VERB-KEY]
             dry_run: Print the plan and what it needs; write nothing.
@@ -167,11 +167,11 @@ class VerbMethods:
             prompts: Text file, one prompt per line.  [default: bundled]
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
             num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
-            timesteps: Sampler steps.  [1 to 1000; default: 20]
+            timesteps: Sampler steps.  [1 to 1,000; default: 20]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
             yes: Go on although the estimate is over an hour.
-            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
             transformer_only: Leave out the text encoder, the autoencoder and the rest.
             lora: Merge a LoRA; its block numbers are those of the model before any pruning or growing. May be repeated.
@@ -224,7 +224,7 @@ class VerbMethods:
             dry_run: Print the plan and what it needs; write nothing.
             force: Replace an artifact that is already in OUT.
             fresh: Discard what an interrupted run left instead of continuing it.
-            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
         """
     def finetune(
@@ -301,7 +301,7 @@ class VerbMethods:
             dry_run: Print the plan and what it needs; write nothing.
             force: Replace an artifact that is already in OUT.
             fresh: Discard what an interrupted run left instead of continuing it.
-            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
         """
     def quantize(
@@ -361,7 +361,7 @@ class VerbMethods:
             prompts: Text file, one prompt per line.  [default: bundled]
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
             num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
-            timesteps: Sampler steps.  [1 to 1000; default: 20]
+            timesteps: Sampler steps.  [1 to 1,000; default: 20]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
             yes: Go on although the estimate is over an hour.
@@ -374,7 +374,7 @@ class VerbMethods:
             dry_run: Print the plan and what it needs; write nothing.
             force: Replace an artifact that is already in OUT.
             fresh: Discard what an interrupted run left instead of continuing it.
-            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
         """
     def export(
@@ -439,7 +439,7 @@ class VerbMethods:
             dry_run: Print the plan and what it needs; write nothing.
             force: Replace an artifact that is already in OUT.
             fresh: Discard what an interrupted run left instead of continuing it.
-            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
         """
     def verify(
@@ -471,14 +471,14 @@ class VerbMethods:
             backend: What runs CANDIDATE.  [one of torch, onnx, trt; default: onnx where graphs are]
             limit: Largest relative error.  [above 0; default: by precision]
             pictures: Images to generate with both.  [0 to 64; default: 4]
-            steps: Sampler steps.  [1 to 1000; default: 12]
+            steps: Sampler steps.  [1 to 1,000; default: 12]
             rank_correlation: Compare how both models rank the same noises.
             verifier: The verifier that grades the images.  [one of shapes; default: shapes]
             rank_prompts: Prompts to rank noises for.  [at least 6; default: 24]
             noises: Noises per prompt.  [2 to 256; default: 16]
-            candidate_steps: Sampler steps of CANDIDATE.  [1 to 1000; default: --steps]
+            candidate_steps: Sampler steps of CANDIDATE.  [1 to 1,000; default: --steps]
             min_kendall: Exit 5 if the lower bound of Kendall's tau is less.  [-1 to 1]
-            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
         """
     def evaluate(
@@ -503,13 +503,13 @@ class VerbMethods:
         Settings:
             suite: shapes: the world that sanac:tiny was trained on.  [one of shapes; required]
             images: Images to generate and judge; two per task at least.  [at least 12; default: 2048]
-            steps: Sampler steps.  [1 to 1000; default: 20]
+            steps: Sampler steps.  [1 to 1,000; default: 20]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             batch: Images per batch.  [at least 1; default: 32]
             backend: What computes: the weights, or what was exported.  [one of torch, onnx, onnx-trt, onnx-rtx, trt; default: torch]
             prompts_split: The prompts: choose settings on tune, report test.  [one of test, tune; default: test]
             out: Where the measurement goes.  [default: the artifact; sanac-out/evaluate-NAME for other models]
-            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
         """
     def bench(
@@ -534,9 +534,9 @@ class VerbMethods:
 
         Settings:
             backend: Backends to time.  [one of torch, compile, onnx, onnx-trt, onnx-rtx, trt; default: torch, and onnx where graphs are]
-            batch: Batch sizes.  [1 to 9999; default: 1]
-            rounds: Rounds; every model takes one turn in each.  [1 to 1000; default: 5]
-            steps: Sampler steps.  [1 to 1000; default: 20, SANA-Sprint's 2]
+            batch: Batch sizes.  [1 to 9,999; default: 1]
+            rounds: Rounds; every model takes one turn in each.  [1 to 1,000; default: 5]
+            steps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             size: Width and height in pixels.  [default: the model's native size]
             tile: Decode in tiles of this side.  [at least 1]
@@ -581,14 +581,14 @@ class VerbMethods:
 
         Settings:
             prompts: The prompts.  [required]
-            n: Images per prompt.  [1 to 4096; default: 1]
-            steps: Sampler steps.  [1 to 1000; default: 20, SANA-Sprint's 2]
+            n: Images per prompt.  [1 to 4,096; default: 1]
+            steps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             size: Width and height in pixels.  [default: the model's native size]
             batch: Images per batch.  [at least 1; default: 16]
             tile: Decode in tiles of this side: less memory.  [at least 1]
             backend: What computes: the weights, or what was exported.  [one of torch, onnx, onnx-trt, onnx-rtx, trt; default: torch]
             out: Where the images go.  [default: pictures]
-            seed: Seed of everything random.  [0 to 1.09951e+12; default: 0]
+            seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
         """

@@ -63,7 +63,7 @@ def test_its_stopped_write_resumes(before: Path, sanac: Sanac) -> None:
 
 
 def test_its_stopped_measurement_resumes(before: Path, sanac: Sanac) -> None:
-    """The resume state is used: nothing that it holds is measured again, and the scores are those of an unstopped run."""
+    """The resume state is of this very job, and the scores are those of an unstopped run."""
     state = before / "scores" / ".progress" / "prompts-0.safetensors"
     with safe_open(state, framework="numpy") as file:
         saved_by = file.metadata()["key"]

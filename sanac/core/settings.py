@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import math
 import types
 import typing
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -105,12 +104,14 @@ class Setting:
     @property
     def range_shown(self) -> str:
         """The bounds for help and docs: '1 to 1000', 'above 0'; empty where there are none."""
-        low, high = self.option.ge, self.option.le
-        parts = [f"above {self.option.gt:g}"] if self.option.gt is not None else []
-        parts += [f"{low:g} to {high:g}"] if low is not None and high is not None else []
-        parts += [f"at least {low:g}"] if low is not None and high is None else []
-        parts += [f"at most {high:g}"] if high is not None and low is None else []
-        parts += [f"below {self.option.lt:g}"] if self.option.lt is not None else []
+        low, high, above, below = (
+            None if limit is None else f"{int(limit):,}" if float(limit).is_integer() else f"{limit:g}"
+            for limit in (self.option.ge, self.option.le, self.option.gt, self.option.lt)
+        )
+        parts = [f"above {above}"] if above else []
+        parts += [f"{low} to {high}"] if low and high else [f"at least {low}"] if low else []
+        parts += [f"at most {high}"] if high and not low else []
+        parts += [f"below {below}"] if below else []
         return ", ".join(parts)
 
     def convert(self, value: Any, *, text: bool = False) -> Any:
@@ -412,6 +413,6 @@ def docs_table(settings: type[Settings]) -> str:
         name = one.option.metavar or one.name.upper() if one.option.positional else f"`{one.flag}`"
         in_recipe = f"`{one.name}`" if one.option.recipe else ""
         choices = f" One of {', '.join(one.choices)}." if one.choices else ""
-        bounds = f" ({one.range_shown})" if one.range_shown and math.isfinite(one.option.le or 0) else ""
+        bounds = f" ({one.range_shown})" if one.range_shown else ""
         rows.append(f"| {name} | {in_recipe} | {one.default_shown} | {one.option.help}{choices}{bounds} |")
     return "\n".join(rows)

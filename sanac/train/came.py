@@ -71,7 +71,7 @@ class Came(torch.optim.Optimizer):  # type: ignore[misc]
             for weight, group in sorted(moving, key=lambda pair: -pair[0].numel()):  # the largest allocates the buffer
                 if weight not in self.state:
                     self.state[weight] = new_state(weight, group["bits"])
-                _Step(weight, self.state[weight], group, self._room(weight)).take()
+                _CameStep(weight, self.state[weight], group, self._room(weight)).take()
         return loss
 
     def _room(self, weight: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def round_stochastically(values: Tensor, chance: torch.Generator) -> Tensor:
     return bits.add_(noise).bitwise_and_(-(1 << 16)).view(torch.float32).to(torch.bfloat16)
 
 
-class _Step:
+class _CameStep:
     """One step of one weight."""
 
     def __init__(self, weight: Tensor, state: dict[str, Tensor], group: Mapping[str, Any], room: Tensor) -> None:

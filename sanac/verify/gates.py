@@ -15,6 +15,7 @@ from sanac.core.artifact.staging import MEASUREMENTS
 from sanac.core.check import Check
 from sanac.core.errors import InvalidInput, UsageError
 
+EARLIER = {"least": "min", "most": "max"}  # names of limits that are still read
 BOUNDS = ("value", "low", "high")
 _SIZES = "size"
 
@@ -25,8 +26,8 @@ class Gate:
 
     metric: str
     bound: str = "value"  # of an interval: its value, low or high end
-    least: float | None = None
-    most: float | None = None
+    min: float | None = None
+    max: float | None = None
     min_recovery: float | None = None  # minimum of value / baseline
     max_ratio: float | None = None  # maximum of value / baseline
 
@@ -45,9 +46,9 @@ class Gate:
         found = [] if self.metric else ["the gate has no metric"]
         if self.bound not in BOUNDS:
             found.append(f"{self.metric}: bound {self.bound!r} is not one of {', '.join(BOUNDS)}")
-        limits = [limit for limit in (self.least, self.most, self.min_recovery, self.max_ratio) if limit is not None]
+        limits = [limit for limit in (self.min, self.max, self.min_recovery, self.max_ratio) if limit is not None]
         if not limits:
-            found.append(f"{self.metric}: no limit: set one of least, most, min_recovery, max_ratio")
+            found.append(f"{self.metric}: no limit: set one of min, max, min_recovery, max_ratio")
         if any(not math.isfinite(limit) for limit in limits):
             found.append(f"{self.metric}: a limit must be a finite number")
         return found
@@ -66,7 +67,7 @@ def read_gates(path: Path) -> tuple[Gate, ...]:
     if found := [*strangers, *problems]:
         raise UsageError(f"{path} has invalid gates", why=found[0], problems=found)
     if not gates:
-        hint = 'add a [[gate]] table, for example with metric = "evaluate-shapes/overall" and least = 0.9'
+        hint = 'add a [[gate]] table, for example with metric = "evaluate-shapes/overall" and min = 0.9'
         raise UsageError(f"{path} has no gates", hint=hint)
     return gates
 
@@ -77,8 +78,8 @@ def parse_gates(value: Any) -> tuple[tuple[Gate, ...], list[str]]:
         return (), ["gates must be [[gate]] tables"]
     known = {field.name for field in fields(Gate)}
     gates, problems = [], []
-    for number, entry in enumerate(value, 1):
-        where = f"gate {number}"
+    for number, written in enumerate(value, 1):
+        where, entry = f"gate {number}", {EARLIER.get(name, name): limit for name, limit in written.items()}
         wrong = [f"{where}: unknown key {name!r}: {', '.join(sorted(known))}" for name in entry.keys() - known]
         texts = [name for name in ("metric", "bound") if not isinstance(entry.get(name, ""), str)]
         numbers = [name for name in known - {"metric", "bound"} if not _is_number(entry.get(name, 0))]
@@ -133,7 +134,7 @@ def _judged(gate: Gate, numbers: Mapping[str, float], baseline: Mapping[str, flo
     missing = "" if value is not None else _missing(gate, numbers)
     found = [
         Check(name, value, limit, most, missing)
-        for limit, most in ((gate.least, False), (gate.most, True))
+        for limit, most in ((gate.min, False), (gate.max, True))
         if limit is not None
     ]
     for limit, most in ((gate.min_recovery, False), (gate.max_ratio, True)):

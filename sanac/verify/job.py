@@ -65,7 +65,7 @@ def _key(candidate: Model, reference: Model, how: Comparison, device: str | None
         [path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
         for folder in (candidate.located.path, reference.located.path)
         for path in (sorted(folder.rglob("*")) if folder.is_dir() else [])
-        if path.is_file() and MEASUREMENTS not in path.parts
+        if path.is_file() and not path.relative_to(folder).as_posix().startswith(MEASUREMENTS)
     ]
     versions = [__version__, *map(version, ("torch", "diffusers", "onnxruntime", "onnxruntime-gpu"))]
     identities = [candidate.identity(), reference.identity()]

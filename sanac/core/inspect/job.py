@@ -27,13 +27,13 @@ def run(word: str, settings: InspectSettings, context: Context) -> Outcome:
     """Summarise a model; with --scan, read every byte of it."""
     opened = context.open(word)
     summary = summarise(opened)
-    _announce(opened, context, scanned=settings.scan)
+    _check_room(opened, context, scanned=settings.scan)
     ancestry = _scan(opened, settings.workspace, context) if settings.scan else ""
     data = summary.to_json() | {"scanned": settings.scan, "descent": ancestry}
     return Outcome("ok", data, view=InspectView(summary, settings.scan, ancestry))
 
 
-def _announce(model: Model, context: Context, *, scanned: bool) -> None:
+def _check_room(model: Model, context: Context, *, scanned: bool) -> None:
     weights = [part.weights for part in model.components if part.weights]
     headers = sum(len(header.raw) for found in weights for header in found.headers)
     traffic = sum(found.size for found in weights) if scanned else headers
