@@ -78,7 +78,7 @@ metric = "evaluate-shapes/overall"
     ("text", "said"),
     [
         ('model = "m"', "nothing to do"),
-        ('model = "m"\n[quantize]\nscheme = "fp8"\n[export]\ntrt = true\nsm = ["86"]', "fp8 has products of fp8"),
+        ('model = "m"\n[quantize]\nscheme = "fp8"\n[export]\ntrt = true\nsm = ["86"]', "fp8 has fp8 matmuls"),
         ('model = "m"\n[export]\ntrt = true\nsm = ["rtx9999"]', "export.sm is 'rtx9999': unknown GPU"),
         ('model = "m"\n[export]\ntrt = true\nbatch = "4..1"', "not a range such as"),
         ('model = "m"\n[prune]\nkeep = "0-3"\ntarget_blocks = 4', "contradict each other"),
