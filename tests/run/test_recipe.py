@@ -98,7 +98,7 @@ metric = "evaluate-shapes/overall"
         ('model = "m"\nprune = 3', "prune is 3, not a table"),
         ('model = "m"\n[analyze]\n[[gate]]\nmetric="bench/onnx/batch1/step_ms"\nleast=1', "which isn't there"),
         ('model = "m"\n[bench]\n[[gate]]\nmetric="words"\nleast=1', "nothing measures 'words'"),
-        ('model = "m"\n[bench]\n[[gate]]\nmetric="size/bytes"\nleast="1"', "least is not a number"),
+        ('model = "m"\n[bench]\n[[gate]]\nmetric="size/bytes"\nmin="1"', "min is not a number"),
         ('model = "m"\n[bench]\n[[gate]]\nmetric="size/bytes"\nbound="middle"\nleast=1', "bound 'middle'"),
         ('model = "m"\n[bench]\n[[gate]]\nmetric="size/bytes"\nleast=nan', "must be a finite number"),
     ],

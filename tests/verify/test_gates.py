@@ -21,10 +21,10 @@ def one(gate: Gate, base: dict[str, float] | None = BASE) -> Check:
 
 
 def test_what_nearly_passes_does_not() -> None:
-    found = one(Gate("evaluate-shapes/overall", least=0.95))
+    found = one(Gate("evaluate-shapes/overall", min=0.95))
     assert (found.passed, "0.9457, at least 0.95: 0.0043 too little" in found.text) == (False, True)
-    assert one(Gate("evaluate-shapes/overall", least=0.9457)).passed
-    assert not one(Gate("evaluate-shapes/overall", bound="low", least=0.94)).passed
+    assert one(Gate("evaluate-shapes/overall", min=0.9457)).passed
+    assert not one(Gate("evaluate-shapes/overall", bound="low", min=0.94)).passed
     assert not one(Gate("evaluate-shapes/overall", min_recovery=0.95)).passed
     assert one(Gate("size/bytes", max_ratio=0.4)).passed
     assert "400 of 1000" in one(Gate("size/bytes", max_ratio=0.39)).text
@@ -33,8 +33,8 @@ def test_what_nearly_passes_does_not() -> None:
 @pytest.mark.parametrize(
     ("gate", "base", "said"),
     [
-        (Gate("evaluate-shapes/mean", least=0), BASE, "was not measured (but evaluate-shapes/overall"),
-        (Gate("size/bytes", bound="low", most=1e9), BASE, "without an interval"),
+        (Gate("evaluate-shapes/mean", min=0), BASE, "was not measured (but evaluate-shapes/overall"),
+        (Gate("size/bytes", bound="low", max=1e9), BASE, "without an interval"),
         (Gate("size/bytes", max_ratio=2), None, "there is no baseline"),
         (Gate("size/bytes", max_ratio=2), {}, "the baseline has no such metric"),
         (Gate("size/bytes", max_ratio=2), {"size/bytes": 0.0}, "the baseline is 0"),
@@ -55,7 +55,7 @@ def measured(sanac: Sanac) -> Path:
 GATES = """
 [[gate]]
 metric = "evaluate-shapes/overall"
-least = 0.95
+min = 0.95
 [[gate]]
 metric = "size/transformer_bytes"
 max_ratio = 0.6

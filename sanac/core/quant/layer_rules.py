@@ -79,7 +79,7 @@ def plan_quantization(part: str, tensors: Mapping[str, TensorRef], request: Quan
             specs[name] = scheme.weight_spec(shape, request.group_size, request.rounding, smooth=smooth)
     if not specs:
         raise UsageError(
-            f"no weight of the {part} can be quantized with --block {request.group_size}", why=skipped[names[0]]
+            f"no weight of the {part} can be quantized with --group-size {request.group_size}", why=skipped[names[0]]
         )
     dtype = next(iter(dtype_counts([tensors[name] for name in names])))
     return QuantPlan(request, scheme.layout, specs, skipped, dtype)
@@ -116,8 +116,8 @@ def check_patterns(skip: Sequence[str], plans: Mapping[str, QuantPlan]) -> None:
     skipped = [reason for plan in plans.values() for reason in plan.skipped.values()]
     if idle := [pattern for pattern in skip if f"--leave {pattern}" not in skipped]:
         names = next(iter(next(iter(plans.values())).specs))
-        problems = [f"--leave {pattern} matches no weight that would be quantized" for pattern in idle]
-        raise UsageError(problems[0], problems=problems, hint=f"for example --leave {names}")
+        problems = [f"--skip {pattern} matches no weight that would be quantized" for pattern in idle]
+        raise UsageError(problems[0], problems=problems, hint=f"for example --skip {names}")
 
 
 def _reason(name: str, ref: TensorRef, skip: Sequence[str]) -> str:

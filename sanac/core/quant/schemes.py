@@ -62,5 +62,5 @@ def scheme_of(name: str, group_size: int | None = None) -> Scheme:
             if found.group_sizes
             else "it has one scale per output channel"
         )
-        raise UsageError(f"{name} doesn't support --block {group_size}", hint=hint)
+        raise UsageError(f"{name} doesn't support --group-size {group_size}", hint=hint)
     return found
