@@ -92,7 +92,7 @@ def transformer(
     *,
     pointwise_as_linear: bool = False,
 ) -> Traced:
-    """Trace the transformer in `dtype`; `island` is the dtype of the depthwise convolution if it differs."""
+    """Trace the transformer in `dtype`; `depthwise_dtype` is the dtype of the depthwise convolution if it differs."""
     geometry = replace(
         Geometry.of(config),
         clamp_denominator=True,

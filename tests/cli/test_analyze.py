@@ -374,7 +374,7 @@ def test_a_repair_that_helps_nothing_is_said_to_be_none(
     sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "sanac.prune.search_job.fit", lambda *_: Repair({block_name(0, POINT): torch.full((96, 240, 1, 1), 9.0)})
+        "sanac.prune.repair_job.fit", lambda *_: Repair({block_name(0, POINT): torch.full((96, 240, 1, 1), 9.0)})
     )
     job = ("prune", pipeline, "--keep", "0,2,4", "--compensate", *FEW, "--json")
     for ran in (sanac(*job), sanac(*job)):

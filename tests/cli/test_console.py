@@ -63,6 +63,6 @@ def test_a_download_is_offered_on_a_terminal_only(
     monkeypatch.setattr(locate, "download", lambda repo, revision: locate.locate(str(pipeline)))
     assert sanac("inspect", "some-org/model").code == 4
     assert asked == []
-    monkeypatch.setattr(model_argument, "interactive", lambda common: True)
+    monkeypatch.setattr("sanac.cli.options.Common.interactive", property(lambda _: True))
     assert sanac("inspect", "some-org/model").code == (0 if answer else 4)
-    assert asked == ["some-org/model is not here. Download it now?"]
+    assert asked == ["some-org/model is not in the local cache. Download it now?"]

@@ -196,7 +196,7 @@ def test_each_block_sees_what_the_artifact_gives(
     with torch.no_grad():
         for _, tensors in blocks.sweep(range(6)):
             pairs = zip(states, began, strict=True)
-            states = [block(tensors, state, start.condition, sweeps[0].geometry) for state, start in pairs]
+            states = [block(tensors, state, start.conditioning, sweeps[0].geometry) for state, start in pairs]
     assert len(states) > 1
     for ours, start in zip(states, sweeps[0].streams, strict=True):
         assert torch.equal(ours, start.state)
@@ -276,12 +276,12 @@ def test_memory_has_no_part_in_what_is_looked_at(
 ) -> None:
     """More tokens than are kept, in batches of other sizes: products differ in the last bit, choices may on ties."""
     how = ("--scheme", "int8", "--include", "ends", "--num-prompts", "20", "--timesteps", "8")
-    real, seen = calibration_sweep.fit_given, dict[str, list[torch.Tensor]]()
+    real, seen = calibration_sweep.fit_activations, dict[str, list[torch.Tensor]]()
     for limit in ("27MB", "2GB"):
         rows = seen.setdefault(limit, [])
         monkeypatch.setattr(
             calibration_sweep,
-            "fit_given",
+            "fit_activations",
             lambda given, *rest, rows=rows: rows.append(given.rows) or real(given, *rest),
         )
         ran = sanac("quantize", pipeline, *how, "--memory-limit", limit, "--workspace", limit, "--out", f"q{limit}")
@@ -326,15 +326,15 @@ def test_inputs_that_nothing_can_be_fitted_to(sanac: Sanac, pipeline: Path, valu
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"scale": -1.0}, "nothing that int8"),
-        ({"scale": 0.0}, "nothing that int8"),
-        ({"scale": None}, "nothing that int8"),
-        ({"scale": "1"}, "nothing that int8"),
-        ({"scale": 1e300}, "nothing that int8"),
-        ({"scale": 1e-300}, "nothing that int8"),
-        ({"kind": "token"}, "nothing that int8"),
-        ({"kind": "sometimes"}, "nothing that int8"),
-        ({"smooth": 1}, "nothing that int8"),
+        ({"scale": -1.0}, "not a valid activation entry for int8"),
+        ({"scale": 0.0}, "not a valid activation entry for int8"),
+        ({"scale": None}, "not a valid activation entry for int8"),
+        ({"scale": "1"}, "not a valid activation entry for int8"),
+        ({"scale": 1e300}, "not a valid activation entry for int8"),
+        ({"scale": 1e-300}, "not a valid activation entry for int8"),
+        ({"kind": "token"}, "not a valid activation entry for int8"),
+        ({"kind": "sometimes"}, "not a valid activation entry for int8"),
+        ({"smooth": 1}, "not a valid activation entry for int8"),
         ({"smooth": False}, "smoothing is not in quant.json"),
         ({"more": 1}, "broken"),
     ],

@@ -136,8 +136,12 @@ def test_a_stopped_run_asks_only_what_is_left(
     sanac: Sanac, three: Path, monkeypatch: pytest.MonkeyPatch, asked_of: list[int]
 ) -> None:
     how = ("--max-bytes", "600KB", *BRIEFLY, "--out", "q")
-    monkeypatch.setattr(bit_allocation, "Asked", lambda *where: SensitivityEvaluator(*where[:-1], at_once=10))
-    kept, real = [], bit_allocation.keep
+
+    def evaluator(*arguments) -> SensitivityEvaluator:
+        return SensitivityEvaluator(*arguments[:-1], at_once=10)
+
+    monkeypatch.setattr(bit_allocation, "SensitivityEvaluator", evaluator)
+    kept, real = [], bit_allocation.store_cached
 
     def stopping(file: Path, found: dict[str, dict[str, float]]) -> None:
         kept.append(len(found["errors"]))
@@ -145,7 +149,7 @@ def test_a_stopped_run_asks_only_what_is_left(
         if len(kept) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(bit_allocation, "keep", stopping)
+    monkeypatch.setattr(bit_allocation, "store_cached", stopping)
     assert sanac("quantize", three, *how).code == 130
     assert not Path("q").exists()
     assert sanac("quantize", three, *how).code == 0

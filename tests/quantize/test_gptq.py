@@ -219,12 +219,12 @@ def test_blocks_see_what_quantizing_left_of_those_before(
 
 def test_padding_of_captions_is_left_out(one_thread: None) -> None:
     key = "attn2.to_k.weight"
-    looks = {key: calibration_sweep._Looked(WeightSpec("test", "int4", None, (4, 8), "gptq"), tokens_each=1)}
+    looks = {key: calibration_sweep._InputRecorder(WeightSpec("test", "int4", None, (4, 8), "gptq"), tokens_each=1)}
     caption = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
     bias = torch.zeros(2, 1, 5)
     bias[1, 0, 3:] = -10000.0
     for name in (key, "attn2.to_v.weight"):
-        calibration_sweep._look(looks, range(2), Conditioning(torch.empty(0), caption, bias, 1, 1), name, caption)
+        calibration_sweep._record(looks, range(2), Conditioning(torch.empty(0), caption, bias, 1, 1), name, caption)
     rows = torch.cat((caption[0], caption[1, :3]))
     assert torch.allclose(looks[key].gram.float(), rows.T @ rows, atol=1e-5)
 

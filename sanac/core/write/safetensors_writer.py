@@ -47,7 +47,7 @@ def computed_tensor(
 
 
 def fused_tensor(name: str, tensors: Sequence[TensorSource]) -> TensorSource:
-    """One tensor that concatenates the rows of `pieces`."""
+    """One tensor that concatenates the rows of `tensors`."""
     if len(tensors) == 1:
         (only,) = tensors
         return replace(only, name=name, parts=tuple(replace(part, label=name) for part in only.parts))
@@ -67,7 +67,7 @@ def write_weights(
     stem: str = DIFFUSERS_STEM,
     metadata: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Write `pieces` as `folder/STEM*.safetensors`, sharded by `shard_bytes`; returns each tensor's digest."""
+    """Write `tensors` as `folder/STEM*.safetensors`, sharded by `shard_bytes`; returns each tensor's digest."""
     shards = split(tensors, shard_bytes)
     names = shard_names(len(shards), stem)
     labels: dict[str, str] = {}
@@ -91,7 +91,7 @@ def write_safetensors(
     digests: bool = True,
     metadata: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Write `pieces` as one .safetensors file `name`; returns each tensor's digest."""
+    """Write `tensors` as one .safetensors file `name`; returns each tensor's digest."""
     ordered = in_file_order(tensors)
     head = encode_header(ordered, metadata)
     return place_weights(staging, name, ordered, [_plain(head), *_parts(ordered)], reporter=reporter, digests=digests)
@@ -106,7 +106,7 @@ def place_weights(
     reporter: Reporter,
     digests: bool = True,
 ) -> dict[str, str]:
-    """Place the weight file `name` with bytes `parts` and tensors `pieces` in the artifact; returns tensor digests."""
+    """Place the weight file `name` with bytes `parts` and tensors `tensors` in the artifact; returns tensor digests."""
 
     def write(path: Path) -> FileRecord:
         written = write_parts(path, parts, reporter=reporter, digests=digests)
@@ -138,7 +138,7 @@ def shard_names(count: int, stem: str = DIFFUSERS_STEM) -> list[str]:
 
 
 def split(tensors: Sequence[TensorSource], limit: int) -> list[list[TensorSource]]:
-    """`pieces` in order, split into shards of at most `limit` bytes; a larger tensor gets a shard of its own."""
+    """`tensors` in order, split into shards of at most `limit` bytes; a larger tensor gets a shard of its own."""
     shards: list[list[TensorSource]] = []
     room, together = 0, False
     for tensor in tensors:
@@ -152,7 +152,7 @@ def split(tensors: Sequence[TensorSource], limit: int) -> list[list[TensorSource
 
 
 def in_file_order(tensors: Sequence[TensorSource]) -> list[TensorSource]:
-    """`pieces` sorted by dtype, widest first (stable), so that every tensor starts at a multiple of its item size."""
+    """`tensors` sorted by dtype, widest first (stable), so that every tensor starts at a multiple of its item size."""
     return sorted(tensors, key=_alignment)
 
 
@@ -161,7 +161,7 @@ def _alignment(tensor: TensorSource) -> int:
 
 
 def encode_header(tensors: Sequence[TensorSource], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The length prefix and JSON header of a .safetensors file that holds `pieces` in this order."""
+    """The length prefix and JSON header of a .safetensors file that holds `tensors` in this order."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     position = 0
     for tensor in tensors:
