@@ -73,13 +73,11 @@ def sanac(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.fixture(scope="session")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pipeline(shared: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """A whole untrained pipeline of six blocks, as diffusers saves it."""
     from sanac.tiny.build import build, save
 
-    folder = tmp_path_factory.mktemp("models") / "pipeline"
-    save(build(6), folder)
-    return folder
+    return shared("pipeline", lambda folder: save(build(6), folder))
 
 
 @pytest.fixture(scope="session")

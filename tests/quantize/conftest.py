@@ -1,12 +1,25 @@
 """What tests of fitting share."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from sanac.quantize.calibration_sweep import Sweep
 
 Stopping = Callable[[], list[int]]
+
+
+@pytest.fixture(scope="session")
+def half(shared: Callable[[str, Callable[[Path], None]], Path], pipeline: Path) -> Path:
+    """The pipeline in bf16, as released models are."""
+    import torch
+    from diffusers import SanaPipeline
+
+    def making(out: Path) -> None:
+        SanaPipeline.from_pretrained(pipeline, torch_dtype=torch.bfloat16).save_pretrained(out)
+
+    return shared("half", making)
 
 
 @pytest.fixture
