@@ -54,7 +54,7 @@ def engine_of(artifact: Path) -> EngineBuild:
     """What is to be built of an artifact that has its graph."""
     model = open_model(locate(str(artifact)))
     asked = EngineSettings(builder="rtx", capabilities=(89,), batch=(1, 1), size=(1024, 1024))
-    return engines_of(model, graphs_of(model, ExportSettings(("transformer",))), asked)[0]
+    return engines_of(model, graphs_of(model, ExportSettings(component=("transformer",))), asked)[0]
 
 
 def with_graph(folder: Path, blocks: int) -> Path:

@@ -75,10 +75,10 @@ VARIANTS: dict[str, dict[str, Any]] = {  # of what `finetune` does by default, o
     "batch 128": {"batch": 128},
     "no warm-up": {"warmup": 0},
     "warm-up 30": {"warmup": 30},
-    "no average": {"average": 0.0},
-    "average 0.95": {"average": 0.95},
+    "no average": {"ema": 0.0},
+    "average 0.95": {"ema": 0.95},
     "captions never dropped": {"caption_dropout": 0.0},
-    **{f"adamw, rate {rate:g}": {"optimizer": "adamw", "rate": rate} for rate in (2.5e-4, 5e-4, 1e-3, 2e-3)},
+    **{f"adamw, rate {rate:g}": {"optimizer": "adamw", "learning_rate": rate} for rate in (2.5e-4, 5e-4, 1e-3, 2e-3)},
 }
 PARTS = ("rates", "defaults", "hundred", "test", "baselines", "grid")  # what targets hang on first
 RESULTS, PICTURE = Path("docs/results"), Path("docs/pictures/recovery.png")
@@ -174,18 +174,18 @@ class Bench:
         data = None if free else "shapes"
         samples = PAINTED if free else SCENES
         rate = self.rates[cell.loss]
-        losses = LOSSES[cell.loss]
-        wanted = FinetuneSettings(
-            cell.steps, losses, rate=rate, data=data, data_free=free, samples=samples, teacher=self.tiny
+        losses = tuple(f"{name}={weight}" for name, weight in LOSSES[cell.loss].items())
+        settings = FinetuneSettings(
+            steps=cell.steps, loss=losses, learning_rate=rate, data=data, data_free=free, samples=samples
         )
-        return replace(wanted, **VARIANTS[cell.variant])
+        return replace(settings, **VARIANTS[cell.variant])
 
     def trained(self, cell: Cell) -> Model:
         """The model of a cell."""
         start = self.pruned(cell.start)
         if not cell.steps:
             return start
-        job = plan_finetune(start, self.wanted(cell), self.work, NULL_REPORTER)
+        job = plan_finetune(start, self.wanted(cell), self.work, NULL_REPORTER, self.tiny)
         out = self.work / "trained"
         shutil.rmtree(out, ignore_errors=True)
         surgery = job.artifact_job(WriteOptions())

@@ -172,11 +172,11 @@ def test_stopped_and_continued_it_ends_in_the_same_bytes(
 @pytest.mark.parametrize(
     ("words", "options"),
     [
-        ("--steps 0", ("--steps", "0")),
+        ("--steps is 0: at least 1", ("--steps", "0")),
         ("contradict", ("--data", "shapes", "--data-free")),
-        ("no loss 'foo'", (*SHORT, "--loss", "foo")),
-        ("can't be read", (*SHORT, "--loss", "flow=1=2")),
-        ("belong together", (*SHORT, "--sample-every", "3")),
+        ("'foo', not one of flow", (*SHORT, "--loss", "foo")),
+        ("not a loss such as", (*SHORT, "--loss", "flow=1=2")),
+        ("need each other", (*SHORT, "--sample-every", "3")),
         ("nowhere does not exist", ("--data", "nowhere")),
         ("is too small", (*SHORT, "--teacher-cache", "1KB")),
         ("unknown tracker 'notebook'", (*SHORT, "--log-with", "notebook")),

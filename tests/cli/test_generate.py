@@ -117,9 +117,9 @@ def test_measurements_of_an_artifact_lie_in_it_and_do_not_break_its_seal(sanac, 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--suite", "geneval9"), "no suite"),
-        (("--suite", "shapes", "--images", "0"), "--images 0"),
-        (("--suite", "other", "--images", "0"), "--images 0"),
+        (("--suite", "geneval9"), "not one of shapes"),
+        (("--suite", "shapes", "--images", "0"), "--images is 0: at least 12"),
+        (("--suite", "other", "--images", "0"), "--images is 0: at least 12"),
     ],
 )
 def test_bad_evaluations(sanac, pipeline: Path, arguments: tuple[str, ...], says: str) -> None:

@@ -66,11 +66,12 @@ def test_each_component_s_own_precision() -> None:
 
 
 def test_one_component(tmp_path: Path) -> None:
-    job = plan_export(open_model(locate("sanac:tiny")), ExportSettings(("text-encoder",), "fp32"), WriteOptions())
+    settings = ExportSettings(component=("text-encoder",), precision="fp32")
+    job = plan_export(open_model(locate("sanac:tiny")), settings, WriteOptions())
     write_partial(job, tmp_path / "out", NULL_REPORTER)
     assert [path.parent.name for path in (tmp_path / "out").rglob(GRAPH)] == ["text_encoder"]
     with pytest.raises(UsageError, match="no component 'unet'"):
-        plan_export(open_model(locate("sanac:tiny")), ExportSettings(("unet",)), WriteOptions())
+        plan_export(open_model(locate("sanac:tiny")), ExportSettings(component=("unet",)), WriteOptions())
 
 
 def test_from_another_layout(sanac: Sanac, tmp_path: Path) -> None:
