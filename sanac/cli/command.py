@@ -1,13 +1,14 @@
 """A click command from a verb: read its settings, run it, show what came of it."""
 
-import importlib
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sanac.cli.options import SettingOption, click_parameters, common_parameters, read_settings, take_common
+from sanac.cli.options import Common, SettingOption, click_parameters, common_parameters, read_settings, take_common
 from sanac.cli.output import DENIED, Result
+from sanac.cli.tables import print_view
 from sanac.core.settings import settings_of
 from sanac.verbs import Verb, make_context
 
@@ -79,17 +80,11 @@ def _run(verb: Verb, values: dict[str, Any], known: tuple[str, ...]) -> Result:
     outcome = verb.call(words, settings, make_context(common.reporter, opener(common)))
     for line in outcome.annotations:
         click.echo(line, err=True)
-    return result_of(verb.name, outcome, as_json=common.as_json, color=common.color)
+    return result_of(outcome, common)
 
 
-def result_of(name: str, outcome: "Outcome", *, as_json: bool, color: bool) -> Result:
+def result_of(outcome: "Outcome", common: Common) -> Result:
     """What to print of an outcome."""
-
-    def show() -> None:
-        if isinstance(outcome.view, str):
-            click.echo(outcome.view)
-        else:
-            importlib.import_module(f"sanac.cli.views.{name}").show(outcome, color=color)
-
     out = str(outcome.out) if outcome.out is not None else None
-    return Result(outcome.status, show, outcome.data, out, as_json, _EXIT.get(outcome.status, 0))
+    show = partial(print_view, outcome.show, color=common.color)
+    return Result(outcome.status, show, outcome.data, out, common.as_json, _EXIT.get(outcome.status, 0))

@@ -40,7 +40,7 @@ def _run(recipe: str, **values: Any) -> Result:
     outcome = run(recipe, settings, make_context(common.reporter, opener(common)), _flags(common))
     for line in outcome.annotations:
         click.echo(line, err=True)
-    return result_of("run", outcome, as_json=common.as_json, color=common.color)
+    return result_of(outcome, common)
 
 
 def _flags(common: Common) -> tuple[str, ...]:

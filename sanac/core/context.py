@@ -10,6 +10,7 @@ from sanac.core.artifact.staging import origin_of
 from sanac.core.artifact.workspace import newest_artifact, read_workspace, starting_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.progress import NULL_REPORTER, Reporter
+from sanac.core.view import Show, nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,8 @@ class Outcome:
     status: str  # ok, cached, failed (the verdict is no), error
     data: Mapping[str, Any] = field(default_factory=dict)  # for --json
     out: Path | None = None
-    view: Any = None  # what the command line shows of it
+    view: Any = None  # the verb's own result: a report, scores, a plan
+    show: Show = nothing  # lines and tables for people
     annotations: tuple[str, ...] = ()  # lines for a CI system, printed as they are
 
     @property

@@ -1,14 +1,16 @@
 """`sanac export`: an artifact with graphs and engines, as a copy or in place."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from sanac.core.artifact.engine_record import ENGINE, Record, check_file
+from sanac.core.artifact.engine_record import ENGINE, NEVER, Record, check_file
 from sanac.core.context import Context, Outcome
+from sanac.core.units import bytes_text
+from sanac.core.view import Block, chain
 from sanac.core.write.job import ArtifactJob
-from sanac.core.write.run import ArtifactView, add_in_place, run_job
+from sanac.core.write.run import add_in_place, run_job
 from sanac.export.engine_plan import EngineSettings
 from sanac.export.plan import plan_export
 from sanac.export.settings import ExportSettings
@@ -17,12 +19,10 @@ from sanac.nn.onnx_files import GRAPH
 
 @dataclass(frozen=True, slots=True)
 class ExportView:
-    """Data to display about an export."""
+    """An export, as the comparison after it needs it."""
 
     job: ArtifactJob
-    written: ArtifactView | str
     engines: Mapping[str, Record]
-    comparisons: tuple[Any, ...] = ()  # reports of sanac verify
 
 
 def run(word: str | None, settings: ExportSettings, context: Context) -> Outcome:
@@ -45,4 +45,15 @@ def run(word: str | None, settings: ExportSettings, context: Context) -> Outcome
     data = {**outcome.data, **({"engines": [one.to_json() for one in records.values()]} if engines else {})}
     if settings.dry_run:
         data.pop("engines", None)
-    return replace(outcome, data=data, view=ExportView(job, outcome.view, records))
+    show = chain(outcome.show, partial(_show_engines, records))
+    return replace(outcome, data=data, view=ExportView(job, records), show=show)
+
+
+def _show_engines(engines: Mapping[str, Record]) -> Iterator[Block]:
+    """For each engine its size, its profile, and whether it was ever executed."""
+    for file, record in engines.items():
+        yield f"{file}: {bytes_text(record.size)}, {record.executed}"
+        for name, entry in record.inputs.items():
+            yield f"  {name}: {'x'.join(map(str, entry['least']))} to {'x'.join(map(str, entry['most']))}"
+    if any(record.executed == NEVER for record in engines.values()):
+        yield "engine files were checked, not executed; sanac verify --backend trt on the GPU completes the proof"

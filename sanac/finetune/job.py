@@ -8,7 +8,7 @@ from typing import Any
 
 from sanac.core.context import Context, Outcome
 from sanac.core.write.job import ArtifactJob, WriteOptions
-from sanac.core.write.run import ArtifactView, run_job
+from sanac.core.write.run import run_job
 from sanac.finetune.plan import FinetuneJob, plan_finetune
 from sanac.finetune.settings import FinetuneSettings
 from sanac.train.loop import Callbacks
@@ -17,9 +17,8 @@ from sanac.train.trackers import Logged, trackers
 
 @dataclass(frozen=True, slots=True)
 class TrainingView:
-    """Data to display and archive about a training run."""
+    """What a training run leaves behind."""
 
-    artifact: ArtifactView
     folder: Path  # metrics, samples and resume state of the run
     about: Mapping[str, Any]
 
@@ -48,7 +47,7 @@ def run(word: str | None, settings: FinetuneSettings, context: Context) -> Outco
 
         outcome = run_job(word, job, settings, context, complete)
     about = {"losses": dict(plan.losses), "batch": plan.batch, "learning_rate": plan.rate}
-    view = TrainingView(outcome.view, folder, about)
+    view = TrainingView(folder, about)
     return replace(outcome, view=view, data={**outcome.data, "memory": memory.total})
 
 

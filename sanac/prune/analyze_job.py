@@ -1,10 +1,13 @@
 """`sanac analyze`: what each block is worth."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from sanac.core.artifact.workspace import record
 from sanac.core.context import Context, Outcome
+from sanac.core.view import Block, Table
 from sanac.prune.scores import Scores
 from sanac.prune.scoring import plan_scoring
 from sanac.prune.settings import AnalyzeSettings
@@ -32,7 +35,7 @@ def run(word: str | None, settings: AnalyzeSettings, context: Context) -> Outcom
         job.check_budget(context.reporter)
     if settings.dry_run:
         done = f"{job.folder} {'already holds these' if scores else 'would hold the scores'}"
-        return Outcome(status, {"dry_run": True}, job.folder, done)
+        return Outcome(status, {"dry_run": True}, job.folder, done, lambda: [done])
     if scores is None:
         if settings.fresh:
             job.forget()
@@ -40,4 +43,17 @@ def run(word: str | None, settings: AnalyzeSettings, context: Context) -> Outcom
     elif settings.save_embeddings:
         job.captions(context.reporter)
     record(settings.workspace, word)
-    return Outcome(status, scores.to_json(), job.folder, ScoresView(scores, settings.metric, job.file))
+    view = ScoresView(scores, settings.metric, job.file)
+    return Outcome(status, scores.to_json(), job.folder, view, partial(show_scores, view))
+
+
+def show_scores(view: ScoresView) -> Iterator[Block]:
+    """A row per block, and the file."""
+    found = view.scores.metrics[view.metric]
+    order = sorted(range(len(found)), key=lambda index: -found[index].value)
+    rows = tuple(
+        (str(index), f"{score.value:.5f}", f"{score.low:.5f}", f"{score.high:.5f}", str(order.index(index) + 1))
+        for index, score in enumerate(found)
+    )
+    yield Table(("block",), (view.metric, "from", "to", "rank"), rows)
+    yield str(view.file)

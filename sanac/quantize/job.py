@@ -10,7 +10,8 @@ from sanac.core.artifact.measurements import write_measurement
 from sanac.core.artifact.model import Model
 from sanac.core.context import Context, Outcome
 from sanac.core.settings import flag_name, settings_of
-from sanac.core.write.run import ArtifactView, check_out, run_job
+from sanac.core.view import Table, chain
+from sanac.core.write.run import check_out, run_job
 from sanac.nn.calibration.settings import PromptSettings
 from sanac.quantize.bit_allocation import AMONG, Budget, allocating, explained, summary
 from sanac.quantize.calibration_job import CalibrationJob, fitting_states, with_fit
@@ -20,13 +21,11 @@ from sanac.quantize.settings import QuantizeSettings
 
 @dataclass(frozen=True, slots=True)
 class AllocationView:
-    """Data to display about a bit allocation."""
+    """The allocation of a budget."""
 
-    artifact: ArtifactView
     rows: Sequence[Mapping[str, Any]]  # one per unit, the most sensitive first
     schemes: tuple[str, ...]
     title: str
-    explain: bool
 
 
 def run(word: str | None, settings: QuantizeSettings, context: Context) -> Outcome:
@@ -85,5 +84,15 @@ def _run_budget(word: str, opened: Model, settings: QuantizeSettings, context: C
         about = data | job.report_settings | {"units": rows}
         write_measurement(Path(str(outcome.out)), "allocation", about, metrics)
     shown = data | ({"units": rows} if settings.explain else {})
-    view = AllocationView(outcome.view, rows, schemes, summary(found)[0], settings.explain)
-    return replace(outcome, view=view, data={**outcome.data, "allocation": shown})
+    view = AllocationView(rows, schemes, summary(found)[0])
+    show = chain(outcome.show, lambda: [_table(view)]) if settings.explain else outcome.show
+    return replace(outcome, view=view, show=show, data={**outcome.data, "allocation": shown})
+
+
+def _table(view: AllocationView) -> Table:
+    """A row per unit."""
+    rows = []
+    for row in view.rows:
+        errors = (f"{row['errors'][name]:.1e}" if name in row["errors"] else "" for name in view.schemes)
+        rows.append((row["unit"], row["scheme"], f"{row['bytes']:,}", *errors))
+    return Table(("unit", "gets"), ("bytes", *(f"error at {name}" for name in view.schemes)), tuple(rows))

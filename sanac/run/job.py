@@ -1,40 +1,24 @@
 """`sanac run`: the stages of a recipe, from the first one to the verdict."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sanac.core.context import Context, Outcome
+from sanac.core.units import bytes_text, duration_text
+from sanac.core.view import Block, Table
 from sanac.report.hub import push
 from sanac.run.bundled import recipe_file
 from sanac.run.estimate import StageEstimate, estimate_recipe
-from sanac.run.outcome import RecipeOutcome, run_all, stages_left
+from sanac.run.estimate import table_of as estimates_table
+from sanac.run.outcome import NONE, RecipeOutcome, run_all, stages_left, table_of
 from sanac.run.publish import publish
 from sanac.run.recipe_checks import read_recipe
 from sanac.run.runner import RecipeRunner, workspace_lock
 from sanac.run.settings import RecipeRunSettings
 from sanac.run.stage_graph import RecipePlan, plan_of
 from sanac.run.target_search import run_target
-
-
-@dataclass(frozen=True, slots=True)
-class PlanView:
-    """What there is to show of a recipe that was not run."""
-
-    plan: RecipePlan
-    estimates: Mapping[str, StageEstimate]
-    done: Mapping[str, bool]  # by key
-    seconds: float
-    memory: float
-
-
-@dataclass(frozen=True, slots=True)
-class RecipeView:
-    """What there is to show of a recipe that was run."""
-
-    outcome: RecipeOutcome
-    pushed: str | None = None
 
 
 def run(word: str, settings: RecipeRunSettings, context: Context, flags: tuple[str, ...] = ()) -> Outcome:
@@ -54,7 +38,7 @@ def run(word: str, settings: RecipeRunSettings, context: Context, flags: tuple[s
     status = "cached" if ran.cached and ran.passed else "ok" if ran.passed else "failed"
     out = Path(ran.chosen.folder) if ran.chosen else runner.workspace
     data = ran.to_json() | ({"pushed": pushed} if settings.push_to_hub else {})
-    return Outcome(status, data, out, RecipeView(ran, pushed), annotations)
+    return Outcome(status, data, out, ran, partial(_show_outcome, ran, pushed), annotations)
 
 
 def _absolute(word: str) -> str:
@@ -64,7 +48,7 @@ def _absolute(word: str) -> str:
 def _planned(plan: RecipePlan, estimates: Mapping[str, StageEstimate], runner: RecipeRunner) -> Outcome:
     done = {stage.key: known for stage, known in stages_left(plan, runner)}
     left = [estimates[key] for key, known in done.items() if not known]
-    seconds, memory = sum(one.seconds for one in left), max((one.memory for one in left), default=0.0)
+    seconds = sum(one.seconds for one in left)
     stages = [
         {
             "verb": stage.verb,
@@ -77,7 +61,7 @@ def _planned(plan: RecipePlan, estimates: Mapping[str, StageEstimate], runner: R
     ]
     data: dict[str, Any] = {"recipe": plan.recipe.name, "stages": stages, "seconds": seconds}
     data["variants"] = [variant.name for variant in plan.variants]
-    return Outcome("ok", data, view=PlanView(plan, estimates, done, seconds, memory))
+    return Outcome("ok", data, view=plan, show=partial(_show_plan, plan, estimates, done))
 
 
 def _push(ran: RecipeOutcome, settings: RecipeRunSettings, context: Context) -> str | None:
@@ -88,3 +72,26 @@ def _push(ran: RecipeOutcome, settings: RecipeRunSettings, context: Context) -> 
         return None
     assert settings.push_to_hub
     return push(Path(ran.chosen.folder), settings.push_to_hub, context.reporter, private=not settings.public)
+
+
+def _show_plan(plan: RecipePlan, estimates: Mapping[str, StageEstimate], done: Mapping[str, bool]) -> Iterator[Block]:
+    """A row per stage, then the time and the memory of those that are left."""
+    titles, *rows = estimates_table(plan, estimates, done)
+    yield Table(tuple(titles[:2]), tuple(titles[2:]), tuple(map(tuple, rows)))
+    left = [estimates[key] for key, known in done.items() if not known]
+    memory = bytes_text(int(max((one.memory for one in left), default=0.0)))
+    yield f"about {duration_text(sum(one.seconds for one in left))} and {memory} of memory; nothing was run"
+
+
+def _show_outcome(ran: RecipeOutcome, pushed: str | None) -> Iterator[Block]:
+    """A row per variant, the reasons, the checks, and the chosen artifact."""
+    titles, *rows = table_of(ran)
+    yield Table((titles[0],), tuple(titles[1:-1]), tuple(map(tuple, rows)), (titles[-1],))
+    yield from (f"- {reason}" for reason in ran.reasons)
+    yield from (f"{'ok' if check.passed else 'NO'}  {check.text}" for check in ran.limits)
+    if ran.chosen:
+        yield f"{ran.chosen.folder}{' (cached: nothing had to be run)' if ran.cached else ''}"
+    else:
+        yield f"NO  {NONE}: none"
+    if pushed:
+        yield pushed

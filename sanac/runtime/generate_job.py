@@ -1,21 +1,11 @@
 """`sanac generate`: images from prompts."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
 from sanac.core.context import Context, Outcome
 from sanac.core.units import parse_size
 from sanac.runtime.generate import generate
 from sanac.runtime.image_files import made_folder
 from sanac.runtime.pipeline import GenerationSettings, open_generator, usual_steps
 from sanac.runtime.settings import GenerateSettings
-
-
-@dataclass(frozen=True, slots=True)
-class ImagesView:
-    """The files that were written."""
-
-    files: tuple[Path, ...]
 
 
 def run(word: str, settings: GenerateSettings, context: Context) -> Outcome:
@@ -34,4 +24,4 @@ def run(word: str, settings: GenerateSettings, context: Context) -> Outcome:
             reporter.warn(f"words that are not in the model's vocabulary, and have no effect: {', '.join(unknown)}")
         files = generate(generator, prompts, settings.n, settings.seed, sampling, settings.out, reporter)
     data = {"pictures": [str(path) for path in files], "device": generator.device, "backend": settings.backend}
-    return Outcome("ok", data, settings.out, ImagesView(tuple(files)))
+    return Outcome("ok", data, settings.out, tuple(files), lambda: map(str, files))

@@ -1,25 +1,18 @@
 """`sanac bench`: how fast, and how much memory."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from sanac.core.artifact.measurements import write_measurement
 from sanac.core.artifact.model import Model
 from sanac.core.context import Context, Outcome
-from sanac.core.units import parse_size
+from sanac.core.units import bytes_text, parse_size
+from sanac.core.view import Block, Table
 from sanac.runtime.backends import graphs_in
 from sanac.runtime.image_files import make_folder
-from sanac.verify.bench import BenchReport, BenchRun, Subject, bench
+from sanac.verify.bench import STEP, BenchReport, BenchRun, Measured, Subject, Times, bench
 from sanac.verify.settings import BenchSettings
-
-
-@dataclass(frozen=True, slots=True)
-class BenchView:
-    """What there is to show of a benchmark."""
-
-    report: BenchReport
-    files: tuple[Path, ...]
 
 
 def run(words: Sequence[str], settings: BenchSettings, context: Context) -> Outcome:
@@ -42,7 +35,7 @@ def run(words: Sequence[str], settings: BenchSettings, context: Context) -> Outc
         context.reporter.warn(warning)
     files = _save(found, opened, settings.out)
     data = {**found.to_json(), "files": [str(path) for path in files]}
-    return Outcome("ok", data, settings.out, BenchView(found, files))
+    return Outcome("ok", data, settings.out, found, partial(_show, found, files))
 
 
 def _subjects(word: str, model: Model, backends: Sequence[str]) -> list[Subject]:
@@ -60,3 +53,37 @@ def _save(found: BenchReport, opened: dict[str, Model], out: Path | None) -> tup
         metrics = {f"{word}/{key}": number for word in opened for key, number in found.metrics(word).items()}
         files.append(write_measurement(make_folder(out), "bench", value, metrics))
     return tuple(files)
+
+
+_TITLES = ("step ms", "p90", "faster", "from", "to", "text ms", "decoder", "image", "images/s")
+
+
+def _show(found: BenchReport, files: tuple[Path, ...]) -> Iterator[Block]:
+    """Times of each batch size, then loading and memory, then the files."""
+    batches = found.settings.batches
+    for batch in batches:
+        if len(batches) > 1:
+            yield f"batch {batch}"
+        yield Table(("model", "backend"), _TITLES, tuple(_times_row(found, one, batch) for one in found.measured))
+    titles = ("load s", "first call s", "memory", "with files", "GPU")
+    yield Table(("model", "backend", "on"), titles, tuple(_memory_row(one, batches[0]) for one in found.measured))
+    yield from map(str, files)
+
+
+def _times_row(found: BenchReport, one: Measured, batch: int) -> tuple[str, ...]:
+    ratio, image, step = one.ratio(found.measured[0], batch), one.times(batch, "image"), one.times(batch, STEP)
+    cells = [_ms(step), f"{1000 * step.p90:.1f}" if step else ""]
+    cells += [f"{number:.2f}" for number in (ratio.median, ratio.least, ratio.most)]
+    cells += [_ms(one.times(batch, part)) for part in ("text_encoder", "decoder", "image")]
+    cells += [f"{batch / image.median:.2f}" if image else ""]
+    return (one.subject.name, one.subject.backend, *cells)
+
+
+def _ms(times: Times | None) -> str:
+    return f"{1000 * times.median:.1f}" if times else ""
+
+
+def _memory_row(one: Measured, batch: int) -> tuple[str, ...]:
+    sizes = [bytes_text(size) for size in (one.anonymous, one.resident)]
+    gpu = bytes_text(one.on_device) if one.on_device else ""
+    return (one.subject.name, one.subject.backend, one.device, f"{one.load:.2f}", f"{one.warm[batch]:.2f}", *sizes, gpu)

@@ -1,26 +1,20 @@
 """`sanac evaluate`: whether the images are good."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sanac.core.artifact.measurements import write_measurement
 from sanac.core.artifact.staging import MEASUREMENTS
 from sanac.core.context import Context, Outcome
+from sanac.core.view import Block, Table
 from sanac.judge.results import write_results
 from sanac.runtime.generate import file_name
 from sanac.runtime.image_files import make_folder, save_sheet
 from sanac.runtime.pipeline import GenerationSettings, open_generator
 from sanac.verify.settings import EvaluateSettings
 from sanac.verify.shapes_suite import Evaluation, evaluate, examples
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationView:
-    """What there is to show of an evaluation."""
-
-    evaluation: Evaluation
-    files: tuple[Path, ...]
 
 
 def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
@@ -37,7 +31,22 @@ def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
     about |= {"seed": settings.seed, "sampling": sampling.to_json(), "device": generator.device}
     about |= {"backend": settings.backend} if settings.backend != "torch" else {}
     files = _save(found, about, settings.measurement, home)
-    return Outcome("ok", about | found.to_json(), home, EvaluationView(found, files))
+    return Outcome("ok", about | found.to_json(), home, found, partial(_show, found, files))
+
+
+def _show(found: Evaluation, files: tuple[Path, ...]) -> Iterator[Block]:
+    """A row per task, the distance of the set, and the files."""
+    scores = {**found.summary.tasks, "overall": found.summary.overall}
+    scores |= {"held out": found.held_out} if found.held_out else {}
+    rows = tuple(
+        (name, f"{score.value:.3f}", f"{score.low:.3f}", f"{score.high:.3f}", str(score.n))
+        for name, score in scores.items()
+    )
+    yield Table(("task",), ("right", "from", "to", "prompts"), rows)
+    distance = found.distance
+    yield f"distance to rendered scenes: {distance.frechet:.2f} (two halves of these: {distance.frechet_floor:.2f})"
+    yield f"diversity: {distance.diversity}"
+    yield from map(str, files)
 
 
 def _save(found: Evaluation, about: dict[str, Any], name: str, home: Path) -> tuple[Path, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from sanac.core.artifact.engine_record import ENGINE, check_file
 from sanac.core.context import Context, Outcome
 from sanac.core.errors import MissingResource
+from sanac.core.view import chain
 from sanac.core.write.job import ArtifactJob
 from sanac.export.job import ExportView
 from sanac.export.settings import ExportSettings
@@ -50,6 +51,6 @@ def verify_exported(outcome: Outcome, settings: ExportSettings, context: Context
 
 def _joined(outcome: Outcome, found: Outcome, name: str) -> Outcome:
     """Both outcomes in one."""
-    view = replace(outcome.view, comparisons=(*outcome.view.comparisons, found.view))
     status = outcome.status if found.passed else found.status
-    return replace(outcome, status=status, view=view, data={**outcome.data, name: found.data})
+    show = chain(outcome.show, found.show)
+    return replace(outcome, status=status, show=show, data={**outcome.data, name: found.data})

@@ -1,7 +1,9 @@
 """`sanac verify`: whether two models compute the same function, or rank the same noises alike."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from sanac import __version__
 from sanac.core import json_files
@@ -11,12 +13,14 @@ from sanac.core.artifact.model import Model
 from sanac.core.artifact.staging import MEASUREMENTS
 from sanac.core.check import Check
 from sanac.core.context import Context, Outcome
+from sanac.core.view import Block
 from sanac.runtime.backends import graphs_in
 from sanac.runtime.doctor import processor, version
 from sanac.runtime.pipeline import GenerationSettings, open_generator
 from sanac.verify.end_to_end import Comparison, verify
 from sanac.verify.rank_correlation import RankSettings, rank
 from sanac.verify.settings import VerifySettings
+from sanac.verify.show import show_checks, show_ranks, show_report
 
 _METRICS = {"Kendall's tau": "kendall", "Spearman's rho": "spearman"}
 
@@ -56,7 +60,7 @@ def compared(
         values = {_flat(figure.name): figure.value for figure in found.figures}
         metrics = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         write_measurement(home, f"verify-{how.backend}", data, metrics)
-    return Outcome("ok" if found.passed else "failed", data, home, found)
+    return Outcome("ok" if found.passed else "failed", data, home, found, partial(show_report, found))
 
 
 def _key(candidate: Model, reference: Model, how: Comparison, device: str | None) -> str:
@@ -82,8 +86,15 @@ def _known(candidate: Model, backend: str, key: str) -> Outcome | None:
         checks = tuple(Check(one["name"], one["value"], one["limit"], one["most"]) for one in found["figures"])
     except (KeyError, TypeError):
         return None
+    if not all(one.passed for one in checks):
+        return None
     view = StoredComparison(checks, tuple(map(str, found["notes"])))
-    return Outcome("cached", found, candidate.located.path, view) if all(one.passed for one in checks) else None
+    return Outcome("cached", found, candidate.located.path, view, partial(_show_stored, view))
+
+
+def _show_stored(view: StoredComparison) -> Iterator[Block]:
+    yield from show_checks(view.figures, view.notes)
+    yield "the same function, within these limits (cached: the same files were compared before)"
 
 
 def _flat(name: str) -> str:
@@ -113,4 +124,4 @@ def _compare_ranks(candidate: Model, reference: Model, settings: VerifySettings,
         }
         write_measurement(home, "verify-ranks", data, metrics)
     passed = found.figure is None or found.figure.passed
-    return Outcome("ok" if passed else "failed", data, home, found)
+    return Outcome("ok" if passed else "failed", data, home, found, partial(show_ranks, found))

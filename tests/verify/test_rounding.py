@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from sanac.cli.views.verify import _why
 from sanac.core.artifact.model import Model, open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.verify.end_to_end import VerifyReport
 from sanac.verify.onnx_candidates import UNSEEN
 from sanac.verify.parity import Inputs, Outputs, Parity, compare
 from sanac.verify.parity_backends import OnnxBackend, TorchBackend
+from sanac.verify.show import _why
 
 LIMIT = 1e-4
 LAYER = "/transformer_blocks/1/attn1/to_v"  # queries are normed: their scale is nothing to them

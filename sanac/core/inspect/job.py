@@ -1,26 +1,18 @@
 """`sanac inspect`: what a checkpoint is, from its headers."""
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sanac.core.artifact.ancestry import find_ancestry
 from sanac.core.artifact.integrity import scan, unread
 from sanac.core.artifact.model import Model, streaming_memory
-from sanac.core.artifact.summary import Summary, summarise
+from sanac.core.artifact.summary import summarise
 from sanac.core.context import Context, Outcome
 from sanac.core.errors import InvalidInput
 from sanac.core.inspect.settings import InspectSettings
+from sanac.core.inspect.show import show_summary
 from sanac.core.resources import Needs, check_room
 from sanac.core.units import bytes_text
-
-
-@dataclass(frozen=True, slots=True)
-class InspectView:
-    """What there is to show of a checkpoint."""
-
-    summary: Summary
-    scanned: bool
-    ancestry: str
 
 
 def run(word: str, settings: InspectSettings, context: Context) -> Outcome:
@@ -30,7 +22,8 @@ def run(word: str, settings: InspectSettings, context: Context) -> Outcome:
     _check_room(opened, context, scanned=settings.scan)
     ancestry = _scan(opened, settings.workspace, context) if settings.scan else ""
     data = summary.to_json() | {"scanned": settings.scan, "descent": ancestry}
-    return Outcome("ok", data, view=InspectView(summary, settings.scan, ancestry))
+    show = partial(show_summary, summary, scanned=settings.scan, ancestry=ancestry)
+    return Outcome("ok", data, view=summary, show=show)
 
 
 def _check_room(model: Model, context: Context, *, scanned: bool) -> None:

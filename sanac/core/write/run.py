@@ -1,8 +1,9 @@
 """Runs an artifact job: shows what it would do, or writes it and records it in the workspace."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from sanac.core.artifact.workspace import read_workspace, record
 from sanac.core.context import Context, Outcome
 from sanac.core.errors import UsageError
 from sanac.core.units import bytes_text
+from sanac.core.view import Block
 from sanac.core.write.executor import preflight, write_artifact
 from sanac.core.write.in_place import add, is_complete
 from sanac.core.write.job import ArtifactJob
 from sanac.core.write.settings import StageSettings
 
+_MOVES_NO_BLOCK = ("finetune", "quantize")
 Sizes = Mapping[str, tuple[int, int]]  # bytes of each component's weights, before and after
 
 
@@ -49,13 +52,46 @@ def run_job(
         status = "cached" if known else "ok"
         needs = f"{bytes_text(job.needs.disk)} of disk and {bytes_text(job.needs.memory)} of memory"
         done = f"{out} already holds this" if known else f"would write {out}, with {needs}"
-        return Outcome(status, data, out, ArtifactView(job, sizes, done))
+        return _outcome(status, data, out, ArtifactView(job, sizes, done))
     status = "cached"
     if known is None:
         status, _ = write_artifact(complete(job), out, context.reporter)
     record(settings.workspace, word, out)
     done = f"{out} already holds this (cached)" if status == "cached" else f"wrote {out}"
-    return Outcome(status, data, out, ArtifactView(job, sizes, done, written=True))
+    return _outcome(status, data, out, ArtifactView(job, sizes, done, written=True))
+
+
+def _outcome(status: str, data: Mapping[str, Any], out: Path, view: ArtifactView) -> Outcome:
+    return Outcome(status, data, out, view, partial(show_artifact, view, out))
+
+
+def show_artifact(view: ArtifactView, out: Path) -> Iterator[Block]:
+    """The plan, the sizes, what was done, and how to load the result."""
+    job, sizes = view.job, view.sizes
+    yield f"{job.model.located.name}: {job.model.architecture.title}"
+    if job.stage not in _MOVES_NO_BLOCK:
+        yield f"plan: {job.plan}"
+    if job.model.patches:
+        yield f"LoRA: merged into {len(job.model.patches)} tensors"
+    shown = {name: size for name, size in sizes.items() if name in (job.rewrites or {"transformer"})}
+    if job.rewrites and len(sizes) > 1:
+        shown["all weights"] = (sum(old for old, _ in sizes.values()), sum(new for _, new in sizes.values()))
+    for name, (old, new) in shown.items():
+        yield f"{name}: {bytes_text(old)} -> {bytes_text(new)} ({new / old:.0%})"
+    yield view.done
+    if view.written:
+        yield _how_to_load(job, out)
+
+
+def _how_to_load(job: ArtifactJob, out: Path) -> str:
+    layout = job.options.layout
+    if layout != "diffusers":
+        return f"the weights: {out}/model.{'pth' if layout == 'nvlabs' else 'safetensors'}"
+    if job.needs_sanac:
+        return f'load it with sanac.{"load_pipeline" if job.companions else "load_transformer"}("{out}")'
+    if job.companions:
+        return f'load it with SanaPipeline.from_pretrained("{out}")'
+    return f'load it with SanaTransformer2DModel.from_pretrained("{out}", subfolder="transformer")'
 
 
 def add_in_place(word: str, job: ArtifactJob, shown: str, settings: StageSettings, context: Context) -> Outcome:
@@ -73,7 +109,7 @@ def add_in_place(word: str, job: ArtifactJob, shown: str, settings: StageSetting
         done = f"added {shown} to {folder}"
     if status == "cached":
         done = f"{folder} already has {shown} (cached)"
-    return Outcome(status, data, folder, done)
+    return Outcome(status, data, folder, done, lambda: [done])
 
 
 def check_out(settings: StageSettings) -> None:

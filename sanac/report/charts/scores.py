@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sanac.core.context import Context, Outcome
+from sanac.core.view import chain
 from sanac.prune.analyze_job import ScoresView
 from sanac.prune.scores import Scores
 from sanac.prune.settings import AnalyzeSettings
@@ -49,4 +50,4 @@ def draw_outcome(outcome: Outcome, settings: AnalyzeSettings, _context: Context)
     if not isinstance(outcome.view, ScoresView) or outcome.out is None:
         return outcome
     files = [str(path) for path in draw(outcome.view.scores, settings.metric, outcome.out)]
-    return replace(outcome, data={"pictures": files, **outcome.data})
+    return replace(outcome, data={"pictures": files, **outcome.data}, show=chain(outcome.show, lambda: files))

@@ -1,1 +1,0 @@
-"""What each command prints for people: one module per verb, each with `show(outcome)`."""

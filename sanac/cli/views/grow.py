@@ -1,5 +1,0 @@
-"""Prints what `sanac grow` did."""
-
-from sanac.cli.views.artifact import show
-
-__all__ = ["show"]
