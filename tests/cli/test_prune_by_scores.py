@@ -102,9 +102,9 @@ def test_protected_blocks_stay(sanac: Sanac, pipeline: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "nothing says which blocks stay"),
+        ((), "one of --target-blocks, --target-params, --keep is required"),
         (("--target-blocks", "3", "--keep", "0-2"), "contradict"),
-        (("--target-blocks", "0"), "not between 1 and 6"),
+        (("--target-blocks", "0"), "at least 1"),
         (("--target-blocks", "7"), "not between 1 and 6"),
         (("--target-blocks", "2.5"), "2.5"),
         (("--target-params", "many"), "not a number of parameters"),
