@@ -54,6 +54,7 @@ class Ran:
 
 
 Sanac = Callable[..., Ran]
+Shared = Callable[[str, Callable[[Path], None]], Path]
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def sanac(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.fixture(scope="session")
-def pipeline(shared: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+def pipeline(shared: Shared) -> Path:
     """A whole untrained pipeline of six blocks, as diffusers saves it."""
     from sanac.tiny.build import build, save
 
@@ -81,7 +82,7 @@ def pipeline(shared: Callable[[str, Callable[[Path], None]], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     """Makes a folder that all processes of these tests share, if none of them did before."""
     home = common(tmp_path_factory)
 
@@ -98,14 +99,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[
 
 
 @pytest.fixture(scope="session")
-def tiny_graphs(shared: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+def tiny_graphs(shared: Shared) -> Path:
     """sanac:tiny as `export --precision fp32` leaves it; to be copied by those who change something."""
     words = ("export", "sanac:tiny", "--precision", "fp32", "--no-verify", "--out")
     return shared("tiny-graphs", lambda out: sanac_must(*words, out))
 
 
 @pytest.fixture(scope="session")
-def quantized(shared: Callable[[str, Callable[[Path], None]], Path]) -> Callable[[str], Path]:
+def quantized(shared: Shared) -> Callable[[str], Path]:
     """Two blocks of sanac:tiny in a scheme, with their graph in fp32."""
 
     def make(scheme: str) -> Path:

@@ -18,19 +18,21 @@ from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.file_copy import digest_file
 from sanac.export import engine_writer
-from tests.conftest import Ran, Sanac
+from tests.conftest import Ran, Sanac, Shared, sanac_must
 
 pytest.importorskip("tensorrt_rtx")
 EXPORT = ("--component", "transformer", "--no-verify", "--in-place", "--trt")
 
 
 @pytest.fixture(scope="module")
-def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def six(shared: Shared) -> Path:
     """Six blocks of sanac:tiny, an artifact with a graph in bf16."""
-    out = str(tmp_path_factory.mktemp("six") / "six")
-    for words in (("prune", "sanac:tiny", "--keep", "0-5", "--out", out), ("export", out, *EXPORT[:-1])):
-        subprocess.run([sys.executable, "-m", "sanac", *words], check=True, capture_output=True)
-    return Path(out)
+
+    def making(out: Path) -> None:
+        sanac_must("prune", "sanac:tiny", "--keep", "0-5", "--out", out)
+        sanac_must("export", out, *EXPORT[:-1])
+
+    return shared("six", making)
 
 
 def engine_of(ran: Ran) -> Path:

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from sanac.quantize.calibration_sweep import Sweep
+from tests.conftest import Shared
 
 Stopping = Callable[[], list[int]]
 
 
 @pytest.fixture(scope="session")
-def half(shared: Callable[[str, Callable[[Path], None]], Path], pipeline: Path) -> Path:
+def half(shared: Shared, pipeline: Path) -> Path:
     """The pipeline in bf16, as released models are."""
     import torch
     from diffusers import SanaPipeline

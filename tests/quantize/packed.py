@@ -1,5 +1,10 @@
 """Schemes, inputs and the programs of stock diffusers that tests of packed weights share."""
 
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -33,6 +38,44 @@ how = dict(num_inference_steps=2, height=512, width=512, use_resolution_binning=
 image = pipe("a red circle", generator=torch.Generator().manual_seed(0), **how).images
 save_file({"image": image.contiguous()}, sys.argv[2])
 """
+
+
+# Reads {"code", "words", "folder"} line by line and runs each program; answers with an empty line, or a traceback.
+_READER = """
+import json, os, sys, traceback
+import torch, diffusers
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+for line in sys.stdin:
+    asked = json.loads(line)
+    os.chdir(asked["folder"])
+    sys.argv, error = ["-c", *asked["words"]], ""
+    try:
+        exec(asked["code"], {"__name__": "__main__"})
+    except BaseException:
+        error = traceback.format_exc()
+    answers.write(json.dumps(error) + "\\n")
+    answers.flush()
+"""
+Reader = Callable[..., None]
+
+
+@contextmanager
+def reader() -> Iterator[Reader]:
+    """A process with stock diffusers and without sanac, that runs programs in a folder: libraries are loaded once."""
+    command = [sys.executable, "-P", "-c", _READER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+
+        def read(code: str, folder: Path, *words: str) -> None:
+            process.stdin.write(json.dumps({"code": code, "words": words, "folder": str(folder)}) + "\n")
+            process.stdin.flush()
+            error = json.loads(process.stdout.readline())
+            assert not error, error
+
+        yield read
+        process.stdin.close()
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:

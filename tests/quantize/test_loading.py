@@ -1,7 +1,6 @@
 """What reads packed weights: stock diffusers, our pipelines, our own forward; all compute with the same values."""
 
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,13 @@ from sanac.nn.quant.layers import simulate
 from sanac.nn.quant.weights import ROUNDINGS, dequantize_weight, quantize_weight
 from sanac.nn.streaming import Blocks
 from tests.conftest import Sanac
-from tests.quantize.packed import BRIEFLY, SCHEMES, STOCK, STOCK_PIPELINE, inputs, tensors_of
+from tests.quantize.packed import BRIEFLY, SCHEMES, STOCK, STOCK_PIPELINE, Reader, inputs, reader, tensors_of
+
+
+@pytest.fixture(scope="module")
+def stock_reads() -> Iterator[Reader]:
+    with reader() as read:
+        yield read
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -54,26 +59,24 @@ def test_what_is_loaded_computes_with_the_restored_weights(
 
 @pytest.mark.parametrize("block", [(), ("--block", "32")])
 def test_stock_diffusers_reads_eight_bits_without_sanac(
-    sanac: Sanac, half: Path, tmp_path: Path, block: tuple[str, ...]
+    sanac: Sanac, half: Path, tmp_path: Path, stock_reads: Reader, block: tuple[str, ...]
 ) -> None:
     assert sanac("quantize", half, "--scheme", "int8-wo", "--include", "kv", *block, "--out", "q").code == 0
     save_file(dict(zip("abc", inputs(), strict=True)), tmp_path / "inputs.safetensors")
-    command = [sys.executable, "-c", STOCK, "q", "inputs.safetensors", "out.safetensors"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    stock_reads(STOCK, tmp_path, "q", "inputs.safetensors", "out.safetensors")
     stock = load_file(tmp_path / "out.safetensors")["out"]
     mine = package.load_pipeline("q", "cpu").transformer.bfloat16()
     with torch.no_grad():
         assert torch.equal(mine(*inputs(), return_dict=False)[0], stock)
 
 
-def test_stock_diffusers_reads_a_whole_pipeline_of_eight_bits(sanac: Sanac, half: Path, tmp_path: Path) -> None:
+def test_stock_diffusers_reads_a_whole_pipeline_of_eight_bits(
+    sanac: Sanac, half: Path, tmp_path: Path, stock_reads: Reader
+) -> None:
     parts = ("transformer", "text-encoder", "vae")
     options = [word for part in parts for word in ("--component", part)]
     assert sanac("quantize", half, "--scheme", "int8-wo", *options, "--out", "q").code == 0
-    command = [sys.executable, "-c", STOCK_PIPELINE, "q", "out.safetensors"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    stock_reads(STOCK_PIPELINE, tmp_path, "q", "out.safetensors")
     mine = package.load_pipeline("q", "cpu").to(torch.bfloat16)
     image = mine(
         "a red circle",
@@ -121,7 +124,7 @@ def test_training_simulates_what_quantizing_does(sanac: Sanac, half: Path, schem
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_every_dtype_can_be_pruned_trained_and_quantized(
-    sanac: Sanac, pipeline: Path, tmp_path: Path, dtype: torch.dtype
+    sanac: Sanac, pipeline: Path, tmp_path: Path, stock_reads: Reader, dtype: torch.dtype
 ) -> None:
     from diffusers import SanaPipeline
 
@@ -137,9 +140,7 @@ def test_every_dtype_can_be_pruned_trained_and_quantized(
         assert sanac("generate", scheme, "a red circle", "--steps", "1", "--out", f"{scheme}-pictures").code == 0
     save_file(dict(zip("abc", (part.to(dtype) for part in inputs()), strict=True)), "inputs.safetensors")
     stock = STOCK.replace("torch.bfloat16", str(dtype))
-    command = [sys.executable, "-c", stock, "int8-wo", "inputs.safetensors", "out.safetensors"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    stock_reads(stock, tmp_path, "int8-wo", "inputs.safetensors", "out.safetensors")
     mine = package.load_pipeline("int8-wo", "cpu").transformer.to(dtype)
     given = load_file("inputs.safetensors")
     with torch.no_grad():

@@ -1,8 +1,6 @@
 """What was exported, behind stock diffusers' own call: torch's pictures, from several threads, and clear refusals."""
 
 import hashlib
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,33 +13,32 @@ import torch
 import sanac
 from sanac.core.errors import UsageError
 from sanac.runtime.backends import _Words
-from tests.conftest import Sanac
+from tests.conftest import Sanac, Shared, sanac_must
 
 PROMPTS = ["a red circle", "two blue squares"]
 
 
-def run(folder: Path, *words: object) -> None:
-    command = [sys.executable, "-m", "sanac", *map(str, words), "--workspace", str(folder / "ws")]
-    subprocess.run(command, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(shared: Shared) -> Path:
     """Four blocks of sanac:tiny with graphs in fp32."""
-    folder = tmp_path_factory.mktemp("exported")
-    run(folder, "prune", "sanac:tiny", "--keep", "0-3", "--out", folder / "four")
-    run(folder, "export", folder / "four", "--in-place", "--precision", "fp32", "--no-verify")
-    return folder / "four"
+
+    def making(out: Path) -> None:
+        sanac_must("prune", "sanac:tiny", "--keep", "0-3", "--out", out)
+        sanac_must("export", out, "--in-place", "--precision", "fp32", "--no-verify")
+
+    return shared("four", making)
 
 
 @pytest.fixture(scope="module")
-def rounded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rounded(shared: Shared) -> Path:
     """sanac:tiny in int8, weights and what they are multiplied by, with its transformer's graph."""
-    folder = tmp_path_factory.mktemp("rounded")
-    run(folder, "quantize", "sanac:tiny", "--scheme", "int8", "--num-prompts", 8, "--out", folder / "int8")
-    how = ("--in-place", "--component", "transformer", "--precision", "fp32", "--no-verify")
-    run(folder, "export", folder / "int8", *how)
-    return folder / "int8"
+
+    def making(out: Path) -> None:
+        sanac_must("quantize", "sanac:tiny", "--scheme", "int8", "--num-prompts", 8, "--out", out)
+        how = ("--in-place", "--component", "transformer", "--precision", "fp32", "--no-verify")
+        sanac_must("export", out, *how)
+
+    return shared("tiny-int8", making)
 
 
 def painted(pipeline: Any, seed: int = 0, **settings: Any) -> np.ndarray:

@@ -3,8 +3,6 @@
 import itertools
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +22,11 @@ from sanac.runtime.backends import graphs_in
 from sanac.runtime.onnx_session import OnnxSession
 from sanac.runtime.pipeline import GenerationSettings, open_generator
 from sanac.runtime.tiled_decode import tiled
-from tests.conftest import Sanac
+from tests.conftest import Sanac, sanac_must
 
 
 def export(source: object, out: Path) -> Path:
-    command = [sys.executable, "-m", "sanac", "export", str(source), "--out", str(out), "--precision", "fp32"]
-    subprocess.run([*command, "--no-verify", "--workspace", str(out.parent / "ws")], check=True, capture_output=True)
+    sanac_must("export", source, "--precision", "fp32", "--no-verify", "--out", out)
     return out
 
 

@@ -15,7 +15,7 @@ from sanac.core.progress import NULL_REPORTER
 from sanac.verify import bench as benching
 from sanac.verify.bench import BenchReport, BenchRun, Measured, Subject, Times
 from sanac.verify.timing_noise import Contention, noise_warnings, watch_contention
-from tests.conftest import Sanac
+from tests.conftest import Sanac, sanac_must
 
 QUICK = ("--rounds", "2", "--steps", "2", "--threads", "1")
 
@@ -23,15 +23,10 @@ QUICK = ("--rounds", "2", "--steps", "2", "--threads", "1")
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three blocks of sanac:tiny, with the transformer's graph in fp32."""
-    folder = tmp_path_factory.mktemp("pruned")
-    how = ("--component", "transformer", "--precision", "fp32", "--no-verify")
-    for words in (
-        ("prune", "sanac:tiny", "--keep", "0-2", "--out", str(folder / "three")),
-        ("export", str(folder / "three"), "--in-place", *how),
-    ):
-        command = [sys.executable, "-m", "sanac", *words, "--workspace", str(folder / "ws")]
-        subprocess.run(command, check=True, capture_output=True)
-    return folder / "three"
+    out = tmp_path_factory.mktemp("pruned") / "three"
+    sanac_must("prune", "sanac:tiny", "--keep", "0-2", "--out", out)
+    sanac_must("export", out, "--in-place", "--component", "transformer", "--precision", "fp32", "--no-verify")
+    return out
 
 
 def test_a_table_and_a_measurement(sanac: Sanac, pruned: Path, tmp_path: Path) -> None:
