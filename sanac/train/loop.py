@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sanac.core import json_files
+from sanac.core.atomic import write_atomically
 from sanac.core.errors import InvalidInput
 from sanac.core.progress import Reporter
 from sanac.train import checkpoint
@@ -226,7 +227,8 @@ class _Run:
         self.losses = [torch.tensor(loss, device=self.device) for loss in record["losses"]]
         lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
         whole = [line for line in lines if line.endswith("}\n")]  # a kill may have truncated the last line
-        metrics.write_text("".join(line for line in whole if json.loads(line)["step"] <= self.step))
+        kept = "".join(line for line in whole if json.loads(line)["step"] <= self.step)
+        write_atomically(metrics, kept.encode())
         self.reporter.note(f"continuing {self.folder} at step {self.step}")
 
 

@@ -138,7 +138,7 @@ def test_a_stopped_writer_does_not_mix_two_repairs(
         file = tmp_path / f"{number}.safetensors"
         save_file({name: torch.full(model.weights.tensors[name].shape, number)}, file)
         added = {name: Addition(read_header(file).tensors[name])}
-        jobs.append(dataclasses.replace(plain, additions=added, filled_digest=digest_file(file)))
+        jobs.append(dataclasses.replace(plain, additions=added, overrides_digest=digest_file(file)))
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(StagingArea, "seal", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         write_partial(jobs[0], tmp_path / "out", NULL_REPORTER)
