@@ -144,7 +144,7 @@ def test_a_stopped_writer_does_not_mix_two_repairs(
         write_partial(jobs[0], tmp_path / "out", NULL_REPORTER)
     with pytest.raises(UsageError, match="other settings"):
         write_partial(jobs[1], tmp_path / "out", NULL_REPORTER)
-    fresh = dataclasses.replace(jobs[1], writing=WriteOptions(fresh=True))
+    fresh = dataclasses.replace(jobs[1], options=WriteOptions(fresh=True))
     write_partial(fresh, tmp_path / "out", NULL_REPORTER)
     written = load_file(tmp_path / "out" / "transformer" / "diffusion_pytorch_model.safetensors")
     source = load_file(pipeline / "transformer" / "diffusion_pytorch_model.safetensors")
@@ -189,7 +189,7 @@ def test_analyze_keeps_its_hands_off_what_is_not_its_own(sanac: Sanac, pipeline:
     [
         ("transformer/config.json", "interpolation_scale", 1.0, "interpolation_scale"),
         ("transformer/config.json", "guidance_embeds", True, "guidance"),
-        ("scheduler/scheduler_config.json", "algorithm_type", "sde-dpmsolver++", "noise of its own"),
+        ("scheduler/scheduler_config.json", "algorithm_type", "sde-dpmsolver++", "stochastic schedulers are not supported"),
         ("scheduler/scheduler_config.json", "algorithm_type", "foo", "foo"),
     ],
 )
