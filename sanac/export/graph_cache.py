@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from sanac.core.atomic import atomic_path
 from sanac.core.json_files import key_of
 from sanac.core.resources import user_cache
-from sanac.nn.silence_libraries import quiet
+from sanac.nn.silence_libraries import silent
 
 _LIBRARIES = ("torch", "onnx", "onnx-ir", "onnxscript", "diffusers", "transformers", "accelerate", "sympy")
 _SOURCES = ("export", "nn/blocks", "core/family")  # what tracing runs of this package
@@ -45,7 +45,7 @@ def memoised(key: str, translate: Callable[[], ir.Model], complete: Callable[[ir
                 found = complete(restored(data))
                 _in_process[key] = data
                 return found
-    with _sparing_collection(), quiet():
+    with _sparing_collection(), silent():
         data = stored(translate())
     _in_process[key] = data
     _write(key, data)

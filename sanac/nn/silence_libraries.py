@@ -8,15 +8,22 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Context without progress bars, warnings and log messages below ERROR."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
+    """Silence diffusers and transformers, and import them for it: no progress bars, warnings or log lines."""
+    with silent():
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
 
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
+        yield
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Silence warnings and log lines below errors."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield

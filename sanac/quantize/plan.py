@@ -18,7 +18,7 @@ from sanac.core.quant.layer_rules import (
 )
 from sanac.core.write.component_rewrite import ComponentRewrite
 from sanac.core.write.job import ArtifactJob, WriteOptions, plan_artifact
-from sanac.nn.silence_libraries import quiet
+from sanac.nn.silence_libraries import silent
 from sanac.quantize.activation_scales import RANGES
 from sanac.quantize.settings import QuantizeSettings
 from sanac.quantize.tensor_packing import TOGETHER, CalibratedWeight, WeightQuantizer, pieces_of, torchao_metadata
@@ -149,7 +149,7 @@ def torchao_config(request: QuantRequest, skipped: Mapping[str, str]) -> dict[st
     """The `quantization_config` that diffusers and transformers expect in config.json, serialised by torchao."""
     import torch
 
-    with quiet():
+    with silent():
         from torchao.core.config import config_to_dict
         from torchao.quantization import IntxWeightOnlyConfig
         from torchao.quantization.granularity import PerAxis, PerGroup
