@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from sanac.core import json_files
-from sanac.core.artifact.manifest import MANIFEST, check_sealed, read_manifest
+from sanac.core.artifact.manifest import check_sealed, read_manifest
 from sanac.core.artifact.staging import MEASUREMENTS
 from sanac.core.atomic import write_atomically
 from sanac.core.errors import MissingResource, SanacError, Terminated
 from sanac.core.file_copy import digest_file
 from sanac.core.progress import Reporter
+from sanac.nn.onnx_files import GRAPH
 from sanac.run.stage_graph import RecipeStage
+from sanac.verbs import VERBS
+from sanac.verify.settings import VerifySettings, measurement_of
 
 DENIED, STOPPED, INTERRUPTED = 5, 75, 130
 _PATIENCE = 120  # seconds for a stage to save its state
-_SCORES = "scores.json"
 _KEPT = "run"  # workspace folder with a record per finished stage
 
 
@@ -123,40 +125,31 @@ class RecipeRunner:
 
     def _command(self, stage: RecipeStage, *, detached: bool) -> tuple[list[str], Path, Path]:
         """(command line, output folder, file that marks the stage as finished)."""
+        verb, settings = VERBS[stage.verb], stage.typed_settings
         model, out, options = self.place(stage.source), stage.folder(self.workspace), list(stage.options)
         if stage.verb == "prune" and stage.others:
-            options += ["--scores", f"{self.place(stage.others[0])}/{_SCORES}"]
-        if stage.writes_artifact or stage.verb == "analyze":
-            again = ["--force"] if stage.writes_artifact and out.exists() and not self._whole(stage, out) else []
-            words = [stage.verb, model, *options, "--out", str(out), "--workspace", str(self.workspace), *again]
-            return words, out, out / (MANIFEST if stage.writes_artifact else _SCORES)
-        if stage.verb == "verify":
-            return self._verify(stage, model, options)
-        if stage.verb == "bench":
-            models = [self.place(one) for one in (stage.source, *stage.others)]
-            return ["bench", *models, *options, "--out", str(out)], out, out / MEASUREMENTS / "bench.json"
-        name = f"evaluate-{stage.settings['suite']}"
-        backend = stage.settings.get("backend", "torch")
-        file = f"{name}.json" if backend == "torch" else f"{name}-{backend}.json"
-        if stage.source is None or detached:
-            return ["evaluate", model, *options, "--out", str(out)], out, out / MEASUREMENTS / file
-        return ["evaluate", model, *options], Path(model), Path(model) / MEASUREMENTS / file
+            options += ["--scores", f"{self.place(stage.others[0])}/{VERBS['analyze'].result}"]
+        if verb.result:
+            models = [model, *(map(self.place, stage.others) if verb.models == "several" else ())]
+            where = ["--out", str(out)]
+            where += ["--workspace", str(self.workspace)] if hasattr(settings, "workspace") else []
+            where += ["--force"] if verb.writes_artifact and out.exists() and not self._whole(stage, out) else []
+            return [stage.verb, *models, *options, *where], out, out / verb.result
+        if isinstance(settings, VerifySettings):
+            options = self._against(model, options)
+        name = f"{measurement_of(settings, graphs=(Path(model) / 'transformer' / GRAPH).is_file())}.json"
+        if stage.verb == "evaluate" and (stage.source is None or detached):
+            return [stage.verb, model, *options, "--out", str(out)], out, out / MEASUREMENTS / name
+        return [stage.verb, model, *options], Path(model), Path(model) / MEASUREMENTS / name
 
-    def _verify(self, stage: RecipeStage, model: str, options: list[str]) -> tuple[list[str], Path, Path]:
-        """The verify command against the model itself, the source model, or another model."""
-        against = "self"
-        if "--against" in options:
-            at = options.index("--against")
-            _, against = options[at : at + 2]
-            del options[at : at + 2]
-        reference = {"self": model, "source": self.model}.get(against, against)
-        backend = stage.settings.get("backend")
-        if backend is None:
-            graphs = (Path(model) / "transformer" / "model.onnx").is_file()
-            backend = "onnx" if graphs else "torch"
-        name = "verify-ranks" if stage.settings.get("rank_correlation") else f"verify-{backend}"
-        words = ["verify", model, "--against", reference, *options]
-        return words, Path(model), Path(model) / MEASUREMENTS / f"{name}.json"
+    def _against(self, model: str, options: list[str]) -> list[str]:
+        """The options with the reference that `self` and `source` stand for; `self` where none is named."""
+        against, rest = "self", list(options)
+        if "--against" in rest:
+            at = rest.index("--against")
+            against = rest[at + 1]
+            del rest[at : at + 2]
+        return ["--against", {"self": model, "source": self.model}.get(against, against), *rest]
 
 
 def _process(words: Sequence[str]) -> tuple[int, dict[str, Any]]:

@@ -74,10 +74,6 @@ class VerifySettings(RankCorrelationSettings):
     pictures: Annotated[int, Option("Images to generate with both.", "N", ge=0, le=64)] = 4
     steps: Annotated[int, Option("Sampler steps.", "N", ge=1, le=1000)] = 12
 
-    def measurement(self, backend: str) -> str:
-        """The name of the measurement that is written."""
-        return "verify-ranks" if self.rank_correlation else f"verify-{backend}"
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(RunSettings):
@@ -177,3 +173,12 @@ class GateSettings(Settings):
         ),
     ] = ()
     junit: Annotated[Path | None, Option("Write a JUnit file, too.", "FILE", recipe=False)] = None
+
+
+def measurement_of(settings: Settings, *, graphs: bool) -> str:
+    """The name of the measurement that verify or evaluate writes; `graphs`: whether the model has ONNX graphs."""
+    if isinstance(settings, EvaluateSettings):
+        return settings.measurement
+    assert isinstance(settings, VerifySettings)
+    backend = settings.backend or ("onnx" if graphs else "torch")
+    return "verify-ranks" if settings.rank_correlation else f"verify-{backend}"
