@@ -271,7 +271,7 @@ def _settings_of(settings: Any) -> Mapping[str, Setting]:
                 option = next(one for one in meta if isinstance(one, Option))
                 kind, many, choices = _resolve(base)
                 choices = choices or option.choices
-                group = getattr(owner, "TITLE", Settings.TITLE)
+                group = vars(owner).get("TITLE", Settings.TITLE)
                 found[name] = Setting(name, kind, many, choices, option, known[name].default, group)
     return types.MappingProxyType(found)
 
