@@ -10,7 +10,7 @@ from sanac.core.view import chain
 from sanac.core.write.job import ArtifactJob
 from sanac.export.job import ExportView
 from sanac.export.settings import ExportSettings
-from sanac.nn.device import capability
+from sanac.nn import device
 from sanac.runtime.onnx_session import installed
 from sanac.verify.end_to_end import Comparison, check_memory
 from sanac.verify.job import compared
@@ -42,7 +42,7 @@ def verify_exported(outcome: Outcome, settings: ExportSettings, context: Context
     outcome = _joined(outcome, graphs, "verify")
     assert job.post_process
     names = [name for name in job.post_process.names if name.endswith(ENGINE)]
-    here = tuple(n for n in names if capability() in check_file(Path(written.located.path, n)).capabilities)
+    here = tuple(n for n in names if device.capability() in check_file(Path(written.located.path, n)).capabilities)
     if not here:
         return outcome
     engines = compared(written, reference, Comparison("trt", engines=here), settings.device, context, reuse=same)

@@ -82,14 +82,14 @@ def test_chunks_of_prompts_change_nothing(sanac: Sanac, pipeline: Path, tmp_path
 KILLED = """
 import os, signal, sys
 from sanac.cli import main
-from sanac.prune import progress
-progress._PAUSE = progress._SHARE = 0.0
-real = progress.Journal.save
+from sanac.prune import resume
+resume._PAUSE = resume._SHARE = 0.0
+real = resume.ResumeFile.save
 def save(journal, saved):
     real(journal, saved)
-    if saved.begun and (saved.begun.step, saved.begun.block) == (2, 4):
+    if saved.progress and (saved.progress.step, saved.progress.block) == (2, 4):
         os.kill(os.getpid(), signal.SIGKILL)
-progress.Journal.save = save
+resume.ResumeFile.save = save
 main()
 """
 

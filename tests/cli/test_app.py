@@ -99,7 +99,7 @@ def test_debug_shows_where_a_users_error_came_from(
     planted: dict[str, BaseException], sanac: Sanac, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planted["error"] = InvalidInput("m")
-    assert "try: get the file again" in sanac("planted").err
+    assert "try: fetch the file again" in sanac("planted").err
     monkeypatch.setenv("SANAC_DEBUG", "1")
     assert "Traceback" in sanac("planted").err
 

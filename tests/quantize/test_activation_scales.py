@@ -300,7 +300,7 @@ def test_a_model_of_four_blocks_has_nothing_between_its_ends(sanac: Sanac, pipel
     assert sanac("quantize", "four", "--scheme", "int8", "--include", "ends", *BRIEFLY, "--out", "q").code == 0
 
 
-@pytest.mark.parametrize(("value", "words"), [(torch.nan, "block 2 produces NaN"), (0.0, "is zero")])
+@pytest.mark.parametrize(("value", "words"), [(torch.nan, "block 2 produces NaN"), (0.0, "are all zero")])
 def test_inputs_that_nothing_can_be_fitted_to(sanac: Sanac, pipeline: Path, value: float, words: str) -> None:
     """NaN or nothing but zeros behind `conv_depth`: the layer that is given them is named."""
     import shutil
