@@ -292,8 +292,8 @@ def test_damaged_scores_are_measured_again(sanac: Sanac, pipeline: Path) -> None
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--guidance", "nan", "--target-blocks", "3"), "--guidance nan"),
-        (("--target-params", "9" * 400), "is not a number of parameters"),
+        (("--guidance", "nan", "--target-blocks", "3"), "--guidance is nan, not a number"),
+        (("--target-params", "9" * 400), "not a number of parameters"),
     ],
 )
 def test_numbers_without_sense_are_refused(sanac: Sanac, pipeline: Path, options: tuple[str, ...], words: str) -> None:
