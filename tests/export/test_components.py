@@ -38,6 +38,10 @@ def written(traced: Traced, folder: Path) -> onnxruntime.InferenceSession:
     graph = checked_graph(traced)
     link_external_data(graph, open_folder(folder, folder).tensors, folder)
     (folder / "model.onnx").write_bytes(serialized(graph))
+    return opened(folder)
+
+
+def opened(folder: Path) -> onnxruntime.InferenceSession:
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
     assert (folder / "model.onnx").stat().st_size < 400_000
     return onnxruntime.InferenceSession(folder / "model.onnx")
@@ -70,11 +74,10 @@ def test_the_text_encoder(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_the_embedded_model_s_text_encoder(tmp_path: Path) -> None:
+def test_the_embedded_model_s_text_encoder(tiny_graphs: Path) -> None:
     """Stored in 16 bits, computed with in 32, padded as the pipeline does."""
     model = AutoModel.from_pretrained(locate("sanac:tiny").path / "text_encoder", dtype=torch.float32)
-    model.save_pretrained(tmp_path)
-    session = written(text_encoder(tmp_path, torch.float32), tmp_path)
+    session = opened(tiny_graphs / "text_encoder")
     ids, mask = torch.randint(0, 20, (3, 12)), torch.ones(3, 12, dtype=torch.int64)
     found = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0]
     assert apart(found, model(input_ids=ids, attention_mask=mask).last_hidden_state) < 1e-5
@@ -101,15 +104,14 @@ def test_an_autoencoder_with_attention(norm: str, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_the_embedded_model_s_autoencoder(tmp_path: Path) -> None:
+def test_the_embedded_model_s_autoencoder(tiny_graphs: Path) -> None:
     model = AutoencoderDC.from_pretrained(locate("sanac:tiny").path / "vae", torch_dtype=torch.float32).eval()
-    model.save_pretrained(tmp_path)
     latents = torch.randn(2, 16, 4, 8)
-    session = written(decoder(model.config, torch.float32), tmp_path)
+    session = opened(tiny_graphs / "vae_decoder")
     assert [one.name for one in (*session.get_inputs(), *session.get_outputs())] == ["latent_sample", "sample"]
     picture = session.run(None, {"latent_sample": latents.numpy()})[0]
     assert apart(picture, model.decode(latents).sample) < 1e-5
-    session = written(encoder(model.config, torch.float32), tmp_path)
+    session = opened(tiny_graphs / "vae_encoder")
     found = session.run(None, {"sample": picture})[0]
     assert apart(found, model.encode(torch.from_numpy(picture)).latent) < 1e-5
 

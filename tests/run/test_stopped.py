@@ -42,7 +42,7 @@ def start(folder: Path, recipe: Path | str, *words: str) -> "subprocess.Popen[st
 def test_stopped_and_gone_on_with(tmp_path: Path, number: int, code: int) -> None:
     """Inside of a stage that takes long: training."""
     (tmp_path / "r.toml").write_text(
-        'model = "sanac:tiny"\n[prune]\nkeep = "0-1"\n[finetune]\nsteps = 250\nsamples = 12\nbatch = 8\n'
+        'model = "sanac:tiny"\n[prune]\nkeep = "0-1"\n[finetune]\nsteps = 100\nsamples = 12\nbatch = 8\n'
     )
     process = start(tmp_path, "r.toml")
     assert process.stderr

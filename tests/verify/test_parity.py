@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from sanac.core.artifact.model import open_model
 from sanac.core.check import Check
 from sanac.core.checkpoint.locate import locate
-from sanac.export.external_data import link_external_data
-from sanac.export.graph import graph_of, serialized
-from sanac.export.transformer import transformer
+from sanac.export.graph import serialized
+from sanac.export.plan import graphs_of
+from sanac.export.settings import ExportSettings
 from sanac.runtime.onnx_session import OnnxSession
 from sanac.verify.parity import HOSTILE, USUAL, Case, Parity, _first_jump, compare
 from sanac.verify.parity_backends import OnnxBackend, TorchBackend
@@ -34,9 +34,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_graph(folder: Path) -> Path:
-    model = open_model(locate(str(folder)))
-    graph = graph_of(transformer(model.architecture, model.transformer.config, torch.float32))
-    link_external_data(graph, model.weights.tensors, folder)
+    (component,) = graphs_of(open_model(locate(str(folder))), ExportSettings(precision="fp32"))
+    graph, _ = component.traced(folder, "fp32")
+    component.link_weights(graph, folder)
     (folder / "model.onnx").write_bytes(serialized(graph))
     return folder
 
