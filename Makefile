@@ -18,7 +18,7 @@ demo: $(INSTALLED)  ## install, then the main job on a small model, with the ver
 	$(BIN)/sanac run demo --workspace build/demo
 
 test: $(INSTALLED)  ## everything that runs in minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED)  ## the long tests alone
 	$(BIN)/python -m pytest -q -m slow

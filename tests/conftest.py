@@ -22,6 +22,32 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Files that take a minute or more, longest first: begun last, one of them would leave the other worker idle.
+LONGEST = (
+    "export/test_engine_plan.py",
+    "run/test_variants.py",
+    "run/test_runner.py",
+    "export/test_components.py",
+    "verify/test_bench.py",
+    "export/test_qdq.py",
+    "run/test_stopped.py",
+    "export/test_transformer.py",
+    "cli/test_finetune.py",
+    "cli/test_export.py",
+    "quantize/test_loading.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; make test's `--no-loadscope-reorder` keeps that order."""
+
+    def place(item: pytest.Item) -> int:
+        name = "/".join(item.path.parts[-2:])
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Graphs that were traced for one test are there for all, and none from before: `sanac`'s cache is a new folder."""

@@ -150,11 +150,11 @@ def test_weights_that_stream(sanac: Sanac, six: Path) -> None:
         ("--trt --sm rtx9999 --batch 0 --size x", 2, "rtx9999"),
         ("--trt --sm 89 --builder tensorrt", 4, "tensorrt"),
         ("--trt --sm 89 --refit", 4, "on a GPU"),
-        ("--trt --sm 89 --size 60..130", 2, "steps of 16 pixels"),
+        ("--trt --sm 89 --size 60..130", 2, "must be multiples of 16 pixels"),
         ("--trt --sm 89 --timing-cache c", 2, "--timing-cache only applies to"),
         ("--trt --refit-from nothing.engine", 3, "nothing"),
         ("--trt --sm 89 --refit-from nothing.engine", 2, "--sm"),
-        ("--sm 89 --batch 4", 2, "--sm, --batch"),
+        ("--sm 89 --batch 4", 2, "--batch requires --trt"),
     ],
 )
 def test_mistakes(sanac: Sanac, words: str, code: int, said: str) -> None:
@@ -249,7 +249,7 @@ def _wait_for_builder(process: "subprocess.Popen[bytes]") -> int:
         assert process.poll() is None, "it ended before it built anything"
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         for child in children:
-            if b"sanac.export.building" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"sanac.export.engine_builder" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return int(child)
         time.sleep(0.05)
     raise AssertionError("no builder was seen")
