@@ -129,6 +129,8 @@ class Setting:
             parts = [part.strip() if isinstance(part, str) else part for group in split for part in group]
         if not parts or any(part == "" for part in parts):
             raise UsageError("names nothing")
+        if self.option.comma and (twice := [part for part in parts if parts.count(part) > 1]):
+            raise UsageError(f"names {twice[0]!r} twice")
         return tuple(dict.fromkeys(self._one(part, text=text or self.option.comma) for part in parts))
 
     def _one(self, value: Any, *, text: bool) -> Any:

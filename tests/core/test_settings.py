@@ -65,7 +65,9 @@ def test_fields_own_ones_first_then_inherited() -> None:
     assert (canonical_name(Example, "zweite"), flag_name("dry_run")) == ("second", "--dry-run")
 
 
-@given(st.integers(-5, 15), st.floats(allow_nan=True, allow_infinity=True), st.lists(st.sampled_from("abc")))
+@given(
+    st.integers(-5, 15), st.floats(allow_nan=True, allow_infinity=True), st.lists(st.sampled_from("abc"), unique=True)
+)
 def test_a_value_and_its_word_are_the_same(count: int, second: float, kinds: list[str]) -> None:
     values = {"count": count, "second": second, "kinds": kinds or ["a"]}
     words = {"count": str(count), "second": repr(second), "kinds": ",".join(kinds or ["a"])}

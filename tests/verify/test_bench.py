@@ -85,11 +85,11 @@ def test_compiled(sanac: Sanac, sharded: Path, model: str) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("sanac:tiny", "--backend", "tpu,onnx,gpu"), 2, "there is no backend 'gpu'"),
+        (("sanac:tiny", "--backend", "tpu,onnx,gpu"), 2, "--backend is 'tpu', not one of torch"),
         (("sanac:tiny", "--backend", "onnx"), 2, "sanac export sanac:tiny"),
-        (("sanac:tiny", "--batch", "1,x"), 2, "--batch 1,4"),
+        (("sanac:tiny", "--batch", "1,x"), 2, "--batch is 'x', not a whole number"),
         (("sanac:tiny", "--size", "65x64"), 2, "not a multiple"),
-        (("sanac:tiny", "--backend", "torch,torch"), 2, "listed twice"),
+        (("sanac:tiny", "--backend", "torch,torch"), 2, "names 'torch' twice"),
         (("nowhere",), 2, "nowhere"),
         (("sanac:tiny", "--device", "cuda"), 4, "no such GPU"),
     ],
@@ -177,7 +177,7 @@ def test_ratios_are_of_rounds() -> None:
 
 def test_the_same_twice_makes_no_sense() -> None:
     one = Subject("tiny", "sanac:tiny", "torch")
-    with pytest.raises(UsageError, match="listed twice"):
+    with pytest.raises(UsageError, match="names 'torch' twice"):
         benching.bench([one, one], BenchRun(), NULL_REPORTER)
 
 

@@ -150,7 +150,7 @@ def test_faults_are_found(quantized: Quantized, scheme: str, fault: Change, limi
 def test_people_are_told_where(quantized: Quantized) -> None:
     found = _why(VerifyReport(verified(quantized("int8"), restored_by_another_scale), (), (), {}))
     layer = "transformer_blocks.1.attn1.to_out.0.weight"
-    assert found == f"they part at block 1; rounded otherwise: what {layer} is multiplied by"
+    assert found == f"they differ from block 1 on; the inputs of {layer} are rounded differently"
 
 
 def test_a_limit_that_would_pass(quantized: Quantized) -> None:
