@@ -177,7 +177,7 @@ def test_ratios_are_of_rounds() -> None:
 
 def test_the_same_twice_makes_no_sense() -> None:
     one = Subject("tiny", "sanac:tiny", "torch")
-    with pytest.raises(UsageError, match="names 'torch' twice"):
+    with pytest.raises(UsageError, match="listed twice"):
         benching.bench([one, one], BenchRun(), NULL_REPORTER)
 
 
