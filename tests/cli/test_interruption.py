@@ -62,7 +62,7 @@ def test_stopped_and_continued(
     done = sanac(*arguments)
     assert json.loads(done.stdout)["status"] == "ok", done.stderr
     if after > 1:
-        assert "continuing" in done.stderr
+        assert "already written" in done.stderr
     assert contents(out) == undisturbed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "ws"]
 
@@ -93,7 +93,7 @@ def test_fresh_starts_over(pipeline: Path, tmp_path: Path, undisturbed: dict[str
     assert refused.returncode == 2
     assert "--fresh" in json.loads(refused.stdout)["error"]["hint"]
     done = sanac(*arguments, "--fresh")
-    assert "continuing" not in done.stderr
+    assert "already written" not in done.stderr
     assert contents(tmp_path / "out") == undisturbed
 
 
@@ -118,7 +118,7 @@ def test_a_disk_that_fills_up(pipeline: Path, tmp_path: Path, undisturbed: dict[
         subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
         done = sanac(*arguments)
         assert done.returncode == 0, done.stderr
-        assert "continuing" in done.stderr
+        assert "already written" in done.stderr
         assert contents(disk / "out") == undisturbed
     finally:
         subprocess.run(["umount", str(disk)], check=True)

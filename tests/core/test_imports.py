@@ -30,12 +30,21 @@ def modules(package: str) -> list[str]:
 COMPUTING = {  # these run the model, or read what it is given
     f"sanac.prune.{name}"
     for name in (
-        "analyze", "calibrate", "choose", "compensate", "importance", "inputs", "latents", "measure", "progress",
-        "states", "velocity",
+        "analyze_job", "importance", "importance_job", "job", "leave_one_out", "repair", "repair_job", "resume",
+        "scoring", "search_job",
     )
 }  # fmt: skip
-COMPUTING |= {f"sanac.runtime.{name}" for name in ("backends", "onnx", "parts", "tensorrt", "tiling", "widened")}
-COMPUTING |= {f"sanac.verify.{name}" for name in ("engines", "graphs", "parity", "ranks", "sides", "timing", "whole")}
+COMPUTING |= {
+    f"sanac.runtime.{name}"
+    for name in ("backends", "bf16_to_fp32", "onnx_session", "pipeline_parts", "tensorrt_engine", "tiled_decode")
+}
+COMPUTING |= {
+    f"sanac.verify.{name}"
+    for name in (
+        "bench_job", "bench_worker", "end_to_end", "engine_candidates", "exported", "job", "onnx_candidates", "parity",
+        "parity_backends", "rank_correlation", "show",
+    )
+}  # fmt: skip
 PACKAGES = ("core", "shapes", "judge", "cli", "prune", "grow", "runtime", "verify")
 
 

@@ -35,7 +35,7 @@ def run(folder: Path) -> tuple[dict[str, object], float]:
 def test_the_notebook_runs_and_is_cached(tmp_path: Path) -> None:
     first, long = run(tmp_path)
     assert (first["cached"], first["passed"], first["verified"]) == (False, True, "ok")
-    assert first["to"] < 0.5 * first["from"]
+    assert first["to"] < 0.75 * first["from"], "half the blocks, in eight bits; text encoder and autoencoder stay"
     assert (Path(tmp_path, str(first["out"])) / "transformer" / "model.onnx").is_file()
     assert list(Path(tmp_path, str(first["out"])).glob("transformer/*.engine"))
     again, short = run(tmp_path)

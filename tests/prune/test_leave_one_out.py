@@ -49,7 +49,7 @@ def test_prune_by_search_is_cached_and_says_what_it_costs(sanac: Sanac, pipeline
     first = sanac(*arguments, "--json")
     assert first.code == 0, first.err
     assert "searching on 4 prompts" in first.err
-    assert "on prompts that it didn't see" in first.err
+    assert "on held-out prompts" in first.err
     kept = [origin["keep"] for origin in first.json["plan"]["blocks"]]
     assert len(kept) == 3
     assert kept[0] == 0
@@ -63,7 +63,7 @@ def test_prune_by_search_is_cached_and_says_what_it_costs(sanac: Sanac, pipeline
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--target-blocks", "3", "--select", "search", "--scores", "x.json"), "not --scores"),
+        (("--target-blocks", "3", "--select", "search", "--scores", "x.json"), "leave --scores out"),
         (("--target-blocks", "7", "--select", "search"), "between 1 and 6"),
         (("--target-blocks", "3", "--select", "search", "--num-prompts", "1"), "1 prompts are too few"),
         (("--target-blocks", "3", "--select", "search", "--memory-limit", "1KB"), "--memory-limit"),
