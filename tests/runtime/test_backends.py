@@ -185,5 +185,5 @@ def test_what_is_not_there_says_how_to_make_it(sanac: Sanac, exported: Path) -> 
 
 
 def test_an_unknown_backend(exported: Path) -> None:
-    with pytest.raises(UsageError, match="no backend 'tpu'"):
+    with pytest.raises(UsageError, match="unknown backend 'tpu'"):
         sanac.load_pipeline(exported, "cpu", "tpu")

@@ -151,7 +151,7 @@ def test_memory_that_runs_out_on_the_gpu(tiny_graphs: Path, monkeypatch: pytest.
     for owner, name in ((generator.pipeline.vae, "decode"), (generator.pipeline.transformer, "forward")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, full)
-            with pytest.raises(MissingResource, match="no room for 1 of") as caught:
+            with pytest.raises(MissingResource, match="ran out of memory generating 1 of") as caught:
                 list(generator.generate(["a red circle"], [0], GenerationSettings(1)))
         assert "--tile 512" in caught.value.hint
 
@@ -166,7 +166,7 @@ def test_memory_that_runs_out_in_onnxruntime(tiny_graphs: Path) -> None:
 def test_gpus_that_are_not_here(sanac: Sanac, tiny_graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for backend in ("onnx-trt", "onnx-rtx"):
         ran = sanac("generate", tiny_graphs, "a red circle", "--backend", backend)
-        assert (ran.code, "needs a GPU" in ran.err) == (4, True), ran.err
+        assert (ran.code, "requires a GPU" in ran.err) == (4, True), ran.err
         with pytest.raises(MissingResource, match="has no") as caught:
             OnnxSession(graphs_in(open_model(locate(str(tiny_graphs))))["transformer"], "cuda", backend=backend)
         assert f"sanac[{'rtx' if backend == 'onnx-rtx' else 'gpu'}]" in caught.value.hint
