@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 from sanac import __version__
 from sanac.core import json_files
-from sanac.core.artifact.cache import load_cached
+from sanac.core.artifact.cache import load_cached, store_cached
 from sanac.core.artifact.measurements import write_measurement
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.staging import MEASUREMENTS
@@ -51,7 +52,7 @@ def compared(
 ) -> Outcome:
     """Compare, and keep the measurement beside an artifact; `reuse`: unless the very same files passed before."""
     key = _key(candidate, reference, how, device)
-    if reuse and (known := _known(candidate, how.backend, key)):
+    if reuse and (known := _known(candidate, key)):
         return known
     found = verify(candidate, reference, how, device or "cpu", context.reporter)
     data = {"reference": reference.located.name, "backend": how.backend, **found.to_json(), "key": key}
@@ -60,6 +61,7 @@ def compared(
         values = {_flat(figure.name): figure.value for figure in found.figures}
         metrics = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         write_measurement(home, f"verify-{how.backend}", data, metrics)
+        store_cached(_stored(candidate, key), data)
     return Outcome("ok" if found.passed else "failed", data, home, found, partial(show_report, found))
 
 
@@ -76,10 +78,15 @@ def _key(candidate: Model, reference: Model, how: Comparison, device: str | None
     return json_files.key_of(["verify", asdict(how), device, identities, files, versions, processor()])
 
 
-def _known(candidate: Model, backend: str, key: str) -> Outcome | None:
-    """The outcome of a comparison that passed, from the measurement beside an artifact."""
-    file = candidate.located.path / MEASUREMENTS / f"verify-{backend}.json"
-    found = load_cached(file, key, {"figures": list, "notes": list, "passed": bool}) if candidate.manifest else None
+def _stored(candidate: Model, key: str) -> Path:
+    """Where a comparison is kept for reuse, beside the measurements."""
+    return candidate.located.path / MEASUREMENTS / ".comparisons" / f"{key[:16]}.json"
+
+
+def _known(candidate: Model, key: str) -> Outcome | None:
+    """The outcome of a comparison of the very same files that passed."""
+    fields: dict[str, type] = {"figures": list, "notes": list, "passed": bool}
+    found = load_cached(_stored(candidate, key), key, fields) if candidate.manifest else None
     if not found or not found["passed"]:
         return None
     try:
