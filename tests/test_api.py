@@ -59,6 +59,9 @@ def test_reports_have_checks(model: SanaModel) -> None:
     assert "verify: ok" in str(report)
     again = small.verify(against=model, backend="torch", pictures=0)
     assert (again.status, [one.name for one in again.checks]) == ("cached", [one.name for one in report.checks])
+    weights = Path(small.path) / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.touch()
+    assert small.verify(against=model, backend="torch", pictures=0).status == "ok", "a file that was written since"
     cut = model.prune(keep="0-10", transformer_only=True)
     failed = cut.verify(against=model.prune(keep="1-11", transformer_only=True), backend="torch", pictures=0)
     assert not failed.passed
