@@ -91,6 +91,7 @@ def sanac(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("NO_COLOR", "1")
 
     def call(*arguments: object) -> Ran:
+        os.environ.pop("PYTEST_CURRENT_TEST", None)  # it changes with every test, and with it what recipes' servers saw
         capsys.readouterr()
         code = run([str(argument) for argument in arguments])
         captured = capsys.readouterr()

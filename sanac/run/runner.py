@@ -2,12 +2,9 @@
 
 import fcntl
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +18,11 @@ from sanac.core.file_copy import digest_file
 from sanac.core.progress import Reporter
 from sanac.nn.onnx_files import GRAPH
 from sanac.run.stage_graph import RecipeStage
+from sanac.run.stage_process import run_stage
 from sanac.verbs import VERBS
 from sanac.verify.settings import VerifySettings, measurement_of
 
 DENIED, STOPPED, INTERRUPTED = 5, 75, 130
-_PATIENCE = 120  # seconds for a stage to save its state
 _KEPT = "run"  # workspace folder with a record per finished stage
 
 
@@ -153,27 +150,17 @@ class RecipeRunner:
 
 
 def _process(words: Sequence[str]) -> tuple[int, dict[str, Any]]:
-    """Run a command; returns its exit code and JSON. On a signal, the child is terminated and may save its state."""
-    command = [sys.executable, "-P", "-m", "sanac.run.child", str(os.getpid()), *words]
-    quiet, pipe = subprocess.DEVNULL, subprocess.PIPE
-    with subprocess.Popen(command, stdin=quiet, stdout=pipe, text=True, process_group=0) as process:
-        try:  # own process group: only we forward signals, once
-            printed, _ = process.communicate()
-        except BaseException:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_PATIENCE)
-            process.kill()
-            raise
-    if process.returncode == STOPPED:
+    """Run a command in a process of its own; returns its exit code and its JSON."""
+    code, printed = run_stage(words)
+    if code == STOPPED:
         raise Terminated
-    if process.returncode == INTERRUPTED:
+    if code == INTERRUPTED:
         raise KeyboardInterrupt
     try:
         value = json.loads(printed)
     except ValueError:
         value = {}
-    return process.returncode, value if isinstance(value, dict) else {}
+    return code, value if isinstance(value, dict) else {}
 
 
 def _failure(stage: RecipeStage, code: int, data: Mapping[str, Any]) -> SanacError:

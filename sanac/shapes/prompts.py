@@ -85,9 +85,11 @@ def is_held_out(kinds: tuple[Kind, ...]) -> bool:
 
 def split_of(prompt: Prompt) -> Split:
     """The split of a prompt, derived from its text and content, so that no list is stored."""
-    if prompt.content.held_out:
-        return "held-out"
-    bucket = _digest(prompt.text) % 10
+    return "held-out" if prompt.content.held_out else _split_of_text(prompt.text)
+
+
+def _split_of_text(text: str) -> Split:
+    bucket = _digest(text) % 10
     return "tune" if bucket == 0 else "test" if bucket < 3 else "train"
 
 
@@ -167,7 +169,10 @@ def _ways(item: ItemSpec) -> list[str]:
 @cache
 def prompts_of(tag: str, split: Split) -> tuple[Prompt, ...]:
     """All prompts of a task in a split."""
-    return tuple(prompt for content in contents(tag) for prompt in phrasings(content) if split_of(prompt) == split)
+    held_out = split == "held-out"
+    asked = [content for content in contents(tag) if content.held_out == held_out]
+    prompts = (prompt for content in asked for prompt in phrasings(content))
+    return tuple(prompt for prompt in prompts if held_out or _split_of_text(prompt.text) == split)
 
 
 def suite(split: Split, images: int) -> list[Prompt]:

@@ -95,10 +95,14 @@ def test_after_torch_it_is_too_late(untouched: Path, monkeypatch: pytest.MonkeyP
             "sys.argv = ['child', str(os.getppid()), 'analyze', 'sanac:tiny']\n"
             "runpy.run_module('sanac.run.child', run_name='__main__')"
         ),
+        (
+            "sys.argv = ['server', str(os.getppid()), '0']\n"
+            "runpy.run_module('sanac.run.stage_server', run_name='__main__')"
+        ),
         "import sanac; sanac.load_pipeline('sanac:tiny')",
         "runpy.run_path('examples/serve.py')",
     ],
-    ids=["command line", "a recipe's child", "API", "server"],
+    ids=["command line", "a recipe's child", "a recipe's server", "API", "server"],
 )
 @pytest.mark.parametrize("said", [{}, {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "ACTIVE"}], ids=["", "said"])
 def test_set_before_torch_is_there(code: str, said: dict[str, str]) -> None:
