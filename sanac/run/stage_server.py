@@ -7,7 +7,6 @@ line with the files for its stdout and stderr; the answers to it are the process
 
 import gc
 import importlib
-import io
 import json
 import os
 import runpy
@@ -63,7 +62,7 @@ def _run(server: int, files: Sequence[int], words: Sequence[str], folder: str) -
         os.close(file)
     for name, stream in (("stdout", 1), ("stderr", 2)):  # the server's own were made for other files
         encoding = getattr(sys, name).encoding
-        setattr(sys, name, io.TextIOWrapper(io.FileIO(stream, "w", closefd=False), encoding, write_through=True))
+        setattr(sys, name, open(stream, "w", 1, encoding, closefd=False))  # noqa: SIM115 (to the end)
     os.chdir(folder)
     if _gpu_was_touched():
         command = [sys.executable, "-P", "-m", "sanac.run.child", str(server), *words]
