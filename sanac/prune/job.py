@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sanac.core.artifact.cached_step import load_or_check
 from sanac.core.artifact.measurements import write_measurement
@@ -11,15 +12,14 @@ from sanac.core.progress import NULL_REPORTER
 from sanac.core.settings import flag_name, settings_of
 from sanac.core.write.job import ArtifactJob, refuse_quantized
 from sanac.core.write.run import run_job
-from sanac.nn.calibration.job import Calibration
 from sanac.nn.calibration.settings import CalibrationSettings
 from sanac.prune.keep_list import plan_keep
-from sanac.prune.repair_job import RepairJob, repair_states, with_repair
 from sanac.prune.scores import check_model, read_scores
-from sanac.prune.scoring import measured
-from sanac.prune.search_job import find_blocks, plan_searched
 from sanac.prune.selection import BlockSelection, depth_of, plan_target
 from sanac.prune.settings import PruneSettings
+
+if TYPE_CHECKING:  # the others compute with torch: imported where they are needed
+    from sanac.nn.calibration.job import Calibration
 
 _ALWAYS_USED = ("yes", "memory_limit", "seed", "device")
 
@@ -34,6 +34,8 @@ def run(word: str | None, settings: PruneSettings, context: Context) -> Outcome:
     calibration = replace(settings, dry=settings.dry_run)
     states = None
     if settings.compensate:
+        from sanac.prune.repair_job import repair_states
+
         states = repair_states(opened, calibration, context.reporter)
         if selection and not settings.scores:  # choosing may take hours: what the repair needs is checked before
             states.check_room(NULL_REPORTER)
@@ -83,6 +85,8 @@ def _plan(
     if selection is None:
         return plan_keep(opened, str(settings.keep), options)
     if selection.select == "search":
+        from sanac.prune.search_job import find_blocks, plan_searched
+
         found = find_blocks(opened, selection, calibration, settings.workspace, reporter)
         reporter.note(f"search: velocity error {found.error:.4f} on held-out prompts")
         return plan_searched(opened, selection, found, options)
@@ -90,15 +94,19 @@ def _plan(
         scores = read_scores(settings.scores)
         check_model(scores, opened, settings.scores)
     else:
+        from sanac.prune.scoring import measured
+
         calibration = replace(calibration, velocity=selection.select == "velocity")
         scores = measured(opened, calibration, settings.workspace, reporter, ("--scores FILE made elsewhere",))
     return plan_target(opened, selection, scores, options)
 
 
 def _run_repaired(
-    word: str, job: ArtifactJob, states: Calibration, settings: PruneSettings, context: Context
+    word: str, job: ArtifactJob, states: "Calibration", settings: PruneSettings, context: Context
 ) -> Outcome:
     """Write and repair; what the repair gained is noted, and kept beside the artifact."""
+    from sanac.prune.repair_job import RepairJob, with_repair
+
     repair = RepairJob(with_repair(job, states), states, settings.workspace, settings.yes)
     if settings.dry_run:
         load_or_check(repair, context.reporter)

@@ -137,7 +137,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 
 def test_stopped_and_continued_it_ends_in_the_same_bytes(
-    sanac: Sanac, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sanac: Sanac, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:
     """Ctrl-C, then SIGTERM, then kill -9: each after a checkpoint that the one before it didn't reach."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -158,13 +158,11 @@ def test_stopped_and_continued_it_ends_in_the_same_bytes(
         process.send_signal(number)
         assert process.wait(120) == code
         assert not (tmp_path / "stopped").exists()
-    finished = start(*options, "--workspace", "ws", "--out", "stopped")
-    _, reporter = finished.communicate()
-    assert finished.returncode == 0, reporter
-    assert "continuing" in reporter
-    assert "not bit-exactly" not in reporter
-    whole = start(*options, "--workspace", "other", "--out", "whole")
-    assert whole.wait(120) == 0
+    finished = sanac("finetune", *options, "--workspace", "ws", "--out", "stopped")
+    assert finished.code == 0, finished.err
+    assert "continuing" in finished.err
+    assert "not bit-exactly" not in finished.err
+    assert sanac("finetune", *options, "--workspace", "other", "--out", "whole").code == 0
     one, other = weights("stopped"), weights("whole")
     assert all(torch.equal(one[name], other[name]) for name in one)
 

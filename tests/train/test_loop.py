@@ -168,13 +168,17 @@ def test_what_is_kept_is_the_average(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("optimizer", ["came8bit", "came", "adamw", "adamw8bit"])
 def test_every_optimizer_continues_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
-    def run(folder: Path, steps: int) -> dict[str, torch.Tensor]:
-        settings = small.settings(steps, optimizer=optimizer, save_every=4)
-        return train(small.task(), settings, folder, NULL_REPORTER)["transformer"]
+    def task() -> FlowTask:
+        found = small.task()
+        if optimizer == "adamw8bit":  # compiled for each shape: one that it keeps in 8 bits, and one that it doesn't
+            learned = {found.transformer.proj_out.weight, max(found.transformer.parameters(), key=torch.Tensor.numel)}
+            for weight in found.transformer.parameters():
+                weight.requires_grad_(weight in learned)
+        return found
 
-    whole = run(tmp_path / "whole", 8)
     settings = small.settings(8, optimizer=optimizer, save_every=4)
-    stopping = small.task()
+    whole = train(task(), settings, tmp_path / "whole", NULL_REPORTER)["transformer"]
+    stopping = task()
     loss = type(stopping).loss
 
     def stopped(self: FlowTask, generator: torch.Generator, number: int) -> torch.Tensor:
@@ -185,7 +189,7 @@ def test_every_optimizer_continues_bit_for_bit(tmp_path: Path, optimizer: str) -
     with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(FlowTask, "loss", stopped)
         train(stopping, settings, tmp_path / "parts", NULL_REPORTER)
-    continued = train(small.task(), settings, tmp_path / "parts", NULL_REPORTER)["transformer"]
+    continued = train(task(), settings, tmp_path / "parts", NULL_REPORTER)["transformer"]
     assert all(torch.equal(whole[name], continued[name]) for name in whole)
 
 
