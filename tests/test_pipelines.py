@@ -27,25 +27,34 @@ def step(name: str) -> str:
     return next(one["run"] for one in steps if one.get("name") == name)
 
 
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose workspace is kept from one run to the next, as the action keeps it."""
+    return tmp_path_factory.mktemp("checkout")
+
+
 @pytest.mark.parametrize(("limit", "code"), [("1e9", 0), ("1", 5)])
-def test_the_action_s_step(tmp_path: Path, limit: str, code: int) -> None:
+def test_the_action_s_step(checkout: Path, limit: str, code: int) -> None:
     """As a runner does: bash, that stops at the first error, and the files that GitHub gives a step."""
-    (tmp_path / "r.toml").write_text(RECIPE.replace("LIMIT", limit))
+    for file in checkout.iterdir():
+        if file.name != "out":
+            file.unlink()
+    (checkout / "r.toml").write_text(RECIPE.replace("LIMIT", limit))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     given = {"RECIPE": "r.toml", "MODEL": "", "WORKSPACE": "out", "JUNIT": "out/gates.xml", "GITHUB_ACTIONS": "true"}
-    files = {"GITHUB_OUTPUT": str(tmp_path / "output"), "GITHUB_STEP_SUMMARY": str(tmp_path / "page.md")}
+    files = {"GITHUB_OUTPUT": str(checkout / "output"), "GITHUB_STEP_SUMMARY": str(checkout / "page.md")}
     command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step("run")]
     environment = os.environ | given | files | {"PATH": path}
-    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == code, ran.stderr
-    (line,) = (tmp_path / "output").read_text().splitlines()
+    (line,) = (checkout / "output").read_text().splitlines()
     place = Path(line.partition("artifact=")[2])
     assert (place / "sanac.json").is_file()
-    assert ET.parse(tmp_path / "out" / "gates.xml").getroot().get("failures") == ("1" if code else "0")
+    assert ET.parse(checkout / "out" / "gates.xml").getroot().get("failures") == ("1" if code else "0")
     assert ("::error title=size/bytes" in ran.stderr) == bool(code)
-    assert ("❌" in (tmp_path / "page.md").read_text()) == bool(code)
-    assert json.loads((tmp_path / "sanac-run.json").read_text())["passed"] == (not code)
-    there = {entry.name for entry in tmp_path.iterdir()}
+    assert ("❌" in (checkout / "page.md").read_text()) == bool(code)
+    assert json.loads((checkout / "sanac-run.json").read_text())["passed"] == (not code)
+    there = {entry.name for entry in checkout.iterdir()}
     assert there == {"r.toml", "out", "output", "page.md", "sanac-run.json"}, "nothing outside of the workspace"
 
 

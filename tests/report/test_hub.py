@@ -34,15 +34,21 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all, so that the recipe's stages are run once."""
+    return tmp_path_factory.mktemp("pushing")
+
+
 def run(folder: Path, hub: Hub, *words: str, token: str = "hf_standin") -> "subprocess.CompletedProcess[str]":
     names = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder / "hf")}
     command = [sys.executable, "-m", "sanac", "run", "r.toml", "--json", "-q", *words]
     return subprocess.run(command, cwd=folder, env=os.environ | names, capture_output=True, text=True, check=False)
 
 
-def test_what_is_pushed(sanac: Sanac, tmp_path: Path, hub: Hub) -> None:
-    (tmp_path / "r.toml").write_text(RECIPE)
-    ran = run(tmp_path, hub, "--push-to-hub", "me/small")
+def test_what_is_pushed(sanac: Sanac, folder: Path, tmp_path: Path, hub: Hub) -> None:
+    (folder / "r.toml").write_text(RECIPE)
+    ran = run(folder, hub, "--push-to-hub", "me/small")
     assert ran.returncode == 0, ran.stderr
     value = json.loads(ran.stdout)
     assert (value["pushed"], hub.commits, hub.repositories) == (
@@ -63,24 +69,24 @@ def test_what_is_pushed(sanac: Sanac, tmp_path: Path, hub: Hub) -> None:
     assert about.metric_value == pytest.approx(overall, abs=1e-4)
     assert "where it comes from" in (copy / "README.md").read_text().lower(), "the rest of the card is as it was"
     assert "eval_results" not in (Path(value["out"]) / "README.md").read_text(), "what lies here is untouched"
-    again = run(tmp_path, hub, "--push-to-hub", "me/small", "--public")
+    again = run(folder, hub, "--push-to-hub", "me/small", "--public")
     assert (again.returncode, json.loads(again.stdout)["status"], hub.commits) == (0, "cached", 2), again.stderr
 
 
-def test_what_is_not_pushed(tmp_path: Path, hub: Hub) -> None:
-    (tmp_path / "r.toml").write_text(RECIPE.replace("1e9", "1"))
-    ran = run(tmp_path, hub, "--push-to-hub", "me/small")
+def test_what_is_not_pushed(folder: Path, hub: Hub) -> None:
+    (folder / "r.toml").write_text(RECIPE.replace("1e9", "1"))
+    ran = run(folder, hub, "--push-to-hub", "me/small")
     assert (ran.returncode, json.loads(ran.stdout)["pushed"], hub.files) == (5, None, {})
     assert "a gate failed" in ran.stderr
-    (tmp_path / "r.toml").write_text(RECIPE)
+    (folder / "r.toml").write_text(RECIPE)
     for words, token, code, said in (
         ("me/sm/all", "hf_standin", 2, "not a valid repository name"),
         ("me/small", "hf_other", 4, "pushing to"),
     ):
-        ran = run(tmp_path, hub, "--push-to-hub", words, token=token)
+        ran = run(folder, hub, "--push-to-hub", words, token=token)
         assert (ran.returncode, said in ran.stderr) == (code, True), ran.stderr
     hub.fails = True
-    ran = run(tmp_path, hub, "--push-to-hub", "me/small")
+    ran = run(folder, hub, "--push-to-hub", "me/small")
     assert (ran.returncode, hub.files) == (4, {}), ran.stderr
 
 
