@@ -14,6 +14,7 @@ from typing import Self
 
 from blake3 import blake3
 
+from sanac.core.confined import AnyPath
 from sanac.core.errors import InvalidInput
 from sanac.core.progress import NULL_REPORTER, Reporter
 
@@ -152,18 +153,17 @@ def clone(source: Path, target: Path) -> bool:
     return True
 
 
-def digest_file(path: Path, start: int = 0, size: int | None = None, *, reporter: Reporter = NULL_REPORTER) -> str:
+def digest_file(path: AnyPath, start: int = 0, size: int | None = None, *, reporter: Reporter = NULL_REPORTER) -> str:
     """The BLAKE3 digest of a file or of a byte range of it, computed in constant memory."""
     left = path.stat().st_size - start if size is None else size
     digest, buffer = blake3(), memoryview(bytearray(_BUFFER))
     with path.open("rb", buffering=0) as file:
-        file.seek(start)
         while left:
-            got = file.readinto(buffer[: min(left, _BUFFER)])
+            got = os.preadv(file.fileno(), [buffer[: min(left, _BUFFER)]], start)
             if not got:
                 raise InvalidInput(f"{path} is truncated", why=f"{left:,} bytes are missing")
             digest.update(buffer[:got])
-            left -= got
+            start, left = start + got, left - got
             reporter.advance(got)
     return digest.hexdigest()
 

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import math
-from pathlib import Path
 from typing import Any
 
+from sanac.core.confined import AnyPath
 from sanac.core.errors import InvalidInput
 
 MAX_JSON_BYTES = 100_000_000
@@ -52,7 +52,7 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: AnyPath) -> dict[str, Any]:
     """The JSON object in the file `path`; InvalidInput if it is too large, unreadable or not an object."""
     try:
         size = path.stat().st_size

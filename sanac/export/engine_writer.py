@@ -44,7 +44,7 @@ def place_engine(engine: EngineBuild, staging: StagingArea, reporter: Reporter) 
     record = _record(engine, build_log.built, written.size, staging)
     staging.place_bytes(engine.stem + RECORD, json_files.pretty(record.to_json()))
     staging.place_bytes(engine.stem + LOG, ("\n".join(build_log.lines) + "\n").encode())
-    check_file(staging.partial / f"{engine.stem}{ENGINE}")
+    check_file(staging.existing(engine.stem + ENGINE))
     reporter.note(f"{engine.stem}{ENGINE}: {bytes_text(written.size)}, {record.executed}")
 
 
@@ -78,7 +78,7 @@ def _record(engine: EngineBuild, built: Mapping[str, Any], size: int, staging: S
 
 def _check_graph(engine: EngineBuild, staging: StagingArea) -> None:
     """Check the graph's references and, in a finished artifact, that its files match their sealed digests."""
-    graph = staging.partial / engine.graph_file
+    graph = staging.existing(engine.graph_file)
     files = (graph, *check_references(graph))
     if staging.partial != staging.out:
         return

@@ -156,7 +156,8 @@ def _place(graph: ComponentGraph, staging: StagingArea, reporter: Reporter) -> N
         raise UsageError(f"{linked[0]} is a hard link", why=why, hint="write the artifact again without --link")
     model, tensors = graph.traced(source, graph.precision)
     if graph.folder != graph.component:
-        staging.place_bytes(f"{graph.folder}/config.json", (source / "config.json").read_bytes())
+        config = staging.existing(f"{graph.component}/config.json").read_bytes()
+        staging.place_bytes(f"{graph.folder}/config.json", config)
     if tensors:
         reporter.begin("writing", sum(tensor.size for tensor in tensors))
         try:

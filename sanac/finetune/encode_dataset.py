@@ -17,6 +17,7 @@ from sanac.core import json_files
 from sanac.core.artifact.cached_step import CachedStep
 from sanac.core.artifact.model import Model
 from sanac.core.atomic import write_atomically
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.progress import Reporter
 from sanac.finetune.image_text_data import ImageText, SkipReport, Source
@@ -36,7 +37,7 @@ RECORD = "prepared.json"  # progress and content key, next to the parts
 class Folder:
     """A folder of encoded parts, each written atomically."""
 
-    path: Path
+    path: ConfinedPath
     key: str
 
     def record(self) -> dict[str, Any]:
@@ -99,7 +100,7 @@ class EncodingJob(CachedStep[Path]):
     model: Model
     source: Source
     side: int  # width of the latents
-    workspace: Path
+    workspace: ConfinedPath
     device: torch.device
 
     @property
@@ -113,13 +114,13 @@ class EncodingJob(CachedStep[Path]):
         return key_of(self.model, self.source, self.side)
 
     @property
-    def path(self) -> Path:
+    def path(self) -> ConfinedPath:
         """Folder of the parts in the workspace."""
         return self.workspace / f"data-{self.key[:8]}"
 
     def load(self) -> Path | None:
         """The folder, if all pairs are encoded."""
-        return self.path if Folder(self.path, self.key).record()["finished"] else None
+        return Path(self.path) if Folder(self.path, self.key).record()["finished"] else None
 
     def compute(self, reporter: Reporter) -> Path:
         """Encode the pairs that an earlier run left."""
@@ -145,7 +146,7 @@ class EncodingJob(CachedStep[Path]):
         if not record["parts"]:
             raise InvalidInput(f"{source.name} contains no samples")
         folder.note({**record, "finished": True})
-        return self.path
+        return Path(self.path)
 
 
 def _groups(pairs: Iterator[ImageText | None]) -> Iterator[tuple[list[ImageText], int]]:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
 from sanac.core.write.job import ArtifactJob, WriteOptions
 from sanac.core.write.run import run_job
@@ -19,7 +19,7 @@ from sanac.train.trackers import Logged, trackers
 class TrainingView:
     """What a training run leaves behind."""
 
-    folder: Path  # metrics, samples and resume state of the run
+    folder: ConfinedPath  # metrics, samples and resume state of the run
     about: Mapping[str, Any]
 
 
@@ -28,7 +28,7 @@ def run(word: str | None, settings: FinetuneSettings, context: Context) -> Outco
     word, opened = context.open_newest(word, settings.workspace, "finetune", None)
     teacher = context.open(settings.teacher) if settings.teacher else None
     reporter = context.reporter
-    plan = plan_finetune(opened, settings, settings.workspace, reporter, teacher)
+    plan = plan_finetune(opened, settings, ConfinedPath(settings.workspace), reporter, teacher)
     job = plan.artifact_job(WriteOptions(force=settings.force, fresh=settings.fresh))
     batches = f"{settings.steps:,} steps of {plan.batch * settings.accumulate}"
     reporter.note(f"losses: {', '.join(plan.losses)}; {batches}")
@@ -52,7 +52,7 @@ def run(word: str | None, settings: FinetuneSettings, context: Context) -> Outco
 
 
 def _callbacks(
-    plan: FinetuneJob, settings: FinetuneSettings, logged: Logged, folder: Path, context: Context
+    plan: FinetuneJob, settings: FinetuneSettings, logged: Logged, folder: ConfinedPath, context: Context
 ) -> Callbacks:
     """Callbacks of the run: trackers, and the sample generator."""
     if not settings.sample_every or context.training_samples is None:

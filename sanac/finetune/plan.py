@@ -1,6 +1,5 @@
 """The fine-tuning job: resolves teacher, data and losses, checks memory, trains, and builds the artifact job."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -13,6 +12,7 @@ from sanac.core import json_files
 from sanac.core.artifact.cached_step import CachedStep, run_step
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.plan import keep_blocks
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import MissingResource, UsageError
 from sanac.core.file_copy import digest_file
 from sanac.core.progress import Reporter
@@ -59,7 +59,7 @@ class FinetuneJob:
     data: Prepared
     settings: FinetuneSettings
     losses: Mapping[str, float]
-    workspace: Path
+    workspace: ConfinedPath
 
     @property
     def batch(self) -> int:
@@ -164,7 +164,7 @@ class FinetuneJob:
         description += f" for {self.settings.fake_quant}" if self.settings.fake_quant else ""
         return replace(plan_artifact("finetune", self.model, plan, how, options), description=description)
 
-    def folder(self, job: ArtifactJob) -> Path:
+    def folder(self, job: ArtifactJob) -> ConfinedPath:
         """Workspace folder of the training state; kept until the artifact is complete."""
         return self.workspace / f"training-{job.key[:8]}"
 
@@ -210,7 +210,7 @@ class FinetuneJob:
     def trained(self, job: ArtifactJob, reporter: Reporter, callbacks: Callbacks) -> ArtifactJob:
         """The job with the trained weights, from an earlier run or trained now."""
         file = run_step(TrainingRun(self, job, callbacks), reporter, fresh=self.settings.fresh)
-        refs = read_header(file).tensors
+        refs = read_header(Path(file)).tensors
         return replace(job, replaced=refs, overrides_digest=digest_file(file))
 
     @property
@@ -242,7 +242,7 @@ class FinetuneJob:
 
 
 @dataclass(frozen=True)
-class TrainingRun(CachedStep[Path]):
+class TrainingRun(CachedStep[ConfinedPath]):
     """The training of a job; its result is the file of the trained weights."""
 
     plan: FinetuneJob
@@ -260,19 +260,19 @@ class TrainingRun(CachedStep[Path]):
         return self.job.key
 
     @property
-    def file(self) -> Path:
+    def file(self) -> ConfinedPath:
         """Path of the trained weights."""
         return self.plan.folder(self.job) / "trained.safetensors"
 
-    def load(self) -> Path | None:
+    def load(self) -> ConfinedPath | None:
         """The file, if training was completed."""
         return self.file if self.file.is_file() else None
 
     def forget(self) -> None:
         """Delete checkpoints, metrics and trained weights."""
-        shutil.rmtree(self.file.parent, ignore_errors=True)
+        self.file.parent.rmtree(ignore_errors=True)
 
-    def compute(self, reporter: Reporter) -> Path:
+    def compute(self, reporter: Reporter) -> ConfinedPath:
         """Train, continuing from the newest checkpoint, and write the weights in the model's dtypes."""
         plan, settings = self.plan, self.plan.settings
         device = torch.device(pick_device(settings.device))
@@ -311,7 +311,7 @@ class TrainingRun(CachedStep[Path]):
 
 
 def plan_finetune(
-    model: Model, settings: FinetuneSettings, workspace: Path, reporter: Reporter, teacher: Model | None = None
+    model: Model, settings: FinetuneSettings, workspace: ConfinedPath, reporter: Reporter, teacher: Model | None = None
 ) -> FinetuneJob:
     """Resolve teacher, losses and data. Encodes or generates the data, as its digest is part of the artifact's key."""
     settings.check()
@@ -344,7 +344,7 @@ def _usual_teacher(model: Model, settings: FinetuneSettings) -> Model | None:
 
 
 def _data(
-    model: Model, teacher: Model | None, settings: FinetuneSettings, workspace: Path, reporter: Reporter
+    model: Model, teacher: Model | None, settings: FinetuneSettings, workspace: ConfinedPath, reporter: Reporter
 ) -> Prepared:
     """The training data: already encoded, encoded now or before, or sampled from the teacher."""
     device = torch.device(pick_device(settings.device))
@@ -366,7 +366,7 @@ def _data(
 
 
 def _synthetic_data(
-    teacher: Model, settings: FinetuneSettings, workspace: Path, device: torch.device, reporter: Reporter
+    teacher: Model, settings: FinetuneSettings, workspace: ConfinedPath, device: torch.device, reporter: Reporter
 ) -> Path:
     vocabulary = vocabulary_of(teacher)
     closed = bool(vocabulary) and settings.prompts is None

@@ -1,12 +1,12 @@
 """The student: diffusers' transformer with weights from the checkpoint, and its trained weights written back."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from sanac.core.artifact.model import Model
+from sanac.core.confined import AnyPath
 from sanac.core.errors import InvalidInput
 from sanac.nn.save_tensors import save_tensors
 from sanac.nn.streaming import DTYPES, read_tensor, refuse_loras
@@ -31,7 +31,7 @@ def open_student(model: Model, device: torch.device, dtype: torch.dtype) -> nn.M
     return found
 
 
-def save_weights(weights: Mapping[str, Tensor], model: Model, file: Path) -> None:
+def save_weights(weights: Mapping[str, Tensor], model: Model, file: AnyPath) -> None:
     """Save trained weights under the model's tensor names, in the dtypes of its checkpoint."""
     refs = model.weights.tensors
     missing = refs.keys() ^ weights.keys()

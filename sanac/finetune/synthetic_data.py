@@ -11,6 +11,7 @@ from torch import Tensor
 from sanac.core import json_files
 from sanac.core.artifact.cached_step import CachedStep
 from sanac.core.artifact.model import Model
+from sanac.core.confined import ConfinedPath
 from sanac.core.progress import Reporter
 from sanac.finetune.encode_dataset import PART, Folder
 from sanac.nn.calibration.sampling import SamplerSettings, sample
@@ -29,7 +30,7 @@ class SyntheticLatents(CachedStep[Path]):
     prompts: Sequence[str]
     count: int
     sampling: SamplerSettings
-    workspace: Path
+    workspace: ConfinedPath
     open_blocks: Callable[[], Blocks]  # the teacher's
     origin: str = "given"  # of the prompts, for messages
 
@@ -45,13 +46,13 @@ class SyntheticLatents(CachedStep[Path]):
         return json_files.key_of(["data-free", SCHEMA, settings, self.teacher.identity()])
 
     @property
-    def path(self) -> Path:
+    def path(self) -> ConfinedPath:
         """Folder of the latents in the workspace, in the format of encoded data."""
         return self.workspace / f"painted-{self.key[:8]}"
 
     def load(self) -> Path | None:
         """The folder, if all latents are sampled."""
-        return self.path if Folder(self.path, self.key).record()["finished"] else None
+        return Path(self.path) if Folder(self.path, self.key).record()["finished"] else None
 
     def compute(self, reporter: Reporter) -> Path:
         """Sample the latents that an earlier run left."""
@@ -76,7 +77,7 @@ class SyntheticLatents(CachedStep[Path]):
         finally:
             reporter.end()
         folder.note({**record, "finished": True})
-        return self.path
+        return Path(self.path)
 
     def _sampled(self, blocks: Blocks, captions: EncodedPrompts, first: int, reporter: Reporter) -> Tensor:
         """Latents of these captions after the last step; `first` is the number of the first one."""

@@ -6,7 +6,6 @@ batch; a stopped run continues after the last complete batch.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 from sanac.core import json_files
 from sanac.core.artifact.cached_step import CachedStep
 from sanac.core.atomic import write_atomically
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput
 from sanac.core.progress import Reporter
 from sanac.finetune.batches import Batch
@@ -36,7 +36,7 @@ def stream_name(index: int) -> str:
 class TeacherCache:
     """Cached teacher outputs on disk: tensors by name and batch."""
 
-    folder: Path
+    folder: ConfinedPath
     key: str
     count: int  # batches
     shapes: Mapping[str, tuple[int, ...]]  # tensor name -> shape for one batch
@@ -71,7 +71,7 @@ class TeacherCache:
 class BatchFile:
     """A file of equally shaped batches, two bytes per element."""
 
-    path: Path
+    path: ConfinedPath
     shape: tuple[int, ...]
 
     def __getitem__(self, number: int) -> Tensor:
@@ -100,7 +100,7 @@ class TeacherPass(CachedStep[TeacherCache]):
     draw: Callable[[int], Batch]
     feature_blocks: tuple[int, ...]
     memory: int  # most bytes for hidden states of batches in flight
-    folder: Path
+    folder: ConfinedPath
     cache_key: str
     count: int  # batches
 
@@ -184,7 +184,7 @@ def _put(cache: TeacherCache, name: str, number: int, values: Tensor) -> None:
     cache.file(name).put(number, values)
 
 
-def _done(folder: Path, key: str) -> int:
+def _done(folder: ConfinedPath, key: str) -> int:
     """Number of complete batches in a cache folder with this key."""
     path = folder / "done.json"
     if not path.is_file():

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from sanac.core import json_files
 from sanac.core.atomic import write_atomically
+from sanac.core.confined import AnyPath
 from sanac.core.errors import InvalidInput, MissingResource
 
 MOST_BYTES = 100_000_000
@@ -34,7 +35,7 @@ def read_lines(path: Path, parse: Callable[[dict[str, Any]], Parsed]) -> list[Pa
     return parsed
 
 
-def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
+def write_lines(path: AnyPath, values: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object per line, keys in their given order; the file is written atomically."""
     data = "".join(f"{json.dumps(value, allow_nan=False)}\n" for value in values).encode()
     try:

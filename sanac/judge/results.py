@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sanac.core import json_files
+from sanac.core.confined import AnyPath
 from sanac.core.errors import InvalidInput
 from sanac.judge.detections import is_plain_text
 from sanac.judge.geneval import GenEvalResult
@@ -46,7 +47,7 @@ def result_of(filename: str, task: GenEvalTask, verdict: GenEvalResult) -> Resul
     return Result(filename, task, verdict.correct, "\n".join(verdict.reasons), verdict.details)
 
 
-def write_results(path: Path, results: Iterable[Result]) -> None:
+def write_results(path: AnyPath, results: Iterable[Result]) -> None:
     """Write one line per image, in the format that GenEval's own tools read."""
     write_lines(path, (result.to_json() for result in results))
 

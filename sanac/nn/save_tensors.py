@@ -1,17 +1,17 @@
 """Writes tensors as a .safetensors file, atomically."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sanac.core.atomic import atomic_path
+from sanac.core.confined import AnyPath
 from sanac.core.errors import MissingResource
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: AnyPath, metadata: Mapping[str, str] | None = None) -> None:
     """Write `tensors`, from any device, to `path` atomically; on any failure the previous file is unchanged."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:

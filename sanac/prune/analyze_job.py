@@ -35,7 +35,7 @@ def run(word: str | None, settings: AnalyzeSettings, context: Context) -> Outcom
         job.check_budget(context.reporter)
     if settings.dry_run:
         done = f"{job.folder} {'already holds these' if scores else 'would hold the scores'}"
-        return Outcome(status, {"dry_run": True}, job.folder, done, lambda: [done])
+        return Outcome(status, {"dry_run": True}, job.folder.path, done, lambda: [done])
     if scores is None:
         if settings.fresh:
             job.forget()
@@ -43,8 +43,8 @@ def run(word: str | None, settings: AnalyzeSettings, context: Context) -> Outcom
     elif settings.save_embeddings:
         job.captions(context.reporter)
     record(settings.workspace, word)
-    view = ScoresView(scores, settings.metric, job.file)
-    return Outcome(status, scores.to_json(), job.folder, view, partial(show_scores, view))
+    view = ScoresView(scores, settings.metric, job.file.path)
+    return Outcome(status, scores.to_json(), job.folder.path, view, partial(show_scores, view))
 
 
 def show_scores(view: ScoresView) -> Iterator[Block]:

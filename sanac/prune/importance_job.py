@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from sanac.core import json_files
 from sanac.core.artifact.model import Model
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.family.architecture import split_block
 from sanac.core.progress import Reporter
@@ -134,7 +134,7 @@ class ImportanceJob:
 
 
 def analyze(
-    job: ImportanceJob, captions: EncodedPrompts, folder: Path, reporter: Reporter, data: Tensor | None = None
+    job: ImportanceJob, captions: EncodedPrompts, folder: ConfinedPath, reporter: Reporter, data: Tensor | None = None
 ) -> Scores:
     """Score all blocks on sampled trajectories, or on noised `data` (latents of images).
 
@@ -164,7 +164,7 @@ class _Run:
 
     job: ImportanceJob
     weights: Blocks
-    folder: Path
+    folder: ConfinedPath
     reporter: Reporter
 
     def chunk(self, captions: EncodedPrompts, data: Tensor | None, first: int) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sanac.core.artifact.cached_step import load_or_check
 from sanac.core.artifact.measurements import write_measurement
 from sanac.core.artifact.model import Model
+from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
 from sanac.core.progress import NULL_REPORTER
 from sanac.core.settings import flag_name, settings_of
@@ -87,7 +88,7 @@ def _plan(
     if selection.select == "search":
         from sanac.prune.search_job import find_blocks, plan_searched
 
-        found = find_blocks(opened, selection, calibration, settings.workspace, reporter)
+        found = find_blocks(opened, selection, calibration, ConfinedPath(settings.workspace), reporter)
         reporter.note(f"search: velocity error {found.error:.4f} on held-out prompts")
         return plan_searched(opened, selection, found, options)
     if settings.scores is not None:
@@ -107,7 +108,7 @@ def _run_repaired(
     """Write and repair; what the repair gained is noted, and kept beside the artifact."""
     from sanac.prune.repair_job import RepairJob, with_repair
 
-    repair = RepairJob(with_repair(job, states), states, settings.workspace, settings.yes)
+    repair = RepairJob(with_repair(job, states), states, ConfinedPath(settings.workspace), settings.yes)
     if settings.dry_run:
         load_or_check(repair, context.reporter)
     outcome = run_job(word, repair.job, settings, context, lambda _: repair.run(context.reporter))

@@ -11,6 +11,7 @@ from sanac.core.artifact.cache import load_cached, store_cached
 from sanac.core.artifact.cached_step import CachedStep, run_step
 from sanac.core.artifact.model import Model
 from sanac.core.checkpoint.lora import Addition
+from sanac.core.confined import ConfinedPath
 from sanac.core.file_copy import digest_file
 from sanac.core.progress import Reporter
 from sanac.core.safetensors_header import read_header
@@ -50,7 +51,7 @@ class RepairJob(CachedStep[dict[str, Any]]):
 
     job: ArtifactJob
     states: Calibration
-    workspace: Path
+    workspace: ConfinedPath
     yes: bool = False  # allow estimates above one hour
 
     @property
@@ -79,7 +80,7 @@ class RepairJob(CachedStep[dict[str, Any]]):
         )
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> ConfinedPath:
         """Folder of the repair in the workspace."""
         return self.workspace / f"repair-{self.key[:8]}"
 
@@ -108,7 +109,7 @@ class RepairJob(CachedStep[dict[str, Any]]):
     def run(self, reporter: Reporter) -> ArtifactJob:
         """The job with the repair's weight changes, read from the cache or fitted now."""
         report = run_step(self, reporter)
-        additions = read_header(self.folder / "changes.safetensors").tensors
+        additions = read_header(Path(self.folder / "changes.safetensors")).tensors
         return replace(
             self.job,
             additions={name: Addition(ref) for name, ref in additions.items()},

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sanac.core.confined import ConfinedPath
 from sanac.nn.calibration.sampling import SweepProgress
 from sanac.nn.save_tensors import save_tensors
 
@@ -30,7 +30,7 @@ class ResumeState:
 class ResumeFile:
     """The resume file of one chunk of prompts; `key` identifies its job."""
 
-    path: Path
+    path: ConfinedPath
     key: str
     _due: float = field(default_factory=lambda: time.monotonic() + _PAUSE)
 

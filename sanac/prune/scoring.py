@@ -1,6 +1,5 @@
 """Block scores from user settings: chooses the prompts, checks the time budget, measures once and caches the result."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from sanac.core import json_files
 from sanac.core.artifact.cached_step import CachedStep, run_step
 from sanac.core.artifact.model import Model
 from sanac.core.atomic import write_atomically
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.progress import Reporter
 from sanac.nn.calibration.cost import CostEstimate
@@ -34,7 +34,7 @@ class ScoringJob(CachedStep[Scores]):
     job: ImportanceJob
     inputs: Inputs
     settings: CalibrationSettings
-    folder: Path
+    folder: ConfinedPath
     cheaper: Sequence[str] = ()  # faster alternatives to suggest if the estimate exceeds the time budget
 
     @property
@@ -48,7 +48,7 @@ class ScoringJob(CachedStep[Scores]):
         return self.job.key
 
     @property
-    def file(self) -> Path:
+    def file(self) -> ConfinedPath:
         """Path of the scores file."""
         return self.folder / "scores.json"
 
@@ -56,7 +56,7 @@ class ScoringJob(CachedStep[Scores]):
         """Cached scores of this job, or None."""
         try:
             if json_files.read_object(self.file).get("key") == self.key:
-                return read_scores(self.file)
+                return read_scores(Path(self.file))
         except InvalidInput:  # a missing or unreadable file is a cache miss
             pass
         return None
@@ -70,7 +70,7 @@ class ScoringJob(CachedStep[Scores]):
 
     def forget(self) -> None:
         """Delete the resume state of a stopped run."""
-        shutil.rmtree(self.folder / PROGRESS, ignore_errors=True)
+        (self.folder / PROGRESS).rmtree(ignore_errors=True)
 
     def check_budget(self, reporter: Reporter) -> None:
         """Report the estimated time; above one hour it requires --yes."""
@@ -97,7 +97,7 @@ class ScoringJob(CachedStep[Scores]):
         self.folder.mkdir(parents=True, exist_ok=True)
         scores = analyze(self.job, captions, self.folder, reporter, data)
         write_atomically(self.file, json_files.pretty(scores.to_json() | {"key": self.key}))
-        shutil.rmtree(self.folder / PROGRESS, ignore_errors=True)
+        (self.folder / PROGRESS).rmtree(ignore_errors=True)
         return scores
 
 
@@ -118,7 +118,8 @@ def plan_scoring(model: Model, settings: CalibrationSettings, workspace: Path, o
         )
     how = (sampling, scheduler, whole_samples, settings.limit, device, inputs.settings, settings.velocity)
     job = ImportanceJob(model, inputs.prompts, *how)
-    return ScoringJob(job, inputs, settings, out or workspace / f"analyze-{job.key[:8]}")
+    folder = ConfinedPath(out) if out else ConfinedPath(workspace) / f"analyze-{job.key[:8]}"
+    return ScoringJob(job, inputs, settings, folder)
 
 
 def measured(

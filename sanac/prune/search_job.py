@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from sanac.core.artifact.cache import load_cached, store_cached
 from sanac.core.artifact.cached_step import CachedStep, run_step
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.plan import keep_blocks
+from sanac.core.confined import ConfinedPath
 from sanac.core.progress import Reporter
 from sanac.core.write.job import ArtifactJob, WriteOptions, plan_artifact
 from sanac.nn.calibration.block_subsets import BlockSubset
@@ -49,7 +49,7 @@ class SearchJob(CachedStep[SearchResult]):
     selection: BlockSelection
     states: Calibration
     sweep_batch: SweepBatch
-    workspace: Path
+    workspace: ConfinedPath
     yes: bool = False  # allow estimates above one hour
 
     @property
@@ -73,7 +73,7 @@ class SearchJob(CachedStep[SearchResult]):
         return json_files.key_of(["search", self.settings, self.states.model.identity()])
 
     @property
-    def file(self) -> Path:
+    def file(self) -> ConfinedPath:
         """Path of the result."""
         return self.workspace / f"search-{self.key[:8]}" / "search.json"
 
@@ -107,7 +107,7 @@ def find_blocks(
     model: Model,
     selection: BlockSelection,
     calibration_settings: CalibrationSettings,
-    workspace: Path,
+    workspace: ConfinedPath,
     reporter: Reporter,
 ) -> SearchResult:
     """Search for the blocks to keep, or read the cached result."""
@@ -124,7 +124,7 @@ def find_blocks(
 class _SubsetEvaluator:
     """Mean velocity error of block subsets, cached on disk so that a stopped search catches up quickly."""
 
-    def __init__(self, states: CalibrationStates, sweep_batch: SweepBatch, file: Path, key: str) -> None:
+    def __init__(self, states: CalibrationStates, sweep_batch: SweepBatch, file: ConfinedPath, key: str) -> None:
         self.states, self.sweep_batch, self.file, self.key = states, sweep_batch, file, key
         known = load_cached(file, key, {"seen": dict})
         self.errors: dict[str, float] = known["seen"] if known else {}

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from sanac.core import json_files
 from sanac.core.artifact.cache import load_cached, store_cached
 from sanac.core.artifact.cached_step import not_computed_yet
 from sanac.core.artifact.model import Model
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import UsageError
 from sanac.core.progress import Reporter
 from sanac.core.quant.layer_rules import COMPONENTS as KNOWN
@@ -128,7 +128,7 @@ class AllocationJob:
     units: Units
     budget: Budget
     states: Calibration
-    workspace: Path
+    workspace: ConfinedPath
     yes: bool = False
     dry: bool = False
     fresh: bool = False  # ignore cached errors
@@ -271,7 +271,7 @@ def allocating(
     budget: Budget,
     settings: CalibrationSettings,
     options: WriteOptions,
-    workspace: Path,
+    workspace: ConfinedPath,
     reporter: Reporter,
     *,
     fresh: bool = False,

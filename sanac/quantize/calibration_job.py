@@ -3,7 +3,6 @@
 Results are cached in the workspace, one file per block; a stopped run continues after the last finished block.
 """
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +15,7 @@ from sanac.core import json_files
 from sanac.core.artifact.cache import load_cached, store_cached
 from sanac.core.artifact.cached_step import CachedStep, run_step
 from sanac.core.checkpoint.quant_json import QuantConfig, WeightSpec
+from sanac.core.confined import ConfinedPath
 from sanac.core.family.architecture import split_block
 from sanac.core.file_copy import digest_file
 from sanac.core.progress import Reporter
@@ -79,7 +79,7 @@ class CalibrationJob(CachedStep[dict[str, Any]]):
     job: ArtifactJob
     settings: QuantizeSettings
     states: Calibration
-    workspace: Path
+    workspace: ConfinedPath
     yes: bool = False  # allow estimates above one hour
     fresh: bool = False  # ignore the cached result
 
@@ -105,7 +105,7 @@ class CalibrationJob(CachedStep[dict[str, Any]]):
         return json_files.key_of([self.job.settings["fit"], self.job.identity, quantized, self.ranges])
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> ConfinedPath:
         """Folder of the calibration in the workspace."""
         return self.workspace / f"fit-{self.key[:8]}"
 
@@ -137,7 +137,7 @@ class CalibrationJob(CachedStep[dict[str, Any]]):
     def run(self, reporter: Reporter) -> ArtifactJob:
         """The job with the calibration result, read from the cache or computed now."""
         report = run_step(self, reporter, fresh=self.fresh)
-        headers = {file: read_header(self.folder / file) for file in report["files"]}
+        headers = {file: read_header(Path(self.folder / file)) for file in report["files"]}
         places = {name: place[0] for name in self.quant_config.weights if (place := split_block(name))}
         fits = {name: fit_in(headers[_file_of(index)], name) for name, index in places.items()}
         part = self.job.model.transformer
@@ -149,7 +149,7 @@ class CalibrationJob(CachedStep[dict[str, Any]]):
 
     def forget(self) -> None:
         """Delete the cached result, finished or not."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.rmtree(ignore_errors=True)
 
     def compute(self, reporter: Reporter) -> dict[str, Any]:
         """Calibrate block by block, continuing a stopped run; returns the report."""
@@ -179,5 +179,5 @@ def _file_of(index: int) -> str:
     return f"block-{index:03d}.safetensors"
 
 
-def _has(file: Path, digest: str) -> bool:
+def _has(file: ConfinedPath, digest: str) -> bool:
     return file.is_file() and digest_file(file) == digest

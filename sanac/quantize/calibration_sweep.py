@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sanac.core.checkpoint.quant_json import PACKED, STATIC, QuantConfig, WeightSpec, part_name
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput
 from sanac.core.family.architecture import block_name
 from sanac.core.safetensors_header import Header, read_header
@@ -64,7 +65,7 @@ class Sweep:
                     begin = (2 * place + branch) * count + first
                     self.numbers.append(range(begin, begin + len(start.state)))
 
-    def advance(self, index: int, tensors: Tensors, file: Path) -> None:
+    def advance(self, index: int, tensors: Tensors, file: ConfinedPath) -> None:
         """Calibrate block `index`, or read it from `file`, and run the hidden states through the quantized block."""
         specs = {rest: self.specs[name] for rest in tensors if (name := block_name(index, rest)) in self.specs}
         fitted = self._read(file, index, tensors, specs)
@@ -120,11 +121,11 @@ class Sweep:
         return Fitted(spec, scale, quantize_weight(weight, scale, spec) if stored is None else stored, exponents)
 
     def _read(
-        self, file: Path, index: int, tensors: Tensors, specs: Mapping[str, WeightSpec]
+        self, file: ConfinedPath, index: int, tensors: Tensors, specs: Mapping[str, WeightSpec]
     ) -> dict[str, Fitted] | None:
         """Calibrated weights of a block from the file of a stopped run; None if there is none for this key."""
         try:
-            header = read_header(file)
+            header = read_header(Path(file))
         except InvalidInput:
             return None
         if header.metadata.get("key") != self.key:
@@ -136,7 +137,7 @@ class Sweep:
             found[rest] = self._fitted(weight, fit.applied_to(spec), exponents, stored)
         return found
 
-    def _write(self, file: Path, index: int, fitted: Mapping[str, Fitted]) -> None:
+    def _write(self, file: ConfinedPath, index: int, fitted: Mapping[str, Fitted]) -> None:
         """Write GPTQ values, smoothing exponents and static scales of a block; the rest follows from the weights."""
         tensors, scales = {}, {}
         for rest, found in fitted.items():

@@ -8,6 +8,7 @@ from typing import Any
 from sanac.core.artifact.cached_step import load_or_check
 from sanac.core.artifact.measurements import write_measurement
 from sanac.core.artifact.model import Model
+from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
 from sanac.core.settings import flag_name, settings_of
 from sanac.core.view import Table, chain
@@ -43,7 +44,7 @@ def run(word: str | None, settings: QuantizeSettings, context: Context) -> Outco
     if settings.needs_calibration:
         states = fitting_states(job, settings.calibration, context.reporter)
         fitting = CalibrationJob(
-            with_fit(job, states), settings, states, settings.workspace, settings.yes, settings.fresh
+            with_fit(job, states), settings, states, ConfinedPath(settings.workspace), settings.yes, settings.fresh
         )
         if settings.dry_run:
             load_or_check(fitting, context.reporter, fresh=settings.fresh)
@@ -73,7 +74,8 @@ def _run_budget(word: str, opened: Model, settings: QuantizeSettings, context: C
         settings.skip,
     )
     check_out(settings)
-    job = allocating(opened, budget, settings.calibration, options, settings.workspace, reporter, fresh=settings.fresh)
+    workspace = ConfinedPath(settings.workspace)
+    job = allocating(opened, budget, settings.calibration, options, workspace, reporter, fresh=settings.fresh)
     found = job.run(reporter)
     for line in summary(found):
         reporter.note(line)

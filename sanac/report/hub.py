@@ -9,7 +9,8 @@ from typing import Any
 from sanac import __version__
 from sanac.core import json_files
 from sanac.core.artifact.manifest import MANIFEST, Manifest, check_sealed, read_manifest
-from sanac.core.artifact.staging import MEASUREMENTS
+from sanac.core.artifact.measurements import measurements_in, read_measurement
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.file_copy import FileRecord, digest_bytes
 from sanac.core.progress import Reporter
@@ -30,15 +31,15 @@ def push(folder: Path, repo: str, reporter: Reporter, *, private: bool = True) -
         raise UsageError(f"{folder} is not a sanac artifact", hint="push the output folder of a sanac command")
     if problems := check_sealed(folder, manifest):
         raise InvalidInput(f"{folder} was changed after it was sealed", why=problems[0], problems=problems)
-    card = with_results((folder / _CARD).read_text(encoding="utf-8"), folder)
+    inside = ConfinedPath(folder)
+    card = with_results((inside / _CARD).read_text(), folder)
     replaced = {_CARD: card.encode(), MANIFEST: _resealed(manifest, card.encode())}
     paths = [name for name in manifest.files if name not in replaced]
-    paths += [
-        path.relative_to(folder).as_posix() for path in sorted((folder / MEASUREMENTS).glob("*")) if path.is_file()
-    ]
-    operations = [CommitOperationAdd(name, folder / name) for name in paths]
+    measured = measurements_in(folder)
+    paths += [path.relative for path in measured.iterdir() if path.is_file()] if measured.is_dir() else []
+    operations = [CommitOperationAdd(name, str(Path(inside / name))) for name in paths]
     operations += [CommitOperationAdd(name, data) for name, data in replaced.items()]
-    size = sum((folder / name).stat().st_size for name in paths)
+    size = sum((inside / name).stat().st_size for name in paths)
     reporter.note(f"pushing {len(operations)} files, {bytes_text(size)}, to {repo}")
     api = HfApi(library_name="sanac", library_version=__version__)
     try:
@@ -86,10 +87,9 @@ def _mapping(data: Any) -> dict[str, Any]:
 
 def _results(folder: Path) -> Iterator[dict[str, Any]]:
     for name, (title, dataset) in _SUITES.items():
-        path = folder / MEASUREMENTS / f"{name}.json"
-        if not path.is_file():
+        value = read_measurement(folder, name)
+        if value is None:
             continue
-        value = json_files.read_object(path)
         about = {"dataset_name": dataset, "dataset_type": name.partition("-")[2], "dataset_split": value.get("split")}
         scores = {"overall": value["overall"], **value["tasks"]}
         for task, score in scores.items():

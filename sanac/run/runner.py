@@ -11,8 +11,10 @@ from typing import Any
 
 from sanac.core import json_files
 from sanac.core.artifact.manifest import check_sealed, read_manifest
+from sanac.core.artifact.measurements import measurements_in
 from sanac.core.artifact.staging import MEASUREMENTS
 from sanac.core.atomic import write_atomically
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import MissingResource, SanacError, Terminated
 from sanac.core.file_copy import digest_file
 from sanac.core.progress import Reporter
@@ -71,9 +73,9 @@ class RecipeRunner:
 
     def _known(self, stage: RecipeStage) -> StageResult | None:
         path = self._record(stage)
-        if not path.is_file():
-            return None
         try:
+            if not path.is_file():
+                return None
             value = json_files.read_object(path)
             file, out = Path(value["file"]), Path(value["out"])
             there = value["key"] == stage.key and file.is_file() and digest_file(file) == value["digest"]
@@ -93,10 +95,10 @@ class RecipeRunner:
         if stage.verb != "bench":
             return True
         models = (one.folder(self.workspace) for one in (stage.source, *stage.others) if one)
-        return all((place / MEASUREMENTS / "bench.json").is_file() for place in models)
+        return all((measurements_in(place) / "bench.json").is_file() for place in models)
 
-    def _record(self, stage: RecipeStage) -> Path:
-        return self.workspace / _KEPT / f"{stage.key}.json"
+    def _record(self, stage: RecipeStage) -> ConfinedPath:
+        return ConfinedPath(self.workspace) / _KEPT / f"{stage.key}.json"
 
     def _do(self, stage: RecipeStage, *, detached: bool) -> StageResult:
         command, out, file = self._command(stage, detached=detached)
@@ -178,8 +180,9 @@ def _failure(stage: RecipeStage, code: int, data: Mapping[str, Any]) -> SanacErr
 @contextmanager
 def workspace_lock(workspace: Path) -> Iterator[None]:
     """Lock a workspace for the context, so that only one run uses it at a time."""
-    workspace.mkdir(parents=True, exist_ok=True)
-    with (workspace / "run.lock").open("w") as file:
+    inside = ConfinedPath(workspace)
+    inside.mkdir(parents=True, exist_ok=True)
+    with (inside / "run.lock").open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sanac.core import json_files
+from sanac.core.artifact.measurements import measurements_in
 from sanac.core.artifact.model import open_model
-from sanac.core.artifact.staging import MEASUREMENTS
 from sanac.core.checkpoint.locate import locate
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import UsageError
 from sanac.core.units import bytes_text
 from sanac.judge.intervals import PromptScore, paired_difference
@@ -133,14 +134,14 @@ def score_ratio(folder: Path, base: Path, whole: float, least: float) -> tuple[f
 
     The margin is low(candidate - source) + (1 - least) * source; at least 0 passes.
     """
-    ours, theirs = (_scores(place / MEASUREMENTS) for place in (folder, base))
+    ours, theirs = (_scores(measurements_in(place)) for place in (folder, base))
     difference = paired_difference(ours, theirs).interval
     if whole == 0:
         return 1.0, difference.low
     return (whole + difference.value) / whole, difference.low + (1 - least) * whole
 
 
-def _scores(place: Path) -> list[PromptScore]:
+def _scores(place: ConfinedPath) -> list[PromptScore]:
     """Scores by prompt on the test prompts, without the held-out ones that follow them in the file."""
-    results = read_results(place / f"{_RESULTS}.jsonl")
+    results = read_results(Path(place / f"{_RESULTS}.jsonl"))
     return prompt_scores(results[: json_files.read_object(place / f"{_RESULTS}.json")["pictures"]])

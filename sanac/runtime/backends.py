@@ -42,10 +42,10 @@ def install_runners(pipeline: "SanaPipeline", runners: Mapping[str, OnnxRunner],
 
 def graphs_in(model: Model) -> dict[str, Path]:
     """Graphs of an artifact by component folder."""
-    root = model.located.path if model.located.path.is_dir() else model.located.path.parent
-    if (root / GRAPH).is_file():
-        return {"transformer": root / GRAPH}
-    return {name: root / name / GRAPH for name in FOLDERS if (root / name / GRAPH).is_file()}
+    if alone := model.find_file(GRAPH):
+        return {"transformer": alone}
+    found = {name: model.find_file(f"{name}/{GRAPH}") for name in FOLDERS}
+    return {name: path for name, path in found.items() if path}
 
 
 def open_parts(
@@ -62,8 +62,7 @@ def open_parts(
             reporter.warn(WIDENED)
         found = {PAINTING[name]: OnnxSession(path, device, contents[name], backend) for name, path in graphs.items()}
     else:
-        root = model.located.path
-        paths = {part: engines_in(root / name) for name, part in PAINTING.items()}
+        paths = {part: engines_in(model, name) for name, part in PAINTING.items()}
         where = device if device.startswith("cuda") else "cuda"
         found = {part: TensorrtEngine(fitting(those), where) for part, those in paths.items() if those}
     if "transformer" not in found:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, PngImagePlugin
 
 from sanac.core.atomic import atomic_path
+from sanac.core.confined import AnyPath
 from sanac.core.errors import InvalidInput
 
 _GAP, _LINE = 8, 14  # pixels around an image on a sheet, and per line of its caption
@@ -27,7 +28,7 @@ def save_picture(path: Path, picture: NDArray[np.uint8], about: Mapping[str, Any
     _save(Image.fromarray(picture), path, notes)
 
 
-def _save(image: Image.Image, path: Path, notes: PngImagePlugin.PngInfo | None = None) -> None:
+def _save(image: Image.Image, path: AnyPath, notes: PngImagePlugin.PngInfo | None = None) -> None:
     try:
         with atomic_path(path) as partial:
             image.save(partial, format="PNG", optimize=True, pnginfo=notes)
@@ -36,7 +37,7 @@ def _save(image: Image.Image, path: Path, notes: PngImagePlugin.PngInfo | None =
 
 
 def save_sheet(
-    path: Path,
+    path: AnyPath,
     pictures: Sequence[NDArray[np.uint8]],
     captions: Sequence[str],
     verdicts: Sequence[bool] | None = None,
@@ -98,5 +99,5 @@ def made_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
-def _unwritable(path: Path, why: str) -> InvalidInput:
+def _unwritable(path: AnyPath, why: str) -> InvalidInput:
     return InvalidInput(f"cannot write {path}", why=why, hint="choose another --out")

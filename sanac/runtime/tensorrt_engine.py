@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sanac.core import json_files
-from sanac.core.artifact.engine_record import Record, bindings, check_file, check_runs_here
+from sanac.core.artifact.engine_record import ENGINE, RECORD, Record, bindings, check_file, check_runs_here
+from sanac.core.artifact.model import Model
 from sanac.core.atomic import PARTIAL, atomic_path
 from sanac.core.errors import InvalidInput, MissingResource
 from sanac.core.resources import user_cache
@@ -188,9 +189,13 @@ class _Kernels:
         self.cache = None
 
 
-def engines_in(folder: Path) -> list[Path]:
-    """Engine files in a component's folder."""
-    return sorted(folder.glob("model.*.engine"))
+def engines_in(model: Model, component: str) -> list[Path]:
+    """A model's engine files for a component; their records are no links either."""
+    names = sorted(path.name for path in (model.located.path / component).glob(f"model.*{ENGINE}"))
+    files = [model.find_file(f"{component}/{name}") for name in names]
+    for name in names:
+        model.find_file(f"{component}/{Path(name).with_suffix(RECORD)}")
+    return [path for path in files if path]
 
 
 def fitting(paths: Sequence[Path]) -> Path:

@@ -1,10 +1,10 @@
 """Sample images during training, always with the same noise."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sanac.core.artifact.model import Model
+from sanac.core.confined import ConfinedPath
 from sanac.runtime.image_files import save_sheet
 from sanac.runtime.pipeline import GenerationSettings, ImageGenerator, open_generator
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 class Samples:
     """Generates images for fixed prompts every `every` steps with the weights of that step."""
 
-    def __init__(self, model: Model, prompts: Sequence[str], every: int, folder: Path, device: str | None) -> None:
+    def __init__(
+        self, model: Model, prompts: Sequence[str], every: int, folder: ConfinedPath, device: str | None
+    ) -> None:
         self.prompts, self.every, self.folder = tuple(prompts), every, folder
         self.generator: ImageGenerator = open_generator(model, device)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import locate
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, SanacError
 from sanac.core.progress import NullReporter, Reporter
 from sanac.core.units import duration_text
@@ -68,7 +69,7 @@ def autoencoder(recipe: Recipe, folder: Path, device: torch.device, reporter: Re
     torch.manual_seed(recipe.seed)
     vae = build.autoencoder().to(device)
     plan = Settings(Schedule(2e-3, recipe.autoencoder_steps, warmup=100), seed=recipe.seed)
-    vae.load_state_dict(train(AutoencoderTask(vae), plan, folder / "autoencoder", reporter)["vae"])
+    vae.load_state_dict(train(AutoencoderTask(vae), plan, ConfinedPath(folder) / "autoencoder", reporter)["vae"])
     vae.register_to_config(scaling_factor=1.0)
     return vae.eval().requires_grad_(requires_grad=False)
 
@@ -80,7 +81,7 @@ def reader(recipe: Recipe, folder: Path, device: torch.device, reporter: Reporte
     words = CaptionEncoder(tokenizer, build.text_encoder(len(tokenizer)).to(device))
     task = ReadingTask(words, reading.head().to(device))
     plan = Settings(Schedule(3e-3, recipe.reading_steps, warmup=100), average=0.99, seed=recipe.seed)
-    _take(words.encoder, train(task, plan, folder / "reading", reporter)["text_encoder"])
+    _take(words.encoder, train(task, plan, ConfinedPath(folder) / "reading", reporter)["text_encoder"])
     words.encoder.requires_grad_(requires_grad=False)
     return words
 
@@ -97,7 +98,7 @@ def learn(
 ) -> None:
     """Train `transformer` in place and load its averaged weights. As in SANA, the text encoder is frozen."""
     task = FlowTask(transformer.train(), words, data, compiled=compiled)
-    _take(transformer, train(task, plan, folder, reporter)["transformer"])
+    _take(transformer, train(task, plan, ConfinedPath(folder), reporter)["transformer"])
 
 
 def _take(module: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -4,13 +4,13 @@ import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput
 from sanac.core.progress import Reporter
 from sanac.nn.save_tensors import save_tensors
@@ -32,7 +32,7 @@ def environment(device: torch.device, *, compiled: bool) -> dict[str, str]:
     }
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Path:
+def save(folder: ConfinedPath, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> ConfinedPath:
     """Write the checkpoint after `step` steps atomically and delete the older ones beyond KEPT."""
     path = folder / f"step-{step:07d}.safetensors"
     # clone: safetensors refuses tensors that share memory (tied weights)
@@ -45,7 +45,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], record: Mapping
     return path
 
 
-def load(folder: Path, reporter: Reporter) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def load(folder: ConfinedPath, reporter: Reporter) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors and record of the newest readable checkpoint; None if there is none."""
     for path in _newest_first(folder):
         try:
@@ -58,7 +58,7 @@ def load(folder: Path, reporter: Reporter) -> tuple[dict[str, Tensor], dict[str,
 
 
 def check_checkpoint(
-    record: Mapping[str, Any], key: str, surroundings: Mapping[str, str], folder: Path, reporter: Reporter
+    record: Mapping[str, Any], key: str, surroundings: Mapping[str, str], folder: ConfinedPath, reporter: Reporter
 ) -> None:
     """Raise InvalidInput for a checkpoint of another configuration; warn if the environment has changed."""
     if record.get("key") != key:
@@ -75,5 +75,6 @@ def check_checkpoint(
         reporter.warn(f"continuing, but not bit-exactly, as the environment changed: {'; '.join(changed)}")
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.safetensors"), reverse=True)
+def _newest_first(folder: ConfinedPath) -> list[ConfinedPath]:
+    files = [path for path in folder.iterdir() if path.path.match("step-*.safetensors")]
+    return files[::-1]

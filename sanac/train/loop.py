@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from sanac.core import json_files
 from sanac.core.atomic import write_atomically
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput
 from sanac.core.progress import Reporter
 from sanac.train import checkpoint
@@ -76,7 +76,7 @@ class Callbacks:
 
 
 def train(
-    task: TrainingTask, settings: Settings, folder: Path, reporter: Reporter, callbacks: Callbacks = Callbacks()
+    task: TrainingTask, settings: Settings, folder: ConfinedPath, reporter: Reporter, callbacks: Callbacks = Callbacks()
 ) -> dict[str, dict[str, Tensor]]:
     """Train to the end of the schedule, resuming from `folder`; returns the averaged weights of each part."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ class _Run:
     """State of a run: weights, their EMA, the optimizer and the step."""
 
     def __init__(
-        self, task: TrainingTask, settings: Settings, folder: Path, reporter: Reporter, callbacks: Callbacks
+        self, task: TrainingTask, settings: Settings, folder: ConfinedPath, reporter: Reporter, callbacks: Callbacks
     ) -> None:
         self.task, self.settings, self.folder, self.reporter, self.callbacks = (
             task,

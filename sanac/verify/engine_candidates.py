@@ -18,8 +18,8 @@ Executed = Mapping[str, Mapping[str, str]]  # engine file -> digest, builder, GP
 
 def ready_engines(model: Model, names: Sequence[str] = ()) -> dict[str, Candidate]:
     """A model's engines for the installed GPU by component, optionally only those in `among`; raises if none fits."""
-    root, found = model.located.path, {}
-    every = {name: engines_in(root / name) for name in FOLDERS}
+    found: dict[str, Candidate] = {}
+    every = {name: engines_in(model, name) for name in FOLDERS}
     check_sealed_files(model, KIND, _files([path for paths in every.values() for path in paths]))
     for name, paths in every.items():
         chosen = [path for path in paths if not names or f"{name}/{path.name}" in names]

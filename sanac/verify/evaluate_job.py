@@ -5,8 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sanac.core.artifact.measurements import write_measurement
-from sanac.core.artifact.staging import MEASUREMENTS
+from sanac.core.artifact.measurements import measurements_in, write_measurement
 from sanac.core.context import Context, Outcome
 from sanac.core.view import Block, Table
 from sanac.judge.results import write_results
@@ -57,9 +56,9 @@ def _save(found: Evaluation, about: dict[str, Any], name: str, home: Path) -> tu
         metrics |= {key: score.value, f"{key}.low": score.low, f"{key}.high": score.high}
     written = write_measurement(home, name, about | found.to_json(), metrics)
     shown = examples(found)
-    sheet = home / MEASUREMENTS / f"{name}.png"
+    sheet = measurements_in(home) / f"{name}.png"
     verdicts = [found.results[index].correct for index in shown]
     save_sheet(sheet, [found.pictures[i] for i in shown], [found.prompts[i].text for i in shown], verdicts, columns=8)
-    lines = home / MEASUREMENTS / f"{name}.jsonl"
+    lines = measurements_in(home) / f"{name}.jsonl"
     write_results(lines, found.results)
-    return written, sheet, lines
+    return written, sheet.path, lines.path

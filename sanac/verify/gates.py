@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sanac.core import json_files
-from sanac.core.artifact.measurements import METRICS
+from sanac.core.artifact.measurements import METRICS, measurements_in
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.staging import MEASUREMENTS
 from sanac.core.check import Check
@@ -107,7 +107,7 @@ def numbers_of(model: Model, folder: Path | None = None) -> dict[str, float]:
 
 def measured_in(home: Path) -> dict[str, float]:
     """Flat metrics in a folder's measurements; empty if nothing was measured."""
-    path = home / MEASUREMENTS / METRICS
+    path = measurements_in(home) / METRICS
     known = json_files.read_object(path) if path.is_file() else {}
     return {name: float(value) for name, value in known.items() if _is_number(value)}
 
@@ -175,6 +175,6 @@ def check_baseline(gates: Sequence[Gate], baselines: Sequence[str]) -> None:
 
 def require_measured(path: Path) -> None:
     """Raise InvalidInput if a folder contains no measurements."""
-    if not (path / MEASUREMENTS / METRICS).is_file():
+    if not (measurements_in(path) / METRICS).is_file():
         hint = f"sanac evaluate {path} --suite shapes"
         raise InvalidInput(f"{path} has no measurements", why=f"{MEASUREMENTS}/{METRICS} is missing", hint=hint)

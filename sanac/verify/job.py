@@ -4,15 +4,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 from sanac import __version__
 from sanac.core import json_files
 from sanac.core.artifact.cache import load_cached, store_cached
-from sanac.core.artifact.measurements import write_measurement
+from sanac.core.artifact.measurements import measurements_in, write_measurement
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.staging import MEASUREMENTS
 from sanac.core.check import Check
+from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
 from sanac.core.view import Block
 from sanac.runtime.backends import graphs_in
@@ -78,9 +78,9 @@ def _key(candidate: Model, reference: Model, how: Comparison, device: str | None
     return json_files.key_of(["verify", asdict(how), device, identities, files, versions, processor()])
 
 
-def _stored(candidate: Model, key: str) -> Path:
+def _stored(candidate: Model, key: str) -> ConfinedPath:
     """Where a comparison is kept for reuse, beside the measurements."""
-    return candidate.located.path / MEASUREMENTS / ".comparisons" / f"{key[:16]}.json"
+    return measurements_in(candidate.located.path) / ".comparisons" / f"{key[:16]}.json"
 
 
 def _known(candidate: Model, key: str) -> Outcome | None:

@@ -9,6 +9,7 @@ import onnx
 from sanac.core.artifact.engine_record import Record
 from sanac.core.artifact.manifest import changed_after_sealing
 from sanac.core.artifact.model import Model
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput
 from sanac.core.file_copy import digest_file
 from sanac.nn.onnx_files import GRAPH, check_references, load_graph
@@ -108,14 +109,15 @@ def check_sealed_files(model: Model, kind: str, paths: Iterable[Path]) -> None:
     if model.manifest is None:
         return
     root, sealed = model.located.path, model.manifest.files
-    lost = [name for name in sealed if name.endswith(kind) and not (root / name).is_file()]
+    lost = [name for name in sealed if name.endswith(kind) and not (ConfinedPath(root) / name).is_file()]
     if lost:
         raise changed_after_sealing(root, [f"{name} is missing" for name in lost])
     for path in dict.fromkeys(paths):
         known = sealed.get(path.relative_to(root).as_posix())
         if known is None:
             raise changed_after_sealing(path, [f"{path.name} was added after the artifact was sealed"])
-        if not path.is_file() or digest_file(path) != known.blake3:
+        inside = ConfinedPath(root) / path.relative_to(root)
+        if not inside.is_file() or digest_file(inside) != known.blake3:
             raise changed_after_sealing(path, [f"the digest of {path.name} differs from the sealed one"])
 
 

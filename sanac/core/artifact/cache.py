@@ -4,19 +4,19 @@ An unreadable entry is a cache miss.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from sanac.core import json_files
 from sanac.core.atomic import write_atomically
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput
 
 
-def load_cached(file: Path, key: str, fields: Mapping[str, type]) -> dict[str, Any] | None:
+def load_cached(file: ConfinedPath, key: str, fields: Mapping[str, type]) -> dict[str, Any] | None:
     """The cached JSON in `file`; None on a cache miss: no file, another key, or a field missing or of another type."""
-    if not file.is_file():
-        return None
     try:
+        if not file.is_file():
+            return None
         found = json_files.read_object(file)
     except InvalidInput:
         return None
@@ -24,7 +24,7 @@ def load_cached(file: Path, key: str, fields: Mapping[str, type]) -> dict[str, A
     return dict(found) if sound and found.get("key") == key else None
 
 
-def store_cached(file: Path, found: Mapping[str, Any]) -> None:
+def store_cached(file: ConfinedPath, found: Mapping[str, Any]) -> None:
     """Write `found` to `file` atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json_files.pretty(dict(found)))

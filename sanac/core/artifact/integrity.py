@@ -3,12 +3,12 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sanac.core.artifact.model import OTHER_WEIGHTS, Model
+from sanac.core.confined import ConfinedPath
 from sanac.core.file_copy import FileRecord, digest_file
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.core.safetensors_header import TensorRef
@@ -64,14 +64,14 @@ def scan(model: Model, reporter: Reporter) -> tuple[Finding, ...]:
         findings += [
             Finding("artifact", name, "its digest differs from the sealed one")
             for name, file in sealed.items()
-            if not _as_sealed(model.located.path / name, file, reporter)
+            if not _as_sealed(ConfinedPath(model.located.path) / name, file, reporter)
         ]
     finally:
         reporter.end()
     return tuple(findings)
 
 
-def _as_sealed(path: Path, file: FileRecord, reporter: Reporter) -> bool:
+def _as_sealed(path: ConfinedPath, file: FileRecord, reporter: Reporter) -> bool:
     """Whether the file exists and has its sealed digest (a file added in place may have been deleted)."""
     return path.is_file() and digest_file(path, reporter=reporter) == file.blake3
 

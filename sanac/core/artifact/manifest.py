@@ -7,6 +7,7 @@ from typing import Any
 
 from sanac.core import json_files
 from sanac.core.artifact.plan import BlockPlan, from_json
+from sanac.core.confined import AnyPath, ConfinedPath
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.file_copy import FileRecord
 
@@ -93,8 +94,8 @@ def compose(lineage: Sequence[Ancestor]) -> BlockPlan | None:
 
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest in `folder`; None if there is none. Only its form is checked, not the files it lists."""
-    path = folder / MANIFEST
-    if not path.is_file() or path.is_symlink():
+    path = ConfinedPath(folder) / MANIFEST
+    if path.path.is_symlink() or not path.is_file():  # a link: in a snapshot of the hub's cache, which is a plain model
         return None
     value = json_files.read_object(path)
     if value.get("schema") != SCHEMA:
@@ -123,10 +124,10 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def check_sealed(folder: Path, manifest: Manifest) -> list[str]:
-    """Problems of an artifact's files that show without reading them: missing files, other sizes."""
+    """Problems of an artifact's files that show without reading them: missing files, other sizes. A link is refused."""
     problems = []
     for name, file in manifest.files.items():
-        path = folder / name
+        path = ConfinedPath(folder) / name
         if not path.is_file():
             problems.append(f"{name} is missing")
         elif path.stat().st_size != file.size:
@@ -144,7 +145,7 @@ def changed_after_sealing(what: Path, problems: Sequence[str]) -> InvalidInput:
     )
 
 
-def _ancestor(entry: Any, path: Path) -> Ancestor:
+def _ancestor(entry: Any, path: AnyPath) -> Ancestor:
     plan = from_json(entry["plan"], str(path)) if "plan" in entry else None
     return Ancestor(_text(entry["stage"]), _digest(entry["key"]), _text(entry.get("name", "")), plan)
 

@@ -13,6 +13,7 @@ from sanac.core.artifact.staging import UNFINISHED
 from sanac.core.checkpoint.locate import TINY, Located, inside
 from sanac.core.checkpoint.lora import Patch, parse_word, read_patches
 from sanac.core.checkpoint.weights import PTH_SUFFIXES, Weights, in_diffusers_names, open_file, open_folder
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput
 from sanac.core.family.architecture import TRANSFORMER_CLASS, Architecture, config_problems, recognise
 from sanac.core.file_copy import digest_file
@@ -85,12 +86,27 @@ class Model:
             inside(self.located.boundary, path)
         return tuple(found)
 
+    def find_file(self, name: str) -> Path | None:
+        """The file `name` of the model's folder; None if there is none.
+
+        InvalidInput for a link: any in an artifact, in a model of other origin one that leads out of it.
+        """
+        folder = self.located.path if self.located.path.is_dir() else self.located.path.parent
+        if self.manifest is not None:
+            path = ConfinedPath(folder) / name
+            return Path(path) if path.is_file() else None
+        if not os.path.lexists(folder / name):
+            return None
+        inside(self.located.boundary, folder / name)
+        return folder / name
+
     @cached_property
     def extras(self) -> Mapping[str, TensorRef]:
         """Tensors that only NVlabs' layout has: from the checkpoint itself, or from a converted model's sidecar."""
         if self.weights.extras or self.manifest is None or SIDE_FILE not in self.manifest.files:
             return self.weights.extras
-        return open_file(self.located.path / SIDE_FILE, self.located.boundary).tensors
+        side_file = self.find_file(SIDE_FILE)
+        return open_file(side_file, self.located.boundary).tensors if side_file else {}
 
     def with_loras(self, words: Sequence[str]) -> "Model":
         """This model with LoRAs to merge: `words` are FILE or FILE:SCALE, their block numbers the original source's."""

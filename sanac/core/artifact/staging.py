@@ -1,6 +1,7 @@
 """Staging of artifacts: files are written to OUT.partial under a lock, journaled, sealed, and renamed to OUT last.
 
-A killed run leaves OUT.partial behind; the same command resumes from it.
+A killed run leaves OUT.partial behind; the same command resumes from it. What is there may have been changed meanwhile,
+by whomever: no link in it is followed, and a finished file is trusted once its digest has been computed again.
 """
 
 import errno
@@ -10,7 +11,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from typing import Any
 from sanac.core import json_files
 from sanac.core.artifact.manifest import MANIFEST, Manifest, check_sealed, read_manifest
 from sanac.core.atomic import PARTIAL, atomic_path, flush, write_flushed
+from sanac.core.confined import ConfinedPath, LinkRefused
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
-from sanac.core.file_copy import FileRecord, digest_bytes
+from sanac.core.file_copy import FileRecord, digest_bytes, digest_file
 
 ORIGIN = "origin.json"  # the source's path on the machine that ran the stage; not sealed
 MEASUREMENTS = "measurements/"  # results of verbs that measure the artifact; not sealed
 UNFINISHED = ".unfinished"  # the end of the name of a file that is being written into an artifact
+_JOURNAL = "journal.jsonl"  # in _STATE: the files that are finished, with their digests
 _NAMES = "names.json"  # in _STATE: the files that an in-place addition is about to write
 _STATE = ".sanac"  # inside OUT.partial: lock and journal, removed when the artifact is complete
 
@@ -35,13 +38,18 @@ class StagingArea:
         self.out = out
         self.key = key
         self.partial = partial
-        self._journal = partial / _STATE / "journal.jsonl"
-        self.files: dict[str, FileRecord] = _read_journal(self._journal, key, partial)
+        self._inside = ConfinedPath(partial)
+        self._journal = self._inside / _STATE / _JOURNAL
+        self.files: dict[str, FileRecord] = _read_journal(self._journal, key, self._inside)
+
+    def existing(self, name: str) -> Path:
+        """The path of a file of the artifact for reading it; LinkRefused if a link is on the way."""
+        return Path(self._inside / name)
 
     def place(self, name: str, write: Callable[[Path], FileRecord]) -> FileRecord:
         """Write the artifact's file `name` by calling `write`, unless an earlier run finished it."""
         if name not in self.files:
-            target = self.partial / name
+            target = self._inside / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(target, UNFINISHED) as unfinished:
                 written = write(unfinished)
@@ -61,9 +69,9 @@ class StagingArea:
     def seal(self, manifest: Manifest, unsealed: Mapping[str, bytes]) -> None:
         """Write the manifest and the `unsealed` files, then rename OUT.partial to OUT."""
         for name, data in unsealed.items():
-            write_flushed(self.partial / name, data)
-        write_flushed(self.partial / MANIFEST, json_files.pretty(manifest.to_json()))
-        _drop_strangers(self.partial, {*manifest.files, *unsealed, MANIFEST})
+            write_flushed(self._inside / name, data)
+        write_flushed(self._inside / MANIFEST, json_files.pretty(manifest.to_json()))
+        _drop_strangers(self._inside, {*manifest.files, *unsealed, MANIFEST})
         flush(self.partial)
         replaced = replaced_name(self.out)
         if replaced.exists():  # moved here by an interrupted replacement; open_stage checked that it is an artifact
@@ -150,13 +158,16 @@ def open_stage(out: Path, key: str, *, fresh: bool) -> Iterator[StagingArea]:
     partial = partial_name(out)
     try:
         _refuse_foreign(out)
-        (partial / _STATE).mkdir(parents=True, exist_ok=True)
-        with _locked(partial / _STATE / "lock", out):
+        state = ConfinedPath(partial) / _STATE
+        state.mkdir(parents=True, exist_ok=True)
+        with _locked(state / "lock", out):
             if fresh:
-                _empty(partial)
+                _empty(ConfinedPath(partial))
             staging = StagingArea(out, key, partial)
             try:
                 yield staging
+            except LinkRefused:  # left as it is: somebody put a link there
+                raise
             except InvalidInput:  # nothing to continue from: the input itself has to change
                 shutil.rmtree(partial)
                 raise
@@ -170,55 +181,65 @@ def open_addition(artifact: Path, key: str, names: Iterable[str]) -> Iterator[St
 
     On exit, files of `names` (and of an earlier, killed addition) that the manifest doesn't list are deleted.
     """
-    state, wanted = artifact / _STATE, [*names]
+    inside = ConfinedPath(artifact)
+    state = inside / _STATE
     try:
         state.mkdir(exist_ok=True)
         with _locked(state / "lock", artifact):
-            (state / "journal.jsonl").unlink(missing_ok=True)
-            every = dict.fromkeys([*wanted, *_left_names(artifact)])
-            paths = [path for name in every for path in (artifact / name, artifact / f"{name}{UNFINISHED}")]
-            write_flushed(state / _NAMES, json_files.pretty({"names": [*every]}))
-            _drop_unlisted(artifact, paths)
+            (state / _JOURNAL).unlink(missing_ok=True)
+            own = [inside / place for name in names for place in (name, f"{name}{UNFINISHED}")]
+            _drop_unlisted(inside, [*own, *_left_files(inside)])
+            write_flushed(state / _NAMES, json_files.pretty({"names": [path.relative for path in own]}))
             try:
                 yield StagingArea(artifact, key, artifact)
             finally:
-                _drop_unlisted(artifact, paths)
-                shutil.rmtree(state)
+                _drop_unlisted(inside, own)
+                state.rmtree()
     except OSError as error:
         raise _lacking(error, artifact) from error
 
 
-def _left_names(artifact: Path) -> list[str]:
-    """The files that a killed addition was about to write; only paths inside the artifact that go through no link."""
-    try:
-        names = json_files.read_object(artifact / _STATE / _NAMES)["names"]
-    except (InvalidInput, KeyError):
-        return []
-    real = Path(os.path.realpath(artifact))
-    good = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-    places = {name: Path(os.path.realpath(artifact / name)) for name in good}
-    return [name for name, place in places.items() if place == real / name and place != real]
+def _left_files(artifact: ConfinedPath) -> Iterator[ConfinedPath]:
+    """The files that a killed addition left, as its journal names them; they are no older than the journal.
+
+    The journal may be a stranger's: what it names is refused like any hostile path, and nothing in it is an error.
+    """
+    journal = artifact / _STATE / _NAMES
+    with suppress(InvalidInput, KeyError):
+        names = json_files.read_object(journal)["names"]
+        since = journal.stat().st_mtime_ns
+        for name in names if isinstance(names, list) else ():
+            with suppress(InvalidInput, TypeError):
+                path = artifact / name
+                if path.relative == name and path.is_file() and path.stat().st_mtime_ns >= since:
+                    yield path
 
 
 def left_unfinished(artifact: Path) -> bool:
     """Whether a killed in-place addition left its state in `artifact`."""
-    return (artifact / _STATE).is_dir()
+    return (ConfinedPath(artifact) / _STATE).is_dir()
 
 
-def _drop_unlisted(artifact: Path, paths: Iterable[Path]) -> None:
-    """Delete those of `paths` that the manifest doesn't list, and folders that this empties."""
-    manifest = read_manifest(artifact)
-    listed = manifest.files if manifest else {}
-    for path in paths:
-        if path.relative_to(artifact).as_posix() not in listed:
-            path.unlink(missing_ok=True)
-            if path.parent.is_dir() and not any(path.parent.iterdir()):
-                path.parent.rmdir()
+def _drop_unlisted(artifact: ConfinedPath, paths: Iterable[ConfinedPath]) -> None:
+    """Delete those of `paths` that the manifest doesn't list, and folders that this empties.
+
+    Without a manifest, nothing is deleted: what is sealed can't be told from what isn't.
+    """
+    manifest = read_manifest(artifact.path)
+    if manifest is None:
+        return
+    for path in [*paths]:
+        name = path.relative
+        if name in manifest.files or name in {MANIFEST, ORIGIN} or name.startswith((MEASUREMENTS, _STATE)):
+            continue
+        path.unlink(missing_ok=True)
+        if len(path.parts) > 1 and path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
 
 
 def reseal(artifact: Path, manifest: Manifest) -> None:
     """Replace an artifact's manifest atomically."""
-    with atomic_path(artifact / MANIFEST, UNFINISHED) as unfinished:
+    with atomic_path(ConfinedPath(artifact) / MANIFEST, UNFINISHED) as unfinished:
         unfinished.write_bytes(json_files.pretty(manifest.to_json()))
 
 
@@ -236,9 +257,9 @@ def _refuse_foreign(out: Path) -> None:
     """UsageError if OUT.partial or OUT.replaced exists and sanac didn't write it."""
     partial, replaced = partial_name(out), replaced_name(out)
     strangers = []
-    if os.path.lexists(partial) and (partial.is_symlink() or not (partial / _STATE).is_dir()):
+    if os.path.lexists(partial) and (partial.is_symlink() or not (ConfinedPath(partial) / _STATE).is_dir()):
         strangers.append(partial)
-    if os.path.lexists(replaced) and (replaced.is_symlink() or not (replaced / MANIFEST).is_file()):
+    if os.path.lexists(replaced) and (replaced.is_symlink() or not (ConfinedPath(replaced) / MANIFEST).is_file()):
         strangers.append(replaced)
     if strangers:
         raise UsageError(
@@ -249,7 +270,7 @@ def _refuse_foreign(out: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path, out: Path) -> Iterator[None]:
+def _locked(path: ConfinedPath, out: Path) -> Iterator[None]:
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -258,7 +279,7 @@ def _locked(path: Path, out: Path) -> Iterator[None]:
             holder = file.read().strip() or "a process that just started"
             raise MissingResource(
                 f"{out} is being written by another run",
-                why=f"the lock in {path.parent.parent} is held by {holder}",
+                why=f"the lock in {path.root} is held by {holder}",
                 hint="wait for it to finish, or choose another --out",
             ) from error
         if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -275,25 +296,29 @@ def _lacking(error: OSError, out: Path) -> MissingResource:
     return MissingResource(f"cannot write {out}", why=where + (error.strerror or str(error)), hint=hint)
 
 
-def _empty(partial: Path) -> None:
+def _empty(partial: ConfinedPath) -> None:
     """Delete what an earlier run left in `partial`, except the lock that this run holds."""
     for entry in partial.iterdir():
         if entry.name == _STATE:
-            (entry / "journal.jsonl").unlink(missing_ok=True)
-        elif entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
+            (entry / _JOURNAL).unlink(missing_ok=True)
+        elif entry.path.is_dir() and not entry.path.is_symlink():
+            entry.rmtree()
         else:
             entry.unlink()
 
 
-def _read_journal(journal: Path, key: str, partial: Path) -> dict[str, FileRecord]:
-    """The files that an earlier run of this key finished. A truncated last line, cut off by a kill, is ignored."""
+def _read_journal(journal: ConfinedPath, key: str, partial: ConfinedPath) -> dict[str, FileRecord]:
+    """The files that an earlier run of this key finished, and that are as it left them.
+
+    A truncated last line, cut off by a kill, is ignored.
+    """
     whole, _, torn = journal.read_bytes().rpartition(b"\n") if journal.exists() else (b"", b"", b"")
     try:
         first, *rest = [json.loads(line) for line in whole.splitlines()] or [{"key": ""}]
-        finished = {str(entry["path"]): FileRecord(entry["size"], entry["blake3"], entry["labels"]) for entry in rest}
+        records = [FileRecord(entry["size"], entry["blake3"], entry["labels"]) for entry in rest]
+        finished = dict(zip([_name(entry, partial) for entry in rest], records, strict=True))
         left_by = str(first["key"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidInput(
             f"{journal} is broken", why=str(error), hint="discard the unfinished run with --fresh"
         ) from error
@@ -310,30 +335,36 @@ def _read_journal(journal: Path, key: str, partial: Path) -> dict[str, FileRecor
     return {name: file for name, file in finished.items() if _stands(partial / name, file)}
 
 
-def _stands(path: Path, file: FileRecord) -> bool:
-    return path.is_file() and path.stat().st_size == file.size
+def _name(entry: Any, partial: ConfinedPath) -> str:
+    """The name in a journal's entry; ValueError unless it is that of a file in `partial`."""
+    name = entry["path"]
+    if not isinstance(name, str) or (partial / name).relative != name or not name:
+        raise ValueError(f"{name!r} is not a name")
+    return name
 
 
-def _append(journal: Path, entry: dict[str, Any]) -> None:
+def _stands(path: ConfinedPath, file: FileRecord) -> bool:
+    """Whether a finished file is what it was: it is read once, as it is sealed under the digest in the journal."""
+    return path.is_file() and path.stat().st_size == file.size and digest_file(path) == file.blake3
+
+
+def _append(journal: ConfinedPath, entry: dict[str, Any]) -> None:
     with journal.open("ab") as file:
         file.write(json_files.canonical(entry) + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
-def _drop_strangers(partial: Path, wanted: set[str]) -> None:
-    """Delete leftovers of an interrupted write: every file that is not in `wanted`."""
-    for folder, _, names in os.walk(partial):
-        for name in names:
-            path = Path(folder, name)
-            relative = path.relative_to(partial)
-            if relative.parts[0] != _STATE and relative.as_posix() not in wanted:
-                path.unlink()
+def _drop_strangers(partial: ConfinedPath, wanted: set[str]) -> None:
+    """Delete leftovers of an interrupted write: every file, and every link, that is not in `wanted`."""
+    for path in [*partial.files()]:
+        if path.parts[0] != _STATE and path.relative not in wanted:
+            path.unlink()
 
 
 def origin_of(artifact: Path) -> str:
     """The path of the model that an artifact was made from, on the machine that made it; '' if unknown."""
     try:
-        return str(json_files.read_object(artifact / ORIGIN).get("source", ""))
+        return str(json_files.read_object(ConfinedPath(artifact) / ORIGIN).get("source", ""))
     except InvalidInput:
         return ""

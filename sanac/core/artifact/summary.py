@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from sanac.core import json_files
 from sanac.core.artifact.engine_record import ENGINE, check_file
+from sanac.core.artifact.measurements import read_measurement
 from sanac.core.artifact.model import Component, Model
 from sanac.core.artifact.plan import Keep
-from sanac.core.artifact.staging import MEASUREMENTS
 from sanac.core.checkpoint.weights import Weights
+from sanac.core.confined import ConfinedPath
 from sanac.core.family.architecture import dtype_counts, part_of, split_block, training_note
 from sanac.core.safetensors_header import DTYPE_BITS
 
@@ -109,12 +110,11 @@ def summarise(model: Model) -> Summary:
 
 def _engines(model: Model) -> dict[str, str]:
     """Each engine's execution status: from its record, or from the last parity check of this very file."""
-    root, sealed = model.located.path, model.manifest.files if model.manifest else {}
-    found = {name: check_file(root / name).executed for name in sorted(sealed) if name.endswith(ENGINE)}
-    measured = root / MEASUREMENTS / "verify-trt.json"
-    if not found or not measured.is_file():
+    root, sealed = ConfinedPath(model.located.path), model.manifest.files if model.manifest else {}
+    found = {name: check_file(Path(root / name)).executed for name in sorted(sealed) if name.endswith(ENGINE)}
+    verdict = read_measurement(model.located.path, "verify-trt") if found else None
+    if verdict is None:
         return found
-    verdict = json_files.read_object(measured)
     text = "the same function" if verdict.get("passed") is True else "NOT the same function"
     ran = verdict.get("executed")
     for name in found:

@@ -13,6 +13,7 @@ from sanac.core import json_files
 from sanac.core.artifact.manifest import read_manifest
 from sanac.core.atomic import write_atomically
 from sanac.core.checkpoint.locate import DEFAULT_MODEL
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 
 SCHEMA = 1
@@ -30,7 +31,7 @@ class Workspace:
 
 def read_workspace(folder: Path) -> Workspace:
     """The workspace in `folder`; an empty one if nothing was recorded yet."""
-    path = folder / "workspace.json"
+    path = ConfinedPath(folder) / "workspace.json"
     if os.path.lexists(folder) and not folder.is_dir():
         raise UsageError(
             f"{folder} can't be the workspace", why="it is not a folder", hint="choose another --workspace"
@@ -48,13 +49,14 @@ def read_workspace(folder: Path) -> Workspace:
 
 def record(folder: Path, word: str, head: Path | None = None) -> Workspace:
     """Record `head` as the newest artifact, and MODEL (`word`) as the source unless it is itself an artifact of one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / "workspace.lock"):
+    inside = ConfinedPath(folder)
+    inside.mkdir(parents=True, exist_ok=True)
+    with _locked(inside / "workspace.lock"):
         current = read_workspace(folder)
         place = _seen_from(folder, head) if head else current.head
         updated = replace(current, source=_source(current, word), head=place)
         value: dict[str, Any] = {"schema": SCHEMA, "source": updated.source, "head": updated.head}
-        write_atomically(folder / "workspace.json", json_files.pretty(value))
+        write_atomically(inside / "workspace.json", json_files.pretty(value))
     return updated
 
 
@@ -72,7 +74,7 @@ def _seen_from(folder: Path, place: Path) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: ConfinedPath) -> Iterator[None]:
     with path.open("a") as file:
         deadline = time.monotonic() + _PATIENCE
         while True:

@@ -69,7 +69,7 @@ def write_artifact(job: ArtifactJob, out: Path, reporter: Reporter) -> tuple[str
         tensors = _write(staging, job, reporter)
         if job.post_process:
             job.post_process.make(staging, reporter)
-        engines = {name: check_file(staging.partial / name) for name in sorted(staging.files) if name.endswith(ENGINE)}
+        engines = {name: check_file(staging.existing(name)) for name in sorted(staging.files) if name.endswith(ENGINE)}
         about = (_lineage(job), _left_out(job), job.model.architecture, engines)
         whole, own = job.companions is not None, job.needs_sanac
         text = model_card.render(*about, whole=whole, own=own, torchao=TORCHAO in job.layouts)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sanac.core.artifact.manifest import Manifest, read_manifest
 from sanac.core.artifact.staging import left_unfinished, open_addition, reseal
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.file_copy import FileRecord
 from sanac.core.progress import Reporter
@@ -68,7 +69,7 @@ def _missing(job: ArtifactJob, manifest: Manifest) -> list[str]:
     assert job.post_process
     folder, lost = job.model.located.path, set()
     for name, key in job.post_process.names.items():
-        known, path = manifest.files.get(name), folder / name
+        known, path = manifest.files.get(name), ConfinedPath(folder) / name
         stands = known is not None and path.is_file() and path.stat().st_size == known.size
         if not stands or manifest.added.get(name) != key:
             lost.add(key)
@@ -79,9 +80,7 @@ def _check_free(job: ArtifactJob, folder: Path) -> None:
     """UsageError if a file to write is a link or exists without belonging to the artifact."""
     manifest = require_artifact(job)
     for name in _names(job):
-        path = folder / name
-        if path.parent.is_symlink() or path.is_symlink():
-            raise UsageError(f"{path} is a link", why="sanac writes nothing outside the artifact's folder")
+        path = ConfinedPath(folder) / name
         if path.exists() and name not in manifest.files and not left_unfinished(folder):
             raise UsageError(f"{path} already exists", why="it is not a file of the artifact", hint="move it away")
 

@@ -3,10 +3,11 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from sanac.core.artifact.staging import MEASUREMENTS
+from sanac.core.artifact.measurements import measurements_in
+from sanac.core.atomic import atomic_path
+from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
 from sanac.quantize.allocation_units import UNQUANTIZED
 from sanac.quantize.job import AllocationView
@@ -16,7 +17,7 @@ _PLACE = re.compile(r"(?:.*\.)?(transformer_blocks|layers)\.(\d+)(?:\.(.+))?")
 _COLORS = ("#d9d9d9", "#4575b4", "#fdae61", "#d73027", "#5e4fa2", "#66bd63")
 
 
-def draw(units: Sequence[Mapping[str, Any]], schemes: Sequence[str], title: str, path: Path) -> None:
+def draw(units: Sequence[Mapping[str, Any]], schemes: Sequence[str], title: str, path: ConfinedPath) -> None:
     """Write the chart: a row per kind of weight, a column per block; `schemes` from most bits to fewest."""
     import matplotlib as mpl
 
@@ -45,7 +46,8 @@ def draw(units: Sequence[Mapping[str, Any]], schemes: Sequence[str], title: str,
         axes.set_yticks(range(len(kinds)), kinds, fontsize=8)
     top.set_title(title)
     bottom.set_xlabel("block")
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    with atomic_path(path) as partial:
+        figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)
 
 
@@ -62,6 +64,6 @@ def draw_outcome(outcome: Outcome, settings: QuantizeSettings, _context: Context
     """Draw the allocation of a budget beside its measurement."""
     view = outcome.view
     if isinstance(view, AllocationView) and outcome.out is not None and not settings.dry_run:
-        path = outcome.out / MEASUREMENTS / "allocation.png"
+        path = measurements_in(outcome.out) / "allocation.png"
         draw(view.rows, (UNQUANTIZED, *view.schemes), view.title, path)
     return outcome

@@ -1,12 +1,12 @@
 """Archives a training run in the artifact's measurements: metrics, loss chart and sample images."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-from sanac.core.artifact.measurements import write_measurement
-from sanac.core.artifact.staging import MEASUREMENTS
+from sanac.core.artifact.measurements import measurements_in, write_measurement
+from sanac.core.atomic import atomic_path, write_atomically
+from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
 from sanac.finetune.job import TrainingView
 from sanac.finetune.settings import FinetuneSettings
@@ -14,18 +14,21 @@ from sanac.finetune.settings import FinetuneSettings
 _NUMBERS = "metrics.jsonl"
 
 
-def archive_run(folder: Path, out: Path) -> tuple[dict[str, Any], dict[str, float]]:
+def archive_run(folder: ConfinedPath, out: Path) -> tuple[dict[str, Any], dict[str, float]]:
     """Copy metrics and samples of a run to the artifact and delete its folder; returns (report, flat metrics)."""
-    place = out / MEASUREMENTS
+    place = measurements_in(out)
     path = folder / _NUMBERS
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     if lines:
         place.mkdir(exist_ok=True)
-        shutil.copyfile(path, place / "finetune.jsonl")
+        write_atomically(place / "finetune.jsonl", path.read_bytes())
         draw([line["step"] for line in lines], [line["loss"] for line in lines], place / "loss.png")
-    if (folder / "samples").is_dir():
-        shutil.copytree(folder / "samples", place / "samples", dirs_exist_ok=True)
-    shutil.rmtree(folder)
+    samples = folder / "samples"
+    if samples.is_dir():
+        (place / "samples").mkdir(parents=True, exist_ok=True)
+        for image in samples.iterdir():
+            write_atomically(place / "samples" / image.name, image.read_bytes())
+    folder.rmtree()
     if not lines:
         return {}, {}
     speed = sorted(line["steps_per_second"] for line in lines)[len(lines) // 2]
@@ -33,7 +36,7 @@ def archive_run(folder: Path, out: Path) -> tuple[dict[str, Any], dict[str, floa
     return {"steps": lines[-1]["step"], **metrics}, metrics
 
 
-def draw(steps: list[int], losses: list[float], path: Path) -> None:
+def draw(steps: list[int], losses: list[float], path: ConfinedPath) -> None:
     """Write a chart of the loss by step."""
     import matplotlib as mpl
 
@@ -44,7 +47,8 @@ def draw(steps: list[int], losses: list[float], path: Path) -> None:
     axes.plot(steps, losses, color="#4575b4")
     axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    with atomic_path(path) as partial:
+        figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)
 
 
