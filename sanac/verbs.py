@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from sanac.core.progress import NULL_REPORTER, Reporter
+from sanac.core.requirements import check_loaders
 
 if TYPE_CHECKING:
     from sanac.core.context import Context, Outcome
@@ -50,6 +51,8 @@ class Verb:
             arguments = (words, *arguments)
         elif self.models != "none":
             arguments = (words[0] if words else None, *arguments)
+        if self.models != "none":
+            check_loaders()
         if self.before:
             resolve(self.before)(*arguments)
         outcome: Outcome = resolve(self.run)(*arguments)

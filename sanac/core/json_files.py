@@ -31,34 +31,37 @@ def _no_constants(text: str) -> float:
     raise ValueError(f"{text} is not a JSON number")
 
 
-def parse(data: bytes, where: str) -> Any:
-    """The JSON value in `data`. Duplicate keys, NaN, bad UTF-8 and unbounded nesting are InvalidInput."""
+def parse(data: bytes, where: str, *, constants: bool = False) -> Any:
+    """The JSON value in `data`. Duplicate keys, NaN, bad UTF-8 and unbounded nesting are InvalidInput.
+
+    With `constants`, NaN and Infinity are None: diffusers writes -Infinity for a bound left at its default.
+    """
     try:
         return json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_no_duplicates,
-            parse_constant=_no_constants,
+            parse_constant=(lambda _: None) if constants else _no_constants,
             parse_float=_finite,
         )
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{where} is not valid JSON", why=str(error) or "too deeply nested") from error
 
 
-def parse_object(data: bytes, where: str) -> dict[str, Any]:
+def parse_object(data: bytes, where: str, *, constants: bool = False) -> dict[str, Any]:
     """The JSON object in `data`; InvalidInput for any other JSON value."""
-    value = parse(data, where)
+    value = parse(data, where, constants=constants)
     if not isinstance(value, dict):
         raise InvalidInput(f"{where} does not hold a JSON object", why=f"it holds a {type(value).__name__}")
     return value
 
 
-def read_object(path: AnyPath) -> dict[str, Any]:
+def read_object(path: AnyPath, *, constants: bool = False) -> dict[str, Any]:
     """The JSON object in the file `path`; InvalidInput if it is too large, unreadable or not an object."""
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise InvalidInput(f"{path} is too large for a JSON file", why=f"it has {size:,} bytes")
-        return parse_object(path.read_bytes(), str(path))
+        return parse_object(path.read_bytes(), str(path), constants=constants)
     except OSError as error:
         raise InvalidInput(f"cannot read {path}", why=error.strerror or str(error)) from error
 

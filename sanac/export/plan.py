@@ -23,6 +23,7 @@ from sanac.export.graph import OPSET, serialized
 from sanac.export.settings import ExportSettings
 from sanac.export.tracing import Traced
 from sanac.export.transformer import transformer
+from sanac.nn.loader_gate import check_loadable
 from sanac.nn.onnx_files import GRAPH
 
 FOLDERS = ("transformer", "text_encoder", "vae_decoder", "vae_encoder")
@@ -90,6 +91,7 @@ def graphs_of(model: Model, settings: ExportSettings, *, whole: bool = True) -> 
             ("vae_encoder", lambda folder, dtype: encoder(_config(folder), dtype)),
         ),
     }
+    check_loadable(model, folders)
     present = [part for part in model.components if part.weights and part.name in folders]
     if settings.depthwise and settings.selected() and "transformer" not in settings.selected():
         raise UsageError("--depthwise only applies to the transformer", hint="drop it, or add --component transformer")

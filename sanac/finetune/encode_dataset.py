@@ -22,10 +22,9 @@ from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.progress import Reporter
 from sanac.finetune.image_text_data import ImageText, SkipReport, Source
 from sanac.nn.calibration.text_encoding import EncodedPrompts, open_encoder
-from sanac.nn.component_loading import quantized_parts
 from sanac.nn.device import shrinkage
 from sanac.nn.save_tensors import save_tensors
-from sanac.nn.silence_libraries import quiet
+from sanac.nn.stock_loading import load_component
 
 SCHEMA = 1  # raised when the same pairs would give other parts
 PART = 256  # samples
@@ -175,19 +174,9 @@ def encoders(model: Model) -> list[Any]:
 
 def open_autoencoder(model: Model, device: torch.device) -> _ImageEncoder:
     """Open the model's autoencoder; returns a function from pairs to scaled latents."""
-    try:
-        with quiet():
-            from diffusers import AutoencoderDC
-
-            dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-            vae = quantized_parts(model, dtype, {"vae"}).get("vae") or AutoencoderDC.from_pretrained(
-                model.located.path, subfolder="vae", torch_dtype=dtype, local_files_only=True, use_safetensors=True
-            )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise InvalidInput(
-            f"diffusers can't open {model.located.name}", why=str(error).splitlines()[0][:300]
-        ) from error
-    vae.to(device).eval()
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    vae: Any = load_component(model, "vae", dtype)
+    vae.to(device)
 
     def latents(pairs: Sequence[ImageText]) -> Tensor:
         found = []

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sanac.core.artifact.model import Model
 from sanac.core.confined import AnyPath
 from sanac.core.errors import InvalidInput
+from sanac.nn.loader_gate import check_loadable
 from sanac.nn.save_tensors import save_tensors
 from sanac.nn.streaming import DTYPES, read_tensor, refuse_loras
 
@@ -17,6 +18,7 @@ def open_student(model: Model, device: torch.device, dtype: torch.dtype) -> nn.M
     from diffusers import SanaTransformer2DModel
 
     refuse_loras(model)
+    check_loadable(model, {"transformer"})
     config = dict(model.transformer.config or model.architecture.config())
     try:
         with torch.device("meta"):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from sanac.core.artifact.model import Component, Model
 from sanac.core.errors import InvalidInput
+from sanac.nn.loader_gate import check_config
 from sanac.nn.silence_libraries import quiet
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def load_part(part: Component, dtype: "torch.dtype") -> "nn.Module":
     from sanac.nn.streaming import map_quantized, read_tensor
 
     assert part.weights is not None
+    check_config(part.name, part.class_name, _plain_config(part), part.folder)
     cpu = torch.device("cpu")
     try:
         with quiet(), init_empty_weights(include_buffers=False):
@@ -50,12 +52,16 @@ def load_part(part: Component, dtype: "torch.dtype") -> "nn.Module":
     return module.eval().requires_grad_(requires_grad=False)
 
 
+def _plain_config(part: Component) -> dict[str, Any]:
+    return {name: value for name, value in part.config.items() if name != "quantization_config"}
+
+
 def _empty(part: Component) -> "nn.Module":
     """The component's module, built from its config without weights."""
     import diffusers
     import transformers
 
-    config: dict[str, Any] = {name: value for name, value in part.config.items() if name != "quantization_config"}
+    config = _plain_config(part)
     if hasattr(diffusers, part.class_name):
         found: nn.Module = getattr(diffusers, part.class_name).from_config(config)
         return found

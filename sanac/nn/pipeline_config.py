@@ -1,12 +1,12 @@
 """Settings read from a pipeline's other components: scheduler, image size, vocabulary; and time estimates."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from sanac.core import json_files
 from sanac.core.artifact.model import Component, Model
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.family.architecture import split_block
@@ -33,11 +33,8 @@ def scheduler_of(model: Model) -> Mapping[str, Any]:
     if part is None:
         return _SANA
     path = part.folder / "scheduler_config.json"
-    try:  # diffusers writes -Infinity for a bound left at its default: treated as absent
-        found = json.loads(path.read_bytes(), parse_constant=lambda _: None)
-        return {name: value for name, value in found.items() if value is not None}
-    except (OSError, ValueError, AttributeError) as error:
-        raise InvalidInput(f"{path} is not a scheduler config", why=str(error)) from error
+    found = json_files.read_object(path, constants=True)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def latent_side(model: Model) -> int:
@@ -66,7 +63,7 @@ def vocabulary_of(model: Model) -> Sequence[str]:
     if path is None or not path.is_file() or path.stat().st_size > 1_000_000:
         return ()
     try:
-        found = json.loads(path.read_bytes())["model"]
+        found = json_files.read_object(path)["model"]
         return tuple(found["vocab"]) if found["type"] == "WordLevel" else ()
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"{path} is not a tokenizer", why=str(error)) from error

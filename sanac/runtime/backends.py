@@ -9,13 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate import init_empty_weights
-
-from sanac.core.artifact.model import Component, Model
-from sanac.core.errors import InvalidInput, UsageError
+from sanac.core.artifact.model import Model
+from sanac.core.errors import UsageError
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.nn.onnx_files import GRAPH, load_graph
-from sanac.nn.silence_libraries import quiet
+from sanac.nn.stock_loading import component_config
 from sanac.runtime.bf16_to_fp32 import BF16, widened
 from sanac.runtime.onnx_session import OnnxRunner, OnnxSession
 from sanac.runtime.pipeline_parts import Autoencoder, TextEncoder, Transformer
@@ -33,9 +31,8 @@ WIDENED = "bf16 graphs run in fp32 here: onnxruntime has no bf16 matrix products
 
 def install_runners(pipeline: "SanaPipeline", runners: Mapping[str, OnnxRunner], model: Model) -> None:
     """Replace components of a pipeline by runners, keyed by component; the components need not be loaded."""
-    known = {part.name: part for part in model.components}
     for name, runner in runners.items():
-        setattr(pipeline, name, _KINDS[name](runner, _config(known[name])))
+        setattr(pipeline, name, _KINDS[name](runner, component_config(model, name)))
     if "vae" in runners:
         _count_pixels(pipeline)
 
@@ -82,24 +79,6 @@ def _content(path: Path, device: str) -> bytes | None:
     model = load_graph(path)
     kinds = {one.type.tensor_type.elem_type for one in model.graph.output}
     return widened(model).SerializeToString() if BF16 in kinds else None
-
-
-def _config(part: Component) -> Any:
-    """Config object of a component, as its diffusers or transformers class builds it, without weights."""
-    try:
-        with quiet(), init_empty_weights():
-            if part.name == "text_encoder":
-                from transformers import AutoConfig
-
-                return AutoConfig.from_pretrained(part.folder)
-            from diffusers import AutoencoderDC, SanaTransformer2DModel
-
-            kind = SanaTransformer2DModel if part.name == "transformer" else AutoencoderDC
-            return kind.from_config({k: v for k, v in part.config.items() if k != "quantization_config"}).config
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InvalidInput(
-            f"the config in {part.folder} can't be used", why=str(error).splitlines()[0][:300]
-        ) from error
 
 
 def _count_pixels(pipeline: "SanaPipeline") -> None:

@@ -1,6 +1,5 @@
 """Opens a stock diffusers pipeline safely and generates images with it, one seed per image."""
 
-import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +14,8 @@ from sanac.core.artifact.model import Model, open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.progress import NULL_REPORTER, Reporter
-from sanac.nn.component_loading import quantized_parts
+from sanac.nn import stock_loading
 from sanac.nn.device import SIDES, pick_device, shrinkage
-from sanac.nn.silence_libraries import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -233,27 +231,8 @@ def open_generator(
         )
     where = pick_device(device)
     runners = open_parts(model, backend, where, reporter)
-    with quiet():
-        from diffusers import SanaPipeline, SanaSprintPipeline
-
-        stock = SanaSprintPipeline if model.architecture.guidance else SanaPipeline
-        dtype = _dtype(model, where)
-        names = {part.name for part in model.components} - runners.keys()
-        try:
-            pipeline = stock.from_pretrained(
-                model.located.path,
-                **quantized_parts(model, dtype, names),
-                **dict.fromkeys(runners),
-                torch_dtype=dtype,
-                local_files_only=True,
-                use_safetensors=True,
-            )
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError, json.JSONDecodeError) as error:
-            raise InvalidInput(
-                f"diffusers can't open {model.located.name}",
-                why=str(error).splitlines()[0][:300],
-                hint=f"sanac inspect {model.located.path}",
-            ) from error
+    sprint = model.architecture.guidance
+    pipeline = stock_loading.load_pipeline(model, dict.fromkeys(runners), _dtype(model, where), sprint=sprint)
     install_runners(pipeline, runners, model)
     pipeline.set_progress_bar_config(disable=True)
     try:
@@ -288,21 +267,7 @@ def load_transformer(path: str | Path, device: str | None = None) -> "SanaTransf
 
 def open_transformer(model: Model, where: str) -> "SanaTransformer2DModel":
     """Load the transformer of an opened model as stock diffusers' class on the device `where`."""
-    dtype = _dtype(model, where)
-    found = quantized_parts(model, dtype, {"transformer"}).get("transformer")
-    if found is None:
-        try:
-            with quiet():
-                from diffusers import SanaTransformer2DModel
-
-                found = SanaTransformer2DModel.from_pretrained(
-                    model.transformer.folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
-                )
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-            raise InvalidInput(
-                f"diffusers can't open {model.located.name}", why=str(error).splitlines()[0][:300]
-            ) from error
-    return found.to(where)
+    return stock_loading.load_component(model, "transformer", _dtype(model, where)).to(where)
 
 
 def _dtype(model: Model, device: str) -> "torch.dtype":

@@ -18,9 +18,9 @@ from sanac.core.file_copy import digest_file
 from sanac.core.progress import Reporter
 from sanac.core.resources import Needs, check_room
 from sanac.judge.image_metrics import psnr, ssim
-from sanac.nn.component_loading import load_part
 from sanac.nn.pipeline_config import latent_side, native
 from sanac.nn.silence_libraries import quiet
+from sanac.nn.stock_loading import load_component
 from sanac.runtime.backends import PAINTING, install_runners
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, ImageGenerator, open_generator
 from sanac.verify.engine_candidates import Executed, executed, ready_engines
@@ -179,12 +179,12 @@ def _part(name: str, graph: Candidate | None, candidate: Model, reference: Model
         )
     if theirs is None or (ours is None and graph is None) or (graph is None and _same_files(ours, theirs)):
         return None
-    expected, inputs = _reference_outputs(name, theirs, graph)
+    expected, inputs = _reference_outputs(name, reference, graph)
     if graph:
         found = graph.opened()(**inputs)[0].float().cpu()
     else:
         assert ours
-        found = _module_output(name, _opened(ours), inputs)
+        found = _module_output(name, load_component(candidate, ours.name, torch.float32), inputs)
     least = (graph.median_limit or graph.limit) if graph else LIMITS["fp32"]
     return Check(f"{name}, relative error", relative_error(found, expected), limit or least)
 
@@ -201,10 +201,10 @@ def _same_files(ours: Component | None, theirs: Component) -> bool:
     return all(one.samefile(other) or digest_file(one) == digest_file(other) for one, other in pairs)
 
 
-def _reference_outputs(name: str, part: Component, graph: Candidate | None) -> tuple[Tensor, dict[str, Tensor]]:
+def _reference_outputs(name: str, reference: Model, graph: Candidate | None) -> tuple[Tensor, dict[str, Tensor]]:
     """(reference output, inputs) of a component's own class, in shapes that the graph supports."""
     generator = torch.Generator().manual_seed(0)
-    model = _opened(part)
+    model: Any = load_component(reference, _PARTS[name], torch.float32)
     if name == "text_encoder":
         shape = _accepted_shape(graph, "input_ids", (3, 17))
         ids = torch.randint(0, model.config.vocab_size, shape, generator=generator)
@@ -236,20 +236,6 @@ def _module_output(name: str, model: Any, inputs: Mapping[str, Tensor]) -> Tenso
         else:
             found = model.encode(inputs["sample"]).latent
     return found
-
-
-def _opened(part: Component) -> Any:
-    """Open a component as its own class, in fp32."""
-    with quiet():
-        if part.weights and part.weights.quantized:
-            return load_part(part, torch.float32)
-        if part.name == "text_encoder":
-            from transformers import AutoModel
-
-            return AutoModel.from_pretrained(part.folder, dtype=torch.float32, local_files_only=True).eval()
-        from diffusers import AutoencoderDC
-
-        return AutoencoderDC.from_pretrained(part.folder, torch_dtype=torch.float32, local_files_only=True).eval()
 
 
 def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Candidate], settings: Comparison) -> list[Check]:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sanac.core.artifact.model import Model
-from sanac.core.errors import InvalidInput, UsageError
-from sanac.nn.component_loading import quantized_parts
-from sanac.nn.silence_libraries import quiet
+from sanac.core.errors import UsageError
+from sanac.nn.stock_loading import load_pipeline
 
 LONGEST = 300  # maximum caption tokens, as in the pipeline
 
@@ -82,22 +81,7 @@ def open_encoder(model: Model, device: torch.device) -> Encoder:
             why="prompts can't be encoded without one",
             hint="pass the pipeline's folder, or --embeddings FILE (sanac analyze PIPELINE --save-embeddings FILE)",
         )
-    try:
-        with quiet():
-            from diffusers import SanaPipeline
-
-            pipeline = SanaPipeline.from_pretrained(
-                model.located.path,
-                **quantized_parts(model, torch.float32, {"text_encoder"}),
-                transformer=None,
-                vae=None,
-                local_files_only=True,
-                use_safetensors=True,
-            )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise InvalidInput(
-            f"diffusers can't open {model.located.name}", why=str(error).splitlines()[0][:300]
-        ) from error
+    pipeline = load_pipeline(model, {"transformer": None, "vae": None})
     pipeline.text_encoder.to(device)
     return Encoder(pipeline, device)
 
