@@ -78,7 +78,8 @@ class RecipeRunner:
                 return None
             value = json_files.read_object(path)
             file, out = Path(value["file"]), Path(value["out"])
-            there = value["key"] == stage.key and file.is_file() and digest_file(file) == value["digest"]
+            ours = self._is_place(stage, out) and file.is_relative_to(out)
+            there = ours and value["key"] == stage.key and file.is_file() and digest_file(file) == value["digest"]
             if there and self._whole(stage, out):
                 self.reporter.note(f"{stage.verb}: cached in {out}")
                 status = "cached" if value["status"] == "ok" else value["status"]
@@ -86,6 +87,10 @@ class RecipeRunner:
         except (SanacError, KeyError, TypeError):  # a broken record is a cache miss
             pass
         return None
+
+    def _is_place(self, stage: RecipeStage, out: Path) -> bool:
+        """Whether a record's folder is one that this stage writes to: its own, or its model's."""
+        return str(out) in {str(stage.folder(self.workspace)), self.place(stage.source)}
 
     def _whole(self, stage: RecipeStage, out: Path) -> bool:
         """Whether a stage's artifact is complete, or a benchmark's results exist for all of its models."""

@@ -1,0 +1,1 @@
+"""Folders that a stranger made: nothing outside them is touched, no code in them runs, nothing is lost."""
