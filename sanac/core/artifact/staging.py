@@ -22,6 +22,7 @@ from sanac.core.atomic import PARTIAL, atomic_path, flush, write_flushed
 from sanac.core.confined import ConfinedPath, LinkRefused
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.file_copy import FileRecord, digest_bytes, digest_file
+from sanac.core.progress import NULL_REPORTER, Reporter
 
 ORIGIN = "origin.json"  # the source's path on the machine that ran the stage; not sealed
 MEASUREMENTS = "measurements/"  # results of verbs that measure the artifact; not sealed
@@ -34,13 +35,13 @@ _STATE = ".sanac"  # inside OUT.partial: lock and journal, removed when the arti
 class StagingArea:
     """An artifact being written: `place` each file, then `seal`."""
 
-    def __init__(self, out: Path, key: str, partial: Path) -> None:
+    def __init__(self, out: Path, key: str, partial: Path, reporter: Reporter = NULL_REPORTER) -> None:
         self.out = out
         self.key = key
         self.partial = partial
         self._inside = ConfinedPath(partial)
         self._journal = self._inside / _STATE / _JOURNAL
-        self.files: dict[str, FileRecord] = _read_journal(self._journal, key, self._inside)
+        self.files: dict[str, FileRecord] = _read_journal(self._journal, key, self._inside, reporter)
 
     def existing(self, name: str) -> Path:
         """The path of a file of the artifact for reading it; LinkRefused if a link is on the way."""
@@ -153,7 +154,7 @@ def held_bytes(out: Path) -> int:
 
 
 @contextmanager
-def open_stage(out: Path, key: str, *, fresh: bool) -> Iterator[StagingArea]:
+def open_stage(out: Path, key: str, *, fresh: bool, reporter: Reporter = NULL_REPORTER) -> Iterator[StagingArea]:
     """The staging area for `out`, held under a lock; resumes an unfinished run of the same key unless `fresh`."""
     partial = partial_name(out)
     try:
@@ -163,7 +164,7 @@ def open_stage(out: Path, key: str, *, fresh: bool) -> Iterator[StagingArea]:
         with _locked(state / "lock", out):
             if fresh:
                 _empty(ConfinedPath(partial))
-            staging = StagingArea(out, key, partial)
+            staging = StagingArea(out, key, partial, reporter)
             try:
                 yield staging
             except LinkRefused:  # left as it is: somebody put a link there
@@ -307,7 +308,7 @@ def _empty(partial: ConfinedPath) -> None:
             entry.unlink()
 
 
-def _read_journal(journal: ConfinedPath, key: str, partial: ConfinedPath) -> dict[str, FileRecord]:
+def _read_journal(journal: ConfinedPath, key: str, partial: ConfinedPath, reporter: Reporter) -> dict[str, FileRecord]:
     """The files that an earlier run of this key finished, and that are as it left them.
 
     A truncated last line, cut off by a kill, is ignored.
@@ -315,10 +316,9 @@ def _read_journal(journal: ConfinedPath, key: str, partial: ConfinedPath) -> dic
     whole, _, torn = journal.read_bytes().rpartition(b"\n") if journal.exists() else (b"", b"", b"")
     try:
         first, *rest = [json.loads(line) for line in whole.splitlines()] or [{"key": ""}]
-        records = [FileRecord(entry["size"], entry["blake3"], entry["labels"]) for entry in rest]
-        finished = dict(zip([_name(entry, partial) for entry in rest], records, strict=True))
+        finished = dict(_finished(entry, partial) for entry in rest)
         left_by = str(first["key"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, InvalidInput) as error:
         raise InvalidInput(
             f"{journal} is broken", why=str(error), hint="discard the unfinished run with --fresh"
         ) from error
@@ -332,20 +332,33 @@ def _read_journal(journal: ConfinedPath, key: str, partial: ConfinedPath) -> dic
             why=f"its key is {left_by[:8]}, this command's is {key[:8]}",
             hint="repeat that command to finish it, or discard it with --fresh",
         )
-    return {name: file for name, file in finished.items() if _stands(partial / name, file)}
+    return _proven(finished, partial, reporter)
 
 
-def _name(entry: Any, partial: ConfinedPath) -> str:
-    """The name in a journal's entry; ValueError unless it is that of a file in `partial`."""
-    name = entry["path"]
-    if not isinstance(name, str) or (partial / name).relative != name or not name:
-        raise ValueError(f"{name!r} is not a name")
-    return name
+def _finished(entry: Any, partial: ConfinedPath) -> tuple[str, FileRecord]:
+    """The name and the record of a journal's entry; ValueError unless it can be one."""
+    name, size, digest, labels = entry["path"], entry["size"], entry["blake3"], entry["labels"]
+    if not isinstance(name, str) or not name or (partial / name).relative != name:
+        raise ValueError(f"{name!r} is not a file's name")
+    texts = [digest, *labels.values()] if isinstance(labels, dict) else [None]
+    if type(size) is not int or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"the entry of {name} is malformed")
+    return name, FileRecord(size, digest, labels)
 
 
-def _stands(path: ConfinedPath, file: FileRecord) -> bool:
-    """Whether a finished file is what it was: it is read once, as it is sealed under the digest in the journal."""
-    return path.is_file() and path.stat().st_size == file.size and digest_file(path) == file.blake3
+def _proven(files: Mapping[str, FileRecord], partial: ConfinedPath, reporter: Reporter) -> dict[str, FileRecord]:
+    """Those finished files that are what they were: each is read once, as it is sealed under the journal's digest."""
+    sized = {name: file for name, file in files.items() if (partial / name).is_file()}
+    sized = {name: file for name, file in sized.items() if (partial / name).stat().st_size == file.size}
+    if not sized:
+        return {}
+    reporter.begin("checking finished files", sum(file.size for file in sized.values()))
+    try:
+        return {
+            name: file for name, file in sized.items() if digest_file(partial / name, reporter=reporter) == file.blake3
+        }
+    finally:
+        reporter.end()
 
 
 def _append(journal: ConfinedPath, entry: dict[str, Any]) -> None:

@@ -55,7 +55,7 @@ def write_artifact(job: ArtifactJob, out: Path, reporter: Reporter) -> tuple[str
         [job.overrides_digest] if job.overrides_digest else []
     )
     journal_key = json_files.key_of([job.key, *variant_of_bytes]) if variant_of_bytes else job.key
-    with open_stage(out, journal_key, fresh=job.options.fresh) as staging:
+    with open_stage(out, journal_key, fresh=job.options.fresh, reporter=reporter) as staging:
         try:  # checked again: a run that held the lock until now may have finished it
             finished = find_finished(out, job.key, force=job.options.force)
         except SanacError:
