@@ -29,7 +29,10 @@ class LinkRefused(InvalidInput):
 
 @dataclass(frozen=True, slots=True)
 class ConfinedPath:
-    """A path below `root`, with pathlib's methods; each of them raises LinkRefused where a link is on the way."""
+    """A path below `root`, with pathlib's methods; each of them raises LinkRefused where a link is on the way.
+
+    A name that can't exist (too long, not text of the file system) is the name of nothing.
+    """
 
     root: Path
     parts: tuple[str, ...] = ()
@@ -232,8 +235,12 @@ class ConfinedPath:
         try:
             with self._parent_handle() as handle:
                 found = _lstat(self.name if self.parts else ".", handle)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, UnicodeEncodeError):
             return None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return None
+            raise
         if stat.S_ISLNK(found.st_mode):
             raise self._refusal(len(self.parts))
         return found
