@@ -91,7 +91,7 @@ def graphs_of(model: Model, settings: ExportSettings, *, whole: bool = True) -> 
             ("vae_encoder", lambda folder, dtype: encoder(_config(folder), dtype)),
         ),
     }
-    check_loadable(model, folders)
+    check_loadable(model)
     present = [part for part in model.components if part.weights and part.name in folders]
     if settings.depthwise and settings.selected() and "transformer" not in settings.selected():
         raise UsageError("--depthwise only applies to the transformer", hint="drop it, or add --component transformer")

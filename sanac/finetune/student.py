@@ -18,7 +18,7 @@ def open_student(model: Model, device: torch.device, dtype: torch.dtype) -> nn.M
     from diffusers import SanaTransformer2DModel
 
     refuse_loras(model)
-    check_loadable(model, {"transformer"})
+    check_loadable(model)
     config = dict(model.transformer.config or model.architecture.config())
     try:
         with torch.device("meta"):

@@ -19,7 +19,7 @@ VERBS = {
         "export", "artifact", "--in-place", "--component", "vae", "--precision", "fp32", "--no-verify", "--force",
     ),
     "evaluate": ("evaluate", "artifact", "--suite", "shapes", "--images", "12", "--steps", "1"),
-    "verify": ("verify", "artifact", "--against", "self", "--pictures", "0"),
+    "verify": ("verify", "artifact", "--against", "artifact", "--pictures", "0"),
 }  # fmt: skip
 SEALED = (
     "README.md", "model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json",
@@ -61,7 +61,7 @@ def test_in_an_artifact(
     assert canaries.read() == []
     assert canaries.state() == before
     assert ran.code == code, ran.err
-    assert code == 0 or "is a link" in ran.err
+    assert code == 0 or "is a link" in ran.err or "points outside" in ran.err
 
 
 @pytest.mark.parametrize("verb", ["scan", "gate", "export"])
@@ -103,9 +103,7 @@ def test_in_what_is_resumed(
     assert bool(fresh) == (ran.code == 0) or name.startswith(".sanac")
 
 
-@pytest.mark.parametrize(
-    "name", ["README.md", "sanac.json", "origin.json", "vae/new.json", "new", "sanac.json.unfinished"]
-)
+@pytest.mark.parametrize("name", ["sanac.json", "origin.json", "vae/new.json", "new", "sanac.json.unfinished"])
 def test_dangling_in_what_is_resumed(name: str, unfinished: Path, sanac: Sanac, canaries: Canaries) -> None:
     """What is written on the way to the end isn't written through a link that leads nowhere yet."""
     (unfinished / name).symlink_to(canaries.home / "new")
@@ -142,7 +140,7 @@ def test_a_workspace_that_is_a_link_is_the_user_s_wish(sanac: Sanac, tmp_path: P
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "sanac-out").symlink_to(tmp_path / "elsewhere")
     assert sanac("prune", "sanac:tiny", "--keep", "0-1").code == 0
-    assert sanac("inspect", "--scan").code == 0
+    assert sanac("quantize", "--scheme", "int8-wo", "--component", "transformer").code == 0
     assert list((tmp_path / "elsewhere").glob("prune-*"))
 
 
@@ -209,3 +207,16 @@ def test_what_is_no_file(inside: ConfinedPath, tmp_path: Path) -> None:
     assert not (inside / "folder/file/below").exists()
     shutil.rmtree(tmp_path / "root")
     assert not inside.exists()
+
+
+def test_canaries_show_what_happens_to_them(canaries: Canaries, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    copy = canaries.replace(tmp_path / "file")
+    before = canaries.state()
+    canaries.watch()
+    assert canaries.read() == []
+    (tmp_path / "file").read_text()
+    if not canaries.read():
+        pytest.skip("this file system doesn't note when files are read")
+    copy.write_text("y")
+    assert canaries.state() != before

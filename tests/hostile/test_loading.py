@@ -156,13 +156,13 @@ def test_refused(name: str, hostile: Callable[[str], Path], tmp_path: Path) -> N
 
 
 VERBS: dict[str, tuple[str, ...]] = {
-    "generate": ("generate", "MODEL", "--prompt", "a red circle", "--out", "x.png", "--steps", "1"),
+    "generate": ("generate", "MODEL", "a red circle", "--out", "x", "--steps", "1"),
     "analyze": ("analyze", "MODEL", "--num-prompts", "1", "--timesteps", "2"),
     "evaluate": ("evaluate", "MODEL", "--suite", "shapes", "--images", "12", "--steps", "1"),
     "export": ("export", "MODEL", "--out", "o"),
-    "finetune": ("finetune", "MODEL", "--steps", "1", "--data-free", "--samples", "2"),
+    "finetune": ("finetune", "MODEL", "--steps", "1", "--data-free", "--samples", "2", "--teacher", "sanac:tiny"),
     "verify": ("verify", "MODEL", "--against", "sanac:tiny"),
-    "bench": ("bench", "MODEL", "--runs", "1", "--steps", "1"),
+    "bench": ("bench", "MODEL", "--rounds", "1", "--steps", "1"),
 }
 TRIED = ("text_encoder: own module", "pipeline: own class", "tokenizer: auto_map", "scheduler: own module")
 

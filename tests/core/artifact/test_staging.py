@@ -198,7 +198,7 @@ def test_a_lock_on_what_another_run_has_just_renamed_is_worth_nothing(
 
 def test_everything_is_flushed_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    real_sync, real_rename = os.fsync, Path.rename
+    real_sync, real_rename, real_move = os.fsync, Path.rename, os.rename
 
     def fsync(descriptor: int) -> None:
         events.append(f"flush {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
@@ -209,7 +209,14 @@ def test_everything_is_flushed_before_it_gets_its_name(tmp_path: Path, monkeypat
         return real_rename(self, target)
 
     monkeypatch.setattr(os, "fsync", fsync)
+
+    def move(source: str, target: str, **handles: int) -> None:
+        if handles:  # a file in the artifact
+            events.append(f"rename {source}")
+        real_move(source, target, **handles)
+
     monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(os, "rename", move)
     make(tmp_path / "out")
     first = events.index("flush a.txt.unfinished")
     assert events[first : first + 4] == [

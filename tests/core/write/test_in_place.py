@@ -12,6 +12,7 @@ from sanac.core.artifact.model import open_model
 from sanac.core.artifact.plan import keep_blocks
 from sanac.core.artifact.staging import StagingArea
 from sanac.core.checkpoint.locate import locate
+from sanac.core.confined import LinkRefused
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.core.write.executor import write_partial
@@ -144,7 +145,7 @@ def test_what_is_not_the_artifact_s_is_not_written_over(artifact: Path, tmp_path
     (artifact / NAMES[0]).unlink()
     (tmp_path / "outside").mkdir()
     (artifact / "beside").symlink_to(tmp_path / "outside")
-    with pytest.raises(UsageError, match="is a link"):
+    with pytest.raises(LinkRefused, match="is a link"):
         add(job(artifact, two_notes), NULL_REPORTER)
     assert not list((tmp_path / "outside").iterdir())
 
