@@ -3,6 +3,9 @@
 A loader acts on what a folder's JSON files say: it imports the modules and classes that they name, takes on adapters
 and quantizers, and in some versions runs Python files. So no folder reaches one unless everything in these files is
 known to belong to a SANA pipeline.
+
+transformers saves arguments of earlier calls with a config (`local_files_only`), so for its classes a key that isn't
+known may hold a number, true, false or null. Text and structures, which can name something, may not.
 """
 
 import inspect
@@ -122,9 +125,11 @@ def _class_problems(component: str, class_name: str) -> Iterator[str]:
 
 def _config_problems(class_name: str, config: Mapping[str, Any], file: str) -> Iterator[str]:
     """Everything in a config that its class doesn't take, or that names another class."""
-    keys = _KEYS[_library(class_name)](class_name) if _library(class_name) else frozenset()
+    library = _library(class_name)
+    keys = _KEYS[library](class_name) if library else frozenset()
     for name, value in config.items():
-        if name not in keys or (name in _EMPTY and value not in (None, {}, "")):
+        number = library != "diffusers" and isinstance(value, int | float | None) and not name.startswith("trust")
+        if (name not in keys and not number) or (name in _EMPTY and value not in (None, {}, "")):
             yield f"{file} has {name!r}"
     if config.get("_class_name", class_name) != class_name:
         yield f"{file} names the class {config['_class_name']!r}"

@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from importlib.metadata import version
 from typing import Any
 
@@ -76,5 +77,5 @@ def check_checkpoint(
 
 
 def _newest_first(folder: ConfinedPath) -> list[ConfinedPath]:
-    files = [path for path in folder.iterdir() if path.path.match("step-*.safetensors")]
-    return files[::-1]
+    files = [path for path in folder.iterdir() if fnmatch(path.name, "step-*.safetensors")]
+    return sorted(files, key=lambda path: path.name, reverse=True)

@@ -118,6 +118,8 @@ def cases() -> Iterator[tuple[str, Change]]:
         "tokenizer: sentencepiece",
         edited("tokenizer/tokenizer_config.json", sp_model_kwargs={"model_file": "/etc/passwd"}),
     )
+    yield "tokenizer: trusting", edited("tokenizer/tokenizer_config.json", trust_remote_code=True)
+    yield "text_encoder: trusting", edited("text_encoder/config.json", trust_remote_code=True)
     yield "tokenizer: a config", edited("tokenizer/config.json", model_type="own", tokenizer_class="OwnTokenizer")
     yield "scheduler: other", edited("model_index.json", scheduler=["diffusers", "DDPMScheduler"])
 
@@ -143,6 +145,14 @@ def test_there_are_enough_and_the_plain_one_passes(pipeline: Path) -> None:
     assert len(CASES) > 70
     check_loadable(open_model(locate(str(pipeline))))
     check_loadable(open_model(locate("sanac:tiny")))
+
+
+def test_a_pipeline_that_was_saved_again_passes(pipeline: Path, tmp_path: Path) -> None:
+    """transformers saves arguments of the call that loaded it."""
+    package.load_pipeline(pipeline).save_pretrained(tmp_path / "again")
+    config = json.loads((tmp_path / "again" / CONFIGS["tokenizer"]).read_text())
+    assert "local_files_only" in config
+    package.load_pipeline(tmp_path / "again")
 
 
 @pytest.mark.parametrize("name", CASES)
