@@ -9,8 +9,11 @@ from sanac.core.artifact.model import Model, open_model
 from sanac.core.artifact.staging import origin_of
 from sanac.core.artifact.workspace import newest_artifact, read_workspace, starting_model
 from sanac.core.checkpoint.locate import locate
+from sanac.core.errors import UsageError
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.core.view import Show, nothing
+
+ORDER = ("convert", "prune", "grow", "finetune", "quantize", "export")  # of the stages that write artifacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +62,41 @@ class Context:
         return word, self.open(word)
 
     def open_newest(
-        self, word: str | None, workspace: Path, stage: str, again: Callable[[Model], bool] | None
+        self, word: str | None, workspace: Path, stage: str, again: Callable[[Model], bool] = lambda _: True
     ) -> tuple[str, Model]:
-        """The word and its model; without a word the workspace's newest artifact.
+        """The word and its model; without a word the newest artifact that `stage` can start from.
 
-        Where `again` says that `stage` would run on its own output, the model that it was made from: a rerun as typed.
+        That is HEAD, or the nearest artifact before it that neither `stage` nor a later one in `ORDER` made: a stage
+        that is typed twice never runs on its own output. `again` is asked about HEAD's own outputs of `stage`: False
+        lets `stage` run on one of them, because that one has something left to do.
         """
         if word is not None:
             return word, self.open(word)
-        word = newest_artifact(read_workspace(workspace))
-        self.reporter.note(f"model: {word} (the newest artifact in {workspace})")
+        head = word = newest_artifact(read_workspace(workspace))
         opened = self.open(word)
-        while again and opened.manifest and opened.manifest.stage == stage and again(opened):
+        while _made_later(opened, stage) or (_stage_of(opened) == stage and again(opened)):
             before = origin_of(opened.located.path)
             if not before or not Path(before).exists():
-                break
-            self.reporter.note(f"{word} is an output of {stage}: using {before}, which it was made from")
+                raise UsageError(
+                    f"{word} is an output of {_stage_of(opened)}, which {stage} doesn't start from",
+                    why=f"it was made from {before}, which is gone"
+                    if before
+                    else "it doesn't say what it was made from",
+                    hint=f"name the model: sanac {stage} MODEL",
+                )
             word, opened = before, self.open(before)
+        if word == head:
+            self.reporter.note(f"model: {word} (the newest artifact in {workspace})")
+        else:
+            self.reporter.note(f"model: {word} (the newest artifact before {stage}; {head} was made from it)")
         return word, opened
+
+
+def _stage_of(opened: Model) -> str:
+    return opened.manifest.stage if opened.manifest else ""
+
+
+def _made_later(opened: Model, stage: str) -> bool:
+    """Whether a stage that comes after `stage` made this model."""
+    made = _stage_of(opened)
+    return made in ORDER and ORDER.index(made) > ORDER.index(stage)

@@ -27,8 +27,7 @@ class ExportView:
 
 def run(word: str | None, settings: ExportSettings, context: Context) -> Outcome:
     """Write graphs, and with --trt engines."""
-    again = None if settings.in_place else lambda _: True
-    word, opened = context.open_newest(word, settings.workspace, "export", again)
+    word, opened = context.open_newest(word, settings.workspace, "export", lambda _: not settings.in_place)
     opened = opened.with_loras(settings.lora)
     engines = EngineSettings(**settings.engine_values()) if settings.trt else None
     job = plan_export(opened, settings, settings.write_options(), engines)

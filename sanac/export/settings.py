@@ -83,7 +83,7 @@ class ExportSettings(EngineBuildSettings, RunSettings):
     Graphs refer to the weights where they are: nothing is stored twice but the autoencoder, of which clients want the
     halves in folders of their own. With --in-place no copy of the model is written: an artifact gets graphs beside its
     weights. Afterwards the graphs are compared with MODEL: exit 5 if they don't compute the same function. Without
-    MODEL it takes the workspace's newest artifact.
+    MODEL it takes the workspace's newest artifact that this verb, or a later one, didn't make.
     """
 
     TITLE: ClassVar[str] = "Options"

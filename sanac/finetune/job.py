@@ -25,7 +25,7 @@ class TrainingView:
 
 def run(word: str | None, settings: FinetuneSettings, context: Context) -> Outcome:
     """Prepare the data, train, and write the result."""
-    word, opened = context.open_newest(word, settings.workspace, "finetune", None)
+    word, opened = context.open_newest(word, settings.workspace, "finetune")
     teacher = context.open(settings.teacher) if settings.teacher else None
     reporter = context.reporter
     plan = plan_finetune(opened, settings, ConfinedPath(settings.workspace), reporter, teacher)

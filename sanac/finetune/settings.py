@@ -35,7 +35,8 @@ class FinetuneSettings(StageSettings, RunSettings):
     """Train MODEL for a few steps to recover quality after pruning or quantization; write the result as an artifact.
 
     By default the model that it was pruned from is the teacher, on latents sampled from that teacher: no data is
-    needed. Without MODEL it takes the workspace's newest artifact. Ctrl-C saves the state; the same command continues.
+    needed. Without MODEL it takes the workspace's newest artifact that this verb, or a later one, didn't make.
+    Ctrl-C saves the state; the same command continues.
     """
 
     TITLE: ClassVar[str] = "Options"

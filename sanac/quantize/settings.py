@@ -25,7 +25,7 @@ class QuantizeSettings(PromptSettings, WriteSettings, RunSettings):
     One of --scheme, --max-bytes and --min-sqnr says how. What needs activations (gptq, int8, fp8, smoothing) or
     measured errors (a budget) samples prompts with the model; everything else gives the same bytes anywhere. quant.json
     beside the weights says which are quantized, how, and why the others are not.
-    Without MODEL it takes the workspace's newest artifact.
+    Without MODEL it takes the workspace's newest artifact that this verb, or a later one, didn't make.
     """
 
     TITLE: ClassVar[str] = "Options"

@@ -20,7 +20,7 @@ def check_verifiable(word: str | None, settings: ExportSettings, context: Contex
     """Raise before anything is written, where the comparison couldn't run afterwards."""
     if settings.no_verify or settings.dry_run:
         return
-    _, model = context.open_newest(word, settings.workspace, "export", None)
+    _, model = context.open_newest(word, settings.workspace, "export", lambda _: not settings.in_place)
     try:
         installed()
         check_memory(model, context.reporter, pictures=model.model_index is not None)

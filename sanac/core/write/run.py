@@ -40,7 +40,7 @@ def run_job(
     complete: Callable[[ArtifactJob], ArtifactJob] = lambda job: job,
 ) -> Outcome:
     """Show the plan, or complete the job, write it and record the result in the workspace."""
-    read_workspace(settings.workspace)  # an unreadable one is an error before anything is written
+    head = read_workspace(settings.workspace).head  # an unreadable one is an error before anything is written
     out = settings.out or settings.workspace / f"{job.stage}-{job.key[:8]}"
     _check_place(out, settings.workspace)
     sizes = sizes_of(job)
@@ -56,7 +56,9 @@ def run_job(
     status = "cached"
     if known is None:
         status, _ = write_artifact(complete(job), out, context.reporter)
-    record(settings.workspace, word, out)
+    now = record(settings.workspace, word, out).head
+    if status == "cached" and head and now != head:
+        context.reporter.note(f"HEAD of {settings.workspace} moves back from {head} to {now}")
     done = f"{out} already holds this (cached)" if status == "cached" else f"wrote {out}"
     return _outcome(status, data, out, ArtifactView(job, sizes, done, written=True))
 
