@@ -267,7 +267,8 @@ class VerbMethods:
         """Train MODEL for a few steps to recover quality after pruning or quantization; write the result as an artifact.
 
         By default the model that it was pruned from is the teacher, on latents sampled from that teacher: no data is
-        needed. Without MODEL it takes the workspace's newest artifact. Ctrl-C saves the state; the same command continues.
+        needed. Without MODEL it takes the workspace's newest artifact that this verb, or a later one, didn't make.
+        Ctrl-C saves the state; the same command continues.
 
         Settings:
             steps: Optimizer steps.  [at least 1; default: 100]
@@ -343,7 +344,7 @@ class VerbMethods:
         One of --scheme, --max-bytes and --min-sqnr says how. What needs activations (gptq, int8, fp8, smoothing) or
         measured errors (a budget) samples prompts with the model; everything else gives the same bytes anywhere. quant.json
         beside the weights says which are quantized, how, and why the others are not.
-        Without MODEL it takes the workspace's newest artifact.
+        Without MODEL it takes the workspace's newest artifact that this verb, or a later one, didn't make.
 
         Settings:
             scheme: Weight-only (-wo), or weights and activations (the others).  [one of int8-wo, int4-wo, fp8-wo, int8, int8-dynamic, fp8, fp8-dynamic]
@@ -412,7 +413,7 @@ class VerbMethods:
         Graphs refer to the weights where they are: nothing is stored twice but the autoencoder, of which clients want the
         halves in folders of their own. With --in-place no copy of the model is written: an artifact gets graphs beside its
         weights. Afterwards the graphs are compared with MODEL: exit 5 if they don't compute the same function. Without
-        MODEL it takes the workspace's newest artifact.
+        MODEL it takes the workspace's newest artifact that this verb, or a later one, didn't make.
 
         Settings:
             onnx: ONNX graphs; always written.
