@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from itertools import product
+from itertools import combinations_with_replacement
 from pathlib import Path
 
 import pytest
@@ -48,18 +48,30 @@ def test_the_chain_typed_again_and_again(chain: Path, sanac: Sanac) -> None:
     assert sorted(path.name for path in chain.iterdir()) == before
 
 
-@pytest.mark.parametrize(("one", "other"), product(STEPS, STEPS))
+@pytest.mark.parametrize(("one", "other"), combinations_with_replacement(STEPS, 2))
 def test_pairs(one: str, other: str, chain: Path, sanac: Sanac) -> None:
-    """Whatever was typed before it, a step that was done is cached, typed once or twice."""
+    """Two steps in the order of work, typed twice: the second time both are cached, and each is HEAD after it."""
+    for name in (one, other):
+        assert sanac(*STEPS[name]).code == 0
     for name in (one, other, other):
         ran = sanac(*STEPS[name], "--json")
         assert (ran.code, ran.json["status"]) == (0, "cached"), (name, ran.err)
         assert head(chain) == name
 
 
+@pytest.mark.parametrize(("later", "earlier"), [("export", "prune"), ("quantize", "finetune"), ("export", "quantize")])
+def test_a_step_back_and_on_again(later: str, earlier: str, chain: Path, sanac: Sanac) -> None:
+    """A step back makes its output HEAD: what is typed after it starts there, and that is cached, too."""
+    for name in (later, earlier, later, earlier):
+        assert sanac(*STEPS[name]).code == 0
+    for name in (later, earlier):
+        ran = sanac(*STEPS[name], "--json")
+        assert (ran.code, ran.json["status"]) == (0, "cached"), (name, ran.err)
+
+
 def test_it_says_what_it_took_and_where_head_went(chain: Path, sanac: Sanac) -> None:
     ran = sanac(*STEPS["finetune"])
-    assert "the newest artifact before finetune; export-" in ran.err
+    assert "the newest artifact before finetune; sanac-out/export-" in ran.err
     assert "HEAD of sanac-out moves back from export-" in ran.err
     assert "the newest artifact in sanac-out" in sanac(*STEPS["quantize"]).err
     assert "moves back" not in sanac(*STEPS["quantize"]).err
