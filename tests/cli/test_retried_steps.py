@@ -48,7 +48,7 @@ def test_the_chain_typed_again_and_again(chain: Path, sanac: Sanac) -> None:
     assert sorted(path.name for path in chain.iterdir()) == before
 
 
-@pytest.mark.parametrize(("one", "other"), combinations_with_replacement(STEPS, 2))
+@pytest.mark.parametrize(("one", "other"), [*combinations_with_replacement(STEPS, 2)])
 def test_pairs(one: str, other: str, chain: Path, sanac: Sanac) -> None:
     """Two steps in the order of work, typed twice: the second time both are cached, and each is HEAD after it."""
     for name in (one, other):

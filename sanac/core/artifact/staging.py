@@ -21,7 +21,7 @@ from sanac.core.artifact.manifest import MANIFEST, Manifest, check_sealed, read_
 from sanac.core.atomic import PARTIAL, atomic_path, flush, write_flushed
 from sanac.core.confined import ConfinedPath, LinkRefused
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
-from sanac.core.file_copy import FileRecord, digest_bytes, digest_file
+from sanac.core.file_copy import FileRecord, digest_bytes, digest_mapped
 from sanac.core.progress import NULL_REPORTER, Reporter
 
 ORIGIN = "origin.json"  # the source's path on the machine that ran the stage; not sealed
@@ -353,12 +353,15 @@ def _proven(files: Mapping[str, FileRecord], partial: ConfinedPath, reporter: Re
     if not sized:
         return {}
     reporter.begin("checking finished files", sum(file.size for file in sized.values()))
+    proven = {}
     try:
-        return {
-            name: file for name, file in sized.items() if digest_file(partial / name, reporter=reporter) == file.blake3
-        }
+        for name, file in sized.items():
+            if digest_mapped(partial / name) == file.blake3:
+                proven[name] = file
+            reporter.advance(file.size)
     finally:
         reporter.end()
+    return proven
 
 
 def _append(journal: ConfinedPath, entry: dict[str, Any]) -> None:
