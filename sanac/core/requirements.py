@@ -28,8 +28,12 @@ def check_loaders() -> None:
 
 
 def bounds() -> dict[str, str]:
-    """The lower bound of each loader, as this package declares it."""
-    found = (_BOUND.match(text) for text in metadata.requires("sanac") or ())
+    """The lower bound of each loader, as this package declares it; none where it runs without being installed."""
+    try:
+        declared = metadata.requires("sanac") or ()
+    except metadata.PackageNotFoundError:
+        declared = ()
+    found = (_BOUND.match(text) for text in declared)
     return {match[1]: match[2] for match in found if match and match[1] in LOADERS}
 
 
