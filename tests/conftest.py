@@ -116,6 +116,19 @@ def pipeline(shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="session")
+def large_pictures(pipeline: Path, shared: Shared) -> Path:
+    """The same pipeline as a model of 2K or 4K images: a position embedding is added to its latents."""
+    import shutil
+
+    def making(folder: Path) -> None:
+        shutil.copytree(pipeline, folder)
+        config = folder / "transformer" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"interpolation_scale": 1.0}))
+
+    return shared("large-pictures", making)
+
+
+@pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     """Makes a folder that all processes of these tests share, if none of them did before."""
     home = common(tmp_path_factory)

@@ -20,7 +20,7 @@ from sanac.core.errors import InvalidInput
 from sanac.core.progress import Reporter
 from sanac.finetune.batches import Batch
 from sanac.nn.blocks.block import Geometry, block
-from sanac.nn.blocks.embed_head import embed, head
+from sanac.nn.blocks.embed_head import embed_inputs, head
 from sanac.nn.streaming import Blocks
 from sanac.train.flow_matching import TIMESTEPS
 
@@ -155,7 +155,8 @@ class TeacherPass(CachedStep[TeacherCache]):
         scale = TIMESTEPS * self.config.get("timestep_scale", 1.0)
         with torch.no_grad():
             starts = [
-                embed(
+                embed_inputs(
+                    self.config,
                     outside,
                     batch.states.to(device, dtype),
                     batch.samples.embeddings.to(device, dtype),

@@ -19,6 +19,7 @@ from sanac.core.artifact.model import Component, Model
 from sanac.core.checkpoint.locate import inside
 from sanac.core.errors import InvalidInput
 from sanac.core.requirements import check_loaders
+from sanac.nn.silence_libraries import quiet
 
 PIPELINES = (
     "SanaPipeline",
@@ -156,15 +157,18 @@ def _library(class_name: str) -> str:
 @cache
 def _diffusers_keys(class_name: str) -> frozenset[str]:
     """Arguments of the constructor of the installed version."""
-    import diffusers
+    with quiet():
+        import diffusers
 
-    return frozenset(inspect.signature(getattr(diffusers, class_name).__init__).parameters) - {"self"} | _PRIVATE
+        kind = getattr(diffusers, class_name)
+    return frozenset(inspect.signature(kind.__init__).parameters) - {"self"} | _PRIVATE
 
 
 @cache
 def _text_encoder_keys(_: str) -> frozenset[str]:
     """Fields of the installed version's config, and those of earlier ones."""
-    from transformers import Gemma2Config
+    with quiet():
+        from transformers import Gemma2Config
 
     return frozenset(Gemma2Config().to_dict()) - {"quantization_config"} | _PRIVATE | _EARLIER
 

@@ -94,11 +94,6 @@ def sampler(config: Mapping[str, Any]) -> Any:
 def check_computable(model: Model) -> None:
     """UsageError for models that sanac's forward pass doesn't implement, and for unmerged LoRAs."""
     config = model.transformer.config
-    if config.get("interpolation_scale") is not None:
-        why = (
-            "its config sets interpolation_scale: a position embedding is added to the latents, as for 2K and 4K images"
-        )
-        raise UsageError(f"{model.located.name} isn't supported here yet", why=why, hint="pass --scores FILE or --keep")
     if config.get("guidance_embeds"):
         why = "it is distilled with guidance as an input"
         raise UsageError(f"{model.located.name} isn't supported here yet", why=why, hint="pass --scores FILE or --keep")

@@ -12,7 +12,7 @@ from torch import Tensor
 from sanac.core.artifact.model import Model
 from sanac.core.family.architecture import block_name
 from sanac.nn.blocks.block import Geometry, QuantizedBlock, Tensors, block
-from sanac.nn.blocks.embed_head import BlockInputs, embed, head, positions
+from sanac.nn.blocks.embed_head import BlockInputs, embed_inputs, head
 from sanac.nn.quant.activations import ActivationQuantizer, ReplayError
 from sanac.nn.streaming import Blocks
 from sanac.runtime.onnx_session import OnnxSession
@@ -54,15 +54,9 @@ class TorchBackend:
             ]
 
     def _start(self, outside: dict[str, torch.Tensor], case: Inputs) -> BlockInputs:
-        device, scale, patch = self.blocks.device, self.config.get("interpolation_scale"), self.config["patch_size"]
-        inputs = {name: value.to(device) for name, value in case.items()}
-        where = None
-        if scale is not None:
-            rows, columns = (side // patch for side in inputs["hidden_states"].shape[2:])
-            width = len(outside["patch_embed.proj.bias"])
-            where = positions(rows, columns, self.config["sample_size"] // patch, scale, width).to(device)
+        inputs = {name: value.to(self.blocks.device) for name, value in case.items()}
         latents, captions, mask = (inputs[name] for name in ("hidden_states", "encoder_hidden_states", MASK))
-        return embed(outside, latents, captions, inputs["timestep"], mask, inputs.get("guidance"), where)
+        return embed_inputs(self.config, outside, latents, captions, inputs["timestep"], mask, inputs.get("guidance"))
 
 
 @dataclass

@@ -321,3 +321,10 @@ def test_without_a_model_nothing_is_downloaded(sanac: Sanac) -> None:
     ran = sanac("prune", "--target-blocks", "20")
     assert ran.code == 4
     assert "hf download" in ran.err
+
+
+def test_imports_are_silent(tmp_path: Path) -> None:
+    """Libraries warn while they are imported; -q leaves nothing of that."""
+    command = [sys.executable, "-m", "sanac", "analyze", "sanac:tiny", "--num-prompts", "1", "--timesteps", "2", "-q"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -187,7 +187,6 @@ def test_analyze_keeps_its_hands_off_what_is_not_its_own(sanac: Sanac, pipeline:
 @pytest.mark.parametrize(
     ("part", "entry", "value", "words"),
     [
-        ("transformer/config.json", "interpolation_scale", 1.0, "interpolation_scale"),
         ("transformer/config.json", "guidance_embeds", True, "guidance"),
         ("scheduler/scheduler_config.json", "algorithm_type", "sde-dpmsolver++", "stochastic schedulers"),
         ("scheduler/scheduler_config.json", "algorithm_type", "foo", "foo"),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own custom)
@@ -51,6 +52,25 @@ def embed(
     bias = None if mask is None else ((1 - mask.to(latents.dtype)) * -10000.0).unsqueeze(1)
     conditioning = Conditioning(modulation, project_caption(tensors, caption), bias, patches.shape[2], patches.shape[3])
     return BlockInputs(state, conditioning, embedded)
+
+
+def embed_inputs(
+    config: Mapping[str, Any],
+    tensors: Tensors,
+    latents: Tensor,
+    caption: Tensor,
+    timestep: Tensor,
+    mask: Tensor | None = None,
+    guidance: Tensor | None = None,
+) -> BlockInputs:
+    """`embed`, with the position embedding that the transformer's config asks for, as models of 2K and 4K images do."""
+    scale, where = config.get("interpolation_scale"), None
+    if scale is not None:
+        patch = config["patch_size"]
+        rows, columns = (side // patch for side in latents.shape[2:])
+        width = len(tensors["patch_embed.proj.bias"])
+        where = positions(rows, columns, config["sample_size"] // patch, scale, width).to(latents.device)
+    return embed(tensors, latents, caption, timestep, mask, guidance, where)
 
 
 def project_caption(tensors: Tensors, caption: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sanac.core.errors import InvalidInput
 from sanac.nn.blocks.block import Geometry, block
-from sanac.nn.blocks.embed_head import BlockInputs, embed, head
+from sanac.nn.blocks.embed_head import BlockInputs, embed_inputs, head
 from sanac.nn.calibration.text_encoding import EncodedPrompts
 from sanac.nn.streaming import Blocks
 
@@ -85,7 +85,7 @@ def sample(
     called after each block. With `data` (latents of images) no trajectory is followed: each step noises them to the
     sampler's noise level, (1 - s) x + s e, and yields these latents.
     """
-    run = _Run(blocks, blocks.outside(), Geometry.of(config), captions, sampling, offset, observe, on_progress)
+    run = _Run(blocks, blocks.outside(), config, captions, sampling, offset, observe, on_progress)
     size = (sampling.side, sampling.side) if data is None else tuple(data.shape[2:])
     noise = starting_noise(len(captions), config["in_channels"], sampling, offset, size).to(blocks.device)
     latents = noise
@@ -138,12 +138,17 @@ class _Run:
 
     blocks: Blocks
     outside: Mapping[str, Tensor]
-    geometry: Geometry
+    config: Mapping[str, Any]  # of the transformer
     captions: EncodedPrompts
     sampling: SamplerSettings
     offset: int
     observe: Observer
     on_progress: Callable[[SweepProgress], None]
+
+    @property
+    def geometry(self) -> Geometry:
+        """The block geometry of the config."""
+        return Geometry.of(self.config)
 
     def velocity(self, when: _Moment, latents: Tensor, resume_from: SweepProgress | None) -> Tensor:
         """The guided velocity at this step: both branches, combined by the guidance scale."""
@@ -164,7 +169,8 @@ class _Run:
                 caption, mask = (encoded.embeddings, encoded.mask) if branch else (encoded.empty, encoded.empty_mask)
                 count = len(some)
                 timesteps = when.scaled.expand(count)
-                start = embed(self.outside, some, caption.expand(count, -1, -1), timesteps, mask.expand(count, -1))
+                captions, masks = caption.expand(count, -1, -1), mask.expand(count, -1)
+                start = embed_inputs(self.config, self.outside, some, captions, timesteps, masks)
                 for values in (start.state, start.timestep, start.conditioning.caption):
                     if not torch.isfinite(values).all():
                         why = f"for one of the {count} prompts of a batch"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sanac.nn.blocks.block import Geometry
-from sanac.nn.blocks.embed_head import BlockInputs, embed
+from sanac.nn.blocks.embed_head import BlockInputs, embed_inputs
 from sanac.nn.calibration.block_subsets import BlockSubset, relative_error, velocities
 from sanac.nn.calibration.sampling import SamplerSettings, sample, starting_noise
 from sanac.nn.calibration.text_encoding import EncodedPrompts
@@ -86,8 +86,8 @@ class CalibrationStates:
         scaled = (moment.timestep * self.config.get("timestep_scale", 1.0)).expand(count)
         latents = moment.latents.to(self.blocks.dtype)
         captions, masks = encoded.empty.expand(count, -1, -1), encoded.empty_mask.expand(count, -1)
-        empty = embed(self.outside, latents, captions, scaled, masks)
-        return empty, embed(self.outside, latents, encoded.embeddings, scaled, encoded.mask)
+        empty = embed_inputs(self.config, self.outside, latents, captions, scaled, masks)
+        return empty, embed_inputs(self.config, self.outside, latents, encoded.embeddings, scaled, encoded.mask)
 
     def changed(self, changes: Mapping[str, Tensor]) -> "CalibrationStates":
         """The same recorded steps, with `changes` added to the model's weights."""

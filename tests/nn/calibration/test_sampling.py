@@ -50,8 +50,11 @@ def _stock_latents(pipeline: SanaPipeline, number: int) -> Tensor:
     ).images
 
 
-def test_it_samples_what_the_pipeline_samples(pipeline: Path) -> None:
-    latents, stock = _run(pipeline), _stock(pipeline)
+@pytest.mark.parametrize("large", [False, True], ids=["", "with positions"])
+def test_it_samples_what_the_pipeline_samples(large: bool, pipeline: Path, large_pictures: Path) -> None:
+    folder = large_pictures if large else pipeline
+    latents, stock = _run(folder), _stock(folder)
+    assert (stock.transformer.config.interpolation_scale is not None) == large
     for number in range(len(PROMPTS)):
         assert torch.allclose(latents[number : number + 1], _stock_latents(stock, number), atol=1e-4)
 
