@@ -68,11 +68,6 @@ class ConfinedPath:
         return self.path.name
 
     @property
-    def suffix(self) -> str:
-        """The last part's ending."""
-        return self.path.suffix
-
-    @property
     def parent(self) -> "ConfinedPath":
         """The folder that this path is in; the root is its own."""
         return ConfinedPath(self.root, self.parts[:-1])

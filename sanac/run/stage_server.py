@@ -62,7 +62,7 @@ def _run(server: int, files: Sequence[int], words: Sequence[str], folder: str) -
         os.close(file)
     for name, stream in (("stdout", 1), ("stderr", 2)):  # the server's own were made for other files
         encoding = getattr(sys, name).encoding
-        setattr(sys, name, open(stream, "w", 1, encoding, closefd=False))  # noqa: SIM115 (to the end)
+        setattr(sys, name, open(stream, "w", 1, encoding, closefd=False))  # noqa: SIM115 (open until the process ends)
     os.chdir(folder)
     if _gpu_was_touched():
         command = [sys.executable, "-P", "-m", "sanac.run.child", str(server), *words]
@@ -77,7 +77,7 @@ def _run(server: int, files: Sequence[int], words: Sequence[str], folder: str) -
 def _gpu_was_touched() -> bool:
     """Whether an import has used CUDA before the fork: a forked process can't use it then, a new program can."""
     torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda._is_in_bad_fork())  # noqa: SLF001 (torch has no other word for it)
+    return torch is not None and bool(torch.cuda._is_in_bad_fork())  # noqa: SLF001 (torch has no public name for it)
 
 
 if __name__ == "__main__":

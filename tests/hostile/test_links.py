@@ -35,7 +35,7 @@ CASES = [
     *((name, "gate", 3) for name in (*SEALED[:3], *FOLDERS[:2], *MEASURED[:2])),
     *((name, "verify", 3) for name in (GRAPH, *SEALED[:2], *FOLDERS[:2])),
     *((name, "evaluate", 3) for name in (MEASURED[0], *FOLDERS[:2])),
-    # measurements are written anew, each file under its own name: a link is replaced, and stays unread
+    # a measurement is written again under its own name: a link there is replaced, and not read
     ("measurements/evaluate-shapes.json", "evaluate", 0), ("measurements/evaluate-shapes.png", "evaluate", 0),
     ("measurements/metrics.json", "evaluate", 3),
 ]  # fmt: skip
@@ -66,7 +66,7 @@ def test_in_an_artifact(
 
 @pytest.mark.parametrize("verb", ["scan", "gate", "export"])
 def test_the_manifest_itself(verb: str, artifact: Path, sanac: Sanac, gates: None, canaries: Canaries) -> None:
-    """A folder whose manifest is a link is no artifact, but a model like any other."""
+    """A folder whose manifest is a link is treated as a plain model, not as an artifact."""
     canaries.replace(artifact / "sanac.json")
     before = canaries.state()
     canaries.watch()
@@ -87,7 +87,7 @@ NAMES = (
 def test_in_what_is_resumed(
     name: str, fresh: tuple[str, ...], unfinished: Path, sanac: Sanac, canaries: Canaries, tmp_path: Path
 ) -> None:
-    """Refused, or written anew in the place of the link; --fresh deletes links without looking behind them."""
+    """Refused; with --fresh the link is deleted without being followed, and the file is written again."""
     canaries.replace(unfinished / name)
     before = canaries.state()
     canaries.watch()

@@ -1,4 +1,4 @@
-"""Processes of stages: forked with everything imported, and yet as separate as if they were started anew."""
+"""Stage processes: forked from a server that has imported everything, and as separate as newly started ones."""
 
 import os
 import signal
