@@ -1,28 +1,94 @@
-"""Draws batches: samples, caption dropout, noise and noise levels, determined by the batch number and the seed.
+"""Draws batches: samples or steps of trajectories, caption dropout, noise levels, determined by the batch number.
 
 The teacher's outputs for batch n can therefore be computed once, before training, and cached.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from sanac.finetune.encoded_dataset import Prepared, Samples
-from sanac.train.flow_matching import Times, drop_captions, noised
+from sanac.finetune.trajectories import Trajectories
+from sanac.train.flow_matching import TIMESTEPS, Times, drop_captions, noised
 from sanac.train.loop import generator_for
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """Inputs of the transformer, and what it should predict where that is known beforehand."""
+
+    samples: Samples
+    noise: Tensor | None  # None: the samples' latents are inputs already
+    levels: Tensor  # noise levels
+    picked: tuple[int, ...]
+    targets: Tensor | None = None  # the teacher's velocities
+
+    @property
+    def states(self) -> Tensor:
+        """The transformer's inputs: latents noised on the straight line between data and noise, or recorded ones."""
+        if self.noise is None:
+            return self.samples.latents
+        return noised(self.samples.latents, self.noise, self.levels)
+
+    def part(self, some: slice) -> "Batch":
+        """Some samples of the batch."""
+        samples = Samples(self.samples.latents[some], self.samples.embeddings[some], self.samples.mask[some])
+        noise, targets = (None if tensor is None else tensor[some] for tensor in (self.noise, self.targets))
+        return replace(
+            self, samples=samples, noise=noise, levels=self.levels[some], picked=self.picked[some], targets=targets
+        )
+
+
+class Sampler(Protocol):
+    """Draws batches of one size."""
+
+    @property
+    def size(self) -> int:
+        """Samples per batch."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of all draws."""
+
+    @property
+    def caption_dropout(self) -> float:
+        """Share of samples without their captions."""
+
+    @property
+    def identity(self) -> str:
+        """What else the draws depend on."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the draws depend on, for content keys."""
+
+    def draw(self, data: Prepared, number: int) -> Batch:
+        """Draw batch `number` of `data`, on the CPU."""
+
+
+@dataclass(frozen=True, slots=True)
 class BatchSampler:
-    """Settings for drawing batches."""
+    """Draws samples and adds noise to them."""
 
     size: int
     seed: int = 0
     times: Times = field(default_factory=Times)
     caption_dropout: float = 0.1
 
-    def draw(self, data: Prepared, number: int) -> "Batch":
+    @property
+    def identity(self) -> str:
+        """The distribution of noise levels."""
+        return f"times={self.times}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+    def draw(self, data: Prepared, number: int) -> Batch:
         """Draw batch `number` of `data`, on the CPU."""
         chance = generator_for(self.seed, number)
         picked = torch.randint(len(data), (self.size,), generator=chance).tolist()
@@ -32,16 +98,49 @@ class BatchSampler:
         return Batch(samples, noise, self.times.draw(self.size, chance), tuple(picked))
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Samples with their noise and noise levels."""
+@dataclass(frozen=True)
+class TrajectorySampler:
+    """Draws steps of trajectories: each of all pictures' steps once before any of them again."""
 
-    samples: Samples
-    noise: Tensor
-    levels: Tensor
-    picked: tuple[int, ...]
+    size: int
+    trajectories: Trajectories
+    timestep_scale: float = 1.0
+    seed: int = 0
+    caption_dropout: float = 0.1
 
     @property
-    def states(self) -> Tensor:
-        """Noised latents, on the straight line between data and noise."""
-        return noised(self.samples.latents, self.noise, self.levels)
+    def identity(self) -> str:
+        """That these are steps of trajectories."""
+        return "trajectories"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields that aren't data."""
+        dropout = {"caption_dropout": self.caption_dropout}
+        return {"targets": "trajectories", "size": self.size, "seed": self.seed, **dropout}
+
+    def draw(self, data: Prepared, number: int) -> Batch:
+        """Draw batch `number` of `data`, on the CPU."""
+        steps = len(self._levels)
+        places = [self._place(number * self.size + position, len(data) * steps) for position in range(self.size)]
+        dropped = drop_captions(self.size, self.caption_dropout, generator_for(self.seed, number)).tolist()
+        pictures, moments = [place // steps for place in places], [place % steps for place in places]
+        samples = data.pick(pictures, dropped)
+        inputs, targets = self.trajectories.pick(pictures, moments, dropped)
+        levels = torch.stack([self._levels[moment] for moment in moments])
+        samples = replace(samples, latents=inputs)
+        return Batch(samples, None, levels, tuple(pictures), targets)
+
+    @cached_property
+    def _levels(self) -> Tensor:
+        """The noise level of each step."""
+        return self.trajectories.timesteps / (TIMESTEPS * self.timestep_scale)
+
+    def _place(self, position: int, count: int) -> int:
+        """Which of `count` steps comes at `position`; each epoch has an order of its own."""
+        epoch, position = divmod(position, count)
+        orders = self.__dict__.setdefault("_orders", {})
+        if (epoch, count) not in orders:
+            orders.clear()
+            orders[epoch, count] = torch.randperm(count, generator=generator_for(self.seed, -1 - epoch)).tolist()
+        return int(orders[epoch, count][position])

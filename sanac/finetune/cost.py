@@ -4,14 +4,20 @@ from sanac.core.cost import OVERHEAD, Cost, ModelShape
 from sanac.finetune.settings import FinetuneSettings
 
 _STEP = 3.0  # forward passes that a training step is worth
-_BATCH = 64
+_TOKENS = 16_384  # of a batch
+_STEPS, _REUSED, _FEWEST, _NOISED = 20, 2, 100, 2048  # of data that is sampled from the teacher
 
 
 def finetune(settings: FinetuneSettings, before: ModelShape, _others: int) -> Cost:
     """Training, the teacher's forward passes, and its samples where there is no data."""
-    batch = settings.batch or _BATCH
-    samples = settings.steps * batch * settings.accumulate
-    sampled = 0 if settings.data else settings.samples * 20
-    work = before.forward(samples * _STEP / 2 + sampled + samples / 2)
-    memory = OVERHEAD + 16 * before.parameters + 4 * before.tokens * batch * 64_000
+    batch = settings.batch or max(1, min(64, _TOKENS // max(1, before.tokens)))
+    examples = settings.steps * batch * settings.accumulate
+    taught = 0.0 if settings.takes_trajectories and not settings.data else examples / 2
+    sampled = 0
+    if not settings.data:
+        usual = max(_FEWEST, examples // (_REUSED * _STEPS)) if settings.takes_trajectories else _NOISED
+        sampled = _STEPS * (settings.samples or usual)
+    work = before.forward(examples * _STEP / 2 + sampled + taught)
+    weights = 4 * before.parameters
+    memory = OVERHEAD + 3.3 * weights + 4 * before.tokens * batch * 64_000
     return Cost(before, memory, work, before.size)

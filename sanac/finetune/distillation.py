@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sanac.finetune.batches import BatchSampler
+from sanac.finetune.batches import Batch, Sampler
 from sanac.finetune.encoded_dataset import Prepared
 from sanac.finetune.teacher_cache import TeacherCache
 from sanac.train.flow_matching import TIMESTEPS, flow_loss
@@ -25,11 +25,12 @@ class RecoveryTask(TransformerTask):
 
     transformer: nn.Module
     data: Prepared
-    sampler: BatchSampler
+    sampler: Sampler
     weights: Mapping[str, float]
     teacher_cache: TeacherCache | None = None  # cached teacher outputs
     feature_blocks: tuple[int, ...] = ()  # teacher block whose output each student block imitates
     timestep_scale: float = 1.0
+    micro_batch: int | None = None  # most samples per forward pass; None: the whole batch
     compiled: bool = False
     shown: str = ""
 
@@ -37,17 +38,29 @@ class RecoveryTask(TransformerTask):
     def identity(self) -> str:
         """Everything that training depends on beyond the loop's settings."""
         one = self.sampler
-        drawing = f"size={one.size}, seed={one.seed}, times={one.times}, caption_dropout={one.caption_dropout}"
+        drawing = f"size={one.size}, seed={one.seed}, {one.identity}, caption_dropout={one.caption_dropout}"
         taught_by = self.teacher_cache.identity if self.teacher_cache else ""
         how = f"Drawing({drawing}) {sorted(self.weights.items())}"  # as checkpoints have it in their keys
         return f"{self.data.identity} {how} {taught_by} {self.feature_blocks}"
 
-    def loss(self, _generator: torch.Generator, number: int, /) -> Tensor:
-        """Weighted sum of the losses on batch `number`, which has its own random generator."""
+    def loss(self, generator: torch.Generator, number: int, /) -> Tensor:
+        """Weighted sum of the losses on batch `number`."""
+        return torch.stack(list(self.losses(generator, number))).sum()
+
+    def losses(self, _generator: torch.Generator, number: int, /) -> Iterator[Tensor]:
+        """The weighted sum of the losses on batch `number`, which has its own generator, in micro-batches."""
         distinct = len(self.teacher_cache) if self.teacher_cache else number + 1
         number %= distinct
         batch = self.sampler.draw(self.data, number)
         self.shown = f"batch {number}: samples {', '.join(map(str, batch.picked))}"
+        size = self.micro_batch or self.sampler.size
+        for first in range(0, self.sampler.size, size):
+            some = slice(first, first + size)
+            share = len(batch.picked[some]) / self.sampler.size
+            yield share * self._part(batch.part(some), number, some)
+
+    def _part(self, batch: Batch, number: int, some: slice) -> Tensor:
+        """Weighted sum of the losses on `some` samples of batch `number`."""
         device = next(self.transformer.parameters()).device
         with self._watched() as streams:
             predicted = self.forward(
@@ -59,15 +72,23 @@ class RecoveryTask(TransformerTask):
             )[0]
         losses: dict[str, Tensor] = {}
         if "flow" in self.weights:
+            assert batch.noise is not None
             losses["flow"] = flow_loss(predicted, batch.samples.latents.to(device), batch.noise.to(device))
         if "distill" in self.weights:
-            assert self.teacher_cache is not None
-            losses["distill"] = (predicted.float() - self.teacher_cache.velocity(number).to(device)).square().mean()
+            targets = self._velocities(batch, number, some).to(device)
+            losses["distill"] = (predicted.float() - targets).square().mean()
         if "features" in self.weights:
             assert self.teacher_cache is not None
-            targets = [self.teacher_cache.stream(number, place).to(device) for place in self.feature_blocks]
-            losses["features"] = feature_loss(streams, targets)
+            states = [self.teacher_cache.stream(number, place)[some].to(device) for place in self.feature_blocks]
+            losses["features"] = feature_loss(streams, states)
         return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
+
+    def _velocities(self, batch: Batch, number: int, some: slice) -> Tensor:
+        """The teacher's velocities: recorded on its trajectories, or computed for the batch beforehand."""
+        if batch.targets is not None:
+            return batch.targets
+        assert self.teacher_cache is not None
+        return self.teacher_cache.velocity(number)[some]
 
     @contextmanager
     def _watched(self) -> Iterator[list[Tensor]]:

@@ -3,10 +3,11 @@
 Training then needs neither autoencoder nor text encoder. A stopped run continues after its last complete part.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,15 @@ class Folder:
             raise UsageError(f"{self.path} is not empty", hint="choose another folder")
         return {"key": self.key, "seen": 0, "parts": 0, "skipped": [], "finished": False}
 
-    def put(self, number: int, latents: Tensor, captions: EncodedPrompts, record: dict[str, Any]) -> None:
-        """Write part `number`, then the updated record."""
+    def put(
+        self,
+        number: int,
+        latents: Tensor,
+        captions: EncodedPrompts,
+        record: dict[str, Any],
+        more: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
+        """Write part `number`, with `more` tensors, then the updated record."""
         self.path.mkdir(parents=True, exist_ok=True)
         part = self.path / f"part-{number:05d}.safetensors"
         tensors = {
@@ -65,6 +73,7 @@ class Folder:
             "mask": captions.mask,
             "empty": captions.empty,
             "empty_mask": captions.empty_mask,
+            **more,
         }
         save_tensors(tensors, part)
         self.note(record)

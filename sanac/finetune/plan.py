@@ -1,321 +1,170 @@
-"""The fine-tuning job: resolves teacher, data and losses, checks memory, trains, and builds the artifact job."""
+"""What `sanac finetune` will do, decided before anything is spent: teacher, losses, data, memory, time."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
 
-import torch
-
-from sanac.core import json_files
-from sanac.core.artifact.cached_step import CachedStep, run_step
 from sanac.core.artifact.model import Model
-from sanac.core.artifact.plan import keep_blocks
 from sanac.core.confined import ConfinedPath
-from sanac.core.errors import MissingResource, UsageError
-from sanac.core.file_copy import digest_file
+from sanac.core.errors import UsageError
 from sanac.core.progress import Reporter
 from sanac.core.quant.layer_rules import QuantPlan, QuantRequest, plan_quantization
 from sanac.core.quant.schemes import scheme_of
-from sanac.core.safetensors_header import read_header
-from sanac.core.units import bytes_text
-from sanac.core.write.job import ArtifactJob, WriteOptions, plan_artifact, refuse_quantized
-from sanac.finetune import image_text_data
-from sanac.finetune.batches import BatchSampler
-from sanac.finetune.distillation import RecoveryTask
-from sanac.finetune.encode_dataset import EncodingJob
-from sanac.finetune.encoded_dataset import Prepared, open_prepared
-from sanac.finetune.find_teacher import blocks_of, check_teacher, parent_of
-from sanac.finetune.lora import add_lora, merged, save_adapter
+from sanac.core.units import duration_text
+from sanac.core.write.job import refuse_quantized
+from sanac.finetune.data_source import DataSource, choose_data
+from sanac.finetune.find_teacher import check_teacher, parent_of
 from sanac.finetune.settings import FinetuneSettings
-from sanac.finetune.student import open_student, save_weights
-from sanac.finetune.synthetic_data import SyntheticLatents
-from sanac.finetune.teacher_cache import TeacherCache, TeacherPass
-from sanac.nn.calibration.prompts import choose_prompts
-from sanac.nn.calibration.sampling import SamplerSettings
+from sanac.finetune.training_job import FinetuneJob
+from sanac.finetune.training_plan import TrainingPlan, fitting
 from sanac.nn.device import free_memory, pick_device
-from sanac.nn.pipeline_config import check_computable, latent_side, scheduler_of, vocabulary_of
-from sanac.nn.quant.layers import simulate
-from sanac.nn.streaming import DTYPES, Blocks
-from sanac.train.flow_matching import Times
-from sanac.train.loop import Callbacks, Settings, train
-from sanac.train.memory import Load, Memory, estimate_memory
-from sanac.train.schedule import Schedule
+from sanac.nn.pipeline_config import check_computable, forward_seconds
+from sanac.nn.precision import choose_precision
 
-SCHEMA = 1  # raised when the same settings would train differently
 TOKENS = 16_384  # tokens per batch that the default batch size aims at
-RATE, GENTLE = 0.1, 0.01  # default learning rate times width; GENTLE for fake quantization
-WARMUP = 0.1  # default share of the steps
-FAKE_QUANT_SCHEMA = 1  # raised when fake quantization would train differently
 
 
 @dataclass(frozen=True)
-class FinetuneJob:
-    """A fine-tuning job with all settings resolved and its data encoded."""
+class FinetunePlan:
+    """A fine-tuning with everything decided and nothing made: no data, no teacher's outputs."""
 
     model: Model
-    teacher: Model | None
-    data: Prepared
-    settings: FinetuneSettings
+    teacher: Model | None  # that data is sampled from, or whose outputs are imitated
     losses: Mapping[str, float]
+    settings: FinetuneSettings
     workspace: ConfinedPath
+    device: str
+    teaching: str  # precision of the teacher's forward passes
+    source: DataSource
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a picture."""
+        height, width = self.source.size
+        return int(height * width) // self.model.architecture.patch_size**2
 
     @property
     def batch(self) -> int:
         """Samples per batch."""
-        height, width = self.data.latents.size
-        tokens = height * width // self.model.architecture.patch_size**2
-        return self.settings.batch or max(1, min(64, TOKENS // tokens))
+        return batch_size(self.settings, self.tokens)
 
     @property
-    def rate(self) -> float:
-        """Peak learning rate."""
-        return (
-            self.settings.learning_rate
-            or (GENTLE if self.settings.fake_quant else RATE) / self.model.architecture.width
-        )
+    def examples(self) -> int:
+        """Samples that are trained on, counted as often as they are."""
+        return self.settings.steps * self.settings.accumulate * self.batch
 
     @property
-    def sampler(self) -> BatchSampler:
-        """Batch sampler; noise levels use the flow shift of the model's scheduler."""
-        scheduler = scheduler_of(self.model)
-        shift = scheduler.get("flow_shift", scheduler.get("shift", 3.0))
-        times = Times(shift=float(shift))
-        return BatchSampler(self.batch, self.settings.seed, times, self.settings.caption_dropout)
-
-    @property
-    def train_settings(self) -> Settings:
-        """Settings of the training loop."""
-        settings = self.settings
-        warmup = round(WARMUP * settings.steps) if settings.warmup is None else settings.warmup
-        return Settings(
-            Schedule(self.rate, settings.steps, warmup=warmup),
-            clip=settings.clip,
-            average=settings.ema,
-            optimizer=settings.optimizer,
-            accumulate=settings.accumulate,
-            precision=settings.precision,
-            seed=settings.seed,
-            save_every=settings.save_every,
-            log_every=max(1, min(25, settings.steps // 20)),
-        )
-
-    @property
-    def feature_blocks(self) -> tuple[int, ...]:
-        """Teacher block whose hidden states each student block imitates; empty without the feature loss."""
-        if "features" not in self.losses:
-            return ()
-        assert self.teacher is not None
-        sources = blocks_of(self.teacher, self.model)
-        found = [index for index in sources or () if index is not None]
-        if sources is None or len(found) != len(sources):
-            raise UsageError(
-                "--loss features can't match the student's blocks to the teacher's",
-                why=f"{self.model.located.name} was not pruned from {self.teacher.located.name}",
-                hint="use --loss distill, or pass the model that it was pruned from with --teacher",
-            )
-        return tuple(found)
+    def on_gpu(self) -> bool:
+        """Whether the training runs on a GPU."""
+        return self.device.startswith("cuda")
 
     @cached_property
-    def distinct(self) -> int:
-        """Number of distinct batches with cached teacher outputs: all, unless they exceed the cache limit."""
-        batches = self.settings.steps * self.settings.accumulate
-        height, width = self.data.latents.size
-        architecture = self.model.architecture
-        sample = architecture.in_channels * height * width
-        sample += len(self.feature_blocks) * height * width // architecture.patch_size**2 * architecture.width
-        fitting = self.settings.teacher_cache // (2 * sample * self.batch)
-        if fitting < 1:
-            raise UsageError(
-                f"--teacher-cache {self.settings.teacher_cache:,} is too small",
-                why=f"the teacher's outputs for one batch take {2 * sample * self.batch:,} bytes",
-                hint="a larger --teacher-cache, a smaller --batch, or --loss distill without features",
-            )
-        return min(batches, fitting)
-
-    @property
-    def teacher_cache_key(self) -> str:
-        """Content key: equal for jobs with the same teacher outputs."""
-        assert self.teacher is not None
-        sampler = asdict(self.sampler)
-        return json_files.key_of(
-            ["teach", SCHEMA, self.teacher.identity(), self.data.identity, sampler, list(self.feature_blocks)]
-        )
-
-    def artifact_job(self, options: WriteOptions) -> ArtifactJob:
-        """The artifact job, before training: settings, key and description."""
-        settings = asdict(self.train_settings) | {"save_every": 0, "log_every": 0}
-        how: dict[str, Any] = {
-            "schema": SCHEMA,
-            "loop": settings,
-            "drawing": asdict(self.sampler),
-            "losses": dict(self.losses),
-            "data": self.data.identity,
-            "checkpointing": self.settings.checkpointing,
-            "lora": self.settings.lora,
-        }
-        if self.settings.fake_quant:
-            how["fake_quant"] = [FAKE_QUANT_SCHEMA, self.settings.fake_quant]
-        if self.teacher:
-            how["teacher"] = [self.teacher.identity(), self.distinct, list(self.feature_blocks)]
-        plan = keep_blocks(self.model.architecture.blocks, list(range(self.model.architecture.blocks)))
-        description = f"{self.settings.steps} steps of {' and '.join(self.losses)}"
-        description += f" for {self.settings.fake_quant}" if self.settings.fake_quant else ""
-        return replace(plan_artifact("finetune", self.model, plan, how, options), description=description)
-
-    def folder(self, job: ArtifactJob) -> ConfinedPath:
-        """Workspace folder of the training state; kept until the artifact is complete."""
-        return self.workspace / f"training-{job.key[:8]}"
-
-    def memory(self) -> Memory:
-        """Estimated memory of training."""
-        height, width = self.data.latents.size
-        caption = int(self.data.longest)
+    def first(self) -> TrainingPlan:
+        """The training as the settings say, before anything is changed to make it fit."""
         settings = self.settings
-        load = Load(self.batch, height, width, caption, settings.checkpointing, settings.precision, settings.lora)
-        config = self.model.transformer.config or self.model.architecture.config()
-        found = estimate_memory(config, load, settings.optimizer, average=bool(settings.ema))
+        height, width = self.source.size
+        precision = settings.precision or ("bf16" if self.on_gpu and self.teaching != "fp32" else "fp32")
         specs = self.fake_quant_plan.specs.values() if self.fake_quant_plan else ()
-        kept = sum(4 * how.shape[0] * how.columns for how in specs)  # fake-quantized copies for backward
-        return replace(found, activations=found.activations + kept)
-
-    def check_room(self, memory: Memory) -> None:
-        """Raise MissingResource if training would not fit into memory; the hint lists what each option saves."""
-        free = free_memory(pick_device(self.settings.device))
-        if memory.total <= free:
-            return
-        settings = self.settings
-        half = max(1, self.batch // 2)
-        ways = {
-            f"--batch {half} --accumulate {2 * settings.accumulate}": replace(settings, batch=half),
-            "--checkpointing": replace(settings, checkpointing=True),
-            "--optimizer came8bit": replace(settings, optimizer="came8bit"),
-            "--ema 0": replace(settings, ema=0.0),
-            "--lora 16": replace(settings, lora=settings.lora or 16),
-        }
-        saved = {way: memory.total - replace(self, settings=other).memory().total for way, other in ways.items()}
-        helpful = sorted((way for way in ways if saved[way] > 0), key=lambda way: -saved[way])
-        raise MissingResource(
-            f"training needs about {bytes_text(memory.total)} of memory, but only {bytes_text(free)} are free",
-            why=str(memory),
-            hint="; ".join(f"{way} saves {bytes_text(saved[way])}" for way in helpful),
+        return TrainingPlan(
+            self.model.transformer.config or self.model.architecture.config(),
+            self.batch,
+            height,
+            width,
+            self.source.longest,
+            settings.optimizer,
+            precision,
+            settings.ema,
+            min(self.batch, settings.micro_batch or self.batch),
+            settings.accumulate,
+            settings.checkpointing,
+            lora=settings.lora,
+            frozen=settings.freeze_first,
+            more=sum(4 * spec.shape[0] * spec.columns for spec in specs),  # fake-quantized copies for backward
         )
 
-    @property
-    def plain_settings(self) -> dict[str, object]:
-        """Scalar settings for experiment trackers."""
-        return asdict(self.train_settings.schedule) | {"batch": self.batch, "optimizer": self.settings.optimizer}
-
-    def trained(self, job: ArtifactJob, reporter: Reporter, callbacks: Callbacks) -> ArtifactJob:
-        """The job with the trained weights, from an earlier run or trained now."""
-        file = run_step(TrainingRun(self, job, callbacks), reporter, fresh=self.settings.fresh)
-        refs = read_header(Path(file)).tensors
-        return replace(job, replaced=refs, overrides_digest=digest_file(file))
+    @cached_property
+    def training(self) -> TrainingPlan:
+        """The training, changed where it takes that to fit into the device's memory."""
+        named = set(self.settings.typed) | {name for name in ("micro_batch", "lora") if getattr(self.settings, name)}
+        named |= {"fake_quant"} if self.settings.fake_quant else set()
+        named |= {"freeze_first"} if self.settings.freeze_first else set()
+        return fitting(self.first, free_memory(self.device), named, on_gpu=self.on_gpu)
 
     @property
     def fake_quant_plan(self) -> QuantPlan | None:
         """Quantization plan for fake quantization; None without --fake-quant."""
         name = self.settings.fake_quant
-        return (
-            plan_quantization("transformer", self.model.weights.tensors, QuantRequest(scheme_of(name)))
-            if name
-            else None
-        )
-
-    def teacher_outputs(self, device: torch.device, reporter: Reporter) -> TeacherCache | None:
-        """The teacher's outputs for all batches, cached or computed now; None without a teacher."""
-        if self.teacher is None:
+        if not name:
             return None
-        config = self.teacher.transformer.config or self.teacher.architecture.config()
-        teacher_pass = TeacherPass(
-            _weights(self.teacher, self.settings, device),
-            config,
-            lambda number: self.sampler.draw(self.data, number),
-            self.feature_blocks,
-            self.settings.memory_limit // 4,
-            self.workspace / f"teacher-{self.teacher_cache_key[:8]}",
-            self.teacher_cache_key,
-            self.distinct,
+        return plan_quantization("transformer", self.model.weights.tensors, QuantRequest(scheme_of(name)))
+
+    @property
+    def teacher_forwards(self) -> int:
+        """Forward passes of the teacher, of one picture on one branch of guidance."""
+        sampled = self.source.sampling.forwards if self.source.sampling else 0
+        return sampled + (self.examples if self.taught else 0)
+
+    @property
+    def taught(self) -> bool:
+        """Whether the teacher has to run on the batches themselves."""
+        recorded = {"distill"} if self.source.trajectories else set()
+        return bool(({"distill", "features"} - recorded) & set(self.losses))
+
+    @cached_property
+    def seconds(self) -> tuple[float, float]:
+        """Estimated seconds of the teacher's forward passes, and of training."""
+        teaching = 0.0
+        if self.teacher and self.teacher_forwards:
+            tokens = float(self.teacher_forwards * self.tokens)
+            teaching = forward_seconds(self.teacher, tokens, self.device, self.teaching, readings=0)
+        plan = self.training
+        tokens = plan.passes * self.examples * self.tokens
+        return teaching, forward_seconds(self.model, tokens, self.device, plan.precision, readings=0)
+
+    def describe(self) -> list[str]:
+        """What was decided, and what it costs, in lines."""
+        settings, plan = self.settings, self.training
+        teaching, training = self.seconds
+        batches = f"{settings.steps:,} steps of {self.batch * settings.accumulate} in {plan.precision}"
+        found = [f"losses: {', '.join(self.losses)}; {batches}", f"training takes about {plan.memory}"]
+        if changes := plan.changes(self.first):
+            found.append(f"to fit: {'; '.join(changes)}")
+        forwards = f"{self.teacher_forwards:,} forward passes of the teacher"
+        parts = [f"{duration_text(teaching)} for {forwards}"] if teaching else []
+        parts.append(f"{duration_text(training)} for training")
+        return [*found, f"about {' and '.join(parts)}"]
+
+    def prepare(self, reporter: Reporter) -> FinetuneJob:
+        """The job, with its data encoded or sampled: the data's digest is part of the artifact's key."""
+        data = self.source.open(reporter)
+        taught = self.teacher if {"distill", "features"} & set(self.losses) else None
+        return FinetuneJob(
+            self.model,
+            taught,
+            data,
+            self.settings,
+            self.losses,
+            self.workspace,
+            self.training,
+            self.fake_quant_plan,
+            self.teaching,
+            recorded=self.source.trajectories,
         )
-        return run_step(teacher_pass, reporter)
 
 
-@dataclass(frozen=True)
-class TrainingRun(CachedStep[ConfinedPath]):
-    """The training of a job; its result is the file of the trained weights."""
-
-    plan: FinetuneJob
-    job: ArtifactJob
-    callbacks: Callbacks
-
-    @property
-    def what(self) -> str:
-        """Name of the result in messages."""
-        return "the training"
-
-    @property
-    def key(self) -> str:
-        """Content key of the trained weights."""
-        return self.job.key
-
-    @property
-    def file(self) -> ConfinedPath:
-        """Path of the trained weights."""
-        return self.plan.folder(self.job) / "trained.safetensors"
-
-    def load(self) -> ConfinedPath | None:
-        """The file, if training was completed."""
-        return self.file if self.file.is_file() else None
-
-    def forget(self) -> None:
-        """Delete checkpoints, metrics and trained weights."""
-        self.file.parent.rmtree(ignore_errors=True)
-
-    def compute(self, reporter: Reporter) -> ConfinedPath:
-        """Train, continuing from the newest checkpoint, and write the weights in the model's dtypes."""
-        plan, settings = self.plan, self.plan.settings
-        device = torch.device(pick_device(settings.device))
-        teacher_cache = plan.teacher_outputs(device, reporter)
-        try:
-            student = open_student(plan.model, device, torch.float32)
-            if settings.lora:
-                add_lora(student, plan.model.architecture, settings.lora, settings.seed)
-            if plan.fake_quant_plan:
-                simulate(student, plan.fake_quant_plan.specs, DTYPES[plan.fake_quant_plan.dtype])
-            if settings.checkpointing:
-                student.enable_gradient_checkpointing()
-            task = RecoveryTask(
-                student,
-                plan.data,
-                plan.sampler,
-                plan.losses,
-                teacher_cache,
-                plan.feature_blocks,
-                float(student.config.timestep_scale),
-                compiled=settings.compile,
-            )
-            weights = train(task, plan.train_settings, self.file.parent, reporter, self.callbacks)["transformer"]
-        except torch.cuda.OutOfMemoryError as error:
-            smaller = f"--batch {max(1, plan.batch // 2)} --accumulate {settings.accumulate * 2}"
-            raise MissingResource(
-                "the GPU ran out of memory during training",
-                why=str(error).splitlines()[0][:200],
-                hint=f"{smaller}, or --checkpointing",
-            ) from error
-        student.load_state_dict(weights, strict=False)
-        if settings.lora_file:
-            save_adapter(weights, settings.lora_file)
-        save_weights(merged(student) if settings.lora else student.state_dict(), plan.model, self.file)
-        return self.file
+def batch_size(settings: FinetuneSettings, tokens: int) -> int:
+    """Samples per batch: the user's, or as many as keep it at the usual number of tokens."""
+    return settings.batch or max(1, min(64, TOKENS // tokens))
 
 
-def plan_finetune(
-    model: Model, settings: FinetuneSettings, workspace: ConfinedPath, reporter: Reporter, teacher: Model | None = None
-) -> FinetuneJob:
-    """Resolve teacher, losses and data. Encodes or generates the data, as its digest is part of the artifact's key."""
+def resolve_finetune(
+    model: Model, settings: FinetuneSettings, workspace: ConfinedPath, teacher: Model | None = None
+) -> FinetunePlan:
+    """Decide on teacher, losses, data and memory. Nothing is encoded, sampled or computed yet."""
     settings.check()
     refuse_quantized(model, "finetune")
+    if settings.freeze_first >= model.architecture.blocks:
+        raise UsageError(f"--freeze-first {settings.freeze_first}: the model has {model.architecture.blocks} blocks")
     needed = settings.data is None or settings.losses is None or bool({"distill", "features"} & set(settings.losses))
     if teacher is None and needed:
         teacher = _usual_teacher(model, settings)
@@ -330,9 +179,24 @@ def plan_finetune(
         check_computable(teacher)
         check_teacher(teacher, model)
     check_computable(model)
-    data = _data(model, teacher, settings, workspace, reporter)
-    taught = teacher if {"distill", "features"} & set(losses) else None
-    return FinetuneJob(model, taught, data, settings, losses, workspace)
+    device = pick_device(settings.device)
+    teaching = choose_precision(settings.precision, device, teacher or model)
+
+    def examples(tokens: int) -> int:
+        return settings.steps * settings.accumulate * batch_size(settings, tokens)
+
+    source = choose_data(model, teacher, settings, workspace, device, teaching, examples)
+    return FinetunePlan(model, teacher, losses, settings, workspace, device, teaching, source)
+
+
+def plan_finetune(
+    model: Model, settings: FinetuneSettings, workspace: ConfinedPath, reporter: Reporter, teacher: Model | None = None
+) -> FinetuneJob:
+    """Decide, check that it fits into memory, then encode or sample the data."""
+    plan = resolve_finetune(model, settings, workspace, teacher)
+    for line in plan.describe():
+        reporter.note(line)
+    return plan.prepare(reporter)
 
 
 def _usual_teacher(model: Model, settings: FinetuneSettings) -> Model | None:
@@ -341,43 +205,3 @@ def _usual_teacher(model: Model, settings: FinetuneSettings) -> Model | None:
     if settings.fake_quant and recovered:
         return model
     return parent_of(model) or (model if settings.fake_quant else None)
-
-
-def _data(
-    model: Model, teacher: Model | None, settings: FinetuneSettings, workspace: ConfinedPath, reporter: Reporter
-) -> Prepared:
-    """The training data: already encoded, encoded now or before, or sampled from the teacher."""
-    device = torch.device(pick_device(settings.device))
-    if settings.data is None:
-        if teacher is None:
-            raise UsageError(
-                "there is no training data",
-                why="--data is not set, and there is no teacher to generate data",
-                hint="--data DIR, --data shapes or --teacher MODEL",
-            )
-        return open_prepared(_synthetic_data(teacher, settings, workspace, device, reporter), model.architecture)
-    place = Path(settings.data)
-    if settings.data != "shapes" and place.is_dir() and any(place.glob("*.safetensors")):
-        return open_prepared(place, model.architecture)
-    source = image_text_data.open_source(settings.data, scene_count=settings.samples, seed=settings.seed)
-    side = latent_side(model)
-    job = EncodingJob(model, source, side, workspace, device)
-    return open_prepared(run_step(job, reporter, dry=settings.dry_run), model.architecture)
-
-
-def _synthetic_data(
-    teacher: Model, settings: FinetuneSettings, workspace: ConfinedPath, device: torch.device, reporter: Reporter
-) -> Path:
-    vocabulary = vocabulary_of(teacher)
-    closed = bool(vocabulary) and settings.prompts is None
-    prompts, source = choose_prompts(settings.prompts, settings.samples if closed else None, vocabulary)
-    sampling = SamplerSettings(seed=settings.seed + 1, side=latent_side(teacher))
-    opened = partial(_weights, teacher, settings, device)
-    job = SyntheticLatents(teacher, prompts, settings.samples, sampling, workspace, opened, source)
-    return run_step(job, reporter, dry=settings.dry_run)
-
-
-def _weights(teacher: Model, settings: FinetuneSettings, device: torch.device) -> Blocks:
-    """The teacher's blocks; its weights stay in memory if they fit into half of the memory limit."""
-    size = sum(ref.count * 4 for ref in teacher.weights)
-    return Blocks(teacher, device, torch.float32, resident=size < settings.memory_limit // 2)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from sanac.core.devices import parse_device
 from sanac.core.errors import UsageError
 from sanac.core.quant.schemes import SCHEMES
 from sanac.core.settings import DataRef, ModelRef, Naming, Option, RunSettings, Size
 from sanac.core.write.settings import StageSettings
 
-_CACHE, _MEMORY = Size(4_000_000_000), Size(2_000_000_000)
+_CACHE = Size(4_000_000_000)
 LOSSES = ("flow", "distill", "features")
 _LOSS = re.compile(r"([a-z]+)(?:=(\d+(?:\.\d*)?|\.\d+))?", re.ASCII)
 _WEIGHT_ONLY = tuple(name for name, scheme in SCHEMES.items() if not scheme.activations)
@@ -55,7 +56,23 @@ class FinetuneSettings(StageSettings, RunSettings):
     data_free: Annotated[
         bool, Option("Train on latents sampled from the teacher; no dataset needed.  [default without --data]")
     ] = False
-    samples: Annotated[int, Option("Latents to sample from the teacher, or scenes to draw.", "N", ge=1)] = 2048
+    samples: Annotated[
+        int | None,
+        Option(
+            "Pictures to sample from the teacher, or scenes to draw.",
+            "N",
+            "as many as the steps use up, at least 100; noised, scenes: 2,048",
+            ge=1,
+        ),
+    ] = None
+    targets: Annotated[
+        Literal["trajectories", "noised"] | None,
+        Option(
+            "Train on every step of the teacher's sampling, or on its finished latents with noise added.",
+            "KIND",
+            "trajectories; with the flow loss: noised",
+        ),
+    ] = None
     prompts: Annotated[Path | None, Option("Text file for --data-free, one prompt per line.", "FILE", "bundled")] = None
     teacher: Annotated[
         ModelRef | None, Option("Teacher for distillation.", "MODEL", "the model that MODEL was pruned from")
@@ -80,8 +97,28 @@ class FinetuneSettings(StageSettings, RunSettings):
     clip: Annotated[float, Option("Largest gradient norm.", "NORM", gt=0)] = 1.0
     ema: Annotated[float, Option("Decay of the weights' moving average; 0 turns it off.", "DECAY", ge=0, lt=1)] = 0.99
     caption_dropout: Annotated[float, Option("Share of captions replaced by the empty one.", "P", ge=0, le=1)] = 0.1
-    precision: Annotated[Literal["fp32", "bf16"], Option("Precision of the forward and backward pass.")] = "fp32"
-    checkpointing: Annotated[bool, Option("Gradient checkpointing: less memory, a third more time.")] = False
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None,
+        Option("Precision of the forward and backward pass.", "DTYPE", "bf16 on GPUs that have it, else fp32"),
+    ] = None
+    micro_batch: Annotated[
+        int | None,
+        Option("Samples per pass; a batch takes as many passes as it needs.", "N", "as many as fit", ge=1),
+    ] = None
+    checkpointing: Annotated[
+        bool, Option("Gradient checkpointing: less memory, a third more time.  [default where memory is short]")
+    ] = False
+    freeze_first: Annotated[int, Option("Leave the first K blocks as they are.", "K", ge=0)] = 0
+    plan_for: Annotated[
+        str | None,
+        Option(
+            "Print what would be chosen on a device, such as 24GB or 'RTX 4090', and stop.",
+            "DEVICE",
+            check=parse_device,
+            recipe=False,
+            affects_result=False,
+        ),
+    ] = None
     compile: Annotated[bool, Option("Compile the model: faster steps after a minute or two.")] = False
     lora: Annotated[int | None, Option("Train low-rank adapters only, then merge them.", "RANK", ge=1)] = None
     lora_file: Annotated[Path | None, Option("Keep the adapters as a file, too.", "FILE", recipe=False)] = None
@@ -93,8 +130,11 @@ class FinetuneSettings(StageSettings, RunSettings):
         Size, Option("Disk space for the teacher's outputs.", "SIZE", "4GB", affects_result=False)
     ] = _CACHE
     memory_limit: Annotated[
-        Size, Option("Memory for the teacher's forward passes.", "SIZE", "2GB", affects_result=False)
-    ] = _MEMORY
+        Size | None,
+        Option(
+            "Memory for the teacher's forward passes.", "SIZE", "2GB; GPUs: most of what is free", affects_result=False
+        ),
+    ] = None
     save_every: Annotated[int, Option("Steps between two checkpoints.", "N", ge=1)] = 100
     sample_every: Annotated[
         int | None, Option("Generate --sample-prompt every so many steps.", "N", ge=1, affects_result=False)
@@ -112,8 +152,19 @@ class FinetuneSettings(StageSettings, RunSettings):
         """Weights of the losses by name; None where the job decides."""
         return dict(map(_parse_loss, self.loss)) or None
 
+    @property
+    def takes_trajectories(self) -> bool:
+        """Whether the teacher's trajectories are the training data, if it is sampled from the teacher at all."""
+        return (self.targets or ("noised" if "flow" in (self.losses or {}) else "trajectories")) == "trajectories"
+
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
         """Settings that exclude or need each other."""
+        if self.targets and self.data:
+            yield "targets", f"{name('targets')} is for {name('data_free')}: {name('data')} is trained on with noise"
+        if self.targets == "trajectories" and "flow" in (self.losses or {}):
+            yield "targets", f"the flow loss requires {name('targets')} noised: trajectories have no added noise"
+        if self.freeze_first and self.lora:
+            yield "freeze_first", f"{name('freeze_first')} and {name('lora')} contradict each other"
         if self.data and self.data_free:
             yield "data_free", f"{name('data')} and {name('data_free')} contradict each other"
         if self.lora_file and not self.lora:

@@ -33,6 +33,20 @@ def open_student(model: Model, device: torch.device, dtype: torch.dtype) -> nn.M
     return found
 
 
+def freeze(student: nn.Module, first: int) -> None:
+    """Freeze the first blocks, and what they and all others get: the embeddings of latents, timestep and caption.
+
+    Nothing before block `first` then keeps activations for the backward pass.
+    """
+    if not first:
+        return
+    for name, module in student.named_children():
+        if name not in {"transformer_blocks", "norm_out", "proj_out"}:
+            module.requires_grad_(requires_grad=False)
+    for block in list(student.transformer_blocks)[:first]:
+        block.requires_grad_(requires_grad=False)
+
+
 def save_weights(weights: Mapping[str, Tensor], model: Model, file: AnyPath) -> None:
     """Save trained weights under the model's tensor names, in the dtypes of its checkpoint."""
     refs = model.weights.tensors

@@ -1,11 +1,44 @@
-"""Device selection, GPU memory and capability, and default image sizes."""
+"""Device selection, memory and capability of the device at hand or of one that is planned for, image sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
+from sanac.core.devices import Device, find_device
 from sanac.core.errors import MissingResource, UsageError
 from sanac.core.resources import available_memory
 
 SIDES = {16: 512, 32: 1024, 64: 2048, 128: 4096}  # config's sample_size -> the pipeline's default image size
+
+
+_planned: ContextVar[Device | None] = ContextVar("planned", default=None)
+
+
+@contextmanager
+def planning_for(device: Device) -> Iterator[None]:
+    """Plans made inside are for `device`, as if it were installed and free; nothing can be computed on it."""
+    token = _planned.set(device)
+    try:
+        yield
+    finally:
+        _planned.reset(token)
+
+
+def gpu_entry(device: str) -> Device | None:
+    """The table's entry for the GPU planned for or installed as `device`; None for a CPU or an unknown GPU."""
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return None
+    if planned := _planned.get():
+        return planned
+    properties = torch.cuda.get_device_properties(device)
+    return find_device(properties.name, properties.total_memory)
+
+
+def is_planned() -> bool:
+    """Whether plans are being made for a device that isn't at hand."""
+    return _planned.get() is not None
 
 
 def shrinkage(layers: Sequence[int]) -> int:
@@ -18,6 +51,8 @@ def shrinkage(layers: Sequence[int]) -> int:
 
 def pick_device(requested: str | None) -> str:
     """The device `requested`, checked; if None, cuda if available, else cpu."""
+    if _planned.get():
+        return "cuda"
     import torch
 
     cuda = torch.cuda.is_available()
@@ -38,6 +73,8 @@ def pick_device(requested: str | None) -> str:
 
 def capability() -> int | None:
     """The GPU's compute capability as an integer (89 for 8.9); None without a GPU."""
+    if planned := _planned.get():
+        return planned.capability
     import torch
 
     if not torch.cuda.is_available():
@@ -51,4 +88,6 @@ def free_memory(device: str) -> int:
     import torch
 
     where = torch.device(device)
+    if where.type == "cuda" and (planned := _planned.get()):
+        return planned.memory
     return int(torch.cuda.mem_get_info(where)[0]) if where.type == "cuda" else available_memory()

@@ -1,17 +1,15 @@
 """Settings read from a pipeline's other components: scheduler, image size, vocabulary; and time estimates."""
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import torch
 
 from sanac.core import json_files
 from sanac.core.artifact.model import Component, Model
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.family.architecture import split_block
 from sanac.nn.device import SIDES, shrinkage
-from sanac.nn.streaming import Blocks, refuse_loras
+from sanac.nn.device_speed import reading_seconds, speed_of
+from sanac.nn.streaming import refuse_loras
 
 _ENCODED = 600  # tokens: 300 of a caption, and the instruction that the pipeline prepends
 _SANA = {  # SANA-1.5's scheduler, used for a transformer without a pipeline
@@ -105,15 +103,18 @@ def scheduler_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in sorted(config.items()) if not key.startswith("_")}
 
 
-def forward_seconds(model: Model, tokens: float, device: str, *, more: float = 0.0, readings: float = 1.0) -> float:
-    """Estimated seconds to pass `tokens` through all blocks and do `more` operations, from a short benchmark.
+def forward_seconds(
+    model: Model, tokens: float, device: str, precision: str = "fp32", *, more: float = 0.0, readings: float = 1.0
+) -> float:
+    """Estimated seconds to pass `tokens` through all blocks and do `more` operations, from a short measurement.
 
     The weights are read `readings` times meanwhile: the longer of computing and reading counts.
     """
-    where = torch.device(device)
+    speed = speed_of(model, device, precision).operations
     parameters = sum(ref.count for ref in model.weights if split_block(ref.name))
-    forwards = 2.0 * parameters * tokens / _speed(where)
-    return max(forwards, readings * _reading(model, where)) + more / _speed(where)
+    forwards = 2.0 * parameters * tokens / speed
+    reading = readings * reading_seconds(model, device, precision) if readings else 0.0
+    return max(forwards, reading) + more / speed
 
 
 def encoding_operations(model: Model, prompts: int) -> float:
@@ -121,21 +122,3 @@ def encoding_operations(model: Model, prompts: int) -> float:
     part = _part(model, "text_encoder")
     counts = [ref.count for ref in part.weights or () if "embed_tokens" not in ref.name] if part else []
     return 2.0 * sum(counts) * _ENCODED * prompts
-
-
-def _reading(model: Model, device: torch.device) -> float:
-    """Estimated seconds to read all blocks, from reading one."""
-    since = time.perf_counter()
-    Blocks(model, device, torch.float32).block(0)
-    return model.architecture.blocks * (time.perf_counter() - since)
-
-
-def _speed(device: torch.device) -> float:
-    """Estimated operations per second of a forward pass: half the best of four matmuls."""
-    one, other = torch.randn(1024, 1024, device=device), torch.randn(1024, 1024, device=device)
-    best = float("inf")
-    for _ in range(4):
-        since = time.perf_counter()
-        float((one @ other)[0, 0])
-        best = min(best, time.perf_counter() - since)
-    return 0.5 * 2 * 1024**3 / best

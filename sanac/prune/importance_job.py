@@ -17,6 +17,7 @@ from sanac.nn.calibration.sampling import WORK, SamplerSettings, SweepProgress, 
 from sanac.nn.calibration.states import CalibrationStates, StepSample, SweepBatch
 from sanac.nn.calibration.text_encoding import LONGEST, EncodedPrompts
 from sanac.nn.pipeline_config import forward_seconds, sampler, scheduler_settings
+from sanac.nn.precision import bytes_of, open_blocks, result_settings
 from sanac.nn.streaming import Blocks
 from sanac.prune.importance import METRICS, WATCHED, ImportanceRecorder
 from sanac.prune.leave_one_out import leave_one_out
@@ -24,8 +25,8 @@ from sanac.prune.resume import ResumeFile, ResumeState
 from sanac.prune.scores import Scores, score
 
 SCHEMA = 1  # raised when the same settings would give other scores
+_LATENT = 4  # bytes of one number of latents and caption embeddings
 VELOCITY = METRICS.index("velocity")
-_FP32 = 4
 PROGRESS = ".progress"  # folder of the resume state, next to the unfinished scores
 
 
@@ -42,6 +43,7 @@ class ImportanceJob:
     device: str
     inputs: Mapping[str, Any] = field(default_factory=dict)  # overrides for embeddings or images instead of prompts
     velocity: bool = False  # also compute the leave-one-out velocity error
+    precision: str = "fp32"
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -61,6 +63,7 @@ class ImportanceJob:
             **prompts,
             **self.inputs,
             **({"velocity": True} if self.velocity else {}),
+            **result_settings(self.precision),
         }
 
     @property
@@ -82,12 +85,12 @@ class ImportanceJob:
     @property
     def state_bytes(self) -> int:
         """Bytes of one prompt's hidden states on one guidance branch."""
-        return self.tokens * self.model.architecture.width * _FP32
+        return self.tokens * self.model.architecture.width * bytes_of(self.precision)
 
     @property
     def resident(self) -> bool:
         """Whether the weights are read once and stay in memory: they fit into half of the limit."""
-        return _all_bytes(self.model) + _two_blocks(self.model) < self.memory_limit // 2
+        return self._all_bytes + self._two_blocks < self.memory_limit // 2
 
     @property
     def batch(self) -> int:
@@ -122,15 +125,30 @@ class ImportanceJob:
     def taken(self, length: int, caption_bytes: int) -> tuple[int, int]:
         """(fixed bytes, bytes per prompt), from the token length of captions and their bytes in total."""
         architecture = self.model.architecture
-        caption = length * architecture.width * _FP32
-        latents = self.tokens * architecture.patch_size**2 * architecture.in_channels * _FP32
+        caption = length * architecture.width * bytes_of(self.precision)
+        latents = self.tokens * architecture.patch_size**2 * architecture.in_channels * _LATENT
         each = 2 * self.state_bytes + caption + (self.sampling.steps + 4) * latents  # velocities, noise, guidance
         caption_bytes += self.count * latents if "size" in self.inputs else 0  # latents of all images
         work = self.batch * (WORK * self.state_bytes + 3 * caption)
-        weights = _all_bytes(self.model) if self.resident else _outside_bytes(self.model)
+        weights = self._all_bytes if self.resident else self._outside_bytes
         if self.velocity:
             work = max(work, self.sweep_batch.taken(2 * self.state_bytes))
-        return _two_blocks(self.model) + weights + caption_bytes + work, each
+        return self._two_blocks + weights + caption_bytes + work, each
+
+    @property
+    def _two_blocks(self) -> int:
+        """Bytes of the block in use and the block read ahead, plus one tensor during its dtype conversion."""
+        refs = [ref for ref in self.model.weights if (inside := split_block(ref.name)) and inside[0] == 0]
+        return 2 * sum(ref.count for ref in refs) * bytes_of(self.precision) + max(ref.size for ref in refs)
+
+    @property
+    def _all_bytes(self) -> int:
+        return sum(ref.count for ref in self.model.weights) * bytes_of(self.precision)
+
+    @property
+    def _outside_bytes(self) -> int:
+        counts = [ref.count for ref in self.model.weights if split_block(ref.name) is None]
+        return sum(counts) * bytes_of(self.precision)
 
 
 def analyze(
@@ -141,7 +159,7 @@ def analyze(
     `folder` holds the resume state of a stopped run.
     """
     blocks, chunk = job.model.architecture.blocks, job.chunk(captions)
-    weights = Blocks(job.model, torch.device(job.device), torch.float32, resident=job.resident)
+    weights = open_blocks(job.model, job.device, job.precision, resident=job.resident)
     run = _Run(job, weights, folder, reporter)
     values = []
     reporter.begin("analyzing", job.sampling.steps * blocks * -(-len(captions) // chunk), "blocks")
@@ -251,22 +269,8 @@ def estimate(job: ImportanceJob, encoding: float = 0.0) -> float:
     """Estimated seconds of a job, from a short trial on this machine; assumes captions of maximum length."""
     forwards = 1 + (job.model.architecture.blocks - 1) / 2 if job.velocity else 1
     tokens = job.tokens * 2 * job.count * job.sampling.steps * forwards
-    fixed, each = job.taken(LONGEST, job.count * LONGEST * job.model.architecture.caption_channels * _FP32)
+    fixed, each = job.taken(LONGEST, job.count * LONGEST * job.model.architecture.caption_channels * _LATENT)
     chunk = max(1, min(job.count, (job.memory_limit - fixed) // each))
     sweeps = 1 + (job.sweep_batch.sweeps(chunk, job.model.architecture.blocks) if job.velocity else 0)
     readings = 1 if job.resident else job.sampling.steps * -(-job.count // chunk) * sweeps
-    return forward_seconds(job.model, tokens, job.device, more=encoding, readings=readings)
-
-
-def _two_blocks(model: Model) -> int:
-    """Bytes of the block in use and the block read ahead, plus one tensor during its dtype conversion."""
-    refs = [ref for ref in model.weights if (inside := split_block(ref.name)) and inside[0] == 0]
-    return 2 * sum(ref.count * _FP32 for ref in refs) + max(ref.size for ref in refs)
-
-
-def _all_bytes(model: Model) -> int:
-    return sum(ref.count * _FP32 for ref in model.weights)
-
-
-def _outside_bytes(model: Model) -> int:
-    return sum(ref.count * _FP32 for ref in model.weights if split_block(ref.name) is None)
+    return forward_seconds(job.model, tokens, job.device, job.precision, more=encoding, readings=readings)

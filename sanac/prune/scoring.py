@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,18 +14,21 @@ from sanac.core.atomic import write_atomically
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.progress import Reporter
-from sanac.nn.calibration.cost import CostEstimate
+from sanac.nn.calibration.cost import PATIENCE, CostEstimate
 from sanac.nn.calibration.inputs import Inputs, choose_inputs
+from sanac.nn.calibration.memory import default_limit
 from sanac.nn.calibration.sampling import SamplerSettings
 from sanac.nn.calibration.settings import CalibrationSettings
 from sanac.nn.calibration.tensor_files import write_captions
 from sanac.nn.calibration.text_encoding import EncodedPrompts
 from sanac.nn.device import pick_device
 from sanac.nn.pipeline_config import check_computable, latent_side, scheduler_of
+from sanac.nn.precision import choose_precision
 from sanac.prune.importance_job import PROGRESS, ImportanceJob, analyze, estimate
 from sanac.prune.scores import Scores, read_scores
 
 EULER = "FlowMatchEulerDiscreteScheduler"
+FEWER = ((32, 10), (16, 5))  # prompts and sampler steps, where the defaults would take more than an hour
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,17 @@ class ScoringJob(CachedStep[Scores]):
     folder: ConfinedPath
     cheaper: Sequence[str] = ()  # faster alternatives to suggest if the estimate exceeds the time budget
 
+    reduced_from: str = ""  # the defaults, if fewer prompts and steps were chosen for the sake of time
+
     @property
     def what(self) -> str:
         """Name of the result in messages."""
         return "the block scores"
+
+    @cached_property
+    def seconds(self) -> float:
+        """Estimated seconds of the job."""
+        return estimate(self.job, self.inputs.encoding)
 
     @property
     def key(self) -> str:
@@ -75,8 +86,10 @@ class ScoringJob(CachedStep[Scores]):
     def check_budget(self, reporter: Reporter) -> None:
         """Report the estimated time; above one hour it requires --yes."""
         inputs, steps = self.inputs, self.job.sampling.steps
-        what = f"scoring blocks on {inputs.count} {'images' if inputs.latents else 'prompts'}"
-        cost = CostEstimate(what, estimate(self.job, inputs.encoding), self.job.device, inputs, inputs.count, steps)
+        what = f"scoring blocks on {inputs.count} {'images' if inputs.latents else 'prompts'} x {steps} steps"
+        cost = CostEstimate(what, self.seconds, self.job.device, inputs, inputs.count, steps)
+        if self.reduced_from:
+            reporter.note(f"{self.reduced_from} would take over an hour: scores settle long before (docs/analyze.md)")
         cost.check_budget(reporter, yes=self.settings.yes, cheaper=self.cheaper)
         if inputs.latents and not inputs.latents.captioned:
             reporter.note(f"{inputs.source} has no captions: all images use the empty caption")
@@ -102,7 +115,22 @@ class ScoringJob(CachedStep[Scores]):
 
 
 def plan_scoring(model: Model, settings: CalibrationSettings, workspace: Path, out: Path | None = None) -> ScoringJob:
-    """Choose prompts, sampler and output folder. Encodes and computes nothing yet."""
+    """Choose prompts, sampler and output folder. Encodes and computes nothing yet.
+
+    Where the user left prompts and steps open and the defaults would take more than an hour, fewer are chosen.
+    """
+    full = _plan(model, settings, workspace, out)
+    if not settings.sizes_are_open or settings.yes or full.load() or full.seconds <= PATIENCE:
+        return full
+    defaults = f"{full.inputs.count} prompts x {full.job.sampling.steps} steps"
+    for prompts, steps in FEWER:
+        fewer = _plan(model, replace(settings, num_prompts=prompts, timesteps=steps), workspace, out)
+        if fewer.load() or fewer.seconds <= PATIENCE:
+            return replace(fewer, reduced_from=defaults)
+    return full
+
+
+def _plan(model: Model, settings: CalibrationSettings, workspace: Path, out: Path | None) -> ScoringJob:
     settings.check()
     check_computable(model)
     device = pick_device(settings.device)
@@ -116,7 +144,9 @@ def plan_scoring(model: Model, settings: CalibrationSettings, workspace: Path, o
             "--inputs noised requires a flow-matching Euler scheduler",
             why=f"{scheduler.get('_class_name')} defines its noise levels differently",
         )
-    how = (sampling, scheduler, whole_samples, settings.limit, device, inputs.settings, settings.velocity)
+    limit = settings.memory_limit or default_limit(device)
+    precision = choose_precision(settings.precision, device, model)
+    how = (sampling, scheduler, whole_samples, limit, device, inputs.settings, settings.velocity, precision)
     job = ImportanceJob(model, inputs.prompts, *how)
     folder = ConfinedPath(out) if out else ConfinedPath(workspace) / f"analyze-{job.key[:8]}"
     return ScoringJob(job, inputs, settings, folder)

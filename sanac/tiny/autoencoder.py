@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from sanac.finetune.shapes_data import draw_lessons
 from sanac.tiny.data import pictures
+from sanac.train.task import WholeBatches
 
 NOISE = 0.2  # added to unit-variance latents, so that small errors of the transformer decode cleanly
 
 
 @dataclass
-class AutoencoderTask:
+class AutoencoderTask(WholeBatches):
     """L1 reconstruction loss, with latents kept near unit variance in each channel."""
 
     vae: AutoencoderDC

@@ -18,6 +18,7 @@ from sanac.shapes.prompts import Content, ItemSpec
 from sanac.shapes.words import COLORS, RELATIONS, SHAPES, plural
 from sanac.tiny.build import TEXT_WIDTH
 from sanac.tiny.text import CaptionEncoder
+from sanac.train.task import WholeBatches
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 CHOICES = (SHAPES, (1, 2, 3, 4), (None, *COLORS), (None, *RELATIONS))  # answers for shape, count, colour and side
@@ -61,7 +62,7 @@ def head() -> nn.Linear:
 
 
 @dataclass
-class ReadingTask:
+class ReadingTask(WholeBatches):
     """Classification of items' attributes from the hidden states of single words."""
 
     words: CaptionEncoder

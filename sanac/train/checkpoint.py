@@ -36,14 +36,23 @@ def environment(device: torch.device, *, compiled: bool) -> dict[str, str]:
 def save(folder: ConfinedPath, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> ConfinedPath:
     """Write the checkpoint after `step` steps atomically and delete the older ones beyond KEPT."""
     path = folder / f"step-{step:07d}.safetensors"
-    # clone: safetensors refuses tensors that share memory (tied weights)
-    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_tensors(stored, path, {_RECORD: json.dumps({**record, "step": step}, sort_keys=True)})
+    save_tensors(_apart(tensors), path, {_RECORD: json.dumps({**record, "step": step}, sort_keys=True)})
     files = _newest_first(folder)
     place = files.index(path)
     for old in (*files[:place], *files[place + KEPT :]):  # checkpoints of later steps were unreadable
         old.unlink()
     return path
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, with copies of those that share memory (tied weights), which safetensors refuses."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.detach().clone() if storage in seen else tensor.detach()
+        seen.add(storage)
+    return found
 
 
 def load(folder: ConfinedPath, reporter: Reporter) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,14 @@ class Settings:
     seed: int = 0
     save_every: int = 500
     log_every: int = 25
+    average_on_host: bool = False  # keep the EMA in the host's memory
+
+    @property
+    def result_settings(self) -> dict[str, Any]:
+        """The settings that the trained weights depend on, for content keys."""
+        ignored = {"average_on_host"}
+        found = {name: value for name, value in asdict(self).items() if name not in ignored}
+        return found | {"save_every": 0, "log_every": 0}
 
 
 class TrainingTask(Protocol):
@@ -63,8 +71,11 @@ class TrainingTask(Protocol):
     def shown(self) -> str:
         """Description of the last batch for messages."""
 
-    def loss(self, generator: torch.Generator, number: int, /) -> Tensor:
-        """Loss of batch `number`; all randomness comes from `generator`, which is seeded by that number."""
+    def losses(self, generator: torch.Generator, number: int, /) -> Iterator[Tensor]:
+        """The loss of batch `number` in parts that add up to it; each is backpropagated before the next is computed.
+
+        All randomness comes from `generator`, which is seeded by that number.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +138,8 @@ class _Run:
         self.device = next(iter(self.weights.values())).device
         weights = list(self.weights.values())
         self.optimizer = make_optimizer(settings.optimizer, weights, settings.betas, settings.weight_decay)
-        self.average = ExponentialAverage(self.weights if settings.average else {}, settings.average)
+        average_on = torch.device("cpu") if settings.average_on_host else None
+        self.average = ExponentialAverage(self.weights if settings.average else {}, settings.average, average_on)
         self.step = 0
         self.losses: list[Tensor] = []
         self.since = time.monotonic()
@@ -140,7 +152,7 @@ class _Run:
     @property
     def key(self) -> str:
         """Content key: equal for runs with the same settings, data and shapes."""
-        how = asdict(self.settings) | {"save_every": 0, "log_every": 0}
+        how = self.settings.result_settings
         shapes = {name: list(weight.shape) for name, weight in self.weights.items()}
         return json_files.key_of([SCHEMA, json.loads(json.dumps(how)), self.task.identity, shapes])
 
@@ -168,11 +180,16 @@ class _Run:
         """Accumulate the gradients of one step's batches; returns their mean loss."""
         losses, many = [], self.settings.accumulate
         for number in range(self.step * many, (self.step + 1) * many):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-                loss = self.task.loss(generator_for(self.settings.seed, number), number)
-            (loss / many).backward()
-            losses.append(loss.detach())
-        return torch.stack(losses).mean()
+            parts = self.task.losses(generator_for(self.settings.seed, number), number)
+            while (loss := self._next(parts)) is not None:
+                (loss / many).backward()
+                losses.append(loss.detach())
+        return torch.stack(losses).sum() / many
+
+    def _next(self, parts: Iterator[Tensor]) -> Tensor | None:
+        """The next part of a batch's loss, in the precision of the run."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            return next(parts, None)
 
     def _log(self, rate: float, norm: float) -> None:
         now = time.monotonic()

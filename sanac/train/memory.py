@@ -4,8 +4,10 @@ Activations are counted by running autograd on fake tensors: the tensors it save
 a step. Weights, gradients, optimizer state and EMA follow from the tensor sizes.
 """
 
+import functools
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from sanac.core.units import bytes_text
+from sanac.nn.silence_libraries import silent
 from sanac.train.optimizers import OPTIMIZERS
 
 BASE = 600_000_000  # bytes of imported torch, diffusers and transformers
@@ -30,16 +33,23 @@ class Memory:
     activations: int
     largest: int  # largest temporary: a tensor's update, a block's gradients
     base: int = BASE
+    accumulated: bool = False  # whether gradients wait for further passes of the same step
 
     @property
     def total(self) -> int:
-        """Peak bytes of a step: the backward pass frees activations as it allocates gradients."""
-        steady = self.weights + self.optimizer + self.average + self.base
-        return steady + max(self.activations, self.gradients) + self.largest
+        """Peak bytes of a step.
+
+        The backward pass frees activations as it allocates gradients; those of earlier passes are there throughout.
+        """
+        steady = self.weights + self.optimizer + self.average + self.base + self.largest
+        if self.accumulated:
+            return steady + self.activations + self.gradients
+        return steady + max(self.activations, self.gradients)
 
     def __str__(self) -> str:
         """The total and its parts, readable."""
-        parts = {name: size for name, size in asdict(self).items() if name not in {"base", "largest"} and size}
+        unnamed = {"base", "largest", "accumulated"}
+        parts = {name: size for name, size in asdict(self).items() if name not in unnamed and size}
         named = ", ".join(f"{name} {bytes_text(size)}" for name, size in parts.items())
         return f"{bytes_text(self.total)} of memory ({named})"
 
@@ -55,25 +65,33 @@ class Load:
     checkpointing: bool = False
     precision: str = "fp32"
     lora: int | None = None
+    accumulated: bool = False  # whether a step has several passes
+    frozen: int = 0  # blocks at the start that are not trained
+    half_weights: bool = False  # whether frozen weights are kept in bf16, as under a LoRA
 
 
 def estimate_memory(config: Mapping[str, Any], load: Load, optimizer: str, *, average: bool) -> Memory:
-    """Memory of training a transformer with this config."""
+    """Memory of training a transformer with this config; `average`: whether the EMA is on the same device."""
     blocks = int(config["num_layers"])
-    one, two = (_saved(dict(config) | {"num_layers": depth}, load) for depth in (1, 2))
+    counted = json.dumps(dict(config) | {"num_layers": 0}, sort_keys=True)
+    one, two = (_saved(counted, depth, replace(load, accumulated=False, frozen=0)) for depth in (1, 2))
     each, outside = two.saved - one.saved, 2 * one.saved - two.saved
-    weights = one.weights + (blocks - 1) * (two.weights - one.weights)
-    activations = outside + blocks * each
+    block = two.weights - one.weights
+    weights = one.weights + (blocks - 1) * block
+    learning = blocks - min(load.frozen, blocks)  # frozen blocks at the start keep nothing for the backward pass
+    activations = outside + learning * each
     if load.checkpointing:  # stores each block's input and recomputes one block at a time
-        activations = outside + blocks * one.stream + each
-    trained = weights if load.lora is None else 4 * load.lora * blocks * one.edges
+        activations = outside + learning * one.stream + each
+    trained = weights - min(load.frozen, blocks) * block if load.lora is None else 4 * load.lora * blocks * one.edges
+    held = weights // 2 if load.half_weights else weights
     return Memory(
-        weights=weights + (trained if load.lora else 0),
+        weights=held + (trained if load.lora else 0),
         gradients=trained,
         optimizer=int(trained / 4 * OPTIMIZERS[optimizer]),
         average=trained if average else 0,
         activations=activations,
-        largest=2 * (two.weights - one.weights) // 4,
+        largest=2 * block // 4,
+        accumulated=load.accumulated,
     )
 
 
@@ -85,10 +103,13 @@ class _Counted:
     edges: int  # rows plus columns of all matrices in the blocks: parameters of a rank-1 LoRA
 
 
-def _saved(config: dict[str, Any], load: Load) -> _Counted:
-    """Bytes of the weights, and of the tensors that autograd saves in a forward pass, for a config."""
-    from diffusers import SanaTransformer2DModel
+@functools.lru_cache(maxsize=64)
+def _saved(config_json: str, depth: int, load: Load) -> _Counted:
+    """Bytes of the weights, and of the tensors that autograd saves in a forward pass, for a config of this depth."""
+    with silent():
+        from diffusers import SanaTransformer2DModel
 
+    config = json.loads(config_json) | {"num_layers": depth}
     storages: dict[int, Any] = {}
 
     def keep(tensor: Tensor) -> Tensor:

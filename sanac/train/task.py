@@ -1,6 +1,6 @@
 """The flow-matching task: trains a transformer to predict the velocity of noised latents from their captions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -25,7 +25,19 @@ class Data(Protocol):
 Encoder = Callable[[list[str]], tuple[Tensor, Tensor]]  # captions -> embeddings (count, length, width), mask
 
 
-class TransformerTask:
+class WholeBatches:
+    """Base of tasks that compute the loss of a batch at once."""
+
+    def loss(self, generator: torch.Generator, number: int, /) -> Tensor:
+        """The loss of batch `number`."""
+        raise NotImplementedError
+
+    def losses(self, generator: torch.Generator, number: int, /) -> Iterator[Tensor]:
+        """The loss of batch `number`, in one part."""
+        yield self.loss(generator, number)
+
+
+class TransformerTask(WholeBatches):
     """Base of tasks that train a transformer only, compiled or not."""
 
     transformer: nn.Module

@@ -102,7 +102,7 @@ def test_what_reads_captions_and_pictures_is_quantized(sanac: Sanac, half: Path,
 
 def test_what_is_refused_is_refused_at_once(sanac: Sanac, half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sanac("quantize", half, "--scheme", "int8-wo", "--out", "q").code == 0
-    monkeypatch.setattr("sanac.finetune.plan._data", lambda *_: pytest.fail("data was prepared"))
+    monkeypatch.setattr("sanac.finetune.plan.choose_data", lambda *_: pytest.fail("data was prepared"))
     monkeypatch.setattr("sanac.prune.scoring.ScoringJob.compute", lambda *_: pytest.fail("blocks were measured"))
     for job in (("finetune", "q", "--data", "shapes"), ("prune", "q", "--target-blocks", "3")):
         ran = sanac(*job, "--out", "other")
@@ -114,7 +114,7 @@ def test_training_for_it_is_counted(sanac: Sanac, half: Path, tmp_path: Path) ->
     wanted = FinetuneSettings(data="shapes", samples=16, batch=4)
     model = open_model(locate(str(half)))
     plain, rounded = (
-        plan_finetune(model, replace(wanted, fake_quant=scheme), tmp_path, NULL_REPORTER).memory()
+        plan_finetune(model, replace(wanted, fake_quant=scheme), tmp_path, NULL_REPORTER).training.memory
         for scheme in (None, "int4-wo")
     )
     counted = sum(how.shape[0] * how.columns for how in quantized_by(half, sanac).values())

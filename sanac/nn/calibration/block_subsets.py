@@ -38,7 +38,7 @@ def velocities(
                 following[kept] = states[kept]
         states = following
     return {
-        kept: [head(outside, state, start) for state, start in zip(states[kept], starts, strict=True)]
+        kept: [head(outside, state, start).float() for state, start in zip(states[kept], starts, strict=True)]
         for kept in open_choices
     }
 

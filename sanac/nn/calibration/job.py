@@ -14,6 +14,7 @@ from sanac.core.units import bytes_text
 from sanac.nn.allocator import give_back_when_freed
 from sanac.nn.calibration.cost import CostEstimate
 from sanac.nn.calibration.inputs import Inputs, choose_inputs
+from sanac.nn.calibration.memory import default_limit
 from sanac.nn.calibration.sampling import WORK, SamplerSettings
 from sanac.nn.calibration.settings import FEWEST, CalibrationSettings
 from sanac.nn.calibration.states import CalibrationStates, states_of
@@ -27,7 +28,7 @@ from sanac.nn.pipeline_config import (
     scheduler_of,
     scheduler_settings,
 )
-from sanac.nn.streaming import Blocks
+from sanac.nn.precision import bytes_of, choose_precision, open_blocks, result_settings
 
 _FP32 = 4
 
@@ -50,6 +51,7 @@ class Calibration:
     fixed: int = 0  # bytes needed after sampling, independent of the number of prompts
     each: int = 0  # bytes needed after sampling, per prompt
     min_prompts: int = FEWEST  # minimum number of prompts: fitting, selection, validation
+    precision: str = "fp32"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -60,6 +62,7 @@ class Calibration:
             "sampling": self.sampling.to_json(),
             "scheduler": scheduler_settings(self.scheduler),
             "every": self.every,
+            **result_settings(self.precision),
         }
 
     @property
@@ -75,7 +78,7 @@ class Calibration:
     @property
     def state_bytes(self) -> int:
         """Bytes of the hidden state of one prompt at one step, both guidance branches."""
-        return self.tokens * self.model.architecture.width * _FP32
+        return self.tokens * self.model.architecture.width * bytes_of(self.precision)
 
     @property
     def moment_bytes(self) -> int:
@@ -85,7 +88,7 @@ class Calibration:
     @property
     def caption_bytes(self) -> int:
         """Bytes of one projected caption at its maximum length."""
-        return LONGEST * self.model.architecture.width * _FP32
+        return LONGEST * self.model.architecture.width * bytes_of(self.precision)
 
     @property
     def work(self) -> int:
@@ -94,8 +97,8 @@ class Calibration:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights in fp32."""
-        return sum(ref.count * _FP32 for ref in self.model.weights)
+        """Bytes of all weights in the precision of the job."""
+        return sum(ref.count for ref in self.model.weights) * bytes_of(self.precision)
 
     def fit_to_memory(self, fixed: int, each: int, reporter: Reporter) -> "Calibration":
         """This calibration with as many prompts as fit; work after sampling needs `fixed` bytes plus `each` per prompt.
@@ -146,7 +149,7 @@ class Calibration:
     @property
     def _block_bytes(self) -> int:
         counts = [ref.count for ref in self.model.weights if split_block(ref.name)]
-        return _FP32 * sum(counts) // self.model.architecture.blocks
+        return bytes_of(self.precision) * sum(counts) // self.model.architecture.blocks
 
     def seconds(self, forwards: float, *, more: float = 0.0, readings: float) -> float:
         """Estimated seconds of encoding, sampling, `forwards` passes over all states, and `more` operations.
@@ -158,6 +161,7 @@ class Calibration:
             self.model,
             self.tokens * self.count * passes,
             self.device,
+            self.precision,
             more=more + self.inputs.encoding,
             readings=1 if self.resident else self.sampling.steps + readings,
         )
@@ -180,7 +184,7 @@ class Calibration:
         if not self.resident:
             give_back_when_freed()
         device = torch.device(self.device)
-        blocks = Blocks(self.model, device, torch.float32, resident=self.resident)
+        blocks = open_blocks(self.model, device, self.precision, resident=self.resident)
         captions = self.inputs.captions(device).part(0, self.count)
         config = self.model.transformer.config or self.model.architecture.config()
         sampling = replace(self.sampling, batch=self.batch)
@@ -203,7 +207,7 @@ def calibration(model: Model, settings: CalibrationSettings, every: int, min_pro
     sampling = SamplerSettings(settings.timesteps, settings.guidance, settings.seed, latent_side(model))
     scheduler, device = scheduler_of(model), pick_device(settings.device)
     every = min(every, settings.timesteps)
-    limit, limit_is_explicit = settings.limit, settings.memory_limit is not None
+    limit = settings.memory_limit or default_limit(device)
     found = Calibration(
         model,
         inputs,
@@ -212,10 +216,11 @@ def calibration(model: Model, settings: CalibrationSettings, every: int, min_pro
         scheduler,
         every,
         limit,
-        limit_is_explicit,
+        settings.memory_limit is not None,
         device,
         batch=1,
         min_prompts=min_prompts,
+        precision=choose_precision(settings.precision, device, model),
     )
     batch = max(1, min(TOGETHER, limit // 4 // found.work))
     return replace(found, batch=batch, resident=found.weight_bytes < limit // 4)

@@ -55,6 +55,13 @@ class Observer(Protocol):
         """Called with the states before and after a block, each (prompts, tokens, channels)."""
 
 
+class StepRecorder(Protocol):
+    """Receives the transformer's inputs and outputs at every sampler step."""
+
+    def __call__(self, step: int, timestep: Tensor, latents: Tensor, velocities: Sequence[Tensor]) -> None:
+        """Called with the latents before a step and the velocity of each guidance branch, each for all prompts."""
+
+
 @dataclass(frozen=True, slots=True)
 class SweepProgress:
     """Resume state within a sampler step: the states of all batches before block `block`."""
@@ -77,6 +84,7 @@ def sample(
     resume_from: SweepProgress | None = None,
     on_progress: Callable[[SweepProgress], None] = lambda _: None,
     data: Tensor | None = None,
+    record: StepRecorder = lambda *_: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields the guided velocity and the latents of each step. Noise depends on prompt index and seed alone.
 
@@ -85,7 +93,7 @@ def sample(
     called after each block. With `data` (latents of images) no trajectory is followed: each step noises them to the
     sampler's noise level, (1 - s) x + s e, and yields these latents.
     """
-    run = _Run(blocks, blocks.outside(), config, captions, sampling, offset, observe, on_progress)
+    run = _Run(blocks, blocks.outside(), config, captions, sampling, offset, observe, on_progress, record)
     size = (sampling.side, sampling.side) if data is None else tuple(data.shape[2:])
     noise = starting_noise(len(captions), config["in_channels"], sampling, offset, size).to(blocks.device)
     latents = noise
@@ -144,6 +152,7 @@ class _Run:
     offset: int
     observe: Observer
     on_progress: Callable[[SweepProgress], None]
+    record: StepRecorder
 
     @property
     def geometry(self) -> Geometry:
@@ -155,9 +164,10 @@ class _Run:
         parts = list(self._parts(when, latents))
         self._through(parts, when, _continue(parts, when.step, resume_from))
         empty, prompted = (
-            torch.cat([head(self.outside, part.state, part.start) for part in parts if part.branch == branch])
+            torch.cat([head(self.outside, part.state, part.start).float() for part in parts if part.branch == branch])
             for branch in (EMPTY, PROMPT)
         )
+        self.record(when.step, when.scaled, latents, (empty, prompted))
         guidance = self.sampling.guidance
         return empty + guidance * (prompted - empty) if guidance > 1 else prompted
 

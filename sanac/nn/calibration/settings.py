@@ -9,6 +9,7 @@ from sanac.core.settings import Naming, Option, RunSettings, Settings, Size
 
 LIMIT = 2_000_000_000  # bytes
 FEWEST = 3  # minimum number of prompts
+STEPS = 20  # default number of sampler steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +26,15 @@ class PromptSettings(Settings):
         int | None,
         Option("Number of prompts.", "N", "100; search, gptq, int8, fp8: 32; a budget: 8", ge=1),
     ] = None
-    timesteps: Annotated[int, Option("Sampler steps.", "N", ge=1, le=1000)] = 20
+    timesteps: Annotated[int, Option("Sampler steps.", "N", ge=1, le=1000)] = STEPS
     guidance: Annotated[float, Option("Guidance scale.", "SCALE", ge=0, le=100)] = 4.5
     memory_limit: Annotated[
         Size | None,
         Option("Maximum memory to use.", "SIZE", "2GB; search, repair and gptq: more", affects_result=False),
+    ] = None
+    precision: Annotated[
+        Literal["bf16", "tf32", "fp32"] | None,
+        Option("Precision of products; sums are fp32 or better.", "DTYPE", "fp32; GPUs: the weights' bf16, or tf32"),
     ] = None
     yes: Annotated[bool, Option("Go on although the estimate is over an hour.", affects_result=False)] = False
 
@@ -51,9 +56,11 @@ class CalibrationSettings(PromptSettings, RunSettings):
     dry: bool = False  # dry run: only cached results are used, a cache miss is an error
 
     @property
-    def limit(self) -> int:
-        """The memory limit in bytes, explicit or default."""
-        return self.memory_limit or LIMIT
+    def sizes_are_open(self) -> bool:
+        """Whether the job may choose the numbers of prompts and steps: the user named neither, and no own inputs."""
+        named = {"num_prompts", "timesteps", "prompts", "embeddings", "data"} & self.typed
+        inputs = (self.num_prompts, self.prompts, self.embeddings, self.data)
+        return not named and inputs == (None,) * len(inputs) and self.timesteps == STEPS
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
         """Inputs that exclude each other."""
