@@ -38,7 +38,7 @@ def watched(command: Sequence[str], given: bytes = b"") -> tuple[Run, str]:
     start, pipe = time.perf_counter(), subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         peaks = {"RssAnon": 0, "VmRSS": 0}
-        watcher = threading.Thread(target=_watch, args=(process, peaks))
+        watcher = threading.Thread(target=watch, args=(process, peaks))
         watcher.start()
         printed, reporter = process.communicate(given)
         seconds = time.perf_counter() - start
@@ -48,7 +48,8 @@ def watched(command: Sequence[str], given: bytes = b"") -> tuple[Run, str]:
     return Run(seconds, peaks["RssAnon"], peaks["VmRSS"]), printed.decode()
 
 
-def _watch(process: subprocess.Popen[bytes], peaks: dict[str, int]) -> None:
+def watch(process: subprocess.Popen[bytes], peaks: dict[str, int]) -> None:
+    """Record the highest figures of a process until it ends."""
     while process.poll() is None:
         try:
             lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()

@@ -44,6 +44,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "trajectories of 400 pictures": {"samples": 400},
     "default, first 2 blocks frozen": {"freeze_first": 2},
     "default, first 4 blocks frozen": {"freeze_first": 4},
+    "intervals": {"intervals": True},
 }
 TUNED, TESTED = 256, 2048  # prompts
 
@@ -99,9 +100,8 @@ def fill(result: dict[str, Any], work: Path) -> None:
 def show(result: Mapping[str, Any]) -> None:
     """A Markdown table per depth."""
     for depth, cells in result["depths"].items():
-        click.echo(
-            f"\n{depth} blocks\n\n| way | forward passes of the teacher | score, {TUNED} tuning prompts |\n|---|---|---|"
-        )
+        titles = f"| way | forward passes of the teacher | score, {TUNED} tuning prompts |"
+        click.echo(f"\n{depth} blocks\n\n{titles}\n|---|---|---|")
         for way, cell in cells.items():
             score = cell["tune"]["score"]
             click.echo(

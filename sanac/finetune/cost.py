@@ -5,7 +5,7 @@ from sanac.finetune.settings import FinetuneSettings
 
 _STEP = 3.0  # forward passes that a training step is worth
 _TOKENS = 16_384  # of a batch
-_STEPS, _REUSED, _FEWEST, _NOISED = 20, 2, 100, 2048  # of data that is sampled from the teacher
+_REUSED, _FEWEST, _NOISED = 2, 100, 2048  # of data that is sampled from the teacher
 
 
 def finetune(settings: FinetuneSettings, before: ModelShape, _others: int) -> Cost:
@@ -15,8 +15,8 @@ def finetune(settings: FinetuneSettings, before: ModelShape, _others: int) -> Co
     taught = 0.0 if settings.takes_trajectories and not settings.data else examples / 2
     sampled = 0
     if not settings.data:
-        usual = max(_FEWEST, examples // (_REUSED * _STEPS)) if settings.takes_trajectories else _NOISED
-        sampled = _STEPS * (settings.samples or usual)
+        usual = max(_FEWEST, examples // (_REUSED * settings.teacher_steps)) if settings.takes_trajectories else _NOISED
+        sampled = settings.teacher_steps * (settings.samples or usual)
     work = before.forward(examples * _STEP / 2 + sampled + taught)
     weights = 4 * before.parameters
     memory = OVERHEAD + 3.3 * weights + 4 * before.tokens * batch * 64_000

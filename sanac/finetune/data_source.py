@@ -93,7 +93,7 @@ def _sampled(
 ) -> DataSource:
     """Data sampled from the teacher: its trajectories, or its latents to add noise to."""
     side = latent_side(teacher)
-    sampling = SamplerSettings(seed=settings.seed + 1, side=side)
+    sampling = SamplerSettings(settings.teacher_steps, seed=settings.seed + 1, side=side)
     trajectories = settings.takes_trajectories
     tokens = (side // model.architecture.patch_size) ** 2
     needed = -(-examples(tokens) // (REUSED * sampling.steps))

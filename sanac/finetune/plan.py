@@ -14,12 +14,13 @@ from sanac.core.units import duration_text
 from sanac.core.write.job import refuse_quantized
 from sanac.finetune.data_source import DataSource, choose_data
 from sanac.finetune.find_teacher import check_teacher, parent_of
+from sanac.finetune.intervals import STATES
 from sanac.finetune.settings import FinetuneSettings
 from sanac.finetune.training_job import FinetuneJob
 from sanac.finetune.training_plan import TrainingPlan, fitting
 from sanac.nn.device import free_memory, pick_device
 from sanac.nn.pipeline_config import check_computable, forward_seconds
-from sanac.nn.precision import choose_precision
+from sanac.nn.precision import bytes_of, choose_precision
 
 TOKENS = 16_384  # tokens per batch that the default batch size aims at
 
@@ -65,8 +66,13 @@ class FinetunePlan:
         height, width = self.source.size
         precision = settings.precision or ("bf16" if self.on_gpu and self.teaching != "fp32" else "fp32")
         specs = self.fake_quant_plan.specs.values() if self.fake_quant_plan else ()
+        config = dict(self.model.transformer.config or self.model.architecture.config())
+        more = sum(4 * spec.shape[0] * spec.columns for spec in specs)  # fake-quantized copies for backward
+        if settings.intervals:  # one block, and the teacher's hidden states at both ends of its interval
+            config["num_layers"] = 1
+            more = 2 * self.kept * self.tokens * self.model.architecture.width * bytes_of(self.teaching)
         return TrainingPlan(
-            self.model.transformer.config or self.model.architecture.config(),
+            config,
             self.batch,
             height,
             width,
@@ -79,7 +85,7 @@ class FinetunePlan:
             settings.checkpointing,
             lora=settings.lora,
             frozen=settings.freeze_first,
-            more=sum(4 * spec.shape[0] * spec.columns for spec in specs),  # fake-quantized copies for backward
+            more=more,
         )
 
     @cached_property
@@ -88,6 +94,8 @@ class FinetunePlan:
         named = set(self.settings.typed) | {name for name in ("micro_batch", "lora") if getattr(self.settings, name)}
         named |= {"fake_quant"} if self.settings.fake_quant else set()
         named |= {"freeze_first"} if self.settings.freeze_first else set()
+        if self.settings.intervals:
+            return fitting(self.first, free_memory(self.device), frozenset(), on_gpu=self.on_gpu, changeable=False)
         return fitting(self.first, free_memory(self.device), named, on_gpu=self.on_gpu)
 
     @property
@@ -102,12 +110,19 @@ class FinetunePlan:
     def teacher_forwards(self) -> int:
         """Forward passes of the teacher, of one picture on one branch of guidance."""
         sampled = self.source.sampling.forwards if self.source.sampling else 0
-        return sampled + (self.examples if self.taught else 0)
+        return sampled + (self.kept if self.settings.intervals else self.examples if self.taught else 0)
+
+    @property
+    def kept(self) -> int:
+        """Samples whose hidden states are kept at once by an interval training."""
+        return min(self.examples, max(self.batch, STATES // self.tokens))
 
     @property
     def taught(self) -> bool:
         """Whether the teacher has to run on the batches themselves."""
         recorded = {"distill"} if self.source.trajectories else set()
+        if self.settings.intervals:
+            return False
         return bool(({"distill", "features"} - recorded) & set(self.losses))
 
     @cached_property
@@ -137,7 +152,7 @@ class FinetunePlan:
     def prepare(self, reporter: Reporter) -> FinetuneJob:
         """The job, with its data encoded or sampled: the data's digest is part of the artifact's key."""
         data = self.source.open(reporter)
-        taught = self.teacher if {"distill", "features"} & set(self.losses) else None
+        taught = self.teacher if {"distill", "features"} & set(self.losses) or self.settings.intervals else None
         return FinetuneJob(
             self.model,
             taught,

@@ -15,6 +15,11 @@ from sanac.core.write.settings import StageSettings
 _CACHE = Size(4_000_000_000)
 LOSSES = ("flow", "distill", "features")
 _LOSS = re.compile(r"([a-z]+)(?:=(\d+(?:\.\d*)?|\.\d+))?", re.ASCII)
+_EXCLUSIVE = (
+    ("data_free", "data"),
+    ("freeze_first", "lora"),
+    *((name, "intervals") for name in ("loss", "lora", "fake_quant", "freeze_first", "micro_batch")),
+)
 _WEIGHT_ONLY = tuple(name for name, scheme in SCHEMES.items() if not scheme.activations)
 
 
@@ -73,6 +78,7 @@ class FinetuneSettings(StageSettings, RunSettings):
             "trajectories; with the flow loss: noised",
         ),
     ] = None
+    teacher_steps: Annotated[int, Option("Sampler steps of the teacher, for --data-free.", "N", ge=1, le=1000)] = 20
     prompts: Annotated[Path | None, Option("Text file for --data-free, one prompt per line.", "FILE", "bundled")] = None
     teacher: Annotated[
         ModelRef | None, Option("Teacher for distillation.", "MODEL", "the model that MODEL was pruned from")
@@ -107,6 +113,9 @@ class FinetuneSettings(StageSettings, RunSettings):
     ] = None
     checkpointing: Annotated[
         bool, Option("Gradient checkpointing: less memory, a third more time.  [default where memory is short]")
+    ] = False
+    intervals: Annotated[
+        bool, Option("Train each block before a gap alone, on the teacher's hidden states: one block in memory.")
     ] = False
     freeze_first: Annotated[int, Option("Leave the first K blocks as they are.", "K", ge=0)] = 0
     plan_for: Annotated[
@@ -159,18 +168,12 @@ class FinetuneSettings(StageSettings, RunSettings):
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
         """Settings that exclude or need each other."""
-        if self.targets and self.data:
-            yield "targets", f"{name('targets')} is for {name('data_free')}: {name('data')} is trained on with noise"
-        if self.targets == "trajectories" and "flow" in (self.losses or {}):
-            yield "targets", f"the flow loss requires {name('targets')} noised: trajectories have no added noise"
-        if self.freeze_first and self.lora:
-            yield "freeze_first", f"{name('freeze_first')} and {name('lora')} contradict each other"
-        if self.data and self.data_free:
-            yield "data_free", f"{name('data')} and {name('data_free')} contradict each other"
+        for one, other in _EXCLUSIVE:
+            if getattr(self, one) and getattr(self, other):
+                yield one, f"{name(one)} and {name(other)} contradict each other"
+        yield from self._wrong_data(name)
         if self.lora_file and not self.lora:
             yield "lora_file", f"{name('lora_file')} requires {name('lora')} RANK"
-        if self.prompts and self.data:
-            yield "prompts", f"{name('prompts')} is for {name('data_free')}: with {name('data')}, images have captions"
         if self.fake_quant and self.lora:
             yield "lora", f"{name('fake_quant')} and {name('lora')} contradict each other: whole weights are quantized"
         if bool(self.sample_every) != bool(self.sample_prompt):
@@ -178,3 +181,12 @@ class FinetuneSettings(StageSettings, RunSettings):
         names = [_parse_loss(text)[0] for text in self.loss]
         if len(set(names)) < len(names):
             yield "loss", f"{name('loss')} names a loss twice"
+
+    def _wrong_data(self, name: Naming) -> Iterator[tuple[str, str]]:
+        """Settings of the data that exclude each other."""
+        if self.prompts and self.data:
+            yield "prompts", f"{name('prompts')} is for {name('data_free')}: with {name('data')}, images have captions"
+        if self.targets and self.data:
+            yield "targets", f"{name('targets')} is for {name('data_free')}: {name('data')} is trained on with noise"
+        if self.targets == "trajectories" and "flow" in (self.losses or {}):
+            yield "targets", f"the flow loss requires {name('targets')} noised: trajectories have no added noise"

@@ -24,6 +24,7 @@ from sanac.finetune.data_source import teacher_blocks
 from sanac.finetune.distillation import RecoveryTask
 from sanac.finetune.encoded_dataset import Prepared
 from sanac.finetune.find_teacher import blocks_of
+from sanac.finetune.intervals import STATES, intervals_of, train_intervals
 from sanac.finetune.lora import add_lora, merged, save_adapter
 from sanac.finetune.settings import FinetuneSettings
 from sanac.finetune.student import freeze, open_student, save_weights
@@ -33,9 +34,9 @@ from sanac.finetune.trajectories import open_trajectories
 from sanac.nn.calibration.memory import default_limit
 from sanac.nn.device import pick_device
 from sanac.nn.pipeline_config import scheduler_of
-from sanac.nn.precision import dtype_of, result_settings
+from sanac.nn.precision import dtype_of, open_blocks, result_settings
 from sanac.nn.quant.layers import simulate
-from sanac.nn.streaming import DTYPES
+from sanac.nn.streaming import DTYPES, read_tensor
 from sanac.train.flow_matching import Times
 from sanac.train.loop import Callbacks, Settings, train
 from sanac.train.schedule import Schedule
@@ -107,15 +108,16 @@ class FinetuneJob:
 
     @property
     def feature_blocks(self) -> tuple[int, ...]:
-        """Teacher block whose hidden states each student block imitates; empty without the feature loss."""
-        if "features" not in self.losses:
+        """The teacher's block that each of the student's was; empty where hidden states aren't imitated."""
+        if "features" not in self.losses and not self.settings.intervals:
             return ()
         assert self.teacher is not None
         sources = blocks_of(self.teacher, self.model)
         found = [index for index in sources or () if index is not None]
         if sources is None or len(found) != len(sources):
+            what = "--intervals" if self.settings.intervals else "--loss features"
             raise UsageError(
-                "--loss features can't match the student's blocks to the teacher's",
+                f"{what} can't match the student's blocks to the teacher's",
                 why=f"{self.model.located.name} was not pruned from {self.teacher.located.name}",
                 hint="use --loss distill, or pass the model that it was pruned from with --teacher",
             )
@@ -160,6 +162,8 @@ class FinetuneJob:
             "checkpointing": self.settings.checkpointing,
             "lora": self.training.lora,
         }
+        if self.settings.intervals:
+            how["intervals"] = list(self.feature_blocks)
         if self.settings.freeze_first:
             how["freeze_first"] = self.settings.freeze_first
         if "features" in self.losses and self.training.micro_batch < self.batch:  # they are normalised per pass
@@ -177,6 +181,8 @@ class FinetuneJob:
     def taught(self) -> bool:
         """Whether the teacher has to run on the batches themselves."""
         recorded = {"distill"} if self.recorded else set()
+        if self.settings.intervals:
+            return False
         return self.teacher is not None and bool(({"distill", "features"} - recorded) & set(self.losses))
 
     def folder(self, job: ArtifactJob) -> ConfinedPath:
@@ -248,6 +254,8 @@ class TrainingRun(CachedStep[ConfinedPath]):
         """Train, continuing from the newest checkpoint, and write the weights in the model's dtypes."""
         plan, settings, training = self.plan, self.plan.settings, self.plan.training
         device = torch.device(pick_device(settings.device))
+        if settings.intervals:
+            return self._intervals(str(device), reporter)
         teacher_cache = plan.teacher_outputs(device, reporter)
         try:
             student = open_student(plan.model, device, dtype_of("bf16" if training.half_weights else "fp32"))
@@ -281,4 +289,22 @@ class TrainingRun(CachedStep[ConfinedPath]):
         if settings.lora_file:
             save_adapter(weights, settings.lora_file)
         save_weights(merged(student) if training.lora else student.state_dict(), plan.model, self.file)
+        return self.file
+
+    def _intervals(self, device: str, reporter: Reporter) -> ConfinedPath:
+        """Train the blocks before gaps alone, on the teacher's hidden states."""
+        plan, precision = self.plan, "fp32"
+        assert plan.teacher is not None
+        teacher = teacher_blocks(plan.teacher, plan.settings, device, plan.teaching)
+        student = open_blocks(plan.model, device, precision)
+        height, width = plan.data.latents.size
+        tokens = plan.batch * height * width // plan.model.architecture.patch_size**2
+        steps = plan.settings.steps * plan.settings.accumulate
+        batches = [plan.sampler.draw(plan.data, number) for number in range(max(1, min(steps, STATES // tokens)))]
+        intervals = intervals_of(plan.feature_blocks, plan.teacher.architecture.blocks)
+        identity = f"{plan.data.identity} {plan.sampler.identity} {len(batches)} {plan.teaching}"
+        place = self.file.parent
+        trained = train_intervals(intervals, teacher, student, batches, plan.train_settings, identity, place, reporter)
+        whole = {ref.name: read_tensor(ref, torch.device("cpu"), DTYPES[ref.dtype]) for ref in plan.model.weights}
+        save_weights(whole | trained, plan.model, self.file)
         return self.file

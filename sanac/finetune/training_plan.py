@@ -83,13 +83,15 @@ class TrainingPlan:
         return found
 
 
-def fitting(first: TrainingPlan, room: int, named: AbstractSet[str], *, on_gpu: bool) -> TrainingPlan:
+def fitting(
+    first: TrainingPlan, room: int, named: AbstractSet[str], *, on_gpu: bool, changeable: bool = True
+) -> TrainingPlan:
     """`first`, changed as little as it takes to fit into `room` bytes; settings that the user `named` stay.
 
     MissingResource, with what each further change would save, if nothing fits.
     """
     room = int(room * _USABLE) if on_gpu else room
-    tried = list(_candidates(first, named, on_gpu=on_gpu))
+    tried = list(_candidates(first, named, on_gpu=on_gpu)) if changeable else [first]
     found = next((plan for plan in tried if plan.memory.total <= room), None)
     if found is not None:
         return found

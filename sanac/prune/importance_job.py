@@ -122,6 +122,17 @@ class ImportanceJob:
             )
         return int(min(fitting, self.count))
 
+    @property
+    def memory(self) -> int:
+        """Peak bytes of the job, with captions of the largest length."""
+        fixed, each = self.longest
+        return fixed + each * max(1, min(self.count, (self.memory_limit - fixed) // each))
+
+    @property
+    def longest(self) -> tuple[int, int]:
+        """`taken` for captions of the largest length."""
+        return self.taken(LONGEST, self.count * LONGEST * self.model.architecture.caption_channels * _LATENT)
+
     def taken(self, length: int, caption_bytes: int) -> tuple[int, int]:
         """(fixed bytes, bytes per prompt), from the token length of captions and their bytes in total."""
         architecture = self.model.architecture
@@ -269,7 +280,7 @@ def estimate(job: ImportanceJob, encoding: float = 0.0) -> float:
     """Estimated seconds of a job, from a short trial on this machine; assumes captions of maximum length."""
     forwards = 1 + (job.model.architecture.blocks - 1) / 2 if job.velocity else 1
     tokens = job.tokens * 2 * job.count * job.sampling.steps * forwards
-    fixed, each = job.taken(LONGEST, job.count * LONGEST * job.model.architecture.caption_channels * _LATENT)
+    fixed, each = job.longest
     chunk = max(1, min(job.count, (job.memory_limit - fixed) // each))
     sweeps = 1 + (job.sweep_batch.sweeps(chunk, job.model.architecture.blocks) if job.velocity else 0)
     readings = 1 if job.resident else job.sampling.steps * -(-job.count // chunk) * sweeps

@@ -87,7 +87,7 @@ class ScoringJob(CachedStep[Scores]):
         """Report the estimated time; above one hour it requires --yes."""
         inputs, steps = self.inputs, self.job.sampling.steps
         what = f"scoring blocks on {inputs.count} {'images' if inputs.latents else 'prompts'} x {steps} steps"
-        cost = CostEstimate(what, self.seconds, self.job.device, inputs, inputs.count, steps)
+        cost = CostEstimate(what, self.seconds, self.job.memory, self.job.device, inputs, inputs.count, steps)
         if self.reduced_from:
             reporter.note(f"{self.reduced_from} would take over an hour: scores settle long before (docs/analyze.md)")
         cost.check_budget(reporter, yes=self.settings.yes, cheaper=self.cheaper)

@@ -1,6 +1,5 @@
 """Estimates of a recipe's stages: bytes, memory, time; from shapes alone, before anything is opened or computed."""
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +10,15 @@ from sanac.core.artifact.model import Model
 from sanac.core.cost import Cost, ModelShape
 from sanac.core.errors import UsageError
 from sanac.core.units import bytes_text, duration_text
+from sanac.nn.device import pick_device
+from sanac.nn.device_speed import speed_of
 from sanac.nn.pipeline_config import latent_side
+from sanac.nn.precision import choose_precision
 from sanac.run.stage_graph import RecipePlan, RecipeStage
 from sanac.verbs import VERBS, resolve
 
 _START = 8.0  # seconds until a process has imported its libraries
 _DISK = 400e6  # bytes a second, read, digested and written
-_PROBE = 160
-_SHARE = 0.1  # of a plain matrix product's speed, that models reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,9 @@ def shape_of(model: Model) -> ModelShape:
 
 def estimate_recipe(plan: RecipePlan, model: Model) -> dict[str, StageEstimate]:
     """The estimate of every stage by its key; raises UsageError with every depth that can't be."""
-    source, rate, problems = shape_of(model), _rate(), []
+    device = pick_device(None)
+    rate = speed_of(model, device, choose_precision(None, device, model)).operations
+    source, problems = shape_of(model), list[str]()
     found: dict[str, StageEstimate] = {}
     shapes: dict[str, ModelShape] = {}
     for stage in plan.stages():
@@ -72,19 +74,6 @@ def estimate_recipe(plan: RecipePlan, model: Model) -> dict[str, StageEstimate]:
         names = list(dict.fromkeys(problems))
         raise UsageError(names[0], problems=names, hint=f"{model.located.name} has {source.blocks} blocks")
     return found
-
-
-def _rate() -> float:
-    """Multiplications and additions a second that models reach on this processor."""
-    one = np.ones((_PROBE, _PROBE), np.float32)
-    best = min(_timed(one) for _ in range(40))
-    return _SHARE * 2 * _PROBE**3 / best
-
-
-def _timed(one: "np.ndarray[Any, Any]") -> float:
-    start = time.perf_counter()
-    one @ one
-    return max(time.perf_counter() - start, 1e-6)
 
 
 def table_of(plan: RecipePlan, estimates: Mapping[str, StageEstimate], done: Mapping[str, bool]) -> Iterator[list[str]]:

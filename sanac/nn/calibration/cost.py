@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sanac.core.cost import OVERHEAD
 from sanac.core.errors import MissingResource
 from sanac.core.progress import Reporter
-from sanac.core.units import duration_text
+from sanac.core.units import bytes_text, duration_text
 from sanac.nn.calibration.inputs import Inputs
 from sanac.nn.calibration.settings import FEWEST
 
@@ -14,10 +15,11 @@ PATIENCE = 3600.0  # seconds that a job may take without --yes
 
 @dataclass(frozen=True, slots=True)
 class CostEstimate:
-    """Estimated seconds of a job, and the settings that the estimate depends on."""
+    """Estimated seconds and memory of a job, and the settings that the estimate depends on."""
 
     what: str
     seconds: float
+    memory: int
     device: str
     inputs: Inputs
     prompts: int
@@ -25,7 +27,9 @@ class CostEstimate:
 
     def check_budget(self, reporter: Reporter, *, yes: bool, cheaper: Sequence[str] = ()) -> None:
         """Report the estimate; MissingResource, with cheaper options, if it exceeds an hour without `yes`."""
-        reporter.note(f"{self.what} ({self.inputs.source}): about {duration_text(self.seconds)} on {self.device}")
+        memory = self.memory + (int(OVERHEAD) if self.device == "cpu" else 0)
+        needs = f"about {duration_text(self.seconds)} on {self.device}, {bytes_text(memory)} of memory"
+        reporter.note(f"{self.what} ({self.inputs.source}): {needs}")
         if self.seconds <= PATIENCE or yes:
             return
         fewer = {"--num-prompts": (self.prompts, max(FEWEST, self.prompts // 10))}

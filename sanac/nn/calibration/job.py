@@ -123,9 +123,14 @@ class Calibration:
         batch = max(1, min(self.batch, 1 + left // self.work))
         return replace(self, count=count, batch=batch, resident=resident, fixed=fixed, each=each)
 
+    @property
+    def memory(self) -> int:
+        """Peak bytes of the job."""
+        return self._takes(self.count, self.batch, self.fixed, self.each)
+
     def check_room(self, reporter: Reporter) -> None:
         """MissingResource if all prompts need more than the free memory; a note if they exceed the default limit."""
-        needed = self._takes(self.count, self.batch, self.fixed, self.each)
+        needed = self.memory
         if needed <= self.memory_limit:
             return
         free, fewer = free_memory(self.device), self._takes(self.count - 1, self.batch, self.fixed, self.each)
@@ -170,7 +175,8 @@ class Calibration:
         """Check memory and report the time estimate of `what`, before anything is computed."""
         self.check_room(reporter)
         what, steps = f"{what} on {self.count} prompts", self.sampling.steps
-        CostEstimate(what, seconds, self.device, self.inputs, self.count, steps).check_budget(reporter, yes=yes)
+        estimate = CostEstimate(what, seconds, self.memory, self.device, self.inputs, self.count, steps)
+        estimate.check_budget(reporter, yes=yes)
 
     def states(self, fifths_of_each: Sequence[int]) -> list[CalibrationStates]:
         """The states of all prompts, split in parts: `fifths_of_each` for all but the first, which gets the rest."""
