@@ -77,7 +77,7 @@ class VerbMethods:
         prompts: _File | None = ...,
         embeddings: _File | None = ...,
         num_prompts: int | None = ...,
-        timesteps: int = ...,
+        timesteps: int | None = ...,
         guidance: float = ...,
         memory_limit: int | str | None = ...,
         yes: bool = ...,
@@ -102,7 +102,7 @@ class VerbMethods:
             prompts: Text file, one prompt per line.  [default: bundled]
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
             num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
-            timesteps: Sampler steps.  [1 to 1,000; default: 20]
+            timesteps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
             yes: Go on although the estimate is over an hour.
@@ -130,7 +130,7 @@ class VerbMethods:
         prompts: _File | None = ...,
         embeddings: _File | None = ...,
         num_prompts: int | None = ...,
-        timesteps: int = ...,
+        timesteps: int | None = ...,
         guidance: float = ...,
         memory_limit: int | str | None = ...,
         yes: bool = ...,
@@ -167,7 +167,7 @@ class VerbMethods:
             prompts: Text file, one prompt per line.  [default: bundled]
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
             num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
-            timesteps: Sampler steps.  [1 to 1,000; default: 20]
+            timesteps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
             yes: Go on although the estimate is over an hour.
@@ -323,7 +323,7 @@ class VerbMethods:
         prompts: _File | None = ...,
         embeddings: _File | None = ...,
         num_prompts: int | None = ...,
-        timesteps: int = ...,
+        timesteps: int | None = ...,
         guidance: float = ...,
         memory_limit: int | str | None = ...,
         yes: bool = ...,
@@ -362,7 +362,7 @@ class VerbMethods:
             prompts: Text file, one prompt per line.  [default: bundled]
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
             num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
-            timesteps: Sampler steps.  [1 to 1,000; default: 20]
+            timesteps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
             yes: Go on although the estimate is over an hour.

@@ -11,7 +11,7 @@ def finetune(settings: FinetuneSettings, before: ModelShape, _others: int) -> Co
     """Training, the teacher's forward passes, and its samples where there is no data."""
     batch = settings.batch or _BATCH
     samples = settings.steps * batch * settings.accumulate
-    sampled = 0 if settings.data else settings.samples * 20
+    sampled = 0 if settings.data else settings.samples * before.steps
     work = before.forward(samples * _STEP / 2 + sampled + samples / 2)
     memory = OVERHEAD + 16 * before.parameters + 4 * before.tokens * batch * 64_000
     return Cost(before, memory, work, before.size)

@@ -35,10 +35,11 @@ from sanac.finetune.teacher_cache import TeacherCache, TeacherPass
 from sanac.nn.calibration.prompts import choose_prompts
 from sanac.nn.calibration.sampling import SamplerSettings
 from sanac.nn.device import free_memory, pick_device
+from sanac.nn.guidance import guidance_of, usual_steps
 from sanac.nn.pipeline_config import check_computable, latent_side, scheduler_of, vocabulary_of
 from sanac.nn.quant.layers import simulate
 from sanac.nn.streaming import DTYPES, Blocks
-from sanac.train.flow_matching import Times
+from sanac.train.flow_matching import FewStepTimes, Times
 from sanac.train.loop import Callbacks, Settings, train
 from sanac.train.memory import Load, Memory, estimate_memory
 from sanac.train.schedule import Schedule
@@ -81,7 +82,7 @@ class FinetuneJob:
         """Batch sampler; noise levels use the flow shift of the model's scheduler."""
         scheduler = scheduler_of(self.model)
         shift = scheduler.get("flow_shift", scheduler.get("shift", 3.0))
-        times = Times(shift=float(shift))
+        times = (FewStepTimes if self.model.architecture.guidance else Times)(shift=float(shift))
         return BatchSampler(self.batch, self.settings.seed, times, self.settings.caption_dropout)
 
     @property
@@ -292,7 +293,7 @@ class TrainingRun(CachedStep[ConfinedPath]):
                 plan.losses,
                 teacher_cache,
                 plan.feature_blocks,
-                float(student.config.timestep_scale),
+                guidance_of(student.config),
                 compiled=settings.compile,
             )
             weights = train(task, plan.train_settings, self.file.parent, reporter, self.callbacks)["transformer"]
@@ -325,6 +326,12 @@ def plan_finetune(
             f"--loss {','.join(losses)} requires a teacher",
             why=f"{model.located.name} was not pruned from another model",
             hint="--teacher MODEL, or --loss flow",
+        )
+    if model.architecture.guidance and "flow" in losses:
+        raise UsageError(
+            f"--loss flow doesn't fit {model.located.name}",
+            why="SANA-Sprint is distilled to few steps: it predicts where a step ends, not the velocity of the flow",
+            hint="--loss distill, with --teacher MODEL unless it was pruned",
         )
     if teacher is not None:
         check_computable(teacher)
@@ -371,7 +378,7 @@ def _synthetic_data(
     vocabulary = vocabulary_of(teacher)
     closed = bool(vocabulary) and settings.prompts is None
     prompts, source = choose_prompts(settings.prompts, settings.samples if closed else None, vocabulary)
-    sampling = SamplerSettings(seed=settings.seed + 1, side=latent_side(teacher))
+    sampling = SamplerSettings(usual_steps(teacher), seed=settings.seed + 1, side=latent_side(teacher))
     opened = partial(_weights, teacher, settings, device)
     job = SyntheticLatents(teacher, prompts, settings.samples, sampling, workspace, opened, source)
     return run_step(job, reporter, dry=settings.dry_run)

@@ -20,11 +20,11 @@ from sanac.nn.calibration.settings import CalibrationSettings
 from sanac.nn.calibration.tensor_files import write_captions
 from sanac.nn.calibration.text_encoding import EncodedPrompts
 from sanac.nn.device import pick_device
+from sanac.nn.guidance import usual_steps
 from sanac.nn.pipeline_config import check_computable, latent_side, scheduler_of
+from sanac.nn.samplers import knows_noise_levels
 from sanac.prune.importance_job import PROGRESS, ImportanceJob, analyze, estimate
 from sanac.prune.scores import Scores, read_scores
-
-EULER = "FlowMatchEulerDiscreteScheduler"
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,10 @@ def plan_scoring(model: Model, settings: CalibrationSettings, workspace: Path, o
     inputs = choose_inputs(
         model, prompts=settings.prompts, count=settings.num_prompts, embeddings=settings.embeddings, data=settings.data
     )
-    sampling = SamplerSettings(settings.timesteps, settings.guidance, settings.seed, latent_side(model))
+    steps = settings.timesteps or usual_steps(model)
+    sampling = SamplerSettings(steps, settings.guidance, settings.seed, latent_side(model))
     scheduler, whole_samples = scheduler_of(model), settings.reduce == "sample"
-    if settings.data and scheduler.get("_class_name") != EULER and not scheduler.get("use_flow_sigmas"):
+    if settings.data and not knows_noise_levels(scheduler):
         raise UsageError(
             "--inputs noised requires a flow-matching Euler scheduler",
             why=f"{scheduler.get('_class_name')} defines its noise levels differently",

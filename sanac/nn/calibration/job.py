@@ -19,6 +19,7 @@ from sanac.nn.calibration.settings import FEWEST, CalibrationSettings
 from sanac.nn.calibration.states import CalibrationStates, states_of
 from sanac.nn.calibration.text_encoding import LONGEST
 from sanac.nn.device import free_memory, pick_device
+from sanac.nn.guidance import branches_of, usual_steps
 from sanac.nn.pipeline_config import (
     check_computable,
     forward_seconds,
@@ -69,12 +70,12 @@ class Calibration:
 
     @property
     def tokens(self) -> int:
-        """Tokens of one prompt at one step, both guidance branches."""
-        return 2 * (self.sampling.side // self.model.architecture.patch_size) ** 2
+        """Tokens of one prompt at one step, all guidance branches."""
+        return branches_of(self.model) * (self.sampling.side // self.model.architecture.patch_size) ** 2
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of the hidden state of one prompt at one step, both guidance branches."""
+        """Bytes of the hidden state of one prompt at one step, all guidance branches."""
         return self.tokens * self.model.architecture.width * _FP32
 
     @property
@@ -90,7 +91,7 @@ class Calibration:
     @property
     def work(self) -> int:
         """Bytes of a block's intermediate activations for one prompt and one guidance branch."""
-        return WORK * self.state_bytes // 2 + 3 * self.caption_bytes
+        return WORK * self.state_bytes // branches_of(self.model) + 3 * self.caption_bytes
 
     @property
     def weight_bytes(self) -> int:
@@ -200,9 +201,10 @@ def calibration(model: Model, settings: CalibrationSettings, every: int, min_pro
     if inputs.count < min_prompts:
         why = "they are split into prompts for fitting and for validation"
         raise UsageError(f"{inputs.count} prompts are too few", why=why, hint="--num-prompts 100")
-    sampling = SamplerSettings(settings.timesteps, settings.guidance, settings.seed, latent_side(model))
+    steps = settings.timesteps or usual_steps(model)
+    sampling = SamplerSettings(steps, settings.guidance, settings.seed, latent_side(model))
     scheduler, device = scheduler_of(model), pick_device(settings.device)
-    every = min(every, settings.timesteps)
+    every = min(every, steps, usual_steps(model) // 2)  # of the few steps of SANA-Sprint, none is left out
     limit, limit_is_explicit = settings.limit, settings.memory_limit is not None
     found = Calibration(
         model,
