@@ -12,6 +12,6 @@ def finetune(settings: FinetuneSettings, before: ModelShape, _others: int) -> Co
     batch = settings.batch or _BATCH
     samples = settings.steps * batch * settings.accumulate
     sampled = 0 if settings.data else settings.samples * before.steps
-    work = before.forward(samples * _STEP / 2 + sampled + samples / 2)
+    work = before.forward((_STEP + 1) * samples / before.branches + sampled)
     memory = OVERHEAD + 16 * before.parameters + 4 * before.tokens * batch * 64_000
     return Cost(before, memory, work, before.size)

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from sanac.core.units import bytes_text
+from sanac.nn.guidance import guidance_of
 from sanac.train.optimizers import OPTIMIZERS
 
 BASE = 600_000_000  # bytes of imported torch, diffusers and transformers
@@ -106,11 +107,12 @@ def _saved(config: dict[str, Any], load: Load) -> _Counted:
         caption = torch.empty(load.batch, load.caption, config["caption_channels"])
         mask = torch.ones(load.batch, load.caption)
         timestep = torch.empty(load.batch)
+        guidance = guidance_of(config).embedded(load.batch, timestep.device)
         with (
             saved_tensors_hooks(keep, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16, enabled=load.precision == "bf16"),
         ):
-            loss = transformer(latents, caption, timestep, encoder_attention_mask=mask, return_dict=False)[0]
+            loss = transformer(latents, caption, timestep, guidance, encoder_attention_mask=mask, return_dict=False)[0]
             loss = loss.float().square().mean()
         saved = sum(storage.nbytes() for identity, storage in storages.items() if identity not in own)
     tokens = load.height * load.width // int(config["patch_size"]) ** 2
