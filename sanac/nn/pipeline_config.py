@@ -103,7 +103,7 @@ def check_computable(model: Model) -> None:
         raise UsageError(
             f"{model.located.name} can't be sampled with {scheduler}",
             why=f"its transformer {takes} guidance as an input, and {SPRINT} is for those that do",
-            hint=f"sanac inspect {model.located.path}",
+            hint="use the scheduler of the pipeline that the transformer was released with",
         )
     refuse_loras(model)
 

@@ -8,6 +8,9 @@ import torch
 from diffusers import SanaSprintPipeline
 from safetensors.torch import save_file
 
+from sanac.core.artifact.model import open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.run.estimate import shape_of
 from tests.conftest import Sanac
 
 FEW = ("--num-prompts", "4")
@@ -54,6 +57,8 @@ def test_steps_are_the_models_own(sprint: Path, pipeline: Path, sanac: Sanac) ->
     again = sanac("analyze", sprint, "--metric", "velocity", *FEW, "--timesteps", "2", "--json")
     assert again.json["status"] == "cached"
     assert sanac("analyze", sprint, *FEW, "--timesteps", "4", "--json").json["settings"]["sampling"]["steps"] == 4
+    shapes = [shape_of(open_model(locate(str(folder)))) for folder in (sprint, pipeline)]
+    assert [(shape.steps, shape.branches) for shape in shapes] == [(2, 1), (20, 2)], "as recipes estimate"
     scored = sanac("analyze", pipeline, "--num-prompts", "1", "--json").json
     assert scored["settings"]["sampling"]["steps"] == 20
     ran = sanac("prune", sprint, "--target-blocks", "2", "--select", "velocity", *FEW, "--dry-run", "--json")

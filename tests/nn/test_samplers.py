@@ -1,5 +1,6 @@
 """SANA-Sprint is sampled as stock diffusers does, noise between steps included, and trains on the states it meets."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,7 @@ def test_recorded_steps_have_one_branch(model: Model) -> None:
     assert float(whole[0, 2].min()) > 1e-6
 
 
-def test_scheduler_and_transformer_have_to_fit(model: Model, sprint: Path, pipeline: Path) -> None:
+def test_a_transformer_alone_has_sprints_scheduler(model: Model, sprint: Path) -> None:
     check_computable(model)
     alone = open_model(locate(str(sprint / "transformer")))
     check_computable(alone)
@@ -135,8 +136,6 @@ def test_scheduler_and_transformer_have_to_fit(model: Model, sprint: Path, pipel
 
 
 def test_another_models_scheduler_is_refused(sprint: Path, pipeline: Path, tmp_path: Path) -> None:
-    import shutil
-
     mixed = Path(shutil.copytree(sprint, tmp_path / "mixed"))
     shutil.copy(pipeline / "scheduler" / "scheduler_config.json", mixed / "scheduler" / "scheduler_config.json")
     with pytest.raises(UsageError, match="can't be sampled with DPMSolverMultistepScheduler"):

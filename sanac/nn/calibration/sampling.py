@@ -100,7 +100,7 @@ def sample(
     size = (sampling.side, sampling.side) if data is None else tuple(data.shape[2:])
     noise = starting_noise(len(captions), config["in_channels"], sampling, offset, size).to(blocks.device)
     generators = _generators(len(captions), sampling, offset)
-    _draw(generators, noise.shape[1:])  # the starting noise
+    _draw(generators, noise.shape[1:])  # the starting noise again: what follows is added between steps
     sampler = sampler_of(scheduler, config, sampling.steps, generators, blocks.device)
     latents = noise
     for step in range(len(sampler)):
