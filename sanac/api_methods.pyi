@@ -77,9 +77,10 @@ class VerbMethods:
         prompts: _File | None = ...,
         embeddings: _File | None = ...,
         num_prompts: int | None = ...,
-        timesteps: int = ...,
+        timesteps: int | None = ...,
         guidance: float = ...,
         memory_limit: int | str | None = ...,
+        precision: Literal["bf16", "tf32", "fp32"] | None = ...,
         yes: bool = ...,
         seed: int = ...,
         device: str | None = ...,
@@ -102,9 +103,10 @@ class VerbMethods:
             prompts: Text file, one prompt per line.  [default: bundled]
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
             num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
-            timesteps: Sampler steps.  [1 to 1,000; default: 20]
+            timesteps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
+            precision: Precision of products; sums are fp32 or better.  [one of bf16, tf32, fp32; default: fp32; GPUs: the weights' bf16, or tf32]
             yes: Go on although the estimate is over an hour.
             seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
@@ -130,9 +132,10 @@ class VerbMethods:
         prompts: _File | None = ...,
         embeddings: _File | None = ...,
         num_prompts: int | None = ...,
-        timesteps: int = ...,
+        timesteps: int | None = ...,
         guidance: float = ...,
         memory_limit: int | str | None = ...,
+        precision: Literal["bf16", "tf32", "fp32"] | None = ...,
         yes: bool = ...,
         seed: int = ...,
         device: str | None = ...,
@@ -167,9 +170,10 @@ class VerbMethods:
             prompts: Text file, one prompt per line.  [default: bundled]
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
             num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
-            timesteps: Sampler steps.  [1 to 1,000; default: 20]
+            timesteps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
+            precision: Precision of products; sums are fp32 or better.  [one of bf16, tf32, fp32; default: fp32; GPUs: the weights' bf16, or tf32]
             yes: Go on although the estimate is over an hour.
             seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
@@ -233,7 +237,9 @@ class VerbMethods:
         steps: int = ...,
         data: _File | None = ...,
         data_free: bool = ...,
-        samples: int = ...,
+        samples: int | None = ...,
+        targets: Literal["trajectories", "noised"] | None = ...,
+        teacher_steps: int | None = ...,
         prompts: _File | None = ...,
         teacher: _Model | None = ...,
         loss: str | Sequence[str] = ...,
@@ -245,14 +251,18 @@ class VerbMethods:
         clip: float = ...,
         ema: float = ...,
         caption_dropout: float = ...,
-        precision: Literal["fp32", "bf16"] = ...,
+        precision: Literal["fp32", "bf16"] | None = ...,
+        micro_batch: int | None = ...,
         checkpointing: bool = ...,
+        intervals: bool = ...,
+        freeze_first: int = ...,
+        plan_for: str | None = ...,
         compile: bool = ...,
         lora: int | None = ...,
         lora_file: _File | None = ...,
         fake_quant: Literal["int8-wo", "int4-wo", "fp8-wo"] | None = ...,
         teacher_cache: int | str = ...,
-        memory_limit: int | str = ...,
+        memory_limit: int | str | None = ...,
         save_every: int = ...,
         sample_every: int | None = ...,
         sample_prompt: str | Sequence[str] = ...,
@@ -274,7 +284,9 @@ class VerbMethods:
             steps: Optimizer steps.  [at least 1; default: 100]
             data: Images with captions, tars of them, prepared latents, or `shapes`.
             data_free: Train on latents sampled from the teacher; no dataset needed.  [default without --data]
-            samples: Latents to sample from the teacher, or scenes to draw.  [at least 1; default: 2048]
+            samples: Pictures to sample from the teacher, or scenes to draw.  [at least 1; default: as many as the steps use up, at least 100; noised, scenes: 2,048]
+            targets: Train on every step of the teacher's sampling, or on its finished latents with noise added.  [one of trajectories, noised; default: trajectories; with the flow loss: noised]
+            teacher_steps: Sampler steps of the teacher, for --data-free.  [1 to 1,000; default: 20, SANA-Sprint's 2]
             prompts: Text file for --data-free, one prompt per line.  [default: bundled]
             teacher: Teacher for distillation.  [default: the model that MODEL was pruned from]
             loss: flow, distill or features; NAME=WEIGHT weights a loss.  [default: distill with a teacher, else flow]
@@ -286,14 +298,18 @@ class VerbMethods:
             clip: Largest gradient norm.  [above 0; default: 1]
             ema: Decay of the weights' moving average; 0 turns it off.  [at least 0, below 1; default: 0.99]
             caption_dropout: Share of captions replaced by the empty one.  [0 to 1; default: 0.1]
-            precision: Precision of the forward and backward pass.  [one of fp32, bf16; default: fp32]
-            checkpointing: Gradient checkpointing: less memory, a third more time.
+            precision: Precision of the forward and backward pass.  [one of fp32, bf16; default: bf16 on GPUs that have it, else fp32]
+            micro_batch: Samples per pass; a batch takes as many passes as it needs.  [at least 1; default: as many as fit]
+            checkpointing: Gradient checkpointing: less memory, a third more time.  [default where memory is short]
+            intervals: Train each block before a gap alone, on the teacher's hidden states: one block in memory.
+            freeze_first: Leave the first K blocks as they are.  [at least 0; default: 0]
+            plan_for: Print what would be chosen on a device, such as 24GB or 'RTX 4090', and stop.
             compile: Compile the model: faster steps after a minute or two.
             lora: Train low-rank adapters only, then merge them.  [at least 1]
             lora_file: Keep the adapters as a file, too.
             fake_quant: Train for `sanac quantize --scheme SCHEME`, a weight-only scheme.  [one of int8-wo, int4-wo, fp8-wo]
             teacher_cache: Disk space for the teacher's outputs.  [default: 4GB]
-            memory_limit: Memory for the teacher's forward passes.  [default: 2GB]
+            memory_limit: Memory for the teacher's forward passes.  [default: 2GB; GPUs: most of what is free]
             save_every: Steps between two checkpoints.  [at least 1; default: 100]
             sample_every: Generate --sample-prompt every so many steps.  [at least 1]
             sample_prompt: Prompt to sample during training. May be repeated.
@@ -323,9 +339,10 @@ class VerbMethods:
         prompts: _File | None = ...,
         embeddings: _File | None = ...,
         num_prompts: int | None = ...,
-        timesteps: int = ...,
+        timesteps: int | None = ...,
         guidance: float = ...,
         memory_limit: int | str | None = ...,
+        precision: Literal["bf16", "tf32", "fp32"] | None = ...,
         yes: bool = ...,
         transformer_only: bool = ...,
         lora: str | Sequence[str] = ...,
@@ -362,9 +379,10 @@ class VerbMethods:
             prompts: Text file, one prompt per line.  [default: bundled]
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
             num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
-            timesteps: Sampler steps.  [1 to 1,000; default: 20]
+            timesteps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
+            precision: Precision of products; sums are fp32 or better.  [one of bf16, tf32, fp32; default: fp32; GPUs: the weights' bf16, or tf32]
             yes: Go on although the estimate is over an hour.
             transformer_only: Leave out the text encoder, the autoencoder and the rest.
             lora: Merge a LoRA; its block numbers are those of the model before any pruning or growing. May be repeated.

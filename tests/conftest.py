@@ -129,6 +129,24 @@ def large_pictures(pipeline: Path, shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="session")
+def sprint(shared: Shared) -> Path:
+    """A whole untrained SANA-Sprint of three blocks, as diffusers saves it."""
+
+    def making(folder: Path) -> None:
+        from diffusers import SanaSprintPipeline, SanaTransformer2DModel, SCMScheduler
+
+        from sanac.tiny.build import build, save
+
+        parts = build(3).components
+        config = {name: value for name, value in parts["transformer"].config.items() if not name.startswith("_")}
+        config |= {"guidance_embeds": True, "qk_norm": "rms_norm_across_heads"}
+        parts |= {"transformer": SanaTransformer2DModel(**config).eval(), "scheduler": SCMScheduler()}
+        save(SanaSprintPipeline(**parts), folder)
+
+    return shared("sprint", making)
+
+
+@pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     """Makes a folder that all processes of these tests share, if none of them did before."""
     home = common(tmp_path_factory)

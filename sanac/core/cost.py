@@ -17,6 +17,8 @@ class ModelShape:
     others: float  # bytes of the other components
     other_parameters: float
     tokens: int  # of an image
+    steps: int = 20  # of its sampler, by default
+    branches: int = 2  # of guidance
 
     @property
     def parameters(self) -> float:
@@ -34,8 +36,8 @@ class ModelShape:
         return 4 * (self.parameters + self.other_parameters)
 
     def forward(self, images: float = 1.0) -> float:
-        """Operations of one sampler step for both branches of guidance."""
-        return 2 * 2 * self.parameters * self.tokens * images
+        """Operations of one sampler step for all branches of guidance."""
+        return 2 * self.branches * self.parameters * self.tokens * images
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sanac.finetune.encoded_dataset import Prepared, Samples
 from sanac.finetune.trajectories import Trajectories
-from sanac.train.flow_matching import TIMESTEPS, Times, drop_captions, noised
+from sanac.train.flow_matching import Times, drop_captions, noised
 from sanac.train.loop import generator_for
 
 
@@ -104,7 +104,7 @@ class TrajectorySampler:
 
     size: int
     trajectories: Trajectories
-    timestep_scale: float = 1.0
+    timesteps: float  # the timestep at a noise level of 1
     seed: int = 0
     caption_dropout: float = 0.1
 
@@ -123,7 +123,8 @@ class TrajectorySampler:
         """Draw batch `number` of `data`, on the CPU."""
         steps = len(self._levels)
         places = [self._place(number * self.size + position, len(data) * steps) for position in range(self.size)]
-        dropped = drop_captions(self.size, self.caption_dropout, generator_for(self.seed, number)).tolist()
+        dropout = self.caption_dropout if self.trajectories.branches > 1 else 0.0
+        dropped = drop_captions(self.size, dropout, generator_for(self.seed, number)).tolist()
         pictures, moments = [place // steps for place in places], [place % steps for place in places]
         samples = data.pick(pictures, dropped)
         inputs, targets = self.trajectories.pick(pictures, moments, dropped)
@@ -134,7 +135,7 @@ class TrajectorySampler:
     @cached_property
     def _levels(self) -> Tensor:
         """The noise level of each step."""
-        return self.trajectories.timesteps / (TIMESTEPS * self.timestep_scale)
+        return self.trajectories.timesteps / self.timesteps
 
     def _place(self, position: int, count: int) -> int:
         """Which of `count` steps comes at `position`; each epoch has an order of its own."""

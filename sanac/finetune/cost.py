@@ -12,12 +12,13 @@ def finetune(settings: FinetuneSettings, before: ModelShape, _others: int) -> Co
     """Training, the teacher's forward passes, and its samples where there is no data."""
     batch = settings.batch or max(1, min(64, _TOKENS // max(1, before.tokens)))
     examples = settings.steps * batch * settings.accumulate
-    taught = 0.0 if settings.takes_trajectories and not settings.data else examples / 2
+    steps = settings.teacher_steps or before.steps
+    taught = 0 if settings.takes_trajectories and not settings.data else examples
     sampled = 0
     if not settings.data:
-        usual = max(_FEWEST, examples // (_REUSED * settings.teacher_steps)) if settings.takes_trajectories else _NOISED
-        sampled = settings.teacher_steps * (settings.samples or usual)
-    work = before.forward(examples * _STEP / 2 + sampled + taught)
+        usual = max(_FEWEST, examples // (_REUSED * steps)) if settings.takes_trajectories else _NOISED
+        sampled = steps * (settings.samples or usual)
+    work = before.forward((_STEP * examples + taught) / before.branches + sampled)
     weights = 4 * before.parameters
     memory = OVERHEAD + 3.3 * weights + 4 * before.tokens * batch * 64_000
     return Cost(before, memory, work, before.size)

@@ -24,6 +24,7 @@ from sanac.nn.calibration.memory import default_limit
 from sanac.nn.calibration.prompts import choose_prompts
 from sanac.nn.calibration.sampling import SamplerSettings
 from sanac.nn.calibration.text_encoding import LONGEST
+from sanac.nn.guidance import usual_steps
 from sanac.nn.pipeline_config import latent_side, vocabulary_of
 from sanac.nn.precision import bytes_of, open_blocks
 from sanac.nn.streaming import Blocks
@@ -93,7 +94,7 @@ def _sampled(
 ) -> DataSource:
     """Data sampled from the teacher: its trajectories, or its latents to add noise to."""
     side = latent_side(teacher)
-    sampling = SamplerSettings(settings.teacher_steps, seed=settings.seed + 1, side=side)
+    sampling = SamplerSettings(settings.teacher_steps or usual_steps(teacher), seed=settings.seed + 1, side=side)
     trajectories = settings.takes_trajectories
     tokens = (side // model.architecture.patch_size) ** 2
     needed = -(-examples(tokens) // (REUSED * sampling.steps))

@@ -5,7 +5,7 @@ The teacher's outputs are read from a cache that is filled before training: batc
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from sanac.finetune.batches import Batch, Sampler
 from sanac.finetune.encoded_dataset import Prepared
 from sanac.finetune.teacher_cache import TeacherCache
-from sanac.train.flow_matching import TIMESTEPS, flow_loss
+from sanac.nn.guidance import ClassifierFree, Guidance
+from sanac.train.flow_matching import flow_loss
 from sanac.train.task import TransformerTask
 
 OUTLIER = 2.0  # standard deviations: the feature loss ignores values further from the mean
@@ -29,7 +30,7 @@ class RecoveryTask(TransformerTask):
     weights: Mapping[str, float]
     teacher_cache: TeacherCache | None = None  # cached teacher outputs
     feature_blocks: tuple[int, ...] = ()  # teacher block whose output each student block imitates
-    timestep_scale: float = 1.0
+    guidance: Guidance = field(default_factory=ClassifierFree)  # of the student
     micro_batch: int | None = None  # most samples per forward pass; None: the whole batch
     compiled: bool = False
     shown: str = ""
@@ -66,7 +67,8 @@ class RecoveryTask(TransformerTask):
             predicted = self.forward(
                 batch.states.to(device),
                 batch.samples.embeddings.to(device),
-                batch.levels.to(device) * TIMESTEPS * self.timestep_scale,
+                batch.levels.to(device) * self.guidance.timesteps,
+                guidance=self.guidance.embedded(len(batch.picked), device),
                 encoder_attention_mask=batch.samples.mask.to(device),
                 return_dict=False,
             )[0]

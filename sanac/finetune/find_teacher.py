@@ -71,6 +71,7 @@ def check_teacher(teacher: Model, student: Model) -> None:
             ("caption_channels", "caption embedding width"),
             ("patch_size", "patch size"),
             ("width", "hidden width"),
+            ("guidance", "guidance as an input"),
         )
         if getattr(one, name) != getattr(other, name)
     ]

@@ -24,8 +24,8 @@ from sanac.core.progress import Reporter
 from sanac.finetune.batches import Batch
 from sanac.nn.blocks.block import Geometry, block
 from sanac.nn.blocks.embed_head import BlockInputs, embed_inputs
+from sanac.nn.guidance import guidance_of
 from sanac.nn.streaming import Blocks
-from sanac.train.flow_matching import TIMESTEPS
 from sanac.train.loop import Callbacks, Settings, train
 
 STATES = 1 << 19  # tokens whose hidden states are kept: 512 pictures' steps at 1024 px
@@ -63,7 +63,7 @@ class _Streams:
     @classmethod
     def of(cls, blocks: Blocks, config: Mapping[str, Any], batches: Sequence[Batch]) -> "_Streams":
         """The states before the first block."""
-        outside, scale = blocks.outside(), TIMESTEPS * config.get("timestep_scale", 1.0)
+        outside, guidance = blocks.outside(), guidance_of(config)
         device, dtype = blocks.device, blocks.dtype
         starts = [
             embed_inputs(
@@ -71,8 +71,9 @@ class _Streams:
                 outside,
                 batch.states.to(device, dtype),
                 batch.samples.embeddings.to(device, dtype),
-                (batch.levels * scale).to(device),
+                (batch.levels * guidance.timesteps).to(device),
                 batch.samples.mask.to(device),
+                guidance.embedded(len(batch.picked), device),
             )
             for batch in batches
         ]

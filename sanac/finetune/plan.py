@@ -190,6 +190,12 @@ def resolve_finetune(
             why=f"{model.located.name} was not pruned from another model",
             hint="--teacher MODEL, or --loss flow",
         )
+    if model.architecture.guidance and "flow" in losses:
+        raise UsageError(
+            f"--loss flow doesn't fit {model.located.name}",
+            why="SANA-Sprint is distilled to few steps: it predicts where a step ends, not the velocity of the flow",
+            hint="--loss distill, with --teacher MODEL unless it was pruned",
+        )
     if teacher is not None:
         check_computable(teacher)
         check_teacher(teacher, model)

@@ -78,7 +78,10 @@ class FinetuneSettings(StageSettings, RunSettings):
             "trajectories; with the flow loss: noised",
         ),
     ] = None
-    teacher_steps: Annotated[int, Option("Sampler steps of the teacher, for --data-free.", "N", ge=1, le=1000)] = 20
+    teacher_steps: Annotated[
+        int | None,
+        Option("Sampler steps of the teacher, for --data-free.", "N", "20, SANA-Sprint's 2", ge=1, le=1000),
+    ] = None
     prompts: Annotated[Path | None, Option("Text file for --data-free, one prompt per line.", "FILE", "bundled")] = None
     teacher: Annotated[
         ModelRef | None, Option("Teacher for distillation.", "MODEL", "the model that MODEL was pruned from")

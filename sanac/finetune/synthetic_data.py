@@ -15,9 +15,10 @@ from sanac.core.artifact.model import Model
 from sanac.core.confined import ConfinedPath
 from sanac.core.progress import Reporter
 from sanac.finetune.encode_dataset import PART, Folder
-from sanac.finetune.trajectories import BRANCHES, StepRecord
+from sanac.finetune.trajectories import StepRecord
 from sanac.nn.calibration.sampling import SamplerSettings, sample
 from sanac.nn.calibration.text_encoding import EncodedPrompts, encode
+from sanac.nn.guidance import branches_of
 from sanac.nn.pipeline_config import sampler, scheduler_of
 from sanac.nn.precision import result_settings
 from sanac.nn.streaming import Blocks
@@ -57,7 +58,7 @@ class SyntheticLatents(CachedStep[Path]):
     @property
     def forwards(self) -> int:
         """Forward passes of the teacher, of one picture on one branch of guidance."""
-        return BRANCHES * self.count * self.sampling.steps
+        return branches_of(self.teacher) * self.count * self.sampling.steps
 
     @property
     def path(self) -> ConfinedPath:
@@ -104,8 +105,9 @@ class SyntheticLatents(CachedStep[Path]):
     def _part(self) -> int:
         """Pictures per part: their hidden states, and the steps that are kept, are in memory together."""
         architecture, side = self.teacher.architecture, self.sampling.side
-        states = BRANCHES * 4 * self._tokens * architecture.width
-        kept = 2 * (1 + BRANCHES) * self.sampling.steps * side**2 * architecture.in_channels
+        branches = branches_of(self.teacher)
+        states = branches * 4 * self._tokens * architecture.width
+        kept = 2 * (1 + branches) * self.sampling.steps * side**2 * architecture.in_channels
         return max(8, min(PART, _IN_FLIGHT // (states + (kept if self.trajectories else 0))))
 
     def _sampled(

@@ -21,8 +21,8 @@ from sanac.core.progress import Reporter
 from sanac.finetune.batches import Batch
 from sanac.nn.blocks.block import Geometry, block
 from sanac.nn.blocks.embed_head import embed_inputs, head
+from sanac.nn.guidance import guidance_of
 from sanac.nn.streaming import Blocks
-from sanac.train.flow_matching import TIMESTEPS
 
 VELOCITY = "velocity"
 
@@ -152,7 +152,7 @@ class TeacherPass(CachedStep[TeacherCache]):
         """Run the teacher on several batches in one sweep and store its outputs."""
         device, dtype = self.blocks.device, self.blocks.dtype
         outside, geometry = self.blocks.outside(), Geometry.of(self.config)
-        scale = TIMESTEPS * self.config.get("timestep_scale", 1.0)
+        guidance = guidance_of(self.config)
         with torch.no_grad():
             starts = [
                 embed_inputs(
@@ -160,8 +160,9 @@ class TeacherPass(CachedStep[TeacherCache]):
                     outside,
                     batch.states.to(device, dtype),
                     batch.samples.embeddings.to(device, dtype),
-                    (batch.levels * scale).to(device),
+                    (batch.levels * guidance.timesteps).to(device),
                     batch.samples.mask.to(device),
+                    guidance.embedded(len(batch.picked), device),
                 )
                 for batch in map(self.draw, numbers)
             ]

@@ -33,11 +33,12 @@ from sanac.finetune.training_plan import TrainingPlan
 from sanac.finetune.trajectories import open_trajectories
 from sanac.nn.calibration.memory import default_limit
 from sanac.nn.device import pick_device
+from sanac.nn.guidance import guidance_of
 from sanac.nn.pipeline_config import scheduler_of
 from sanac.nn.precision import dtype_of, open_blocks, result_settings
 from sanac.nn.quant.layers import simulate
 from sanac.nn.streaming import DTYPES, read_tensor
-from sanac.train.flow_matching import Times
+from sanac.train.flow_matching import FewStepTimes, Times
 from sanac.train.loop import Callbacks, Settings, train
 from sanac.train.schedule import Schedule
 
@@ -81,11 +82,11 @@ class FinetuneJob:
         dropout, seed = self.settings.caption_dropout, self.settings.seed
         found = open_trajectories(self.data.latents, self.model.architecture) if self.recorded else None
         if found:
-            config = self.model.transformer.config or {}
-            return TrajectorySampler(self.batch, found, float(config.get("timestep_scale", 1.0)), seed, dropout)
+            guidance = guidance_of(self.model.transformer.config or self.model.architecture.config())
+            return TrajectorySampler(self.batch, found, guidance.timesteps, seed, dropout)
         scheduler = scheduler_of(self.model)
         shift = scheduler.get("flow_shift", scheduler.get("shift", 3.0))
-        times = Times(shift=float(shift))
+        times = (FewStepTimes if self.model.architecture.guidance else Times)(shift=float(shift))
         return BatchSampler(self.batch, seed, times, dropout)
 
     @property
@@ -273,7 +274,7 @@ class TrainingRun(CachedStep[ConfinedPath]):
                 plan.losses,
                 teacher_cache,
                 plan.feature_blocks,
-                float(student.config.timestep_scale),
+                guidance_of(student.config),
                 training.micro_batch if training.micro_batch < plan.batch else None,
                 compiled=settings.compile,
             )

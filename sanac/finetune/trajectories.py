@@ -1,6 +1,6 @@
 """The teacher's trajectories as training examples: the transformer's input and output at every step of the sampler.
 
-Both branches of guidance are recorded. A picture sampled in 20 steps costs 40 forward passes of the teacher and gives
+All branches of guidance are recorded. A picture sampled in 20 steps costs 40 forward passes of the teacher and gives
 20 examples with the caption and 20 without, so the teacher never runs again for the sake of training.
 """
 
@@ -19,7 +19,6 @@ from sanac.nn.calibration.latents import LatentFolder
 from sanac.nn.calibration.tensor_files import Shape, TensorFile, open_tensor_file
 from sanac.nn.streaming import map_tensor
 
-BRANCHES = 2  # without the caption, with it
 STORED = torch.float16
 
 
@@ -36,11 +35,11 @@ class StepRecord:
         """A record of no steps."""
         return cls([], [], [])
 
-    def __call__(self, _step: int, timestep: Tensor, latents: Tensor, velocities: Sequence[Tensor]) -> None:
-        """Add a step: the timestep as the transformer gets it, the latents, each branch's velocity."""
+    def __call__(self, timestep: Tensor, latents: Tensor, outputs: Sequence[Tensor]) -> None:
+        """Add a step: the transformer's inputs, and its output on each branch of guidance."""
         self.timesteps.append(float(timestep))
         self.inputs.append(latents.to(STORED).cpu())
-        self.outputs.append(torch.stack([velocity.to(STORED) for velocity in velocities], dim=1).cpu())
+        self.outputs.append(torch.stack([output.to(STORED) for output in outputs], dim=1).cpu())
 
     def tensors(self) -> dict[str, Tensor]:
         """What is stored: inputs (n, steps, ...), outputs (n, steps, branches, ...), timesteps (1, steps)."""
@@ -61,6 +60,11 @@ class Trajectories:
     def timesteps(self) -> Tensor:
         """The timestep of each step, fp32."""
         return self.files[0].read("timesteps")[0].float()
+
+    @property
+    def branches(self) -> int:
+        """Branches of guidance: 2, the first without the caption, or only the one with it."""
+        return self.files[0].tensors["outputs"].shape[2]
 
     @cached_property
     def _parts(self) -> list[Mapping[str, Tensor]]:

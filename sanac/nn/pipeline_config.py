@@ -9,6 +9,7 @@ from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.family.architecture import split_block
 from sanac.nn.device import SIDES, shrinkage
 from sanac.nn.device_speed import reading_seconds, speed_of
+from sanac.nn.samplers import EULER, SPRINT
 from sanac.nn.streaming import refuse_loras
 
 _ENCODED = 600  # tokens: 300 of a caption, and the instruction that the pipeline prepends
@@ -19,6 +20,7 @@ _SANA = {  # SANA-1.5's scheduler, used for a transformer without a pipeline
     "flow_shift": 3.0,
     "algorithm_type": "dpmsolver++",
 }
+_SPRINT = {"_class_name": SPRINT, "prediction_type": "trigflow", "sigma_data": 0.5}  # SANA-Sprint's
 
 
 def _part(model: Model, name: str) -> Component | None:
@@ -26,10 +28,10 @@ def _part(model: Model, name: str) -> Component | None:
 
 
 def scheduler_of(model: Model) -> Mapping[str, Any]:
-    """The config of the pipeline's scheduler; SANA-1.5's for a transformer without a pipeline."""
+    """The config of the pipeline's scheduler; SANA-1.5's or SANA-Sprint's for a transformer without a pipeline."""
     part = _part(model, "scheduler")
     if part is None:
-        return _SANA
+        return _SPRINT if model.architecture.guidance else _SANA
     path = part.folder / "scheduler_config.json"
     found = json_files.read_object(path, constants=True)
     return {name: value for name, value in found.items() if value is not None}
@@ -72,10 +74,12 @@ def sampler(config: Mapping[str, Any]) -> Any:
     import diffusers
 
     name = str(config.get("_class_name", ""))
-    if name not in {"DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"}:
+    if name not in {"DPMSolverMultistepScheduler", EULER, SPRINT}:
         raise UsageError(
             f"the scheduler {name!r} is not supported", hint="use a model with DPMSolverMultistepScheduler"
         )
+    if name == SPRINT and config.get("prediction_type", "trigflow") != "trigflow":
+        raise InvalidInput("the scheduler can't be built from its config", why="SCMScheduler only predicts trigflow")
     if str(config.get("algorithm_type", "")).startswith("sde") or config.get("stochastic_sampling"):
         raise UsageError(
             "stochastic schedulers are not supported",
@@ -90,11 +94,15 @@ def sampler(config: Mapping[str, Any]) -> Any:
 
 
 def check_computable(model: Model) -> None:
-    """UsageError for models that sanac's forward pass doesn't implement, and for unmerged LoRAs."""
-    config = model.transformer.config
-    if config.get("guidance_embeds"):
-        why = "it is distilled with guidance as an input"
-        raise UsageError(f"{model.located.name} isn't supported here yet", why=why, hint="pass --scores FILE or --keep")
+    """UsageError for models whose scheduler isn't made for them, and for unmerged LoRAs."""
+    scheduler = str(scheduler_of(model).get("_class_name", ""))
+    if model.architecture.guidance != (scheduler == SPRINT):
+        takes = "takes" if model.architecture.guidance else "doesn't take"
+        raise UsageError(
+            f"{model.located.name} can't be sampled with {scheduler}",
+            why=f"its transformer {takes} guidance as an input, and {SPRINT} is for those that do",
+            hint="use the scheduler of the pipeline that the transformer was released with",
+        )
     refuse_loras(model)
 
 

@@ -11,7 +11,7 @@ PROMPTS = 100  # that scores are measured on
 
 def analyze(settings: AnalyzeSettings, before: ModelShape, _others: int) -> Cost:
     """One forward per prompt and sampler step."""
-    work = before.forward((settings.num_prompts or PROMPTS) * settings.timesteps)
+    work = before.forward((settings.num_prompts or PROMPTS) * (settings.timesteps or before.steps))
     return Cost(before, OVERHEAD + min(float(LIMIT), before.size_fp32), work, before.size)
 
 
@@ -24,7 +24,7 @@ def prune(settings: PruneSettings, before: ModelShape, others: int) -> Cost:
         after = replace(before, blocks=settings.target_blocks)
     elif settings.keep:
         after = replace(before, blocks=sum(map(_count, settings.keep.split(","))))
-    scoring = 0.0 if others or settings.keep else before.forward(PROMPTS * 20)
+    scoring = 0.0 if others or settings.keep else before.forward(PROMPTS * before.steps)
     memory = STREAMED + (LIMIT if scoring and before.size > LIMIT else 0)
     return Cost(after, memory, scoring, before.size + after.size, problem=problem)
 

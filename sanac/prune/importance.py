@@ -1,7 +1,7 @@
 """Block importance from the hidden states before and after each block.
 
 Block importance, after SANA-1.5: BI_i = 1 - E[cos(X_i, X_i+1)], the cosine per token over channels in fp32, averaged
-over tokens, both guidance branches, prompts and timesteps. No absolute value; rounding errors below zero become zero.
+over tokens, the guidance branches, prompts and timesteps. No absolute value; rounding errors below zero become zero.
 The relative norm of the change, E[|X_i+1 - X_i| / |X_i|], is recorded too: it detects blocks that only rescale.
 """
 
@@ -25,11 +25,12 @@ class ImportanceRecorder:
     prompts: int
     whole_samples: bool = False  # one vector per sample instead of one per token
     first: int = 0  # index of the first recorded prompt
+    branches: int = 2  # of guidance
     values: Tensor = field(init=False)  # (metrics, steps, blocks, branches, prompts), fp64
 
     def __post_init__(self) -> None:
         """Allocate the values; NaN marks those that are not recorded yet."""
-        shape = (len(METRICS), self.steps, self.blocks, 2, self.prompts)
+        shape = (len(METRICS), self.steps, self.blocks, self.branches, self.prompts)
         self.values = torch.full(shape, torch.nan, dtype=torch.float64)
 
     def __call__(self, call: BlockCall, before: Tensor, after: Tensor) -> None:

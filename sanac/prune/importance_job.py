@@ -13,9 +13,10 @@ from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.family.architecture import split_block
 from sanac.core.progress import Reporter
-from sanac.nn.calibration.sampling import WORK, SamplerSettings, SweepProgress, sample, starting_noise
-from sanac.nn.calibration.states import CalibrationStates, StepSample, SweepBatch
+from sanac.nn.calibration.sampling import WORK, SamplerSettings, StepSample, SweepProgress, sample
+from sanac.nn.calibration.states import CalibrationStates, SweepBatch
 from sanac.nn.calibration.text_encoding import LONGEST, EncodedPrompts
+from sanac.nn.guidance import branches_of
 from sanac.nn.pipeline_config import forward_seconds, sampler, scheduler_settings
 from sanac.nn.precision import bytes_of, open_blocks, result_settings
 from sanac.nn.streaming import Blocks
@@ -77,6 +78,11 @@ class ImportanceJob:
         return int(self.inputs.get("num_prompts", len(self.prompts)))
 
     @property
+    def branches(self) -> int:
+        """Number of guidance branches."""
+        return branches_of(self.model)
+
+    @property
     def tokens(self) -> int:
         """Number of tokens per image."""
         height, width = self.inputs.get("size", (self.sampling.side, self.sampling.side))
@@ -100,7 +106,7 @@ class ImportanceJob:
     @property
     def sweep_batch(self) -> SweepBatch:
         """Number of prompts and of block subsets per sweep of the leave-one-out evaluation."""
-        return SweepBatch.of(self.memory_limit // 4, 2 * self.state_bytes, self.model.architecture.blocks)
+        return SweepBatch.of(self.memory_limit // 4, self.branches * self.state_bytes, self.model.architecture.blocks)
 
     def chunk(self, captions: EncodedPrompts) -> int:
         """Number of prompts per chunk; UsageError if the memory limit is too small for one."""
@@ -138,12 +144,13 @@ class ImportanceJob:
         architecture = self.model.architecture
         caption = length * architecture.width * bytes_of(self.precision)
         latents = self.tokens * architecture.patch_size**2 * architecture.in_channels * _LATENT
-        each = 2 * self.state_bytes + caption + (self.sampling.steps + 4) * latents  # velocities, noise, guidance
+        trajectory = (self.sampling.steps + 4) * latents  # velocities, noise, guidance
+        each = self.branches * self.state_bytes + caption + trajectory
         caption_bytes += self.count * latents if "size" in self.inputs else 0  # latents of all images
         work = self.batch * (WORK * self.state_bytes + 3 * caption)
         weights = self._all_bytes if self.resident else self._outside_bytes
         if self.velocity:
-            work = max(work, self.sweep_batch.taken(2 * self.state_bytes))
+            work = max(work, self.sweep_batch.taken(self.branches * self.state_bytes))
         return self._two_blocks + weights + caption_bytes + work, each
 
     @property
@@ -182,7 +189,7 @@ def analyze(
                 values.append(run.chunk(captions.part(part.start, part.stop), some, first))
     finally:
         reporter.end()
-    whole = ImportanceRecorder(job.sampling.steps, blocks, len(captions))
+    whole = ImportanceRecorder(job.sampling.steps, blocks, len(captions), branches=job.branches)
     whole.values = torch.cat(values, dim=-1)
     return _scores(job, whole)
 
@@ -200,7 +207,7 @@ class _Run:
         """Metrics of one chunk of prompts over all steps; saves the resume state between blocks from time to time."""
         job, depth = self.job, len(self.weights)
         sampling = replace(job.sampling, batch=job.batch)
-        recorder = ImportanceRecorder(sampling.steps, depth, len(captions), job.whole_samples, first)
+        recorder = ImportanceRecorder(sampling.steps, depth, len(captions), job.whole_samples, first, job.branches)
         resume_file = ResumeFile(self.folder / PROGRESS / f"prompts-{first}.safetensors", job.key)
         state = resume_file.load(recorder.values.shape) or ResumeState(recorder.values, ())
         recorder.values, known, progress = state.values, list(state.velocities), state.progress
@@ -215,10 +222,9 @@ class _Run:
             if resume_file.due:
                 resume_file.save(ResumeState(recorder.values, tuple(velocities), progress))
 
-        scheduler = sampler(job.scheduler)
         steps = sample(
             self.weights,
-            scheduler,
+            sampler(job.scheduler),
             captions,
             sampling,
             recorder,
@@ -229,16 +235,11 @@ class _Run:
             on_progress=on_progress,
             data=data,
         )
-        size = () if data is None else tuple(data.shape[2:])
-        before = starting_noise(len(captions), self.config["in_channels"], sampling, first, size)
-        for step, (guided, after) in enumerate(steps):
+        for step, (moment, _) in enumerate(steps):
             if job.velocity and recorder.values[VELOCITY, step].isnan().any():
-                latents = (before if data is None else after).to(guided)
-                moment = StepSample(scheduler.timesteps[step], latents, guided)
                 recorder.values[VELOCITY, step] = self._left_out(captions, moment)[:, None]
-            before = after
             if step >= len(known):
-                velocities.append(guided)
+                velocities.append(moment.velocity)
                 self.reporter.advance(1)
                 if resume_file.due:
                     resume_file.save(ResumeState(recorder.values, tuple(velocities)))
@@ -279,7 +280,7 @@ def _check(metric: str, values: Tensor) -> None:
 def estimate(job: ImportanceJob, encoding: float = 0.0) -> float:
     """Estimated seconds of a job, from a short trial on this machine; assumes captions of maximum length."""
     forwards = 1 + (job.model.architecture.blocks - 1) / 2 if job.velocity else 1
-    tokens = job.tokens * 2 * job.count * job.sampling.steps * forwards
+    tokens = job.tokens * job.branches * job.count * job.sampling.steps * forwards
     fixed, each = job.longest
     chunk = max(1, min(job.count, (job.memory_limit - fixed) // each))
     sweeps = 1 + (job.sweep_batch.sweeps(chunk, job.model.architecture.blocks) if job.velocity else 0)

@@ -64,13 +64,17 @@ class RepairJob(CachedStep[dict[str, Any]]):
         """Indices of the kept blocks."""
         return tuple(index for index in self.job.plan.sources if index is not None)
 
-    def check_budget(self, reporter: Reporter) -> None:
-        """Report the estimated time of the fit; above one hour it requires --yes."""
+    @property
+    def seconds(self) -> float:
+        """Estimated seconds of the fit."""
         outputs, inputs = _point_shape(self.states.model)
         gaps = len(gaps_of(self.kept, self.states.model.architecture.blocks))
         solving = 2.0 * gaps * len(RIDGES) * ROUNDS * self.states.moments * outputs * inputs**2
-        seconds = self.states.seconds(3.0, more=solving, readings=3)
-        self.states.check_budget("repairing", seconds, reporter, yes=self.yes)
+        return self.states.seconds(3.0, more=solving, readings=3)
+
+    def check_budget(self, reporter: Reporter) -> None:
+        """Report the estimated time of the fit; above one hour it requires --yes."""
+        self.states.check_budget("repairing", self.seconds, reporter, yes=self.yes)
 
     @property
     def key(self) -> str:

@@ -22,12 +22,13 @@ from sanac.nn.calibration.settings import CalibrationSettings
 from sanac.nn.calibration.tensor_files import write_captions
 from sanac.nn.calibration.text_encoding import EncodedPrompts
 from sanac.nn.device import pick_device
+from sanac.nn.guidance import usual_steps
 from sanac.nn.pipeline_config import check_computable, latent_side, scheduler_of
 from sanac.nn.precision import choose_precision
+from sanac.nn.samplers import knows_noise_levels
 from sanac.prune.importance_job import PROGRESS, ImportanceJob, analyze, estimate
 from sanac.prune.scores import Scores, read_scores
 
-EULER = "FlowMatchEulerDiscreteScheduler"
 FEWER = ((32, 10), (16, 5))  # prompts and sampler steps, where the defaults would take more than an hour
 
 
@@ -124,7 +125,8 @@ def plan_scoring(model: Model, settings: CalibrationSettings, workspace: Path, o
         return full
     defaults = f"{full.inputs.count} prompts x {full.job.sampling.steps} steps"
     for prompts, steps in FEWER:
-        fewer = _plan(model, replace(settings, num_prompts=prompts, timesteps=steps), workspace, out)
+        some = replace(settings, num_prompts=prompts, timesteps=min(steps, full.job.sampling.steps))
+        fewer = _plan(model, some, workspace, out)
         if fewer.load() or fewer.seconds <= PATIENCE:
             return replace(fewer, reduced_from=defaults)
     return full
@@ -137,9 +139,10 @@ def _plan(model: Model, settings: CalibrationSettings, workspace: Path, out: Pat
     inputs = choose_inputs(
         model, prompts=settings.prompts, count=settings.num_prompts, embeddings=settings.embeddings, data=settings.data
     )
-    sampling = SamplerSettings(settings.timesteps, settings.guidance, settings.seed, latent_side(model))
+    steps = settings.timesteps or usual_steps(model)
+    sampling = SamplerSettings(steps, settings.guidance, settings.seed, latent_side(model))
     scheduler, whole_samples = scheduler_of(model), settings.reduce == "sample"
-    if settings.data and scheduler.get("_class_name") != EULER and not scheduler.get("use_flow_sigmas"):
+    if settings.data and not knows_noise_levels(scheduler):
         raise UsageError(
             "--inputs noised requires a flow-matching Euler scheduler",
             why=f"{scheduler.get('_class_name')} defines its noise levels differently",

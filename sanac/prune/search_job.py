@@ -82,12 +82,17 @@ class SearchJob(CachedStep[SearchResult]):
         known = load_cached(self.file, self.key, {"kept": list, "error": float})
         return SearchResult(tuple(known["kept"]), known["error"], self.settings) if known else None
 
-    def check_budget(self, reporter: Reporter) -> None:
-        """Report the estimated time; above one hour it requires --yes."""
+    @property
+    def seconds(self) -> float:
+        """Estimated seconds of the search."""
         states, target = self.states, self.selection.target
         forwards, sweeps = _search_forwards(self.blocks, target), _search_rounds(self.blocks, target)
         sweeps *= self.sweep_batch.sweeps(states.count * states.moments, BEAM * self.blocks)
-        states.check_budget("searching", states.seconds(forwards, readings=sweeps), reporter, yes=self.yes)
+        return states.seconds(forwards, readings=sweeps)
+
+    def check_budget(self, reporter: Reporter) -> None:
+        """Report the estimated time; above one hour it requires --yes."""
+        self.states.check_budget("searching", self.seconds, reporter, yes=self.yes)
 
     def compute(self, reporter: Reporter) -> SearchResult:
         """Search on most prompts, and evaluate the result on the others."""
@@ -106,19 +111,30 @@ class SearchJob(CachedStep[SearchResult]):
 def find_blocks(
     model: Model,
     selection: BlockSelection,
-    calibration_settings: CalibrationSettings,
+    settings: CalibrationSettings,
     workspace: ConfinedPath,
     reporter: Reporter,
 ) -> SearchResult:
     """Search for the blocks to keep, or read the cached result."""
+    return run_step(plan_search(model, selection, settings, workspace, reporter), reporter, dry=settings.dry)
+
+
+def plan_search(
+    model: Model,
+    selection: BlockSelection,
+    settings: CalibrationSettings,
+    workspace: ConfinedPath,
+    reporter: Reporter,
+) -> SearchJob:
+    """The search of these settings; computes nothing yet."""
     selection.check(model.architecture.blocks)
-    settings = calibration_settings
+    count_is_open = settings.sizes_are_open
     if settings.num_prompts is None and settings.prompts is None and settings.embeddings is None:
         settings = replace(settings, num_prompts=SEARCHED)
-    states = calibration(model, settings, EVERY)
+    states = replace(calibration(model, settings, EVERY), count_is_open=count_is_open)
     sweep_batch = SweepBatch.of(states.memory_limit // 4, states.state_bytes, BEAM * model.architecture.blocks)
     states = states.fit_to_memory(sweep_batch.taken(states.state_bytes), 0, reporter)
-    return run_step(SearchJob(selection, states, sweep_batch, workspace, settings.yes), reporter, dry=settings.dry)
+    return SearchJob(selection, states, sweep_batch, workspace, settings.yes)
 
 
 class _SubsetEvaluator:

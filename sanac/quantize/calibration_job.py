@@ -38,9 +38,10 @@ PROMPTS = 32
 def fitting_states(job: ArtifactJob, settings: CalibrationSettings, reporter: Reporter) -> Calibration:
     """The calibration states of a quantize job; raises at once if they don't fit into memory."""
     specs = job.rewrites["transformer"].quantized.weights
+    count_is_open = settings.sizes_are_open
     if settings.num_prompts is None and settings.prompts is None and settings.embeddings is None:
         settings = replace(settings, num_prompts=PROMPTS)
-    states = calibration(job.model, settings, EVERY, min_prompts=1)
+    states = replace(calibration(job.model, settings, EVERY, min_prompts=1), count_is_open=count_is_open)
     fixed = max(_solving_bytes(spec) for spec in specs.values())
     fixed += sum(_gathered_bytes(spec) for spec in _shared_inputs(specs).values())
     return states.fit_to_memory(fixed, states.moments * (states.state_bytes + states.caption_bytes), reporter)
@@ -109,8 +110,9 @@ class CalibrationJob(CachedStep[dict[str, Any]]):
         """Folder of the calibration in the workspace."""
         return self.workspace / f"fit-{self.key[:8]}"
 
-    def check_budget(self, reporter: Reporter) -> None:
-        """Report the estimated time of the calibration; above one hour it requires --yes."""
+    @property
+    def seconds(self) -> float:
+        """Estimated seconds of the calibration."""
         states, blocks = self.states, self.states.model.architecture.blocks
         tokens = states.tokens * states.moments * states.count
         weights = self.quant_config.weights.values()
@@ -126,7 +128,11 @@ class CalibrationJob(CachedStep[dict[str, Any]]):
         more += sum(
             2.0 * SAMPLE * h.shape[0] * h.columns * tries[bool(h.activations and h.activations.smooth)] for h in weights
         )
-        self.states.check_budget("calibrating", states.seconds(2.0, more=more, readings=2), reporter, yes=self.yes)
+        return states.seconds(2.0, more=more, readings=2)
+
+    def check_budget(self, reporter: Reporter) -> None:
+        """Report the estimated time of the calibration; above one hour it requires --yes."""
+        self.states.check_budget("calibrating", self.seconds, reporter, yes=self.yes)
 
     def load(self) -> dict[str, Any] | None:
         """Report of a cached calibration, or None if files are missing or don't match their digests."""

@@ -55,14 +55,16 @@ class Sweep:
         """Embed all prompts; no block is computed yet."""
         self.key, self.specs, self.ranges, self.geometry = key, quant_config.weights, ranges, states.geometry
         self.layout, self.dtype = quant_config.layout, DTYPES[quant_config.dtype]
-        count, moments = len(states.captions), len(states.moments)
-        self.each = max(1, SAMPLE // (2 * count * moments))  # sampled tokens per prompt, step and guidance branch
+        count, moments, branches = len(states.captions), len(states.moments), states.guidance.branches
+        self.each = max(
+            1, SAMPLE // (branches * count * moments)
+        )  # sampled tokens per prompt, step and guidance branch
         self.streams, self.numbers = [], list[range]()
         for first, part in zip(range(0, count, states.batch), states.parts(), strict=True):
             for place, moment in enumerate(part.moments):
                 for branch, start in enumerate(part.starts(moment)):
                     self.streams.append(start)
-                    begin = (2 * place + branch) * count + first
+                    begin = (branches * place + branch) * count + first
                     self.numbers.append(range(begin, begin + len(start.state)))
 
     def advance(self, index: int, tensors: Tensors, file: ConfinedPath) -> None:

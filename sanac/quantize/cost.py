@@ -13,7 +13,7 @@ def quantize(settings: QuantizeSettings, before: ModelShape, _others: int) -> Co
     """Cost of writing a quantized copy, plus calibration if activations or errors are needed."""
     after = _shape(settings, before)
     calibrates = settings.scheme is None or not settings.scheme.endswith("-wo") or settings.rounding == "gptq"
-    forwards = (settings.num_prompts or _PROMPTS) * settings.timesteps * 2
+    forwards = (settings.num_prompts or _PROMPTS) * (settings.timesteps or before.steps) * 2
     work = before.forward(forwards) if calibrates else 0.0
     return Cost(after, STREAMED + (OVERHEAD if calibrates else 0), work, before.size + after.size)
 

@@ -78,8 +78,8 @@ class SensitivityEvaluator:
                 head(states.outside, state, start)
                 for state, start in zip(diverged.get(place, plain), starts, strict=True)
             ]
-            pairs = zip(parts, current[::2], current[1::2], strict=True)
-            errors = [relative_error(states.guided(*both), moment.velocity) for (_, moment), *both in pairs]
+            pairs = zip(parts, states.guided(current), strict=True)
+            errors = [relative_error(guided, moment.velocity) for (_, moment), guided in pairs]
             found.append(float(torch.cat(errors).mean()))
         return found
 

@@ -12,6 +12,7 @@ from sanac.core.errors import UsageError
 from sanac.core.units import bytes_text, duration_text
 from sanac.nn.device import pick_device
 from sanac.nn.device_speed import speed_of
+from sanac.nn.guidance import branches_of, usual_steps
 from sanac.nn.pipeline_config import latent_side
 from sanac.nn.precision import choose_precision
 from sanac.run.stage_graph import RecipePlan, RecipeStage
@@ -52,6 +53,8 @@ def shape_of(model: Model) -> ModelShape:
         sum(other.size for other in others),
         sum(other.count for other in others),
         (latent_side(model) // shape.patch_size) ** 2,
+        usual_steps(model),
+        branches_of(model),
     )
 
 

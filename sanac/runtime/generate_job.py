@@ -2,9 +2,10 @@
 
 from sanac.core.context import Context, Outcome
 from sanac.core.units import parse_size
+from sanac.nn.guidance import usual_steps
 from sanac.runtime.generate import generate
 from sanac.runtime.image_files import made_folder
-from sanac.runtime.pipeline import GenerationSettings, open_generator, usual_steps
+from sanac.runtime.pipeline import GenerationSettings, open_generator
 from sanac.runtime.settings import GenerateSettings
 
 

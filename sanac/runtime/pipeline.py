@@ -16,13 +16,13 @@ from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.nn import stock_loading
 from sanac.nn.device import SIDES, pick_device, shrinkage
+from sanac.nn.guidance import SCALE, SPRINT_STEPS, STEPS
 
 if TYPE_CHECKING:
     import torch
     from diffusers import SanaPipeline, SanaTransformer2DModel
 
 Pictures = NDArray[np.uint8]  # (count, height, width, 3)
-STEPS, SPRINT_STEPS = 20, 2  # default sampler steps of SANA and SANA-Sprint
 NO_ROOM = "smaller images or batches (--size, --batch), --tile 512, or a quantized model"
 
 
@@ -31,7 +31,7 @@ class GenerationSettings:
     """Settings of image generation. Without `size`, the model's native resolution is used."""
 
     steps: int = STEPS
-    guidance: float = 4.5
+    guidance: float = SCALE
     size: tuple[int, int] | None = None  # width, height, in pixels
     batch: int = 16
     tile: int | None = None  # side of a decoder tile in pixels; None: no tiling
@@ -240,11 +240,6 @@ def open_generator(
     except torch.cuda.OutOfMemoryError as error:
         raise MissingResource(f"{model.located.name} doesn't fit on {where}", hint="--device cpu") from error
     return DiffusionGenerator(pipeline, model.located.name, where)
-
-
-def usual_steps(model: Model) -> int:
-    """Default number of sampler steps of a model."""
-    return SPRINT_STEPS if model.architecture.guidance else STEPS
 
 
 def load_pipeline(path: str | Path, device: str | None = None, backend: str = "torch") -> "SanaPipeline":

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from sanac.core.artifact.model import Model
 from sanac.core.confined import ConfinedPath
+from sanac.nn.guidance import usual_steps
 from sanac.runtime.image_files import save_sheet
 from sanac.runtime.pipeline import GenerationSettings, ImageGenerator, open_generator
 
@@ -20,6 +21,7 @@ class Samples:
     ) -> None:
         self.prompts, self.every, self.folder = tuple(prompts), every, folder
         self.generator: ImageGenerator = open_generator(model, device)
+        self.sampling = GenerationSettings(usual_steps(model))
 
     def stepped(self, step: int, weights: "Mapping[str, Tensor]") -> None:
         """Callback after each training step with the averaged weights."""
@@ -27,8 +29,7 @@ class Samples:
             return
         self.generator.load_weights({name.partition("/")[2]: tensor for name, tensor in weights.items()})
         seeds = list(range(len(self.prompts)))
-        pictures = [
-            picture for batch in self.generator.generate(self.prompts, seeds, GenerationSettings()) for picture in batch
-        ]
+        batches = self.generator.generate(self.prompts, seeds, self.sampling)
+        pictures = [picture for batch in batches for picture in batch]
         self.folder.mkdir(parents=True, exist_ok=True)
         save_sheet(self.folder / f"step-{step:06d}.png", pictures, self.prompts)

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TIMESTEPS = 1000  # the model's timestep input is 1000 s
-
 
 @dataclass(frozen=True, slots=True)
 class Times:
@@ -20,6 +18,18 @@ class Times:
         """Draw noise levels s in 0..1: u = sigmoid(N(mean, deviation)), s = shift u / (1 + (shift - 1) u)."""
         plain = torch.sigmoid(self.mean + self.deviation * torch.randn(count, generator=generator))
         return self.shift * plain / (1 + (self.shift - 1) * plain)
+
+
+@dataclass(frozen=True, slots=True)
+class FewStepTimes(Times):
+    """The same with a share of pure noise, s = 1, where the first of SANA-Sprint's few steps starts."""
+
+    pure_noise: float = 0.5
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw noise levels s in 0..1."""
+        levels = Times.draw(self, count, generator)
+        return torch.where(torch.rand(count, generator=generator) < self.pure_noise, 1.0, levels)
 
 
 def noised(latents: Tensor, noise: Tensor, levels: Tensor) -> Tensor:

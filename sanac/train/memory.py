@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from sanac.core.units import bytes_text
+from sanac.nn.guidance import guidance_of
 from sanac.nn.silence_libraries import silent
 from sanac.train.optimizers import OPTIMIZERS
 
@@ -127,11 +128,12 @@ def _saved(config_json: str, depth: int, load: Load) -> _Counted:
         caption = torch.empty(load.batch, load.caption, config["caption_channels"])
         mask = torch.ones(load.batch, load.caption)
         timestep = torch.empty(load.batch)
+        guidance = guidance_of(config).embedded(load.batch, timestep.device)
         with (
             saved_tensors_hooks(keep, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16, enabled=load.precision == "bf16"),
         ):
-            loss = transformer(latents, caption, timestep, encoder_attention_mask=mask, return_dict=False)[0]
+            loss = transformer(latents, caption, timestep, guidance, encoder_attention_mask=mask, return_dict=False)[0]
             loss = loss.float().square().mean()
         saved = sum(storage.nbytes() for identity, storage in storages.items() if identity not in own)
     tokens = load.height * load.width // int(config["patch_size"]) ** 2

@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sanac.train.flow_matching import TIMESTEPS, Times, drop_captions, flow_loss, noised
+from sanac.nn.guidance import TIMESTEPS
+from sanac.train.flow_matching import Times, drop_captions, flow_loss, noised
 
 
 class Data(Protocol):

@@ -22,9 +22,10 @@ from sanac.core.checkpoint.locate import locate
 from sanac.core.errors import MissingResource, SanacError
 from sanac.core.process import end_with
 from sanac.nn.device import pick_device
+from sanac.nn.guidance import usual_steps
 from sanac.nn.pipeline_config import native
 from sanac.runtime.backends import open_parts
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator, open_transformer, usual_steps
+from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator, open_transformer
 from sanac.verify.parity import USUAL, Case
 
 COMPILE = "compile"  # torch backend with torch.compile on the transformer

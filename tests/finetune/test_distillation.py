@@ -1,5 +1,6 @@
 """What a step of recovery asks for: the data's velocity, the teacher's, the teacher's stream."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from sanac.finetune.distillation import RecoveryTask, feature_loss
 from sanac.finetune.encoded_dataset import Prepared, open_prepared
 from sanac.finetune.student import open_student
 from sanac.finetune.teacher_cache import TeacherCache
+from sanac.nn.guidance import guidance_of
 from sanac.train.loop import Settings, generator_for, train
 from sanac.train.schedule import Schedule
 from tests.finetune.test_teacher_cache import DRAWING, teaching, write_part
@@ -43,6 +45,22 @@ def test_the_student_is_the_stored_model(pipeline: Path, data: Prepared, lessons
     for name in ("distill", "features"):
         assert float(task(pipeline, data, {name: 1.0}, lessons).loss(ANY, 1).detach()) < 1e-4
     assert float(task(pipeline, data, {"flow": 1.0}, None).loss(ANY, 1).detach()) > 0.5
+
+
+def test_sprint_is_passed_guidance_and_timesteps_up_to_one(sprint: Path, data: Prepared, tmp_path: Path) -> None:
+    """The teacher's outputs are what stock diffusers says, and the student, the same model, says the same."""
+    lessons = run_step(teaching(sprint, data, tmp_path / "sprint", exits=tuple(range(3)), count=2), NULL_REPORTER)
+    student = open_student(open_model(locate(str(sprint))), CPU, torch.float32)
+    batch = DRAWING.draw(data, 1)
+    with torch.no_grad():
+        inputs = (batch.states, batch.samples.embeddings, batch.levels, torch.full((len(batch.levels),), 0.45))
+        stock = student.eval()(*inputs, encoder_attention_mask=batch.samples.mask).sample
+    assert torch.equal(lessons.velocity(1), stock.bfloat16().float())
+    job = RecoveryTask(
+        student, data, DRAWING, {"distill": 1.0}, lessons, (0, 1, 2), guidance=guidance_of(student.config)
+    )
+    for name in ("distill", "features"):
+        assert float(replace(job, weights={name: 1.0}).loss(ANY, 1).detach()) < 1e-4
 
 
 def test_losses_are_weighed_and_added(pipeline: Path, data: Prepared, lessons: TeacherCache) -> None:

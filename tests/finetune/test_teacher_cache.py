@@ -21,9 +21,9 @@ from sanac.finetune.batches import BatchSampler
 from sanac.finetune.encoded_dataset import Prepared, open_prepared
 from sanac.finetune.find_teacher import check_teacher, parent_of
 from sanac.finetune.teacher_cache import TeacherPass
+from sanac.nn.guidance import TIMESTEPS
 from sanac.nn.streaming import Blocks
 from sanac.prune.keep_list import plan_keep
-from sanac.train.flow_matching import TIMESTEPS
 
 DRAWING = BatchSampler(3, seed=1)
 

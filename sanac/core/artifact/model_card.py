@@ -6,10 +6,10 @@ from sanac.core.artifact.engine_record import Record
 from sanac.core.artifact.manifest import Ancestor, compose
 from sanac.core.family.architecture import Architecture
 
-_PIPELINE = """from diffusers import SanaPipeline
+_PIPELINE = """from diffusers import {pipeline}
 
-pipe = SanaPipeline.from_pretrained("PATH_OF_THIS_FOLDER")
-image = pipe("a red circle").images[0]"""
+pipe = {pipeline}.from_pretrained("PATH_OF_THIS_FOLDER")
+{call}"""
 
 _TRANSFORMER = """from diffusers import SanaTransformer2DModel
 
@@ -19,11 +19,16 @@ transformer = SanaTransformer2DModel.from_pretrained("PATH_OF_THIS_FOLDER", subf
 _OWN = """import sanac  # some weights are packed: stock diffusers can't read them
 
 pipe = sanac.load_pipeline("PATH_OF_THIS_FOLDER")
-image = pipe("a red circle").images[0]"""
+{call}"""
 
 _OWN_TRANSFORMER = """import sanac  # some weights are packed: stock diffusers can't read them
 
 transformer = sanac.load_transformer("PATH_OF_THIS_FOLDER")"""
+
+_CALL = 'image = pipe("a red circle").images[0]'
+
+_FEW_STEPS = """image = pipe("a red circle", num_inference_steps=2, guidance_scale=4.5).images[0]
+# for 1, 3 or 4 steps, pass intermediate_timesteps=None too"""
 
 _TORCHAO = "Its 8-bit weights are torchao's: `pip install torchao` beside diffusers.\n"
 
@@ -40,6 +45,8 @@ def render(
 ) -> str:
     """The model card, in Markdown with the hub's front matter."""
     packed, plain = (_OWN, _PIPELINE) if whole else (_OWN_TRANSFORMER, _TRANSFORMER)
+    call = _FEW_STEPS if source.guidance else _CALL
+    packed, plain = (text.format(pipeline=source.pipeline, call=call) for text in (packed, plain))
     base, last = lineage[0].name, lineage[-1]
     base_line = f"base_model: {base.partition('@')[0]}\n" if "/" in base else ""
     steps = "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(lineage, start=1))

@@ -85,6 +85,11 @@ class Architecture:
         size = _NAMES.get((self.width, self.blocks))
         return f"{line} {size}" if size else f"{line} topology, {self.blocks} blocks of width {self.width}"
 
+    @property
+    def pipeline(self) -> str:
+        """Name of the diffusers class of its pipeline."""
+        return "SanaSprintPipeline" if self.guidance else "SanaPipeline"
+
     def tensors(self) -> dict[str, Shape]:
         """Shape of every tensor of this architecture: those outside the blocks first, then block by block."""
         table = self._outside()

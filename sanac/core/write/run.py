@@ -92,7 +92,7 @@ def _how_to_load(job: ArtifactJob, out: Path) -> str:
     if job.needs_sanac:
         return f'load it with sanac.{"load_pipeline" if job.companions else "load_transformer"}("{out}")'
     if job.companions:
-        return f'load it with SanaPipeline.from_pretrained("{out}")'
+        return f'load it with {job.model.architecture.pipeline}.from_pretrained("{out}")'
     return f'load it with SanaTransformer2DModel.from_pretrained("{out}", subfolder="transformer")'
 
 

@@ -20,6 +20,7 @@ from sanac.nn.calibration.settings import FEWEST, CalibrationSettings
 from sanac.nn.calibration.states import CalibrationStates, states_of
 from sanac.nn.calibration.text_encoding import LONGEST
 from sanac.nn.device import free_memory, pick_device
+from sanac.nn.guidance import branches_of, usual_steps
 from sanac.nn.pipeline_config import (
     check_computable,
     forward_seconds,
@@ -52,6 +53,7 @@ class Calibration:
     each: int = 0  # bytes needed after sampling, per prompt
     min_prompts: int = FEWEST  # minimum number of prompts: fitting, selection, validation
     precision: str = "fp32"
+    count_is_open: bool = False  # whether the number of prompts is a default that may be reduced to fit
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -72,12 +74,12 @@ class Calibration:
 
     @property
     def tokens(self) -> int:
-        """Tokens of one prompt at one step, both guidance branches."""
-        return 2 * (self.sampling.side // self.model.architecture.patch_size) ** 2
+        """Tokens of one prompt at one step, all guidance branches."""
+        return branches_of(self.model) * (self.sampling.side // self.model.architecture.patch_size) ** 2
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of the hidden state of one prompt at one step, both guidance branches."""
+        """Bytes of the hidden state of one prompt at one step, all guidance branches."""
         return self.tokens * self.model.architecture.width * bytes_of(self.precision)
 
     @property
@@ -93,7 +95,7 @@ class Calibration:
     @property
     def work(self) -> int:
         """Bytes of a block's intermediate activations for one prompt and one guidance branch."""
-        return WORK * self.state_bytes // 2 + 3 * self.caption_bytes
+        return WORK * self.state_bytes // branches_of(self.model) + 3 * self.caption_bytes
 
     @property
     def weight_bytes(self) -> int:
@@ -103,8 +105,8 @@ class Calibration:
     def fit_to_memory(self, fixed: int, each: int, reporter: Reporter) -> "Calibration":
         """This calibration with as many prompts as fit; work after sampling needs `fixed` bytes plus `each` per prompt.
 
-        Only an explicit --memory-limit reduces the prompts: results must not depend on the memory that happens to be
-        free. The remaining memory is used for larger batches and for keeping weights resident.
+        An explicit --memory-limit reduces the prompts one by one, too little free memory their default number in large
+        steps, so that a rerun chooses the same. The remaining memory is used for larger batches and resident weights.
         """
         limit, least = self.memory_limit, self._takes(self.min_prompts, 1, fixed, each)
         if least > limit and self.limit_is_explicit:
@@ -117,11 +119,24 @@ class Calibration:
         if self._takes(count, 1, fixed, each) > limit and self.limit_is_explicit:
             count = next(n for n in range(self.count, 0, -1) if self._takes(n, 1, fixed, each) <= limit)
             reporter.note(f"--memory-limit: {count} of {self.count} prompts fit")
+        if not self.limit_is_explicit and self.count_is_open:
+            count = self._fitting(count, fixed, each, reporter)
         left = max(0, limit - self._takes(count, 1, fixed, each))
         resident = self.weight_bytes < min(left, self.memory_limit // 4)
         left -= self.weight_bytes if resident else 0
         batch = max(1, min(self.batch, 1 + left // self.work))
         return replace(self, count=count, batch=batch, resident=resident, fixed=fixed, each=each)
+
+    def _fitting(self, count: int, fixed: int, each: int, reporter: Reporter) -> int:
+        """`count` prompts, or the largest of `FEWER` that fits into the free memory."""
+        free = free_memory(self.device)
+        smaller = [fewer for fewer in FEWER if self.min_prompts <= fewer < count]
+        fits = (n for n in (count, *smaller) if self._takes(n, 1, fixed, each) <= free)
+        found = next(fits, count)
+        if found < count:
+            needed = bytes_text(self._takes(count, 1, fixed, each))
+            reporter.note(f"{found} prompts instead of {count}, which need {needed}; --num-prompts sets their number")
+        return found
 
     @property
     def memory(self) -> int:
@@ -198,6 +213,7 @@ class Calibration:
 
 
 TOGETHER = 64  # maximum batch size
+FEWER = (48, 24, 12, 6)  # prompts, where the default number doesn't fit into memory
 
 
 def calibration(model: Model, settings: CalibrationSettings, every: int, min_prompts: int = FEWEST) -> Calibration:
@@ -210,9 +226,10 @@ def calibration(model: Model, settings: CalibrationSettings, every: int, min_pro
     if inputs.count < min_prompts:
         why = "they are split into prompts for fitting and for validation"
         raise UsageError(f"{inputs.count} prompts are too few", why=why, hint="--num-prompts 100")
-    sampling = SamplerSettings(settings.timesteps, settings.guidance, settings.seed, latent_side(model))
+    steps = settings.timesteps or usual_steps(model)
+    sampling = SamplerSettings(steps, settings.guidance, settings.seed, latent_side(model))
     scheduler, device = scheduler_of(model), pick_device(settings.device)
-    every = min(every, settings.timesteps)
+    every = min(every, steps, usual_steps(model) // 2)  # of the few steps of SANA-Sprint, none is left out
     limit = settings.memory_limit or default_limit(device)
     found = Calibration(
         model,
@@ -227,6 +244,7 @@ def calibration(model: Model, settings: CalibrationSettings, every: int, min_pro
         batch=1,
         min_prompts=min_prompts,
         precision=choose_precision(settings.precision, device, model),
+        count_is_open=settings.sizes_are_open,
     )
     batch = max(1, min(TOGETHER, limit // 4 // found.work))
     return replace(found, batch=batch, resident=found.weight_bytes < limit // 4)

@@ -15,10 +15,9 @@ from sanac.core.errors import InvalidInput
 from sanac.nn.blocks.block import Geometry, block
 from sanac.nn.blocks.embed_head import BlockInputs, embed_inputs, head
 from sanac.nn.calibration.text_encoding import EncodedPrompts
+from sanac.nn.guidance import SCALE, STEPS, Guidance, guidance_of
+from sanac.nn.samplers import sampler_of
 from sanac.nn.streaming import Blocks
-
-EMPTY, PROMPT = 0, 1  # the branches of classifier-free guidance
-
 
 WORK = 24  # a block's intermediate activations, in states: the feed-forward is five times as wide
 
@@ -27,8 +26,8 @@ WORK = 24  # a block's intermediate activations, in states: the feed-forward is 
 class SamplerSettings:
     """Sampler settings: steps, guidance scale, seed, latent size, batch size."""
 
-    steps: int = 20
-    guidance: float = 4.5
+    steps: int = STEPS
+    guidance: float = SCALE
     seed: int = 0
     side: int = 32  # latent side
     batch: int = 8  # prompts per batch
@@ -44,7 +43,7 @@ class BlockCall:
 
     step: int
     block: int
-    branch: int
+    branch: int  # with classifier-free guidance, 0: the empty caption, 1: the prompt's
     first: int  # index of the batch's first prompt
 
 
@@ -58,8 +57,17 @@ class Observer(Protocol):
 class StepRecorder(Protocol):
     """Receives the transformer's inputs and outputs at every sampler step."""
 
-    def __call__(self, step: int, timestep: Tensor, latents: Tensor, velocities: Sequence[Tensor]) -> None:
-        """Called with the latents before a step and the velocity of each guidance branch, each for all prompts."""
+    def __call__(self, timestep: Tensor, latents: Tensor, outputs: Sequence[Tensor]) -> None:
+        """Called with the model's inputs and its output on each branch of guidance, for all prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepSample:
+    """One sampler step of all prompts: the model's inputs, and the guided velocity."""
+
+    timestep: Tensor  # as the model takes it, a scalar
+    latents: Tensor  # (prompts, channels, height, width)
+    velocity: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,49 +93,61 @@ def sample(
     on_progress: Callable[[SweepProgress], None] = lambda _: None,
     data: Tensor | None = None,
     record: StepRecorder = lambda *_: None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields the guided velocity and the latents of each step. Noise depends on prompt index and seed alone.
+) -> Iterator[tuple[StepSample, Tensor]]:
+    """Yields the model's inputs and velocity at each step, and the latents after it.
+
+    Noise depends on prompt index and seed alone: each prompt's generator draws its starting noise, then the noise that
+    some samplers add between steps.
 
     `offset` is the index of the first prompt. `known_velocities` are those of the first steps from an earlier run: the
     sampler replays them without the model. `resume_from` is the resume state of the step after them; `on_progress` is
     called after each block. With `data` (latents of images) no trajectory is followed: each step noises them to the
-    sampler's noise level, (1 - s) x + s e, and yields these latents.
+    sampler's noise level, and yields these latents.
     """
     run = _Run(blocks, blocks.outside(), config, captions, sampling, offset, observe, on_progress, record)
     size = (sampling.side, sampling.side) if data is None else tuple(data.shape[2:])
     noise = starting_noise(len(captions), config["in_channels"], sampling, offset, size).to(blocks.device)
+    generators = _generators(len(captions), sampling, offset)
+    _draw(generators, noise.shape[1:])  # the starting noise again: what follows is added between steps
+    sampler = sampler_of(scheduler, config, sampling.steps, generators, blocks.device)
     latents = noise
-    scheduler.set_timesteps(sampling.steps, device=blocks.device)
-    for step, timestep in enumerate(scheduler.timesteps):
+    for step in range(len(sampler)):
         if data is not None:
-            sigma = float(scheduler.sigmas[step])
-            latents = (1 - sigma) * data.to(noise) + sigma * noise
+            latents = sampler.noised(step, data.to(noise), noise)
+        timestep, inputs = sampler.timestep(step), sampler.model_input(step, latents)
         if step < len(known_velocities):
             guided = known_velocities[step].to(latents)
         else:
-            when = _Moment(step, timestep, timestep * config.get("timestep_scale", 1.0))
-            guided = run.velocity(when, latents.to(blocks.dtype), resume_from).to(latents)
+            guided = run.velocity(_Moment(step, timestep), inputs.to(blocks.dtype), resume_from).to(latents)
         if data is None:
-            latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
-        yield guided, latents
+            latents = sampler.advance(step, guided, latents)
+        yield StepSample(timestep, inputs, guided), latents
 
 
 def starting_noise(
     count: int, channels: int, sampling: SamplerSettings, offset: int = 0, size: tuple[int, ...] = ()
 ) -> Tensor:
     """Standard normal latents, one generator per prompt: adding prompts doesn't change the noise of earlier ones."""
-    shape = (1, channels, *(size or (sampling.side, sampling.side)))
+    return _draw(_generators(count, sampling, offset), (channels, *(size or (sampling.side, sampling.side))))
+
+
+def _generators(count: int, sampling: SamplerSettings, offset: int) -> list[torch.Generator]:
+    """The random generator of each prompt."""
     seeds = (sampling.seed * 1_000_003 + number for number in range(offset, offset + count))
-    return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def _draw(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
+    """Standard normal values of this shape from each generator."""
+    return torch.cat([torch.randn((1, *shape), generator=generator) for generator in generators])
 
 
 @dataclass(frozen=True, slots=True)
 class _Moment:
-    """A sampler step: its index, its timestep, and the timestep scaled for the model."""
+    """A sampler step: its index, and its timestep as the model takes it."""
 
     step: int
     timestep: Tensor
-    scaled: Tensor
 
 
 @dataclass(slots=True)
@@ -159,28 +179,30 @@ class _Run:
         """The block geometry of the config."""
         return Geometry.of(self.config)
 
+    @property
+    def guidance(self) -> Guidance:
+        """How the model is guided."""
+        return guidance_of(self.config, self.sampling.guidance)
+
     def velocity(self, when: _Moment, latents: Tensor, resume_from: SweepProgress | None) -> Tensor:
-        """The guided velocity at this step: both branches, combined by the guidance scale."""
+        """The guided velocity at this step, combined from all branches."""
         parts = list(self._parts(when, latents))
         self._through(parts, when, _continue(parts, when.step, resume_from))
-        empty, prompted = (
+        outputs = [
             torch.cat([head(self.outside, part.state, part.start).float() for part in parts if part.branch == branch])
-            for branch in (EMPTY, PROMPT)
-        )
-        self.record(when.step, when.scaled, latents, (empty, prompted))
-        guidance = self.sampling.guidance
-        return empty + guidance * (prompted - empty) if guidance > 1 else prompted
+            for branch in range(self.guidance.branches)
+        ]
+        self.record(when.timestep, latents, outputs)
+        return self.guidance.combined(outputs)
 
     def _parts(self, when: _Moment, latents: Tensor) -> Iterator[_Part]:
-        for branch in (EMPTY, PROMPT):
+        for branch in range(self.guidance.branches):
             for first in range(0, len(latents), self.sampling.batch):
                 some = latents[first : first + self.sampling.batch]
-                encoded = self.captions.part(first, first + len(some)).to(self.blocks.device, self.blocks.dtype)
-                caption, mask = (encoded.embeddings, encoded.mask) if branch else (encoded.empty, encoded.empty_mask)
-                count = len(some)
-                timesteps = when.scaled.expand(count)
-                captions, masks = caption.expand(count, -1, -1), mask.expand(count, -1)
-                start = embed_inputs(self.config, self.outside, some, captions, timesteps, masks)
+                count, encoded = len(some), self.captions.part(first, first + len(some))
+                caption, mask = encoded.to(self.blocks.device, self.blocks.dtype).branches(self.guidance)[branch]
+                timesteps, scale = when.timestep.expand(count), self.guidance.embedded(count, self.blocks.device)
+                start = embed_inputs(self.config, self.outside, some, caption, timesteps, mask, scale)
                 for values in (start.state, start.timestep, start.conditioning.caption):
                     if not torch.isfinite(values).all():
                         why = f"for one of the {count} prompts of a batch"
@@ -203,7 +225,7 @@ class _Run:
 
     def _refuse(self, what: str, when: _Moment, why: str) -> NoReturn:
         raise InvalidInput(
-            f"{what} produces NaN or infinity at step {when.step}, timestep {float(when.timestep):.0f}",
+            f"{what} produces NaN or infinity at step {when.step}, timestep {float(when.timestep):.4g}",
             why=why,
             hint=f"sanac inspect {self.blocks.model.located.path} --scan",
         )

@@ -9,7 +9,6 @@ from sanac.core.settings import Naming, Option, RunSettings, Settings, Size
 
 LIMIT = 2_000_000_000  # bytes
 FEWEST = 3  # minimum number of prompts
-STEPS = 20  # default number of sampler steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +25,7 @@ class PromptSettings(Settings):
         int | None,
         Option("Number of prompts.", "N", "100; search, gptq, int8, fp8: 32; a budget: 8", ge=1),
     ] = None
-    timesteps: Annotated[int, Option("Sampler steps.", "N", ge=1, le=1000)] = STEPS
+    timesteps: Annotated[int | None, Option("Sampler steps.", "N", "20, SANA-Sprint's 2", ge=1, le=1000)] = None
     guidance: Annotated[float, Option("Guidance scale.", "SCALE", ge=0, le=100)] = 4.5
     memory_limit: Annotated[
         Size | None,
@@ -60,7 +59,7 @@ class CalibrationSettings(PromptSettings, RunSettings):
         """Whether the job may choose the numbers of prompts and steps: the user named neither, and no own inputs."""
         named = {"num_prompts", "timesteps", "prompts", "embeddings", "data"} & self.typed
         inputs = (self.num_prompts, self.prompts, self.embeddings, self.data)
-        return not named and inputs == (None,) * len(inputs) and self.timesteps == STEPS
+        return not named and inputs == (None,) * len(inputs) and self.timesteps is None
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
         """Inputs that exclude each other."""

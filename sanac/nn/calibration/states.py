@@ -10,18 +10,10 @@ from torch import Tensor
 from sanac.nn.blocks.block import Geometry
 from sanac.nn.blocks.embed_head import BlockInputs, embed_inputs
 from sanac.nn.calibration.block_subsets import BlockSubset, relative_error, velocities
-from sanac.nn.calibration.sampling import SamplerSettings, sample, starting_noise
+from sanac.nn.calibration.sampling import SamplerSettings, StepSample, sample
 from sanac.nn.calibration.text_encoding import EncodedPrompts
+from sanac.nn.guidance import Guidance, guidance_of
 from sanac.nn.streaming import DTYPES, Blocks
-
-
-@dataclass(frozen=True, slots=True)
-class StepSample:
-    """One sampler step of all prompts: the latents before it, and the guided velocity."""
-
-    timestep: Tensor
-    latents: Tensor  # (prompts, channels, height, width)
-    velocity: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +27,7 @@ class SweepBatch:
     def of(cls, limit: int, state_bytes: int, choices: int) -> "SweepBatch":
         """All `choices` on as many prompts as `limit` bytes allow; if not even one prompt fits, fewer choices on one.
 
-        `state_bytes` is one prompt's hidden state, both branches; each pair holds it before and after a block.
+        `state_bytes` is one prompt's hidden state, all guidance branches; each pair holds it before and after a block.
         """
         pairs = max(1, limit // (2 * state_bytes))
         choices = min(choices, pairs)
@@ -58,7 +50,7 @@ class CalibrationStates:
     outside: Mapping[str, Tensor]
     config: Mapping[str, Any]
     captions: EncodedPrompts
-    guidance: float
+    scale: float  # of guidance
     moments: tuple[StepSample, ...]
     batch: int  # maximum batch size
 
@@ -66,6 +58,11 @@ class CalibrationStates:
     def geometry(self) -> Geometry:
         """The block geometry of the model's config."""
         return Geometry.of(self.config)
+
+    @property
+    def guidance(self) -> Guidance:
+        """How the model is guided."""
+        return guidance_of(self.config, self.scale)
 
     def part(self, start: int, stop: int) -> "CalibrationStates":
         """The states of prompts start..stop."""
@@ -80,14 +77,15 @@ class CalibrationStates:
         for start in range(0, len(self.captions), self.batch):
             yield self.part(start, start + self.batch)
 
-    def starts(self, moment: StepSample) -> tuple[BlockInputs, BlockInputs]:
-        """Block inputs of all prompts at one step: (with the empty caption, with their captions)."""
-        count, encoded = len(moment.latents), self.captions
-        scaled = (moment.timestep * self.config.get("timestep_scale", 1.0)).expand(count)
-        latents = moment.latents.to(self.blocks.dtype)
-        captions, masks = encoded.empty.expand(count, -1, -1), encoded.empty_mask.expand(count, -1)
-        empty = embed_inputs(self.config, self.outside, latents, captions, scaled, masks)
-        return empty, embed_inputs(self.config, self.outside, latents, encoded.embeddings, scaled, encoded.mask)
+    def starts(self, moment: StepSample) -> tuple[BlockInputs, ...]:
+        """Block inputs of all prompts at one step, one per guidance branch; the prompts' own captions come last."""
+        count, guidance = len(moment.latents), self.guidance
+        latents, timesteps = moment.latents.to(self.blocks.dtype), moment.timestep.expand(count)
+        scale = guidance.embedded(count, self.blocks.device)
+        return tuple(
+            embed_inputs(self.config, self.outside, latents, caption, timesteps, mask, scale)
+            for caption, mask in self.captions.branches(guidance)
+        )
 
     def changed(self, changes: Mapping[str, Tensor]) -> "CalibrationStates":
         """The same recorded steps, with `changes` added to the model's weights."""
@@ -99,9 +97,11 @@ class CalibrationStates:
         stored = DTYPES[self.blocks.model.weights.tensors[name].dtype]
         return weight.to(stored).to(weight.dtype)
 
-    def guided(self, empty: Tensor, prompted: Tensor) -> Tensor:
-        """The guided velocity of both branches."""
-        return empty + self.guidance * (prompted - empty) if self.guidance > 1 else prompted
+    def guided(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """The guided velocities from the model's outputs, where those of the branches of a step follow each other."""
+        branches = self.guidance.branches
+        groups = (outputs[first : first + branches] for first in range(0, len(outputs), branches))
+        return [self.guidance.combined(group) for group in groups]
 
     def errors(
         self, choices: Sequence[BlockSubset], sweep_batch: SweepBatch | None = None
@@ -129,9 +129,8 @@ class CalibrationStates:
         moments = [part.moments[number] for part, (number, _) in zip(parts, pieces, strict=True)]
         starts = [start for part, moment in zip(parts, moments, strict=True) for start in part.starts(moment)]
         for kept, outputs in velocities(self.blocks, self.outside, self.geometry, starts, choices).items():
-            pairs = zip(outputs[::2], outputs[1::2], strict=True)
-            for (number, first), moment, (empty, prompted) in zip(pieces, moments, pairs, strict=True):
-                yield kept, number, first, relative_error(self.guided(empty, prompted), moment.velocity).cpu()
+            for (number, first), moment, guided in zip(pieces, moments, self.guided(outputs), strict=True):
+                yield kept, number, first, relative_error(guided, moment.velocity).cpu()
 
 
 def states_of(
@@ -145,12 +144,8 @@ def states_of(
 ) -> CalibrationStates:
     """Sample trajectories and record each `every`-th step."""
     captions = captions.to(blocks.device, blocks.dtype)
-    latents = starting_noise(len(captions), config["in_channels"], sampling).to(blocks.device)
-    moments = []
-    for step, (guided, after) in enumerate(sample(blocks, scheduler, captions, sampling, lambda *_: None, config)):
-        if step % every == every // 2:
-            moments.append(StepSample(scheduler.timesteps[step], latents, guided))
-        latents = after
+    steps = enumerate(sample(blocks, scheduler, captions, sampling, lambda *_: None, config))
+    moments = [moment for step, (moment, _) in steps if step % every == every // 2]
     return CalibrationStates(
         blocks, blocks.outside(), config, captions, sampling.guidance, tuple(moments), sampling.batch
     )

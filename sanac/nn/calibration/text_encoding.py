@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sanac.core.artifact.model import Model
 from sanac.core.errors import UsageError
+from sanac.nn.guidance import Caption, Guidance
 from sanac.nn.stock_loading import load_pipeline
 
 LONGEST = 300  # maximum caption tokens, as in the pipeline
@@ -30,6 +31,10 @@ class EncodedPrompts:
     def part(self, start: int, stop: int) -> "EncodedPrompts":
         """The captions of prompts start..stop."""
         return EncodedPrompts(self.embeddings[start:stop], self.mask[start:stop], self.empty, self.empty_mask)
+
+    def branches(self, guidance: Guidance) -> tuple[Caption, ...]:
+        """The captions and masks of all prompts on each branch of guidance."""
+        return guidance.captions((self.embeddings, self.mask), (self.empty, self.empty_mask))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "EncodedPrompts":
         """A copy on `device`, with embeddings in `dtype`."""

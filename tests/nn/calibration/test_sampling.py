@@ -10,7 +10,7 @@ from torch import Tensor
 from sanac.core.artifact.model import Model, open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.errors import InvalidInput
-from sanac.nn.calibration.sampling import BlockCall, SamplerSettings, SweepProgress, sample, starting_noise
+from sanac.nn.calibration.sampling import BlockCall, SamplerSettings, StepSample, SweepProgress, sample, starting_noise
 from sanac.nn.calibration.text_encoding import EncodedPrompts, encode
 from sanac.nn.streaming import Blocks
 from sanac.tiny.build import scheduler
@@ -90,7 +90,7 @@ def test_noised_data_is_what_stock_diffusers_is_shown(size: tuple[int, int], pip
         with torch.no_grad():
             config = dict(model.transformer.config)
             seen = list(sample(blocks, sampler, captions, SAMPLING, lambda *_: None, config, offset=10, data=data))
-            for step, (velocity, state) in enumerate(seen):
+            for step, (seen_there, state) in enumerate(seen):
                 s = sampler.sigmas[step]
                 assert abs(1000 * s - sampler.timesteps[step]) < 1, "timesteps are whole numbers"
                 assert torch.allclose(state, (1 - s) * data + s * noise, atol=1e-5)
@@ -102,7 +102,7 @@ def test_noised_data_is_what_stock_diffusers_is_shown(size: tuple[int, int], pip
                         (captions.embeddings, captions.mask),
                     )
                 )
-                assert torch.allclose(velocity, empty + 4.5 * (prompted - empty), atol=1e-4)
+                assert torch.allclose(seen_there.velocity, empty + 4.5 * (prompted - empty), atol=1e-4)
         assert len(seen) == SAMPLING.steps
 
 
@@ -153,7 +153,7 @@ def test_a_step_that_was_begun_is_continued(pipeline: Path) -> None:
     places: list[SweepProgress] = []
     whole = run(on_progress=places.append)
     assert [(place.step, place.block) for place in places] == [(step, i) for step in range(4) for i in range(1, 6)]
-    velocities = [guided for guided, _ in _steps(model, blocks, captions)]
+    velocities = [there.velocity for there, _ in _steps(model, blocks, captions)]
     for place in (places[0], places[8], places[-1]):
         assert torch.equal(run(known_velocities=velocities[: place.step], resume_from=place)[-1], whole[-1])
         assert place.states == [], "taken over, not held twice"
@@ -161,7 +161,7 @@ def test_a_step_that_was_begun_is_continued(pipeline: Path) -> None:
     assert torch.equal(run(resume_from=other)[-1], whole[-1])
 
 
-def _steps(model: Model, blocks: Blocks, captions: EncodedPrompts) -> list[tuple[Tensor, Tensor]]:
+def _steps(model: Model, blocks: Blocks, captions: EncodedPrompts) -> list[tuple[StepSample, Tensor]]:
     with torch.no_grad():
         config = dict(model.transformer.config)
         return list(sample(blocks, scheduler(), captions, SAMPLING, lambda *_: None, config))
