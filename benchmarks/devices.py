@@ -1,4 +1,4 @@
-"""What each verb chooses, and the memory and time it foresees, for the 4.8B model at 1024 px on devices that aren't here.
+"""What each verb chooses for the 4.8B model at 1024 px on devices that aren't here, and the memory and time foreseen.
 
 python benchmarks/devices.py               (half a minute; docs/results/devices.json, the tables in docs/devices.md)
 

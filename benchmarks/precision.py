@@ -129,9 +129,8 @@ def show(result: Mapping[str, Any]) -> None:
             alike = ", ".join(f"{share:.0%} of {depth}" for depth, share in cell["overlap"].items())
             ranks = " | ".join("" if cell[one] is None else f"{cell[one]:.3f}" for one in ("spearman", "kendall"))
             click.echo(f"| {name} | {metric} | {ranks} | {alike} | {cell['largest_difference']:.1%} |")
-    click.echo(
-        "\n| model | blocks kept | pruned | repaired in fp32 | repaired in bf16 | rounding alone |\n|---|---|---|---|---|---|"
-    )
+    click.echo("\n| model | blocks kept | pruned | repaired in fp32 | repaired in bf16 | rounding alone |")
+    click.echo("|---|---|---|---|---|---|")
     for name in ("sanac:tiny", "width 2240"):
         for depth, cell in result[name]["repair"].items():
             errors = " | ".join(f"{cell[one]:.4f}" for one in ("pruned", *PRECISIONS))
