@@ -22,6 +22,7 @@ from synthetic import SANA_4_8B, write_transformer
 from sanac.core.artifact.model import Model, open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.confined import ConfinedPath
+from sanac.core.family.architecture import Architecture
 from sanac.core.progress import NULL_REPORTER
 from sanac.judge.rank_statistics import kendall, spearman
 from sanac.nn.calibration.job import calibration
@@ -102,18 +103,23 @@ def searched(model: Model, work: Path) -> dict[str, Any]:
     return found
 
 
-def wide(work: Path) -> tuple[Model, Path]:
-    """Two blocks of the full width, and captions to sample with."""
-    shape, folder = replace(SANA_4_8B, blocks=2), work / "wide"
+def wide(work: Path, shape: Architecture) -> Model:
+    """Blocks of the full width with random weights, for small latents."""
+    folder = work / f"wide-{shape.blocks}"
     write_transformer(folder, shape, shards=1)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"sample_size": SIDE}))
+    return open_model(locate(str(folder)))
+
+
+def captions_file(work: Path, count: int) -> Path:
+    """Made-up caption embeddings to sample with."""
     chance, file = np.random.default_rng(1), work / "captions.safetensors"
-    captions = chance.standard_normal((CAPTIONS, TOKENS, shape.caption_channels), dtype=np.float32)
-    empty = chance.standard_normal((1, 2, shape.caption_channels), dtype=np.float32)
-    masks = np.ones((CAPTIONS, TOKENS), np.int64), np.ones((1, 2), np.int64)
+    captions = chance.standard_normal((count, TOKENS, SANA_4_8B.caption_channels), dtype=np.float32)
+    empty = chance.standard_normal((1, 2, SANA_4_8B.caption_channels), dtype=np.float32)
+    masks = np.ones((count, TOKENS), np.int64), np.ones((1, 2), np.int64)
     save_file({"embeddings": captions, "mask": masks[0], "empty": empty, "empty_mask": masks[1]}, file)
-    return open_model(locate(str(folder))), file
+    return file
 
 
 def _best(values: list[float], depth: int) -> set[int]:
@@ -150,7 +156,7 @@ def main(*, table: bool) -> None:
             tiny = open_model(locate("sanac:tiny"))
             result: dict[str, Any] = {"machine": machine()}
             result["sanac:tiny"] = compared(tiny, CalibrationSettings(num_prompts=48, timesteps=10), DEPTHS, work)
-            model, captions = wide(work)
+            model, captions = wide(work, replace(SANA_4_8B, blocks=2)), captions_file(work, CAPTIONS)
             settings = CalibrationSettings(embeddings=captions, timesteps=8, memory_limit=8_000_000_000)
             result["width 2240"] = compared(model, settings, (1,), work)
             result["search"] = searched(tiny, work)
