@@ -36,7 +36,7 @@ def environment(device: torch.device, *, compiled: bool) -> dict[str, str]:
 def save(folder: ConfinedPath, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> ConfinedPath:
     """Write the checkpoint after `step` steps atomically and delete the older ones beyond KEPT."""
     path = folder / f"step-{step:07d}.safetensors"
-    save_tensors(_apart(tensors), path, {_RECORD: json.dumps({**record, "step": step}, sort_keys=True)})
+    save_tensors(_unshared(tensors), path, {_RECORD: json.dumps({**record, "step": step}, sort_keys=True)})
     files = _newest_first(folder)
     place = files.index(path)
     for old in (*files[:place], *files[place + KEPT :]):  # checkpoints of later steps were unreadable
@@ -44,7 +44,7 @@ def save(folder: ConfinedPath, step: int, tensors: Mapping[str, Tensor], record:
     return path
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors, with copies of those that share memory (tied weights), which safetensors refuses."""
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
