@@ -1,6 +1,7 @@
 """The synthetic checkpoint is one that diffusers loads, and the measuring instrument measures."""
 
 import dataclasses
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,3 +25,12 @@ def test_peak_anonymous_memory_is_seen() -> None:
     run = measure([sys.executable, "-c", code])
     assert 200e6 < run.anonymous < 300e6
     assert run.seconds > 0.3
+
+
+def test_the_page_of_devices_shows_the_recorded_plans() -> None:
+    """`python benchmarks/devices.py --table` prints what docs/devices.md says."""
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "benchmarks/devices.py", "--table"]
+    ran = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    page = (root / "docs" / "devices.md").read_text()
+    assert ran.stdout.strip() in page

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sanac.core.artifact.cached_step import NotComputedYet
 from sanac.core.artifact.model import Model
 from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
@@ -34,7 +35,11 @@ def run(word: str | None, settings: FinetuneSettings, context: Context) -> Outco
     if settings.plan_for:
         return _planned_for(settings.plan_for, opened, settings, teacher)
     reporter = context.reporter
-    plan = plan_finetune(opened, settings, ConfinedPath(settings.workspace), reporter, teacher)
+    try:
+        plan = plan_finetune(opened, settings, ConfinedPath(settings.workspace), reporter, teacher)
+    except NotComputedYet as missing:
+        done = f"would prepare {missing.what} first, then train"
+        return Outcome("ok", {"dry_run": True, "computed_first": missing.what}, show=lambda: [done])
     job = plan.artifact_job(WriteOptions(force=settings.force, fresh=settings.fresh))
     folder = plan.folder(job)
     with ExitStack() as stack:

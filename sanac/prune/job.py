@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sanac.core.artifact.cached_step import load_or_check
+from sanac.core.artifact.cached_step import NotComputedYet, load_or_check
 from sanac.core.artifact.measurements import write_measurement
 from sanac.core.artifact.model import Model
 from sanac.core.confined import ConfinedPath
@@ -12,7 +12,7 @@ from sanac.core.context import Context, Outcome
 from sanac.core.progress import NULL_REPORTER
 from sanac.core.settings import flag_name, settings_of
 from sanac.core.write.job import ArtifactJob, refuse_quantized
-from sanac.core.write.run import run_job
+from sanac.core.write.run import run_job, unfinished_plan
 from sanac.nn.calibration.settings import CalibrationSettings
 from sanac.prune.keep_list import plan_keep
 from sanac.prune.scores import check_model, read_scores
@@ -32,7 +32,7 @@ def run(word: str | None, settings: PruneSettings, context: Context) -> Outcome:
     refuse_quantized(opened, "prune")
     selection = _selection(opened, settings, context)
     _warn_of_unused(selection, settings, context)
-    calibration = replace(settings, dry=settings.dry_run)
+    calibration = replace(settings, dry=settings.dry_run, yes=settings.yes or settings.dry_run)
     states = None
     if settings.compensate:
         from sanac.prune.repair_job import repair_states
@@ -40,10 +40,14 @@ def run(word: str | None, settings: PruneSettings, context: Context) -> Outcome:
         states = repair_states(opened, calibration, context.reporter)
         if selection and not settings.scores:  # choosing may take hours: what the repair needs is checked before
             states.check_room(NULL_REPORTER)
-    job = _plan(opened, selection, settings, calibration, context)
-    if states is None:
-        return run_job(word, job, settings, context)
-    return _run_repaired(word, job, states, settings, context)
+    try:
+        job = _plan(opened, selection, settings, calibration, context)
+        if states is None:
+            return run_job(word, job, settings, context)
+        return _run_repaired(word, job, states, settings, context)
+    except NotComputedYet as missing:
+        kept = ",".join(map(str, range(selection.target))) if selection else str(settings.keep)
+        return unfinished_plan(missing.what, plan_keep(opened, kept, settings.write_options()))
 
 
 def _selection(opened: Model, settings: PruneSettings, context: Context) -> BlockSelection | None:

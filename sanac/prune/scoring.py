@@ -124,12 +124,11 @@ def plan_scoring(model: Model, settings: CalibrationSettings, workspace: Path, o
     if not settings.sizes_are_open or settings.yes or full.load() or full.seconds <= PATIENCE:
         return full
     defaults = f"{full.inputs.count} prompts x {full.job.sampling.steps} steps"
-    for prompts, steps in FEWER:
-        some = replace(settings, num_prompts=prompts, timesteps=min(steps, full.job.sampling.steps))
-        fewer = _plan(model, some, workspace, out)
-        if fewer.load() or fewer.seconds <= PATIENCE:
-            return replace(fewer, reduced_from=defaults)
-    return full
+    most = full.job.sampling.steps
+    sizes = (replace(settings, num_prompts=prompts, timesteps=min(steps, most)) for prompts, steps in FEWER)
+    smaller = [replace(_plan(model, size, workspace, out), reduced_from=defaults) for size in sizes]
+    known = next((plan for plan in smaller if plan.load()), None)  # what a machine measured once, it keeps
+    return known or next((plan for plan in smaller if plan.seconds <= PATIENCE), full)
 
 
 def _plan(model: Model, settings: CalibrationSettings, workspace: Path, out: Path | None) -> ScoringJob:

@@ -16,7 +16,7 @@ import torch
 
 from sanac.core import json_files
 from sanac.core.artifact.cache import load_cached, store_cached
-from sanac.core.artifact.cached_step import not_computed_yet
+from sanac.core.artifact.cached_step import NotComputedYet
 from sanac.core.artifact.model import Model
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import UsageError
@@ -318,7 +318,7 @@ class _SensitivityCache:
         alone = sum(name not in self.errors for name in self.names)
         self.job.check_budget(alone, len(self.job.budget.among) + 1 + SWAPS * TOGETHER, together, self.reporter)
         if self.job.dry:
-            raise not_computed_yet("the sensitivity measurement")
+            raise NotComputedYet("the sensitivity measurement")
         with torch.no_grad():
             all_states = states.sample()
         text = any(part.name == "text_encoder" for part in units.parts)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sanac.core.artifact.cached_step import load_or_check
+from sanac.core.artifact.cached_step import NotComputedYet, load_or_check
 from sanac.core.artifact.measurements import write_measurement
 from sanac.core.artifact.model import Model
 from sanac.core.confined import ConfinedPath
@@ -76,7 +76,11 @@ def _run_budget(word: str, opened: Model, settings: QuantizeSettings, context: C
     check_out(settings)
     workspace = ConfinedPath(settings.workspace)
     job = allocating(opened, budget, settings.calibration, options, workspace, reporter, fresh=settings.fresh)
-    found = job.run(reporter)
+    try:
+        found = job.run(reporter)
+    except NotComputedYet as missing:
+        done = f"would compute {missing.what} first, which decides the bits of each weight"
+        return Outcome("ok", {"dry_run": True, "computed_first": missing.what}, show=lambda: [done])
     for line in summary(found):
         reporter.note(line)
     outcome = run_job(word, job.job(found, options), settings, context)

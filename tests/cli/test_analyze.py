@@ -19,6 +19,7 @@ from sanac.core.checkpoint.locate import locate
 from sanac.nn.calibration.inputs import choose_inputs
 from sanac.nn.calibration.sampling import SamplerSettings, starting_noise
 from sanac.nn.calibration.settings import CalibrationSettings
+from sanac.nn.device_speed import Speed
 from sanac.prune.importance_job import estimate
 from sanac.prune.scoring import plan_scoring
 from tests.conftest import Sanac
@@ -150,7 +151,7 @@ def test_own_latents_under_noise(sanac: Sanac, pipeline: Path, tmp_path: Path) -
     noised = ("--inputs", "noised", "--data", "data", "--timesteps", "3")
     first = sanac("analyze", pipeline, *noised, "--json")
     assert first.code == 0, first.err
-    assert "scoring blocks on 3 images (data)" in first.err
+    assert "scoring blocks on 3 images x 3 steps (data)" in first.err
     assert "all images use the empty caption" in first.err
     settings = first.json["settings"]
     assert (settings["inputs"], settings["num_prompts"], settings["size"]) == ("noised", 3, [4, 6])
@@ -258,8 +259,8 @@ def test_the_estimate_counts_reading_and_encoding(
     """Of a streamed model each reading; of prompts the text encoder's products."""
     model = open_model(locate(str(pipeline)))
     seconds = []
-    monkeypatch.setattr("sanac.nn.pipeline_config._speed", lambda _: 1e12)
-    monkeypatch.setattr("sanac.nn.pipeline_config._reading", lambda *_: 100.0)
+    monkeypatch.setattr("sanac.nn.pipeline_config.speed_of", lambda *_: Speed(1e12, "made up"))
+    monkeypatch.setattr("sanac.nn.pipeline_config.reading_seconds", lambda *_: 100.0)
     for limit, steps in ((None, 4), (9_000_000, 4), (9_000_000, 8)):
         wanted = CalibrationSettings(num_prompts=3, timesteps=steps, memory_limit=limit)
         job = plan_scoring(model, wanted, tmp_path)
@@ -268,6 +269,37 @@ def test_the_estimate_counts_reading_and_encoding(
         assert job.inputs.encoding == 2 * encoder * 600 * 3
         assert estimate(job.job, 5e12) == pytest.approx(seconds[-1] + 5)
     assert seconds == [100, 400, 800], "read once where it stays, else once a step"
+
+
+def test_defaults_that_take_hours_are_reduced_and_others_are_not(
+    sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = open_model(locate(str(pipeline)))
+    monkeypatch.setattr("sanac.nn.pipeline_config.speed_of", lambda *_: Speed(1e9, "made up"))
+    full = plan_scoring(model, CalibrationSettings(yes=True), tmp_path)
+    assert (full.inputs.count, full.job.sampling.steps, full.reduced_from) == (100, 20, "")
+    for share, size in ((1.1, (100, 20)), (0.5, (32, 10)), (0.1, (16, 5)), (1e-6, (100, 20))):
+        monkeypatch.setattr("sanac.prune.scoring.PATIENCE", share * full.seconds)
+        found = plan_scoring(model, CalibrationSettings(), tmp_path)
+        assert (found.inputs.count, found.job.sampling.steps) == size, share
+        named = plan_scoring(model, CalibrationSettings(num_prompts=50), tmp_path)
+        assert (named.inputs.count, named.job.sampling.steps) == (50, 20)
+    monkeypatch.setattr("sanac.prune.scoring.PATIENCE", 0.1 * full.seconds)
+    ran = sanac("prune", pipeline, "--target-blocks", "3")
+    assert ran.code == 0, ran.err
+    assert "16 prompts x 5 steps" in ran.err
+    assert "100 prompts x 20 steps would take over an hour" in ran.err
+    monkeypatch.setattr("sanac.prune.scoring.PATIENCE", 0.5 * full.seconds)
+    assert sanac("prune", pipeline, "--target-blocks", "3", "--json").json["status"] == "cached", "what is measured stays"
+
+
+def test_a_dry_run_of_a_prune_needs_no_scores(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    for how in ((), ("--select", "search"), ("--compensate",)):
+        ran = sanac("prune", pipeline, "--target-blocks", "3", *how, *FEW, "--dry-run")
+        assert ran.code == 0, ran.err
+        assert "plan: 3 of 6 blocks; which ones depends on the" in ran.out
+        assert "about" in ran.err
+    assert not list((tmp_path / "sanac-out").glob("*"))
 
 
 def test_other_scores_are_replaced_only_by_force(sanac: Sanac, pipeline: Path) -> None:

@@ -62,7 +62,7 @@ def test_time_is_foreseen_within_a_factor_of_two(verb: str, place: Path) -> None
     found = [
         (int(hours or 0) * 60 + int(count)) * 60 if unit == "min" or hours else int(count)
         for line in said.splitlines()
-        if "about" in line and "prompts" in line or "for training" in line
+        if ("about" in line and "prompts" in line) or "for training" in line
         for hours, count, unit in _DURATION.findall(line)
     ]
     foreseen, working = sum(found), taken - start

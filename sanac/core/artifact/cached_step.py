@@ -57,15 +57,16 @@ def run_step(step: CachedStep[T], reporter: Reporter, *, dry: bool = False, fres
     if known is not None:
         return known
     if dry:
-        raise not_computed_yet(step.what)
+        raise NotComputedYet(step.what)
     if fresh:
         step.forget()
     return step.compute(reporter)
 
 
-def not_computed_yet(what: str) -> MissingResource:
-    """The error of a --dry-run whose plan depends on `what`, which isn't in the cache."""
-    return MissingResource(
-        f"--dry-run can't finish the plan: it depends on {what}, which has not been computed yet",
-        hint="run the command without --dry-run",
-    )
+class NotComputedYet(MissingResource):
+    """A dry run's plan depends on a result that isn't in the cache; its cost was reported already."""
+
+    def __init__(self, what: str) -> None:
+        message = f"--dry-run can't finish the plan: it depends on {what}, which has not been computed yet"
+        super().__init__(message, hint="run the command without --dry-run")
+        self.what = what

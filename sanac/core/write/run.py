@@ -96,6 +96,27 @@ def _how_to_load(job: ArtifactJob, out: Path) -> str:
     return f'load it with SanaTransformer2DModel.from_pretrained("{out}", subfolder="transformer")'
 
 
+def unfinished_plan(first: str, alike: ArtifactJob) -> Outcome:
+    """A dry run whose plan depends on something that has to be computed first; `alike` is a job of the same size."""
+    sizes = sizes_of(alike)
+    blocks = alike.model.architecture.blocks, len(alike.plan.sources)
+    data = {
+        "dry_run": True,
+        "computed_first": first,
+        "blocks": list(blocks),
+        "sizes": {k: list(v) for k, v in sizes.items()},
+    }
+
+    def show() -> Iterator[Block]:
+        yield f"{alike.model.located.name}: {alike.model.architecture.title}"
+        yield f"plan: {blocks[1]} of {blocks[0]} blocks; which ones depends on {first}, to be computed first"
+        old, new = sizes["transformer"]
+        yield f"transformer: {bytes_text(old)} -> {bytes_text(new)} ({new / old:.0%})"
+        yield f"would need {bytes_text(alike.needs.disk)} of disk"
+
+    return Outcome("ok", data, show=show)
+
+
 def add_in_place(word: str, job: ArtifactJob, shown: str, settings: StageSettings, context: Context) -> Outcome:
     """Run the job's last step in the model's own folder, and record it as the newest artifact."""
     read_workspace(settings.workspace)
