@@ -107,7 +107,7 @@ class VerbMethods:
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
             precision: Precision of products; sums are fp32 or better.  [one of bf16, tf32, fp32; default: fp32; GPUs: the weights' bf16, or tf32]
-            yes: Go on although the estimate is over an hour.
+            yes: Continue even if the estimate exceeds an hour.
             seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
             out: Where to write.  [default: WORKSPACE/VERB-KEY]
@@ -174,7 +174,7 @@ class VerbMethods:
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
             precision: Precision of products; sums are fp32 or better.  [one of bf16, tf32, fp32; default: fp32; GPUs: the weights' bf16, or tf32]
-            yes: Go on although the estimate is over an hour.
+            yes: Continue even if the estimate exceeds an hour.
             seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
             transformer_only: Leave out the text encoder, the autoencoder and the rest.
@@ -383,7 +383,7 @@ class VerbMethods:
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
             precision: Precision of products; sums are fp32 or better.  [one of bf16, tf32, fp32; default: fp32; GPUs: the weights' bf16, or tf32]
-            yes: Go on although the estimate is over an hour.
+            yes: Continue even if the estimate exceeds an hour.
             transformer_only: Leave out the text encoder, the autoencoder and the rest.
             lora: Merge a LoRA; its block numbers are those of the model before any pruning or growing. May be repeated.
             link: Hard-link unchanged components: no space, but editing one edits both.

@@ -126,6 +126,10 @@ class EncodingJob(CachedStep[Path]):
         """Folder of the parts in the workspace."""
         return self.workspace / f"data-{self.key[:8]}"
 
+    def check_budget(self, reporter: Reporter) -> None:
+        """Look for captions first: encoding takes long."""
+        self.source.check_captions()
+
     def load(self) -> Path | None:
         """The folder, if all pairs are encoded."""
         return Path(self.path) if Folder(self.path, self.key).record()["finished"] else None

@@ -18,12 +18,13 @@ from PIL import Image
 from sanac.core import json_files
 from sanac.core.checkpoint.locate import inside
 from sanac.core.errors import InvalidInput, UsageError
-from sanac.core.progress import Reporter
+from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.finetune import shapes_data
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 TOLERATED = 0.05  # share of samples that may be unreadable
 _LARGEST = 200_000_000  # most bytes of an image file
+_NO_CAPTION = "has no caption"
 _NAMED = 10  # most skipped samples listed in a message
 _BROKEN = (OSError, ValueError, SyntaxError, TypeError, IndexError, EOFError, struct.error, zlib.error)
 
@@ -51,8 +52,17 @@ class SkipReport:
         some = "; ".join(self.skipped[:_NAMED]) + ("; ..." if len(self.skipped) > _NAMED else "")
         text = f"{len(self.skipped)} of {self.seen} samples of {source} can't be used"
         if len(self.skipped) > TOLERATED * self.seen:
-            raise InvalidInput(text, why=f"more than {TOLERATED:.0%} are unusable: {some}", problems=self.skipped)
+            why = f"more than {TOLERATED:.0%} are unusable: {some}"
+            raise InvalidInput(text, why=why, hint=self._hint, problems=self.skipped)
         reporter.warn(f"{text}: {some}")
+
+    @property
+    def _hint(self) -> str:
+        """What to do about the most frequent reason."""
+        uncaptioned = sum(reason.endswith(_NO_CAPTION) for reason in self.skipped)
+        if 2 * uncaptioned >= len(self.skipped):
+            return "put the caption of NAME.png into NAME.txt beside it"
+        return "replace or remove the images that can't be read"
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,17 @@ class Source:
     def count(self) -> int:
         """Number of samples; InvalidInput if a tar is truncated, before any encoding."""
         return self.scenes or sum(_members(path) if path.suffix == ".tar" else 1 for path in self.files)
+
+    def check_captions(self) -> None:
+        """InvalidInput, before any encoding, if too many images have no caption beside them."""
+        report = SkipReport()
+        for path in self.files:
+            if path.suffix != ".tar":
+                report.seen += 1
+                if not _caption_beside(path, self.boundary).strip():
+                    report.skipped.append(f"{path.name} {_NO_CAPTION}")
+        if len(report.skipped) > TOLERATED * report.seen:
+            report.check(self.name, NULL_REPORTER)
 
     def raw(self) -> Iterator[tuple[str, bytes, str]]:
         """Yield (name, bytes of the image file, caption) of every sample, undecoded."""
@@ -87,7 +108,7 @@ class Source:
             if number < first:
                 continue
             skip_report.seen += 1
-            found = _opened(data, size) if caption.strip() else "has no caption"
+            found = _opened(data, size) if caption.strip() else _NO_CAPTION
             if isinstance(found, str):
                 skip_report.skipped.append(f"{name} {found}")
                 yield None
@@ -201,7 +222,7 @@ def _in_tar(path: Path) -> Iterator[tuple[str, bytes, str]]:
             _whole(path, archive.offset)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InvalidInput(
-            f"{path} is truncated or damaged", why=f"{error}, after {last}", hint="get the file again"
+            f"{path} is truncated or damaged", why=f"{error}, after {last}", hint="fetch the file again"
         ) from error
     if key:
         yield f"{path.name}:{key.lstrip('/')}", image, caption
@@ -214,7 +235,7 @@ def _members(path: Path) -> int:
             names = [member.name for member in archive if member.isfile()]
             _whole(path, archive.offset)
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise InvalidInput(f"{path} is truncated or damaged", why=str(error), hint="get the file again") from error
+        raise InvalidInput(f"{path} is truncated or damaged", why=str(error), hint="fetch the file again") from error
     return sum(name.lower().endswith(IMAGES) for name in names)
 
 

@@ -42,7 +42,7 @@ class GenerateSettings(RunSettings):
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
         """Prompts that say nothing."""
         if blank := [f"prompt {number}" for number, prompt in enumerate(self.prompts, 1) if not prompt.strip()]:
-            yield "prompts", f"{', '.join(blank)} is empty: say what the image is to show"
+            yield "prompts", f"{', '.join(blank)} is empty: describe what the image should show"
         yield from super().contradictions(name)
 
 

@@ -290,14 +290,16 @@ def test_defaults_that_take_hours_are_reduced_and_others_are_not(
     assert "16 prompts x 5 steps" in ran.err
     assert "100 prompts x 20 steps would take over an hour" in ran.err
     monkeypatch.setattr("sanac.prune.scoring.PATIENCE", 0.5 * full.seconds)
-    assert sanac("prune", pipeline, "--target-blocks", "3", "--json").json["status"] == "cached", "what is measured stays"
+    assert sanac("prune", pipeline, "--target-blocks", "3", "--json").json["status"] == "cached", (
+        "what is measured stays"
+    )
 
 
 def test_a_dry_run_of_a_prune_needs_no_scores(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
     for how in ((), ("--select", "search"), ("--compensate",)):
         ran = sanac("prune", pipeline, "--target-blocks", "3", *how, *FEW, "--dry-run")
         assert ran.code == 0, ran.err
-        assert "plan: 3 of 6 blocks; which ones depends on the" in ran.out
+        assert "plan: 3 of 6 blocks; which of them depends on the" in ran.out
         assert "about" in ran.err
     assert not list((tmp_path / "sanac-out").glob("*"))
 

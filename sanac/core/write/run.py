@@ -109,7 +109,7 @@ def unfinished_plan(first: str, alike: ArtifactJob) -> Outcome:
 
     def show() -> Iterator[Block]:
         yield f"{alike.model.located.name}: {alike.model.architecture.title}"
-        yield f"plan: {blocks[1]} of {blocks[0]} blocks; which ones depends on {first}, to be computed first"
+        yield f"plan: {blocks[1]} of {blocks[0]} blocks; which of them depends on {first}, to be computed first"
         old, new = sizes["transformer"]
         yield f"transformer: {bytes_text(old)} -> {bytes_text(new)} ({new / old:.0%})"
         yield f"would need {bytes_text(alike.needs.disk)} of disk"

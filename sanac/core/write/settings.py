@@ -19,9 +19,9 @@ class StageSettings(Settings):
     TITLE: ClassVar[str] = "Output options"
 
     out: Annotated[Path | None, Option("Where to write.", "DIR", "WORKSPACE/VERB-KEY", recipe=False)] = None
-    workspace: Annotated[Path, Option("Remembers the source model and the newest artifact.", "DIR", recipe=False)] = (
-        Path("sanac-out")
-    )
+    workspace: Annotated[
+        Path, Option("Folder that records the source model and the newest artifact.", "DIR", recipe=False)
+    ] = Path("sanac-out")
     dry_run: Annotated[bool, Option("Print the plan and what it needs; write nothing.", recipe=False)] = False
     force: Annotated[bool, Option("Replace an artifact that is already in OUT.", recipe=False)] = False
     fresh: Annotated[bool, Option("Discard what an interrupted run left instead of continuing it.", recipe=False)] = (

@@ -35,7 +35,7 @@ class PromptSettings(Settings):
         Literal["bf16", "tf32", "fp32"] | None,
         Option("Precision of products; sums are fp32 or better.", "DTYPE", "fp32; GPUs: the weights' bf16, or tf32"),
     ] = None
-    yes: Annotated[bool, Option("Go on although the estimate is over an hour.", affects_result=False)] = False
+    yes: Annotated[bool, Option("Continue even if the estimate exceeds an hour.", affects_result=False)] = False
 
 
 @dataclass(frozen=True, kw_only=True)
