@@ -44,7 +44,7 @@ class Check:
         """The check as text: value, limit and margin, with enough digits to distinguish them."""
         limit = f"{'at most' if self.most else 'at least'} {self.limit:.12g}"
         if self.value is None:
-            return f"{self.name}: {self.note or 'it was not measured'}; {limit} is wanted"
+            return f"{self.name}: {self.note or 'it was not measured'}; the limit is {limit}"
         note = f" ({self.note})" if self.note else ""
         return f"{self.name}: {distinct_digits(self.value, self.limit)}{note}, {limit}: {self._margin_text}"
 

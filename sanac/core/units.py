@@ -19,6 +19,15 @@ def bytes_text(count: float) -> str:
     return f"{int(count)} B"
 
 
+def share_text(part: float, whole: float, *, in_bytes: bool = False) -> str:
+    """(1769410, 3807390) -> '1.77 of 3.81 MB' in bytes; otherwise both numbers, to four digits."""
+    if not in_bytes:
+        return f"{part:.4g} of {whole:.4g}"
+    texts = bytes_text(part), bytes_text(whole)
+    (count, unit), (_, whole_unit) = (text.split(" ") for text in texts)
+    return f"{count} of {texts[1]}" if unit == whole_unit else f"{texts[0]} of {texts[1]}"
+
+
 def _three_digits(value: float) -> str:
     decimals = 0 if value >= 100 else 1 if value >= 10 else 2
     return f"{value:.{decimals}f}"

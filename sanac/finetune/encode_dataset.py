@@ -126,7 +126,7 @@ class EncodingJob(CachedStep[Path]):
         """Folder of the parts in the workspace."""
         return self.workspace / f"data-{self.key[:8]}"
 
-    def check_budget(self, reporter: Reporter) -> None:
+    def check_budget(self, reporter: Reporter) -> None:  # noqa: ARG002
         """Look for captions first: encoding takes long."""
         self.source.check_captions()
 

@@ -14,6 +14,7 @@ from sanac.core.artifact.model import Model
 from sanac.core.artifact.staging import MEASUREMENTS
 from sanac.core.check import Check
 from sanac.core.errors import InvalidInput, UsageError
+from sanac.core.units import share_text
 
 EARLIER = {"least": "min", "most": "max"}  # names of limits that are still read
 BOUNDS = ("value", "low", "high")
@@ -145,7 +146,7 @@ def _judged(gate: Gate, numbers: Mapping[str, float], baseline: Mapping[str, flo
         if value is None or base is None or base == 0:
             found.append(Check(f"{name} / baseline", None, limit, most, why if base != 0 else "the baseline is 0"))
         else:
-            note = f"{value:.6g} of {base:.6g}"
+            note = share_text(value, base, in_bytes=gate.metric.endswith("bytes"))
             found.append(Check(f"{name} / baseline", value / base, limit, most, note))
     return found
 

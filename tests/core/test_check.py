@@ -64,5 +64,5 @@ def test_what_is_said() -> None:
     assert replace(short, most=True, note="a share").text == "score: 0.9457 (a share), at most 0.95: 0.0043 to spare"
     assert replace(short, value=0.949996).text.startswith("score: 0.949996, at least 0.95")
     assert replace(short, value=math.nan).text == "score: nan, at least 0.95: not a finite number"
-    assert replace(short, value=None).text == "score: it was not measured; at least 0.95 is wanted"
-    assert replace(short, value=None, note="no baseline").text == "score: no baseline; at least 0.95 is wanted"
+    assert replace(short, value=None).text == "score: it was not measured; the limit is at least 0.95"
+    assert replace(short, value=None, note="no baseline").text == "score: no baseline; the limit is at least 0.95"

@@ -27,7 +27,7 @@ def test_what_nearly_passes_does_not() -> None:
     assert not one(Gate("evaluate-shapes/overall", bound="low", min=0.94)).passed
     assert not one(Gate("evaluate-shapes/overall", min_recovery=0.95)).passed
     assert one(Gate("size/bytes", max_ratio=0.4)).passed
-    assert "400 of 1000" in one(Gate("size/bytes", max_ratio=0.39)).text
+    assert "400 B of 1.00 kB" in one(Gate("size/bytes", max_ratio=0.39)).text
 
 
 @pytest.mark.parametrize(
