@@ -33,7 +33,7 @@ _OPERATOR = re.compile(r" ([-+*/]) ")
 _OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Claim:
     """A piece of a page with figures, and where they come from."""
 
@@ -107,12 +107,22 @@ def shown(value: Any, form: str) -> str:
     return re.sub(r"(e[-+])0+(?=\d)", r"\1", format(value, form)).replace("%", " %")
 
 
+def figure(claim: Claim, name: str) -> str:
+    """One figure as its result has it."""
+    path, _, form = claim.figures[name].rpartition(":")
+    try:
+        return shown(evaluate(path, result_of(claim.result)), form)
+    except (OSError, LookupError) as error:
+        missing = f"{claim.result} has no {path} ({claim.page}: {claim.text[:60]!r})"
+        raise AssertionError(f"{missing}: run `{claim.command}`, or correct docs/claims.toml") from error
+
+
+@cache
 def pieces(claim: Claim) -> list[tuple[str, str]]:
     """The claim's text in order: (name of a figure or nothing, text as it should be on the page)."""
-    found, at, data = [], 0, result_of(claim.result)
+    found, at = [], 0
     for match in _PLACEHOLDER.finditer(claim.text):
-        path, _, form = claim.figures[match[1]].rpartition(":")
-        found += [("", claim.text[at : match.start()]), (match[1], shown(evaluate(path, data), form))]
+        found += [("", claim.text[at : match.start()]), (match[1], figure(claim, match[1]))]
         at = match.end()
     return [*found, ("", claim.text[at:])]
 
@@ -161,21 +171,27 @@ def _column(text: str, title: str) -> Iterator[Span]:
         at += len(line)
 
 
-def covered(text: str, claims: tuple[Claim, ...]) -> list[Span]:
-    """Where figures of claims are on the page."""
-    spans = []
-    for claim in claims:
-        parts = pieces(claim)
-        whole = "".join(part for _, part in parts)
-        start = text.find(whole)
-        while start >= 0:
-            at = start
-            for name, part in parts:
-                if name:
-                    spans.append((at, at + len(part)))
-                at += len(part)
-            start = text.find(whole, start + 1)
+def places(text: str, claim: Claim) -> list[Span]:
+    """Where the figures of a claim are on the page; where it says others, those, which are reported once."""
+    parts = pieces(claim)
+    whole = "".join(part for _, part in parts)
+    if whole not in text:
+        found = _alike(text, parts)
+        return [found.span(number + 1) for number in range(len(found.groups()))] if found else []
+    spans, start = [], text.find(whole)
+    while start >= 0:
+        at = start
+        for name, part in parts:
+            spans += [(at, at + len(part))] if name else []
+            at += len(part)
+        start = text.find(whole, start + 1)
     return spans
+
+
+def _alike(text: str, parts: list[tuple[str, str]]) -> re.Match[str] | None:
+    """The claim's text on the page, whatever its figures are there."""
+    like = "".join("(.{1,40}?)" if name else re.escape(part) for name, part in parts)
+    return re.search(like + ("" if parts[-1][1] else r"(?!\S)"), text)
 
 
 def disagreement(text: str, claim: Claim) -> str:
@@ -184,8 +200,7 @@ def disagreement(text: str, claim: Claim) -> str:
     whole = "".join(part for _, part in parts)
     if whole in text:
         return ""
-    like = "".join("(.{1,40}?)" if name else re.escape(part) for name, part in parts)
-    found = re.search(like + ("" if parts[-1][1] else r"(?!\S)"), text)
+    found = _alike(text, parts)
     if not found:
         return f'{claim.page} doesn\'t say "{whole}" ({claim.result}): correct the page or docs/claims.toml'
     figures = [(name, part) for name, part in parts if name]
@@ -200,7 +215,8 @@ def disagreement(text: str, claim: Claim) -> str:
 def untied(text: str, claims: tuple[Claim, ...], rules: tuple[Rule, ...]) -> list[re.Match[str]]:
     """Figures of a page that no claim covers and no rule excuses."""
     page = visible(text)
-    known = [*covered(text, claims), *(span for spans in excused(page, rules).values() for span in spans)]
+    known = [span for claim in claims for span in places(text, claim)]
+    known += [span for spans in excused(page, rules).values() for span in spans]
     return [
         match
         for match in FIGURE.finditer(page)
