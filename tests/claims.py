@@ -190,7 +190,7 @@ def places(text: str, claim: Claim) -> list[Span]:
 
 def _alike(text: str, parts: list[tuple[str, str]]) -> re.Match[str] | None:
     """The claim's text on the page, whatever its figures are there."""
-    like = "".join("(.{1,40}?)" if name else re.escape(part) for name, part in parts)
+    like = "".join("(.{1,160}?)" if name else re.escape(part) for name, part in parts)
     return re.search(like + ("" if parts[-1][1] else r"(?!\S)"), text)
 
 
