@@ -22,10 +22,10 @@ CLAIMS, RECORDED = ROOT / "docs" / "claims.toml", "docs/results/recorded.json"
 PAGES = ("README.md", "docs/status.md")
 Span = tuple[int, int]
 
-_WORDS = "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|fifteen|twenty|thirty|forty|fifty|sixty|ninety"
+_WORDS = "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|fifteen|twenty|thirty|forty|fifty|sixty|hundred"
+_UNITS = "(?:milli)?seconds?|minutes?|hours?|times|percent"
 FIGURE = re.compile(
-    rf"(?<![A-Za-z_\d.])\d+(?:[.,:]\d+)*(?:e[-+]?\d+)?|\b(?:{_WORDS})(?= (?:milli)?(?:seconds?|minutes?|hours?)\b)",
-    re.IGNORECASE,
+    rf"(?<![A-Za-z_\d.])\d+(?:[.,:]\d+)*(?:e[-+]?\d+)?|\b(?:{_WORDS})(?= (?:{_UNITS})\b)", re.IGNORECASE
 )
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _HIDDEN = re.compile(r"`[^`\n]+`|(?<=\])\([^)\n]*\)|<!--.*?-->")
