@@ -49,7 +49,7 @@ model.save_pretrained(out)
 @click.option("--work", type=click.Path(path_type=Path), help="Where the 9.4 GB go.  [default: a temporary folder]")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
 def main(work: Path | None, rounds: int) -> None:
-    """Write the checkpoint, measure, print a table and one JSON object, delete everything."""
+    """Write the checkpoint, measure, print a table, write docs/results/checkpoint.json, delete everything."""
     with workplace(work) as folder:
         _benchmark(folder, rounds)
 
@@ -73,7 +73,7 @@ def _benchmark(folder: Path, rounds: int) -> None:
         "diffusers: load, delete, save": [sys.executable, "-c", _PLAIN, str(source), str(out)],
     }
     runs = interleaved(commands, rounds, lambda: remove(copy, out, Path(f"{out}.partial")))
-    report(f"{bytes_text(size)} in, 20 of 60 blocks out", runs, ("cp", "cp, flushed"), warning)
+    report("checkpoint", f"{bytes_text(size)} in, 20 of 60 blocks out", runs, ("cp", "cp, flushed"), warning)
 
 
 if __name__ == "__main__":

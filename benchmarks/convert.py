@@ -45,7 +45,7 @@ def _benchmark(folder: Path, rounds: int) -> None:
         ".pth to diffusers": back,
     }
     runs = interleaved(commands, rounds, lambda: remove(copy, out))
-    report(f"{bytes_text(size)}, there and back bit-exact", runs, ("cp", "cp, flushed"), warning)
+    report("convert", f"{bytes_text(size)}, there and back bit-exact", runs, ("cp", "cp, flushed"), warning)
 
 
 def _check_torch(pth: Path, source: Path) -> None:

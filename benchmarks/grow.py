@@ -23,7 +23,7 @@ _GROW = [sys.executable, "-m", "sanac", "grow"]
 @click.option("--work", type=click.Path(path_type=Path), help="Where 22 GB go.  [default: a temporary folder]")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
 def main(work: Path | None, rounds: int) -> None:
-    """Write the checkpoint, measure, print a table and one JSON object, delete everything."""
+    """Write the checkpoint, measure, print a table, write docs/results/grow.json, delete everything."""
     with workplace(work) as folder:
         _benchmark(folder, rounds)
 
@@ -45,7 +45,7 @@ def _benchmark(folder: Path, rounds: int) -> None:
         "sanac grow --init cyclic": [*grow, str(out), "--init", "cyclic"],
     }
     runs = interleaved(commands, rounds, lambda: remove(copy, out, Path(f"{out}.partial")))
-    report(f"{bytes_text(size)} in, 20 to 60 blocks, 42 of them new", runs, ("cp", "cp, flushed"), warning)
+    report("grow", f"{bytes_text(size)} in, 20 to 60 blocks, 42 of them new", runs, ("cp", "cp, flushed"), warning)
 
 
 if __name__ == "__main__":

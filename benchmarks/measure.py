@@ -18,6 +18,8 @@ import click
 
 from sanac.core.units import bytes_text
 
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -82,14 +84,14 @@ def interleaved(commands: Mapping[str, Sequence[str]], rounds: int, clean: Calla
     return runs
 
 
-def report(title: str, runs: Mapping[str, list[Run]], bases: Sequence[str], warning: str) -> None:
-    """A table for people on stderr, one JSON object on stdout. Ratios are medians of those within a round."""
+def report(name: str, title: str, runs: Mapping[str, list[Run]], bases: Sequence[str], warning: str) -> None:
+    """A table on stderr, one JSON object on stdout and in docs/results/NAME.json. Ratios are medians within a round."""
     rounds = max(map(len, runs.values()))
     click.echo(f"\n{machine()}; {title}, {rounds} rounds, interleaved. {warning}\n", err=True)
     titles = ["job", "median s", "min-max s", *(f"x {base}" for base in bases), "RssAnon", "RSS"]
     click.echo(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}", err=True)
     figures = {}
-    for name, found in runs.items():
+    for job, found in runs.items():
         times = [run.seconds for run in found]
         middle = median(found)
         ratios = {
@@ -97,12 +99,15 @@ def report(title: str, runs: Mapping[str, list[Run]], bases: Sequence[str], warn
             for base in bases
             if len(found) == len(runs[base])
         }
-        cells = [name, f"{middle.seconds:.2f}", f"{min(times):.2f}-{max(times):.2f}"]
+        cells = [job, f"{middle.seconds:.2f}", f"{min(times):.2f}-{max(times):.2f}"]
         cells += [f"{ratios[base]:.2f}" if base in ratios else "" for base in bases]
         cells += [bytes_text(middle.anonymous), bytes_text(middle.resident)]
         click.echo(f"| {' | '.join(cells)} |", err=True)
-        figures[name] = asdict(middle) | {"ratios": ratios, "all_seconds": times}
-    click.echo(json.dumps({"status": "ok", "out": None, "machine": machine(), "warning": warning, "figures": figures}))
+        figures[job] = asdict(middle) | {"ratios": ratios, "all_seconds": times}
+    saved = {"machine": machine(), "warning": warning, "title": title, "rounds": rounds, "figures": figures}
+    result = RESULTS / f"{name}.json"
+    result.write_text(json.dumps(saved, indent=1) + "\n")
+    click.echo(json.dumps({"status": "ok", "out": str(result), **saved}))
 
 
 @contextmanager

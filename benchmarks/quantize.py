@@ -127,7 +127,7 @@ def speed(work: Path | None, rounds: int) -> None:
         clean()
         runs = interleaved(commands, rounds, clean)
         bases = tuple(name for name in commands if name.startswith("cp"))
-        report(f"{bytes_text(size)} in", runs, bases, warning)
+        report("quantize-speed", f"{bytes_text(size)} in", runs, bases, warning)
 
 
 def sizes() -> None:

@@ -38,7 +38,7 @@ raise SystemExit(run(sys.argv[1:]))
 @click.option("--work", type=click.Path(path_type=Path), help="Where 19 GB go.  [default: a temporary folder]")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
 def main(work: Path | None, rounds: int) -> None:
-    """Write the checkpoint, measure, print a table and one JSON object, delete everything."""
+    """Write the checkpoint, measure, print a table, write docs/results/resume.json, delete everything."""
     warning = refuse_if_busy()
     with workplace(work) as folder:
         source = folder / "source"
@@ -65,7 +65,7 @@ def main(work: Path | None, rounds: int) -> None:
                 shutil.rmtree(folder / "ws", ignore_errors=True)
 
         runs = interleaved(commands, rounds, clean)
-        report(f"{bytes_text(size)} of weights", runs, ("a whole run",), warning)
+        report("resume", f"{bytes_text(size)} of weights", runs, ("a whole run",), warning)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """The synthetic checkpoint is one that diffusers loads, and the measuring instrument measures."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers import SanaTransformer2DModel
 
-from benchmarks.measure import measure
+from benchmarks import measure as instrument
+from benchmarks.measure import Run, measure, report
 from benchmarks.synthetic import SANA_4_8B, write_transformer
 
 
@@ -34,3 +37,13 @@ def test_the_page_of_devices_shows_the_recorded_plans() -> None:
     ran = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     page = (root / "docs" / "devices.md").read_text()
     assert ran.stdout.strip() in page
+
+
+def test_a_report_keeps_what_it_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instrument, "RESULTS", tmp_path)
+    report("twice", "a title", {"cp": [Run(2.0, 1, 9)], "sanac": [Run(3.0, 5, 7)]}, ("cp",), "")
+    kept = json.loads((tmp_path / "twice.json").read_text())
+    assert kept["figures"]["sanac"] == {
+        "seconds": 3.0, "anonymous": 5, "resident": 7, "ratios": {"cp": 1.5}, "all_seconds": [3.0],
+    }  # fmt: skip
+    assert kept["rounds"] == 1
