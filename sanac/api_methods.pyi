@@ -122,7 +122,7 @@ class VerbMethods:
         target_params: str | None = ...,
         keep: str | None = ...,
         scores: _File | None = ...,
-        select: Literal["bi", "norm", "velocity", "search"] = ...,
+        select: Literal["bi", "norm", "velocity", "search"] | None = ...,
         compensate: bool = ...,
         protect_first: int = ...,
         protect_last: int = ...,
@@ -151,16 +151,17 @@ class VerbMethods:
     ) -> SanaModel:
         """Drop blocks of MODEL's transformer and write the rest as a model that stock diffusers loads.
 
-        With --target-blocks, the blocks that matter most stay, by --scores or by scores measured on the spot as `sanac
-        analyze` does. Weights are copied tensor by tensor, nothing is loaded; the input is not touched. Without MODEL it
-        takes the workspace's source, else $SANAC_MODEL, else the released 4.8B model.
+        With --target-blocks, the blocks that matter most stay: found by a search and repaired where that is quick, else
+        ranked by --scores or by scores measured on the spot as `sanac analyze` does. Weights are copied tensor by tensor,
+        nothing is loaded; the input is not touched. Without MODEL it takes the workspace's source, else $SANAC_MODEL, else
+        the released 4.8B model.
 
         Settings:
             target_blocks: Number of blocks to keep: the most important ones.  [at least 1]
             target_params: Keep the depth whose parameter count is nearest: 1.6B, 900M.
             keep: Blocks to keep, counted from 0, ends included: 0-9,50-59.
             scores: Scores that `sanac analyze` wrote.
-            select: Rank blocks by a score each, or search over subsets.  [one of bi, norm, velocity, search; default: bi]
+            select: Rank blocks by a score each, or search over subsets.  [one of bi, norm, velocity, search; default: search and --compensate if they take under five minutes, else bi]
             compensate: Repair the remaining blocks in closed form, without training, for the dropped ones.
             protect_first: Always keep the first K blocks.  [at least 0; default: 0]
             protect_last: Always keep the last K blocks.  [at least 0; default: 0]

@@ -77,7 +77,7 @@ class SyntheticLatents(CachedStep[Path]):
             name, prompts = self.teacher.located.name, f"{len(self.prompts)} prompts ({self.origin})"
             reporter.note(f"data-free: {self.count} latents by {name}, {prompts}")
         captions: EncodedPrompts | None = None
-        reporter.begin("sampling from the teacher", self.count * sampling.steps, "latents")
+        reporter.begin("sampling from the teacher", self.count * sampling.steps, "sampler steps")
         reporter.advance(record["seen"] * sampling.steps)
         try:
             with torch.no_grad():

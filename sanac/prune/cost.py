@@ -4,9 +4,14 @@ from dataclasses import replace
 
 from sanac.core.cost import OVERHEAD, STREAMED, Cost, ModelShape
 from sanac.nn.calibration.settings import LIMIT
+from sanac.prune.beam_search import TRIED
 from sanac.prune.settings import AnalyzeSettings, PruneSettings
 
 PROMPTS = 100  # that scores are measured on
+SEARCHED = 32  # prompts of a search
+EVERY = 4  # a search evaluates every 4th sampler step
+BEAM, SWAPS = 4, 3  # of a search: subsets that go on, rounds of swaps
+_QUICK = 3e13  # operations of a search and a repair that take minutes on a processor
 
 
 def analyze(settings: AnalyzeSettings, before: ModelShape, _others: int) -> Cost:
@@ -24,9 +29,25 @@ def prune(settings: PruneSettings, before: ModelShape, others: int) -> Cost:
         after = replace(before, blocks=settings.target_blocks)
     elif settings.keep:
         after = replace(before, blocks=sum(map(_count, settings.keep.split(","))))
-    scoring = 0.0 if others or settings.keep else before.forward(PROMPTS * before.steps)
+    scoring = 0.0 if others or settings.keep else _choosing(settings, before, after.blocks)
     memory = STREAMED + (LIMIT if scoring and before.size > LIMIT else 0)
     return Cost(after, memory, scoring, before.size + after.size, problem=problem)
+
+
+def _choosing(settings: PruneSettings, before: ModelShape, target: int) -> float:
+    """Operations of choosing blocks, and of a repair."""
+    prompts = settings.num_prompts
+    searching = before.forward(search_forwards(before.blocks, target) * (prompts or SEARCHED) * before.steps / EVERY)
+    repair = before.forward(4 * (prompts or PROMPTS) * before.steps)
+    if settings.select == "search" or (settings.select is None and searching + repair < _QUICK):
+        return searching + (repair if settings.compensate or settings.select is None else 0)
+    return before.forward((prompts or PROMPTS) * before.steps) + (repair if settings.compensate else 0)
+
+
+def search_forwards(blocks: int, target: int) -> float:
+    """Approximate number of full forwards in a search: half a forward per evaluated subset."""
+    rounds = sum(0.5 * BEAM * left * left / blocks for left in range(target + 1, blocks + 1))
+    return rounds + SWAPS * 0.5 * min(TRIED, target * (blocks - target)) * target / blocks
 
 
 def _count(part: str) -> int:

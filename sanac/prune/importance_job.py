@@ -180,7 +180,7 @@ def analyze(
     weights = open_blocks(job.model, job.device, job.precision, resident=job.resident)
     run = _Run(job, weights, folder, reporter)
     values = []
-    reporter.begin("analyzing", job.sampling.steps * blocks * -(-len(captions) // chunk), "blocks")
+    reporter.begin("analyzing", job.sampling.steps * blocks * -(-len(captions) // chunk), "block passes")
     try:
         with torch.no_grad():
             for first in range(0, len(captions), chunk):

@@ -30,7 +30,10 @@ def run(word: str | None, settings: PruneSettings, context: Context) -> Outcome:
     word, opened = context.open_source(word, settings.workspace)
     opened = opened.with_loras(settings.lora)
     refuse_quantized(opened, "prune")
-    selection = _selection(opened, settings, context)
+    depth = None if settings.keep else depth_of(opened, settings.target_blocks, settings.target_params)
+    if settings.select is None and depth is not None:
+        settings = _with_default(opened, settings, depth, context)
+    selection = _selection(opened, settings, depth, context)
     _warn_of_unused(selection, settings, context)
     calibration = replace(settings, dry=settings.dry_run, yes=settings.yes or settings.dry_run)
     states = None
@@ -50,12 +53,21 @@ def run(word: str | None, settings: PruneSettings, context: Context) -> Outcome:
         return unfinished_plan(missing.what, plan_keep(opened, kept, settings.write_options()))
 
 
-def _selection(opened: Model, settings: PruneSettings, context: Context) -> BlockSelection | None:
+def _with_default(opened: Model, settings: PruneSettings, depth: int, context: Context) -> PruneSettings:
+    """The settings with the default method of selection."""
+    BlockSelection("bi", depth, settings.protect_first, settings.protect_last).check(opened.architecture.blocks)
+    if settings.scores is not None:
+        return replace(settings, select="bi")
+    from sanac.prune.default_selection import with_selection
+
+    return with_selection(opened, settings, depth, context.reporter)
+
+
+def _selection(opened: Model, settings: PruneSettings, depth: int | None, context: Context) -> BlockSelection | None:
     """How the blocks are chosen; None where --keep names them."""
-    if settings.keep is not None:
+    if depth is None:
         return None
-    depth = depth_of(opened, settings.target_blocks, settings.target_params)
-    selection = BlockSelection(settings.select, depth, settings.protect_first, settings.protect_last)
+    selection = BlockSelection(settings.select or "bi", depth, settings.protect_first, settings.protect_last)
     selection.check(opened.architecture.blocks)
     if settings.target_params is not None:
         context.reporter.note(f"--target-params {settings.target_params}: nearest is {depth} blocks")

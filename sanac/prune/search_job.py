@@ -23,14 +23,11 @@ from sanac.nn.calibration.block_subsets import BlockSubset
 from sanac.nn.calibration.job import Calibration, calibration
 from sanac.nn.calibration.settings import CalibrationSettings
 from sanac.nn.calibration.states import CalibrationStates, SweepBatch
-from sanac.prune.beam_search import TRIED, search
+from sanac.prune.beam_search import search
+from sanac.prune.cost import BEAM, EVERY, SEARCHED, SWAPS, search_forwards
 from sanac.prune.selection import BlockSelection
 
 SEARCH_SCHEMA = 1  # raised when the same settings would choose other blocks
-BEAM = 4
-EVERY = 4  # the search evaluates every 4th sampler step
-SEARCHED = 32  # default number of prompts
-SWAPS = 3  # rounds of swaps assumed by the estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,7 @@ class SearchJob(CachedStep[SearchResult]):
     def seconds(self) -> float:
         """Estimated seconds of the search."""
         states, target = self.states, self.selection.target
-        forwards, sweeps = _search_forwards(self.blocks, target), _search_rounds(self.blocks, target)
+        forwards, sweeps = search_forwards(self.blocks, target), _search_rounds(self.blocks, target)
         sweeps *= self.sweep_batch.sweeps(states.count * states.moments, BEAM * self.blocks)
         return states.seconds(forwards, readings=sweeps)
 
@@ -160,12 +157,6 @@ class _SubsetEvaluator:
 def _search_rounds(blocks: int, target: int) -> int:
     """Approximate number of evaluation rounds in a search."""
     return blocks - target + SWAPS
-
-
-def _search_forwards(blocks: int, target: int) -> float:
-    """Approximate number of full forwards in a search: half a forward per evaluated subset."""
-    rounds = sum(0.5 * BEAM * left * left / blocks for left in range(target + 1, blocks + 1))
-    return rounds + SWAPS * 0.5 * min(TRIED, target * (blocks - target)) * target / blocks
 
 
 def plan_searched(model: Model, selection: BlockSelection, found: SearchResult, options: WriteOptions) -> ArtifactJob:

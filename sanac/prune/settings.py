@@ -69,9 +69,10 @@ class AnalyzeSettings(CalibrationSettings, StageSettings):
 class PruneSettings(CalibrationSettings, WriteSettings):
     """Drop blocks of MODEL's transformer and write the rest as a model that stock diffusers loads.
 
-    With --target-blocks, the blocks that matter most stay, by --scores or by scores measured on the spot as `sanac
-    analyze` does. Weights are copied tensor by tensor, nothing is loaded; the input is not touched. Without MODEL it
-    takes the workspace's source, else $SANAC_MODEL, else the released 4.8B model.
+    With --target-blocks, the blocks that matter most stay: found by a search and repaired where that is quick, else
+    ranked by --scores or by scores measured on the spot as `sanac analyze` does. Weights are copied tensor by tensor,
+    nothing is loaded; the input is not touched. Without MODEL it takes the workspace's source, else $SANAC_MODEL, else
+    the released 4.8B model.
     """
 
     TITLE: ClassVar[str] = "Options"
@@ -96,9 +97,13 @@ class PruneSettings(CalibrationSettings, WriteSettings):
     ] = None
     scores: Annotated[Path | None, Option("Scores that `sanac analyze` wrote.", "FILE")] = None
     select: Annotated[
-        Literal["bi", "norm", "velocity", "search"],
-        Option("Rank blocks by a score each, or search over subsets.", "METHOD"),
-    ] = "bi"
+        Literal["bi", "norm", "velocity", "search"] | None,
+        Option(
+            "Rank blocks by a score each, or search over subsets.",
+            "METHOD",
+            "search and --compensate if they take under five minutes, else bi",
+        ),
+    ] = None
     compensate: Annotated[
         bool, Option("Repair the remaining blocks in closed form, without training, for the dropped ones.")
     ] = False

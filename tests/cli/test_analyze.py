@@ -121,7 +121,7 @@ def test_embeddings_stand_in_for_prompts_and_text_encoder(sanac: Sanac, pipeline
     assert (settings["inputs"], settings["num_prompts"]) == ("sampled", 3)
     assert len(settings["embeddings"]) == 64
     assert "prompts" not in settings
-    pruned = sanac("prune", alone, "--target-blocks", "2", *given, "--json", "-v")
+    pruned = sanac("prune", alone, "--target-blocks", "2", "--select", "bi", *given, "--json", "-v")
     assert pruned.json["status"] == "ok"
     assert sanac("analyze", alone, *given, "--json").json["status"] == "cached"
     assert sanac("analyze", alone, *given, "--num-prompts", "2", "--json").json["out"] != found.json["out"]
@@ -194,7 +194,7 @@ def test_inputs_that_contradict_each_other(
 @pytest.mark.parametrize(("content", "says"), [(b"", "no prompt"), (b" \n\n", "no prompt"), (b"\xff", "UTF-8")])
 def test_prompts_files_that_are_none(content: bytes, says: str, sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_bytes(content)
-    for verb in (("analyze",), ("prune", "--target-blocks", "3")):
+    for verb in (("analyze",), ("prune", "--target-blocks", "3", "--select", "bi")):
         ran = sanac(verb[0], pipeline, *verb[1:], "--prompts", "prompts.txt")
         assert ran.code == 3
         assert says in ran.err
@@ -214,7 +214,7 @@ def test_what_takes_hours_says_what_makes_it_cheaper(
     sanac: Sanac, pipeline: Path, sharded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("sanac.nn.calibration.cost.PATIENCE", 0.0)
-    for verb in (("analyze",), ("prune", "--target-blocks", "3")):
+    for verb in (("analyze",), ("prune", "--target-blocks", "3", "--select", "bi")):
         ran = sanac(verb[0], sharded, *verb[1:], "--device", "cpu")
         assert ran.code == 4
         assert "about" in ran.err
@@ -285,18 +285,18 @@ def test_defaults_that_take_hours_are_reduced_and_others_are_not(
         named = plan_scoring(model, CalibrationSettings(num_prompts=50), tmp_path)
         assert (named.inputs.count, named.job.sampling.steps) == (50, 20)
     monkeypatch.setattr("sanac.prune.scoring.PATIENCE", 0.1 * full.seconds)
-    ran = sanac("prune", pipeline, "--target-blocks", "3")
+    ran = sanac("prune", pipeline, "--target-blocks", "3", "--select", "bi")
     assert ran.code == 0, ran.err
     assert "16 prompts x 5 steps" in ran.err
     assert "100 prompts x 20 steps would take over an hour" in ran.err
     monkeypatch.setattr("sanac.prune.scoring.PATIENCE", 0.5 * full.seconds)
-    assert sanac("prune", pipeline, "--target-blocks", "3", "--json").json["status"] == "cached", (
+    assert sanac("prune", pipeline, "--target-blocks", "3", "--select", "bi", "--json").json["status"] == "cached", (
         "what is measured stays"
     )
 
 
 def test_a_dry_run_of_a_prune_needs_no_scores(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
-    for how in ((), ("--select", "search"), ("--compensate",)):
+    for how in ((), ("--select", "bi"), ("--select", "search"), ("--select", "bi", "--compensate")):
         ran = sanac("prune", pipeline, "--target-blocks", "3", *how, *FEW, "--dry-run")
         assert ran.code == 0, ran.err
         assert "plan: 3 of 6 blocks; which of them depends on the" in ran.out

@@ -90,7 +90,7 @@ def test_for_two_gpus_at_once(sanac: Sanac, six: Path, scheme: str | None, preci
 
 def test_the_chain_as_typed(sanac: Sanac) -> None:
     """Of the whole pipeline, from the workspace, on a machine without a GPU; cached when it is typed again."""
-    assert sanac("prune", "sanac:tiny", "--target-blocks", "6").code == 0
+    assert sanac("prune", "sanac:tiny", "--target-blocks", "6", "--select", "bi").code == 0
     typed = ("export", "--trt", "--sm", "rtx4090")
     ran = sanac(*typed)
     assert ran.code == 0, ran.err

@@ -43,8 +43,8 @@ def velocity_error(ran: Ran) -> float:
 def test_a_dry_run_computes_and_writes_nothing(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
     for how in (("--target-blocks", "3"), ("--target-blocks", "3", "--select", "search")):
         ran = sanac("prune", pipeline, *how, *FEW, "--dry-run")
-        assert ran.code == 4, ran.err
-        assert "without --dry-run" in ran.err
+        assert ran.code == 0, ran.err
+        assert "to be computed first" in ran.out
     assert sanac("prune", pipeline, *MEND, "--dry-run").code == 0
     assert not (tmp_path / "sanac-out").exists()
 
@@ -221,3 +221,22 @@ def test_a_repair_that_takes_hours_is_asked_for_and_one_that_was_made_is_not(
     assert again.code == 0, again.err
     assert again.json["status"] == "cached"
     assert "repairing" not in again.err
+
+
+def test_the_default_searches_where_that_is_quick(
+    sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = ("--target-blocks", "4", "--num-prompts", "5", "--timesteps", "2")
+    ran = sanac("prune", pipeline, *few, "--json")
+    assert ran.code == 0, ran.err
+    assert "searching for blocks and repairing, about" in ran.err
+    assert "velocity_error" in ran.json
+    named = sanac("prune", pipeline, *few, "--select", "search", "--compensate", "--json")
+    assert (named.json["status"], named.json["key"]) == ("cached", ran.json["key"])
+    monkeypatch.setattr("sanac.prune.default_selection.QUICK", 0.0)
+    assert sanac("prune", pipeline, *few, "--json").json["status"] == "cached", "what was found once is kept"
+    other = sanac("prune", pipeline, "--target-blocks", "3", *few[2:], "--out", "ranked", "--json")
+    assert "--select search --compensate would take about" in other.err
+    assert "velocity_error" not in other.json
+    too_few = sanac("prune", pipeline, "--target-blocks", "3", "--num-prompts", "1", "--timesteps", "2")
+    assert too_few.code == 0, too_few.err

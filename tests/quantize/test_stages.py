@@ -85,7 +85,7 @@ def test_what_reads_captions_and_pictures_is_quantized(sanac: Sanac, half: Path,
     few = ("--num-prompts", "3", "--timesteps", "2")
     for job in (
         ("analyze", "q", *few),
-        ("prune", "q", "--target-blocks", "5", *few, "--out", "five"),
+        ("prune", "q", "--target-blocks", "5", "--select", "bi", *few, "--out", "five"),
         ("finetune", "five", *BRIEFLY, "--out", "tuned"),
         ("quantize", "tuned", "--scheme", "int4-wo", "--rounding", "gptq", *few, "--out", "all"),
         ("generate", "all", "a red circle", "--steps", "2", "--out", "pictures"),
