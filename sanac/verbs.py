@@ -166,6 +166,13 @@ VERBS = {
             result="measurements/bench.json",
         ),
         Verb(
+            "compare",
+            "The same prompts with several models, side by side.",
+            "sanac.verify.settings:CompareSettings",
+            "sanac.verify.compare_job:run",
+            models="several",
+        ),
+        Verb(
             "gate",
             "Is it good enough to go on?",
             "sanac.verify.settings:GateSettings",

@@ -1,6 +1,6 @@
 """Generates images from prompts into a folder: one PNG each, and a contact sheet.
 
-A file's name tells prompt and seed, not model and settings: a file of another model or other settings is never replaced.
+A file's name tells prompt and seed, not model and settings; a file of another model or other settings is not replaced.
 """
 
 import re
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sanac import __version__
 from sanac.core import json_files
 from sanac.core.artifact.model import Model
+from sanac.core.confined import AnyPath
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.progress import Reporter
 from sanac.runtime.image_files import metadata_text, read_metadata, save_picture, save_sheet
@@ -28,7 +29,7 @@ _OURS = "software"  # the entry that every picture of sanac has
 class PlannedPicture:
     """A picture to generate: its file, prompt, seed and metadata."""
 
-    path: Path
+    path: AnyPath
     prompt: str
     seed: int
     metadata: Mapping[str, Any]
@@ -41,7 +42,7 @@ def model_metadata(model: Model, sampling: GenerationSettings, backend: str = "t
 
 
 def plan_pictures(
-    prompts: Sequence[str], each: int, seed: int, out: Path, shared: Mapping[str, Any]
+    prompts: Sequence[str], each: int, seed: int, out: AnyPath, shared: Mapping[str, Any]
 ) -> list[PlannedPicture]:
     """`each` pictures per prompt in `out`, with consecutive seeds."""
     texts = [prompt for prompt in prompts for _ in range(each)]
@@ -115,7 +116,7 @@ def generate(
         for batch in generator.generate(prompts, seeds, sampling, reporter):
             for picture in batch:
                 write_picture(planned[len(pictures)], picture)
-                files.append(planned[len(pictures)].path)
+                files.append(Path(planned[len(pictures)].path))
                 pictures.append(picture)
     finally:
         reporter.end()

@@ -20,7 +20,7 @@ _GAP, _LINE = 8, 14  # pixels around an image on a sheet, and per line of its ca
 _LEAST = 160  # pixels: smaller images are enlarged on a sheet
 
 
-def save_picture(path: Path, picture: NDArray[np.uint8], about: Mapping[str, Any]) -> None:
+def save_picture(path: AnyPath, picture: NDArray[np.uint8], about: Mapping[str, Any]) -> None:
     """Write a PNG with the entries of `about` as text metadata; values other than strings become JSON."""
     save_image(Image.fromarray(picture), path, about)
 

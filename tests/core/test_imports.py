@@ -41,7 +41,7 @@ COMPUTING |= {
 COMPUTING |= {
     f"sanac.verify.{name}"
     for name in (
-        "bench_job", "bench_worker", "end_to_end", "engine_candidates", "exported", "job", "onnx_candidates", "parity",
+        "bench_job", "bench_worker", "compare", "compare_job", "compare_plan", "end_to_end", "engine_candidates", "exported", "job", "onnx_candidates", "parity",
         "parity_backends", "rank_correlation", "show",
     )
 }  # fmt: skip
