@@ -187,6 +187,20 @@ VERBS = {
             "sanac.runtime.generate_job:run",
         ),
         Verb(
+            "ls",
+            "What the workspace holds.",
+            "sanac.core.housekeeping.settings:ListSettings",
+            "sanac.core.housekeeping.ls_job:run",
+            models="none",
+        ),
+        Verb(
+            "clean",
+            "Delete what can be made again.",
+            "sanac.core.housekeeping.settings:CleanSettings",
+            "sanac.core.housekeeping.clean_job:run",
+            models="none",
+        ),
+        Verb(
             "doctor",
             "What this machine can build and run.",
             "sanac.runtime.settings:DoctorSettings",
