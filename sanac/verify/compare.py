@@ -1,5 +1,6 @@
 """Compares models: generates the planned pictures with each, scores them, and says what differs from the first."""
 
+import gc
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -58,7 +59,8 @@ def measure(plan: ComparisonPlan, planned: Sequence[Sequence[PlannedPicture]], r
             reporter.warn(f"{name}: words that are not in its vocabulary, and have no effect: {', '.join(unknown)}")
         reporter.note(f"{name}: {len(pictures)} pictures" + (f", {plan.images} more to score" if plan.images else ""))
         found.append(_measure(plan, model, generator, pictures, reporter, first=not found))
-        del generator  # its memory is needed for the next one
+        del generator
+        gc.collect()  # its memory is needed for the next one, and hooks of its modules form cycles
     return found
 
 
