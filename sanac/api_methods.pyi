@@ -287,8 +287,8 @@ class VerbMethods:
             steps: Optimizer steps.  [at least 1; default: 100]
             data: Images with captions, tars of them, prepared latents, or `shapes`.
             data_free: Train on latents sampled from the teacher; no dataset needed.  [default without --data]
-            samples: Pictures to sample from the teacher, or scenes to draw.  [at least 1; default: as many as the steps use up, at least 100; noised, scenes: 2,048]
-            targets: Train on every step of the teacher's sampling, or on its finished latents with noise added.  [one of trajectories, noised; default: trajectories; with the flow loss: noised]
+            samples: Pictures to sample from the teacher, or scenes to draw.  [at least 1; default: as many as the steps need, at least 60; scenes: 2,048]
+            targets: Train on the teacher's finished latents with noise added, or on every step of its sampling.  [one of trajectories, noised; default: noised]
             teacher_steps: Sampler steps of the teacher, for --data-free.  [1 to 1,000; default: 20, SANA-Sprint's 2]
             prompts: Text file for --data-free, one prompt per line.  [default: bundled]
             teacher: Teacher for distillation.  [default: the model that MODEL was pruned from]
