@@ -78,7 +78,7 @@ def verify(candidate: Model, reference: Model, settings: Comparison, device: str
     notes += sorted({one["where"] for one in engines_run.values()})
     runs = {name: GraphRun((), 0) if one.record else plan_run(one.path, one.content) for name, one in graphs.items()}
     check_memory(reference, reporter, runs)
-    pictures, skipped = _pictures_compared(candidate, reference, settings)
+    pictures, skipped = pictures_compared(candidate, reference, settings)
     notes += filter(None, [skipped])
     reporter.note("comparing outputs, and the hidden states after each block")
     parity = _transformers(candidate, reference, graphs.get("transformer"), runs, settings.limit, device)
@@ -101,7 +101,7 @@ def verify(candidate: Model, reference: Model, settings: Comparison, device: str
     return VerifyReport(parity, tuple(found), tuple(notes), engines_run)
 
 
-def _pictures_compared(candidate: Model, reference: Model, settings: Comparison) -> tuple[bool, str]:
+def pictures_compared(candidate: Model, reference: Model, settings: Comparison) -> tuple[bool, str]:
     """(whether images are compared, why not); MissingResource if they must be and memory is short."""
     if not settings.pictures:
         return False, ""
@@ -127,8 +127,11 @@ def _transformers(
 ) -> Parity:
     """Parity of the transformers, block by block if the backend exposes blocks; frees both backends afterwards."""
     theirs = TorchBackend(reference, device)
-    same = same_files(candidate.transformer, reference.transformer)
-    ours = _backend(graph, runs, device) if graph else theirs if same else TorchBackend(candidate, device)
+    ours: ParityBackend = theirs
+    if graph:
+        ours = _backend(graph, runs, device)
+    elif not same_files(candidate.transformer, reference.transformer):
+        ours = TorchBackend(candidate, device)
     least = graph.limit if graph else LIMITS["fp32"]
     selected = [_fitted(case, graph, reference) for case in cases()] if graph else None
     median_limit = (limit or graph.median_limit) if graph and graph.rounds_activations else None

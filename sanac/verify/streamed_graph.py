@@ -129,8 +129,8 @@ def _run_pieces(
 
 def _named(session: OnnxSession, inputs: Values, seen: Iterable[str]) -> dict[str, Tensor]:
     """The session's outputs by name, in memory that doesn't belong to it."""
-    outputs = dict(zip(session.outputs, session(**inputs), strict=True))
-    aliases: dict[str, str] = {f"{name}{_SEEN}": name for name in seen}
+    outputs: dict[str, Tensor] = dict(zip(session.outputs, session(**inputs), strict=True))
+    aliases = {f"{name}{_SEEN}": name for name in seen}
     return {aliases.get(name, name): value.clone() for name, value in outputs.items()}
 
 

@@ -19,7 +19,7 @@ from sanac.export.graph import serialized
 from sanac.export.plan import graphs_of
 from sanac.export.settings import ExportSettings
 from sanac.runtime.onnx_session import OnnxSession
-from sanac.verify.parity import HOSTILE, USUAL, Case, Parity, first_jump, compare
+from sanac.verify.parity import HOSTILE, USUAL, Case, Parity, compare, first_jump
 from sanac.verify.parity_backends import OnnxBackend, TorchBackend
 
 FILE = "diffusion_pytorch_model.safetensors"
