@@ -1,7 +1,8 @@
 """Cuts an ONNX graph at its hidden states into pieces that run one after the other, and proves that none is missing.
 
-Nodes that only depend on weights are placed where their result is used first, so that a piece holds the weights of its
-own block only. Values that several blocks use are computed once and passed on.
+What comes before the first hidden state is in the first piece, what follows the last one in the last. Nodes that only
+depend on weights are placed where their result is used first, so that a piece holds the weights of its own block only.
+Values that several blocks use are computed once and passed on: no node is in two pieces.
 """
 
 import math

@@ -42,12 +42,15 @@ class GraphRun:
         return f"in {len(self.pieces)} pieces" if self.pieces else "as a whole"
 
 
-def plan_run(path: Path, content: bytes | None = None, *, small: int = _SMALL) -> GraphRun:
-    """Pieces of the graph at `path`, or of `content` in its place; none if its session is small or it can't be cut."""
+def plan_run(path: Path, content: bytes | None = None, *, small: int | None = None) -> GraphRun:
+    """Pieces of the graph at `path`, or of `content` in its place; none if its session is small or it can't be cut.
+
+    `small`: bytes of a session that is opened as a whole; by default half a gigabyte.
+    """
     model = graph_model(path, content)
     tables = looked_up(model.graph)
     whole = session_memory(*weight_sizes(model.graph, tables))
-    if whole <= small:
+    if whole <= (_SMALL if small is None else small):
         return GraphRun((), whole)
     states = [*_tokens(model), *(hidden_states(model.graph, BLOCKS) or hidden_states(model.graph, LAYERS))]
     if why := why_uncut(model, states):

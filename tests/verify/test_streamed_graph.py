@@ -12,10 +12,12 @@ from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.errors import InvalidInput
 from sanac.runtime.bf16_to_fp32 import widened
+from sanac.verify import streamed_graph
 from sanac.verify.graph_cut import GraphPiece
 from sanac.verify.parity import Outputs, cases, compare, relative_error
 from sanac.verify.parity_backends import OnnxBackend, TorchBackend
 from sanac.verify.streamed_graph import plan_run
+from tests.conftest import Sanac
 from tests.export.test_transformer import DTYPES, built
 from tests.export.test_transformer import exported as exported_graph
 
@@ -119,6 +121,24 @@ def test_faults_are_found_both_ways(tiny_graphs: Path, tmp_path: Path, fault: Ch
     for how in (pieces, ()):
         found = compare(OnnxBackend(path, pieces=how), TorchBackend(reference), reference.architecture, LIMIT, few)
         assert (found.passed, found.first_bad_block) == (False, 5)
+
+
+def test_the_command_runs_pieces(
+    sanac: Sanac, tiny_graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the transformer and the text encoder: the same function, and not where a weight is another block's."""
+    monkeypatch.setattr(streamed_graph, "_SMALL", 0)
+    folder = Path(shutil.copytree(tiny_graphs, tmp_path / "copy"))
+    (folder / "sanac.json").unlink()
+    how = ("verify", folder, "--against", "sanac:tiny", "--pictures", "0")
+    right = sanac(*how)
+    assert (right.code, "the same function" in right.out) == (0, True), right.out + right.err
+    path = folder / "transformer" / "model.onnx"
+    model = onnx.load(path, load_external_data=False)
+    another_block_s_weight(model.graph)
+    path.write_bytes(model.SerializeToString())
+    wrong = sanac(*how)
+    assert (wrong.code, "they differ from block 5 on" in wrong.out) == (5, True), wrong.out + wrong.err
 
 
 def test_a_graph_without_names_runs_as_a_whole(tiny_graphs: Path, tmp_path: Path) -> None:
