@@ -49,9 +49,9 @@ def assert_same(one: Outputs, other: Outputs, most: float) -> None:
         assert (codes != other.codes[name]).float().mean() < 1e-3, "a last bit can flip a rounding"
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_same_results_in_every_precision(dtype: str, tmp_path: Path) -> None:
-    built(tmp_path, qk_norm="rms_norm_across_heads").to(torch.bfloat16).save_pretrained(tmp_path)
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_the_same_results_in_half_precision(dtype: str, tmp_path: Path) -> None:
+    built(tmp_path).to(torch.bfloat16).save_pretrained(tmp_path)
     path = exported_graph(tmp_path, DTYPES[dtype])
     graph = onnx.load(path, load_external_data=False)
     content = widened(graph).SerializeToString() if dtype == "bf16" else None
