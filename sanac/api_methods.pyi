@@ -492,7 +492,7 @@ class VerbMethods:
             against: The reference model; in a recipe also `self` and `source`.  [required]
             backend: What runs CANDIDATE.  [one of torch, onnx, trt; default: onnx where graphs are]
             limit: Largest relative error.  [above 0; default: by precision]
-            pictures: Images to generate with both.  [0 to 64; default: 4]
+            pictures: Images to generate with both; left out where memory is short, unless set.  [0 to 64; default: 4]
             steps: Sampler steps.  [1 to 1,000; default: 12]
             rank_correlation: Compare how both models rank the same noises.
             verifier: The verifier that grades the images.  [one of shapes; default: shapes]

@@ -71,7 +71,9 @@ class VerifySettings(RankCorrelationSettings):
         Literal["torch", "onnx", "trt"] | None, Option("What runs CANDIDATE.", "NAME", "onnx where graphs are")
     ] = None
     limit: Annotated[float | None, Option("Largest relative error.", "ERROR", "by precision", gt=0)] = None
-    pictures: Annotated[int, Option("Images to generate with both.", "N", ge=0, le=64)] = 4
+    pictures: Annotated[
+        int, Option("Images to generate with both; left out where memory is short, unless set.", "N", ge=0, le=64)
+    ] = 4
     steps: Annotated[int, Option("Sampler steps.", "N", ge=1, le=1000)] = 12
 
 
