@@ -79,7 +79,7 @@ def foreseen(lines: Sequence[str]) -> tuple[float, float]:
     seconds = sum(
         (int(hours or 0) * 60 + int(count)) * 60 if unit == "min" or hours else int(count)
         for line in lines
-        if "about" in line
+        if "about" in line and "would take" not in line
         for hours, count, unit in _DURATION.findall(line)
     )
     memory = max((float(size) * _FACTORS[unit] for line in lines for size, unit in _MEMORY.findall(line)), default=0.0)
@@ -91,7 +91,7 @@ def show(result: Mapping[str, Any]) -> None:
     click.echo("| stage | exit | time foreseen | time | memory foreseen | anonymous peak | with mapped files |")
     click.echo("|---|---|---|---|---|---|---|")
     for name, stage in result["stages"].items():
-        seconds, memory = foreseen(stage["estimates"])
+        seconds, memory = stage["foreseen_seconds"], stage["foreseen_memory"]
         cells = [
             name,
             str(stage["exit"]),
@@ -118,7 +118,11 @@ def main(*, work: Path | None, only: tuple[str, ...], keep: Path | None, table: 
         else:
             with workplace(work) as folder:
                 _stages(folder, only)
-    show(json.loads(RESULT.read_text()))
+    result = json.loads(RESULT.read_text())
+    for stage in result["stages"].values():
+        stage["foreseen_seconds"], stage["foreseen_memory"] = foreseen(stage["estimates"])
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    show(result)
 
 
 def _stages(work: Path, only: tuple[str, ...]) -> None:

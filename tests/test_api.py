@@ -83,7 +83,8 @@ def test_help_shows_the_settings() -> None:
     assert "target_blocks: Number of blocks to keep" in text
     assert "at least 1" in text
     signature = inspect.signature(SanaModel.prune)
-    assert signature.parameters["select"].default == "bi"
+    assert signature.parameters["select"].default is None
+    assert signature.parameters["seed"].default == 0
     assert inspect.signature(SanaModel.generate).parameters["prompts"].kind == inspect.Parameter.VAR_POSITIONAL
 
 

@@ -126,7 +126,11 @@ def usual_samples(examples: int, steps: int, branches: int, *, trajectories: boo
 
 
 def teacher_blocks(teacher: Model, settings: FinetuneSettings, device: str, precision: str) -> Blocks:
-    """The teacher's blocks; its weights stay in memory if they fit into half of the memory limit."""
+    """The teacher's blocks."""
+    return open_blocks(teacher, device, precision, resident=stays_in_memory(teacher, settings, device, precision))
+
+
+def stays_in_memory(teacher: Model, settings: FinetuneSettings, device: str, precision: str) -> bool:
+    """Whether the teacher's weights are read once: they fit into half of the memory limit."""
     size = sum(ref.count for ref in teacher.weights) * bytes_of(precision)
-    limit = settings.memory_limit or default_limit(device)
-    return open_blocks(teacher, device, precision, resident=size < limit // 2)
+    return bool(size < (settings.memory_limit or default_limit(device)) // 2)

@@ -12,16 +12,19 @@ from sanac.core.quant.layer_rules import QuantPlan, QuantRequest, plan_quantizat
 from sanac.core.quant.schemes import scheme_of
 from sanac.core.units import duration_text
 from sanac.core.write.job import refuse_quantized
-from sanac.finetune.data_source import DataSource, choose_data
+from sanac.finetune.data_source import DataSource, choose_data, stays_in_memory
 from sanac.finetune.find_teacher import check_teacher, parent_of
 from sanac.finetune.intervals import STATES
 from sanac.finetune.settings import FinetuneSettings
 from sanac.finetune.training_job import FinetuneJob
 from sanac.finetune.training_plan import TrainingPlan, fitting
+from sanac.nn.calibration.memory import default_limit
 from sanac.nn.device import free_memory, pick_device
+from sanac.nn.device_speed import update_seconds
 from sanac.nn.pipeline_config import check_computable, forward_seconds
 from sanac.nn.precision import bytes_of, choose_precision
 
+_SAVED = 400e6  # bytes per second of a checkpoint
 TOKENS = 16_384  # tokens per batch that the default batch size aims at
 
 
@@ -127,14 +130,30 @@ class FinetunePlan:
 
     @cached_property
     def seconds(self) -> tuple[float, float]:
-        """Estimated seconds of the teacher's forward passes, and of training."""
+        """Estimated seconds of the teacher's forward passes, and of training with its last checkpoint."""
         teaching = 0.0
         if self.teacher and self.teacher_forwards:
             tokens = float(self.teacher_forwards * self.tokens)
-            teaching = forward_seconds(self.teacher, tokens, self.device, self.teaching, readings=0)
+            teaching = forward_seconds(
+                self.teacher, tokens, self.device, self.teaching, readings=self._readings(self.teacher)
+            )
         plan = self.training
         tokens = plan.passes * self.examples * self.tokens
-        return teaching, forward_seconds(self.model, tokens, self.device, plan.precision, readings=0)
+        memory = plan.memory
+        stepping = self.settings.steps * update_seconds(memory.gradients, self.device)
+        saving = (memory.weights + memory.optimizer + memory.average) / _SAVED
+        computing = forward_seconds(self.model, tokens, self.device, plan.precision, readings=0)
+        return teaching, computing + stepping + saving
+
+    def _readings(self, teacher: Model) -> float:
+        """How often the teacher's weights are read: once if they stay in memory, else for each sweep."""
+        if stays_in_memory(teacher, self.settings, self.device, self.teaching):
+            return 1.0
+        sampled = self.source.sampling.sweeps if self.source.sampling else 0
+        limit = self.settings.memory_limit or default_limit(self.device)
+        together = max(1, limit // 4 // (12 * self.batch * self.tokens * teacher.architecture.width))
+        batches = self.settings.steps * self.settings.accumulate
+        return sampled + (-(-batches // together) if self.taught or self.settings.intervals else 0)
 
     def describe(self) -> list[str]:
         """What was decided, and what it costs, in lines."""

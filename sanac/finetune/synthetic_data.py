@@ -44,6 +44,11 @@ class SyntheticLatents(CachedStep[Path]):
     precision: str = "fp32"  # of the forward passes
 
     @property
+    def sweeps(self) -> int:
+        """How often the teacher's weights are read if they don't stay in memory."""
+        return self.sampling.steps * -(-self.count // self._part)
+
+    @property
     def what(self) -> str:
         """Name of the result in messages."""
         return f"data in {self.path}"

@@ -14,7 +14,7 @@ from sanac.core.units import bytes_text
 from sanac.train.memory import Load, Memory, estimate_memory
 
 FILLING = 4096  # tokens per pass that keep a device busy: smaller micro-batches come after checkpointing
-_USABLE = 0.92  # of a GPU's free memory: its allocator leaves gaps
+_USABLE = 0.92  # of the free memory: allocators leave gaps
 RANK = 16  # of the LoRA that is trained where whole weights don't fit
 
 
@@ -90,7 +90,7 @@ def fitting(
 
     MissingResource, with what each further change would save, if nothing fits.
     """
-    room = int(room * _USABLE) if on_gpu else room
+    room = int(room * _USABLE)
     tried = list(_candidates(first, named, on_gpu=on_gpu)) if changeable else [first]
     found = next((plan for plan in tried if plan.memory.total <= room), None)
     if found is not None:

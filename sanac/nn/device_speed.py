@@ -24,6 +24,8 @@ from sanac.nn.streaming import Blocks
 _SPENT = 0.4  # seconds of a measurement
 _KEPT = 24 * 3600.0  # seconds that a measurement is trusted
 _SIDE = 16  # of the latents that are measured on
+_UPDATED = 15  # bytes read and written for each byte of gradients: weights, moments, their statistics, the average
+_PROCESSOR = 5e9  # bytes per second that an optimizer reads and writes on a processor
 _FILES = 3e9  # bytes per second of a checkpoint that is in the page cache
 _ON_GPU = 32  # pictures at once: a GPU is measured while it is full
 
@@ -66,6 +68,12 @@ def reading_seconds(model: Model, device: str, precision: str) -> float:
     since = time.perf_counter()
     Blocks(model, torch.device(device), dtype_of(precision)).block(0)
     return model.architecture.blocks * (time.perf_counter() - since)
+
+
+def update_seconds(gradients: int, device: str) -> float:
+    """Estimated seconds of one step of the optimizer, for `gradients` bytes of gradients in fp32."""
+    gpu = gpu_entry(device)
+    return _UPDATED * gradients / (gpu.bandwidth if gpu else _PROCESSOR)
 
 
 def _known(path: AnyPath) -> dict[str, object]:

@@ -42,7 +42,7 @@ def run(word: str, settings: RecipeRunSettings, context: Context, flags: tuple[s
     status = "cached" if ran.cached and ran.passed else "ok" if ran.passed else "failed"
     out = Path(ran.chosen.folder) if ran.chosen else runner.workspace
     data = ran.to_json() | ({"pushed": pushed} if settings.push_to_hub else {})
-    return Outcome(status, data, out, ran, partial(_show_outcome, ran, pushed), annotations)
+    return Outcome(status, data, out, ran, partial(_show_outcome, ran, source, pushed), annotations)
 
 
 def _check_installed(plan: RecipePlan) -> None:
@@ -103,14 +103,18 @@ def _show_plan(plan: RecipePlan, estimates: Mapping[str, StageEstimate], done: M
     yield f"about {duration_text(sum(one.seconds for one in left))} and {memory} of memory; nothing was run"
 
 
-def _show_outcome(ran: RecipeOutcome, pushed: str | None) -> Iterator[Block]:
-    """A row per variant, the reasons, the checks, and the chosen artifact."""
+def _show_outcome(ran: RecipeOutcome, source: str, pushed: str | None) -> Iterator[Block]:
+    """A row per variant, the reasons, the checks, the chosen artifact, and what to do with it."""
     titles, *rows = table_of(ran)
     yield Table((titles[0],), tuple(titles[1:-1]), tuple(map(tuple, rows)), (titles[-1],))
     yield from (f"- {reason}" for reason in ran.reasons)
     yield from (f"{'ok' if check.passed else 'NO'}  {check.text}" for check in ran.limits)
     if ran.chosen:
-        yield f"{ran.chosen.folder}{' (cached: nothing had to be run)' if ran.cached else ''}"
+        folder = ran.chosen.folder
+        backend = ', backend="onnx"' if any(Path(folder).glob("*/model.onnx")) else ""
+        yield f"{folder}{' (cached: nothing had to be run)' if ran.cached else ''}"
+        yield f'load it with sanac.load_pipeline("{folder}"{backend})'
+        yield f"before and after, side by side: sanac compare {source} {folder}"
     else:
         yield f"NO  {NONE}: none"
     if pushed:

@@ -16,12 +16,14 @@ from sanac.verify.streamed_graph import GraphRun, session_memory
 
 GRAPHS = {"transformer": ("transformer",), "text_encoder": ("text_encoder",), "vae": ("vae_decoder", "vae_encoder")}
 _CUT = ("transformer", "text_encoder")  # graphs whose hidden states are named
+_TRAFFIC = 6  # bytes of a comparison for each byte of weights: read, widened and checked on both sides
 Runs = Mapping[str, GraphRun]
 
 
 def check_memory(reference: Model, reporter: Reporter, runs: Runs | None = None) -> None:
     """Raise MissingResource without enough memory; without `runs`, for graphs that have yet to be exported."""
-    needs = Needs(disk=0, memory=comparison_memory(reference, runs))
+    traffic = _TRAFFIC * sum(part.weights.size for part in reference.components if part.weights)
+    needs = Needs(disk=0, memory=comparison_memory(reference, runs), traffic=traffic)
     try:
         check_room(needs, Path.cwd(), reporter)
     except MissingResource as error:

@@ -13,7 +13,7 @@ def test_the_chain(large_pictures: Path, sanac: Sanac) -> None:
     scored = sanac("analyze", large_pictures, "--metric", "velocity", *FEW, "--json")
     assert scored.code == 0, scored.err
     searched = sanac("prune", large_pictures, "--target-blocks", "3", "--select", "search", *FEW, "--dry-run")
-    assert searched.code == 4, "a search is computed on the way"
+    assert (searched.code, "depends on the search" in searched.out) == (0, True)
     steps = {
         "prune": ("prune", "--target-blocks", "4", "--select", "search", "--compensate", *FEW),
         "finetune": ("finetune", "--steps", "2", "--batch", "2", "--data", "shapes", "--samples", "4", "--loss",

@@ -19,7 +19,7 @@ def test_pruning_by_importance_keeps_the_best(sanac: Sanac, pipeline: Path, tmp_
     scored = sanac("analyze", pipeline, *FEW, "--json").json
     values = [entry["value"] for entry in scored["metrics"]["bi"]]
     expected = sorted(sorted(range(6), key=lambda index: -values[index])[:3])
-    measured = sanac("prune", pipeline, "--target-blocks", "3", *FEW, "--json")
+    measured = sanac("prune", pipeline, "--target-blocks", "3", "--select", "bi", *FEW, "--json")
     from_file = sanac(
         "prune", pipeline, "--target-blocks", "3", "--scores", Path(scored["out"]) / "scores.json", "--json"
     )
@@ -61,7 +61,7 @@ def test_scores_hold_for_a_copy_of_the_model(sanac: Sanac, pipeline: Path, tmp_p
 def test_a_cached_repair_needs_no_memory(sanac: Sanac, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = ("prune", pipeline, "--keep", "0,2,4", "--compensate", *FEW, "--json")
     assert sanac(*job).json["status"] == "ok"
-    monkeypatch.setattr("sanac.nn.calibration.settings.LIMIT", 1000)
+    monkeypatch.setattr("sanac.nn.calibration.memory.LIMIT", 1000)
     monkeypatch.setattr("sanac.nn.calibration.job.free_memory", lambda _: 1000)
     assert sanac(*job).json["status"] == "cached"
     lacking = sanac("prune", pipeline, "--keep", "0,2,5", "--compensate", *FEW)

@@ -41,8 +41,9 @@ COMPUTING |= {
 COMPUTING |= {
     f"sanac.verify.{name}"
     for name in (
-        "bench_job", "bench_worker", "compare", "compare_job", "compare_plan", "end_to_end", "engine_candidates",
-        "exported", "job", "onnx_candidates", "parity", "parity_backends", "rank_correlation", "show",
+        "bench_job", "bench_worker", "compare", "compare_job", "compare_plan", "components", "end_to_end",
+        "engine_candidates", "exported", "graph_cut", "job", "memory", "onnx_candidates", "parity",
+        "parity_backends", "rank_correlation", "show", "streamed_graph",
     )
 }  # fmt: skip
 PACKAGES = ("core", "shapes", "judge", "cli", "prune", "grow", "runtime", "verify")

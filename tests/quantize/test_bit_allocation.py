@@ -182,12 +182,18 @@ def test_a_stopped_run_asks_only_what_is_left(
         ("--max-bytes=", "not a size"),
         ("--max-bytes 1GB --include ends", "only applies to schemes with activations"),
         ("--scheme int8-wo --explain", "only applies with --max-bytes"),
-        ("--max-bytes 3MB --dry-run", "without --dry-run"),
     ],
 )
 def test_bad_requests(sanac: Sanac, pipeline: Path, options: str, words: str) -> None:
     ran = sanac("quantize", pipeline, *options.split(), "--out", "q")
     assert (ran.code in {2, 4}, words in ran.err) == (True, True), ran.err
+    assert not Path("q").exists()
+
+
+def test_a_dry_run_of_a_budget_measures_nothing(sanac: Sanac, pipeline: Path) -> None:
+    ran = sanac("quantize", pipeline, "--max-bytes", "3MB", "--dry-run", "--out", "q")
+    assert (ran.code, "would compute the sensitivity measurement first" in ran.out) == (0, True), ran.err
+    assert "about" in ran.err
     assert not Path("q").exists()
 
 
