@@ -60,20 +60,21 @@ class ConsoleReporter:
             self._bar.add_task(label, total=total)
             self._bar.start()
 
-    def advance(self, amount: int) -> None:
+    def advance(self, amount: int, state: str = "") -> None:
         """Move the bar, or say a line when it is time."""
         self._done += amount
+        label = f"{self._label} ({state})" if state else self._label
         now = time.monotonic()
         if self._before is None:  # the first may be what was done before a stop
             self._before, self._started = self._done, now
         if self._bar:
-            self._bar.advance(self._bar.task_ids[0], amount)
+            self._bar.update(self._bar.task_ids[0], advance=amount, description=label)
         elif self.verbosity >= 0 and now - self._said >= _LINE_EVERY and self._total and self._done > self._before:
             self._said = now
             share = min(1.0, self._done / self._total)
             left = (now - self._started) * (self._total - self._done) / (self._done - self._before)
             whole = f"{self._total:,} {self._unit}" if self._unit else bytes_text(self._total)
-            self.note(f"{self._label}: {share:.0%} of {whole}, {duration_text(left)} left")
+            self.note(f"{label}: {share:.0%} of {whole}, {duration_text(left)} left")
 
     def end(self) -> None:
         """Take the bar away."""

@@ -30,6 +30,7 @@ class Verb:
     models: str = "one"  # source: the workspace's source if none is named; newest: its newest artifact
     argument: str = "MODEL"
     before: str = ""  # checks before the job: (word, settings, context) -> None
+    ready: str = ""  # whether what it needs is installed, before any stage of a recipe runs: (settings) -> None
     after: tuple[str, ...] = ()  # what reads its outcome: (outcome, settings, context) -> Outcome
     cost: str = ""  # its cost in a recipe: (settings, shapes) -> Cost; empty where no recipe can name it
     result: str = ""  # the file that shows that a recipe's stage is done; empty where it depends on settings
@@ -113,6 +114,7 @@ VERBS = {
             "sanac.finetune.settings:FinetuneSettings",
             "sanac.finetune.job:run",
             models="newest",
+            ready="sanac.finetune.lora:check_installed",
             after=("sanac.report.charts.loss:archive_outcome",),
             cost="sanac.finetune.cost:finetune",
             result="sanac.json",
@@ -136,6 +138,7 @@ VERBS = {
             "sanac.export.job:run",
             models="newest",
             before="sanac.verify.exported:check_verifiable",
+            ready="sanac.verify.exported:check_installed",
             after=("sanac.verify.exported:verify_exported",),
             cost="sanac.export.cost:export",
             result="sanac.json",

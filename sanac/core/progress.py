@@ -18,8 +18,8 @@ class Reporter(Protocol):
     def begin(self, label: str, total: int, unit: str = "") -> None:
         """Start a progress bar of `total` bytes, or of `total` times `unit` (steps, images)."""
 
-    def advance(self, amount: int) -> None:
-        """Advance the progress bar by `amount`."""
+    def advance(self, amount: int, state: str = "") -> None:
+        """Advance the progress bar by `amount`; `state` is shown beside it, such as the loss."""
 
     def end(self) -> None:
         """Close the progress bar."""
@@ -40,7 +40,7 @@ class NullReporter:
     def begin(self, label: str, total: int, unit: str = "") -> None:
         """Discard it."""
 
-    def advance(self, amount: int) -> None:
+    def advance(self, amount: int, state: str = "") -> None:
         """Discard it."""
 
     def end(self) -> None:

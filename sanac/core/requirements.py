@@ -1,4 +1,4 @@
-"""The oldest versions of diffusers and transformers that this package accepts, checked before they load anything.
+"""The oldest versions of diffusers and transformers that this package accepts, and the commands that install extras.
 
 Older ones run Python that lies in a model's folder. pip keeps to the same bounds, which are pyproject.toml's; an
 environment may have been changed since.
@@ -27,14 +27,25 @@ def check_loaders() -> None:
         )
 
 
+def install_command(extra: str) -> str:
+    """The pip command that installs the packages of an extra; works for a checkout and for a wheel alike."""
+    marker = f'extra == "{extra}"'
+    wanted = [text.partition(";")[0].strip() for text in _declared() if marker in text]
+    return f"pip install {' '.join(map(repr, wanted))}" if wanted else f"pip install 'sanac[{extra}]'"
+
+
 def bounds() -> dict[str, str]:
     """The lower bound of each loader, as this package declares it; none where it runs without being installed."""
-    try:
-        declared = metadata.requires("sanac") or ()
-    except metadata.PackageNotFoundError:
-        declared = ()
-    found = (_BOUND.match(text) for text in declared)
+    found = (_BOUND.match(text) for text in _declared())
     return {match[1]: match[2] for match in found if match and match[1] in LOADERS}
+
+
+def _declared() -> tuple[str, ...]:
+    """The requirements of this package; none where it runs without being installed."""
+    try:
+        return tuple(metadata.requires("sanac") or ())
+    except metadata.PackageNotFoundError:
+        return ()
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from sanac.core.artifact.engine_record import (
 from sanac.core.artifact.model import Model
 from sanac.core.errors import MissingResource, UsageError
 from sanac.core.file_copy import digest_file
+from sanac.core.requirements import install_command
 from sanac.nn.device import capability
 from sanac.nn.onnx_files import GRAPH
 from sanac.nn.pipeline_config import native
@@ -142,7 +143,7 @@ def engines_of(model: Model, graphs: "Sequence[ComponentGraph]", settings: Engin
     """One engine build per graph; raises before anything is built if one is impossible."""
     if settings.refit_from:
         return [_refitted(graphs, settings, settings.refit_from)]
-    builder, version, capabilities = _choose(settings)
+    builder, version, capabilities = choose_builder(settings)
     sizes = _sizes(model, settings)
     found = []
     for graph in graphs:
@@ -152,7 +153,7 @@ def engines_of(model: Model, graphs: "Sequence[ComponentGraph]", settings: Engin
     return found
 
 
-def _choose(settings: EngineSettings) -> tuple[str, str, tuple[int, ...]]:
+def choose_builder(settings: EngineSettings) -> tuple[str, str, tuple[int, ...]]:
     """Builder, its version and the target GPUs. An explicitly chosen builder is never replaced."""
     here, capabilities, builder = capability(), settings.capabilities, settings.builder
     if builder == "auto":
@@ -185,7 +186,7 @@ def _ahead(settings: EngineSettings, chosen: tuple[int, ...]) -> tuple[int, ...]
     """The target GPUs of TensorRT-RTX; UsageError if it doesn't support one."""
     if beyond := [one for one in chosen if one not in AHEAD]:
         why = f"{PACKAGES['rtx']} builds for {', '.join(map(str, AHEAD))}"
-        hint = "pip install 'sanac[gpu]' on a machine with that GPU, and --builder tensorrt"
+        hint = f"{install_command('gpu')} on a machine with that GPU, and --builder tensorrt"
         raise UsageError(f"can't build an engine for sm{beyond[0]}", why=why, hint=hint)
     if settings.timing_cache:
         why = "tensorrt-rtx measures no timings ahead of time"

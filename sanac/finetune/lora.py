@@ -1,5 +1,6 @@
 """LoRA training with peft: adds the adapter, merges it into the weights, or saves it as a file."""
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,19 +9,29 @@ from torch import Tensor, nn
 
 from sanac.core.errors import MissingResource
 from sanac.core.family.architecture import Architecture
+from sanac.core.requirements import install_command
+from sanac.finetune.settings import FinetuneSettings
 from sanac.nn.save_tensors import save_tensors
 
 _BASE = ".base_layer."
 
 
+def check_installed(settings: FinetuneSettings) -> None:
+    """MissingResource if the settings need peft and it isn't installed."""
+    if settings.lora:
+        _check_peft()
+
+
+def _check_peft() -> None:
+    if importlib.util.find_spec("peft") is None:
+        raise MissingResource("peft is not installed", why="--lora requires it", hint=install_command("train"))
+
+
 def add_lora(student: nn.Module, architecture: Architecture, rank: int, seed: int) -> None:
     """Freeze the model and add a LoRA of rank `rank` to every linear layer and 1x1 convolution of its blocks."""
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise MissingResource(
-            "peft is not installed", why="--lora needs it", hint="pip install 'sanac[train]'"
-        ) from error
+    _check_peft()
+    from peft import LoraConfig
+
     shapes = architecture.block_tensors()
     targets = [
         name.removesuffix(".weight")

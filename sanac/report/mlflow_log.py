@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sanac.core.errors import MissingResource
+from sanac.core.requirements import install_command
 
 
 class LoggedStage(Protocol):
@@ -40,7 +41,7 @@ def log(
     try:
         import mlflow
     except ImportError as error:
-        raise MissingResource("mlflow is not installed", hint="pip install 'sanac[mlflow]'") from error
+        raise MissingResource("mlflow is not installed", hint=install_command("mlflow")) from error
     try:
         with redirect_stdout(sys.stderr):  # mlflow prints the run's URL
             mlflow.set_experiment(experiment)

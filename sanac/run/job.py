@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sanac.core.context import Context, Outcome
+from sanac.core.errors import SanacError
 from sanac.core.units import bytes_text, duration_text
 from sanac.core.view import Block, Table
 from sanac.report.hub import push
@@ -19,6 +20,7 @@ from sanac.run.runner import RecipeRunner, workspace_lock
 from sanac.run.settings import RecipeRunSettings
 from sanac.run.stage_graph import RecipePlan, plan_of
 from sanac.run.target_search import run_target
+from sanac.verbs import VERBS, resolve
 
 
 def run(word: str, settings: RecipeRunSettings, context: Context, flags: tuple[str, ...] = ()) -> Outcome:
@@ -28,7 +30,9 @@ def run(word: str, settings: RecipeRunSettings, context: Context, flags: tuple[s
     model = context.open(source)
     plan = plan_of(recipe, model.identity())
     estimates = estimate_recipe(plan, model)
-    runner = RecipeRunner(_absolute(source), settings.workspace.absolute(), context.reporter, flags)
+    _check_installed(plan)
+    total = 0 if recipe.target else len(list(plan.stages()))
+    runner = RecipeRunner(_absolute(source), settings.workspace.absolute(), context.reporter, flags, total)
     if settings.dry_run:
         return _planned(plan, estimates, runner)
     with workspace_lock(runner.workspace):
@@ -39,6 +43,22 @@ def run(word: str, settings: RecipeRunSettings, context: Context, flags: tuple[s
     out = Path(ran.chosen.folder) if ran.chosen else runner.workspace
     data = ran.to_json() | ({"pushed": pushed} if settings.push_to_hub else {})
     return Outcome(status, data, out, ran, partial(_show_outcome, ran, pushed), annotations)
+
+
+def _check_installed(plan: RecipePlan) -> None:
+    """Raise, before any stage runs, if a later one needs something that isn't installed."""
+    problems: list[SanacError] = []
+    for stage in plan.stages():
+        check = VERBS[stage.verb].ready
+        try:
+            if check:
+                resolve(check)(stage.typed_settings)
+        except SanacError as error:
+            problems.append(error)
+    if problems:
+        first = problems[0]
+        message = f"this recipe can't be run to its end here: {first.message}"
+        raise type(first)(message, why=first.why, hint=first.hint, problems=[one.message for one in problems])
 
 
 def _absolute(word: str) -> str:

@@ -55,6 +55,7 @@ class RecipeRunner:
     workspace: Path
     reporter: Reporter
     flags: Sequence[str] = ()  # passed to every command: -q, -v
+    total: int = 0  # stages in all, for messages; 0: not known, as in the search for a target
     done: dict[str, StageResult] = field(default_factory=dict)
 
     def run(self, stage: RecipeStage, *, detached: bool = False) -> StageResult:
@@ -107,7 +108,8 @@ class RecipeRunner:
 
     def _do(self, stage: RecipeStage, *, detached: bool) -> StageResult:
         command, out, file = self._command(stage, detached=detached)
-        self.reporter.note(f"$ sanac {' '.join(command)}")
+        stage_number = f"stage {len(self.done) + 1} of {self.total}: " if self.total else ""
+        self.reporter.note(f"{stage_number}sanac {' '.join(command)}")
         start = time.monotonic()
         code, data = _process([*command, "--json", *self.flags])
         seconds = time.monotonic() - start

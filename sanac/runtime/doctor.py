@@ -13,6 +13,7 @@ from types import ModuleType
 
 from sanac.core.checkpoint.locate import DEFAULT_MODEL, locate
 from sanac.core.errors import SanacError
+from sanac.core.requirements import install_command
 from sanac.core.resources import available_memory, existing, total_memory
 from sanac.core.units import bytes_text
 
@@ -121,7 +122,7 @@ def _backends(torch: ModuleType | None) -> Iterator[Finding]:
         ("tensorrt-rtx", "tensorrt_rtx", "rtx", "builds engines ahead of time for other GPUs; runs them on RTX GPUs"),
     ):
         if _import(package) is None:
-            hint = f"pip install 'sanac[{extra if gpu or extra == 'gpu' else 'rtx-build'}]'"
+            hint = install_command(extra if gpu or extra == "gpu" else "rtx-build")
             yield Finding(group, name, "missing", "cannot build or run its engines here", hint)
         elif gpu or extra == "rtx":
             text = can if gpu else "builds engines ahead of time (--sm); running them needs a GPU"
@@ -135,7 +136,7 @@ def _backends(torch: ModuleType | None) -> Iterator[Finding]:
 def _onnxruntime(group: str) -> Finding:
     runtime = _import("onnxruntime")
     if runtime is None:
-        return Finding(group, "onnxruntime", "missing", "cannot run exported graphs here", "pip install 'sanac[cpu]'")
+        return Finding(group, "onnxruntime", "missing", "cannot run exported graphs here", install_command("cpu"))
     providers = [name.removesuffix("ExecutionProvider") for name in runtime.get_available_providers()]
     return Finding(group, "onnxruntime", "ok", f"{runtime.__version__}, runs graphs on {', '.join(providers)}")
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sanac.core import json_files
 from sanac.core.errors import InvalidInput, MissingResource
+from sanac.core.requirements import install_command
 from sanac.core.resources import user_cache
 from sanac.nn.onnx_files import check_references, first_line, load_graph
 
@@ -130,7 +131,7 @@ def _providers(backend: str, device: torch.device, path: Path) -> list[tuple[str
     name, number = _PROVIDERS[backend], str(device.index or 0)
     if name not in installed().get_available_providers():
         extra = "rtx" if backend == "onnx-rtx" else "gpu"
-        hint = f"pip uninstall onnxruntime, then pip install 'sanac[{extra}]'; or --device cpu"
+        hint = f"pip uninstall onnxruntime, then {install_command(extra)}; or --device cpu"
         raise MissingResource(
             f"the installed onnxruntime has no {name}", why=f"it has {', '.join(_available())}", hint=hint
         )
@@ -183,7 +184,7 @@ def installed() -> Any:
         raise MissingResource(
             "onnxruntime is not installed",
             why="running exported graphs requires it",
-            hint="pip install 'sanac[cpu]', with a GPU 'sanac[gpu]'",
+            hint=f"{install_command('cpu')}; with a GPU: {install_command('gpu')}",
         ) from error
     return onnxruntime
 

@@ -174,7 +174,7 @@ class Lines(NullReporter):
         self.since = self.said = time.monotonic()
         self.start: int | None = None
 
-    def advance(self, amount: int) -> None:
+    def advance(self, amount: int, state: str = "") -> None:
         """Print a progress line every 30 seconds; resumed progress is left out of the time estimate."""
         self.done += amount
         self.start = self.done if self.start is None else self.start
@@ -182,7 +182,8 @@ class Lines(NullReporter):
         if now - self.said >= 30:
             self.said = now
             left = (now - self.since) * (self.total - self.done) / max(1, self.done - self.start)
-            self.note(f"{self.label}: {self.done:,} of {self.total:,} {self.unit}, {duration_text(left)} left")
+            about = f"{self.done:,} of {self.total:,} {self.unit}{state and f', {state}'}"
+            self.note(f"{self.label}: {about}, {duration_text(left)} left")
 
 
 @click.command()

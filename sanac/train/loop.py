@@ -100,7 +100,7 @@ def train(
         try:
             while run.step < total:
                 run.advance()
-                reporter.advance(1)
+                reporter.advance(1, run.state)
                 callbacks.stepped(run.step, run.kept)
                 stopping = stopped()
                 if run.step % settings.save_every == 0 or run.step == total or stopping:
@@ -142,6 +142,7 @@ class _Run:
         self.average = ExponentialAverage(self.weights if settings.average else {}, settings.average, average_on)
         self.step = 0
         self.losses: list[Tensor] = []
+        self.state = ""  # the last loss that was logged, for the progress bar
         self.since = time.monotonic()
 
     @property
@@ -203,7 +204,8 @@ class _Run:
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         self.callbacks.logged(line)
-        self.reporter.detail(f"step {self.step}: loss {line['loss']}")
+        self.state = f"loss {line['loss']:.4g}"
+        self.reporter.detail(f"step {self.step}: {self.state}")
         self.losses, self.since = [], now
 
     def save(self) -> None:

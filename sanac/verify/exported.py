@@ -8,6 +8,7 @@ from sanac.core.context import Context, Outcome
 from sanac.core.errors import MissingResource
 from sanac.core.view import chain
 from sanac.core.write.job import ArtifactJob
+from sanac.export.engine_plan import EngineSettings, choose_builder
 from sanac.export.job import ExportView
 from sanac.export.settings import ExportSettings
 from sanac.nn import device
@@ -27,6 +28,14 @@ def check_verifiable(word: str | None, settings: ExportSettings, context: Contex
     except MissingResource as error:
         hint = f"{error.hint}; or --no-verify, and sanac verify --pictures 0 on a machine with more memory"
         raise MissingResource(error.message, why=error.why, hint=hint) from error
+
+
+def check_installed(settings: ExportSettings) -> None:
+    """MissingResource or UsageError if graphs couldn't be compared, or engines not be built, on this machine."""
+    if not settings.no_verify:
+        installed()
+    if settings.trt:
+        choose_builder(EngineSettings(**settings.engine_values()))
 
 
 def verify_exported(outcome: Outcome, settings: ExportSettings, context: Context) -> Outcome:

@@ -190,7 +190,7 @@ def test_without_onnxruntime(sanac: Sanac, monkeypatch: pytest.MonkeyPatch) -> N
     """Said before anything is written; graphs are made all the same if they need not be compared."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     ran = sanac("export", "sanac:tiny", "--component", "transformer", "--out", "exported")
-    assert (ran.code, "sanac[cpu]" in ran.err, Path("exported").exists()) == (4, True, False), ran.err
+    assert (ran.code, "pip install 'onnxruntime>=" in ran.err, Path("exported").exists()) == (4, True, False), ran.err
     ran = sanac("export", "sanac:tiny", "--component", "transformer", "--out", "exported", "--no-verify")
     assert ran.code == 0, ran.err
     assert Path("exported/transformer/model.onnx").exists()

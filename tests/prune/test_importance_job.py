@@ -54,7 +54,7 @@ class Stopping(NullReporter):
     def __init__(self, blocks: int) -> None:
         self.left = blocks
 
-    def advance(self, amount: int) -> None:
+    def advance(self, amount: int, state: str = "") -> None:
         self.left -= amount
         if self.left <= 0:
             raise Stopped

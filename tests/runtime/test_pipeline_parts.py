@@ -169,7 +169,7 @@ def test_gpus_that_are_not_here(sanac: Sanac, tiny_graphs: Path, monkeypatch: py
         assert (ran.code, "requires a GPU" in ran.err) == (4, True), ran.err
         with pytest.raises(MissingResource, match="has no") as caught:
             OnnxSession(graphs_in(open_model(locate(str(tiny_graphs))))["transformer"], "cuda", backend=backend)
-        assert f"sanac[{'rtx' if backend == 'onnx-rtx' else 'gpu'}]" in caught.value.hint
+        assert ("tensorrt-rtx" if backend == "onnx-rtx" else "'tensorrt>=") in caught.value.hint
     with pytest.raises(MissingResource, match="has no CUDAExecutionProvider"):
         OnnxSession(graphs_in(open_model(locate(str(tiny_graphs))))["transformer"], "cuda")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from sanac.core import json_files
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
+from sanac.core.requirements import install_command
 
 SCHEMA = 1
 ENGINE, RECORD, LOG = ".engine", ".json", ".log"
@@ -125,7 +126,7 @@ def bindings(builder: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except (ImportError, OSError) as error:  # OSError: its native libraries don't load on this machine
-        hint = f"pip install 'sanac[{EXTRAS[builder]}]'"
+        hint = install_command(EXTRAS[builder])
         raise MissingResource(
             f"{package} is not installed", why="it builds and runs TensorRT engines", hint=hint
         ) from error

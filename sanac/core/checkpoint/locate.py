@@ -90,7 +90,9 @@ def _did_you_mean(path: Path) -> str:
         names = [entry.name for entry in path.parent.iterdir()]
     except OSError:
         names = []
-    close = difflib.get_close_matches(path.name, names, n=1)
+    close = difflib.get_close_matches(path.name, [*names, TINY], n=1)
+    if close == [TINY]:
+        return f"did you mean {TINY}?"
     if close:
         return f"did you mean {path.parent / close[0]}?"
     return "MODEL is a folder, a .safetensors file or a hub id such as " + DEFAULT_MODEL

@@ -8,7 +8,7 @@ import pytest
 
 from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import NotDownloaded, inside, locate
-from sanac.core.errors import InvalidInput, MissingResource, UsageError
+from sanac.core.errors import InvalidInput, MissingResource, SanacError, UsageError
 
 REPO = "some-org/some.model"
 
@@ -107,3 +107,9 @@ def test_the_embedded_model_is_part_of_the_package(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("sanac.core.checkpoint.locate._TINY_FOLDER", tmp_path / "tiny")
     with pytest.raises(MissingResource, match="missing from this installation"):
         locate("sanac:tiny")
+
+
+def test_the_bundled_model_is_suggested_for_a_slip() -> None:
+    with pytest.raises(SanacError) as caught:
+        locate("sanac:tny")
+    assert caught.value.hint == "did you mean sanac:tiny?"
