@@ -6,6 +6,7 @@ report = small.verify(against=model)
 small.pipeline()("a red circle")
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -114,12 +115,15 @@ class SanaModel(VerbMethods):
 
         return load_transformer(self.word, device)
 
-    def call(self, verb: Verb, settings: dict[str, Any]) -> "SanaModel | Report":
-        """Run a verb on this model; raises CheckFailed where what it wrote failed its comparison."""
+    def call(self, verb: Verb, settings: dict[str, Any], others: Sequence[Any] = ()) -> "SanaModel | Report":
+        """Run a verb on this model, and on others where it takes several.
+
+        Raises CheckFailed where what it wrote failed its comparison.
+        """
         kind = verb.settings_class()
         if "workspace" in settings_of(kind):
             settings = {"workspace": self.workspace, **settings}
-        outcome = verb.call((self.word,), build(kind, settings), self._context)
+        outcome = verb.call((self.word, *map(_word_of, others)), build(kind, settings), self._context)
         if not verb.writes_artifact or settings.get("dry_run"):
             return Report(verb.name, outcome)
         if not outcome.passed:
@@ -138,6 +142,10 @@ class SanaModel(VerbMethods):
         return f"<code>{self.opened.located.name}</code>: {self.opened.architecture.title}, {size}"
 
 
+def _word_of(model: str | Path | SanaModel) -> str:
+    return model.word if isinstance(model, SanaModel) else str(model)
+
+
 def open(  # noqa: A001 (as a notebook reads it: sanac.open)
     model: str | Path | SanaModel, *, workspace: str | Path = WORKSPACE, progress: bool | None = None
 ) -> SanaModel:
@@ -151,7 +159,7 @@ def open(  # noqa: A001 (as a notebook reads it: sanac.open)
     shown = shows_progress() if progress is None else progress
     reporter = ConsoleReporter(0 if shown else -1, color=shown)
     context = make_context(reporter, open_word, reuse_comparisons=True)
-    word = model.word if isinstance(model, SanaModel) else str(model)
+    word = _word_of(model)
     found = SanaModel(word, Path(workspace), context)
     _ = found.opened  # a wrong name is an error here, not at the first verb
     return found

@@ -4,14 +4,14 @@ Types for editors and type checkers are in api_methods.pyi, which `make generate
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from sanac.core.settings import Setting, settings_of
 from sanac.verbs import VERBS, Verb
 
 HIDDEN = ("workspace",)  # of the model that sanac.open returned
-NOT_METHODS = ("doctor",)
+NOT_METHODS = ("ls", "clean", "doctor")
 
 
 def keyword_settings(verb: Verb) -> list[Setting]:
@@ -35,6 +35,8 @@ def documentation(verb: Verb) -> str:
 def signature(verb: Verb) -> inspect.Signature:
     """The signature of a method: positional settings, then keywords."""
     parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)]
+    if verb.models == "several":
+        parameters.append(inspect.Parameter("models", inspect.Parameter.VAR_POSITIONAL))
     for one in keyword_settings(verb):
         if one.option.positional:
             parameters.append(inspect.Parameter(one.name, inspect.Parameter.VAR_POSITIONAL))
@@ -48,11 +50,14 @@ def _method(verb: Verb) -> Callable[..., Any]:
     positional = [one.name for one in keyword_settings(verb) if one.option.positional]
 
     def method(self: Any, *values: Any, **settings: Any) -> Any:
+        others: tuple[Any, ...] = ()
         if positional and values:
             settings[positional[0]] = values
+        elif verb.models == "several":
+            others = values
         elif values:
             raise TypeError(f"{verb.name}() takes keywords only")
-        return self.call(verb, settings)
+        return self.call(verb, settings, others)
 
     method.__name__ = verb.name
     method.__qualname__ = f"SanaModel.{verb.name}"
@@ -64,8 +69,8 @@ def _method(verb: Verb) -> Callable[..., Any]:
 class VerbMethods:
     """The verbs that work on a model."""
 
-    def call(self, verb: Verb, settings: dict[str, Any]) -> Any:
-        """Run a verb on this model."""
+    def call(self, verb: Verb, settings: dict[str, Any], others: Sequence[Any] = ()) -> Any:
+        """Run a verb on this model, and on others for a verb of several models."""
         raise NotImplementedError
 
 

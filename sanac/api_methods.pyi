@@ -19,7 +19,9 @@ def signature(verb: Verb) -> Any: ...
 def _method(verb: Verb) -> Callable[..., Any]: ...
 
 class VerbMethods:
-    def call(self, verb: Verb, settings: dict[str, Any]) -> SanaModel | Report: ...
+    def call(
+        self, verb: Verb, settings: dict[str, Any], others: Sequence[Any] = ()
+    ) -> SanaModel | Report: ...
     def inspect(
         self,
         *,
@@ -285,8 +287,8 @@ class VerbMethods:
             steps: Optimizer steps.  [at least 1; default: 100]
             data: Images with captions, tars of them, prepared latents, or `shapes`.
             data_free: Train on latents sampled from the teacher; no dataset needed.  [default without --data]
-            samples: Pictures to sample from the teacher, or scenes to draw.  [at least 1; default: as many as the steps use up, at least 100; noised, scenes: 2,048]
-            targets: Train on every step of the teacher's sampling, or on its finished latents with noise added.  [one of trajectories, noised; default: trajectories; with the flow loss: noised]
+            samples: Pictures to sample from the teacher, or scenes to draw.  [at least 1; default: as many as the steps need, at least 60; scenes: 2,048]
+            targets: Train on the teacher's finished latents with noise added, or on every step of its sampling.  [one of trajectories, noised; default: noised]
             teacher_steps: Sampler steps of the teacher, for --data-free.  [1 to 1,000; default: 20, SANA-Sprint's 2]
             prompts: Text file for --data-free, one prompt per line.  [default: bundled]
             teacher: Teacher for distillation.  [default: the model that MODEL was pruned from]
@@ -490,7 +492,7 @@ class VerbMethods:
             against: The reference model; in a recipe also `self` and `source`.  [required]
             backend: What runs CANDIDATE.  [one of torch, onnx, trt; default: onnx where graphs are]
             limit: Largest relative error.  [above 0; default: by precision]
-            pictures: Images to generate with both.  [0 to 64; default: 4]
+            pictures: Images to generate with both; left out where memory is short, unless set.  [0 to 64; default: 4]
             steps: Sampler steps.  [1 to 1,000; default: 12]
             rank_correlation: Compare how both models rank the same noises.
             verifier: The verifier that grades the images.  [one of shapes; default: shapes]
@@ -534,7 +536,7 @@ class VerbMethods:
         """
     def bench(
         self,
-        *,
+        *models: _Model,
         backend: str | Sequence[str] = ...,
         batch: int | Sequence[int] | str = ...,
         rounds: int = ...,
@@ -562,6 +564,42 @@ class VerbMethods:
             tile: Decode in tiles of this side.  [at least 1]
             threads: Processor threads.  [at least 1; default: all]
             out: Write the measurement here, too.
+            device: cpu, cuda or cuda:N.  [default: the best that is available]
+        """
+    def compare(
+        self,
+        *models: _Model,
+        prompt: str | Sequence[str] = ...,
+        prompts: _File | None = ...,
+        num_prompts: int | None = ...,
+        images: int | None = ...,
+        prompts_split: Literal["test", "tune"] = ...,
+        steps: int | None = ...,
+        guidance: float = ...,
+        batch: int = ...,
+        out: _File | None = ...,
+        force: bool = ...,
+        seed: int = ...,
+        device: str | None = ...,
+    ) -> Report:
+        """Generate the same prompts with every MODEL from the same noises, and show them side by side.
+
+        Writes a sheet with a row per prompt and a column per model, each picture, and compare.json: sizes, time per
+        picture, PSNR and SSIM to the first model's pictures, and what differs from it: blocks, precision, steps of the
+        lineage. Models with the vocabulary of the shapes world are scored, too, with the paired difference to the first.
+
+        Settings:
+            prompt: A prompt to generate. May be repeated.
+            prompts: A text file with a prompt per line.  [default: prompts of the shapes world, or bundled ones]
+            num_prompts: How many of the file's or the default prompts.  [1 to 64; default: 4, or the whole file]
+            images: Images to score with the shapes suite, 12 or more; 0: no score.  [at least 0; default: 64 where every model has its vocabulary, else 0]
+            prompts_split: The suite's prompts, as in evaluate.  [one of test, tune; default: test]
+            steps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
+            guidance: Guidance scale.  [0 to 100; default: 4.5]
+            batch: Images per batch of the suite.  [at least 1; default: 16]
+            out: Where sheet, pictures and figures go.  [default: WORKSPACE/compare-KEY]
+            force: Compare again, and replace another comparison that is in DIR.
+            seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
         """
     def gate(
@@ -597,7 +635,8 @@ class VerbMethods:
     ) -> Report:
         """Generate each PROMPT with MODEL: a PNG each, with prompt, seed and settings inside, and a sheet of all.
 
-        The first image's noise is drawn from --seed (0 by default), the next one's from the seed after it.
+        The first image's noise is drawn from --seed (0 by default), the next one's from the seed after it. A file of the
+        same prompt and seed by another model or with other settings is never replaced (exit 2): choose another --out.
 
         Settings:
             prompts: The prompts.  [required]

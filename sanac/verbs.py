@@ -169,6 +169,13 @@ VERBS = {
             result="measurements/bench.json",
         ),
         Verb(
+            "compare",
+            "The same prompts with several models, side by side.",
+            "sanac.verify.settings:CompareSettings",
+            "sanac.verify.compare_job:run",
+            models="several",
+        ),
+        Verb(
             "gate",
             "Is it good enough to go on?",
             "sanac.verify.settings:GateSettings",
@@ -181,6 +188,20 @@ VERBS = {
             "Images from prompts.",
             "sanac.runtime.settings:GenerateSettings",
             "sanac.runtime.generate_job:run",
+        ),
+        Verb(
+            "ls",
+            "What the workspace holds.",
+            "sanac.core.housekeeping.settings:ListSettings",
+            "sanac.core.housekeeping.ls_job:run",
+            models="none",
+        ),
+        Verb(
+            "clean",
+            "Delete what can be made again.",
+            "sanac.core.housekeeping.settings:CleanSettings",
+            "sanac.core.housekeeping.clean_job:run",
+            models="none",
         ),
         Verb(
             "doctor",

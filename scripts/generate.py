@@ -18,7 +18,7 @@ from sanac.verbs import VERBS, Verb
 
 ROOT = Path(__file__).parents[1]
 _TABLE = re.compile(r"(<!-- options of (\w+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
-_REPORTS = ("inspect", "analyze", "verify", "evaluate", "bench", "gate", "generate")
+_REPORTS = ("inspect", "analyze", "verify", "evaluate", "bench", "compare", "gate", "generate")
 
 
 def settings_class(name: str) -> type[Settings]:
@@ -65,7 +65,9 @@ def stub() -> str:
         "def _method(verb: Verb) -> Callable[..., Any]: ...",
         "",
         "class VerbMethods:",
-        "    def call(self, verb: Verb, settings: dict[str, Any]) -> SanaModel | Report: ...",
+        "    def call(",
+        "        self, verb: Verb, settings: dict[str, Any], others: Sequence[Any] = ()",
+        "    ) -> SanaModel | Report: ...",
     ]
     for verb in VERBS.values():
         if verb.name not in NOT_METHODS:
@@ -79,7 +81,8 @@ def _stub_of(verb: Verb) -> Iterator[str]:
     positional = [one for one in known if one.option.positional]
     yield f"    def {verb.name}("
     yield "        self,"
-    yield f"        *{positional[0].name}: str," if positional else "        *,"
+    others = "*models: _Model," if verb.models == "several" else "*,"
+    yield f"        *{positional[0].name}: str," if positional else f"        {others}"
     for one in known:
         if not one.option.positional:
             default = "" if one.required else " = ..."

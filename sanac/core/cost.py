@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 OVERHEAD = 600_000_000  # bytes of torch and diffusers
 STREAMED = 250_000_000  # bytes of a job that never holds the whole model
+COMPARED = 800_000_000  # bytes of torch, diffusers and onnxruntime in a comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +51,20 @@ class Cost:
     traffic: float  # bytes through the disk
     seconds: float = 0.0  # besides these
     problem: str = ""  # why the stage can't run on this model
+
+
+def block_comparison(block: float, outside: float, stored: float) -> tuple[int, int]:
+    """(bytes in torch, bytes in an onnxruntime session) while a transformer's graph is compared block by block.
+
+    `block` and `outside` are numbers of weights in a block and outside of all; `stored` is bytes of each.
+    torch holds what is outside, one block and the next, and a buffer; the largest session holds the first block and
+    what is outside, cast and transposed while it is opened.
+    """
+    return int(4 * outside + 9 * block), int((8 + stored) * (block + outside))
+
+
+def comparison_memory(shape: ModelShape) -> float:
+    """Bytes of a comparison without images, foreseen from a shape alone."""
+    sides = block_comparison(shape.block_parameters, shape.outside, shape.bits / 8)
+    # the text encoder runs layer by layer; a layer, or the whole autoencoder, is taken to be an eighth of the others
+    return COMPARED + max(*sides, 9 * shape.other_parameters / 8)

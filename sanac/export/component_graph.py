@@ -21,7 +21,7 @@ from sanac.export.qdq import insert_qdq
 from sanac.export.tracing import Traced
 from sanac.nn.onnx_files import GRAPH
 
-SCHEMA = 2  # raised when the same settings would give another graph
+SCHEMA = 3  # raised when the same settings would give another graph
 
 
 WEIGHTS, LAID = "model.safetensors", "graph.safetensors"

@@ -1,7 +1,7 @@
 """Links a graph's weights to the checkpoint's files as external data, with casts where the compute dtype differs."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -46,13 +46,29 @@ def _refer(graph: ir.Graph, value: ir.Value, ref: TensorRef, folder: Path, first
     dtype_wanted, uses = value.dtype, list(value.uses())
     assert dtype_wanted is not None
     stored = ir.Value(name=name, shape=value.shape, type=ir.TensorType(dtype), const_value=kept)
+    graph.initializers.pop(name)
+    graph.register_initializer(stored)
+    if all(user.op_type == "Gather" and place_of == 0 for user, place_of in uses):
+        _cast_rows(graph, stored, dtype_wanted, [user for user, _ in uses])
+        return
     cast = ir.node("Cast", [stored], {"to": dtype_wanted}, name=f"/{name.replace('.', '/')}/Cast")
     cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].type = cast.name, value.shape, value.type
     for user, place_of in uses:
         user.replace_input_with(place_of, cast.outputs[0])
-    graph.initializers.pop(name)
-    graph.register_initializer(stored)
     graph.insert_before(first, cast)
+
+
+def _cast_rows(graph: ir.Graph, stored: ir.Value, dtype: ir.DataType, users: Sequence[ir.Node]) -> None:
+    """Cast the rows that are looked up in a table, not the whole table."""
+    for user in users:
+        user.replace_input_with(0, stored)
+        rows = user.outputs[0]
+        cast = ir.node("Cast", [rows], {"to": dtype}, name=f"{user.name}/Cast")
+        ir.convenience.replace_all_uses_with(rows, cast.outputs[0], replace_graph_outputs=True)
+        cast.replace_input_with(0, rows)
+        cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].type = cast.name, rows.shape, rows.type
+        rows.type = ir.TensorType(stored.dtype) if stored.dtype else None
+        graph.insert_after(user, cast)
 
 
 def _dtype(value: ir.Value, ref: TensorRef) -> ir.DataType:

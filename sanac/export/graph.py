@@ -15,6 +15,8 @@ from sanac.export.tracing import OWN, Traced
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _MODULE = "module"  # metadata: dotted path of the module that a node was traced in
 BLOCKS = "transformer_blocks"
+TOKENS = "embed_tokens"
+_LAYER = re.compile(rf"({TOKENS}|layers\.\d+)(?:\.|$)")
 OPSET = 22  # below, Conv knows no bf16; above, runtimes fail on attention with masks
 
 
@@ -47,10 +49,20 @@ def translated(traced: Traced) -> ir.Model:
 def completed(model: ir.Model, blocks: int) -> ir.Model:
     """A translated graph with all blocks unrolled, and its nodes and values named."""
     stream = unroll_blocks(model, blocks)
+    states = {f"{BLOCKS}.{index}": value for index, value in enumerate(stream)} or _layer_outputs(model.graph)
     name_nodes(model.graph)
-    for index, value in enumerate(stream):
-        value.name = f"{BLOCKS}.{index}"
+    for name, value in states.items():
+        value.name = name
     return model
+
+
+def _layer_outputs(graph: ir.Graph) -> dict[str, ir.Value]:
+    """What a text encoder's token embedding and each of its layers compute last: its hidden states, by module."""
+    found: dict[str, ir.Value] = {}
+    for node in graph:
+        if hit := _LAYER.match(node.metadata_props.get(_MODULE, "")):
+            found[hit[1]] = node.outputs[0]
+    return found if TOKENS in found else {}
 
 
 def tidy(model: ir.Model) -> None:

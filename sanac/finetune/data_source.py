@@ -3,6 +3,7 @@
 Sizes are known before anything is encoded or sampled, so that memory can be planned first.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,13 +25,14 @@ from sanac.nn.calibration.memory import default_limit
 from sanac.nn.calibration.prompts import choose_prompts
 from sanac.nn.calibration.sampling import SamplerSettings
 from sanac.nn.calibration.text_encoding import LONGEST
-from sanac.nn.guidance import usual_steps
+from sanac.nn.guidance import branches_of, usual_steps
 from sanac.nn.pipeline_config import latent_side, vocabulary_of
 from sanac.nn.precision import bytes_of, open_blocks
 from sanac.nn.streaming import Blocks
 
-NOISED = 2048  # latents sampled for --targets noised, and scenes of --data shapes
-FEWEST = 100  # pictures whose trajectories are sampled: each bundled prompt once
+SCENES = 2048  # of --data shapes
+FEWEST = 60  # pictures that are sampled at least
+SHARE = 3 / 8  # forward passes of sampling for each of the targets, with --targets noised
 REUSED = 2  # times that a step of a trajectory is trained on, before more pictures are sampled
 _TAGS = 8  # tokens of a caption besides its words, with a word-level tokenizer
 
@@ -72,7 +74,7 @@ def choose_data(
     if settings.data != "shapes" and place.is_dir() and any(place.glob("*.safetensors")):
         found = open_prepared(place, architecture)
         return DataSource(found.latents.size, found.longest, lambda _: found)
-    scenes = settings.samples or NOISED
+    scenes = settings.samples or SCENES
     source = image_text_data.open_source(settings.data, scene_count=scenes, seed=settings.seed)
     side = latent_side(model)
     job = EncodingJob(model, source, side, workspace, torch.device(device))
@@ -97,8 +99,9 @@ def _sampled(
     sampling = SamplerSettings(settings.teacher_steps or usual_steps(teacher), seed=settings.seed + 1, side=side)
     trajectories = settings.takes_trajectories
     tokens = (side // model.architecture.patch_size) ** 2
-    needed = -(-examples(tokens) // (REUSED * sampling.steps))
-    samples = settings.samples or (max(FEWEST, needed) if trajectories else NOISED)
+    samples = settings.samples or usual_samples(
+        examples(tokens), sampling.steps, branches_of(teacher), trajectories=trajectories
+    )
     vocabulary = vocabulary_of(teacher)
     closed = bool(vocabulary) and settings.prompts is None
     prompts, origin = choose_prompts(settings.prompts, samples if closed else None, vocabulary)
@@ -110,6 +113,16 @@ def _sampled(
         return open_prepared(run_step(job, reporter, dry=settings.dry_run), model.architecture)
 
     return DataSource((side, side), longest, made, job)
+
+
+def usual_samples(examples: int, steps: int, branches: int, *, trajectories: bool) -> int:
+    """Pictures that are sampled for a training on `examples` samples.
+
+    Few finished latents are enough, as each gets new noise every time. Sampling many costs the teacher far more than
+    the targets do, and was not better on sanac:tiny (docs/research/recovery.md).
+    """
+    needed = examples / (REUSED * steps) if trajectories else SHARE * examples / (branches * steps)
+    return max(FEWEST, math.ceil(needed))
 
 
 def teacher_blocks(teacher: Model, settings: FinetuneSettings, device: str, precision: str) -> Blocks:

@@ -66,16 +66,16 @@ class FinetuneSettings(StageSettings, RunSettings):
         Option(
             "Pictures to sample from the teacher, or scenes to draw.",
             "N",
-            "as many as the steps use up, at least 100; noised, scenes: 2,048",
+            "as many as the steps need, at least 60; scenes: 2,048",
             ge=1,
         ),
     ] = None
     targets: Annotated[
         Literal["trajectories", "noised"] | None,
         Option(
-            "Train on every step of the teacher's sampling, or on its finished latents with noise added.",
+            "Train on the teacher's finished latents with noise added, or on every step of its sampling.",
             "KIND",
-            "trajectories; with the flow loss: noised",
+            "noised",
         ),
     ] = None
     teacher_steps: Annotated[
@@ -167,7 +167,7 @@ class FinetuneSettings(StageSettings, RunSettings):
     @property
     def takes_trajectories(self) -> bool:
         """Whether the teacher's trajectories are the training data, if it is sampled from the teacher at all."""
-        return (self.targets or ("noised" if "flow" in (self.losses or {}) else "trajectories")) == "trajectories"
+        return self.targets == "trajectories"
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
         """Settings that exclude or need each other."""

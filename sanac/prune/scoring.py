@@ -90,7 +90,7 @@ class ScoringJob(CachedStep[Scores]):
         what = f"scoring blocks on {inputs.count} {'images' if inputs.latents else 'prompts'} x {steps} steps"
         cost = CostEstimate(what, self.seconds, self.job.memory, self.job.device, inputs, inputs.count, steps)
         if self.reduced_from:
-            reporter.note(f"{self.reduced_from} would take over an hour: scores settle long before (docs/research/precision.md)")
+            reporter.note(f"{self.reduced_from} would take over an hour: scores settle long before")
         cost.check_budget(reporter, yes=self.settings.yes, cheaper=self.cheaper)
         if inputs.latents and not inputs.latents.captioned:
             reporter.note(f"{inputs.source} has no captions: all images use the empty caption")

@@ -13,6 +13,7 @@ from sanac.core import json_files
 from sanac.core.artifact.manifest import check_sealed, read_manifest
 from sanac.core.artifact.measurements import measurements_in
 from sanac.core.artifact.staging import MEASUREMENTS
+from sanac.core.artifact.workspace import RUN_LOCK
 from sanac.core.atomic import write_atomically
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import MissingResource, SanacError, Terminated
@@ -189,7 +190,7 @@ def workspace_lock(workspace: Path) -> Iterator[None]:
     """Lock a workspace for the context, so that only one run uses it at a time."""
     inside = ConfinedPath(workspace)
     inside.mkdir(parents=True, exist_ok=True)
-    with (inside / "run.lock").open("ab") as file:
+    with (inside / RUN_LOCK).open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -23,14 +23,33 @@ def widened(model: ModelProto) -> ModelProto:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     casts = list(_widen_initializers(graph))
     names = {cast.input[0]: cast.output[0] for cast in casts}
-    nodes = list(graph.node)
-    for node in nodes:
+    tables = names.keys() & looked_up(graph)
+    nodes: list[NodeProto] = []
+    for node in graph.node:
         _widen_attributes(node)
+        if node.op_type == "Gather" and node.input[0] in tables:
+            nodes += _rows_widened(node)
+            continue
         for place, name in enumerate(node.input):
             node.input[place] = names.get(name, name)
+        nodes.append(node)
     del graph.node[:]
-    graph.node.extend([*casts, *nodes])
+    graph.node.extend([*(cast for cast in casts if cast.input[0] not in tables), *nodes])
     return found
+
+
+def looked_up(graph: onnx.GraphProto) -> set[str]:
+    """Names of the initializers that are only used as tables to look up rows in."""
+    rows = {node.input[0] for node in graph.node if node.op_type == "Gather"}
+    others = {name for node in graph.node for name in (node.input[1:] if node.op_type == "Gather" else node.input)}
+    return {tensor.name for tensor in graph.initializer if tensor.name in rows - others}
+
+
+def _rows_widened(node: NodeProto) -> tuple[NodeProto, NodeProto]:
+    """A lookup whose rows, not the whole table, are cast to fp32."""
+    found, stored = node.output[0], f"{node.output[0]}/stored"
+    node.output[0] = stored
+    return node, onnx.helper.make_node("Cast", [stored], [found], to=TensorProto.FLOAT)
 
 
 def _widen_initializers(graph: onnx.GraphProto) -> Iterator[NodeProto]:

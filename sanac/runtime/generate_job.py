@@ -3,7 +3,7 @@
 from sanac.core.context import Context, Outcome
 from sanac.core.units import parse_size
 from sanac.nn.guidance import usual_steps
-from sanac.runtime.generate import generate
+from sanac.runtime.generate import generate, model_metadata, plan_pictures, refuse_replacing
 from sanac.runtime.image_files import made_folder
 from sanac.runtime.pipeline import GenerationSettings, open_generator
 from sanac.runtime.settings import GenerateSettings
@@ -17,12 +17,15 @@ def run(word: str, settings: GenerateSettings, context: Context) -> Outcome:
         settings.steps or usual_steps(opened), settings.guidance, size, settings.batch, settings.tile
     )
     prompts, reporter = settings.prompts, context.reporter
+    shared = model_metadata(opened, sampling, settings.backend)
+    planned = plan_pictures(prompts, settings.n, settings.seed, settings.out, shared)
+    refuse_replacing(planned)
     with made_folder(settings.out):
         generator = open_generator(opened, settings.device, settings.backend, reporter)
         for warning in generator.device_warnings():
             reporter.warn(warning)
         if unknown := generator.unknown_words(prompts):
             reporter.warn(f"words that are not in the model's vocabulary, and have no effect: {', '.join(unknown)}")
-        files = generate(generator, prompts, settings.n, settings.seed, sampling, settings.out, reporter)
+        files = generate(generator, planned, sampling, settings.out, reporter)
     data = {"pictures": [str(path) for path in files], "device": generator.device, "backend": settings.backend}
     return Outcome("ok", data, settings.out, tuple(files), lambda: map(str, files))

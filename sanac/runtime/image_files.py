@@ -20,12 +20,31 @@ _GAP, _LINE = 8, 14  # pixels around an image on a sheet, and per line of its ca
 _LEAST = 160  # pixels: smaller images are enlarged on a sheet
 
 
-def save_picture(path: Path, picture: NDArray[np.uint8], about: Mapping[str, Any]) -> None:
+def save_picture(path: AnyPath, picture: NDArray[np.uint8], about: Mapping[str, Any]) -> None:
     """Write a PNG with the entries of `about` as text metadata; values other than strings become JSON."""
+    save_image(Image.fromarray(picture), path, about)
+
+
+def save_image(image: Image.Image, path: AnyPath, about: Mapping[str, Any]) -> None:
+    """Write an image of PIL as `save_picture` writes an array."""
     notes = PngImagePlugin.PngInfo()
     for name, value in about.items():
-        notes.add_itxt(name, value if isinstance(value, str) else json.dumps(value, sort_keys=True))
-    _save(Image.fromarray(picture), path, notes)
+        notes.add_itxt(name, metadata_text(value))
+    _save(image, path, notes)
+
+
+def metadata_text(value: Any) -> str:
+    """A metadata entry's value as the text that is stored."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def read_metadata(path: AnyPath) -> dict[str, str]:
+    """The text metadata of a PNG; empty if the file is something else. Its pixels are not decoded."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return {str(name): str(value) for name, value in image.info.items() if isinstance(value, str)}
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return {}
 
 
 def _save(image: Image.Image, path: AnyPath, notes: PngImagePlugin.PngInfo | None = None) -> None:

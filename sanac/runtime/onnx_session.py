@@ -29,6 +29,8 @@ _KINDS = {
     "tensor(float16)": (torch.float16, 10),
     "tensor(bfloat16)": (torch.bfloat16, 16),
     "tensor(int64)": (torch.int64, 7),
+    "tensor(int32)": (torch.int32, 6),
+    "tensor(bool)": (torch.bool, 9),
 }  # onnxruntime type -> (torch dtype, ONNX dtype number)
 _CPU = "CPUExecutionProvider"
 _PROVIDERS = {
@@ -42,15 +44,27 @@ _NO_ROOM = ("allocat", "out of memory", "bad_alloc")
 class OnnxSession:
     """An onnxruntime session that is called with torch tensors by name."""
 
-    def __init__(self, path: Path, device: str = "cpu", content: bytes | None = None, backend: str = "onnx") -> None:
-        """Open the graph at `path`, or `content` in its place; weights are read from the graph's folder."""
+    def __init__(
+        self,
+        path: Path,
+        device: str = "cpu",
+        content: bytes | None = None,
+        backend: str = "onnx",
+        *,
+        keep_memory: bool = True,
+    ) -> None:
+        """Open the graph at `path`, or `content` in its place; weights are read from the graph's folder.
+
+        `keep_memory`: whether memory of one run is kept for the next one, which is faster.
+        """
         self.path, self.device = path, torch.device(device)
-        self.session = open_session(path, device, content, backend)
+        self.session = open_session(path, device, content, backend, keep_memory=keep_memory)
         unknown = [f"{one.name}: {one.type}" for one in self.session.get_inputs() if one.type not in _KINDS]
         if unknown:
             raise InvalidInput(f"{path} has inputs of unsupported dtypes", why=unknown[0], problems=unknown)
         self.inputs = {one.name: _KINDS[one.type] for one in self.session.get_inputs()}
         self.outputs = tuple(one.name for one in self.session.get_outputs())
+        self.dtypes = {one.name: _KINDS[one.type][1] for one in self.session.get_outputs() if one.type in _KINDS}
 
     def __call__(self, **inputs: Tensor) -> tuple[Tensor, ...]:
         """The graph's outputs in order, on its device; inputs are moved there and cast to its dtypes."""
@@ -94,7 +108,12 @@ class OnnxRunner(Protocol):
 
 
 def open_session(
-    path: Path, device: str = "cpu", content: bytes | None = None, backend: str = "onnx"
+    path: Path,
+    device: str = "cpu",
+    content: bytes | None = None,
+    backend: str = "onnx",
+    *,
+    keep_memory: bool = True,
 ) -> "onnxruntime.InferenceSession":
     """Open a session of a graph, or of `content` in its place; weights are read from the graph's folder only."""
     runtime = installed()
@@ -103,6 +122,7 @@ def open_session(
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
+    options.enable_cpu_mem_arena = keep_memory
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _AS_ASKED)
     rounds, has_fp8 = _about(path)
     if rounds and saturates():

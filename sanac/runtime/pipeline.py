@@ -213,14 +213,8 @@ class DiffusionGenerator:
         return [word for word in words if unknown is not None and unknown in tokenizer(word)["input_ids"]]
 
 
-def open_generator(
-    model: Model, device: str | None = None, backend: str = "torch", reporter: Reporter = NULL_REPORTER
-) -> DiffusionGenerator:
-    """Open a model's pipeline on a device; runs no code or pickle from its folder and downloads nothing."""
-    import torch
-
-    from sanac.runtime.backends import install_runners, open_parts
-
+def check_complete(model: Model) -> None:
+    """UsageError if a model lacks components that generating images needs."""
     if model.model_index is None or not {"text_encoder", "vae"} <= {part.name for part in model.others}:
         raise UsageError(
             f"{model.located.name} is a transformer without the rest of its pipeline",
@@ -229,6 +223,17 @@ def open_generator(
             if model.weights.quantized
             else f"sanac convert {model.located.path} --to diffusers --pipeline PIPELINE --out complete",
         )
+
+
+def open_generator(
+    model: Model, device: str | None = None, backend: str = "torch", reporter: Reporter = NULL_REPORTER
+) -> DiffusionGenerator:
+    """Open a model's pipeline on a device; runs no code or pickle from its folder and downloads nothing."""
+    import torch
+
+    from sanac.runtime.backends import install_runners, open_parts
+
+    check_complete(model)
     where = pick_device(device)
     runners = open_parts(model, backend, where, reporter)
     sprint = model.architecture.guidance

@@ -13,7 +13,8 @@ from sanac.core.units import parse_size
 class GenerateSettings(RunSettings):
     """Generate each PROMPT with MODEL: a PNG each, with prompt, seed and settings inside, and a sheet of all.
 
-    The first image's noise is drawn from --seed (0 by default), the next one's from the seed after it.
+    The first image's noise is drawn from --seed (0 by default), the next one's from the seed after it. A file of the
+    same prompt and seed by another model or with other settings is never replaced (exit 2): choose another --out.
     """
 
     TITLE: ClassVar[str] = "Options"

@@ -1,13 +1,15 @@
 """Costs of `sanac verify`, `evaluate` and `bench` in a recipe."""
 
-from sanac.core.cost import OVERHEAD, Cost, ModelShape
+from sanac.core.cost import OVERHEAD, Cost, ModelShape, comparison_memory
 from sanac.verify.settings import BenchSettings, EvaluateSettings, VerifySettings
 
 
 def verify(settings: VerifySettings, before: ModelShape, _others: int) -> Cost:
-    """Images with both models, and both in memory."""
+    """Outputs block by block; images with both models in memory, where they are asked for or there is room."""
     work = before.forward(settings.pictures * settings.steps * 2 + 20)
-    return Cost(before, OVERHEAD + 2 * before.size_fp32, work, 2 * before.size)
+    asked = settings.pictures and "pictures" in settings.typed
+    memory = OVERHEAD + 2 * before.size_fp32 if asked else comparison_memory(before)
+    return Cost(before, memory, work, 2 * before.size)
 
 
 def evaluate(settings: EvaluateSettings, before: ModelShape, _others: int) -> Cost:

@@ -13,8 +13,9 @@ from sanac.export.job import ExportView
 from sanac.export.settings import ExportSettings
 from sanac.nn import device
 from sanac.runtime.onnx_session import installed
-from sanac.verify.end_to_end import Comparison, check_memory
+from sanac.verify.end_to_end import Comparison
 from sanac.verify.job import compared
+from sanac.verify.memory import check_memory
 
 
 def check_verifiable(word: str | None, settings: ExportSettings, context: Context) -> None:
@@ -24,7 +25,7 @@ def check_verifiable(word: str | None, settings: ExportSettings, context: Contex
     _, model = context.open_newest(word, settings.workspace, "export", lambda _: not settings.in_place)
     try:
         installed()
-        check_memory(model, context.reporter, pictures=model.model_index is not None)
+        check_memory(model, context.reporter)
     except MissingResource as error:
         hint = f"{error.hint}; or --no-verify, and sanac verify --pictures 0 on a machine with more memory"
         raise MissingResource(error.message, why=error.why, hint=hint) from error
@@ -47,14 +48,21 @@ def verify_exported(outcome: Outcome, settings: ExportSettings, context: Context
     written = context.open(str(outcome.out))
     reference = written if job.model.patches else job.model
     same = outcome.status == "cached"  # and a comparison of the very same files passed then
-    graphs = compared(written, reference, Comparison(), settings.device, context, reuse=same)
+    graphs = compared(written, reference, Comparison(pictures_optional=True), settings.device, context, reuse=same)
     outcome = _joined(outcome, graphs, "verify")
     assert job.post_process
     names = [name for name in job.post_process.names if name.endswith(ENGINE)]
     here = tuple(n for n in names if device.capability() in check_file(Path(written.located.path, n)).capabilities)
     if not here:
         return outcome
-    engines = compared(written, reference, Comparison("trt", engines=here), settings.device, context, reuse=same)
+    engines = compared(
+        written,
+        reference,
+        Comparison("trt", engines=here, pictures_optional=True),
+        settings.device,
+        context,
+        reuse=same,
+    )
     return _joined(outcome, engines, "verify_trt")
 
 

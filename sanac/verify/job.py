@@ -34,7 +34,8 @@ def run(word: str, settings: VerifySettings, context: Context) -> Outcome:
     if "seed" in settings.typed:
         context.reporter.warn("--seed has no effect here")
     backend = settings.backend or ("onnx" if graphs_in(candidate) else "torch")
-    how = Comparison(backend, settings.limit, settings.pictures, settings.steps)
+    optional = "pictures" not in settings.typed
+    how = Comparison(backend, settings.limit, settings.pictures, settings.steps, pictures_optional=optional)
     return compared(candidate, reference, how, settings.device, context, reuse=context.reuse_comparisons)
 
 

@@ -209,7 +209,7 @@ class Parity:
     @property
     def first_bad_block(self) -> int | None:
         """The first block at fault in any case; None if there is none."""
-        found = [place for one in self.results if (place := _first_jump(one.blocks, self._most)) is not None]
+        found = [place for one in self.results if (place := first_jump(one.blocks, self._most)) is not None]
         places = filter(None, map(split_block, self.misrounded))
         return min((*found, *(place for place, _ in places)), default=None)
 
@@ -282,7 +282,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return error if math.isfinite(error) else math.inf
 
 
-def _first_jump(blocks: Sequence[float], limit: float) -> int | None:
+def first_jump(blocks: Sequence[float], limit: float) -> int | None:
     """The first block whose error exceeds the limit and jumps over the previous block's; None if there is none."""
     before = 0.0
     for index, error in enumerate(blocks):

@@ -1,11 +1,10 @@
 """Parity backends: our torch forward, an ONNX graph in onnxruntime, a TensorRT engine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import onnx
 import torch
 from torch import Tensor
 
@@ -15,12 +14,12 @@ from sanac.nn.blocks.block import Geometry, QuantizedBlock, Tensors, block
 from sanac.nn.blocks.embed_head import BlockInputs, embed_inputs, head
 from sanac.nn.quant.activations import ActivationQuantizer, ReplayError
 from sanac.nn.streaming import Blocks
-from sanac.runtime.onnx_session import OnnxSession
 from sanac.runtime.tensorrt_engine import TensorrtEngine
+from sanac.verify.graph_cut import GraphPiece
 from sanac.verify.parity import Inputs, Outputs, Rounded
+from sanac.verify.streamed_graph import BLOCKS, graph_model, run_graph
 
 MASK = "encoder_attention_mask"
-STREAM = "transformer_blocks"  # graphs name the hidden states after block 7 'transformer_blocks.7'
 # suffixes of the graph values that hold the codes of a layer's quantized activations: '/path/of/layer/Round'
 ROUNDINGS = ("QuantizeLinear", "Round", "Cast/fp32")
 
@@ -85,34 +84,31 @@ class _Replay:
 
 
 class OnnxBackend:
-    """An ONNX graph that also outputs the hidden states after each block and the codes of quantized activations."""
+    """An ONNX graph whose hidden states and codes of quantized activations are read, too."""
 
-    def __init__(self, path: Path, device: str = "cpu", content: bytes | None = None) -> None:
-        """Open a session of a graph, or of `content` with the same weights, with the extra outputs."""
-        self.name = str(path)
-        model = onnx.load_from_string(content) if content else onnx.load(path, load_external_data=False)
-        known = {name for node in model.graph.node for name in node.output}
+    def __init__(
+        self, path: Path, device: str = "cpu", content: bytes | None = None, pieces: Sequence[GraphPiece] = ()
+    ) -> None:
+        """The graph at `path`, or `content` with the same weights; with `pieces`, in a session for each of them."""
+        self.name, self.path, self.device, self.pieces = str(path), path, device, pieces
+        self.model = graph_model(path, content)
+        known = {name for node in self.model.graph.node for name in node.output}
         self.streams: list[str] = []
-        while f"{STREAM}.{len(self.streams)}" in known:
-            self.streams.append(f"{STREAM}.{len(self.streams)}")
+        while f"{BLOCKS}.{len(self.streams)}" in known:
+            self.streams.append(f"{BLOCKS}.{len(self.streams)}")
         self.code_outputs = {weight: name for name in sorted(known) if (weight := _rounded_weight(name))}
-        seen = {name: f"{name}/seen" for name in self.code_outputs.values()}
-        model.graph.node.extend(
-            onnx.helper.make_node("Cast", [name], [out], to=onnx.TensorProto.FLOAT) for name, out in seen.items()
-        )
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in (*self.streams, *seen.values()))
-        self.graph = OnnxSession(path, device, content=model.SerializeToString())
 
     def run(self, cases: Sequence[Inputs]) -> list[Outputs]:
-        """Run the cases one by one."""
-        return [self._outputs(*self.graph(**case)) for case in cases]
+        """Run the cases one by one, or all of them through one piece after the other."""
+        seen = (*self.streams, *self.code_outputs.values())
+        found = run_graph(self.path, self.model, self.pieces, cases, seen, self.device)
+        return [self._outputs(values) for values in found]
 
-    def _outputs(self, velocity: Tensor, *others: Tensor) -> Outputs:
-        count = len(self.streams)
-        rounded = dict(
-            zip(self.code_outputs, map(Tensor.half, others[count:]), strict=True)
-        )  # exact: codes are at most 448
-        return Outputs(velocity.float(), tuple(map(Tensor.float, others[:count])), rounded)
+    def _outputs(self, values: Mapping[str, Tensor]) -> Outputs:
+        # codes are exact in fp16: they are at most 448
+        rounded = {weight: values[name].half() for weight, name in self.code_outputs.items()}
+        (velocity,) = (values[value.name] for value in self.model.graph.output)
+        return Outputs(velocity.float().cpu(), tuple(values[name].float().cpu() for name in self.streams), rounded)
 
 
 class EngineBackend:
@@ -130,4 +126,4 @@ class EngineBackend:
 def _rounded_weight(value: str) -> str | None:
     """Name of the weight whose activation codes a graph value holds; None for other values."""
     layer = next((value.removesuffix(f"/{end}") for end in ROUNDINGS if value.endswith(f"/{end}")), "")
-    return f"{layer[1:].replace('/', '.')}.weight" if layer.startswith(f"/{STREAM}/") else None
+    return f"{layer[1:].replace('/', '.')}.weight" if layer.startswith(f"/{BLOCKS}/") else None

@@ -71,7 +71,9 @@ class VerifySettings(RankCorrelationSettings):
         Literal["torch", "onnx", "trt"] | None, Option("What runs CANDIDATE.", "NAME", "onnx where graphs are")
     ] = None
     limit: Annotated[float | None, Option("Largest relative error.", "ERROR", "by precision", gt=0)] = None
-    pictures: Annotated[int, Option("Images to generate with both.", "N", ge=0, le=64)] = 4
+    pictures: Annotated[
+        int, Option("Images to generate with both; left out where memory is short, unless set.", "N", ge=0, le=64)
+    ] = 4
     steps: Annotated[int, Option("Sampler steps.", "N", ge=1, le=1000)] = 12
 
 
@@ -148,6 +150,74 @@ class BenchSettings(DeviceSettings):
     tile: Annotated[int | None, Option("Decode in tiles of this side.", "PIXELS", ge=1)] = None
     threads: Annotated[int | None, Option("Processor threads.", "N", "all", ge=1)] = None
     out: Annotated[Path | None, Option("Write the measurement here, too.", "DIR", recipe=False)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings(RunSettings):
+    """Generate the same prompts with every MODEL from the same noises, and show them side by side.
+
+    Writes a sheet with a row per prompt and a column per model, each picture, and compare.json: sizes, time per
+    picture, PSNR and SSIM to the first model's pictures, and what differs from it: blocks, precision, steps of the
+    lineage. Models with the vocabulary of the shapes world are scored, too, with the paired difference to the first.
+    """
+
+    TITLE: ClassVar[str] = "Options"
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "sanac compare sanac:tiny ./sanac-out/prune-1a2b3c4d",
+        'sanac compare A B C --prompt "a lighthouse at dusk" --prompt "two cats" --seed 7',
+        "sanac compare A B --prompts prompts.txt --num-prompts 8 --images 0 --out side-by-side",
+    )
+
+    prompt: Annotated[tuple[str, ...], Option("A prompt to generate. May be repeated.", "TEXT", recipe=False)] = ()
+    prompts: Annotated[
+        Path | None,
+        Option(
+            "A text file with a prompt per line.", "FILE", "prompts of the shapes world, or bundled ones", recipe=False
+        ),
+    ] = None
+    num_prompts: Annotated[
+        int | None,
+        Option(
+            "How many of the file's or the default prompts.", "N", "4, or the whole file", ge=1, le=64, recipe=False
+        ),
+    ] = None
+    images: Annotated[
+        int | None,
+        Option(
+            "Images to score with the shapes suite, 12 or more; 0: no score.",
+            "N",
+            "64 where every model has its vocabulary, else 0",
+            ge=0,
+            recipe=False,
+        ),
+    ] = None
+    prompts_split: Annotated[
+        Literal["test", "tune"], Option("The suite's prompts, as in evaluate.", "NAME", recipe=False)
+    ] = "test"
+    steps: Annotated[int | None, Option("Sampler steps.", "N", "20, SANA-Sprint's 2", ge=1, le=1000, recipe=False)] = (
+        None
+    )
+    guidance: Annotated[float, Option("Guidance scale.", "SCALE", ge=0, le=100, recipe=False)] = 4.5
+    batch: Annotated[int, Option("Images per batch of the suite.", "N", ge=1, recipe=False)] = 16
+    out: Annotated[
+        Path | None, Option("Where sheet, pictures and figures go.", "DIR", "WORKSPACE/compare-KEY", recipe=False)
+    ] = None
+    workspace: Annotated[Path, Option("Where comparisons go without --out.", "DIR", recipe=False)] = Path("sanac-out")
+    force: Annotated[bool, Option("Compare again, and replace another comparison that is in DIR.", recipe=False)] = (
+        False
+    )
+
+    def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
+        """Two sources of prompts, empty prompts, and a suite of too few images."""
+        if self.prompt and self.prompts is not None:
+            yield "prompts", f"{name('prompt')} and {name('prompts')} contradict each other: give one of them"
+        if self.prompt and self.num_prompts is not None:
+            yield "num_prompts", f"{name('num_prompts')} only applies without {name('prompt')}"
+        if any(not text.strip() for text in self.prompt):
+            yield "prompt", f"{name('prompt')} is empty: say what the image is to show"
+        if self.images is not None and 0 < self.images < 12:
+            yield "images", f"{name('images')} is {self.images}: 12 or more (two per task), or 0 for no score"
+        yield from super().contradictions(name)
 
 
 @dataclass(frozen=True, kw_only=True)

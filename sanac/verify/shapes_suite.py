@@ -60,10 +60,33 @@ def evaluate(
     prompts_seen = suite(split, images)
     held_out = suite("held-out", max(LEAST // 2, images // 4))
     prompts = (*prompts_seen, *held_out)
-    seeds = [seed * 1_000_003 + number for number in (*range(images), *range(len(held_out)))]
+    seeds = [*noise_seeds(seed, images), *noise_seeds(seed, len(held_out))]
+    pictures, results = generate_and_judge(generator, prompts, seeds, sampling, reporter)
+    return Evaluation(
+        summarise(results[:images], seed=seed),
+        clustered_share(prompt_scores(results[images:])),
+        compare(pictures[:images], rendered(prompts_seen, pictures.shape[1], seed)),
+        results,
+        pictures,
+        prompts,
+    )
+
+
+def noise_seeds(seed: int, images: int) -> list[int]:
+    """The seed of each image's noise; it depends on the image's number only, so all models get the same noises."""
+    return [seed * 1_000_003 + number for number in range(images)]
+
+
+def generate_and_judge(
+    generator: ImageGenerator,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    sampling: GenerationSettings,
+    reporter: Reporter,
+) -> tuple[Pictures, tuple[Result, ...]]:
+    """An image per prompt, and the verdict on each."""
     reporter.begin("generating", len(prompts), "images")
     try:
-        # seeds depend on the image number only: all models get the same noises
         pictures = np.concatenate(
             list(generator.generate([prompt.text for prompt in prompts], seeds, sampling, reporter))
         )
@@ -73,15 +96,7 @@ def evaluate(
         size = f"{pictures.shape[2]}x{pictures.shape[1]}"
         raise InvalidInput(f"{generator.name} generates images of {size}", why="the suite needs square images")
     verdicts = judge_pictures(prompts, list(pictures))
-    results = tuple(map(_result, range(len(prompts)), prompts, verdicts))
-    return Evaluation(
-        summarise(results[:images], seed=seed),
-        clustered_share(prompt_scores(results[images:])),
-        compare(pictures[:images], rendered(prompts_seen, pictures.shape[1], seed)),
-        results,
-        pictures,
-        prompts,
-    )
+    return pictures, tuple(map(_result, range(len(prompts)), prompts, verdicts))
 
 
 def _result(index: int, prompt: Prompt, verdict: GenEvalResult) -> Result:

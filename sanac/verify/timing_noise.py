@@ -44,13 +44,7 @@ def watch_contention(contention: Contention, processes: Sequence[int]) -> Iterat
 
 def noise_warnings(contention: Contention, rounds: Mapping[str, Sequence[float]]) -> list[str]:
     """Warnings about noisy timings, one sentence each."""
-    found = []
-    if contention.cores > _OTHERS:
-        found.append(f"other processes used {contention.cores:.1f} cores during the measurement")
-    if contention.throttled > 0.02 * contention.seconds:
-        found.append(
-            f"a CPU limit throttled this process for {contention.throttled:.1f} s of {contention.seconds:.0f} s"
-        )
+    found = load_warnings(contention)
     for name, seconds in rounds.items():
         if len(seconds) < _FEWEST:
             continue
@@ -65,6 +59,18 @@ def noise_warnings(contention: Contention, rounds: Mapping[str, Sequence[float]]
     few = min(map(len, rounds.values()), default=0)
     if few < _FEWEST:
         found.append(f"{few} rounds are too few to judge their spread: use --rounds {_FEWEST} or more")
+    return found
+
+
+def load_warnings(contention: Contention) -> list[str]:
+    """Warnings about load by other processes and about throttling, one sentence each."""
+    found = []
+    if contention.cores > _OTHERS:
+        found.append(f"other processes used {contention.cores:.1f} cores during the measurement")
+    if contention.throttled > 0.02 * contention.seconds:
+        found.append(
+            f"a CPU limit throttled this process for {contention.throttled:.1f} s of {contention.seconds:.0f} s"
+        )
     return found
 
 

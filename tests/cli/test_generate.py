@@ -1,6 +1,7 @@
 """`sanac generate` and `sanac evaluate` as their user runs them, on a small real pipeline."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,58 @@ def test_pictures_say_how_they_were_made(sanac, pipeline: Path, tmp_path: Path) 
         assert image.text["prompt"] == "Two red circles!"
         assert image.text["seed"] == "7"
         assert json.loads(image.text["settings"]) == {"steps": 2, "guidance": 4.5, "size": None}
+
+
+@pytest.fixture
+def generated(sanac, pipeline: Path, tmp_path: Path) -> Path:
+    """A folder with a picture of `a circle`, in two steps."""
+    assert sanac("generate", pipeline, "a circle", "--steps", "2", "--out", tmp_path / "out").code == 0
+    return tmp_path / "out" / "a-circle-0.png"
+
+
+def test_a_picture_of_another_model_is_never_replaced(sanac, pipeline: Path, generated: Path, tmp_path: Path) -> None:
+    before = generated.read_bytes()
+    sanac("prune", pipeline, "--keep", "0-2", "--out", tmp_path / "small", "--workspace", tmp_path)
+    ran: Ran = sanac("generate", tmp_path / "small", "a circle", "--steps", "2", "--out", tmp_path / "out")
+    assert ran.code == 2
+    assert f"{generated} would be lost" in ran.err
+    assert "its model is 'pipeline', this command's is 'small'" in ran.err
+    assert "--out" in ran.err
+    assert generated.read_bytes() == before
+
+
+def test_a_model_of_the_same_name_is_another_model(sanac, sprint: Path, generated: Path, tmp_path: Path) -> None:
+    shutil.copytree(sprint, tmp_path / "other" / "pipeline")
+    ran: Ran = sanac("generate", tmp_path / "other" / "pipeline", "a circle", "--out", tmp_path / "out")
+    assert ran.code == 2
+    assert "another model of the name pipeline" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("a circle", "--steps", "1"), "its steps is 2, this command's is 1"),
+        (("A circle!", "--steps", "2"), "its prompt is 'a circle', this command's is 'A circle!'"),
+        (("a circle", "--steps", "2", "--guidance", "1"), "its guidance is 4.5, this command's is 1.0"),
+    ],
+)
+def test_nor_one_of_other_settings(sanac, pipeline: Path, generated: Path, arguments, says: str) -> None:
+    ran: Ran = sanac("generate", pipeline, *arguments, "--out", generated.parent)
+    assert ran.code == 2
+    assert says in ran.err
+
+
+def test_nor_a_file_of_somebody_else(sanac, pipeline: Path, tmp_path: Path) -> None:
+    (tmp_path / "a-circle-0.png").write_text("my notes")
+    ran: Ran = sanac("generate", pipeline, "a circle", "--steps", "1", "--out", tmp_path)
+    assert ran.code == 2
+    assert "not a picture that sanac generated" in ran.err
+    assert (tmp_path / "a-circle-0.png").read_text() == "my notes"
+
+
+def test_the_same_picture_is_generated_again(sanac, pipeline: Path, generated: Path) -> None:
+    ran: Ran = sanac("generate", pipeline, "a circle", "--steps", "2", "--batch", "3", "--out", generated.parent)
+    assert ran.code == 0, ran.err
 
 
 def test_several_get_a_sheet_and_each_seed_its_own_noise(sanac, pipeline: Path, tmp_path: Path) -> None:

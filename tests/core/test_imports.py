@@ -30,8 +30,8 @@ def modules(package: str) -> list[str]:
 COMPUTING = {  # these run the model, or read what it is given
     f"sanac.prune.{name}"
     for name in (
-        "analyze_job", "importance", "importance_job", "leave_one_out", "repair", "repair_job", "resume",
-        "scoring", "search_job",
+        "analyze_job", "default_selection", "importance", "importance_job", "leave_one_out", "repair", "repair_job",
+        "resume", "scoring", "search_job",
     )
 }  # fmt: skip
 COMPUTING |= {
@@ -41,8 +41,8 @@ COMPUTING |= {
 COMPUTING |= {
     f"sanac.verify.{name}"
     for name in (
-        "bench_job", "bench_worker", "end_to_end", "engine_candidates", "exported", "job", "onnx_candidates", "parity",
-        "parity_backends", "rank_correlation", "show",
+        "bench_job", "bench_worker", "compare", "compare_job", "compare_plan", "end_to_end", "engine_candidates",
+        "exported", "job", "onnx_candidates", "parity", "parity_backends", "rank_correlation", "show",
     )
 }  # fmt: skip
 PACKAGES = ("core", "shapes", "judge", "cli", "prune", "grow", "runtime", "verify")

@@ -19,7 +19,7 @@ from sanac.export.graph import serialized
 from sanac.export.plan import graphs_of
 from sanac.export.settings import ExportSettings
 from sanac.runtime.onnx_session import OnnxSession
-from sanac.verify.parity import HOSTILE, USUAL, Case, Parity, _first_jump, compare
+from sanac.verify.parity import HOSTILE, USUAL, Case, Parity, compare, first_jump
 from sanac.verify.parity_backends import OnnxBackend, TorchBackend
 
 FILE = "diffusion_pytorch_model.safetensors"
@@ -157,10 +157,10 @@ def test_a_divisor_without_its_floor(copy: Path, exported: Path) -> None:
 
 
 def test_where_errors_jump() -> None:
-    assert _first_jump([1e-7, 2e-7, 0.2, 0.3], 1e-4) == 2
-    assert _first_jump([1e-7, 2e-7, 4e-7], 1e-4) is None
-    assert _first_jump([2e-5, 8e-5, 2e-4, 3e-4], 1e-4) is None, "grows slowly: no block's fault"
-    assert _first_jump([0.5], 1e-4) == 0
+    assert first_jump([1e-7, 2e-7, 0.2, 0.3], 1e-4) == 2
+    assert first_jump([1e-7, 2e-7, 4e-7], 1e-4) is None
+    assert first_jump([2e-5, 8e-5, 2e-4, 3e-4], 1e-4) is None, "grows slowly: no block's fault"
+    assert first_jump([0.5], 1e-4) == 0
 
 
 def test_what_is_no_number_passes_no_limit() -> None:

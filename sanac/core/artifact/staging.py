@@ -135,16 +135,33 @@ def find_finished(out: Path, key: str, *, force: bool) -> Manifest | None:
 
 def _refuse_to_delete(out: Path, manifest: Manifest) -> None:
     """UsageError if --force would delete files that are not the artifact's."""
-    known = {MANIFEST, ORIGIN, *manifest.files}
-    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
-    strangers = [name for name in names if name not in known and not name.startswith((MEASUREMENTS, _STATE))]
-    if strangers:
+    if strangers := foreign_files(out, manifest):
         raise UsageError(
             f"{out} holds files that are not the artifact's",
             why=f"--force would delete {strangers[0]}",
             problems=strangers,
             hint="move them away, or choose another --out",
         )
+
+
+def foreign_files(out: Path, manifest: Manifest) -> list[str]:
+    """Files in the artifact's folder that sanac didn't put there."""
+    known = {MANIFEST, ORIGIN, *manifest.files}
+    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
+    return [name for name in names if name not in known and not name.startswith((MEASUREMENTS, _STATE))]
+
+
+def is_being_written(folder: Path) -> bool:
+    """Whether a process holds the lock of an artifact's folder or of OUT.partial."""
+    lock = ConfinedPath(folder) / _STATE / "lock"
+    if not lock.is_file():
+        return False
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def held_bytes(out: Path) -> int:

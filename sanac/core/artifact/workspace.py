@@ -17,6 +17,7 @@ from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 
 SCHEMA = 1
+RUN_LOCK = "run.lock"  # held by `sanac run`
 _PATIENCE = 30.0  # seconds; the lock is held for milliseconds
 
 
@@ -71,6 +72,20 @@ def _source(workspace: Workspace, word: str) -> str:
 def _seen_from(folder: Path, place: Path) -> str:
     real, home = Path(os.path.realpath(place)), Path(os.path.realpath(folder))
     return str(real.relative_to(home) if real.is_relative_to(home) else real)
+
+
+@contextmanager
+def lock_workspace(folder: Path) -> Iterator[None]:
+    """Hold the workspace: no HEAD is recorded and no recipe runs meanwhile. MissingResource if one is running."""
+    inside = ConfinedPath(folder)
+    with _locked(inside / "workspace.lock"), (inside / RUN_LOCK).open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MissingResource(
+                f"a recipe is running in {folder}", why=f"its process holds {RUN_LOCK}", hint="wait until it ends"
+            ) from error
+        yield
 
 
 @contextmanager

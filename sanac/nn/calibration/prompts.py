@@ -34,9 +34,14 @@ def bundled_prompts() -> list[str]:
     return [line for line in text.splitlines() if line]
 
 
+def is_shapes_vocabulary(vocabulary: Sequence[str]) -> bool:
+    """Whether a tokenizer's vocabulary is that of the shapes world, as sanac:tiny's is."""
+    return "cross" in vocabulary and len(vocabulary) < 1000
+
+
 def default_prompts(count: int, vocabulary: Sequence[str] = ()) -> tuple[list[str], str]:
     """(`count` default prompts, their origin). Models with the shapes world's vocabulary get prompts of that world."""
-    if "cross" in vocabulary and len(vocabulary) < 1000:
+    if is_shapes_vocabulary(vocabulary):
         return [prompt.text for prompt in suite("train", count)], "training prompts of the shapes world"
     found = bundled_prompts()
     if count > len(found):

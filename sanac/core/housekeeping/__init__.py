@@ -1,0 +1,1 @@
+"""What a workspace holds, and deleting what can be made again."""
