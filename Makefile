@@ -40,7 +40,7 @@ generate: $(INSTALLED)  ## option tables in docs/, the recipes' schema, the API'
 docs: $(INSTALLED)  ## the site, served on localhost
 	$(BIN)/mkdocs serve
 
-bench: $(INSTALLED)  ## the figures of docs/benchmarks.md; takes 38 GB of disk and a quarter of an hour
+bench: $(INSTALLED)  ## the figures of docs/research/benchmarks.md; takes 38 GB of disk and a quarter of an hour
 	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/convert.py
 

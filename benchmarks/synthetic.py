@@ -55,14 +55,16 @@ def write_transformer(
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def write_pipeline(folder: Path, architecture: Architecture = SANA_4_8B, *, sample_size: int = 32) -> int:
+def write_pipeline(
+    folder: Path, architecture: Architecture = SANA_4_8B, *, sample_size: int = 32, sparse: bool = False
+) -> int:
     """A bf16 pipeline of the full shape: this transformer, Gemma-2-2B, DC-AE, a tokenizer of few words; its bytes."""
     from diffusers import AutoencoderDC
     from transformers import Gemma2Config, Gemma2Model
 
     from sanac.tiny.build import scheduler, tokenizer
 
-    write_transformer(folder / "transformer", architecture)
+    write_transformer(folder / "transformer", architecture, sparse=sparse)
     config = architecture.config() | {"sample_size": sample_size}
     (folder / "transformer" / "config.json").write_bytes(json_files.pretty(config))
     with torch.device("meta"):
@@ -71,7 +73,7 @@ def write_pipeline(folder: Path, architecture: Architecture = SANA_4_8B, *, samp
     for name, module, stem in (("text_encoder", encoder, "model"), ("vae", vae, DIFFUSERS_STEM)):
         (folder / name).mkdir()
         shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-        _write_tensors(folder / name, shapes, stem, 1)
+        _write_tensors(folder / name, shapes, stem, 1, sparse=sparse)
     encoder.config.to_json_file(folder / "text_encoder" / "config.json")
     vae.save_config(folder / "vae")
     tokenizer().save_pretrained(folder / "tokenizer")
