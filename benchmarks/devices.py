@@ -36,11 +36,13 @@ from sanac.prune.selection import BlockSelection
 from sanac.quantize.calibration_job import CalibrationJob, fitting_states, with_fit
 from sanac.quantize.plan import plan_quantize
 from sanac.quantize.settings import QuantizeSettings
+from sanac.verify.memory import comparison_memory, comparison_seconds
 
 RESULT = Path("docs/results/devices.json")
 NAMES = ("H100", "A100-80GB", "A100-40GB", "L40S", "RTX 5090", "RTX 4090", "24GB", "16GB")
 SIZES = ("80GB", "48GB", "32GB", "24GB", "16GB")
 KEPT = tuple(range(0, 60, 3))  # twenty blocks
+TRACING = 40.0  # seconds to trace a transformer for the first time
 
 
 def models(work: Path) -> tuple[Model, Model]:
@@ -101,6 +103,12 @@ def planned(large: Model, small: Model, work: Path) -> dict[str, Any]:
         "memory": fit.memory,
         "seconds": calibration.seconds,
     }
+    for name, model in (("60", large), ("20", small)):
+        found[f"export, {name} blocks"] = {
+            "chosen": "on the host, compared block by block",
+            "memory": comparison_memory(model),
+            "seconds": TRACING + comparison_seconds(model),
+        }
     return found
 
 

@@ -119,7 +119,7 @@ def usual_samples(examples: int, steps: int, branches: int, *, trajectories: boo
     """Pictures that are sampled for a training on `examples` samples.
 
     Few finished latents are enough, as each gets new noise every time. Sampling many costs the teacher far more than
-    the targets do, and was not better on sanac:tiny (docs/research/recovery.md).
+    the targets do, and recovered no more on sanac:tiny (docs/research/recovery.md).
     """
     needed = examples / (REUSED * steps) if trajectories else SHARE * examples / (branches * steps)
     return max(FEWEST, math.ceil(needed))

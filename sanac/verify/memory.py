@@ -22,8 +22,7 @@ Runs = Mapping[str, GraphRun]
 
 def check_memory(reference: Model, reporter: Reporter, runs: Runs | None = None) -> None:
     """Raise MissingResource without enough memory; without `runs`, for graphs that have yet to be exported."""
-    traffic = _TRAFFIC * sum(part.weights.size for part in reference.components if part.weights)
-    needs = Needs(disk=0, memory=comparison_memory(reference, runs), traffic=traffic)
+    needs = _needs(reference, runs)
     try:
         check_room(needs, Path.cwd(), reporter)
     except MissingResource as error:
@@ -34,6 +33,16 @@ def check_memory(reference: Model, reporter: Reporter, runs: Runs | None = None)
         if uncut:
             hint = f"export the model again, so that its hidden states are named; or {hint}"
         raise MissingResource(f"{error.message} to compare", why=f"{error.why}{uncut}", hint=hint) from error
+
+
+def _needs(reference: Model, runs: Runs | None = None) -> Needs:
+    traffic = _TRAFFIC * sum(part.weights.size for part in reference.components if part.weights)
+    return Needs(disk=0, memory=comparison_memory(reference, runs), traffic=traffic)
+
+
+def comparison_seconds(reference: Model) -> float:
+    """Estimated seconds of comparing all components."""
+    return _needs(reference).seconds
 
 
 def comparison_memory(reference: Model, runs: Runs | None = None) -> int:
