@@ -32,7 +32,7 @@ check: $(INSTALLED)  ## format, lint, types, layers, docs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
 
 generate: $(INSTALLED)  ## option tables in docs/, the recipes' schema, the API's type stub: from the settings
 	$(BIN)/python -m scripts.generate
