@@ -45,8 +45,12 @@ def _choosing(settings: PruneSettings, before: ModelShape, target: int) -> float
 
 
 def search_forwards(blocks: int, target: int) -> float:
-    """Approximate number of full forwards in a search: half a forward per evaluated subset."""
-    rounds = sum(0.5 * BEAM * left * left / blocks for left in range(target + 1, blocks + 1))
+    """Approximate number of full forwards in a search: half a forward per evaluated subset.
+
+    The first round starts from the whole model alone, the others from as many subsets as the beam is wide.
+    """
+    wide = {left: 1 if left == blocks else BEAM for left in range(target + 1, blocks + 1)}
+    rounds = sum(0.5 * beam * left * left / blocks for left, beam in wide.items())
     return rounds + SWAPS * 0.5 * min(TRIED, target * (blocks - target)) * target / blocks
 
 
