@@ -3,7 +3,6 @@
 Sizes are known before anything is encoded or sampled, so that memory can be planned first.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from sanac.core.confined import ConfinedPath
 from sanac.core.errors import UsageError
 from sanac.core.progress import Reporter
 from sanac.finetune import image_text_data
+from sanac.finetune.defaults import usual_samples
 from sanac.finetune.encode_dataset import EncodingJob
 from sanac.finetune.encoded_dataset import Prepared, open_prepared
 from sanac.finetune.settings import FinetuneSettings
@@ -31,9 +31,6 @@ from sanac.nn.precision import bytes_of, open_blocks
 from sanac.nn.streaming import Blocks
 
 SCENES = 2048  # of --data shapes
-FEWEST = 60  # pictures that are sampled at least
-SHARE = 3 / 8  # forward passes of sampling for each of the targets, with --targets noised
-REUSED = 2  # times that a step of a trajectory is trained on, before more pictures are sampled
 _TAGS = 8  # tokens of a caption besides its words, with a word-level tokenizer
 
 
@@ -113,16 +110,6 @@ def _sampled(
         return open_prepared(run_step(job, reporter, dry=settings.dry_run), model.architecture)
 
     return DataSource((side, side), longest, made, job)
-
-
-def usual_samples(examples: int, steps: int, branches: int, *, trajectories: bool) -> int:
-    """Pictures that are sampled for a training on `examples` samples.
-
-    Few finished latents are enough, as each gets new noise every time. Sampling many costs the teacher far more than
-    the targets do, and recovered no more on sanac:tiny (docs/research/recovery.md).
-    """
-    needed = examples / (REUSED * steps) if trajectories else SHARE * examples / (branches * steps)
-    return max(FEWEST, math.ceil(needed))
 
 
 def teacher_blocks(teacher: Model, settings: FinetuneSettings, device: str, precision: str) -> Blocks:

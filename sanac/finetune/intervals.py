@@ -22,9 +22,9 @@ from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.family.architecture import block_name
 from sanac.core.progress import Reporter
 from sanac.finetune.batches import Batch
+from sanac.finetune.teacher_cache import embed_batch
 from sanac.nn.blocks.block import Geometry, block
-from sanac.nn.blocks.embed_head import BlockInputs, embed_inputs
-from sanac.nn.guidance import guidance_of
+from sanac.nn.blocks.embed_head import BlockInputs
 from sanac.nn.streaming import Blocks
 from sanac.train.loop import Callbacks, Settings, train
 
@@ -63,20 +63,8 @@ class _Streams:
     @classmethod
     def of(cls, blocks: Blocks, config: Mapping[str, Any], batches: Sequence[Batch]) -> "_Streams":
         """The states before the first block."""
-        outside, guidance = blocks.outside(), guidance_of(config)
-        device, dtype = blocks.device, blocks.dtype
-        starts = [
-            embed_inputs(
-                config,
-                outside,
-                batch.states.to(device, dtype),
-                batch.samples.embeddings.to(device, dtype),
-                (batch.levels * guidance.timesteps).to(device),
-                batch.samples.mask.to(device),
-                guidance.embedded(len(batch.picked), device),
-            )
-            for batch in batches
-        ]
+        outside = blocks.outside()
+        starts = [embed_batch(blocks, config, outside, batch) for batch in batches]
         states = [start.state for start in starts]
         return cls([replace(start, state=start.state.new_empty(0)) for start in starts], states)
 

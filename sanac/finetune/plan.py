@@ -13,6 +13,7 @@ from sanac.core.quant.schemes import scheme_of
 from sanac.core.units import duration_text
 from sanac.core.write.job import refuse_quantized
 from sanac.finetune.data_source import DataSource, choose_data, stays_in_memory
+from sanac.finetune.defaults import batch_size
 from sanac.finetune.find_teacher import check_teacher, parent_of
 from sanac.finetune.intervals import STATES
 from sanac.finetune.settings import FinetuneSettings
@@ -25,7 +26,6 @@ from sanac.nn.pipeline_config import check_computable, forward_seconds
 from sanac.nn.precision import bytes_of, choose_precision
 
 _SAVED = 400e6  # bytes per second of a checkpoint
-TOKENS = 16_384  # tokens per batch that the default batch size aims at
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,6 @@ class FinetunePlan:
             self.teaching,
             recorded=self.source.trajectories,
         )
-
-
-def batch_size(settings: FinetuneSettings, tokens: int) -> int:
-    """Samples per batch: the user's, or as many as keep it at the usual number of tokens."""
-    return settings.batch or max(1, min(64, TOKENS // tokens))
 
 
 def resolve_finetune(

@@ -20,7 +20,7 @@ from sanac.core.errors import InvalidInput
 from sanac.core.progress import Reporter
 from sanac.finetune.batches import Batch
 from sanac.nn.blocks.block import Geometry, block
-from sanac.nn.blocks.embed_head import embed_inputs, head
+from sanac.nn.blocks.embed_head import BlockInputs, embed_inputs, head
 from sanac.nn.guidance import guidance_of
 from sanac.nn.streaming import Blocks
 
@@ -150,22 +150,9 @@ class TeacherPass(CachedStep[TeacherCache]):
 
     def _teach(self, cache: TeacherCache, numbers: Sequence[int]) -> None:
         """Run the teacher on several batches in one sweep and store its outputs."""
-        device, dtype = self.blocks.device, self.blocks.dtype
         outside, geometry = self.blocks.outside(), Geometry.of(self.config)
-        guidance = guidance_of(self.config)
         with torch.no_grad():
-            starts = [
-                embed_inputs(
-                    self.config,
-                    outside,
-                    batch.states.to(device, dtype),
-                    batch.samples.embeddings.to(device, dtype),
-                    (batch.levels * guidance.timesteps).to(device),
-                    batch.samples.mask.to(device),
-                    guidance.embedded(len(batch.picked), device),
-                )
-                for batch in map(self.draw, numbers)
-            ]
+            starts = [embed_batch(self.blocks, self.config, outside, batch) for batch in map(self.draw, numbers)]
             states = [start.state for start in starts]
             for index, tensors in self.blocks.sweep(range(len(self.blocks))):
                 for place, start in enumerate(starts):
@@ -174,6 +161,20 @@ class TeacherPass(CachedStep[TeacherCache]):
                         _put(cache, stream_name(index), numbers[place], states[place])
             for number, start, state in zip(numbers, starts, states, strict=True):
                 _put(cache, VELOCITY, number, head(outside, state, start))
+
+
+def embed_batch(blocks: Blocks, config: Mapping[str, Any], outside: Mapping[str, Tensor], batch: Batch) -> BlockInputs:
+    """The inputs of the teacher's first block for a batch."""
+    device, dtype, guidance = blocks.device, blocks.dtype, guidance_of(config)
+    return embed_inputs(
+        config,
+        outside,
+        batch.states.to(device, dtype),
+        batch.samples.embeddings.to(device, dtype),
+        (batch.levels * guidance.timesteps).to(device),
+        batch.samples.mask.to(device),
+        guidance.embedded(len(batch.picked), device),
+    )
 
 
 def _put(cache: TeacherCache, name: str, number: int, values: Tensor) -> None:

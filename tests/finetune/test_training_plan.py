@@ -4,24 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.synthetic import SANA_4_8B
 from sanac.core.devices import parse_device
 from sanac.core.errors import MissingResource
-from sanac.core.family.architecture import Architecture
 from sanac.finetune.training_plan import RANK, TrainingPlan, fitting
 
-TWENTY = Architecture(
-    blocks=20,
-    width=2240,
-    hidden=5600,
-    cross_width=2240,
-    in_channels=32,
-    out_channels=32,
-    caption_channels=2304,
-    patch_size=1,
-    qk_norm=True,
-    guidance=False,
-    attention_bias=False,
-)
+TWENTY = replace(SANA_4_8B, blocks=20)
 USUAL = TrainingPlan(TWENTY.config(), 16, 32, 32, 300, "came8bit", "bf16", 0.99, micro_batch=16)
 
 

@@ -14,7 +14,7 @@ from sanac.core.errors import InvalidInput
 from sanac.core.family.architecture import split_block
 from sanac.core.progress import NULL_REPORTER
 from sanac.finetune.batches import BatchSampler
-from sanac.finetune.data_source import FEWEST, usual_samples
+from sanac.finetune.defaults import FEWEST, usual_samples
 from sanac.finetune.distillation import RecoveryTask
 from sanac.finetune.plan import resolve_finetune
 from sanac.finetune.settings import FinetuneSettings

@@ -89,8 +89,8 @@ def _blocks_text(origins: Sequence[BlockOrigin], counts: tuple[int, int], name: 
     if kept == [*range(counts[0])] and counts[1] == counts[0]:
         return f"the same {counts[0]} blocks"
     parts = [f"keeps {ranges_text(kept)} of the {counts[0]} blocks of {name}" if kept else f"no block of {name}"]
-    if lacking := sorted({*range(counts[0])} - {*kept}):
-        parts.append(f"lacks {ranges_text(lacking)}")
+    if missing := sorted({*range(counts[0])} - {*kept}):
+        parts.append(f"lacks {ranges_text(missing)}")
     others = [one for one in origins if one.first is None]
     if older := [one.ancestor for one in others if one.ancestor is not None]:
         parts.append(f"has {ranges_text(older)} of their common ancestor")
