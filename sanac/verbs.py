@@ -132,6 +132,16 @@ VERBS = {
             writes_artifact=True,
         ),
         Verb(
+            "schedule",
+            "As many blocks and as much guidance as each sampler step needs.",
+            "sanac.schedule.settings:ScheduleSettings",
+            "sanac.schedule.job:run",
+            models="newest",
+            after=("sanac.report.charts.schedule:draw_outcome",),
+            result="sanac.json",
+            writes_artifact=True,
+        ),
+        Verb(
             "export",
             "Graphs and engines for other runtimes: ONNX, TensorRT.",
             "sanac.export.settings:ExportSettings",

@@ -13,7 +13,7 @@ from sanac.core.errors import UsageError
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.core.view import Show, nothing
 
-ORDER = ("convert", "prune", "grow", "finetune", "quantize", "export")  # of the stages that write artifacts
+ORDER = ("convert", "prune", "grow", "finetune", "quantize", "schedule", "export")  # of the stages that write artifacts
 
 
 @dataclass(frozen=True, slots=True)

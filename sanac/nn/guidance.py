@@ -102,5 +102,10 @@ def branches_of(model: Model) -> int:
 
 
 def usual_steps(model: Model) -> int:
-    """Default number of sampler steps of a model."""
+    """Default number of sampler steps of a model without a schedule."""
     return SPRINT_STEPS if model.architecture.guidance else STEPS
+
+
+def default_steps(model: Model) -> int:
+    """Default number of sampler steps of a model: its schedule's, if it has one."""
+    return model.schedule.steps if model.schedule else usual_steps(model)

@@ -2,10 +2,9 @@
 
 from sanac.core.context import Context, Outcome
 from sanac.core.units import parse_size
-from sanac.nn.guidance import usual_steps
 from sanac.runtime.generate import generate, model_metadata, plan_pictures, refuse_replacing
 from sanac.runtime.image_files import made_folder
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import open_generator, sampling_of
 from sanac.runtime.settings import GenerateSettings
 
 
@@ -13,10 +12,10 @@ def run(word: str, settings: GenerateSettings, context: Context) -> Outcome:
     """Generate every prompt, and write the images and a sheet of them."""
     opened = context.open(word)
     size = parse_size(settings.size) if settings.size else None
-    sampling = GenerationSettings(
-        settings.steps or usual_steps(opened), settings.guidance, size, settings.batch, settings.tile
-    )
     prompts, reporter = settings.prompts, context.reporter
+    how = {"size": size, "batch": settings.batch, "tile": settings.tile}
+    typed = "guidance" in settings.typed
+    sampling = sampling_of(opened, settings.steps, settings.guidance, reporter, guidance_typed=typed, **how)
     shared = model_metadata(opened, sampling, settings.backend)
     planned = plan_pictures(prompts, settings.n, settings.seed, settings.out, shared)
     refuse_replacing(planned)

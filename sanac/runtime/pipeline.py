@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sanac.core.artifact.model import Model, open_model
+from sanac.core.artifact.schedule import Schedule
 from sanac.core.checkpoint.locate import locate
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.nn import stock_loading
 from sanac.nn.device import SIDES, pick_device, shrinkage
-from sanac.nn.guidance import SCALE, SPRINT_STEPS, STEPS
+from sanac.nn.guidance import SCALE, SPRINT_STEPS, STEPS, default_steps, guidance_of
 
 if TYPE_CHECKING:
     import torch
@@ -184,6 +185,16 @@ class DiffusionGenerator:
             )
         return sampling.size[0] // real * factor, sampling.size[1] // real * factor
 
+    def follow(self, schedule: Schedule | None) -> None:
+        """Follow a schedule in place of any other; None: run the whole model at every step. For the torch backend."""
+        from sanac.runtime.scheduled import follow, unfollow, views_of
+
+        unfollow(self.pipeline)
+        if schedule is not None:
+            transformer = self.pipeline.transformer
+            most = guidance_of(transformer.config).timesteps
+            follow(self.pipeline, schedule, views_of(transformer, schedule), most)
+
     def load_weights(self, weights: "Mapping[str, torch.Tensor]") -> None:
         """Replace some weights of the transformer, by their names in it."""
         transformer = self.pipeline.transformer
@@ -213,6 +224,28 @@ class DiffusionGenerator:
         return [word for word in words if unknown is not None and unknown in tokenizer(word)["input_ids"]]
 
 
+def sampling_of(
+    model: Model,
+    steps: int | None,
+    guidance: float,
+    reporter: Reporter = NULL_REPORTER,
+    *,
+    guidance_typed: bool = False,
+    **how: Any,
+) -> GenerationSettings:
+    """Sampler settings for a model: steps and guidance are those of its schedule where they were not typed.
+
+    A warning says where other steps were typed; UsageError for guidance that the model can't give.
+    """
+    schedule = model.schedule
+    if schedule is None:
+        return GenerationSettings(steps or default_steps(model), guidance, **how)
+    if steps and (warning := schedule.steps_warning(steps)):
+        reporter.warn(warning)
+    guidance = schedule.guidance(guidance, typed=guidance_typed)
+    return GenerationSettings(steps or schedule.steps, guidance, **how)
+
+
 def check_complete(model: Model) -> None:
     """UsageError if a model lacks components that generating images needs."""
     if model.model_index is None or not {"text_encoder", "vae"} <= {part.name for part in model.others}:
@@ -226,9 +259,17 @@ def check_complete(model: Model) -> None:
 
 
 def open_generator(
-    model: Model, device: str | None = None, backend: str = "torch", reporter: Reporter = NULL_REPORTER
+    model: Model,
+    device: str | None = None,
+    backend: str = "torch",
+    reporter: Reporter = NULL_REPORTER,
+    *,
+    scheduled: bool = True,
 ) -> DiffusionGenerator:
-    """Open a model's pipeline on a device; runs no code or pickle from its folder and downloads nothing."""
+    """Open a model's pipeline on a device; runs no code or pickle from its folder and downloads nothing.
+
+    `scheduled`: whether it follows the model's schedule, if there is one.
+    """
     import torch
 
     from sanac.runtime.backends import install_runners, open_parts
@@ -244,7 +285,10 @@ def open_generator(
         pipeline.to(where)
     except torch.cuda.OutOfMemoryError as error:
         raise MissingResource(f"{model.located.name} doesn't fit on {where}", hint="--device cpu") from error
-    return DiffusionGenerator(pipeline, model.located.name, where)
+    generator = DiffusionGenerator(pipeline, model.located.name, where)
+    if scheduled and backend == "torch":
+        generator.follow(model.schedule)
+    return generator
 
 
 def load_pipeline(path: str | Path, device: str | None = None, backend: str = "torch") -> "SanaPipeline":

@@ -27,7 +27,9 @@ class GenerateSettings(RunSettings):
 
     prompts: Annotated[tuple[str, ...], Option("The prompts.", "PROMPT...", positional=True)]
     n: Annotated[int, Option("Images per prompt.", "N", ge=1, le=4096)] = 1
-    steps: Annotated[int | None, Option("Sampler steps.", "N", "20, SANA-Sprint's 2", ge=1, le=1000)] = None
+    steps: Annotated[
+        int | None, Option("Sampler steps.", "N", "the schedule's, else 20, SANA-Sprint's 2", ge=1, le=1000)
+    ] = None
     guidance: Annotated[float, Option("Guidance scale.", "SCALE", ge=0, le=100)] = 4.5
     size: Annotated[
         str | None, Option("Width and height in pixels.", "WxH", "the model's native size", check=parse_size)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from sanac.core.artifact.model import Model
 from sanac.core.confined import ConfinedPath
-from sanac.nn.guidance import usual_steps
+from sanac.nn.guidance import SCALE
 from sanac.runtime.image_files import save_sheet
-from sanac.runtime.pipeline import GenerationSettings, ImageGenerator, open_generator
+from sanac.runtime.pipeline import ImageGenerator, open_generator, sampling_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ class Samples:
     ) -> None:
         self.prompts, self.every, self.folder = tuple(prompts), every, folder
         self.generator: ImageGenerator = open_generator(model, device)
-        self.sampling = GenerationSettings(usual_steps(model))
+        self.sampling = sampling_of(model, None, SCALE)
 
     def stepped(self, step: int, weights: "Mapping[str, Tensor]") -> None:
         """Callback after each training step with the averaged weights."""

@@ -22,10 +22,10 @@ from sanac.core.checkpoint.locate import locate
 from sanac.core.errors import MissingResource, SanacError
 from sanac.core.process import end_with
 from sanac.nn.device import pick_device
-from sanac.nn.guidance import usual_steps
+from sanac.nn.guidance import default_steps
 from sanac.nn.pipeline_config import native
 from sanac.runtime.backends import open_parts
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator, open_transformer
+from sanac.runtime.pipeline import DiffusionGenerator, open_generator, open_transformer, sampling_of
 from sanac.verify.parity import USUAL, Case
 
 COMPILE = "compile"  # torch backend with torch.compile on the transformer
@@ -101,7 +101,7 @@ class PipelineBench:
             setattr(pipeline, name, _Timed(getattr(pipeline, name), name, self.clock))
         decode = pipeline.vae.decode
         pipeline.vae.decode = lambda *given, **how: self.clock.timed("decoder", lambda: decode(*given, **how))
-        self.sampling = GenerationSettings(task.steps or usual_steps(model), task.guidance, task.size, tile=task.tile)
+        self.sampling = sampling_of(model, task.steps, task.guidance, size=task.size, tile=task.tile)
 
     def run(self, batch: int) -> dict[str, list[float]]:
         """Generate one batch; returns seconds by part."""
@@ -119,7 +119,7 @@ class TransformerBench:
     def __init__(self, model: Model, task: BenchTask) -> None:
         """Open the transformer with inputs shaped as a pipeline's."""
         device = pick_device(task.device)
-        self.clock, self.steps = Clock(device), task.steps or usual_steps(model)
+        self.clock, self.steps = Clock(device), task.steps or default_steps(model)
         found = open_parts(model, _plain(task.backend), device).get("transformer")
         runner: Any = found or open_transformer(model, device)
         self.runner: Callable[..., Any] = torch.compile(runner) if task.backend == COMPILE else runner

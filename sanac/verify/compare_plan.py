@@ -10,10 +10,9 @@ from sanac.core.confined import AnyPath
 from sanac.core.errors import UsageError
 from sanac.nn.calibration.prompts import default_prompts, is_shapes_vocabulary, read_prompts
 from sanac.nn.device import pick_device
-from sanac.nn.guidance import usual_steps
 from sanac.nn.pipeline_config import vocabulary_of
 from sanac.runtime.generate import PlannedPicture, file_name, model_metadata, plan_pictures
-from sanac.runtime.pipeline import GenerationSettings, check_complete
+from sanac.runtime.pipeline import GenerationSettings, check_complete, sampling_of
 from sanac.shapes.prompts import suite
 from sanac.verify.settings import CompareSettings
 
@@ -43,7 +42,8 @@ class ComparisonPlan:
 
     def sampling(self, model: Model, batch: int = 1) -> GenerationSettings:
         """Sampler settings of a model; pictures of the sheet are generated one by one, which times them."""
-        return GenerationSettings(self.settings.steps or usual_steps(model), self.settings.guidance, batch=batch)
+        typed = "guidance" in self.settings.typed
+        return sampling_of(model, self.settings.steps, self.settings.guidance, guidance_typed=typed, batch=batch)
 
     @cached_property
     def folder_names(self) -> tuple[str, ...]:

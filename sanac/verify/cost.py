@@ -14,7 +14,7 @@ def verify(settings: VerifySettings, before: ModelShape, _others: int) -> Cost:
 
 def evaluate(settings: EvaluateSettings, before: ModelShape, _others: int) -> Cost:
     """The suite's images, a quarter of them for its held-out part."""
-    work = before.forward(1.25 * settings.images * settings.steps)
+    work = before.forward(1.25 * settings.images * (settings.steps or before.steps))
     return Cost(before, OVERHEAD + before.size_fp32, work, before.size)
 
 

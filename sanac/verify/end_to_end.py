@@ -186,9 +186,9 @@ def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Candidate
     def generate(generator: ImageGenerator, how: GenerationSettings = sampling) -> list[Any]:
         return [picture for batch in generator.generate(prompts, range(len(prompts)), how) for picture in batch]
 
-    theirs = open_generator(reference, "cpu")
+    theirs = open_generator(reference, "cpu", scheduled=False)
     expected = generate(theirs)
-    ours = theirs if _shared(candidate, reference, graphs) else open_generator(candidate, "cpu")
+    ours = theirs if _shared(candidate, reference, graphs) else open_generator(candidate, "cpu", scheduled=False)
     rounds_activations = any(graph.rounds_activations for graph in graphs.values())
     choose: Callable[[list[float]], float] = statistics.median if rounds_activations else min
     middle, limits = "median" if rounds_activations else "the least", [PSNR, SSIM]

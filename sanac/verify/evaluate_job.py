@@ -11,7 +11,7 @@ from sanac.core.view import Block, Table
 from sanac.judge.results import write_results
 from sanac.runtime.generate import file_name
 from sanac.runtime.image_files import make_folder, save_sheet
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import open_generator, sampling_of
 from sanac.verify.settings import EvaluateSettings
 from sanac.verify.shapes_suite import Evaluation, evaluate, examples
 
@@ -20,15 +20,19 @@ def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
     """Generate and judge the suite's images; write the scores, a sheet of examples and a line per image."""
     opened = context.open(word)
     default = opened.located.path if opened.manifest else Path("sanac-out") / f"evaluate-{file_name(word)}"
+    typed, batch = "guidance" in settings.typed, settings.batch
+    sampling = sampling_of(
+        opened, settings.steps, settings.guidance, context.reporter, guidance_typed=typed, batch=batch
+    )
     home = make_folder(settings.out or default)
     generator = open_generator(opened, settings.device, settings.backend, context.reporter)
     for warning in generator.device_warnings():
         context.reporter.warn(warning)
-    sampling = GenerationSettings(settings.steps, settings.guidance, batch=settings.batch)
     found = evaluate(generator, settings.images, sampling, settings.seed, settings.prompts_split, context.reporter)
     about: dict[str, Any] = {"model": opened.located.name, "suite": settings.suite, "split": settings.prompts_split}
     about |= {"seed": settings.seed, "sampling": sampling.to_json(), "device": generator.device}
     about |= {"backend": settings.backend} if settings.backend != "torch" else {}
+    about |= {"schedule": str(opened.schedule)} if opened.schedule else {}
     files = _save(found, about, settings.measurement, home)
     return Outcome("ok", about | found.to_json(), home, found, partial(_show, found, files))
 

@@ -94,7 +94,9 @@ class EvaluateSettings(RunSettings):
 
     suite: Annotated[Literal["shapes"], Option("shapes: the world that sanac:tiny was trained on.", "NAME")]
     images: Annotated[int, Option("Images to generate and judge; two per task at least.", "N", ge=12)] = 2048
-    steps: Annotated[int, Option("Sampler steps.", "N", ge=1, le=1000)] = 20
+    steps: Annotated[
+        int | None, Option("Sampler steps.", "N", "the schedule's, else 20, SANA-Sprint's 2", ge=1, le=1000)
+    ] = None
     guidance: Annotated[float, Option("Guidance scale.", "SCALE", ge=0, le=100)] = 4.5
     batch: Annotated[int, Option("Images per batch.", "N", ge=1)] = 32
     backend: Annotated[
@@ -142,7 +144,9 @@ class BenchSettings(DeviceSettings):
     ] = ()
     batch: Annotated[tuple[int, ...], Option("Batch sizes.", "N,...", comma=True, ge=1, le=9999)] = (1,)
     rounds: Annotated[int, Option("Rounds; every model takes one turn in each.", "N", ge=1, le=1000)] = 5
-    steps: Annotated[int | None, Option("Sampler steps.", "N", "20, SANA-Sprint's 2", ge=1, le=1000)] = None
+    steps: Annotated[
+        int | None, Option("Sampler steps.", "N", "the schedule's, else 20, SANA-Sprint's 2", ge=1, le=1000)
+    ] = None
     guidance: Annotated[float, Option("Guidance scale.", "SCALE", ge=0, le=100)] = 4.5
     size: Annotated[
         str | None, Option("Width and height in pixels.", "WxH", "the model's native size", check=parse_size)
@@ -194,9 +198,10 @@ class CompareSettings(RunSettings):
     prompts_split: Annotated[
         Literal["test", "tune"], Option("The suite's prompts, as in evaluate.", "NAME", recipe=False)
     ] = "test"
-    steps: Annotated[int | None, Option("Sampler steps.", "N", "20, SANA-Sprint's 2", ge=1, le=1000, recipe=False)] = (
-        None
-    )
+    steps: Annotated[
+        int | None,
+        Option("Sampler steps.", "N", "the schedule's, else 20, SANA-Sprint's 2", ge=1, le=1000, recipe=False),
+    ] = None
     guidance: Annotated[float, Option("Guidance scale.", "SCALE", ge=0, le=100, recipe=False)] = 4.5
     batch: Annotated[int, Option("Images per batch of the suite.", "N", ge=1, recipe=False)] = 16
     out: Annotated[

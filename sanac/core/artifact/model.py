@@ -9,6 +9,7 @@ from typing import Any
 
 from sanac.core import json_files
 from sanac.core.artifact.manifest import Manifest, changed_after_sealing, check_sealed, read_manifest
+from sanac.core.artifact.schedule import SCHEDULE, Schedule, schedule_from_json
 from sanac.core.artifact.staging import UNFINISHED
 from sanac.core.checkpoint.locate import TINY, Located, inside
 from sanac.core.checkpoint.lora import Patch, parse_word, read_patches
@@ -101,6 +102,16 @@ class Model:
         return folder / name
 
     @cached_property
+    def schedule(self) -> Schedule | None:
+        """How many blocks each sampler step runs, and whether it is guided; None if all steps run the whole model."""
+        path = self.find_file(SCHEDULE)
+        if path is None:
+            return None
+        if self.manifest is not None and SCHEDULE not in self.manifest.files:
+            raise changed_after_sealing(self.located.path, [f"{SCHEDULE} was added"])
+        return schedule_from_json(json_files.read_object(path), str(path), self.architecture.blocks)
+
+    @cached_property
     def extras(self) -> Mapping[str, TensorRef]:
         """Tensors that only NVlabs' layout has: from the checkpoint itself, or from a converted model's sidecar."""
         if self.weights.extras or self.manifest is None or SIDE_FILE not in self.manifest.files:
@@ -129,7 +140,8 @@ class Model:
             return json_files.key_of(["artifact", manifest.key, sealed, *self.patch_identity])
         full_hash = full_hash or self.located.name == TINY  # independent of installation path and time
         parts = [[part.name, _identity(part, full_hash=full_hash)] for part in self.components]
-        root = [[path.name, digest_file(path)] for path in self.root_files]
+        root: list[list[Any]] = [[path.name, digest_file(path)] for path in self.root_files]
+        root += [[SCHEDULE, self.schedule.to_json()]] if self.schedule else []
         return json_files.key_of([*parts, *root, self.model_index, *self.patch_identity])
 
     def content(self) -> str:

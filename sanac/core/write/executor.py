@@ -11,6 +11,7 @@ from sanac.core.artifact import model_card
 from sanac.core.artifact.engine_record import ENGINE, check_file
 from sanac.core.artifact.manifest import Manifest, changed_after_sealing
 from sanac.core.artifact.model import SIDE_FILE, Component, Model
+from sanac.core.artifact.schedule import SCHEDULE
 from sanac.core.artifact.staging import (
     ORIGIN,
     StagingArea,
@@ -67,6 +68,8 @@ def write_artifact(job: ArtifactJob, out: Path, reporter: Reporter) -> tuple[str
         if staging.files:
             reporter.note(f"resuming {staging.partial}: {len(staging.files)} files are already written")
         tensors = _write(staging, job, reporter)
+        if job.schedule:
+            staging.place_bytes(SCHEDULE, json_files.pretty(job.schedule.to_json()))
         if job.post_process:
             job.post_process.make(staging, reporter)
         engines = {name: check_file(staging.existing(name)) for name in sorted(staging.files) if name.endswith(ENGINE)}

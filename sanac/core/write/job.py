@@ -11,6 +11,7 @@ from sanac.core import json_files
 from sanac.core.artifact.manifest import Ancestor
 from sanac.core.artifact.model import Component, Model, streaming_memory
 from sanac.core.artifact.plan import BlockPlan, Keep, New
+from sanac.core.artifact.schedule import Schedule
 from sanac.core.artifact.staging import StagingArea
 from sanac.core.checkpoint.lora import Addition, Patch, merge
 from sanac.core.checkpoint.quant_json import PACKED
@@ -69,6 +70,13 @@ class ArtifactJob:
     rewrites: Mapping[str, ComponentRewrite] = field(default_factory=dict)  # components that are rewritten quantized
     description: str = ""  # description for the lineage where the plan says too little: '100 steps of distill'
     post_process: PostProcess | None = None
+    new_schedule: Schedule | None = None  # replaces the model's
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The output's schedule: a new one, or the model's with the blocks moved as the plan moves them."""
+        known = self.model.schedule
+        return self.new_schedule or (known.after(self.plan) if known else None)
 
     @property
     def architecture(self) -> Architecture:
@@ -231,7 +239,7 @@ def plan_artifact(
 ) -> ArtifactJob:
     """The fully planned job, with its content key; nothing is written."""
     architecture = model.architecture
-    if stage not in {"quantize", "export"}:
+    if stage not in {"quantize", "export", "schedule"}:
         refuse_quantized(model, stage)
     if plan.source_blocks != architecture.blocks:
         raise UsageError(
@@ -251,6 +259,7 @@ def plan_artifact(
     stamps = _witness(model, pipeline)
     job = ArtifactJob(stage, model, plan, settings, options, key, identities[0], stamps, pipeline)
     assert job.config, "a config that can't be derived is reported before anything is written"
+    _ = job.schedule  # neither is a schedule that the plan contradicts
     return job
 
 

@@ -89,6 +89,8 @@ def _how_to_load(job: ArtifactJob, out: Path) -> str:
     layout = job.options.layout
     if layout != "diffusers":
         return f"the weights: {out}/model.{'pth' if layout == 'nvlabs' else 'safetensors'}"
+    if job.schedule and job.companions:
+        return f'load it with sanac.load_pipeline("{out}"): it follows the schedule, which a stock pipeline ignores'
     if job.needs_sanac:
         return f'load it with sanac.{"load_pipeline" if job.companions else "load_transformer"}("{out}")'
     if job.companions:

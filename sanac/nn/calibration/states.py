@@ -104,9 +104,12 @@ class CalibrationStates:
         return [self.guidance.combined(group) for group in groups]
 
     def errors(
-        self, choices: Sequence[BlockSubset], sweep_batch: SweepBatch | None = None
+        self, choices: Sequence[BlockSubset], sweep_batch: SweepBatch | None = None, *, guided: bool = True
     ) -> dict[BlockSubset, Tensor]:
-        """The relative error of the guided velocity under each block subset: (steps, prompts)."""
+        """The relative error of the guided velocity under each block subset: (steps, prompts).
+
+        Without `guided`, the velocity of the prompts' branch alone takes its place.
+        """
         moments, count = len(self.moments), len(self.captions)
         sweep_batch = sweep_batch or SweepBatch(moments * count, max(1, len(choices)))
         size = min(sweep_batch.prompts, count, self.batch)
@@ -117,20 +120,23 @@ class CalibrationStates:
         for begin in range(0, len(ordered), sweep_batch.choices):
             some = ordered[begin : begin + sweep_batch.choices]
             for place in range(0, len(pieces), at_once):
-                for kept, number, first, error in self._errors(pieces[place : place + at_once], size, some):
+                for kept, number, first, error in self._errors(
+                    pieces[place : place + at_once], size, some, guided=guided
+                ):
                     found[kept][number, first : first + len(error)] = error
         return found
 
     def _errors(
-        self, pieces: Sequence[tuple[int, int]], size: int, choices: Sequence[BlockSubset]
+        self, pieces: Sequence[tuple[int, int]], size: int, choices: Sequence[BlockSubset], *, guided: bool
     ) -> Iterator[tuple[BlockSubset, int, int, Tensor]]:
         """Errors for `pieces` (step, first prompt) of `size` prompts each, in one sweep over the weights."""
         parts = [self.part(first, first + size) for _, first in pieces]
         moments = [part.moments[number] for part, (number, _) in zip(parts, pieces, strict=True)]
         starts = [start for part, moment in zip(parts, moments, strict=True) for start in part.starts(moment)]
         for kept, outputs in velocities(self.blocks, self.outside, self.geometry, starts, choices).items():
-            for (number, first), moment, guided in zip(pieces, moments, self.guided(outputs), strict=True):
-                yield kept, number, first, relative_error(guided, moment.velocity).cpu()
+            found = self.guided(outputs) if guided else outputs[self.guidance.branches - 1 :: self.guidance.branches]
+            for (number, first), moment, velocity in zip(pieces, moments, found, strict=True):
+                yield kept, number, first, relative_error(velocity, moment.velocity).cpu()
 
 
 def states_of(

@@ -1,0 +1,128 @@
+"""Chooses depth and guidance of every sampler step under a budget, from the error that each choice makes.
+
+A step from noise level s to s' moves the latents by (s - s') v, so an error dv of the velocity moves them wrong by
+(s - s') dv. With e(s, choice) = |dv|^2 / |v|^2 from the sweep, the schedule minimises
+
+    sum over steps of (s - s')^2 e(s, choice)     subject to     sum of costs <= budget,
+
+exactly, by dynamic programming over the budget. Costs are counted in halves of a block-forward: a guided step of k
+blocks costs 2 k, an unguided one k.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sanac.core.artifact.schedule import WHOLE, Schedule
+
+SHALLOWEST = 3  # a step runs at least one in so many blocks
+GUIDED_SHARES = (1.0, 0.75, 0.5, 0.33)  # of the steps, from the first: guidance matters while the picture takes form
+
+
+@dataclass(frozen=True)
+class VelocityTable:
+    """The relative squared error of the guided velocity by noise level and depth, with guidance and without."""
+
+    order: tuple[int, ...]  # of blocks, nested
+    levels: tuple[int, ...]  # noise levels in thousandths, falling
+    guided: tuple[tuple[float, ...], ...]  # [level][depth - 1]
+    unguided: tuple[tuple[float, ...], ...]  # () where guidance costs no second branch
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks of the model."""
+        return len(self.order)
+
+    @property
+    def branches(self) -> int:
+        """Branches of a guided step."""
+        return 2 if self.unguided else 1
+
+    def errors(self, level: float, *, guided: bool) -> list[float]:
+        """Errors by depth at any noise level, interpolated between the measured ones."""
+        table = np.asarray(self.guided if guided else self.unguided)[::-1]
+        places = self.levels[::-1]
+        return [float(np.interp(level, places, table[:, depth])) for depth in range(table.shape[1])]
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What a step may do: its cost in halves of a block-forward, and the error that it makes."""
+
+    depth: int
+    guided: bool
+    cost: int
+    error: float
+
+
+def cost_of(table: VelocityTable, depth: int, *, guided: bool) -> int:
+    """Halves of a block-forward."""
+    return depth * (2 if guided or table.branches == 1 else 1)
+
+
+def allocate(
+    table: VelocityTable, levels: Sequence[int], budget: float, guided: Sequence[bool] | None = None
+) -> Schedule | None:
+    """The schedule of these noise levels with the least error for at most `budget` block-forwards.
+
+    `guided` fixes which steps are guided; None leaves it to the error. None is returned if the budget is too small.
+    """
+    most = math.floor(2 * budget + 1e-9)
+    weights = [((here - after) / WHOLE) ** 2 for here, after in zip(levels, (*levels[1:], 0), strict=True)]
+    steps = [
+        _choices(table, level, weight, None if guided is None else guided[step])
+        for step, (level, weight) in enumerate(zip(levels, weights, strict=True))
+    ]
+    chosen = _cheapest_error(steps, most)
+    if chosen is None:
+        return None
+    return Schedule(table.order, tuple(levels), tuple(one.depth for one in chosen), tuple(one.guided for one in chosen))
+
+
+def _choices(table: VelocityTable, level: int, weight: float, guided: bool | None) -> list[_Choice]:  # noqa: FBT001
+    least = -(-table.blocks // SHALLOWEST)
+    found = []
+    for option in (True, False):
+        if guided not in {None, option} or (not option and table.branches == 1):
+            continue
+        errors = table.errors(level, guided=option)
+        found += [
+            _Choice(depth, option, cost_of(table, depth, guided=option), weight * errors[depth - 1])
+            for depth in range(least, table.blocks + 1)
+        ]
+    return found
+
+
+def _cheapest_error(steps: Sequence[Sequence[_Choice]], most: int) -> list[_Choice] | None:
+    """One choice per step with the least sum of errors, at a sum of costs of at most `most`."""
+    best = np.zeros(most + 1)  # least error of the steps so far, by what they may cost
+    picked: list[np.ndarray] = []
+    for choices in steps:
+        after, pick = np.full(most + 1, np.inf), np.full(most + 1, -1)
+        for number, one in enumerate(choices):
+            if one.cost > most:
+                continue
+            found = np.full(most + 1, np.inf)
+            found[one.cost :] = best[: most + 1 - one.cost] + one.error
+            better = found < after
+            after[better], pick[better] = found[better], number
+        best = after
+        picked.append(pick)
+    if not np.isfinite(best[most]):
+        return None
+    left, chosen = most, []
+    for choices, pick in zip(reversed(steps), reversed(picked), strict=True):
+        one = choices[pick[left]]
+        chosen.append(one)
+        left -= one.cost
+    return chosen[::-1]
+
+
+def guidance_patterns(table: VelocityTable, steps: int) -> list[tuple[bool, ...] | None]:
+    """Which steps are guided, in the variants that are tried; None: as the velocity's error would have it."""
+    if table.branches == 1:
+        return [(True,) * steps]
+    counts = dict.fromkeys(max(1, math.ceil(share * steps)) for share in GUIDED_SHARES)
+    return [*((True,) * count + (False,) * (steps - count) for count in counts), None]

@@ -1,0 +1,165 @@
+"""The front of a model as a cached step: measures what schedules cost in quality, and keeps it in the workspace."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from sanac.core import json_files
+from sanac.core.artifact.cache import load_cached, store_cached
+from sanac.core.artifact.cached_step import CachedStep
+from sanac.core.artifact.model import Model
+from sanac.core.artifact.schedule import WHOLE
+from sanac.core.confined import ConfinedPath
+from sanac.core.errors import InvalidInput, MissingResource, UsageError
+from sanac.core.progress import Reporter
+from sanac.core.units import duration_text
+from sanac.nn.calibration.cost import PATIENCE
+from sanac.nn.calibration.prompts import is_shapes_vocabulary
+from sanac.nn.device import pick_device
+from sanac.nn.guidance import branches_of, guidance_of, usual_steps
+from sanac.nn.pipeline_config import forward_seconds, latent_side, sampler, scheduler_of, vocabulary_of
+from sanac.nn.samplers import sampler_of
+from sanac.runtime.pipeline import check_complete, open_generator
+from sanac.schedule.allocation import VelocityTable
+from sanac.schedule.front import FINALISTS, Front, FrontSearch, front_from_json
+from sanac.schedule.scoring import ShapesScorer
+from sanac.schedule.settings import STEPS, UNCONFIRMED_STEPS, ScheduleSettings
+from sanac.schedule.velocity_error import VelocityErrors
+
+SCHEMA = 1  # raised when the same settings would give another front
+
+
+@dataclass(frozen=True)
+class FrontJob(CachedStep[Front]):
+    """A search for the front with all settings resolved."""
+
+    model: Model
+    settings: ScheduleSettings
+    errors: VelocityErrors
+    confirm: str
+    budgets: tuple[float, ...]
+    workspace: ConfinedPath
+
+    @property
+    def what(self) -> str:
+        """Name of the result in messages."""
+        return "the front of schedules"
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Numbers of sampler steps to try."""
+        usual = usual_steps(self.model)
+        default = tuple(count for count in STEPS if count <= usual) or (usual,)
+        if self.confirm == "none":
+            default = (min(UNCONFIRMED_STEPS, usual),)
+        return self.settings.try_steps or default
+
+    @cached_property
+    def key(self) -> str:
+        """Content key of the front."""
+        settings = self.settings
+        about = [self.confirm, self.budgets, self.steps, settings.guidance, settings.seed]
+        about += [settings.images, pick_device(settings.device)] if self.confirm != "none" else []
+        return json_files.key_of(["front", SCHEMA, self.errors.key, about])
+
+    @property
+    def file(self) -> ConfinedPath:
+        """Path of the front."""
+        return self.workspace / f"front-{self.key[:8]}" / "front.json"
+
+    def load(self) -> Front | None:
+        """The cached front, or None."""
+        known = load_cached(self.file, self.key, {"whole": dict, "rows": list})
+        try:
+            return front_from_json(known, self.model.architecture.blocks) if known else None
+        except (InvalidInput, KeyError, TypeError):  # damaged: measured again
+            return None
+
+    @property
+    def seconds(self) -> float:
+        """Estimated seconds of judging, without the velocity's errors."""
+        if self.confirm == "none":
+            return 0.0
+        model, images = self.model, self.settings.images
+        candidates = 3 * len(self.steps)
+        each = candidates / 4 + FINALISTS * 0.75 + 1  # of all images, at each budget
+        pictures = images * (1 + sum(budget * each for budget in self.budgets))
+        tokens = branches_of(model) * (latent_side(model) // model.architecture.patch_size) ** 2
+        device = pick_device(self.settings.device)
+        return forward_seconds(model, tokens * pictures * usual_steps(model), device, readings=0.0)
+
+    def check_budget(self, reporter: Reporter) -> None:
+        """Report the estimated time of both parts; above one hour it requires --yes."""
+        if self.errors.load() is None:
+            self.errors.check_budget(reporter)
+        if not self.seconds:
+            return
+        spoken = duration_text(self.seconds)
+        reporter.note(
+            f"judging schedules at {len(self.budgets)} budgets, {self.settings.images} images: about {spoken}"
+        )
+        if self.seconds > PATIENCE and not self.settings.yes:
+            raise MissingResource(
+                f"judging schedules would take about {spoken} here",
+                hint="--images 64, --front with fewer budgets, --confirm none, a machine with a GPU, or --yes",
+            )
+
+    def compute(self, reporter: Reporter) -> Front:
+        """Measure the velocity's errors, propose, judge, and cache the front."""
+        table = self.errors.load() or self.errors.compute(reporter)
+        search = self.search(table)
+        if self.confirm != "none":
+            settings = self.settings
+            generator = open_generator(self.model, settings.device, reporter=reporter, scheduled=False)
+            seen = self.file.with_name("judged.json")
+            about = (settings.images, settings.guidance, settings.batch, settings.seed)
+            search.scorer = ShapesScorer(generator, *about, seen, self.key, reporter)
+        reporter.begin("judging", 0, "images")
+        try:
+            front = search.run(self.budgets, reporter)
+        finally:
+            reporter.end()
+        if not front.rows:
+            raise UsageError(
+                f"no budget of {', '.join(f'{one:g}' for one in self.budgets)} allows a schedule",
+                why="a step runs a third of the blocks or more",
+                hint="a larger --budget, or fewer --try-steps",
+            )
+        store_cached(self.file, {"key": self.key, **front.to_json()})
+        return front
+
+    def search(self, table: VelocityTable) -> FrontSearch:
+        """The search over a measured table."""
+        settings = self.settings
+        how = (usual_steps(self.model), settings.images)
+        return FrontSearch(table, lambda steps: noise_levels(self.model, steps), self.steps, *how, seed=settings.seed)
+
+
+def plan_front(model: Model, settings: ScheduleSettings, errors: VelocityErrors, workspace: ConfinedPath) -> FrontJob:
+    """The search of these settings; computes nothing yet."""
+    shapes = is_shapes_vocabulary(vocabulary_of(model))
+    confirm = settings.confirm or ("shapes" if shapes else "none")
+    if confirm == "shapes":
+        check_complete(model)
+        if not shapes:
+            raise UsageError(
+                f"{model.located.name} can't be judged by the shapes suite",
+                why="its tokenizer doesn't have the vocabulary of the shapes world",
+                hint="--confirm none",
+            )
+    elif settings.max_loss is not None:
+        why = "no suite applies to it" if settings.confirm is None else ""
+        raise UsageError(f"--max-loss needs scores of {model.located.name}", why=why, hint="--budget 0.25")
+    own = (settings.budget,) if settings.budget is not None else ()
+    budgets: Sequence[float] = sorted({*settings.front, *own}, reverse=True)
+    return FrontJob(model, settings, errors, confirm, tuple(budgets), workspace)
+
+
+def noise_levels(model: Model, steps: int) -> tuple[int, ...]:
+    """The noise level of each of `steps` sampler steps, in thousandths, as the model's pipeline takes them."""
+    config = model.transformer.config or model.architecture.config()
+    found = sampler_of(sampler(scheduler_of(model)), config, steps, (), torch.device("cpu"))
+    most = guidance_of(config).timesteps
+    return tuple(min(WHOLE, round(float(found.timestep(step)) / most * WHOLE)) for step in range(len(found)))
