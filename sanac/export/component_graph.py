@@ -19,7 +19,7 @@ from sanac.export.graph import OPSET, completed, translated
 from sanac.export.graph_cache import graph_key, memoised
 from sanac.export.qdq import insert_qdq
 from sanac.export.tracing import Traced
-from sanac.nn.onnx_files import GRAPH
+from sanac.nn.onnx_files import GRAPH, depth_graph
 
 SCHEMA = 3  # raised when the same settings would give another graph
 
@@ -44,6 +44,7 @@ class ComponentGraph:
     depthwise: str | None = None
     traced_with: tuple[str, ...] = ()  # what `trace` depends on besides config, precision and depthwise dtype
     blocks: int = 1  # number of blocks, of which `trace` traces one
+    kept: tuple[int, ...] = ()  # the blocks that a schedule's depth runs; (): all
 
     @property
     def sidecar(self) -> str:
@@ -53,14 +54,22 @@ class ComponentGraph:
         return LAID if self.scheme else ""
 
     @property
+    def file(self) -> str:
+        """Path of the graph file."""
+        return f"{self.folder}/{depth_graph(len(self.kept)) if self.kept else GRAPH}"
+
+    @property
     def files(self) -> tuple[str, ...]:
-        """Files written for the graph."""
+        """Files written for the graph; that of a depth shares the whole graph's sidecar."""
+        if self.kept:
+            return (self.file,)
         config = ("config.json",) if self.folder != self.component else ()
         return tuple(f"{self.folder}/{name}" for name in (*config, self.sidecar, GRAPH) if name)
 
     def key(self, model: str) -> str:
         """Content key of the graph of a model with this identity."""
-        return json_files.key_of(["graph", SCHEMA, OPSET, self.folder, self.precision, self.depthwise, model])
+        about = ["graph", SCHEMA, OPSET, self.folder, self.precision, self.depthwise, model]
+        return json_files.key_of([*about, *([list(self.kept)] if self.kept else [])])
 
     def traced(self, source: Path, precision: str) -> tuple[ir.Model, list[TensorSource]]:
         """The graph of the component in `source`, weights without values, and the tensors of its sidecar file."""
@@ -69,7 +78,7 @@ class ComponentGraph:
             model = memoised(
                 self._trace_key(source, precision),
                 lambda: translated(self.trace(source, PRECISIONS[precision])),
-                lambda found: completed(found, self.blocks),
+                lambda found: completed(found, self.kept or range(self.blocks)),
             )
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
             why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

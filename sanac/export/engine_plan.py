@@ -25,7 +25,6 @@ from sanac.core.errors import MissingResource, UsageError
 from sanac.core.file_copy import digest_file
 from sanac.core.requirements import install_command
 from sanac.nn.device import capability
-from sanac.nn.onnx_files import GRAPH
 from sanac.nn.pipeline_config import native
 
 if TYPE_CHECKING:
@@ -71,12 +70,13 @@ class EngineBuild:
     def stem(self) -> str:
         """Path stem of the engine's files, e.g. transformer/model.int8.rtx-1.7.1.116.sm89."""
         scheme = self.component.scheme or self.component.precision
+        scheme = f"depth-{len(self.component.kept)}.{scheme}" if self.component.kept else scheme
         return f"{self.component.folder}/model.{scheme}.{self.builder}-{self.version}.{sm_text(self.capabilities)}"
 
     @property
     def graph_file(self) -> str:
         """Path of the graph file."""
-        return f"{self.component.folder}/{GRAPH}"
+        return self.component.file
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -86,7 +86,9 @@ class EngineBuild:
     @property
     def weights(self) -> int:
         """Upper bound on the bytes of the engine's weights; TensorRT may store quantized ones dequantized."""
-        return self.component.parameters * _ITEM[self.component.precision]
+        component = self.component
+        share = len(component.kept) / component.blocks if component.kept else 1.0
+        return int(share * component.parameters) * _ITEM[component.precision]
 
     @property
     def memory(self) -> int:
@@ -212,7 +214,8 @@ def _has(builder: str) -> bool:
 def _refitted(graphs: "Sequence[ComponentGraph]", settings: EngineSettings, old: Path) -> EngineBuild:
     """The build that refits the engine `old`; everything but its weights comes from its record."""
     record, again = check_file(old), "drop --refit-from to build a new engine"
-    graph = next((one for one in graphs if one.folder == old.absolute().parent.name), None)
+    whole = [one for one in graphs if not one.kept]
+    graph = next((one for one in whole if one.folder == old.absolute().parent.name), None)
     if graph is None:
         raise UsageError(
             f"{old} is not an engine of an exported component",

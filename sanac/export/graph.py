@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 import torch
@@ -22,7 +22,7 @@ OPSET = 22  # below, Conv knows no bf16; above, runtimes fail on attention with 
 
 def graph_of(traced: Traced) -> ir.Model:
     """The ONNX graph of a traced program; weights are initializers without values under the checkpoint's names."""
-    return completed(translated(traced), traced.blocks)
+    return completed(translated(traced), range(traced.blocks))
 
 
 def translated(traced: Traced) -> ir.Model:
@@ -46,10 +46,11 @@ def translated(traced: Traced) -> ir.Model:
     return model
 
 
-def completed(model: ir.Model, blocks: int) -> ir.Model:
-    """A translated graph with all blocks unrolled, and its nodes and values named."""
+def completed(model: ir.Model, blocks: Sequence[int]) -> ir.Model:
+    """A translated graph with these blocks unrolled, and its nodes and values named."""
     stream = unroll_blocks(model, blocks)
-    states = {f"{BLOCKS}.{index}": value for index, value in enumerate(stream)} or _layer_outputs(model.graph)
+    states = {f"{BLOCKS}.{index}": value for index, value in zip(blocks, stream, strict=False)}
+    states = states or _layer_outputs(model.graph)
     name_nodes(model.graph)
     for name, value in states.items():
         value.name = name
@@ -76,8 +77,8 @@ def tidy(model: ir.Model) -> None:
     passes.RemoveUnusedOpsetsPass()(model)
 
 
-def unroll_blocks(model: ir.Model, blocks: int) -> list[ir.Value]:
-    """Repeat the traced block between the edge nodes `blocks` times; returns the hidden states after each block.
+def unroll_blocks(model: ir.Model, blocks: Sequence[int]) -> list[ir.Value]:
+    """Repeat the traced block between the edge nodes for each of `blocks`; returns the hidden states after each block.
 
     Nodes that don't depend on the block's weights or input are shared by all blocks.
     """
@@ -89,16 +90,19 @@ def unroll_blocks(model: ir.Model, blocks: int) -> list[ir.Value]:
     weights = [value for name, value in graph.initializers.items() if split_block(name)]
     inside = _between(graph, {first.outputs[0], *weights}, last)
     for node in inside:
-        node.metadata_props[BLOCKS] = "0"
+        node.metadata_props[BLOCKS] = str(blocks[0])
     begin, end = first.inputs[0], last.inputs[0]
     assert begin is not None
     assert end is not None
     stream = [end]
-    for index in range(1, blocks):
+    for index in blocks[1:]:
         known = {first.outputs[0]: stream[-1], **{value: _weight(value, index, graph) for value in weights}}
         copies = [_copy(node, known, index) for node in inside]
         graph.insert_before(last, copies)
         stream.append(known[end])
+    if blocks[0]:
+        for value in weights:
+            _rename(value, blocks[0], graph)
     ir.convenience.replace_all_uses_with(first.outputs[0], begin)
     ir.convenience.replace_all_uses_with(last.outputs[0], stream[-1])
     graph.remove((first, last), safe=True)
@@ -123,6 +127,15 @@ def _weight(first: ir.Value, index: int, graph: ir.Graph) -> ir.Value:
     value = ir.Value(name=block_name(index, place[1]), shape=first.shape, type=first.type)
     graph.initializers.add(value)
     return value
+
+
+def _rename(weight: ir.Value, index: int, graph: ir.Graph) -> None:
+    """Give the traced block's weight the name that it has in block `index`."""
+    place = split_block(weight.name or "")
+    assert place
+    graph.initializers.pop(weight.name or "")
+    weight.name = block_name(index, place[1])
+    graph.initializers.add(weight)
 
 
 def _copy(node: ir.Node, known: dict[ir.Value, ir.Value], index: int) -> ir.Node:

@@ -24,7 +24,6 @@ from sanac.export.settings import ExportSettings
 from sanac.export.tracing import Traced
 from sanac.export.transformer import transformer
 from sanac.nn.loader_gate import check_loadable
-from sanac.nn.onnx_files import GRAPH
 
 FOLDERS = ("transformer", "text_encoder", "vae_decoder", "vae_encoder")
 _MEMORY = 600_000_000  # bytes of torch, its exporter and the graphs, without weights
@@ -53,6 +52,8 @@ def plan_export(
     recorded |= {"engines": [engine.to_json() for engine in engines]} if engines else {}
     blocks = model.architecture.blocks
     job = plan_artifact("export", model, keep_blocks(blocks, range(blocks)), recorded, options)
+    if model.schedule:
+        recorded["depths"] = [len(graph.kept) for graph in graphs if graph.kept]
     rewritten = {graph.component for graph in graphs if graph.sidecar}
     sidecar_bytes = sum(part.weights.size for part in model.components if part.weights and part.name in rewritten)
     size = sidecar_bytes + len(graphs) * _GRAPH + blocks * _BLOCK
@@ -119,9 +120,18 @@ def graphs_of(model: Model, settings: ExportSettings, *, whole: bool = True) -> 
             made = [ComponentGraph(part.name, folder, trace, *how) for folder, trace in folders[part.name]]
             if part.name == "transformer":
                 about = (repr(replace(architecture, blocks=1)), f"pointwise_as_linear={pointwise_as_linear}")
-                made = [replace(graph, traced_with=about, blocks=architecture.blocks) for graph in made]
+                complete = replace(made[0], traced_with=about, blocks=architecture.blocks)
+                made = [complete, *(replace(complete, kept=kept) for kept in _depths(model, settings.depths))]
             found += made
     return found
+
+
+def _depths(model: Model, most: int) -> list[tuple[int, ...]]:
+    """The blocks of each graph that a schedule needs besides the whole one."""
+    schedule = model.schedule
+    if schedule is None:
+        return []
+    return [schedule.kept(depth) for depth in schedule.grouped(most) if depth != len(schedule.order)]
 
 
 def _own(weights: Weights, component: str) -> str:
@@ -147,10 +157,11 @@ def _config(folder: Path) -> dict[str, object]:
 
 def _place(graph: ComponentGraph, staging: StagingArea, reporter: Reporter) -> None:
     """Trace a component and write its graph, and a sidecar file for weights it can't use from the checkpoint."""
-    name = f"{graph.folder}/{GRAPH}"
+    name = graph.file
     if name in staging.files:
         return
-    reporter.note(f"{graph.folder}: tracing in {graph.precision}")
+    what = f"{graph.folder}, {len(graph.kept)} blocks" if graph.kept else graph.folder
+    reporter.note(f"{what}: tracing in {graph.precision}")
     source = staging.partial / graph.component
     linked = [path for path in _weights(source).files if path.stat().st_nlink > 1]
     if linked and graph.folder == graph.component:
@@ -160,7 +171,7 @@ def _place(graph: ComponentGraph, staging: StagingArea, reporter: Reporter) -> N
     if graph.folder != graph.component:
         config = staging.existing(f"{graph.component}/config.json").read_bytes()
         staging.place_bytes(f"{graph.folder}/config.json", config)
-    if tensors:
+    if tensors and not graph.kept:
         reporter.begin("writing", sum(tensor.size for tensor in tensors))
         try:
             write_safetensors(staging, f"{graph.folder}/{graph.sidecar}", tensors, reporter=reporter)

@@ -107,6 +107,15 @@ class ExportSettings(EngineBuildSettings, RunSettings):
     depthwise: Annotated[
         Literal["fp16", "fp32"] | None, Option("Another precision for depthwise convolutions.", "DTYPE")
     ] = None
+    depths: Annotated[
+        int,
+        Option(
+            "Depths of MODEL's schedule that get a graph of their own, at most; other steps run the next deeper one.",
+            "N",
+            ge=1,
+            le=16,
+        ),
+    ] = 3
     in_place: Annotated[
         bool, Option("Add the graphs to MODEL itself, an artifact: no weights are copied.", recipe=False)
     ] = False

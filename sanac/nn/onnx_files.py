@@ -1,5 +1,6 @@
 """Checks ONNX files as untrusted input: the graph parses, and its external data is in files in its own folder."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,18 @@ if TYPE_CHECKING:
     import onnx
 
 GRAPH = "model.onnx"
+_DEPTH = re.compile(r"model\.depth-([1-9]\d{0,3})\.onnx")
+
+
+def depth_graph(depth: int) -> str:
+    """File name of the graph that runs the first `depth` blocks of a schedule's order."""
+    return f"model.depth-{depth}.onnx"
+
+
+def depth_of_graph(name: str) -> int | None:
+    """The depth of a graph with such a file name; None for other names."""
+    match = _DEPTH.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def load_graph(path: Path) -> "onnx.ModelProto":

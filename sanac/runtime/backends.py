@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sanac.core.artifact.model import Model
 from sanac.core.errors import UsageError
 from sanac.core.progress import NULL_REPORTER, Reporter
-from sanac.nn.onnx_files import GRAPH, load_graph
+from sanac.nn.onnx_files import GRAPH, depth_graph, load_graph
 from sanac.nn.stock_loading import component_config
 from sanac.runtime.bf16_to_fp32 import BF16, widened
 from sanac.runtime.onnx_session import OnnxRunner, OnnxSession
@@ -43,6 +43,37 @@ def graphs_in(model: Model) -> dict[str, Path]:
         return {"transformer": alone}
     found = {name: model.find_file(f"{name}/{GRAPH}") for name in FOLDERS}
     return {name: path for name, path in found.items() if path}
+
+
+def depth_graphs_in(model: Model) -> dict[int, Path]:
+    """Graphs of an artifact's transformer by depth of its schedule, without the whole one."""
+    schedule = model.schedule
+    folder = "" if model.find_file(GRAPH) else "transformer/"
+    depths = range(1, len(schedule.order)) if schedule else ()
+    found = {depth: model.find_file(f"{folder}{depth_graph(depth)}") for depth in depths}
+    return {depth: path for depth, path in found.items() if path}
+
+
+def open_depths(
+    model: Model, backend: str, device: str = "cpu", reporter: Reporter = NULL_REPORTER
+) -> dict[int, OnnxRunner]:
+    """Sessions or engines of the depths that a model's schedule needs, without the whole one."""
+    schedule = model.schedule
+    assert schedule
+    depths = range(1, len(schedule.order))
+    if backend == "trt":
+        engines = {depth: engines_in(model, "transformer", depth) for depth in depths}
+        files = {depth: fitting(those) for depth, those in engines.items() if those}
+    else:
+        files = depth_graphs_in(model)
+    runs = schedule.deepened((*files, len(schedule.order)))
+    if runs != schedule:
+        reporter.note(f"steps without a graph of their depth run the next deeper one: {runs}")
+    needed = {depth: path for depth, path in files.items() if depth in runs.depths}
+    if backend == "trt":
+        where = device if device.startswith("cuda") else "cuda"
+        return {depth: TensorrtEngine(path, where) for depth, path in needed.items()}
+    return {depth: OnnxSession(path, device, _content(path, device), backend) for depth, path in needed.items()}
 
 
 def open_parts(

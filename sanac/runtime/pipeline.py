@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from diffusers import SanaPipeline, SanaTransformer2DModel
 
+    from sanac.runtime.onnx_session import OnnxRunner
+
 Pictures = NDArray[np.uint8]  # (count, height, width, 3)
 NO_ROOM = "smaller images or batches (--size, --batch), --tile 512, or a quantized model"
 
@@ -185,15 +187,19 @@ class DiffusionGenerator:
             )
         return sampling.size[0] // real * factor, sampling.size[1] // real * factor
 
-    def follow(self, schedule: Schedule | None) -> None:
-        """Follow a schedule in place of any other; None: run the whole model at every step. For the torch backend."""
-        from sanac.runtime.scheduled import follow, unfollow, views_of
+    def follow(self, schedule: Schedule | None, depths: "Mapping[int, OnnxRunner] | None" = None) -> None:
+        """Follow a schedule in place of any other; None: run the whole model at every step.
+
+        `depths`: graphs or engines by depth, where the transformer is one; else its blocks are left out by themselves.
+        """
+        from sanac.runtime.scheduled import follow, graph_views, unfollow, views_of
 
         unfollow(self.pipeline)
-        if schedule is not None:
-            transformer = self.pipeline.transformer
-            most = guidance_of(transformer.config).timesteps
-            follow(self.pipeline, schedule, views_of(transformer, schedule), most)
+        if schedule is None:
+            return
+        transformer = self.pipeline.transformer
+        views = views_of(transformer, schedule) if not depths else graph_views(transformer, schedule, depths)
+        follow(self.pipeline, schedule, views, guidance_of(transformer.config).timesteps)
 
     def load_weights(self, weights: "Mapping[str, torch.Tensor]") -> None:
         """Replace some weights of the transformer, by their names in it."""
@@ -272,7 +278,7 @@ def open_generator(
     """
     import torch
 
-    from sanac.runtime.backends import install_runners, open_parts
+    from sanac.runtime.backends import install_runners, open_depths, open_parts
 
     check_complete(model)
     where = pick_device(device)
@@ -286,8 +292,8 @@ def open_generator(
     except torch.cuda.OutOfMemoryError as error:
         raise MissingResource(f"{model.located.name} doesn't fit on {where}", hint="--device cpu") from error
     generator = DiffusionGenerator(pipeline, model.located.name, where)
-    if scheduled and backend == "torch":
-        generator.follow(model.schedule)
+    if scheduled and model.schedule:
+        generator.follow(model.schedule, open_depths(model, backend, where, reporter) if runners else {})
     return generator
 
 

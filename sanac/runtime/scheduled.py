@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from sanac.core.artifact.schedule import WHOLE, Schedule
+from sanac.runtime.onnx_session import OnnxRunner
+from sanac.runtime.pipeline_parts import Transformer
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
@@ -76,6 +78,12 @@ def views_of(transformer: nn.Module, schedule: Schedule) -> dict[int, Forward]:
         if depth != len(blocks):
             found[depth] = _view(transformer, nn.ModuleList([blocks[index] for index in schedule.kept(depth)]))
     return found
+
+
+def graph_views(transformer: Transformer, schedule: Schedule, depths: Mapping[int, OnnxRunner]) -> dict[int, Forward]:
+    """The forward of graphs or engines at some depths, and of the whole."""
+    found: dict[int, Forward] = {len(schedule.order): type(transformer).forward.__get__(transformer)}
+    return found | {depth: Transformer(runner, transformer.config).forward for depth, runner in depths.items()}
 
 
 def _view(transformer: nn.Module, blocks: nn.ModuleList) -> Forward:

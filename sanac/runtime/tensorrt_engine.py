@@ -189,9 +189,11 @@ class _Kernels:
         self.cache = None
 
 
-def engines_in(model: Model, component: str) -> list[Path]:
-    """A model's engine files for a component; their records are no links either."""
-    names = sorted(path.name for path in (model.located.path / component).glob(f"model.*{ENGINE}"))
+def engines_in(model: Model, component: str, depth: int | None = None) -> list[Path]:
+    """A model's engine files for a component, or for a depth of its schedule; their records are no links either."""
+    every = sorted(path.name for path in (model.located.path / component).glob(f"model.*{ENGINE}"))
+    start = f"model.depth-{depth}." if depth else "model.depth-"
+    names = [name for name in every if name.startswith(start) == bool(depth)]
     files = [model.find_file(f"{component}/{name}") for name in names]
     for name in names:
         model.find_file(f"{component}/{Path(name).with_suffix(RECORD)}")

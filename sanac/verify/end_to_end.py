@@ -5,6 +5,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from sanac.core.artifact.model import Model
@@ -16,9 +17,18 @@ from sanac.nn.pipeline_config import latent_side, native
 from sanac.runtime.backends import PAINTING, install_runners
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, ImageGenerator, open_generator
 from sanac.verify.components import PARTS, compare_component, same_files
-from sanac.verify.engine_candidates import Executed, executed, ready_engines
+from sanac.verify.depth_graphs import compare_depths
+from sanac.verify.engine_candidates import Executed, executed, ready_depth_engines, ready_engines
 from sanac.verify.memory import check_memory, missing_for_pictures
-from sanac.verify.onnx_candidates import ALIKE, LIMITS, TIPPED, WIDENED, Candidate, open_candidates
+from sanac.verify.onnx_candidates import (
+    ALIKE,
+    LIMITS,
+    TIPPED,
+    WIDENED,
+    Candidate,
+    open_candidates,
+    open_depth_candidates,
+)
 from sanac.verify.parity import Case, Parity, ParityBackend, cases, compare
 from sanac.verify.parity_backends import EngineBackend, OnnxBackend, TorchBackend
 from sanac.verify.streamed_graph import GraphRun, plan_run
@@ -89,11 +99,23 @@ def verify(candidate: Model, reference: Model, settings: Comparison, device: str
         if parity.median_limit
         else []
     )
+    depths = _depth_candidates(candidate, settings)
+    fitted = partial(_fitted, model=reference)
+    depth_checks = compare_depths(
+        candidate,
+        reference,
+        depths,
+        cases(),
+        lambda graph: _depth_backend(graph, device),
+        fitted,
+        limit=settings.limit,
+        device=device,
+    )
     others = [
         compare_component(name, graphs.get(name), runs.get(name), candidate, reference, settings.limit)
         for name in PARTS
     ]
-    found = [check for check, _ in others if check]
+    found = [*depth_checks, *(check for check, _ in others if check)]
     notes += [where for _, where in others if where]
     if pictures:
         reporter.note(f"generating {settings.pictures} images with both")
@@ -148,6 +170,19 @@ def _candidates(candidate: Model, settings: Comparison) -> dict[str, Candidate]:
         what, how = ("graph", "") if backend == "onnx" else ("engine", " --trt")
         raise UsageError(f"{candidate.located.name} has no {what}", hint=f"sanac export {candidate.located.path}{how}")
     return found
+
+
+def _depth_candidates(candidate: Model, settings: Comparison) -> dict[int, Candidate]:
+    """Graphs or engines of the depths of the candidate's schedule."""
+    if settings.backend == "torch" or candidate.schedule is None:
+        return {}
+    if settings.backend == "onnx":
+        return open_depth_candidates(candidate)
+    return ready_depth_engines(candidate, settings.engines)
+
+
+def _depth_backend(graph: Candidate, device: str) -> ParityBackend:
+    return _backend(graph, {"transformer": plan_run(graph.path, graph.content)} if not graph.record else {}, device)
 
 
 def _backend(graph: Candidate, runs: Mapping[str, GraphRun], device: str) -> ParityBackend:

@@ -30,6 +30,21 @@ def ready_engines(model: Model, names: Sequence[str] = ()) -> dict[str, Candidat
     return found
 
 
+def ready_depth_engines(model: Model, names: Sequence[str] = ()) -> dict[int, Candidate]:
+    """A model's engines for the installed GPU by depth of its schedule, optionally only those in `names`."""
+    found: dict[int, Candidate] = {}
+    for depth in range(1, len(model.schedule.order)) if model.schedule else ():
+        paths = engines_in(model, "transformer", depth)
+        check_sealed_files(model, KIND, _files(paths))
+        chosen = [path for path in paths if not names or f"transformer/{path.name}" in names]
+        for path in chosen:
+            _check_weights(path, check_file(path))
+        if chosen:
+            rounds = "transformer" in rounding(model)
+            found[depth] = _ready("transformer", fitting(chosen), rounds_activations=rounds)
+    return found
+
+
 def _files(paths: Sequence[Path]) -> list[Path]:
     return [file for path in paths for file in (path, path.with_suffix(RECORD)) if check_file(path)]
 

@@ -13,7 +13,7 @@ from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput
 from sanac.core.file_copy import digest_file
 from sanac.nn.onnx_files import GRAPH, check_references, load_graph
-from sanac.runtime.backends import graphs_in
+from sanac.runtime.backends import depth_graphs_in, graphs_in
 from sanac.runtime.bf16_to_fp32 import widened
 from sanac.runtime.onnx_session import OnnxSession
 from sanac.runtime.tensorrt_engine import TensorrtEngine
@@ -75,15 +75,24 @@ class Candidate:
 def open_candidates(model: Model) -> dict[str, Candidate]:
     """A model's graphs by component folder; bf16 graphs are converted to fp32, as CPUs have no bf16 products."""
     _check_seals(model)
-    rounded, found = rounding(model), {}
-    for name, path in graphs_in(model).items():
-        check_references(path)
-        content = load_graph(path)
-        precision = _precision(name, path, content)
-        found[name] = Candidate(path, precision, name in rounded)
-        if precision == "bf16":
-            _check(path)
-            found[name] = replace(found[name], content=widened(content).SerializeToString())
+    rounded = rounding(model)
+    return {name: _opened(name, path, rounded) for name, path in graphs_in(model).items()}
+
+
+def open_depth_candidates(model: Model) -> dict[int, Candidate]:
+    """A model's graphs by depth of its schedule, without the whole one."""
+    rounded = rounding(model)
+    return {depth: _opened("transformer", path, rounded) for depth, path in depth_graphs_in(model).items()}
+
+
+def _opened(component: str, path: Path, rounded: set[str]) -> Candidate:
+    check_references(path)
+    content = load_graph(path)
+    precision = _precision(component, path, content)
+    found = Candidate(path, precision, component in rounded)
+    if precision == "bf16":
+        _check(path)
+        return replace(found, content=widened(content).SerializeToString())
     return found
 
 
@@ -100,7 +109,8 @@ def rounding(model: Model) -> set[str]:
 
 def _check_seals(model: Model) -> None:
     """Check an artifact's graphs and the weight files they reference against their sealed digests."""
-    paths = (file for path in graphs_in(model).values() for file in (path, *check_references(path)))
+    graphs = (*graphs_in(model).values(), *depth_graphs_in(model).values())
+    paths = (file for path in graphs for file in (path, *check_references(path)))
     check_sealed_files(model, GRAPH, paths)
 
 

@@ -15,7 +15,7 @@ from sanac.nn.blocks.embed_head import BlockInputs, embed_inputs, head
 from sanac.nn.quant.activations import ActivationQuantizer, ReplayError
 from sanac.nn.streaming import Blocks
 from sanac.runtime.tensorrt_engine import TensorrtEngine
-from sanac.verify.graph_cut import GraphPiece
+from sanac.verify.graph_cut import GraphPiece, hidden_states
 from sanac.verify.parity import Inputs, Outputs, Rounded
 from sanac.verify.streamed_graph import BLOCKS, graph_model, run_graph
 
@@ -27,11 +27,12 @@ ROUNDINGS = ("QuantizeLinear", "Round", "Cast/fp32")
 class TorchBackend:
     """Our fp32 forward over a model's weights, quantized or not, read block by block."""
 
-    def __init__(self, model: Model, device: str = "cpu") -> None:
-        """Prepare the backend; reads no weights yet."""
+    def __init__(self, model: Model, device: str = "cpu", kept: Sequence[int] | None = None) -> None:
+        """Prepare the backend, which runs the blocks `kept`, or all; reads no weights yet."""
         self.name = model.located.name
         self.blocks = Blocks(model, torch.device(device), torch.float32)
         self.config = model.transformer.config
+        self.kept = kept or range(len(self.blocks))
 
     def run(self, cases: Sequence[Inputs], codes: Sequence[Rounded] = ()) -> list[Outputs]:
         """Run all cases through each block together; replays the activation codes of each case if they are passed."""
@@ -40,7 +41,7 @@ class TorchBackend:
         with torch.no_grad():
             starts = [self._start(outside, case) for case in cases]
             streams = [[start.state] for start in starts]
-            for index, tensors in self.blocks.sweep(range(len(self.blocks))):
+            for index, tensors in self.blocks.sweep(self.kept):
                 for stream, start, replay in zip(streams, starts, replays, strict=True):
                     stream.append(block(replay.replayed(index, tensors), stream[-1], start.conditioning, geometry))
             return [
@@ -93,9 +94,7 @@ class OnnxBackend:
         self.name, self.path, self.device, self.pieces = str(path), path, device, pieces
         self.model = graph_model(path, content)
         known = {name for node in self.model.graph.node for name in node.output}
-        self.streams: list[str] = []
-        while f"{BLOCKS}.{len(self.streams)}" in known:
-            self.streams.append(f"{BLOCKS}.{len(self.streams)}")
+        self.streams = hidden_states(self.model.graph, BLOCKS)
         self.code_outputs = {weight: name for name in sorted(known) if (weight := _rounded_weight(name))}
 
     def run(self, cases: Sequence[Inputs]) -> list[Outputs]:

@@ -4,6 +4,7 @@ Blocks have one nested order: a step of depth k runs the first k of it, in the o
 every depth is a prefix, and the model of a step is the model pruned to that prefix.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -106,6 +107,16 @@ class Schedule:
             levels=levels,
             blocks=tuple(self.blocks[step] for step in steps),
             guided=tuple(self.guided[step] for step in steps),
+        )
+
+    def grouped(self, most: int) -> tuple[int, ...]:
+        """At most `most` depths, so that rounding each step up to the next of them adds the fewest blocks."""
+        if len(self.depths) <= most:
+            return self.depths
+        chosen = itertools.combinations(self.depths[:-1], most - 1)
+        return min(
+            ((*some, self.depths[-1]) for some in chosen),
+            key=lambda available: (self.deepened(available).forwards, available),
         )
 
     def deepened(self, available: tuple[int, ...]) -> "Schedule":
