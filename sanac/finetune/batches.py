@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sanac.finetune.encoded_dataset import Prepared, Samples
 from sanac.finetune.trajectories import Trajectories
+from sanac.nn.guidance import ClassifierFree
 from sanac.train.flow_matching import Times, drop_captions, noised
 from sanac.train.loop import generator_for
 
@@ -98,6 +99,12 @@ class BatchSampler:
         return Batch(samples, noise, self.times.draw(self.size, chance), tuple(picked))
 
 
+def without_captions(data: Prepared, batch: Batch) -> Batch:
+    """The same inputs of the transformer with the empty caption."""
+    empty = data.pick(batch.picked, [True] * len(batch.picked))
+    return replace(batch, samples=replace(batch.samples, embeddings=empty.embeddings, mask=empty.mask))
+
+
 @dataclass(frozen=True)
 class TrajectorySampler:
     """Draws steps of trajectories: each of all pictures' steps once before any of them again."""
@@ -107,17 +114,19 @@ class TrajectorySampler:
     timesteps: float  # the timestep at a noise level of 1
     seed: int = 0
     caption_dropout: float = 0.1
+    guide: ClassifierFree | None = None  # guides the velocities; None: those of the branch with the caption
 
     @property
     def identity(self) -> str:
         """That these are steps of trajectories."""
-        return "trajectories"
+        return f"trajectories guided by {self.guide.scale}" if self.guide else "trajectories"
 
     @property
     def settings(self) -> dict[str, Any]:
         """The fields that aren't data."""
         dropout = {"caption_dropout": self.caption_dropout}
-        return {"targets": "trajectories", "size": self.size, "seed": self.seed, **dropout}
+        guided = {"guided": self.guide.scale} if self.guide else {}
+        return {"targets": "trajectories", "size": self.size, "seed": self.seed, **dropout, **guided}
 
     def draw(self, data: Prepared, number: int) -> Batch:
         """Draw batch `number` of `data`, on the CPU."""
@@ -128,6 +137,9 @@ class TrajectorySampler:
         pictures, moments = [place // steps for place in places], [place % steps for place in places]
         samples = data.pick(pictures, dropped)
         inputs, targets = self.trajectories.pick(pictures, moments, dropped)
+        if self.guide:
+            _, empty = self.trajectories.pick(pictures, moments, [True] * len(dropped))
+            targets = self.guide.combined((empty, targets))
         levels = torch.stack([self._levels[moment] for moment in moments])
         samples = replace(samples, latents=inputs)
         return Batch(samples, None, levels, tuple(pictures), targets)

@@ -19,13 +19,14 @@ from sanac.finetune import image_text_data
 from sanac.finetune.defaults import usual_samples
 from sanac.finetune.encode_dataset import EncodingJob
 from sanac.finetune.encoded_dataset import Prepared, open_prepared
+from sanac.finetune.guidance_distillation import guidance_inside
 from sanac.finetune.settings import FinetuneSettings
 from sanac.finetune.synthetic_data import SyntheticLatents
 from sanac.nn.calibration.memory import default_limit
 from sanac.nn.calibration.prompts import choose_prompts
 from sanac.nn.calibration.sampling import SamplerSettings
 from sanac.nn.calibration.text_encoding import LONGEST
-from sanac.nn.guidance import branches_of, usual_steps
+from sanac.nn.guidance import SCALE, branches_of, usual_steps
 from sanac.nn.pipeline_config import latent_side, vocabulary_of
 from sanac.nn.precision import bytes_of, open_blocks
 from sanac.nn.streaming import Blocks
@@ -93,7 +94,8 @@ def _sampled(
 ) -> DataSource:
     """Data sampled from the teacher: its trajectories, or its latents to add noise to."""
     side = latent_side(teacher)
-    sampling = SamplerSettings(settings.teacher_steps or usual_steps(teacher), seed=settings.seed + 1, side=side)
+    steps, scale = settings.teacher_steps or usual_steps(teacher), guidance_inside(settings, model) or SCALE
+    sampling = SamplerSettings(steps, scale, seed=settings.seed + 1, side=side)
     trajectories = settings.takes_trajectories
     tokens = (side // model.architecture.patch_size) ** 2
     samples = settings.samples or usual_samples(

@@ -25,6 +25,7 @@ from sanac.finetune.batches import Batch
 from sanac.finetune.teacher_cache import embed_batch
 from sanac.nn.blocks.block import Geometry, block
 from sanac.nn.blocks.embed_head import BlockInputs
+from sanac.nn.guidance import config_of
 from sanac.nn.streaming import Blocks
 from sanac.train.loop import Callbacks, Settings, train
 
@@ -127,7 +128,7 @@ def train_intervals(
     reporter: Reporter,
 ) -> dict[str, Tensor]:
     """Train the block of each interval on `batches`; returns the trained tensors by the student's names."""
-    config = teacher.model.transformer.config or teacher.model.architecture.config()
+    config = config_of(teacher.model)
     geometry, trained = Geometry.of(config), dict[str, Tensor]()
     begins = {interval.first: interval for interval in intervals}
     ends = {interval.last: interval for interval in intervals}

@@ -15,6 +15,7 @@ from sanac.core.write.job import refuse_quantized
 from sanac.finetune.data_source import DataSource, choose_data, stays_in_memory
 from sanac.finetune.defaults import batch_size
 from sanac.finetune.find_teacher import check_teacher, parent_of
+from sanac.finetune.guidance_distillation import check_distillable, guide_of
 from sanac.finetune.intervals import STATES
 from sanac.finetune.settings import FinetuneSettings
 from sanac.finetune.training_job import FinetuneJob
@@ -22,6 +23,7 @@ from sanac.finetune.training_plan import TrainingPlan, fitting
 from sanac.nn.calibration.memory import default_limit
 from sanac.nn.device import free_memory, pick_device
 from sanac.nn.device_speed import update_seconds
+from sanac.nn.guidance import ClassifierFree
 from sanac.nn.pipeline_config import check_computable, forward_seconds
 from sanac.nn.precision import bytes_of, choose_precision
 
@@ -113,7 +115,13 @@ class FinetunePlan:
     def teacher_forwards(self) -> int:
         """Forward passes of the teacher, of one picture on one branch of guidance."""
         sampled = self.source.sampling.forwards if self.source.sampling else 0
-        return sampled + (self.kept if self.settings.intervals else self.examples if self.taught else 0)
+        branches = 2 if self.guide else 1
+        return sampled + (self.kept if self.settings.intervals else branches * self.examples if self.taught else 0)
+
+    @property
+    def guide(self) -> ClassifierFree | None:
+        """The guidance that the teacher's two branches give the velocity; None where one of them is imitated."""
+        return guide_of(self.settings, self.model, self.teacher) if self.teacher else None
 
     @property
     def kept(self) -> int:
@@ -183,6 +191,7 @@ class FinetunePlan:
             self.fake_quant_plan,
             self.teaching,
             recorded=self.source.trajectories,
+            guide=self.guide if taught else None,
         )
 
 
@@ -210,6 +219,7 @@ def resolve_finetune(
             why="SANA-Sprint is distilled to few steps: it predicts where a step ends, not the velocity of the flow",
             hint="--loss distill, with --teacher MODEL unless it was pruned",
         )
+    check_distillable(settings, model, teacher, losses)
     if teacher is not None:
         check_computable(teacher)
         check_teacher(teacher, model)
@@ -239,4 +249,4 @@ def _usual_teacher(model: Model, settings: FinetuneSettings) -> Model | None:
     recovered = model.manifest is not None and model.manifest.stage == "finetune"
     if settings.fake_quant and recovered:
         return model
-    return parent_of(model) or (model if settings.fake_quant else None)
+    return parent_of(model) or (model if settings.fake_quant or settings.distill_guidance else None)

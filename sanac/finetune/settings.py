@@ -18,6 +18,7 @@ _LOSS = re.compile(r"([a-z]+)(?:=(\d+(?:\.\d*)?|\.\d+))?", re.ASCII)
 _EXCLUSIVE = (
     ("data_free", "data"),
     ("freeze_first", "lora"),
+    ("distill_guidance", "intervals"),
     *((name, "intervals") for name in ("loss", "lora", "fake_quant", "freeze_first", "micro_batch")),
 )
 _WEIGHT_ONLY = tuple(name for name, scheme in SCHEMES.items() if not scheme.activations)
@@ -96,6 +97,15 @@ class FinetuneSettings(StageSettings, RunSettings):
             check=_parse_loss,
         ),
     ] = ()
+    distill_guidance: Annotated[
+        float | None,
+        Option(
+            "Learn the teacher's velocity guided by SCALE in the prompt's branch alone: half the work per step.",
+            "SCALE",
+            gt=1,
+            le=100,
+        ),
+    ] = None
     optimizer: Annotated[Literal["came8bit", "came", "adamw", "adamw8bit"], Option("The optimizer.", "NAME")] = (
         "came8bit"
     )
@@ -105,7 +115,10 @@ class FinetuneSettings(StageSettings, RunSettings):
     accumulate: Annotated[int, Option("Batches per optimizer step.", "N", ge=1)] = 1
     clip: Annotated[float, Option("Largest gradient norm.", "NORM", gt=0)] = 1.0
     ema: Annotated[float, Option("Decay of the weights' moving average; 0 turns it off.", "DECAY", ge=0, lt=1)] = 0.99
-    caption_dropout: Annotated[float, Option("Share of captions replaced by the empty one.", "P", ge=0, le=1)] = 0.1
+    caption_dropout: Annotated[
+        float | None,
+        Option("Share of captions replaced by the empty one.", "P", "0.1; 0 with --distill-guidance", ge=0, le=1),
+    ] = None
     precision: Annotated[
         Literal["fp32", "bf16"] | None,
         Option("Precision of the forward and backward pass.", "DTYPE", "bf16 on GPUs that have it, else fp32"),
@@ -191,5 +204,9 @@ class FinetuneSettings(StageSettings, RunSettings):
             yield "prompts", f"{name('prompts')} is for {name('data_free')}: with {name('data')}, images have captions"
         if self.targets and self.data:
             yield "targets", f"{name('targets')} is for {name('data_free')}: {name('data')} is trained on with noise"
+        if self.distill_guidance and self.losses and set(self.losses) != {"distill"}:
+            yield "loss", f"{name('distill_guidance')} learns by {name('loss')} distill alone"
+        if self.distill_guidance and self.caption_dropout:
+            yield "caption_dropout", f"{name('distill_guidance')} learns the prompt's branch: no caption is dropped"
         if self.targets == "trajectories" and "flow" in (self.losses or {}):
             yield "targets", f"the flow loss requires {name('targets')} noised: trajectories have no added noise"

@@ -18,7 +18,7 @@ from sanac.finetune.encode_dataset import PART, Folder
 from sanac.finetune.trajectories import StepRecord
 from sanac.nn.calibration.sampling import SamplerSettings, sample
 from sanac.nn.calibration.text_encoding import EncodedPrompts, encode
-from sanac.nn.guidance import branches_of
+from sanac.nn.guidance import branches_of, config_of
 from sanac.nn.pipeline_config import sampler, scheduler_of
 from sanac.nn.precision import result_settings
 from sanac.nn.streaming import Blocks
@@ -119,7 +119,7 @@ class SyntheticLatents(CachedStep[Path]):
         self, blocks: Blocks, captions: EncodedPrompts, first: int, reporter: Reporter, taken: StepRecord
     ) -> Tensor:
         """Latents of these captions after the last step; `first` is the number of the first one."""
-        config = self.teacher.transformer.config or self.teacher.architecture.config()
+        config = config_of(self.teacher)
         recording: dict[str, Any] = {"record": taken} if self.trajectories else {}
         steps = sample(
             blocks,

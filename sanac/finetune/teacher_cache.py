@@ -21,7 +21,7 @@ from sanac.core.progress import Reporter
 from sanac.finetune.batches import Batch
 from sanac.nn.blocks.block import Geometry, block
 from sanac.nn.blocks.embed_head import BlockInputs, embed_inputs, head
-from sanac.nn.guidance import guidance_of
+from sanac.nn.guidance import ClassifierFree, guidance_of
 from sanac.nn.streaming import Blocks
 
 VELOCITY = "velocity"
@@ -103,6 +103,8 @@ class TeacherPass(CachedStep[TeacherCache]):
     folder: ConfinedPath
     cache_key: str
     count: int  # batches
+    guide: ClassifierFree | None = None  # guides the velocity by a second branch; None: the batch's own branch
+    unprompted: Callable[[Batch], Batch] = lambda batch: batch  # the batch of that second branch
 
     @property
     def what(self) -> str:
@@ -123,7 +125,8 @@ class TeacherPass(CachedStep[TeacherCache]):
         first, done = self.draw(0), _done(self.folder, self.key)
         found = self._cache(first)
         self.folder.mkdir(parents=True, exist_ok=True)
-        together = max(1, self.memory // (4 * 3 * int(np.prod(self._stream(first)))))
+        branches = 2 if self.guide else 1
+        together = max(1, self.memory // (branches * 4 * 3 * int(np.prod(self._stream(first)))))
         reporter.begin("running the teacher", self.count, "batches")
         reporter.advance(done)
         try:
@@ -152,15 +155,22 @@ class TeacherPass(CachedStep[TeacherCache]):
         """Run the teacher on several batches in one sweep and store its outputs."""
         outside, geometry = self.blocks.outside(), Geometry.of(self.config)
         with torch.no_grad():
-            starts = [embed_batch(self.blocks, self.config, outside, batch) for batch in map(self.draw, numbers)]
+            batches = list(map(self.draw, numbers))
+            count = len(batches)
+            if self.guide:
+                batches += map(self.unprompted, batches)
+            starts = [embed_batch(self.blocks, self.config, outside, batch) for batch in batches]
             states = [start.state for start in starts]
             for index, tensors in self.blocks.sweep(range(len(self.blocks))):
                 for place, start in enumerate(starts):
                     states[place] = block(tensors, states[place], start.conditioning, geometry)
                     if index in self.feature_blocks:
                         _put(cache, stream_name(index), numbers[place], states[place])
-            for number, start, state in zip(numbers, starts, states, strict=True):
-                _put(cache, VELOCITY, number, head(outside, state, start))
+            found = [head(outside, state, start) for state, start in zip(states, starts, strict=True)]
+            if self.guide:
+                found = [self.guide.combined(pair) for pair in zip(found[count:], found[:count], strict=True)]
+            for number, velocity in zip(numbers, found, strict=True):
+                _put(cache, VELOCITY, number, velocity)
 
 
 def embed_batch(blocks: Blocks, config: Mapping[str, Any], outside: Mapping[str, Tensor], batch: Batch) -> BlockInputs:

@@ -19,11 +19,12 @@ from sanac.core.progress import Reporter
 from sanac.core.quant.layer_rules import QuantPlan
 from sanac.core.safetensors_header import read_header
 from sanac.core.write.job import ArtifactJob, WriteOptions, plan_artifact
-from sanac.finetune.batches import BatchSampler, Sampler, TrajectorySampler
+from sanac.finetune.batches import BatchSampler, Sampler, TrajectorySampler, without_captions
 from sanac.finetune.data_source import teacher_blocks
 from sanac.finetune.distillation import RecoveryTask
 from sanac.finetune.encoded_dataset import Prepared
 from sanac.finetune.find_teacher import blocks_of
+from sanac.finetune.guidance_distillation import caption_dropout, guidance_inside, with_guidance_inside
 from sanac.finetune.intervals import STATES, intervals_of, train_intervals
 from sanac.finetune.lora import add_lora, merged, save_adapter
 from sanac.finetune.settings import FinetuneSettings
@@ -33,7 +34,7 @@ from sanac.finetune.training_plan import TrainingPlan
 from sanac.finetune.trajectories import open_trajectories
 from sanac.nn.calibration.memory import default_limit
 from sanac.nn.device import pick_device
-from sanac.nn.guidance import guidance_of
+from sanac.nn.guidance import ClassifierFree, config_of, guidance_of
 from sanac.nn.pipeline_config import scheduler_of
 from sanac.nn.precision import dtype_of, open_blocks, result_settings
 from sanac.nn.quant.layers import simulate
@@ -62,6 +63,7 @@ class FinetuneJob:
     fake_quant_plan: QuantPlan | None = None
     teaching: str = "fp32"  # precision of the teacher's forward passes
     recorded: bool = False  # whether the data holds the teacher's trajectories
+    guide: ClassifierFree | None = None  # the guidance that the teacher's two branches give the velocity
 
     @property
     def batch(self) -> int:
@@ -79,11 +81,11 @@ class FinetuneJob:
     @cached_property
     def sampler(self) -> Sampler:
         """Draws steps of the teacher's trajectories, or noised samples with the flow shift of the model's scheduler."""
-        dropout, seed = self.settings.caption_dropout, self.settings.seed
+        dropout, seed = caption_dropout(self.settings, self.model), self.settings.seed
         found = open_trajectories(self.data.latents, self.model.architecture) if self.recorded else None
         if found:
-            guidance = guidance_of(self.model.transformer.config or self.model.architecture.config())
-            return TrajectorySampler(self.batch, found, guidance.timesteps, seed, dropout)
+            guidance = guidance_of(config_of(self.model))
+            return TrajectorySampler(self.batch, found, guidance.timesteps, seed, dropout, self.guide)
         scheduler = scheduler_of(self.model)
         shift = scheduler.get("flow_shift", scheduler.get("shift", 3.0))
         times = (FewStepTimes if self.model.architecture.guidance else Times)(shift=float(shift))
@@ -147,6 +149,7 @@ class FinetuneJob:
         assert self.teacher is not None
         sampler, features = self.sampler.settings, list(self.feature_blocks)
         more = list(result_settings(self.teaching).values())
+        more += [f"guided by {self.guide.scale}"] if self.guide else []
         return json_files.key_of(
             ["teach", SCHEMA, self.teacher.identity(), self.data.identity, sampler, features, *more]
         )
@@ -173,10 +176,15 @@ class FinetuneJob:
             how["fake_quant"] = [FAKE_QUANT_SCHEMA, self.settings.fake_quant]
         if self.teacher:
             how["teacher"] = [self.teacher.identity(), self.distinct if self.taught else 0, list(self.feature_blocks)]
+        inside = guidance_inside(self.settings, self.model)
+        if inside is not None:
+            how["guidance_inside"] = inside
         plan = keep_blocks(self.model.architecture.blocks, list(range(self.model.architecture.blocks)))
         description = f"{self.settings.steps} steps of {' and '.join(self.losses)}"
+        description += f", guidance of {inside:g} inside" if inside is not None else ""
         description += f" for {self.settings.fake_quant}" if self.settings.fake_quant else ""
-        return replace(plan_artifact("finetune", self.model, plan, how, options), description=description)
+        job = replace(plan_artifact("finetune", self.model, plan, how, options), description=description)
+        return job if inside is None else replace(job, new_schedule=with_guidance_inside(self.model, inside))
 
     @property
     def taught(self) -> bool:
@@ -206,7 +214,7 @@ class FinetuneJob:
         if self.teacher is None or not self.taught:
             return None
         limit = self.settings.memory_limit or default_limit(str(device))
-        config = self.teacher.transformer.config or self.teacher.architecture.config()
+        config = config_of(self.teacher)
         teacher_pass = TeacherPass(
             teacher_blocks(self.teacher, self.settings, str(device), self.teaching),
             config,
@@ -216,6 +224,8 @@ class FinetuneJob:
             self.workspace / f"teacher-{self.teacher_cache_key[:8]}",
             self.teacher_cache_key,
             self.distinct,
+            self.guide,
+            lambda batch: without_captions(self.data, batch),
         )
         return run_step(teacher_pass, reporter)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SCALE = 4.5  # default guidance scale of SANA and SANA-Sprint
 STEPS, SPRINT_STEPS = 20, 2  # their default sampler steps
+_INSIDE = "guidance_inside"
 TIMESTEPS = 1000  # the timestep input of a model without distilled guidance is 1000 s, for a noise level s in 0..1
 
 Caption = tuple["Tensor", "Tensor"]  # embeddings (count, S, width), mask (count, S)
@@ -89,16 +90,45 @@ class Distilled:
         return only
 
 
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """Guidance of one scale in the weights: the prompt's branch gives the guided velocity."""
+
+    timesteps: float = TIMESTEPS
+    branches: int = 1
+
+    def captions(self, prompt: Caption, empty: Caption) -> tuple[Caption, ...]:  # noqa: ARG002
+        """The prompts' captions alone."""
+        return (prompt,)
+
+    def embedded(self, count: int, device: "torch.device") -> None:  # noqa: ARG002
+        """No guidance input."""
+        return
+
+    def combined(self, outputs: "Sequence[Tensor]") -> "Tensor":
+        """The model's output, which is guided already."""
+        (only,) = outputs
+        return only
+
+
+def config_of(model: Model) -> dict[str, Any]:
+    """The transformer's config, and whether guidance was distilled into its weights, which no stock config says."""
+    found = dict(model.transformer.config or model.architecture.config())
+    inside = model.schedule.guidance_inside if model.schedule else None
+    return found if inside is None else found | {_INSIDE: inside}
+
+
 def guidance_of(config: Mapping[str, Any], scale: float = SCALE) -> Guidance:
-    """How a transformer with this config is guided at this scale."""
+    """How a transformer with this config, as `config_of` gives it, is guided at this scale."""
     if config.get("guidance_embeds"):
         return Distilled(scale, float(config.get("guidance_embeds_scale", 0.1)))
-    return ClassifierFree(scale, TIMESTEPS * float(config.get("timestep_scale", 1.0)))
+    timesteps = TIMESTEPS * float(config.get("timestep_scale", 1.0))
+    return Inside(timesteps) if config.get(_INSIDE) else ClassifierFree(scale, timesteps)
 
 
 def branches_of(model: Model) -> int:
     """Forward passes per prompt and sampler step."""
-    return 1 if model.architecture.guidance else 2
+    return guidance_of(config_of(model)).branches
 
 
 def usual_steps(model: Model) -> int:

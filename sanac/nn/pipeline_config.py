@@ -5,11 +5,13 @@ from typing import Any
 
 from sanac.core import json_files
 from sanac.core.artifact.model import Component, Model
+from sanac.core.artifact.schedule import WHOLE
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.family.architecture import split_block
 from sanac.nn.device import SIDES, shrinkage
 from sanac.nn.device_speed import reading_seconds, speed_of
-from sanac.nn.samplers import EULER, SPRINT
+from sanac.nn.guidance import guidance_of
+from sanac.nn.samplers import EULER, SPRINT, sampler_of
 from sanac.nn.streaming import refuse_loras
 
 _ENCODED = 600  # tokens: 300 of a caption, and the instruction that the pipeline prepends
@@ -91,6 +93,16 @@ def sampler(config: Mapping[str, Any]) -> Any:
     except (ValueError, TypeError, NotImplementedError, AttributeError, IndexError, RuntimeError) as error:
         raise InvalidInput("the scheduler can't be built from its config", why=str(error)) from error
     return found
+
+
+def noise_levels(model: Model, steps: int) -> tuple[int, ...]:
+    """The noise level of each of `steps` sampler steps, in thousandths, as the model's pipeline takes them."""
+    import torch
+
+    config = model.transformer.config or model.architecture.config()
+    found = sampler_of(sampler(scheduler_of(model)), config, steps, (), torch.device("cpu"))
+    most = guidance_of(config).timesteps
+    return tuple(min(WHOLE, round(float(found.timestep(step)) / most * WHOLE)) for step in range(len(found)))
 
 
 def check_computable(model: Model) -> None:

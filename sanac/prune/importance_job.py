@@ -16,7 +16,7 @@ from sanac.core.progress import Reporter
 from sanac.nn.calibration.sampling import WORK, SamplerSettings, StepSample, SweepProgress, sample
 from sanac.nn.calibration.states import CalibrationStates, SweepBatch
 from sanac.nn.calibration.text_encoding import LONGEST, EncodedPrompts
-from sanac.nn.guidance import branches_of
+from sanac.nn.guidance import branches_of, config_of
 from sanac.nn.pipeline_config import forward_seconds, sampler, scheduler_settings
 from sanac.nn.precision import bytes_of, open_blocks, result_settings
 from sanac.nn.streaming import Blocks
@@ -249,7 +249,7 @@ class _Run:
     @property
     def config(self) -> Mapping[str, Any]:
         """Config of the transformer."""
-        return self.job.model.transformer.config or self.job.model.architecture.config()
+        return config_of(self.job.model)
 
     def _left_out(self, captions: EncodedPrompts, moment: StepSample) -> Tensor:
         """Relative velocity error without each block: (blocks, prompts)."""

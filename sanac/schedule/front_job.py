@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
 from sanac.core import json_files
 from sanac.core.artifact.cache import load_cached, store_cached
 from sanac.core.artifact.cached_step import CachedStep
 from sanac.core.artifact.model import Model
-from sanac.core.artifact.schedule import WHOLE
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.progress import Reporter
@@ -18,9 +15,8 @@ from sanac.core.units import duration_text
 from sanac.nn.calibration.cost import PATIENCE
 from sanac.nn.calibration.prompts import is_shapes_vocabulary
 from sanac.nn.device import pick_device
-from sanac.nn.guidance import branches_of, guidance_of, usual_steps
-from sanac.nn.pipeline_config import forward_seconds, latent_side, sampler, scheduler_of, vocabulary_of
-from sanac.nn.samplers import sampler_of
+from sanac.nn.guidance import branches_of, usual_steps
+from sanac.nn.pipeline_config import forward_seconds, latent_side, noise_levels, vocabulary_of
 from sanac.runtime.pipeline import check_complete, open_generator
 from sanac.schedule.allocation import VelocityTable
 from sanac.schedule.front import FINALISTS, Front, FrontSearch, front_from_json
@@ -155,11 +151,3 @@ def plan_front(model: Model, settings: ScheduleSettings, errors: VelocityErrors,
     own = (settings.budget,) if settings.budget is not None else ()
     budgets: Sequence[float] = sorted({*settings.front, *own}, reverse=True)
     return FrontJob(model, settings, errors, confirm, tuple(budgets), workspace)
-
-
-def noise_levels(model: Model, steps: int) -> tuple[int, ...]:
-    """The noise level of each of `steps` sampler steps, in thousandths, as the model's pipeline takes them."""
-    config = model.transformer.config or model.architecture.config()
-    found = sampler_of(sampler(scheduler_of(model)), config, steps, (), torch.device("cpu"))
-    most = guidance_of(config).timesteps
-    return tuple(min(WHOLE, round(float(found.timestep(step)) / most * WHOLE)) for step in range(len(found)))

@@ -18,7 +18,8 @@ from sanac.core.write.in_place import add, is_complete
 from sanac.core.write.job import ArtifactJob
 from sanac.core.write.settings import StageSettings
 
-_MOVES_NO_BLOCK = ("finetune", "quantize")
+_MOVES_NO_BLOCK = ("finetune", "quantize", "schedule")
+_CHANGES_NO_VALUE = ("convert", "export")
 Sizes = Mapping[str, tuple[int, int]]  # bytes of each component's weights, before and after
 
 
@@ -47,6 +48,8 @@ def run_job(
     data = {**_data(job, sizes), "dry_run": settings.dry_run}
     if job.options.link:
         context.reporter.warn("--link shares files with the source: editing one in place changes both")
+    if job.schedule and not job.new_schedule and job.stage not in _CHANGES_NO_VALUE:
+        context.reporter.note(f"the schedule stays, unmeasured: sanac schedule finds one for the result ({job.schedule})")
     known = preflight(job, out, context.reporter)
     if settings.dry_run:
         status = "cached" if known else "ok"

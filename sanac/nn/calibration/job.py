@@ -20,7 +20,7 @@ from sanac.nn.calibration.settings import FEWEST, CalibrationSettings
 from sanac.nn.calibration.states import CalibrationStates, states_of
 from sanac.nn.calibration.text_encoding import LONGEST
 from sanac.nn.device import free_memory, pick_device
-from sanac.nn.guidance import branches_of, usual_steps
+from sanac.nn.guidance import branches_of, config_of, usual_steps
 from sanac.nn.pipeline_config import (
     check_computable,
     forward_seconds,
@@ -207,7 +207,7 @@ class Calibration:
         device = torch.device(self.device)
         blocks = open_blocks(self.model, device, self.precision, resident=self.resident)
         captions = self.inputs.captions(device).part(0, self.count)
-        config = self.model.transformer.config or self.model.architecture.config()
+        config = config_of(self.model)
         sampling = replace(self.sampling, batch=self.batch)
         return states_of(blocks, sampler(self.scheduler), captions, sampling, config, every=self.every)
 
