@@ -158,7 +158,7 @@ class TeacherPass(CachedStep[TeacherCache]):
             batches = list(map(self.draw, numbers))
             count = len(batches)
             if self.guide:
-                batches += map(self.unprompted, batches)
+                batches += [self.unprompted(batch) for batch in batches]
             starts = [embed_batch(self.blocks, self.config, outside, batch) for batch in batches]
             states = [start.state for start in starts]
             for index, tensors in self.blocks.sweep(range(len(self.blocks))):

@@ -17,7 +17,7 @@ def checked_once(key: object, trace: Callable[[], Traced]) -> ir.Model:
         traced = trace()
         _traced[key] = _checked(traced)[1], traced.blocks
     data, blocks = _traced[key]
-    return completed(restored(data), blocks)
+    return completed(restored(data), range(blocks))
 
 
 def checked_graph(traced: Traced) -> ir.Model:
@@ -29,8 +29,8 @@ def _checked(traced: Traced) -> tuple[ir.Model, bytes]:
     plain = translated(traced)
     data = stored(plain)
     assert data == stored(plain), "storing changes nothing"
-    again = completed(restored(data), traced.blocks)
-    graph = completed(plain, traced.blocks)
+    again = completed(restored(data), range(traced.blocks))
+    graph = completed(plain, range(traced.blocks))
     assert serialized(again) == serialized(graph)
     assert list(again.graph.initializers) == list(graph.graph.initializers)
     return graph, data
