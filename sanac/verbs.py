@@ -240,14 +240,18 @@ def make_context(
     *,
     reuse_comparisons: bool = False,
 ) -> "Context":
-    """A context whose training jobs can generate images; models are opened by `open_model`, if given."""
+    """A context whose trainings can generate images, and whose searches judge them; `open_model` opens models."""
     from sanac.core.context import Context, open_word
 
-    return Context(reporter, open_model or open_word, _training_samples, reuse_comparisons)
+    return Context(reporter, open_model or open_word, _training_samples, _subset_scorer, reuse_comparisons)
 
 
 def _training_samples(*arguments: Any) -> Any:
     return resolve("sanac.runtime.training_samples:Samples")(*arguments)
+
+
+def _subset_scorer(*arguments: Any) -> Any:
+    return resolve("sanac.verify.suite_scorer:subset_scorer")(*arguments)
 
 
 def resolve(reference: str) -> Any:

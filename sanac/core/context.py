@@ -45,6 +45,7 @@ class Context:
     reporter: Reporter = NULL_REPORTER
     open_model: Callable[[str], Model] = open_word
     training_samples: Callable[..., Any] | None = None  # generates images during training
+    subset_scorer: Callable[..., Any] | None = None  # judges a model without some of its blocks by its images
     reuse_comparisons: bool = False  # whether a comparison of the very same files need not be repeated
 
     def open(self, word: str) -> Model:

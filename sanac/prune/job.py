@@ -32,7 +32,8 @@ def run(word: str | None, settings: PruneSettings, context: Context) -> Outcome:
     refuse_quantized(opened, "prune")
     depth = None if settings.keep else depth_of(opened, settings.target_blocks, settings.target_params)
     if settings.select is None and depth is not None:
-        settings = _with_default(opened, settings, depth, context)
+        chosen = replace(settings, select="search") if settings.confirm else None
+        settings = chosen or _with_default(opened, settings, depth, context)
     selection = _selection(opened, settings, depth, context)
     _warn_of_unused(selection, settings, context)
     calibration = replace(settings, dry=settings.dry_run, yes=settings.yes or settings.dry_run)
@@ -44,7 +45,7 @@ def run(word: str | None, settings: PruneSettings, context: Context) -> Outcome:
         if selection and not settings.scores:  # choosing may take hours: what the repair needs is checked before
             states.check_room(NULL_REPORTER)
     try:
-        job = _plan(opened, selection, settings, calibration, context)
+        job = _plan(opened, selection, settings, calibration, states, context)
         if states is None:
             return run_job(word, job, settings, context)
         return _run_repaired(word, job, states, settings, context)
@@ -95,6 +96,7 @@ def _plan(
     selection: BlockSelection | None,
     settings: PruneSettings,
     calibration: CalibrationSettings,
+    states: "Calibration | None",
     context: Context,
 ) -> ArtifactJob:
     """The job of the blocks named by hand, found by a search, or ranked by scores: a file's, or measured here."""
@@ -106,6 +108,10 @@ def _plan(
 
         found = find_blocks(opened, selection, calibration, ConfinedPath(settings.workspace), reporter)
         reporter.note(f"search: velocity error {found.error:.4f} on held-out prompts")
+        if settings.confirm:
+            from sanac.prune.confirm_job import confirmed
+
+            found = confirmed(opened, selection, found, settings, states, context)
         return plan_searched(opened, selection, found, options)
     if settings.scores is not None:
         scores = read_scores(settings.scores)

@@ -1,5 +1,6 @@
 """The repair job of a pruned model: calibration states, cached result, and the artifact job that writes it."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sanac.nn.blocks.block import POINT
 from sanac.nn.calibration.block_subsets import BlockSubset
 from sanac.nn.calibration.job import Calibration, calibration
 from sanac.nn.calibration.settings import CalibrationSettings
+from sanac.nn.calibration.states import CalibrationStates
 from sanac.nn.save_tensors import save_tensors
 from sanac.prune.repair import RIDGES, ROUNDS, Repair, fit, gaps_of
 
@@ -53,6 +55,7 @@ class RepairJob(CachedStep[dict[str, Any]]):
     states: Calibration
     workspace: ConfinedPath
     yes: bool = False  # allow estimates above one hour
+    sample: Callable[[], Sequence[CalibrationStates]] | None = None  # sampled states that several repairs share
 
     @property
     def what(self) -> str:
@@ -102,7 +105,7 @@ class RepairJob(CachedStep[dict[str, Any]]):
     def compute(self, reporter: Reporter) -> dict[str, Any]:
         """Fit the repair and store its weight changes; returns the report."""
         with torch.no_grad():
-            found, report = _fitted(self.states, self.kept, reporter)
+            found, report = _fitted(self.sample() if self.sample else sample(self.states), self.kept, reporter)
         self.folder.mkdir(parents=True, exist_ok=True)
         changes = self.folder / "changes.safetensors"
         save_tensors(found.changes, changes)
@@ -121,9 +124,17 @@ class RepairJob(CachedStep[dict[str, Any]]):
         )
 
 
-def _fitted(states: Calibration, kept: BlockSubset, reporter: Reporter) -> tuple[Repair, dict[str, Any]]:
+def sample(states: Calibration) -> Sequence[CalibrationStates]:
+    """The states that a repair is fitted on, those that choose its ridges, and those that it is evaluated on."""
+    with torch.no_grad():
+        return states.states([1, 1])
+
+
+def _fitted(
+    states: Sequence[CalibrationStates], kept: BlockSubset, reporter: Reporter
+) -> tuple[Repair, dict[str, Any]]:
     """Fit on most prompts, choose ridges on a fifth of them and evaluate on another; returns (repair, report)."""
-    fitted, chosen, judged = states.states([1, 1])
+    fitted, chosen, judged = states
     found = fit(fitted, chosen, kept, reporter)
     before, after = (float(states.errors([kept])[kept].mean()) for states in (judged, judged.changed(found.changes)))
     if not after <= before:

@@ -27,6 +27,7 @@ from sanac.prune.beam_search import search
 from sanac.prune.cost import BEAM, EVERY, SEARCHED, SWAPS, search_forwards
 from sanac.prune.selection import BlockSelection
 
+NEAR, MOST_NEAR = 1.5, 12  # subsets within so much of the least error count as equal, and at most so many
 SEARCH_SCHEMA = 1  # raised when the same settings would choose other blocks
 
 
@@ -37,6 +38,7 @@ class SearchResult:
     kept: BlockSubset
     error: float  # on held-out prompts
     settings: Mapping[str, Any]
+    near: tuple[BlockSubset, ...] = ()  # subsets of the same size that are hardly worse, the best first
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,10 @@ class SearchJob(CachedStep[SearchResult]):
     def load(self) -> SearchResult | None:
         """The cached result, or None."""
         known = load_cached(self.file, self.key, {"kept": list, "error": float})
-        return SearchResult(tuple(known["kept"]), known["error"], self.settings) if known else None
+        if known is None:
+            return None
+        near = tuple(tuple(kept) for kept in known.get("near", [known["kept"]]))
+        return SearchResult(tuple(known["kept"]), known["error"], self.settings, near)
 
     @property
     def seconds(self) -> float:
@@ -101,8 +106,10 @@ class SearchJob(CachedStep[SearchResult]):
             kept = found[-1].kept
             error = float(judged.errors([kept], self.sweep_batch)[kept].mean())
         steps = [{"kept": list(step.kept), "error": step.error} for step in found]
-        store_cached(self.file, {"key": self.key, "kept": list(kept), "error": error, "steps": steps})
-        return SearchResult(kept, error, self.settings)
+        near = evaluate.near(kept)
+        shown = {"kept": list(kept), "error": error, "steps": steps, "near": [list(one) for one in near]}
+        store_cached(self.file, {"key": self.key, **shown})
+        return SearchResult(kept, error, self.settings, near)
 
 
 def find_blocks(
@@ -152,6 +159,13 @@ class _SubsetEvaluator:
                 self.errors[names[kept]] = error if math.isfinite(error) else 1e300
             store_cached(self.file, {"key": self.key, "seen": self.errors})
         return {kept: self.errors[name] for kept, name in names.items()}
+
+    def near(self, best: BlockSubset) -> tuple[BlockSubset, ...]:
+        """`best` and the evaluated subsets of its size whose error is hardly larger, by their error."""
+        limit = NEAR * self.errors[",".join(map(str, best))]
+        subsets = {tuple(map(int, name.split(","))): error for name, error in self.errors.items()}
+        found = [kept for kept, error in subsets.items() if len(kept) == len(best) and error <= limit]
+        return tuple(sorted(found, key=lambda kept: (subsets[kept], kept))[:MOST_NEAR])
 
 
 def _search_rounds(blocks: int, target: int) -> int:

@@ -107,6 +107,17 @@ class PruneSettings(CalibrationSettings, WriteSettings):
     compensate: Annotated[
         bool, Option("Repair the remaining blocks in closed form, without training, for the dropped ones.")
     ] = False
+    confirm: Annotated[
+        Literal["shapes"] | None,
+        Option(
+            "Let images decide between subsets that the search finds nearly equal: the suite that judges them.",
+            "SUITE",
+        ),
+    ] = None
+    images: Annotated[
+        int,
+        Option("Images per finalist of --confirm; a quarter of them per subset.", "N", ge=48, le=4096),
+    ] = 256
     protect_first: Annotated[int, Option("Always keep the first K blocks.", "K", ge=0)] = 0
     protect_last: Annotated[int, Option("Always keep the last K blocks.", "K", ge=0)] = 0
 
@@ -114,4 +125,8 @@ class PruneSettings(CalibrationSettings, WriteSettings):
         """A search takes no scores."""
         if self.select == "search" and self.scores is not None:
             yield "scores", f"{name('select')} search measures subsets itself: leave {name('scores')} out"
+        if self.confirm and (self.keep or self.select not in {None, "search"}):
+            yield "confirm", f"{name('confirm')} decides between the subsets of {name('select')} search"
+        if not self.confirm and "images" in self.typed:
+            yield "images", f"{name('images')} requires {name('confirm')}"
         yield from super().contradictions(name)

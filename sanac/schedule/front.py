@@ -6,7 +6,6 @@ interval of the paired difference, gives way to them.
 """
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +13,10 @@ from typing import Any
 from sanac.core.artifact.schedule import Schedule, plain, schedule_from_json
 from sanac.core.errors import CheckFailed
 from sanac.core.progress import Reporter
+from sanac.judge.halving import choose_by_images
 from sanac.judge.intervals import Difference, Interval, PromptScore, overall, paired_difference
 from sanac.schedule.allocation import VelocityTable, allocate, guidance_patterns
 
-FINALISTS = 4
 Scorer = Callable[[Schedule, int], Sequence[PromptScore]]  # (schedule, number of prompts) -> their scores
 Levels = Callable[[int], tuple[int, ...]]  # number of sampler steps -> noise levels
 
@@ -149,9 +148,7 @@ class FrontSearch:
     def _row(self, budget: float, candidates: Sequence[Schedule], rival: Schedule) -> FrontRow:
         if self.scorer is None:
             return FrontRow(budget, candidates[-1], rival)
-        few = self.images // 4
-        ranked = sorted(candidates, key=lambda one: -self._mean(one, few))  # stable: the proposals' order breaks ties
-        best = max(ranked[:FINALISTS], key=lambda one: self._mean(one, self.images))
+        best = choose_by_images(candidates, self.scorer, self.images)
         ours, theirs = self.scorer(best, self.images), self.scorer(rival, self.images)
         return FrontRow(
             budget,
@@ -162,13 +159,6 @@ class FrontSearch:
             paired_difference(ours, theirs, seed=self.seed),
             paired_difference(ours, self._whole, seed=self.seed),
         )
-
-    def _mean(self, schedule: Schedule, images: int) -> float:
-        assert self.scorer
-        by_task: dict[str, list[float]] = {}
-        for score in self.scorer(schedule, images):
-            by_task.setdefault(score.task, []).append(score.right / score.images)
-        return statistics.fmean(map(statistics.fmean, by_task.values()))
 
 
 def _said(row: FrontRow) -> str:

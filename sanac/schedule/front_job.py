@@ -8,23 +8,27 @@ from sanac.core import json_files
 from sanac.core.artifact.cache import load_cached, store_cached
 from sanac.core.artifact.cached_step import CachedStep
 from sanac.core.artifact.model import Model
+from sanac.core.artifact.schedule import Schedule
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.progress import Reporter
 from sanac.core.units import duration_text
+from sanac.judge.halving import SuiteSettings, judged_images
+from sanac.judge.intervals import PromptScore
 from sanac.nn.calibration.cost import PATIENCE
 from sanac.nn.calibration.prompts import is_shapes_vocabulary
 from sanac.nn.device import pick_device
 from sanac.nn.guidance import branches_of, usual_steps
 from sanac.nn.pipeline_config import forward_seconds, latent_side, noise_levels, vocabulary_of
-from sanac.runtime.pipeline import check_complete, open_generator
+from sanac.runtime.pipeline import DiffusionGenerator, check_complete, open_generator
 from sanac.schedule.allocation import VelocityTable
-from sanac.schedule.front import FINALISTS, Front, FrontSearch, front_from_json
-from sanac.schedule.scoring import ShapesScorer
+from sanac.schedule.front import Front, FrontSearch, front_from_json
 from sanac.schedule.settings import STEPS, UNCONFIRMED_STEPS, ScheduleSettings
 from sanac.schedule.velocity_error import VelocityErrors
+from sanac.verify.suite_scorer import SuiteScorer
 
 SCHEMA = 1  # raised when the same settings would give another front
+_CANDIDATES = 3  # proposals per number of steps, about
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,8 @@ class FrontJob(CachedStep[Front]):
         if self.confirm == "none":
             return 0.0
         model, images = self.model, self.settings.images
-        candidates = 3 * len(self.steps)
-        each = candidates / 4 + FINALISTS * 0.75 + 1  # of all images, at each budget
-        pictures = images * (1 + sum(budget * each for budget in self.budgets))
+        each = judged_images(_CANDIDATES * len(self.steps), images) + images
+        pictures = images + each * sum(self.budgets)
         tokens = branches_of(model) * (latent_side(model) // model.architecture.patch_size) ** 2
         device = pick_device(self.settings.device)
         return forward_seconds(model, tokens * pictures * usual_steps(model), device, readings=0.0)
@@ -109,9 +112,13 @@ class FrontJob(CachedStep[Front]):
         if self.confirm != "none":
             settings = self.settings
             generator = open_generator(self.model, settings.device, reporter=reporter, scheduled=False)
-            seen = self.file.with_name("judged.json")
-            about = (settings.images, settings.guidance, settings.batch, settings.seed)
-            search.scorer = ShapesScorer(generator, *about, seen, self.key, reporter)
+            about = SuiteSettings(settings.images, settings.guidance, settings.batch, settings.seed)
+            judged = SuiteScorer(generator, about, self.file.with_name("judged.json"), self.key, reporter)
+
+            def scores(schedule: Schedule, count: int) -> Sequence[PromptScore]:
+                return judged.scores(schedule.to_json(), lambda generator: _follow(generator, schedule), count)
+
+            search.scorer = scores
         reporter.begin("judging", 0, "images")
         try:
             front = search.run(self.budgets, reporter)
@@ -131,6 +138,11 @@ class FrontJob(CachedStep[Front]):
         settings = self.settings
         how = (usual_steps(self.model), settings.images)
         return FrontSearch(table, lambda steps: noise_levels(self.model, steps), self.steps, *how, seed=settings.seed)
+
+
+def _follow(generator: DiffusionGenerator, schedule: Schedule) -> int:
+    generator.follow(schedule)
+    return schedule.steps
 
 
 def plan_front(model: Model, settings: ScheduleSettings, errors: VelocityErrors, workspace: ConfinedPath) -> FrontJob:

@@ -49,7 +49,9 @@ def run_job(
     if job.options.link:
         context.reporter.warn("--link shares files with the source: editing one in place changes both")
     if job.schedule and not job.new_schedule and job.stage not in _CHANGES_NO_VALUE:
-        context.reporter.note(f"the schedule stays, unmeasured: sanac schedule finds one for the result ({job.schedule})")
+        context.reporter.note(
+            f"the schedule stays, unmeasured: sanac schedule finds one for the result ({job.schedule})"
+        )
     known = preflight(job, out, context.reporter)
     if settings.dry_run:
         status = "cached" if known else "ok"

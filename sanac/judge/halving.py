@@ -1,0 +1,43 @@
+"""Chooses between candidates by images: all of them on a quarter of the prompts, the best few on all prompts."""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sanac.judge.intervals import PromptScore
+
+T = TypeVar("T")
+FINALISTS = 4
+FEW = 4  # of the prompts, one in so many decides who is a finalist
+
+
+@dataclass(frozen=True)
+class SuiteSettings:
+    """What the scores depend on besides the model and its variants."""
+
+    images: int
+    guidance: float
+    batch: int
+    seed: int
+
+
+def choose_by_images(candidates: Iterable[T], scores: Callable[[T, int], Sequence[PromptScore]], images: int) -> T:
+    """The candidate with the best score; `scores` gives those of a candidate on the first prompts, so many images."""
+    few = images // FEW
+    ranked = sorted(candidates, key=lambda one: -mean_of_tasks(scores(one, few)))  # stable: order breaks ties
+    return max(ranked[:FINALISTS], key=lambda one: mean_of_tasks(scores(one, images)))
+
+
+def judged_images(candidates: int, images: int) -> int:
+    """Number of images that a choice between so many candidates takes."""
+    finalists = min(candidates, FINALISTS)
+    return candidates * (images // FEW) + finalists * (images - images // FEW)
+
+
+def mean_of_tasks(scores: Iterable[PromptScore]) -> float:
+    """The unweighted mean of the tasks' mean scores."""
+    by_task: dict[str, list[float]] = {}
+    for score in scores:
+        by_task.setdefault(score.task, []).append(score.right / score.images)
+    return statistics.fmean(map(statistics.fmean, by_task.values()))

@@ -1,0 +1,108 @@
+"""Scores variants of one model by the images that they generate; what was judged once is kept.
+
+Variants are schedules, or subsets of blocks with a repair: whatever one opened pipeline can be set to.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from sanac.core import json_files
+from sanac.core.artifact.cache import load_cached, store_cached
+from sanac.core.artifact.model import Model
+from sanac.core.artifact.schedule import Schedule
+from sanac.core.confined import ConfinedPath
+from sanac.core.progress import NULL_REPORTER, Reporter
+from sanac.judge.halving import SuiteSettings
+from sanac.judge.intervals import PromptScore
+from sanac.nn.guidance import usual_steps
+from sanac.nn.pipeline_config import noise_levels
+from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
+from sanac.shapes.prompts import Prompt, Split, suite
+from sanac.verify.shapes_suite import generate_and_judge, noise_seeds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SPLIT: Split = "tune"  # choices are made on prompts that no score is reported on
+
+
+@dataclass
+class SuiteScorer:
+    """Scores on the shapes suite's tuning prompts, the same noises for all variants."""
+
+    generator: DiffusionGenerator
+    settings: SuiteSettings
+    file: ConfinedPath  # what was judged before, by a run that was stopped
+    key: str
+    reporter: Reporter
+    prompts: tuple[Prompt, ...] = ()
+    _correct: dict[str, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Read what a stopped run judged."""
+        self.prompts = tuple(suite(SPLIT, self.settings.images))
+        known = load_cached(self.file, self.key, {"correct": dict})
+        self._correct = known["correct"] if known else {}
+
+    def scores(self, variant: Any, prepare: Callable[[DiffusionGenerator], int], count: int) -> Sequence[PromptScore]:
+        """The scores of the first `count` images of a variant.
+
+        `variant` identifies it, as JSON; `prepare` sets the generator up for it and returns its number of steps.
+        """
+        name = json_files.key_of(variant)[:16]
+        done = self._correct.get(name, [])
+        if len(done) < count:
+            done = [*done, *self._judged(prepare(self.generator), len(done), count)]
+            self._correct[name] = done
+            store_cached(self.file, {"key": self.key, "correct": self._correct})
+        scores: dict[Prompt, PromptScore] = {}
+        for prompt, right in zip(self.prompts[:count], done, strict=False):
+            score = scores.get(prompt) or PromptScore(prompt.content.tag, prompt.text, 0.0, 0)
+            scores[prompt] = replace(score, right=score.right + right, images=score.images + 1)
+        return list(scores.values())
+
+    def _judged(self, steps: int, start: int, stop: int) -> list[int]:
+        """Whether each image of the prompts from `start` to `stop` is right."""
+        settings = self.settings
+        sampling = GenerationSettings(steps, settings.guidance, batch=settings.batch)
+        seeds = noise_seeds(settings.seed, settings.images)[start:stop]
+        _, results = generate_and_judge(self.generator, self.prompts[start:stop], seeds, sampling, NULL_REPORTER)
+        self.reporter.advance(stop - start)
+        return [int(result.correct) for result in results]
+
+
+@dataclass
+class SubsetScorer:
+    """Scores a model without some of its blocks, with changes of the remaining weights."""
+
+    model: Model
+    suite: SuiteScorer
+    _own: dict[str, "Tensor"] = field(default_factory=dict)  # the model's weights, where a subset changed them
+
+    def __call__(self, kept: Sequence[int], changes: Mapping[str, "Tensor"], count: int) -> Sequence[PromptScore]:
+        """The scores of the first `count` images with the blocks `kept`."""
+
+        def prepare(generator: DiffusionGenerator) -> int:
+            return self._prepare(generator, kept, changes)
+
+        return self.suite.scores([list(kept), sorted(changes)], prepare, count)
+
+    def _prepare(self, generator: DiffusionGenerator, kept: Sequence[int], changes: Mapping[str, "Tensor"]) -> int:
+        state = generator.pipeline.transformer.state_dict()
+        self._own |= {name: state[name].clone() for name in changes if name not in self._own}
+        changed = {name: self._own[name] + change.to(self._own[name]) for name, change in changes.items()}
+        generator.load_weights(self._own | changed)
+        blocks, steps = self.model.architecture.blocks, usual_steps(self.model)
+        order = (*kept, *(index for index in range(blocks) if index not in kept))
+        levels = noise_levels(self.model, steps)
+        generator.follow(Schedule(order, levels, (len(kept),) * steps, (True,) * steps))
+        return steps
+
+
+def subset_scorer(
+    model: Model, settings: SuiteSettings, file: ConfinedPath, key: str, device: str | None, reporter: Reporter
+) -> SubsetScorer:
+    """The scorer of subsets of a model's blocks."""
+    generator = open_generator(model, device, reporter=reporter, scheduled=False)
+    return SubsetScorer(model, SuiteScorer(generator, settings, file, key, reporter))
