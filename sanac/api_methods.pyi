@@ -126,6 +126,8 @@ class VerbMethods:
         scores: _File | None = ...,
         select: Literal["bi", "norm", "velocity", "search"] | None = ...,
         compensate: bool = ...,
+        confirm: Literal["shapes"] | None = ...,
+        images: int = ...,
         protect_first: int = ...,
         protect_last: int = ...,
         inputs: Literal["sampled", "noised"] = ...,
@@ -165,6 +167,8 @@ class VerbMethods:
             scores: Scores that `sanac analyze` wrote.
             select: Rank blocks by a score each, or search over subsets.  [one of bi, norm, velocity, search; default: search and --compensate if they take under five minutes, else bi]
             compensate: Repair the remaining blocks in closed form, without training, for the dropped ones.
+            confirm: Let images decide between subsets that the search finds nearly equal: the suite that judges them.  [one of shapes]
+            images: Images per finalist of --confirm; a quarter of them per subset.  [48 to 4,096; default: 256]
             protect_first: Always keep the first K blocks.  [at least 0; default: 0]
             protect_last: Always keep the last K blocks.  [at least 0; default: 0]
             inputs: Sampled trajectories, or the latents of --data with noise added.  [one of sampled, noised; default: sampled]
@@ -246,6 +250,7 @@ class VerbMethods:
         prompts: _File | None = ...,
         teacher: _Model | None = ...,
         loss: str | Sequence[str] = ...,
+        distill_guidance: float | None = ...,
         optimizer: Literal["came8bit", "came", "adamw", "adamw8bit"] = ...,
         learning_rate: float | None = ...,
         warmup: int | None = ...,
@@ -253,7 +258,7 @@ class VerbMethods:
         accumulate: int = ...,
         clip: float = ...,
         ema: float = ...,
-        caption_dropout: float = ...,
+        caption_dropout: float | None = ...,
         precision: Literal["fp32", "bf16"] | None = ...,
         micro_batch: int | None = ...,
         checkpointing: bool = ...,
@@ -293,6 +298,7 @@ class VerbMethods:
             prompts: Text file for --data-free, one prompt per line.  [default: bundled]
             teacher: Teacher for distillation.  [default: the model that MODEL was pruned from]
             loss: flow, distill or features; NAME=WEIGHT weights a loss.  [default: distill with a teacher, else flow]
+            distill_guidance: Learn the teacher's velocity guided by SCALE in the prompt's branch alone: half the work per step.  [above 1, at most 100]
             optimizer: The optimizer.  [one of came8bit, came, adamw, adamw8bit; default: came8bit]
             learning_rate: Peak learning rate.  [above 0; default: 0.1 / width]
             warmup: Warm-up steps.  [at least 0; default: a tenth of --steps]
@@ -300,7 +306,7 @@ class VerbMethods:
             accumulate: Batches per optimizer step.  [at least 1; default: 1]
             clip: Largest gradient norm.  [above 0; default: 1]
             ema: Decay of the weights' moving average; 0 turns it off.  [at least 0, below 1; default: 0.99]
-            caption_dropout: Share of captions replaced by the empty one.  [0 to 1; default: 0.1]
+            caption_dropout: Share of captions replaced by the empty one.  [0 to 1; default: 0.1; 0 with --distill-guidance]
             precision: Precision of the forward and backward pass.  [one of fp32, bf16; default: bf16 on GPUs that have it, else fp32]
             micro_batch: Samples per pass; a batch takes as many passes as it needs.  [at least 1; default: as many as fit]
             checkpointing: Gradient checkpointing: less memory, a third more time.  [default where memory is short]
@@ -399,6 +405,70 @@ class VerbMethods:
             seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
         """
+    def schedule(
+        self,
+        *,
+        budget: float | None = ...,
+        max_loss: float | None = ...,
+        confirm: Literal["shapes", "none"] | None = ...,
+        images: int = ...,
+        front: float | Sequence[float] | str = ...,
+        try_steps: int | Sequence[int] | str = ...,
+        batch: int = ...,
+        prompts: _File | None = ...,
+        embeddings: _File | None = ...,
+        num_prompts: int | None = ...,
+        timesteps: int | None = ...,
+        guidance: float = ...,
+        memory_limit: int | str | None = ...,
+        precision: Literal["bf16", "tf32", "fp32"] | None = ...,
+        yes: bool = ...,
+        seed: int = ...,
+        device: str | None = ...,
+        transformer_only: bool = ...,
+        lora: str | Sequence[str] = ...,
+        link: bool = ...,
+        shard_size: int | str = ...,
+        full_hash: bool = ...,
+        out: _File | None = ...,
+        dry_run: bool = ...,
+        force: bool = ...,
+        fresh: bool = ...,
+    ) -> SanaModel:
+        """Find how many blocks and which guidance each sampler step of MODEL needs, and write it with the model.
+
+        The error of the velocity without some blocks proposes a schedule for each number of steps; images decide between
+        them, and against the whole model in as few plain steps as cost the same: where those are as good, they are the
+        schedule. No weight is changed. Everything that samples the result follows schedule.json.
+
+        Settings:
+            budget: Share of the block-forwards of the whole model at its usual steps.  [above 0, at most 1]
+            max_loss: Take the cheapest schedule of the front that loses at most this score.  [0 to 1]
+            confirm: What decides between schedules: the shapes suite, or the velocity's error alone.  [one of shapes, none; default: shapes where the model has its vocabulary, else none]
+            images: Images per finalist; a quarter of them per candidate.  [48 to 4,096; default: 256]
+            front: Budgets to search besides --budget.  [above 0, at most 1; default: 0.5,0.33,0.25,0.2,0.125]
+            try_steps: Numbers of sampler steps to try.  [1 to 100; default: 20,12,10,8,6; 10 without confirmation]
+            batch: Images per batch.  [at least 1; default: 32]
+            prompts: Text file, one prompt per line.  [default: bundled]
+            embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
+            num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
+            timesteps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
+            guidance: Guidance scale.  [0 to 100; default: 4.5]
+            memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
+            precision: Precision of products; sums are fp32 or better.  [one of bf16, tf32, fp32; default: fp32; GPUs: the weights' bf16, or tf32]
+            yes: Continue even if the estimate exceeds an hour.
+            seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
+            device: cpu, cuda or cuda:N.  [default: the best that is available]
+            transformer_only: Leave out the text encoder, the autoencoder and the rest.
+            lora: Merge a LoRA; its block numbers are those of the model before any pruning or growing. May be repeated.
+            link: Hard-link unchanged components: no space, but editing one edits both.
+            shard_size: Largest weight file to write.  [default: 5GB]
+            full_hash: Identify the input by all its bytes, not by headers and times.
+            out: Where to write.  [default: WORKSPACE/VERB-KEY]
+            dry_run: Print the plan and what it needs; write nothing.
+            force: Replace an artifact that is already in OUT.
+            fresh: Discard what an interrupted run left instead of continuing it.
+        """
     def export(
         self,
         *,
@@ -406,6 +476,7 @@ class VerbMethods:
         component: Literal["transformer", "text-encoder", "vae", "all"] | Sequence[Literal["transformer", "text-encoder", "vae", "all"]] = ...,
         precision: Literal["bf16", "fp16", "fp32"] | None = ...,
         depthwise: Literal["fp16", "fp32"] | None = ...,
+        depths: int = ...,
         in_place: bool = ...,
         no_verify: bool = ...,
         trt: bool = ...,
@@ -441,6 +512,7 @@ class VerbMethods:
             component: The component to export. May be repeated.  [one of transformer, text-encoder, vae, all; default: all]
             precision: Precision to compute in.  [one of bf16, fp16, fp32; default: as stored]
             depthwise: Another precision for depthwise convolutions.  [one of fp16, fp32]
+            depths: Depths of MODEL's schedule that get a graph of their own, at most; other steps run the next deeper one.  [1 to 16; default: 3]
             in_place: Add the graphs to MODEL itself, an artifact: no weights are copied.
             no_verify: Don't compare the graphs with the model.
             trt: Build TensorRT engines from the graphs, too.
@@ -508,7 +580,7 @@ class VerbMethods:
         *,
         suite: Literal["shapes"],
         images: int = ...,
-        steps: int = ...,
+        steps: int | None = ...,
         guidance: float = ...,
         batch: int = ...,
         backend: Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"] = ...,
@@ -525,7 +597,7 @@ class VerbMethods:
         Settings:
             suite: shapes: the world that sanac:tiny was trained on.  [one of shapes; required]
             images: Images to generate and judge; two per task at least.  [at least 12; default: 2048]
-            steps: Sampler steps.  [1 to 1,000; default: 20]
+            steps: Sampler steps.  [1 to 1,000; default: the schedule's, else 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             batch: Images per batch.  [at least 1; default: 32]
             backend: What computes: the weights, or what was exported.  [one of torch, onnx, onnx-trt, onnx-rtx, trt; default: torch]
@@ -558,7 +630,7 @@ class VerbMethods:
             backend: Backends to time.  [one of torch, compile, onnx, onnx-trt, onnx-rtx, trt; default: torch, and onnx where graphs are]
             batch: Batch sizes.  [1 to 9,999; default: 1]
             rounds: Rounds; every model takes one turn in each.  [1 to 1,000; default: 5]
-            steps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
+            steps: Sampler steps.  [1 to 1,000; default: the schedule's, else 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             size: Width and height in pixels.  [default: the model's native size]
             tile: Decode in tiles of this side.  [at least 1]
@@ -594,7 +666,7 @@ class VerbMethods:
             num_prompts: How many of the file's or the default prompts.  [1 to 64; default: 4, or the whole file]
             images: Images to score with the shapes suite, 12 or more; 0: no score.  [at least 0; default: 64 where every model has its vocabulary, else 0]
             prompts_split: The suite's prompts, as in evaluate.  [one of test, tune; default: test]
-            steps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
+            steps: Sampler steps.  [1 to 1,000; default: the schedule's, else 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             batch: Images per batch of the suite.  [at least 1; default: 16]
             out: Where sheet, pictures and figures go.  [default: WORKSPACE/compare-KEY]
@@ -641,7 +713,7 @@ class VerbMethods:
         Settings:
             prompts: The prompts.  [required]
             n: Images per prompt.  [1 to 4,096; default: 1]
-            steps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
+            steps: Sampler steps.  [1 to 1,000; default: the schedule's, else 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             size: Width and height in pixels.  [default: the model's native size]
             batch: Images per batch.  [at least 1; default: 16]

@@ -138,6 +138,7 @@ VERBS = {
             "sanac.schedule.job:run",
             models="newest",
             after=("sanac.report.charts.schedule:draw_outcome",),
+            cost="sanac.schedule.cost:schedule",
             result="sanac.json",
             writes_artifact=True,
         ),

@@ -29,6 +29,7 @@ class VelocityTable:
     levels: tuple[int, ...]  # noise levels in thousandths, falling
     guided: tuple[tuple[float, ...], ...]  # [level][depth - 1]
     unguided: tuple[tuple[float, ...], ...]  # () where guidance costs no second branch
+    inside: float | None = None  # guidance scale in the weights
 
     @property
     def blocks(self) -> int:
@@ -36,15 +37,22 @@ class VelocityTable:
         return len(self.order)
 
     @property
-    def branches(self) -> int:
-        """Branches of a guided step."""
-        return 2 if self.unguided else 1
+    def options(self) -> tuple[bool, ...]:
+        """Whether a step may be guided by a second branch, and whether it may not."""
+        if self.unguided:
+            return (True, False)
+        return (self.inside is None,)  # guided where guidance is an input, unguided where it is in the weights
 
     def errors(self, level: float, *, guided: bool) -> list[float]:
         """Errors by depth at any noise level, interpolated between the measured ones."""
-        table = np.asarray(self.guided if guided else self.unguided)[::-1]
+        table = np.asarray(self.guided if guided or not self.unguided else self.unguided)[::-1]
         places = self.levels[::-1]
         return [float(np.interp(level, places, table[:, depth])) for depth in range(table.shape[1])]
+
+    def plain(self, levels: Sequence[int]) -> Schedule:
+        """The schedule that runs the whole model at every step, guided as the model is."""
+        count = len(levels)
+        return Schedule(self.order, tuple(levels), (self.blocks,) * count, self.options[:1] * count, self.inside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +63,6 @@ class _Choice:
     guided: bool
     cost: int
     error: float
-
-
-def cost_of(table: VelocityTable, depth: int, *, guided: bool) -> int:
-    """Halves of a block-forward."""
-    return depth * (2 if guided or table.branches == 1 else 1)
 
 
 def allocate(
@@ -78,18 +81,19 @@ def allocate(
     chosen = _cheapest_error(steps, most)
     if chosen is None:
         return None
-    return Schedule(table.order, tuple(levels), tuple(one.depth for one in chosen), tuple(one.guided for one in chosen))
+    depths, guidance = (tuple(one.depth for one in chosen), tuple(one.guided for one in chosen))
+    return Schedule(table.order, tuple(levels), depths, guidance, table.inside)
 
 
 def _choices(table: VelocityTable, level: int, weight: float, guided: bool | None) -> list[_Choice]:  # noqa: FBT001
     least = -(-table.blocks // SHALLOWEST)
     found = []
-    for option in (True, False):
-        if guided not in {None, option} or (not option and table.branches == 1):
+    for option in table.options:
+        if guided not in {None, option}:
             continue
         errors = table.errors(level, guided=option)
         found += [
-            _Choice(depth, option, cost_of(table, depth, guided=option), weight * errors[depth - 1])
+            _Choice(depth, option, depth * (1 + option), weight * errors[depth - 1])
             for depth in range(least, table.blocks + 1)
         ]
     return found
@@ -122,7 +126,7 @@ def _cheapest_error(steps: Sequence[Sequence[_Choice]], most: int) -> list[_Choi
 
 def guidance_patterns(table: VelocityTable, steps: int) -> list[tuple[bool, ...] | None]:
     """Which steps are guided, in the variants that are tried; None: as the velocity's error would have it."""
-    if table.branches == 1:
-        return [(True,) * steps]
+    if len(table.options) == 1:
+        return [table.options * steps]
     counts = dict.fromkeys(max(1, math.ceil(share * steps)) for share in GUIDED_SHARES)
     return [*((True,) * count + (False,) * (steps - count) for count in counts), None]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sanac.core.artifact.schedule import Schedule, plain, schedule_from_json
+from sanac.core.artifact.schedule import Schedule, schedule_from_json
 from sanac.core.errors import CheckFailed
 from sanac.core.progress import Reporter
 from sanac.judge.halving import choose_by_images
@@ -105,9 +105,10 @@ def proposals(table: VelocityTable, levels: Levels, steps: Sequence[int], forwar
     return list(found)
 
 
-def plain_steps(blocks: int, levels: Levels, forwards: float, most: int) -> Schedule:
+def plain_steps(table: VelocityTable, levels: Levels, forwards: float, most: int) -> Schedule:
     """The whole model in as many plain steps as a budget pays for, and at most `most`."""
-    return plain(blocks, levels(min(most, max(1, math.floor(forwards / blocks + 1e-9)))))
+    step = table.plain(levels(1)).forwards
+    return table.plain(levels(min(most, max(1, math.floor(forwards / step + 1e-9)))))
 
 
 @dataclass
@@ -126,7 +127,7 @@ class FrontSearch:
     @property
     def whole(self) -> Schedule:
         """Plain sampling at the model's usual number of steps."""
-        return plain(self.table.blocks, self.levels(self.usual_steps))
+        return self.table.plain(self.levels(self.usual_steps))
 
     def run(self, budgets: Sequence[float], reporter: Reporter) -> Front:
         """The front at these shares of the whole model's block-forwards."""
@@ -139,7 +140,7 @@ class FrontSearch:
             if not candidates:
                 reporter.note(f"a budget of {budget:g} is too small for {min(self.steps)} steps, and left out")
                 continue
-            rival = plain_steps(self.table.blocks, self.levels, forwards, self.usual_steps)
+            rival = plain_steps(self.table, self.levels, forwards, self.usual_steps)
             rows.append(self._row(budget, candidates, rival))
             reporter.note(_said(rows[-1]))
         score = overall(self._whole, seed=self.seed) if self.scorer else None

@@ -17,7 +17,6 @@ from sanac.core.progress import Reporter
 from sanac.nn.calibration.block_subsets import BlockSubset
 from sanac.nn.calibration.job import Calibration, calibration
 from sanac.nn.calibration.states import CalibrationStates, SweepBatch
-from sanac.nn.guidance import branches_of
 from sanac.schedule.allocation import VelocityTable
 from sanac.schedule.settings import ScheduleSettings
 
@@ -103,11 +102,12 @@ def measure(states: CalibrationStates, sweep_batch: SweepBatch, reporter: Report
         prefixes = [tuple(sorted(order[:depth])) for depth in range(1, blocks + 1)]
         guided = _by_level(states.errors(prefixes, sweep_batch), prefixes)
         unguided: tuple[tuple[float, ...], ...] = ()
-        if branches_of(states.blocks.model) > 1:
+        if states.guidance.branches > 1:
             unguided = _by_level(states.errors(prefixes, sweep_batch, guided=False), prefixes)
     finally:
         reporter.end()
-    return VelocityTable(tuple(order), levels, guided, unguided)
+    schedule = states.blocks.model.schedule
+    return VelocityTable(tuple(order), levels, guided, unguided, schedule.guidance_inside if schedule else None)
 
 
 def _nested_order(
@@ -146,10 +146,10 @@ def _by_level(errors: Mapping[BlockSubset, torch.Tensor], prefixes: list[BlockSu
 def table_to_json(table: VelocityTable) -> dict[str, Any]:
     """The table as stored."""
     rows = {"guided": [list(row) for row in table.guided], "unguided": [list(row) for row in table.unguided]}
-    return {"order": list(table.order), "levels": list(table.levels), **rows}
+    return {"order": list(table.order), "levels": list(table.levels), "inside": table.inside, **rows}
 
 
 def table_from_json(value: Mapping[str, Any]) -> VelocityTable:
     """The table from its stored form."""
     rows = {name: tuple(tuple(row) for row in value[name]) for name in ("guided", "unguided")}
-    return VelocityTable(tuple(value["order"]), tuple(value["levels"]), **rows)
+    return VelocityTable(tuple(value["order"]), tuple(value["levels"]), **rows, inside=value.get("inside"))

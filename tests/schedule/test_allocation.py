@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sanac.schedule.allocation import VelocityTable, allocate, cost_of, guidance_patterns
+from sanac.schedule.allocation import VelocityTable, allocate, guidance_patterns
 from sanac.schedule.velocity_error import dropping_rounds
 
 LEVELS = (999, 700, 300)
@@ -39,7 +39,7 @@ def test_nothing_within_the_budget_is_better(table: VelocityTable, budget: float
     within = [
         error(table, tuple(depth for depth, _ in three), tuple(on for _, on in three))
         for three in product(options, repeat=3)
-        if sum(cost_of(table, depth, guided=on) for depth, on in three) <= 2 * budget
+        if sum(depth * (1 + on) for depth, on in three) <= 2 * budget
     ]
     found = allocate(table, LEVELS, budget)
     if not within:
@@ -72,3 +72,13 @@ def test_rounds_drop_all_but_one_block(blocks: int) -> None:
     rounds = dropping_rounds(blocks)
     assert sum(count for _, count in rounds) == blocks - 1
     assert all(left > count for left, count in rounds)
+
+
+def test_guidance_inside_the_weights_is_never_added_to() -> None:
+    rows = ((0.5, 0.1, 0.0),) * 3
+    table = VelocityTable((2, 0, 1), LEVELS, rows, (), inside=4.5)
+    found = allocate(table, LEVELS, 3)
+    assert found is not None
+    assert (found.guidance_inside, found.guided) == (4.5, (False,) * 3)
+    assert found.forwards <= 3
+    assert table.plain(LEVELS).forwards == 4.5
