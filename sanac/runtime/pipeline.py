@@ -198,7 +198,7 @@ class DiffusionGenerator:
         if schedule is None:
             return
         transformer = self.pipeline.transformer
-        views = views_of(transformer, schedule) if not depths else graph_views(transformer, schedule, depths)
+        views = views_of(transformer, schedule) if depths is None else graph_views(transformer, schedule, depths)
         follow(self.pipeline, schedule, views, guidance_of(transformer.config).timesteps)
 
     def load_weights(self, weights: "Mapping[str, torch.Tensor]") -> None:
@@ -293,7 +293,7 @@ def open_generator(
         raise MissingResource(f"{model.located.name} doesn't fit on {where}", hint="--device cpu") from error
     generator = DiffusionGenerator(pipeline, model.located.name, where)
     if scheduled and model.schedule:
-        generator.follow(model.schedule, open_depths(model, backend, where, reporter) if runners else {})
+        generator.follow(model.schedule, open_depths(model, backend, where, reporter) if runners else None)
     return generator
 
 

@@ -65,6 +65,11 @@ class _Choice:
     error: float
 
 
+def least_depth(blocks: int) -> int:
+    """Blocks that a step runs at least."""
+    return -(-blocks // SHALLOWEST)
+
+
 def allocate(
     table: VelocityTable, levels: Sequence[int], budget: float, guided: Sequence[bool] | None = None
 ) -> Schedule | None:
@@ -86,7 +91,6 @@ def allocate(
 
 
 def _choices(table: VelocityTable, level: int, weight: float, guided: bool | None) -> list[_Choice]:  # noqa: FBT001
-    least = -(-table.blocks // SHALLOWEST)
     found = []
     for option in table.options:
         if guided not in {None, option}:
@@ -94,7 +98,7 @@ def _choices(table: VelocityTable, level: int, weight: float, guided: bool | Non
         errors = table.errors(level, guided=option)
         found += [
             _Choice(depth, option, depth * (1 + option), weight * errors[depth - 1])
-            for depth in range(least, table.blocks + 1)
+            for depth in range(least_depth(table.blocks), table.blocks + 1)
         ]
     return found
 

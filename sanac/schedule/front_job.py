@@ -21,7 +21,7 @@ from sanac.nn.device import pick_device
 from sanac.nn.guidance import branches_of, usual_steps
 from sanac.nn.pipeline_config import forward_seconds, latent_side, noise_levels, vocabulary_of
 from sanac.runtime.pipeline import DiffusionGenerator, check_complete, open_generator
-from sanac.schedule.allocation import VelocityTable
+from sanac.schedule.allocation import VelocityTable, least_depth
 from sanac.schedule.front import Front, FrontSearch, front_from_json
 from sanac.schedule.settings import STEPS, UNCONFIRMED_STEPS, ScheduleSettings
 from sanac.schedule.velocity_error import VelocityErrors
@@ -55,6 +55,12 @@ class FrontJob(CachedStep[Front]):
         if self.confirm == "none":
             default = (min(UNCONFIRMED_STEPS, usual),)
         return self.settings.try_steps or default
+
+    @property
+    def least(self) -> float:
+        """The smallest share of the whole model's block-forwards that a schedule may have."""
+        blocks, branches = self.model.architecture.blocks, branches_of(self.model)
+        return min(self.steps) * least_depth(blocks) / branches / (usual_steps(self.model) * blocks)
 
     @cached_property
     def key(self) -> str:
@@ -124,12 +130,6 @@ class FrontJob(CachedStep[Front]):
             front = search.run(self.budgets, reporter)
         finally:
             reporter.end()
-        if not front.rows:
-            raise UsageError(
-                f"no budget of {', '.join(f'{one:g}' for one in self.budgets)} allows a schedule",
-                why="a step runs a third of the blocks or more",
-                hint="a larger --budget, or fewer --try-steps",
-            )
         store_cached(self.file, {"key": self.key, **front.to_json()})
         return front
 
@@ -162,4 +162,12 @@ def plan_front(model: Model, settings: ScheduleSettings, errors: VelocityErrors,
         raise UsageError(f"--max-loss needs scores of {model.located.name}", why=why, hint="--budget 0.25")
     own = (settings.budget,) if settings.budget is not None else ()
     budgets: Sequence[float] = sorted({*settings.front, *own}, reverse=True)
-    return FrontJob(model, settings, errors, confirm, tuple(budgets), workspace)
+    job = FrontJob(model, settings, errors, confirm, tuple(budgets), workspace)
+    least = job.least
+    if budgets[0] < least or (own and own[0] < least):
+        raise UsageError(
+            f"a budget of {own[0] if own else budgets[0]:g} is too small for {min(job.steps)} steps",
+            why=f"a step runs a third of the blocks or more: that is {least:.3f} of the whole model's block-forwards",
+            hint="a larger --budget, or fewer --try-steps",
+        )
+    return job
