@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from sanac.verify.compare_show import Entry, header_of, similarity_text
+
 Picture = NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -16,6 +18,15 @@ _GAP, _TEXT, _LINE, _TITLE = 12, 14, 20, 17  # pixels: between cells, font size,
 _HEAD = 4  # pixels: below a column's name
 _PROMPT = 220  # pixels: width of the prompts' column
 _GREY = "#666666"
+
+
+def draw_comparison(
+    models: Sequence[Entry], pictures: Sequence[Sequence[Picture]], prompts: Sequence[str]
+) -> Image.Image:
+    """The sheet of a comparison: `models` as `compare.json` describes them, and the pictures of each."""
+    captions = [["" for _ in prompts]]
+    captions += [[*map(similarity_text, one["against_first"]["similarity"])] for one in models[1:]]
+    return draw_sheet(pictures, [[*header_of(one)] for one in models], prompts, captions)
 
 
 def draw_sheet(
