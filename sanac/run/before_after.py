@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sanac.core import json_files
-from sanac.core.artifact.measurements import measurements_in
+from sanac.core.artifact.measurements import BEFORE_AFTER, measurements_in
 from sanac.core.artifact.model import Model
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import SanacError, UsageError
@@ -21,7 +21,6 @@ from sanac.runtime.image_files import read_metadata, save_image
 from sanac.runtime.pipeline import check_complete
 from sanac.verify.comparison_sheet import draw_comparison
 
-NAME = "before-and-after.png"  # in the measurements of the chosen artifact
 LONGEST = 120.0  # seconds of a sheet that the recipe doesn't ask for
 _DONE = {"prune": "pruned", "grow": "grown", "finetune": "fine-tuned", "quantize": "quantized"}
 
@@ -82,7 +81,7 @@ def _written(compared: StageResult, names: list[str], scores: list[Any], folder:
         for entry, name, score in zip(compared.data["models"], names, scores, strict=True)
     ]
     key = json_files.key_of([compared.stage.key, models])
-    path = measurements_in(folder) / NAME
+    path = measurements_in(folder) / BEFORE_AFTER
     if read_metadata(path).get("comparison") != key:
         home = ConfinedPath(compared.out)
         pictures = [[_picture(home / name) for name in entry["pictures"]] for entry in models]

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sanac.core.artifact.measurements import BEFORE_AFTER
 from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import locate
-from sanac.run.before_after import LONGEST, NAME, reason_for_none
+from sanac.run.before_after import LONGEST, reason_for_none
 from sanac.run.recipe_checks import read_recipe
 from sanac.run.stage_graph import plan_of
 from tests.conftest import Sanac
@@ -30,7 +31,7 @@ def test_a_recipe_ends_with_a_sheet_that_is_made_once(sanac: Sanac, tmp_path: Pa
     assert ran.code == 0, ran.err
     (line,) = [line for line in ran.out.splitlines() if line.startswith("before and after, side by side: ")]
     sheet = Path(line.partition(": ")[2])
-    assert sheet.name == NAME
+    assert sheet.name == BEFORE_AFTER
     assert sheet.parent.parent.name.startswith("quantize-"), "beside the other measurements of the chosen artifact"
     assert columns_of(sheet) == 2
     assert not [path for path in tmp_path.rglob("sheet.png") if path.parent.name.startswith("evaluate")]
