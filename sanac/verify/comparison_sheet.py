@@ -4,13 +4,11 @@ import math
 from collections.abc import Sequence
 from functools import cache
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from sanac.judge.image_metrics import Picture, psnr, ssim
 from sanac.verify.compare_show import Entry, header_of, similarity_text
 
-Picture = NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _LEAST, _MOST = 224, 512  # pixels: side of a cell
@@ -27,6 +25,16 @@ def draw_comparison(
     captions = [["" for _ in prompts]]
     captions += [[*map(similarity_text, one["against_first"]["similarity"])] for one in models[1:]]
     return draw_sheet(pictures, [[*header_of(one)] for one in models], prompts, captions)
+
+
+def draw_pairs(
+    expected: Sequence[Picture], found: Sequence[Picture], headers: Sequence[Sequence[str]], prompts: Sequence[str]
+) -> Image.Image:
+    """Images of a reference and of a candidate side by side, with PSNR and SSIM below each pair."""
+    alike = [
+        {"psnr": psnr(ours, theirs), "ssim": ssim(ours, theirs)} for ours, theirs in zip(found, expected, strict=True)
+    ]
+    return draw_sheet([expected, found], headers, prompts, [["" for _ in alike], [*map(similarity_text, alike)]])
 
 
 def draw_sheet(
