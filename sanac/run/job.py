@@ -143,7 +143,7 @@ def _show_outcome(ran: RecipeOutcome, source: str, sheet: Path | str | None, pus
         yield f"{folder}{' (cached: nothing had to be run)' if ran.cached else ''}"
         yield f'load it with sanac.load_pipeline("{folder}"{backend})'
         yield from _show_sheet(sheet)
-        yield f"more of them, side by side: sanac compare {source} {folder}"
+        yield f"with times and more prompts: sanac compare {source} {folder}"
     else:
         yield f"NO  {NONE}: none"
     if pushed:
