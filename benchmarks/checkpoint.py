@@ -35,7 +35,10 @@ with open_stage(Path(out), job.key, fresh=True) as staging:
 """
 _PLAIN = """
 import sys, torch
-from diffusers import SanaTransformer2DModel
+from sanac.nn.silence_libraries import silent
+
+with silent():  # they warn while they load
+    from diffusers import SanaTransformer2DModel
 source, out = sys.argv[1:]
 model = SanaTransformer2DModel.from_pretrained(source, torch_dtype=torch.bfloat16)
 kept = [*range(10), *range(50, 60)]

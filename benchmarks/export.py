@@ -33,7 +33,10 @@ SECONDS, MEMORY = 30.0, 1.5e9  # targets, at 60 blocks
 _SANAC = [sys.executable, "-m", "sanac"]
 _PLAIN = """
 import sys, torch
-from diffusers import SanaTransformer2DModel
+from sanac.nn.silence_libraries import silent
+
+with silent():  # they warn while they load
+    from diffusers import SanaTransformer2DModel
 source, out = sys.argv[1:]
 model = SanaTransformer2DModel.from_pretrained(source, torch_dtype=torch.bfloat16).eval()
 half = dict(dtype=torch.bfloat16)

@@ -22,7 +22,6 @@ from typing import Any
 import click
 import matplotlib as mpl
 import torch
-from diffusers import SanaPipeline, SanaTransformer2DModel
 from measure import machine
 
 from sanac.core.artifact.model import open_model
@@ -31,12 +30,16 @@ from sanac.core.progress import NULL_REPORTER
 from sanac.core.write.executor import write_partial
 from sanac.core.write.job import WriteOptions
 from sanac.grow.depth import decide_growth
+from sanac.nn.silence_libraries import silent
 from sanac.tiny.build import save, transformer
 from sanac.tiny.data import SceneLatents, encode_scenes
 from sanac.tiny.text import CaptionEncoder
 from sanac.tiny.train import SCENES, Lines, Recipe, learn, settings
 from sanac.train.loop import generator_for
 from sanac.train.task import FlowTask
+
+with silent():  # they warn while they load
+    from diffusers import SanaPipeline, SanaTransformer2DModel
 
 mpl.use("Agg")
 

@@ -7,8 +7,12 @@ weights behind divide by it. In fp32, so that nothing else changes.
 from pathlib import Path
 
 import torch
-from diffusers import SanaPipeline
 from torch import Tensor, nn
+
+from sanac.nn.silence_libraries import silent
+
+with silent():  # they warn while they load
+    from diffusers import SanaPipeline
 
 TIMES, CHANNELS = 300.0, 3
 

@@ -21,7 +21,6 @@ from typing import Any
 import click
 import matplotlib as mpl
 import torch
-from diffusers import SanaPipeline
 from judged import answers_of, scores_of
 from measure import machine
 
@@ -35,6 +34,7 @@ from sanac.finetune.settings import FinetuneSettings
 from sanac.judge.intervals import PromptScore, paired_difference
 from sanac.nn.calibration.job import calibration
 from sanac.nn.calibration.settings import CalibrationSettings as Measured
+from sanac.nn.silence_libraries import silent
 from sanac.nn.streaming import Blocks
 from sanac.prune.keep_list import plan_keep
 from sanac.prune.repair_job import RepairJob, repair_states, with_repair
@@ -50,6 +50,9 @@ from sanac.tiny.train import SCENES as SCENES_OF_TINY
 from sanac.tiny.train import Lines, Recipe, learn, settings
 from sanac.train.loop import Callbacks
 from sanac.verify.shapes_suite import evaluate
+
+with silent():  # they warn while they load
+    from diffusers import SanaPipeline
 
 mpl.use("Agg")
 

@@ -185,6 +185,7 @@ VERBS = {
             "sanac.verify.settings:CompareSettings",
             "sanac.verify.compare_job:run",
             models="several",
+            result="compare.json",
         ),
         Verb(
             "gate",

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from sanac.api_methods import NOT_METHODS, documentation, keyword_settings
 from sanac.core.settings import Setting, Settings, docs_table
 from sanac.run.bundled import SCHEMA_FILE, schema_text
-from sanac.run.settings import RecipeRunSettings
+from sanac.run.settings import DemoSettings, RecipeRunSettings
 from sanac.verbs import VERBS, Verb
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +23,8 @@ _REPORTS = ("inspect", "analyze", "verify", "evaluate", "bench", "compare", "gat
 
 def settings_class(name: str) -> type[Settings]:
     """The settings of a command."""
-    return RecipeRunSettings if name == "run" else VERBS[name].settings_class()
+    others: dict[str, type[Settings]] = {"run": RecipeRunSettings, "demo": DemoSettings}
+    return others.get(name) or VERBS[name].settings_class()
 
 
 def docs() -> Iterator[tuple[Path, str]]:

@@ -15,7 +15,7 @@ from sanac.cli.command import command_of
 from sanac.cli.options import SettingOption
 from sanac.core.settings import Setting, Settings, json_schema, problems_of, settings_of
 from sanac.run.bundled import SCHEMA_FILE, recipe_schema
-from sanac.run.settings import RecipeRunSettings
+from sanac.run.settings import DemoSettings, RecipeRunSettings
 from sanac.verbs import MODELS, VERBS, recipe_verbs, resolve
 from scripts.generate import outputs
 
@@ -118,15 +118,16 @@ def test_what_is_generated_is_up_to_date() -> None:
     assert not stale, "make generate"
 
 
-def test_the_settings_of_run_are_in_its_page() -> None:
-    page = (ROOT / "docs" / "run.md").read_text()
-    assert all(f"`{one.flag}`" in page for one in settings_of(RecipeRunSettings).values())
+@pytest.mark.parametrize(("name", "settings"), [("run", RecipeRunSettings), ("demo", DemoSettings)])
+def test_the_settings_of_run_are_in_its_page(name: str, settings: type[Settings]) -> None:
+    page = (ROOT / "docs" / f"{name}.md").read_text()
+    assert all(f"`{one.flag}`" in page for one in settings_of(settings).values())
 
 
 def test_bundled_recipes_name_the_schema() -> None:
     for recipe in (ROOT / "sanac" / "recipes").glob("*.toml"):
         assert recipe.read_text().splitlines()[0] == f"#:schema ./{SCHEMA_FILE}", recipe.name
-    assert set(recipe_schema()["properties"]) == {"model", "matrix", "target", "gate", *recipe_verbs()}
+    assert set(recipe_schema()["properties"]) == {"model", "sheet", "matrix", "target", "gate", *recipe_verbs()}
 
 
 def test_the_table_loads_no_framework() -> None:

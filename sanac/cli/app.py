@@ -24,11 +24,12 @@ _STATE_SAVED = "what was finished is kept: run the same command again to continu
 
 
 _EXTRA: dict[str, tuple[Callable[[], click.Command], str]] = {
+    "demo": (recipe_run.demo_command, recipe_run.DEMO_HELP),
     "run": (recipe_run.command, recipe_run.SHORT_HELP),
     "recipes": (recipes.group, recipes.SHORT_HELP),
     "completion": (completion.command, completion.SHORT_HELP),
 }
-_LAST = ("doctor", "completion")
+_FIRST, _LAST = ("demo",), ("doctor", "completion")
 
 
 class VerbGroup(click.Group):
@@ -36,8 +37,8 @@ class VerbGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         """Names in the order of the work."""
-        names = [name for name in (*VERBS, *_EXTRA, *self.commands) if name not in _LAST]
-        return [*names, *_LAST]
+        names = [name for name in (*VERBS, *_EXTRA, *self.commands) if name not in (*_FIRST, *_LAST)]
+        return [*_FIRST, *names, *_LAST]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of a name."""
@@ -68,6 +69,7 @@ class VerbGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="""\b
 Examples:
+  sanac demo
   sanac inspect Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers
   sanac prune MODEL --keep 0-9,50-59 --dry-run
   sanac prune MODEL --keep 0-9,50-59 --out small

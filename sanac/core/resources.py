@@ -10,6 +10,7 @@ from sanac.core.progress import Reporter
 from sanac.core.units import bytes_text, duration_text
 
 _ASSUMED_RATE = 400e6  # bytes per second read, written and hashed on an ordinary cloud disk
+NOTABLE = 0.1  # share of the free memory from which on a job's memory is reported without -v
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -28,15 +29,21 @@ class Needs:
 
 
 def check_room(needs: Needs, place: Path, reporter: Reporter) -> None:
-    """Report what the job needs; MissingResource if `place` has too little disk or the machine too little memory."""
+    """Report what the job needs; MissingResource if `place` has too little disk or the machine too little memory.
+
+    Memory that is no problem is a detail: a job that also measures or trains reports the memory of that, which is more.
+    """
     folder = existing(place)
     disk, memory = shutil.disk_usage(folder).free, available_memory()
-    line = f"needs {bytes_text(needs.memory)} of memory (free: {bytes_text(memory)})"
-    if needs.disk:
-        line += f", {bytes_text(needs.disk)} of disk in {folder} (free: {bytes_text(disk)})"
-    if needs.seconds > 60:
-        line += f", about {duration_text(needs.seconds)}"
-    reporter.note(line)
+    memory_text = f"{bytes_text(needs.memory)} of memory (free: {bytes_text(memory)})"
+    notable = needs.memory > NOTABLE * memory
+    lines = [memory_text] if notable else []
+    lines += [f"{bytes_text(needs.disk)} of disk in {folder} (free: {bytes_text(disk)})"] if needs.disk else []
+    lines += [f"about {duration_text(needs.seconds)}"] if needs.seconds > 60 else []
+    if lines:
+        reporter.note(f"needs {', '.join(lines)}")
+    if not notable:
+        reporter.detail(f"this step needs {memory_text}")
     if needs.disk > disk:
         raise MissingResource(
             f"not enough disk space in {folder}",

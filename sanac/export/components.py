@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 
 from sanac.export.tracing import Traced, without_storage
+from sanac.nn.silence_libraries import silent
 
 _LONGEST, _MOST, _WIDEST = 8192, 1024, 4096
 _WIDE = 1024  # pixels: a multiple of every autoencoder's downscaling factor
@@ -106,8 +107,9 @@ def _autoencoded(
     wrapper: type[nn.Module], config: Mapping[str, Any], dtype: torch.dtype, channels: int
 ) -> tuple[ExportedProgram, int]:
     """The traced program, and the number that the sides of its input must be multiples of."""
-    from diffusers import AutoencoderDC
-    from diffusers.models.attention_processor import SanaMultiscaleLinearAttention
+    with silent():
+        from diffusers import AutoencoderDC
+        from diffusers.models.attention_processor import SanaMultiscaleLinearAttention
 
     with init_empty_weights(include_buffers=False):
         model = AutoencoderDC.from_config(dict(config))

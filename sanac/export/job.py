@@ -48,6 +48,19 @@ def run(word: str | None, settings: ExportSettings, context: Context) -> Outcome
     return replace(outcome, data=data, view=ExportView(job, records), show=show)
 
 
+def show_usage(outcome: Outcome) -> Iterator[Block]:
+    """How to run what was exported: in Python, and on the command line."""
+    view: ExportView = outcome.view
+    out, job = outcome.out, view.job
+    if not job.companions:
+        yield "a transformer without the rest of its pipeline: to generate, export the whole pipeline"
+        return
+    yield f'run the graphs in Python: sanac.load_pipeline("{out}", backend="onnx")("a red circle").images[0]'
+    yield f'run them here: sanac generate {out} "a red circle" --backend onnx'
+    if view.engines:
+        yield 'on the GPU of the engines: backend="trt", and --backend trt'
+
+
 def _show_engines(engines: Mapping[str, Record]) -> Iterator[Block]:
     """For each engine its size, its profile, and whether it was ever executed."""
     for file, record in engines.items():

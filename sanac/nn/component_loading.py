@@ -84,8 +84,9 @@ def _plain_config(part: Component) -> dict[str, Any]:
 
 def _empty(part: Component) -> "nn.Module":
     """The component's module, built from its config without weights."""
-    import diffusers
-    import transformers
+    with quiet():
+        import diffusers
+        import transformers
 
     config = _plain_config(part)
     if hasattr(diffusers, part.class_name):

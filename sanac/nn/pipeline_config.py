@@ -12,6 +12,7 @@ from sanac.nn.device import SIDES, shrinkage
 from sanac.nn.device_speed import reading_seconds, speed_of
 from sanac.nn.guidance import guidance_of
 from sanac.nn.samplers import EULER, SPRINT, sampler_of
+from sanac.nn.silence_libraries import silent
 from sanac.nn.streaming import refuse_loras
 
 _ENCODED = 600  # tokens: 300 of a caption, and the instruction that the pipeline prepends
@@ -73,7 +74,8 @@ def vocabulary_of(model: Model) -> Sequence[str]:
 
 def sampler(config: Mapping[str, Any]) -> Any:
     """The diffusers scheduler built from `config`; UsageError if its class or settings aren't supported."""
-    import diffusers
+    with silent():
+        import diffusers
 
     name = str(config.get("_class_name", ""))
     if name not in {"DPMSolverMultistepScheduler", EULER, SPRINT}:

@@ -130,7 +130,8 @@ def _run_repaired(
     """Write and repair; what the repair gained is noted, and kept beside the artifact."""
     from sanac.prune.repair_job import RepairJob, with_repair
 
-    repair = RepairJob(with_repair(job, states), states, ConfinedPath(settings.workspace), settings.yes)
+    place, searched = ConfinedPath(settings.workspace), settings.select == "search"
+    repair = RepairJob(with_repair(job, states), states, place, settings.yes, searched)
     if settings.dry_run:
         load_or_check(repair, context.reporter)
     outcome = run_job(word, repair.job, settings, context, lambda _: repair.run(context.reporter))

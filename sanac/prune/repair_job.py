@@ -56,6 +56,7 @@ class RepairJob(CachedStep[dict[str, Any]]):
     workspace: ConfinedPath
     yes: bool = False  # allow estimates above one hour
     sample: Callable[[], Sequence[CalibrationStates]] | None = None  # sampled states that several repairs share
+    searched: bool = False  # whether a search, which takes as much memory, was reported before
 
     @property
     def what(self) -> str:
@@ -77,7 +78,8 @@ class RepairJob(CachedStep[dict[str, Any]]):
 
     def check_budget(self, reporter: Reporter) -> None:
         """Report the estimated time of the fit; above one hour it requires --yes."""
-        self.states.check_budget("repairing", self.seconds, reporter, yes=self.yes)
+        known = self.searched
+        self.states.check_budget("repairing", self.seconds, reporter, yes=self.yes, memory_is_known=known)
 
     @property
     def key(self) -> str:

@@ -1,7 +1,7 @@
 """Pushes an artifact to the Hugging Face hub, with measured scores in its model card."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,9 @@ from typing import Any
 from sanac import __version__
 from sanac.core import json_files
 from sanac.core.artifact.manifest import MANIFEST, Manifest, check_sealed, read_manifest
-from sanac.core.artifact.measurements import measurements_in, read_measurement
+from sanac.core.artifact.measurements import BEFORE_AFTER, measurements_in, read_measurement
+from sanac.core.artifact.model_card import LINEAGE
+from sanac.core.artifact.staging import MEASUREMENTS
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.file_copy import FileRecord, digest_bytes
@@ -18,6 +20,10 @@ from sanac.core.units import bytes_text
 
 _CARD = "README.md"
 _PLACES = "bench.json"  # it contains local paths
+_PICTURES = {  # file in the measurements -> what it shows; the first one that is there goes into the card
+    BEFORE_AFTER: "The same prompts and seeds with the source and with this model",
+    "evaluate-shapes.png": "Examples of the evaluation; right pictures have a green frame, wrong ones a red frame",
+}
 _SUITES = {"evaluate-shapes": ("Shapes", "sanac's shapes world")}
 
 
@@ -69,9 +75,10 @@ def _transport(error: type[Exception]) -> tuple[type[Exception], ...]:
 
 
 def with_results(card: str, folder: Path) -> str:
-    """The model card with a `model-index` of the measured scores."""
+    """The model card with a `model-index` of the measured scores, and a section with scores and a picture."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+    card = _with_measured(card, [*_measured(folder)])
     results = [EvalResult(task_type="text-to-image", verified=False, **about) for about in _results(folder)]
     if not results:
         return card
@@ -79,6 +86,26 @@ def with_results(card: str, folder: Path) -> str:
     name = card.partition("\n# ")[2].partition("\n")[0] or folder.name
     found.data = ModelCardData(**{**_mapping(found.data), "model_name": name, "eval_results": results})
     return str(found)
+
+
+def _with_measured(card: str, lines: Sequence[str]) -> str:
+    """The card with a section before the lineage."""
+    before, lineage, rest = card.partition(LINEAGE)
+    text = "\n".join(lines)
+    return f"{before}## Measured\n\n{text}\n{lineage}{rest}" if lines else card
+
+
+def _measured(folder: Path) -> Iterator[str]:
+    """A line per overall score, then the first of the pictures that is there."""
+    for name, (title, dataset) in _SUITES.items():
+        if value := read_measurement(folder, name):
+            score = value["overall"]
+            interval = f"{score['low']:.3f} to {score['high']:.3f} at {score['level']:.0%}"
+            yield f"{title}: score {score['value']:.3f} ({interval}) on {score['n']} prompts of {dataset}.\n"
+    for name, text in _PICTURES.items():
+        if (measurements_in(folder) / name).is_file():
+            yield f"![{text}]({MEASUREMENTS}/{name})\n"
+            return
 
 
 def _mapping(data: Any) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from typing import Any
 
 from sanac.core.errors import UsageError
 from sanac.core.settings import json_schema, settings_of
-from sanac.run.recipe import BASELINE, NONE
+from sanac.run.recipe import BASELINE, NONE, SHEETS
 from sanac.verbs import VERBS, recipe_verbs
 from sanac.verify.gates import BOUNDS
 
 SCHEMA_FILE = "sanac-recipe.schema.json"
+_SHEET = "Pictures of the source and the result side by side; 'stages': of every model on the way, too."
 _FOLDER = Path(__file__).parents[1] / "recipes"
 
 
@@ -56,6 +57,7 @@ def recipe_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {
             "model": {"type": "string", "description": "A folder, a file, a hub id or sanac:tiny."},
+            "sheet": {"enum": list(SHEETS), "description": _SHEET},
             **several,
             "matrix": {"type": "object", "properties": {name: _matrix(name) for name in recipe_verbs()}},
             "target": {

@@ -17,6 +17,7 @@ from sanac.nn.pipeline_config import latent_side
 from sanac.nn.precision import choose_precision
 from sanac.run.stage_graph import RecipePlan, RecipeStage
 from sanac.verbs import VERBS, resolve
+from sanac.verify.compare_plan import PROMPTS
 
 _START = 8.0  # seconds until a process has imported its libraries
 _DISK = 400e6  # bytes a second, read, digested and written
@@ -77,6 +78,17 @@ def estimate_recipe(plan: RecipePlan, model: Model) -> dict[str, StageEstimate]:
         names = list(dict.fromkeys(problems))
         raise UsageError(names[0], problems=names, hint=f"{model.located.name} has {source.blocks} blocks")
     return found
+
+
+def sheet_seconds(plan: RecipePlan, model: Model, estimates: Mapping[str, StageEstimate]) -> float:
+    """Estimated seconds of the sheet's pictures, as if every model on it were the deepest of the recipe."""
+    source, step = shape_of(model), plan.recipe.of("evaluate")
+    deepest = max((source.blocks, *(one.blocks for one in estimates.values())))
+    models = 1 + max((len(plan.shown(variant)) for variant in plan.variants), default=0)
+    steps = int(step.settings.get("steps", source.steps)) if step else source.steps
+    work = source.forward(models * PROMPTS * steps) * deepest / source.blocks
+    device = pick_device(None)
+    return _START + work / speed_of(model, device, choose_precision(None, device, model)).operations
 
 
 def table_of(plan: RecipePlan, estimates: Mapping[str, StageEstimate], done: Mapping[str, bool]) -> Iterator[list[str]]:

@@ -10,8 +10,9 @@ from sanac.core.errors import SanacError
 from sanac.core.units import bytes_text, duration_text
 from sanac.core.view import Block, Table
 from sanac.report.hub import push
+from sanac.run.before_after import make_sheet, reason_for_none
 from sanac.run.bundled import recipe_file
-from sanac.run.estimate import StageEstimate, estimate_recipe
+from sanac.run.estimate import StageEstimate, estimate_recipe, sheet_seconds
 from sanac.run.estimate import table_of as estimates_table
 from sanac.run.outcome import NONE, RecipeOutcome, run_all, stages_left, table_of
 from sanac.run.publish import publish
@@ -30,19 +31,28 @@ def run(word: str, settings: RecipeRunSettings, context: Context, flags: tuple[s
     model = context.open(source)
     plan = plan_of(recipe, model.identity())
     estimates = estimate_recipe(plan, model)
+    none = reason_for_none(plan, model, seconds := sheet_seconds(plan, model, estimates))
     _check_installed(plan)
     total = 0 if recipe.target else len(list(plan.stages()))
     runner = RecipeRunner(_absolute(source), settings.workspace.absolute(), context.reporter, flags, total)
     if settings.dry_run:
-        return _planned(plan, estimates, runner)
+        return _planned(plan, estimates, runner, 0.0 if none or _sheet_is_made(plan, runner) else seconds)
     with workspace_lock(runner.workspace):
         ran = (run_target if recipe.target else run_all)(plan, runner)
+        sheet = None if none else make_sheet(ran, runner)
         annotations = publish(ran, runner.workspace, settings.junit, settings.mlflow)
         pushed = _push(ran, settings, context) if settings.push_to_hub else None
     status = "cached" if ran.cached and ran.passed else "ok" if ran.passed else "failed"
     out = Path(ran.chosen.folder) if ran.chosen else runner.workspace
-    data = ran.to_json() | ({"pushed": pushed} if settings.push_to_hub else {})
-    return Outcome(status, data, out, ran, partial(_show_outcome, ran, source, pushed), annotations)
+    data = (
+        ran.to_json() | {"sheet": str(sheet) if sheet else None} | ({"pushed": pushed} if settings.push_to_hub else {})
+    )
+    return Outcome(status, data, out, ran, partial(_show_outcome, ran, source, sheet or none, pushed), annotations)
+
+
+def _sheet_is_made(plan: RecipePlan, runner: RecipeRunner) -> bool:
+    """Whether the pictures of a variant's sheet are cached."""
+    return any(runner.known(plan.comparison(variant)) for variant in plan.variants if variant.stages)
 
 
 def _check_installed(plan: RecipePlan) -> None:
@@ -65,10 +75,11 @@ def _absolute(word: str) -> str:
     return str(Path(word).absolute()) if Path(word).exists() else word
 
 
-def _planned(plan: RecipePlan, estimates: Mapping[str, StageEstimate], runner: RecipeRunner) -> Outcome:
+def _planned(plan: RecipePlan, estimates: Mapping[str, StageEstimate], runner: RecipeRunner, sheet: float) -> Outcome:
+    """The stages, which are done, and how long the others take; `sheet`: seconds of the sheet, 0 for none."""
     done = {stage.key: known for stage, known in stages_left(plan, runner)}
     left = [estimates[key] for key, known in done.items() if not known]
-    seconds = sum(one.seconds for one in left)
+    seconds = sum(one.seconds for one in left) + sheet
     stages = [
         {
             "verb": stage.verb,
@@ -81,7 +92,7 @@ def _planned(plan: RecipePlan, estimates: Mapping[str, StageEstimate], runner: R
     ]
     data: dict[str, Any] = {"recipe": plan.recipe.name, "stages": stages, "seconds": seconds}
     data["variants"] = [variant.name for variant in plan.variants]
-    return Outcome("ok", data, view=plan, show=partial(_show_plan, plan, estimates, done))
+    return Outcome("ok", data, view=plan, show=partial(_show_plan, plan, estimates, done, sheet))
 
 
 def _push(ran: RecipeOutcome, settings: RecipeRunSettings, context: Context) -> str | None:
@@ -94,19 +105,36 @@ def _push(ran: RecipeOutcome, settings: RecipeRunSettings, context: Context) -> 
     return push(Path(ran.chosen.folder), settings.push_to_hub, context.reporter, private=not settings.public)
 
 
-def _show_plan(plan: RecipePlan, estimates: Mapping[str, StageEstimate], done: Mapping[str, bool]) -> Iterator[Block]:
+def _show_plan(
+    plan: RecipePlan, estimates: Mapping[str, StageEstimate], done: Mapping[str, bool], sheet: float
+) -> Iterator[Block]:
     """A row per stage, then the time and the memory of those that are left."""
     titles, *rows = estimates_table(plan, estimates, done)
     yield Table(tuple(titles[:2]), tuple(titles[2:]), tuple(map(tuple, rows)))
     left = [estimates[key] for key, known in done.items() if not known]
     memory = bytes_text(int(max((one.memory for one in left), default=0.0)))
-    yield f"about {duration_text(sum(one.seconds for one in left))} and {memory} of memory; nothing was run"
+    seconds = sum(one.seconds for one in left) + sheet
+    ends = ", with a sheet of before and after" if sheet else ""
+    yield f"about {duration_text(seconds)} and {memory} of memory{ends}; nothing was run"
 
 
-def _show_outcome(ran: RecipeOutcome, source: str, pushed: str | None) -> Iterator[Block]:
-    """A row per variant, the reasons, the checks, the chosen artifact, and what to do with it."""
+def show_table(ran: RecipeOutcome) -> Iterator[Block]:
+    """A row for the source and for each variant: weights, time per image, score."""
     titles, *rows = table_of(ran)
     yield Table((titles[0],), tuple(titles[1:-1]), tuple(map(tuple, rows)), (titles[-1],))
+
+
+def _show_sheet(sheet: Path | str | None) -> Iterator[str]:
+    """Where the sheet is, or why there is none."""
+    if isinstance(sheet, Path):
+        yield f"before and after, side by side: {sheet}"
+    elif sheet:
+        yield f"no sheet of before and after: {sheet}"
+
+
+def _show_outcome(ran: RecipeOutcome, source: str, sheet: Path | str | None, pushed: str | None) -> Iterator[Block]:
+    """A row per variant, the reasons, the checks, the chosen artifact, its sheet or why there is none, what to do."""
+    yield from show_table(ran)
     yield from (f"- {reason}" for reason in ran.reasons)
     yield from (f"{'ok' if check.passed else 'NO'}  {check.text}" for check in ran.limits)
     if ran.chosen:
@@ -114,7 +142,8 @@ def _show_outcome(ran: RecipeOutcome, source: str, pushed: str | None) -> Iterat
         backend = ', backend="onnx"' if any(Path(folder).glob("*/model.onnx")) else ""
         yield f"{folder}{' (cached: nothing had to be run)' if ran.cached else ''}"
         yield f'load it with sanac.load_pipeline("{folder}"{backend})'
-        yield f"before and after, side by side: sanac compare {source} {folder}"
+        yield from _show_sheet(sheet)
+        yield f"with times and more prompts: sanac compare {source} {folder}"
     else:
         yield f"NO  {NONE}: none"
     if pushed:

@@ -16,7 +16,8 @@ from sanac.verify.gates import Gate, parse_gates
 
 NONE = "none"  # in a matrix: the variant without this verb
 BASELINE = "baseline"  # of evaluate and bench: whether the source is measured, too
-_OTHER = ("model", "matrix", "target", "gate")
+SHEETS = (True, False, "stages")  # whether a sheet of pictures is made: source and result; none; every stage's model
+_OTHER = ("model", "sheet", "matrix", "target", "gate")
 _TARGETS = ("max_bytes", "max_latency_ratio", "min_score_ratio", "images")
 Problem = tuple[int, str]  # line, complaint
 
@@ -52,6 +53,7 @@ class Recipe:
     matrix: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     target: Target | None = None
     gates: tuple[Gate, ...] = ()
+    sheet: bool | str | None = None  # one of SHEETS; None: where it takes little time
 
     def of(self, verb: str) -> RecipeStep | None:
         """The first step of a verb."""
@@ -96,7 +98,14 @@ class _Reader:
         matrix = self._matrix(value.get("matrix", {}), steps)
         target = self._target(value["target"]) if "target" in value else None
         gates = self._gates(value.get("gate", []))
-        return Recipe(self.path.stem, self.path.resolve().parent, str(model), steps, matrix, target, gates)
+        sheet = self._sheet(value.get("sheet"))
+        return Recipe(self.path.stem, self.path.resolve().parent, str(model), steps, matrix, target, gates, sheet)
+
+    def _sheet(self, value: Any) -> bool | str | None:
+        if value is None or (value in SHEETS and isinstance(value, bool | str)):
+            return value
+        self.wrong(self.lines.of("", "sheet"), f"sheet is {value!r}, not true, false or 'stages'")
+        return None
 
     def _steps(self, verb: str, value: Any) -> Iterator[RecipeStep]:
         """One table, or several of them one after the other."""

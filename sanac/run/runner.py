@@ -99,6 +99,9 @@ class RecipeRunner:
         if stage.writes_artifact:
             manifest = read_manifest(out)
             return manifest is not None and not check_sealed(out, manifest)
+        if stage.verb == "compare":
+            made = json_files.read_object(out / VERBS["compare"].result)["files"]
+            return all((ConfinedPath(out) / name).is_file() for name in made)
         if stage.verb != "bench":
             return True
         models = (one.folder(self.workspace) for one in (stage.source, *stage.others) if one)
@@ -140,7 +143,8 @@ class RecipeRunner:
             models = [model, *(map(self.place, stage.others) if verb.models == "several" else ())]
             where = ["--out", str(out)]
             where += ["--workspace", str(self.workspace)] if hasattr(settings, "workspace") else []
-            where += ["--force"] if verb.writes_artifact and out.exists() and not self._whole(stage, out) else []
+            again = stage.verb == "compare" or (verb.writes_artifact and out.exists() and not self._whole(stage, out))
+            where += ["--force"] if again else []
             return [stage.verb, *models, *options, *where], out, out / verb.result
         if isinstance(settings, VerifySettings):
             options = self._against(model, options)

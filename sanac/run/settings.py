@@ -32,3 +32,17 @@ class RecipeRunSettings(Settings):
         str | None, Option("Push the final model to the hub, if its gates pass.", "OWNER/NAME", recipe=False)
     ] = None
     public: Annotated[bool, Option("Make a repository that --push-to-hub creates public.", recipe=False)] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings(Settings):
+    """Show on a small model what sanac does, in about a minute on two cores.
+
+    Prunes sanac:tiny from 12 to 8 blocks, quantizes it to int8, scores all three models and writes a sheet of their
+    pictures from the same prompts and noises. This is the bundled recipe `quick`; `sanac run demo` is the whole job.
+    """
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("sanac demo", "sanac demo --dry-run", "sanac demo --workspace build/demo")
+
+    workspace: Annotated[Path, Option("Where everything is written.", "DIR", recipe=False)] = Path("sanac-demo")
+    dry_run: Annotated[bool, Option("Print stages, sizes, memory and time; run nothing.", recipe=False)] = False

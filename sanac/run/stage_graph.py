@@ -99,6 +99,26 @@ class RecipePlan:
         others = {stage.key if stage else "": stage for stage in models[1:]}
         return _stage(self, step, models[0], tuple(others.values()))
 
+    def shown(self, variant: Variant) -> tuple[RecipeStage, ...]:
+        """The stages whose models are shown on the sheet, after the source."""
+        return variant.stages if self.recipe.sheet == "stages" else variant.stages[-1:]
+
+    def comparison(self, variant: Variant) -> RecipeStage:
+        """The pictures of the sheet: the source's and those of a variant, sampled as they are evaluated."""
+        evaluated = self.recipe.of("evaluate")
+        known = evaluated.settings if evaluated else {}
+        settings = {name: known[name] for name in ("steps", "guidance", "device") if name in known}
+        return _stage(self, RecipeStep("compare", {"images": 0, **settings}), None, self.shown(variant))
+
+    def scores(self, variant: Variant) -> tuple[RecipeStage | None, ...]:
+        """The evaluations of the models on the sheet, the source first; None where there is none."""
+        step = self.recipe.of("evaluate")
+        if step is None:
+            return (None,) * (1 + len(self.shown(variant)))
+        plain = replace(step, settings={name: value for name, value in step.settings.items() if name != "backend"})
+        found = [_stage(self, step if stage is variant.last else plain, stage) for stage in self.shown(variant)]
+        return (self.source_score(), *found)
+
     def stages(self) -> tuple[RecipeStage, ...]:
         """Each once, in the order in which they can be done."""
         score = self.source_score()

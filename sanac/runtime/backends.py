@@ -13,6 +13,7 @@ from sanac.core.artifact.model import Model
 from sanac.core.errors import UsageError
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.nn.onnx_files import GRAPH, depth_graph, load_graph
+from sanac.nn.silence_libraries import silent
 from sanac.nn.stock_loading import component_config
 from sanac.runtime.bf16_to_fp32 import BF16, widened
 from sanac.runtime.onnx_session import OnnxRunner, OnnxSession
@@ -114,7 +115,8 @@ def _content(path: Path, device: str) -> bytes | None:
 
 def _count_pixels(pipeline: "SanaPipeline") -> None:
     """Set the scale factor and image processor, as the pipeline's constructor does with an autoencoder."""
-    from diffusers.image_processor import PixArtImageProcessor
+    with silent():
+        from diffusers.image_processor import PixArtImageProcessor
 
     pipeline.vae_scale_factor = 2 ** (len(pipeline.vae.config.encoder_block_out_channels) - 1)
     pipeline.image_processor = PixArtImageProcessor(vae_scale_factor=pipeline.vae_scale_factor)

@@ -1,11 +1,13 @@
 """The available optimizers, and their per-weight state as plain tensors for checkpoints."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sanac.nn.silence_libraries import silent
 from sanac.train.came import Came
 
 OPTIMIZERS = {  # approximate bytes of optimizer state per parameter
@@ -24,7 +26,9 @@ def make_optimizer(
         bits = 8 if name == "came8bit" else 32
         return Came(weights, lr=0.0, weight_decay=weight_decay, bits=bits, correct_bias=True)
     if name == "adamw8bit":
-        from torchao.optim import AdamW8bit
+        with silent():
+            from torchao.optim import AdamW8bit
+        warnings.filterwarnings("ignore", "OptimState8bit does not implement")  # its compiled step is the same
 
         rounding = any(weight.dtype == torch.bfloat16 for weight in weights)
         found: torch.optim.Optimizer = AdamW8bit(
@@ -67,7 +71,8 @@ def recall(optimizer: torch.optim.Optimizer, weight: nn.Parameter, tensors: Mapp
         else:
             state[entry] = here
     for entry, found in parts.items():
-        from torchao.optim.subclass_8bit import OptimState8bit
+        with silent():
+            from torchao.optim.subclass_8bit import OptimState8bit
 
         signed = entry == "exp_avg"
         state[entry] = OptimState8bit(found["codes"], found["scale"], found["qmap"], signed, weight.dtype)

@@ -1,6 +1,6 @@
 """`sanac compare`: the same prompts and noises with several models, side by side."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.file_copy import digest_file
-from sanac.core.units import bytes_text
 from sanac.runtime.generate import PlannedPicture, refuse_replacing
 from sanac.runtime.image_files import read_metadata, save_image
 from sanac.verify.compare import Measured, figures, measure
 from sanac.verify.compare_plan import ComparisonPlan, check_words, plan_comparison
-from sanac.verify.compare_show import show_comparison, similarity_text, time_text
-from sanac.verify.comparison_sheet import draw_sheet
+from sanac.verify.compare_show import show_comparison
+from sanac.verify.comparison_sheet import draw_comparison
 from sanac.verify.settings import CompareSettings
 
 RESULT, SHEET = "compare.json", "sheet.png"
@@ -87,9 +86,7 @@ def _store(
 ) -> dict[str, Any]:
     """Draw the sheet and write compare.json; returns its content."""
     models = figures(plan, measured)
-    captions = [["" for _ in plan.prompts], *([*map(similarity_text, _similarities(one))] for one in models[1:])]
-    headers = [[*_header(one)] for one in models]
-    sheet = draw_sheet([one.pictures for one in measured], headers, plan.prompts, captions)
+    sheet = draw_comparison(models, [one.pictures for one in measured], plan.prompts)
     save_image(sheet, home / SHEET, {"comparison": plan.key, "software": f"sanac {__version__}"})
     names = [SHEET]
     for entry, folder, pictures in zip(models, plan.folder_names, planned, strict=True):
@@ -103,21 +100,6 @@ def _store(
     found |= {"digest": _digest(found)}
     write_atomically(home / RESULT, json_files.pretty(found))
     return found
-
-
-def _similarities(entry: Mapping[str, Any]) -> list[Mapping[str, float] | None]:
-    found: list[Mapping[str, float] | None] = entry["against_first"]["similarity"]
-    return found
-
-
-def _header(entry: Mapping[str, Any]) -> Iterator[str]:
-    """The lines above a column of the sheet."""
-    sizes = entry["bytes"]
-    yield entry["model"]
-    yield f"{entry['blocks']} blocks, transformer {bytes_text(sizes['transformer'])}"
-    yield f"pipeline {bytes_text(sizes['pipeline'])}, {time_text(entry)}"
-    if score := entry["score"]:
-        yield f"score {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
 
 
 def _outcome(found: Mapping[str, Any], home: ConfinedPath, *, cached: bool) -> Outcome:

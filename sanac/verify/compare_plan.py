@@ -17,7 +17,7 @@ from sanac.shapes.prompts import suite
 from sanac.verify.settings import CompareSettings
 
 SCHEMA = 1  # of compare.json: raised when the same settings would give other figures
-_PROMPTS, _IMAGES = 4, 64  # defaults
+PROMPTS, _IMAGES = 4, 64  # defaults
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _prompts(settings: CompareSettings, *, shapes: bool) -> tuple[str, ...]:
         if count is not None and count > len(found):
             raise UsageError(f"--num-prompts {count}: {settings.prompts} has only {len(found)}")
         return tuple(dict.fromkeys(found[:count]))
-    count = count or _PROMPTS
+    count = count or PROMPTS
     if shapes:
         return tuple(prompt.text for prompt in suite(settings.prompts_split, count))
     return tuple(default_prompts(count)[0])

@@ -44,6 +44,16 @@ def similarity_text(found: Mapping[str, float] | None) -> str:
     return f"PSNR {found['psnr']:.1f} dB, SSIM {found['ssim']:.3f}" if found else "another size"
 
 
+def header_of(entry: Entry) -> Iterator[str]:
+    """The lines above a model's pictures on the sheet."""
+    sizes = entry["bytes"]
+    yield entry["model"]
+    yield f"{entry['blocks']} blocks, transformer {bytes_text(sizes['transformer'])}"
+    yield f"pipeline {bytes_text(sizes['pipeline'])}, {time_text(entry)}"
+    if score := entry["score"]:
+        yield f"score {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+
+
 def _row(entry: Entry, *, scored: bool) -> tuple[str, ...]:
     sizes = (bytes_text(entry["bytes"][part]) for part in ("transformer", "pipeline"))
     cells = (entry["model"], str(entry["blocks"]), *sizes, str(entry["steps"]), time_text(entry))

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from functools import cache
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-Picture = NDArray[np.uint8]
+from sanac.judge.image_metrics import Picture, psnr, ssim
+from sanac.verify.compare_show import Entry, header_of, similarity_text
+
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _LEAST, _MOST = 224, 512  # pixels: side of a cell
@@ -16,6 +16,25 @@ _GAP, _TEXT, _LINE, _TITLE = 12, 14, 20, 17  # pixels: between cells, font size,
 _HEAD = 4  # pixels: below a column's name
 _PROMPT = 220  # pixels: width of the prompts' column
 _GREY = "#666666"
+
+
+def draw_comparison(
+    models: Sequence[Entry], pictures: Sequence[Sequence[Picture]], prompts: Sequence[str]
+) -> Image.Image:
+    """The sheet of a comparison: `models` as `compare.json` describes them, and the pictures of each."""
+    captions = [["" for _ in prompts]]
+    captions += [[*map(similarity_text, one["against_first"]["similarity"])] for one in models[1:]]
+    return draw_sheet(pictures, [[*header_of(one)] for one in models], prompts, captions)
+
+
+def draw_pairs(
+    expected: Sequence[Picture], found: Sequence[Picture], headers: Sequence[Sequence[str]], prompts: Sequence[str]
+) -> Image.Image:
+    """Images of a reference and of a candidate side by side, with PSNR and SSIM below each pair."""
+    alike = [
+        {"psnr": psnr(ours, theirs), "ssim": ssim(ours, theirs)} for ours, theirs in zip(found, expected, strict=True)
+    ]
+    return draw_sheet([expected, found], headers, prompts, [["" for _ in alike], [*map(similarity_text, alike)]])
 
 
 def draw_sheet(

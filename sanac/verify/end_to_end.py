@@ -3,7 +3,7 @@
 import copy
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from sanac.core.artifact.model import Model
 from sanac.core.check import Check
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.progress import Reporter
-from sanac.judge.image_metrics import psnr, ssim
+from sanac.judge.image_metrics import Picture, psnr, ssim
 from sanac.nn.pipeline_config import latent_side, native
 from sanac.runtime.backends import PAINTING, install_runners
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, ImageGenerator, open_generator
@@ -54,6 +54,15 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class PicturePairs:
+    """Images of the reference and of the candidate from the same prompts and noises."""
+
+    prompts: Sequence[str]
+    expected: Sequence[Picture]
+    found: Sequence[Picture]
+
+
+@dataclass(frozen=True)
 class VerifyReport:
     """Result of a comparison."""
 
@@ -61,6 +70,7 @@ class VerifyReport:
     other_checks: tuple[Check, ...]  # of the other components and of images
     notes: tuple[str, ...]  # remarks on how the comparison was done
     executed: Executed  # engines that ran
+    pairs: PicturePairs | None = None  # the images that were compared
 
     @property
     def figures(self) -> tuple[Check, ...]:
@@ -117,10 +127,12 @@ def verify(candidate: Model, reference: Model, settings: Comparison, device: str
     ]
     found = [*depth_checks, *(check for check, _ in others if check)]
     notes += [where for _, where in others if where]
+    pairs = None
     if pictures:
         reporter.note(f"generating {settings.pictures} images with both")
-        found += _pictures(candidate, reference, graphs, settings)
-    return VerifyReport(parity, tuple(found), tuple(notes), engines_run)
+        checks, pairs = _pictures(candidate, reference, graphs, settings)
+        found += checks
+    return VerifyReport(parity, tuple(found), tuple(notes), engines_run, pairs)
 
 
 def pictures_compared(candidate: Model, reference: Model, settings: Comparison) -> tuple[bool, str]:
@@ -211,7 +223,9 @@ def _check_alike(candidate: Model, reference: Model) -> None:
         raise UsageError(names, why="their latents, captions or conditioning have different shapes")
 
 
-def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Candidate], settings: Comparison) -> list[Check]:
+def _pictures(
+    candidate: Model, reference: Model, graphs: Mapping[str, Candidate], settings: Comparison
+) -> tuple[list[Check], PicturePairs | None]:
     """PSNR and SSIM of images from the same prompts and noises; the worst pair counts, or the median with rounding."""
     batch, size = _engine_batch(graphs, reference)
     count = -(-settings.pictures // batch) * batch if size else settings.pictures  # engines may require full batches
@@ -237,11 +251,12 @@ def _pictures(candidate: Model, reference: Model, graphs: Mapping[str, Candidate
     try:
         found = generate(_with_graphs(ours, graphs, candidate))
     except InvalidInput:  # NaN in the images
-        return [Check(name, -math.inf, limit, most=False) for name, limit in zip(names, limits, strict=True)]
-    return [
+        return [Check(name, -math.inf, limit, most=False) for name, limit in zip(names, limits, strict=True)], None
+    checks = [
         Check(name, choose(list(map(measure, found, expected))), limit, most=False)
         for name, measure, limit in zip(names, (psnr, ssim), limits, strict=True)
     ]
+    return checks, PicturePairs(prompts, expected, found)
 
 
 def _engine_batch(graphs: Mapping[str, Candidate], model: Model) -> tuple[int, tuple[int, int] | None]:

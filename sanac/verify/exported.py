@@ -1,6 +1,7 @@
 """Checks what `sanac export` wrote: its graphs against the model, and the engines that this machine's GPU can run."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from sanac.core.artifact.engine_record import ENGINE, check_file
@@ -9,7 +10,7 @@ from sanac.core.errors import MissingResource
 from sanac.core.view import chain
 from sanac.core.write.job import ArtifactJob
 from sanac.export.engine_plan import EngineSettings, choose_builder
-from sanac.export.job import ExportView
+from sanac.export.job import ExportView, show_usage
 from sanac.export.settings import ExportSettings
 from sanac.nn import device
 from sanac.runtime.onnx_session import installed
@@ -40,9 +41,15 @@ def check_installed(settings: ExportSettings) -> None:
 
 
 def verify_exported(outcome: Outcome, settings: ExportSettings, context: Context) -> Outcome:
-    """Add the comparison of the graphs, and of engines built for this machine's GPU; the worse verdict counts."""
-    if settings.no_verify or settings.dry_run:
+    """Add the comparison of the graphs, and of engines built for this machine's GPU, and how to run what passed."""
+    if settings.dry_run:
         return outcome
+    found = outcome if settings.no_verify else _verified(outcome, settings, context)
+    return replace(found, show=chain(found.show, partial(show_usage, outcome))) if found.passed else found
+
+
+def _verified(outcome: Outcome, settings: ExportSettings, context: Context) -> Outcome:
+    """The outcome with the verdicts of its graphs and engines; the worse one counts."""
     assert isinstance(outcome.view, ExportView)
     job: ArtifactJob = outcome.view.job
     written = context.open(str(outcome.out))

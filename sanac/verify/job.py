@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 from sanac import __version__
 from sanac.core import json_files
@@ -17,11 +18,13 @@ from sanac.core.context import Context, Outcome
 from sanac.core.view import Block
 from sanac.runtime.backends import graphs_in
 from sanac.runtime.doctor import processor, version
+from sanac.runtime.image_files import save_image
 from sanac.runtime.pipeline import GenerationSettings, open_generator
-from sanac.verify.end_to_end import Comparison, verify
+from sanac.verify.comparison_sheet import draw_pairs
+from sanac.verify.end_to_end import Comparison, VerifyReport, verify
 from sanac.verify.rank_correlation import RankSettings, rank
 from sanac.verify.settings import VerifySettings
-from sanac.verify.show import show_checks, show_ranks, show_report
+from sanac.verify.show import show_checks, show_ranks, show_report, show_sheet
 
 _METRICS = {"Kendall's tau": "kendall", "Spearman's rho": "spearman"}
 
@@ -53,17 +56,40 @@ def compared(
 ) -> Outcome:
     """Compare, and keep the measurement beside an artifact; `reuse`: unless the very same files passed before."""
     key = _key(candidate, reference, how, device)
-    if reuse and (known := _known(candidate, key)):
+    if reuse and (known := _known(candidate, key, _sheet(candidate, how))):
         return known
     found = verify(candidate, reference, how, device or "cpu", context.reporter)
     data = {"reference": reference.located.name, "backend": how.backend, **found.to_json(), "key": key}
     home = candidate.located.path if candidate.manifest else None
+    sheet = _save_pairs(found, candidate, reference, how) if home else None
     if home:
         values = {_flat(figure.name): figure.value for figure in found.figures}
         metrics = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         write_measurement(home, f"verify-{how.backend}", data, metrics)
         store_cached(_stored(candidate, key), data)
-    return Outcome("ok" if found.passed else "failed", data, home, found, partial(show_report, found))
+    return Outcome("ok" if found.passed else "failed", data, home, found, partial(show_report, found, sheet))
+
+
+def _save_pairs(found: VerifyReport, candidate: Model, reference: Model, how: Comparison) -> Path | None:
+    """Write the images that were compared side by side, next to the measurement; None where there are none."""
+    path = _sheet(candidate, how)
+    if not found.pairs:
+        path.unlink(missing_ok=True)
+        return None
+    headers = [
+        [reference.located.name, "the reference, torch"],
+        [candidate.located.name, f"the candidate, {how.backend}"],
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pairs = found.pairs
+    save_image(
+        draw_pairs(pairs.expected, pairs.found, headers, pairs.prompts), path, {"software": f"sanac {__version__}"}
+    )
+    return path.path
+
+
+def _sheet(candidate: Model, how: Comparison) -> ConfinedPath:
+    return measurements_in(candidate.located.path) / f"verify-{how.backend}.png"
 
 
 def _key(candidate: Model, reference: Model, how: Comparison, device: str | None) -> str:
@@ -84,7 +110,7 @@ def _stored(candidate: Model, key: str) -> ConfinedPath:
     return measurements_in(candidate.located.path) / ".comparisons" / f"{key[:16]}.json"
 
 
-def _known(candidate: Model, key: str) -> Outcome | None:
+def _known(candidate: Model, key: str, sheet: ConfinedPath) -> Outcome | None:
     """The outcome of a comparison of the very same files that passed."""
     fields: dict[str, type] = {"figures": list, "notes": list, "passed": bool}
     found = load_cached(_stored(candidate, key), key, fields) if candidate.manifest else None
@@ -97,11 +123,18 @@ def _known(candidate: Model, key: str) -> Outcome | None:
     if not all(one.passed for one in checks):
         return None
     view = StoredComparison(checks, tuple(map(str, found["notes"])))
-    return Outcome("cached", found, candidate.located.path, view, partial(_show_stored, view))
+    return Outcome(
+        "cached",
+        found,
+        candidate.located.path,
+        view,
+        partial(_show_stored, view, sheet.path if sheet.is_file() else None),
+    )
 
 
-def _show_stored(view: StoredComparison) -> Iterator[Block]:
+def _show_stored(view: StoredComparison, sheet: Path | None) -> Iterator[Block]:
     yield from show_checks(view.figures, view.notes)
+    yield from show_sheet(sheet)
     yield "the same function, within these limits (cached: the same files were compared before)"
 
 

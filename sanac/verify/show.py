@@ -1,6 +1,7 @@
 """What `sanac verify` shows: each value with its limit and verdict, and what would have passed."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from sanac.core.check import Check
 from sanac.core.view import Block, Table
@@ -8,10 +9,17 @@ from sanac.verify.end_to_end import VerifyReport
 from sanac.verify.rank_correlation import RankReport
 
 
-def show_report(found: VerifyReport) -> Iterator[Block]:
-    """Every value of a comparison, and why it failed if it did."""
+def show_report(found: VerifyReport, sheet: Path | None = None) -> Iterator[Block]:
+    """Every value of a comparison, the sheet of its images, and why it failed if it did."""
     yield from show_checks(found.figures, found.notes)
+    yield from show_sheet(sheet)
     yield "the same function, within these limits" if found.passed else f"NOT the same function: {_why(found)}"
+
+
+def show_sheet(sheet: Path | None) -> Iterator[Block]:
+    """Where the compared images are."""
+    if sheet:
+        yield f"the images, side by side: {sheet}"
 
 
 def show_checks(checks: tuple[Check, ...], notes: tuple[str, ...]) -> Iterator[Block]:

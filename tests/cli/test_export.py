@@ -1,12 +1,14 @@
 """`sanac export` and `sanac verify`: from a model to graphs that are proven equal, and a no where they aren't."""
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
 
 import onnx
 import pytest
+from PIL import Image
 
 from sanac.core.checkpoint.locate import locate
 from sanac.core.file_copy import digest_file
@@ -27,9 +29,21 @@ def test_export_verifies_what_it_wrote(sanac: Sanac) -> None:
     assert metrics["verify-onnx/relative_error_at_worst"] < 1e-4
     again = sanac("export", "sanac:tiny", "--precision", "fp32", "--out", "exported", "--no-verify", "--json")
     assert again.json["status"] == "cached"
+    sheet = Path("exported/measurements/verify-onnx.png")
+    with Image.open(sheet) as image:
+        assert image.width > 2 * 256
+        assert image.height > 4 * 256, "four pairs"
+    ended = sanac("export", "sanac:tiny", "--precision", "fp32", "--out", "exported")
+    assert f"the images, side by side: {sheet.absolute()}" in ended.out
+    python, command = ended.out.splitlines()[-2:]
+    assert python.endswith('sanac.load_pipeline("exported", backend="onnx")("a red circle").images[0]')
+    typed = shlex.split(command.partition(": sanac ")[2])
+    assert sanac(*typed, "--steps", "1", "--out", "typed").code == 0, "it can be typed as it is shown"
 
     shown = sanac("verify", "exported", "--against", "sanac:tiny", "--pictures", "0")
     assert (shown.code, "the same function" in shown.out) == (0, True)
+    assert "side by side" not in shown.out
+    assert not sheet.exists(), "no images were compared"
     strict = sanac("verify", "exported", "--against", "sanac:tiny", "--pictures", "0", "--limit", "1e-12")
     assert (strict.code, "would pass" in strict.out) == (5, True)
     pictures = sanac("generate", "exported", "a red circle", "--steps", "2", "--out", "pictures")

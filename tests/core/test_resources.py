@@ -14,9 +14,13 @@ from sanac.core.resources import Needs, available_memory, check_room
 class Listening(NullReporter):
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.details: list[str] = []
 
     def note(self, text: str) -> None:
         self.said.append(text)
+
+    def detail(self, text: str) -> None:
+        self.details.append(text)
 
 
 def test_it_says_and_refuses(tmp_path: Path) -> None:
@@ -49,3 +53,16 @@ def test_disk_is_measured_where_the_output_goes(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or real(path))
     check_room(Needs(disk=1, memory=1), tmp_path / "a" / "b", NullReporter())
     assert asked == [tmp_path]
+
+
+def test_only_memory_that_matters_is_a_line(tmp_path: Path) -> None:
+    """Little memory is a detail; much of what is free is said; disk always is."""
+    little, much = Listening(), Listening()
+    check_room(Needs(disk=1000, memory=10_000_000), tmp_path, little)
+    check_room(Needs(disk=0, memory=int(0.5 * available_memory())), tmp_path, much)
+    (line,) = little.said
+    assert line.startswith("needs 1.00 kB of disk in ")
+    assert "10.0 MB of memory" in little.details[0]
+    (line,) = much.said
+    assert "of memory (free: " in line
+    assert not much.details

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from PIL import Image
 
 from tests.conftest import Sanac
 from tests.standins.hub import Hub
@@ -67,7 +69,12 @@ def test_what_is_pushed(sanac: Sanac, folder: Path, tmp_path: Path, hub: Hub) ->
     overall = json.loads((copy / "measurements" / "evaluate-shapes.json").read_text())["overall"]["value"]
     assert (about.task_type, about.dataset_type) == ("text-to-image", "shapes")
     assert about.metric_value == pytest.approx(overall, abs=1e-4)
-    assert "where it comes from" in (copy / "README.md").read_text().lower(), "the rest of the card is as it was"
+    card = (copy / "README.md").read_text()
+    assert "where it comes from" in card.lower(), "the rest of the card is as it was"
+    measured = card.partition("## Measured")[2].partition("## Where")[0]
+    assert f"score {overall:.3f} (" in measured
+    (picture,) = re.findall(r"!\[.*\]\((.*)\)", measured)
+    assert Image.open(copy / picture).width > 400, "the picture that the card shows is pushed, too"
     assert "eval_results" not in (Path(value["out"]) / "README.md").read_text(), "what lies here is untouched"
     again = run(folder, hub, "--push-to-hub", "me/small", "--public")
     assert (again.returncode, json.loads(again.stdout)["status"], hub.commits) == (0, "cached", 2), again.stderr

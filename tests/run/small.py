@@ -4,6 +4,7 @@ from pathlib import Path
 
 SMALL = """\
 model = "sanac:tiny"
+sheet = false
 [prune]
 keep = "0-7,10-11"
 [quantize]

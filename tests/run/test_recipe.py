@@ -96,6 +96,8 @@ metric = "evaluate-shapes/overall"
         ('model = "m"\n[analyze]\nnum_prompts=4\n[prune]\ntarget_blocks=2\nnum_prompts=5', "scores would not be used"),
         ('model = "m"\n[evaluate]\nsuite="shapes"\nbaseline=1', "not true or false"),
         ('model = "m"\nprune = 3', "prune is 3, not a table"),
+        ('model = "m"\nsheet = "all"\n[prune]\ntarget_blocks = 2', "sheet is 'all', not true, false or 'stages'"),
+        ('model = "m"\nsheet = 1\n[prune]\ntarget_blocks = 2', "sheet is 1, not true, false or 'stages'"),
         ('model = "m"\n[analyze]\n[[gate]]\nmetric="bench/onnx/batch1/step_ms"\nleast=1', "which isn't there"),
         ('model = "m"\n[bench]\n[[gate]]\nmetric="words"\nleast=1', "nothing measures 'words'"),
         ('model = "m"\n[bench]\n[[gate]]\nmetric="size/bytes"\nmin="1"', "min is not a number"),
@@ -137,7 +139,8 @@ def test_bundled_recipes_are_plans(sanac: Sanac, name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", names())
 def test_bundled_recipes_dry_run(sanac: Sanac, name: str, tmp_path: Path, full_shape: dict[int, Path]) -> None:
-    model = {"demo": "sanac:tiny", "grow-1.6b-to-4.8b": full_shape[20]}.get(name, full_shape[60])
+    small = dict.fromkeys(("demo", "quick"), "sanac:tiny")
+    model = {**small, "grow-1.6b-to-4.8b": full_shape[20]}.get(name, full_shape[60])
     ran = sanac("run", name, "--dry-run", "--json", "--model", model)
     assert ran.code == 0, ran.err
     stages = ran.json["stages"]

@@ -1,13 +1,14 @@
 """What differs between two models, without reading weights: lineage, blocks, precision and the other components."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sanac.core.artifact.manifest import Ancestor, compose
 from sanac.core.artifact.model import Component, Model
 from sanac.core.artifact.plan import Keep, New, Origin, origins_text, ranges_text
+from sanac.core.checkpoint.quant_json import QuantConfig
 from sanac.core.family.architecture import dtype_counts
 from sanac.core.file_copy import digest_file
 
@@ -133,9 +134,13 @@ def precision_of(part: Component) -> str:
     """Text such as 'F32', or 'int8 in 32 of 104 weights, else F32'; '' for a component without weights."""
     if part.weights is None:
         return ""
-    quantized = part.weights.quantized
+    return precision_text(part.weights.quantized, dtype_counts(part.weights))
+
+
+def precision_text(quantized: QuantConfig | None, dtypes: Iterable[str]) -> str:
+    """Text as of `precision_of`: the schemes of the quantized weights, else all dtypes."""
     if quantized is None or not quantized.weights:
-        return ", ".join(dtype_counts(part.weights))
+        return ", ".join(dtypes)
     total = len(quantized.weights) + len(quantized.skipped)
     schemes = Counter(spec.scheme for spec in quantized.weights.values())
     return ", ".join(f"{name} in {count} of {total} weights" for name, count in schemes.items()) + (

@@ -24,6 +24,7 @@ class Ancestor:
     key: str
     name: str = ""  # of the source model; for other stages, how it was done ('100 steps of distill')
     plan: BlockPlan | None = None
+    hub: str = ""  # of a source model in a local folder: the hub id that its own configuration names
 
     @property
     def moved(self) -> str:
@@ -37,6 +38,8 @@ class Ancestor:
             entry["name"] = self.name
         if self.plan:
             entry["plan"] = self.plan.to_json()
+        if self.hub:
+            entry["hub"] = self.hub
         return entry
 
 
@@ -147,7 +150,8 @@ def changed_after_sealing(what: Path, problems: Sequence[str]) -> InvalidInput:
 
 def _ancestor(entry: Any, path: AnyPath) -> Ancestor:
     plan = from_json(entry["plan"], str(path)) if "plan" in entry else None
-    return Ancestor(_text(entry["stage"]), _digest(entry["key"]), _text(entry.get("name", "")), plan)
+    name, hub = (_text(entry.get(field, "")) for field in ("name", "hub"))
+    return Ancestor(_text(entry["stage"]), _digest(entry["key"]), name, plan, hub)
 
 
 def _written(entry: Any) -> FileRecord:

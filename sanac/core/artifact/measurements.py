@@ -11,6 +11,7 @@ from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput
 
 METRICS = "metrics.json"
+BEFORE_AFTER = "before-and-after.png"  # the source's pictures beside the artifact's, where a recipe made them
 
 
 def write_measurement(folder: Path, name: str, value: Mapping[str, Any], metrics: Mapping[str, float]) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from sanac.core.artifact.engine_record import Record
 from sanac.core.artifact.manifest import Ancestor, compose
+from sanac.core.checkpoint.locate import hub_id
 from sanac.core.family.architecture import Architecture
 
 _PIPELINE = """from diffusers import {pipeline}
@@ -25,6 +26,7 @@ _OWN_TRANSFORMER = """import sanac  # some weights are packed: stock diffusers c
 
 transformer = sanac.load_transformer("PATH_OF_THIS_FOLDER")"""
 
+LINEAGE = "## Where it comes from\n"  # the section that measurements are put before
 _CALL = 'image = pipe("a red circle").images[0]'
 
 _FEW_STEPS = """image = pipe("a red circle", num_inference_steps=2, guidance_scale=4.5).images[0]
@@ -38,17 +40,19 @@ def render(
     left_out: Sequence[str],
     source: Architecture,
     engines: Mapping[str, Record],
+    size: str,
     *,
     whole: bool,
     own: bool = False,
     torchao: bool = False,
 ) -> str:
-    """The model card, in Markdown with the hub's front matter."""
+    """The model card, in Markdown with the hub's front matter; `size` says how large the model is."""
     packed, plain = (_OWN, _PIPELINE) if whole else (_OWN_TRANSFORMER, _TRANSFORMER)
     call = _FEW_STEPS if source.guidance else _CALL
     packed, plain = (text.format(pipeline=source.pipeline, call=call) for text in (packed, plain))
     base, last = lineage[0].name, lineage[-1]
-    base_line = f"base_model: {base.partition('@')[0]}\n" if "/" in base else ""
+    base_id = hub_id(base) or hub_id(lineage[0].hub)
+    base_line = f"base_model: {base_id}\n" if base_id else ""
     steps = "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(lineage, start=1))
     plan = compose(lineage)
     in_all = f"\nIn all: {plan}.\n" if plan and plan.moves else ""
@@ -62,16 +66,18 @@ pipeline_tag: text-to-image
 # {base}, {last.stage}
 
 Made by sanac from {source.title}. The content key is `{last.key}`.
+
+{size}
 {left_out}
 ```python
 {packed if own else plain}
 ```
 {_TORCHAO if torchao and not own else ""}{_engines(engines)}
-## Where it comes from
-
+{LINEAGE}
 {steps}
 {in_all}
 `sanac inspect --scan` on this folder checks every byte against `sanac.json`.
+Scores and pictures that were made later are in `measurements/`.
 The terms of the source's licence apply to it.
 """
 
@@ -79,7 +85,7 @@ The terms of the source's licence apply to it.
 def _engines(records: Mapping[str, Record]) -> str:
     """The card's section about engines: builder, target GPUs, and whether they were executed."""
     rows = "\n".join(f"- `{name}`, by {one.built_with}: *{one.executed}*" for name, one in records.items())
-    hint = "`sanac verify` with `--backend trt` runs them; what it found lies in `measurements/verify-trt.json`."
+    hint = "`sanac verify` with `--backend trt` runs them and writes its result to `measurements/verify-trt.json`."
     return f"\n## Engines\n\n{rows}\n\n{hint}\n" if records else ""
 
 

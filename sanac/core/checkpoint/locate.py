@@ -10,6 +10,8 @@ from sanac.core.errors import InvalidInput, MissingResource, UsageError
 DEFAULT_MODEL = "Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers"
 TINY = "sanac:tiny"
 _TINY_FOLDER = Path(__file__).resolve().parents[2] / "tiny" / "model"
+_LONGEST_ID = 200  # characters
+_CACHED = re.compile(r"(?:^|/)models--([\w.-]+)(?:/|$)", re.ASCII)
 _HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*?)(?:@([\w./-]+))?", re.ASCII)
 
 
@@ -40,6 +42,24 @@ def locate(text: str) -> Located:
     if hub is None or text.count("/") != 1:
         raise UsageError(f"there is no {text}", hint=_did_you_mean(path))
     return _in_hub_cache(hub[1], hub[2])
+
+
+def hub_id(text: str) -> str:
+    """The hub id in OWNER/NAME[@REVISION]; '' if it is something else."""
+    found = _HUB_ID.fullmatch(text) if len(text) <= _LONGEST_ID else None
+    return found[1] if found else ""
+
+
+def hub_id_of(name_or_path: str) -> str:
+    """The hub id that the `_name_or_path` of a configuration names: an id, or a folder of the hub's cache; else ''.
+
+    A relative path of two parts looks like an id: it is one only if no such path exists here.
+    """
+    cached = _CACHED.search(name_or_path)
+    if cached:
+        return hub_id(cached[1].replace("--", "/", 1))
+    found = hub_id(name_or_path)
+    return found if found and not _exists(Path(found)) else ""
 
 
 def _embedded() -> Located:

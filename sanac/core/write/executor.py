@@ -27,7 +27,7 @@ from sanac.core.errors import InvalidInput, SanacError, UsageError
 from sanac.core.file_copy import FileRecord, Range, clone, digest_file, write_parts
 from sanac.core.progress import Reporter
 from sanac.core.resources import check_room
-from sanac.core.write.job import ArtifactJob, _absolute, _left_out, _lineage, _without_paths, _witness
+from sanac.core.write.job import ArtifactJob, _absolute, _left_out, _lineage, _without_paths, _witness, size_text
 from sanac.core.write.pth_writer import write_pth
 from sanac.core.write.safetensors_writer import copied_tensor, write_safetensors, write_weights
 
@@ -73,7 +73,7 @@ def write_artifact(job: ArtifactJob, out: Path, reporter: Reporter) -> tuple[str
         if job.post_process:
             job.post_process.make(staging, reporter)
         engines = {name: check_file(staging.existing(name)) for name in sorted(staging.files) if name.endswith(ENGINE)}
-        about = (_lineage(job), _left_out(job), job.model.architecture, engines)
+        about = (_lineage(job), _left_out(job), job.model.architecture, engines, size_text(job))
         whole, own = job.companions is not None, job.needs_sanac
         text = model_card.render(*about, whole=whole, own=own, torchao=TORCHAO in job.layouts)
         staging.place_bytes("README.md", text.encode(errors="backslashreplace"))

@@ -1,18 +1,22 @@
 """The artifact job: a fully planned write, with every output tensor's source, name and the content key."""
 
 import functools
+import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sanac.core import json_files
+from sanac.core.artifact.differences import precision_text
 from sanac.core.artifact.manifest import Ancestor
 from sanac.core.artifact.model import Component, Model, streaming_memory
 from sanac.core.artifact.plan import BlockPlan, Keep, New
 from sanac.core.artifact.schedule import Schedule
 from sanac.core.artifact.staging import StagingArea
+from sanac.core.checkpoint.locate import hub_id, hub_id_of
 from sanac.core.checkpoint.lora import Addition, Patch, merge
 from sanac.core.checkpoint.quant_json import PACKED
 from sanac.core.errors import UsageError
@@ -21,6 +25,7 @@ from sanac.core.family.architecture import Architecture, TensorInit, block_name,
 from sanac.core.progress import Reporter
 from sanac.core.resources import Needs
 from sanac.core.safetensors_header import TensorRef
+from sanac.core.units import bytes_text
 from sanac.core.write.component_rewrite import ComponentRewrite
 from sanac.core.write.new_tensors import new_tensor
 from sanac.core.write.safetensors_writer import SHARD_BYTES, TensorSource, computed_tensor, copied_tensor, fused_tensor
@@ -276,8 +281,35 @@ def _witness(model: Model, pipeline: Model | None) -> tuple[str, ...]:
 
 def _lineage(job: ArtifactJob) -> tuple[Ancestor, ...]:
     manifest = job.model.manifest
-    before = manifest.lineage if manifest else (Ancestor("source", job.identity, job.model.located.name),)
+    before = manifest.lineage if manifest else (_source(job),)
     return (*before, Ancestor(job.stage, job.key, job.description, job.plan))
+
+
+def _source(job: ArtifactJob) -> Ancestor:
+    """The job's model as the first step of a lineage, with the hub id that a local folder's configuration names."""
+    model = job.model
+    written = (str(config.get("_name_or_path", "")) for config in (model.model_index or {}, model.transformer.config))
+    hub = next(filter(None, map(hub_id_of, written)), "") if not hub_id(model.located.name) else ""
+    return Ancestor("source", job.identity, model.located.name, hub=hub)
+
+
+def size_text(job: ArtifactJob) -> str:
+    """Blocks, precision and bytes of the output, as a sentence for its model card."""
+    tensors, weights = job.tensors, job.model.weights
+    rewrite = job.rewrites.get("transformer")
+    quantized = rewrite.quantized if rewrite else weights.quantized
+    dtypes: Counter[str] = Counter()
+    for tensor in tensors:
+        dtypes[tensor.dtype] += math.prod(tensor.shape)
+    precision = precision_text(quantized, [dtype for dtype, _ in dtypes.most_common()])
+    transformer = sum(tensor.size for tensor in tensors) or weights.size
+    others = 0
+    for part in job.carried:
+        if part.name != "transformer":
+            rewritten = job.rewritten_tensors(part)
+            others += sum(one.size for one in rewritten) if rewritten else part.weights.size if part.weights else 0
+    whole = f", all weights {bytes_text(transformer + others)}" if others else ""
+    return f"{job.architecture.blocks} blocks, {precision}: transformer {bytes_text(transformer)}{whole}."
 
 
 def _left_out(job: ArtifactJob) -> tuple[str, ...]:

@@ -25,10 +25,13 @@ class CostEstimate:
     prompts: int
     steps: int
 
+    memory_is_known: bool = False  # whether a step before this one reported the memory of both
+
     def check_budget(self, reporter: Reporter, *, yes: bool, cheaper: Sequence[str] = ()) -> None:
         """Report the estimate; MissingResource, with cheaper options, if it exceeds an hour without `yes`."""
         memory = self.memory + (int(OVERHEAD) if self.device == "cpu" else 0)
-        needs = f"about {duration_text(self.seconds)} on {self.device}, {bytes_text(memory)} of memory"
+        needs = f"about {duration_text(self.seconds)} on {self.device}"
+        needs += "" if self.memory_is_known else f", {bytes_text(memory)} of memory"
         reporter.note(f"{self.what} ({self.inputs.source}): {needs}")
         if self.seconds <= PATIENCE or yes:
             return

@@ -186,11 +186,15 @@ class Calibration:
             readings=1 if self.resident else self.sampling.steps + readings,
         )
 
-    def check_budget(self, what: str, seconds: float, reporter: Reporter, *, yes: bool) -> None:
-        """Check memory and report the time estimate of `what`, before anything is computed."""
+    def check_budget(
+        self, what: str, seconds: float, reporter: Reporter, *, yes: bool, memory_is_known: bool = False
+    ) -> None:
+        """Check memory and report the estimate of `what`, before anything is computed."""
         self.check_room(reporter)
         what, steps = f"{what} on {self.count} prompts", self.sampling.steps
-        estimate = CostEstimate(what, seconds, self.memory, self.device, self.inputs, self.count, steps)
+        estimate = CostEstimate(
+            what, seconds, self.memory, self.device, self.inputs, self.count, steps, memory_is_known
+        )
         estimate.check_budget(reporter, yes=yes)
 
     def states(self, fifths_of_each: Sequence[int]) -> list[CalibrationStates]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sanac.core.artifact.model import Model
 from sanac.core.errors import UsageError
 from sanac.nn.guidance import Caption, Guidance
+from sanac.nn.silence_libraries import silent
 from sanac.nn.stock_loading import load_pipeline
 
 LONGEST = 300  # maximum caption tokens, as in the pipeline
@@ -95,7 +96,8 @@ def _instruction() -> list[str]:
     """The instruction that the pipeline prepends to prompts by default."""
     import inspect
 
-    from diffusers import SanaPipeline
+    with silent():
+        from diffusers import SanaPipeline
 
     default: list[str] = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
     return default
