@@ -131,7 +131,7 @@ def _run_repaired(
     from sanac.prune.repair_job import RepairJob, with_repair
 
     place, searched = ConfinedPath(settings.workspace), settings.select == "search"
-    repair = RepairJob(with_repair(job, states), states, place, settings.yes, searched)
+    repair = RepairJob(with_repair(job, states), states, place, settings.yes, searched=searched)
     if settings.dry_run:
         load_or_check(repair, context.reporter)
     outcome = run_job(word, repair.job, settings, context, lambda _: repair.run(context.reporter))
