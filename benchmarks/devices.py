@@ -36,6 +36,8 @@ from sanac.prune.selection import BlockSelection
 from sanac.quantize.calibration_job import CalibrationJob, fitting_states, with_fit
 from sanac.quantize.plan import plan_quantize
 from sanac.quantize.settings import QuantizeSettings
+from sanac.schedule.settings import ScheduleSettings
+from sanac.schedule.velocity_error import plan_errors
 from sanac.verify.memory import comparison_memory, comparison_seconds
 
 RESULT = Path("docs/results/devices.json")
@@ -85,6 +87,9 @@ def planned(large: Model, small: Model, work: Path) -> dict[str, Any]:
         "memory": search.states.memory,
         "seconds": search.seconds,
     }
+    errors = plan_errors(large, ScheduleSettings(budget=0.25, confirm="none"), place, NULL_REPORTER)
+    chosen = f"{errors.states.precision}, {errors.states.count} prompts x {errors.states.moments} steps"
+    found["schedule"] = {"chosen": chosen, "memory": errors.states.memory, "seconds": errors.seconds}
     states = repair_states(large, usual, NULL_REPORTER)
     repair = RepairJob(plan_artifact("prune", large, keep_blocks(60, list(KEPT)), {}, WriteOptions()), states, place)
     repair = replace(repair, job=replace(repair.job, settings={**repair.job.settings, "compensate": {}}))

@@ -30,6 +30,10 @@ BRIEFLY = ("--num-prompts", "3", "--timesteps", "2")
 STAGES: dict[str, tuple[str, ...]] = {
     "inspect": ("inspect", "source"),
     "prune": ("prune", "source", "--target-blocks", "20", *BRIEFLY, "--out", "pruned"),
+    "schedule": (
+        *("schedule", "source", "--budget", "0.25", "--confirm", "none", "--try-steps", "10", "--link"),
+        *("--num-prompts", "1", "--timesteps", "2", "--out", "scheduled"),
+    ),
     "finetune": (
         *("finetune", "pruned", "--data-free", "--steps", "2", "--batch", "4", "--samples", "2"),
         *("--teacher-steps", "3", "--out", "tuned"),

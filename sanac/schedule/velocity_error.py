@@ -1,7 +1,7 @@
 """Measures the error of the velocity at every noise level and depth: one nested order of blocks, and its prefixes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,14 +13,16 @@ from sanac.core.artifact.cached_step import CachedStep
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.schedule import WHOLE
 from sanac.core.confined import ConfinedPath
-from sanac.core.progress import Reporter
+from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.nn.calibration.block_subsets import BlockSubset
+from sanac.nn.calibration.cost import PATIENCE
 from sanac.nn.calibration.job import Calibration, calibration
 from sanac.nn.calibration.states import CalibrationStates, SweepBatch
 from sanac.schedule.allocation import VelocityTable
-from sanac.schedule.settings import ScheduleSettings
+from sanac.schedule.settings import PROMPTS, ScheduleSettings
 
 SCHEMA = 1  # raised when the same settings would give another table
+FEWER = ((8, 10), (4, 10), (4, 5))  # prompts and sampler steps, where the defaults would take more than an hour
 _PER_ROUND = 12  # of so many remaining blocks, one is dropped per round
 
 
@@ -84,7 +86,21 @@ class VelocityErrors(CachedStep[VelocityTable]):
 def plan_errors(
     model: Model, settings: ScheduleSettings, workspace: ConfinedPath, reporter: Reporter
 ) -> VelocityErrors:
-    """The measurement of these settings; computes nothing yet."""
+    """The measurement of these settings, with fewer prompts and steps where the defaults would take over an hour."""
+    found = _planned(model, settings, workspace, reporter)
+    if found.seconds <= PATIENCE or {"num_prompts", "timesteps", "prompts", "embeddings", "yes"} & settings.typed:
+        return found
+    usual = found.states.moments
+    for prompts, steps in FEWER:
+        found = _planned(model, replace(settings, num_prompts=prompts, timesteps=steps), workspace, NULL_REPORTER)
+        if found.seconds <= PATIENCE:
+            break
+    counts = f"{found.states.count} prompts x {found.states.moments} steps"
+    reporter.note(f"{counts}: {PROMPTS} x {usual} would take over an hour")
+    return found
+
+
+def _planned(model: Model, settings: ScheduleSettings, workspace: ConfinedPath, reporter: Reporter) -> VelocityErrors:
     states = calibration(model, settings.calibration(), every=1, min_prompts=1)
     sweep_batch = SweepBatch.of(states.memory_limit // 4, states.state_bytes, model.architecture.blocks)
     states = states.fit_to_memory(sweep_batch.taken(states.state_bytes), 0, reporter)
