@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from sanac.core.artifact.engine_record import Record
 from sanac.core.artifact.manifest import Ancestor, compose
+from sanac.core.artifact.schedule import Schedule
 from sanac.core.checkpoint.locate import hub_id
 from sanac.core.family.architecture import Architecture
 
@@ -18,6 +19,11 @@ transformer = SanaTransformer2DModel.from_pretrained("PATH_OF_THIS_FOLDER", subf
 
 
 _OWN = """import sanac  # some weights are packed: stock diffusers can't read them
+
+pipe = sanac.load_pipeline("PATH_OF_THIS_FOLDER")
+{call}"""
+
+_SCHEDULED = """import sanac  # follows schedule.json; a stock pipeline would run all blocks at every step
 
 pipe = sanac.load_pipeline("PATH_OF_THIS_FOLDER")
 {call}"""
@@ -45,9 +51,12 @@ def render(
     whole: bool,
     own: bool = False,
     torchao: bool = False,
+    schedule: Schedule | None = None,
 ) -> str:
     """The model card, in Markdown with the hub's front matter; `size` says how large the model is."""
     packed, plain = (_OWN, _PIPELINE) if whole else (_OWN_TRANSFORMER, _TRANSFORMER)
+    if schedule and whole:
+        packed = plain = _SCHEDULED
     call = _FEW_STEPS if source.guidance else _CALL
     packed, plain = (text.format(pipeline=source.pipeline, call=call) for text in (packed, plain))
     base, last = lineage[0].name, lineage[-1]
@@ -68,7 +77,7 @@ pipeline_tag: text-to-image
 Made by sanac from {source.title}. The content key is `{last.key}`.
 
 {size}
-{left_out}
+{f"Its schedule: {schedule}.{chr(10)}" if schedule else ""}{left_out}
 ```python
 {packed if own else plain}
 ```

@@ -58,6 +58,7 @@ class Summary:
     lineage: tuple[str, ...]
     origins: tuple[int | str, ...] | None  # per block: its number in the source, or how it was initialised
     in_all: str  # composition of the stages' plans; '' unless several stages moved blocks
+    schedule: str  # depth and guidance per step; '' without a schedule
     left_out: tuple[str, ...]
     graphs: tuple[str, ...]  # ONNX files of the artifact
     engines: Mapping[str, str]  # engine file -> whether and where it was executed
@@ -100,6 +101,7 @@ def summarise(model: Model) -> Summary:
         lineage=tuple(_step(step.stage, step.name, step.moved) for step in manifest.lineage) if manifest else (),
         origins=tuple(o.block if isinstance(o, Keep) else str(o) for o in plan.blocks) if plan else None,
         in_all=str(plan) if several else "",
+        schedule=str(model.schedule or ""),
         left_out=manifest.left_out if manifest else (),
         graphs=tuple(sorted(name for name in manifest.files if name.endswith(".onnx"))) if manifest else (),
         engines=_engines(model),

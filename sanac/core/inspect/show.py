@@ -26,6 +26,8 @@ def show_summary(summary: Summary, *, scanned: bool, ancestry: str) -> Iterator[
         yield f"{'lineage:' if number == 0 else '    then'} {step}"
     if summary.in_all:
         yield f" in all: {summary.in_all}"
+    if summary.schedule:
+        yield f"schedule: {summary.schedule}"
     for note in summary.notes:
         yield f"note: {note}"
     if summary.graphs:

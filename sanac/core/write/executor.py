@@ -75,7 +75,7 @@ def write_artifact(job: ArtifactJob, out: Path, reporter: Reporter) -> tuple[str
         engines = {name: check_file(staging.existing(name)) for name in sorted(staging.files) if name.endswith(ENGINE)}
         about = (_lineage(job), _left_out(job), job.model.architecture, engines, size_text(job))
         whole, own = job.companions is not None, job.needs_sanac
-        text = model_card.render(*about, whole=whole, own=own, torchao=TORCHAO in job.layouts)
+        text = model_card.render(*about, whole=whole, own=own, torchao=TORCHAO in job.layouts, schedule=job.schedule)
         staging.place_bytes("README.md", text.encode(errors="backslashreplace"))
         if _witness(job.model, job.pipeline) != job.input_stamps:
             raise InvalidInput(
