@@ -211,7 +211,6 @@ class VerbMethods:
         force: bool = ...,
         fresh: bool = ...,
         seed: int = ...,
-        device: str | None = ...,
     ) -> SanaModel:
         """Add blocks to MODEL's transformer and write a model that stock diffusers loads, ready for training.
 
@@ -236,7 +235,6 @@ class VerbMethods:
             force: Replace an artifact that is already in OUT.
             fresh: Discard what an interrupted run left instead of continuing it.
             seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
-            device: cpu, cuda or cuda:N.  [default: the best that is available]
         """
     def finetune(
         self,
@@ -497,7 +495,6 @@ class VerbMethods:
         dry_run: bool = ...,
         force: bool = ...,
         fresh: bool = ...,
-        seed: int = ...,
         device: str | None = ...,
     ) -> SanaModel:
         """Write MODEL with ONNX graphs beside its weights, for any batch, size and caption length; with --trt, engines.
@@ -533,7 +530,6 @@ class VerbMethods:
             dry_run: Print the plan and what it needs; write nothing.
             force: Replace an artifact that is already in OUT.
             fresh: Discard what an interrupted run left instead of continuing it.
-            seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
         """
     def verify(

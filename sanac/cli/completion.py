@@ -5,7 +5,7 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from sanac.cli.command import epilog_of
+from sanac.cli.command import GroupedCommand, epilog_of
 from sanac.cli.options import common_parameters, take_common
 from sanac.cli.output import Result
 
@@ -20,7 +20,7 @@ _EXAMPLES = (
 def command() -> click.Command:
     """The `completion` command."""
     shells = click.Argument(["shell"], type=click.Choice(["bash", "zsh", "fish"]))
-    return click.Command(
+    return GroupedCommand(
         "completion",
         params=[shells, *common_parameters()],
         callback=_run,

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
+from sanac.cli.words import SettingWord
 from sanac.console import ConsoleReporter
+from sanac.core.checkpoint.locate import TINY
 from sanac.core.errors import UsageError
-from sanac.core.settings import Setting, Settings, build, canonical_name, flag_name, settings_of
+from sanac.core.settings import Setting, Settings, build, canonical_name, flag_name, missing_of, settings_of
 
 _RUN = {"seed": "Seed of everything random.", "device": "cpu, cuda or cuda:N."}
 
@@ -30,19 +31,6 @@ class Common:
         return not self.as_json and sys.stdin.isatty() and sys.stderr.isatty()
 
 
-class SettingType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """One word of a setting, read later, together with all others: every complaint at once."""
-
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-        self.name = setting.name
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The choices that begin with what was typed."""
-        del ctx, param
-        return [CompletionItem(choice) for choice in self.setting.choices if choice.startswith(incomplete)]
-
-
 class SettingOption(click.Option):
     """An option of a settings class; help lists it under the title of the class that declares it."""
 
@@ -55,7 +43,7 @@ class SettingOption(click.Option):
             return
         super().__init__(
             words,
-            type=SettingType(setting),
+            type=SettingWord(setting),
             multiple=setting.many,
             default=None,
             metavar=_metavar(setting),
@@ -84,7 +72,7 @@ def click_parameters(settings: type[Settings]) -> list[click.Parameter]:
     found: list[click.Parameter] = []
     for setting in settings_of(settings).values():
         if setting.option.positional:
-            found.append(click.Argument([setting.name], nargs=-1, required=True, metavar=setting.option.metavar))
+            found.append(click.Argument([setting.name], nargs=-1, required=False, metavar=setting.option.metavar))
             continue
         found.append(SettingOption(setting, setting.flag))
         found += [SettingOption(setting, flag_name(old), hidden=True) for old in setting.option.aliases]
@@ -114,13 +102,34 @@ def take_common(values: dict[str, Any], known: Sequence[str] = ()) -> Common:
     return Common(values.pop("as_json"), color, reporter)
 
 
-def read_settings(command: str, settings: type[Settings], values: Mapping[str, Any]) -> Settings:
-    """The settings that were typed."""
+def read_settings(
+    command: str, settings: type[Settings], values: Mapping[str, Any], missing: Sequence[str] = (), why: str = ""
+) -> Settings:
+    """The settings that were typed; UsageError with every complaint, those about missing models first.
+
+    `why` explains, where something required was left out.
+    """
+    known, typed = settings_of(settings), _typed(settings, values)
+
+    def naming(name: str) -> str:
+        one = known.get(canonical_name(settings, name))
+        return (one.option.metavar or name).rstrip(".") if one and one.option.positional else flag_name(name)
+
+    problems, error = list(missing), None
     try:
-        return build(settings, _typed(settings, values), flag_name, text=True)
-    except UsageError as error:
-        hint = error.hint or f"sanac {command} --help"
-        raise UsageError(error.message, why=error.why, hint=hint, problems=error.problems) from error
+        found = build(settings, typed, naming, text=True)
+    except UsageError as complaint:
+        error = complaint
+        problems += complaint.problems or [complaint.message]
+    if not problems:
+        return found
+    required = [*missing, *(text for _, text in missing_of(settings, list(typed), naming))]
+    hint = (error.hint if error else "") or f"sanac {command} --help"
+    if required:
+        example = next((line for line in settings.EXAMPLES if TINY in line), settings.EXAMPLES[0])
+        hint = f"{example}   (all options: sanac {command} --help)"
+    why = (error.why if error else "") or (why if required else "")
+    raise UsageError(problems[0], why=why, hint=hint, problems=problems) from error
 
 
 def _typed(settings: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from sanac.cli.command import GroupedCommand, epilog_of, result_of
 from sanac.cli.model_argument import opener
 from sanac.cli.options import Common, click_parameters, common_parameters, read_settings, take_common
 from sanac.cli.output import Result
+from sanac.cli.words import RecipeWord
 from sanac.run.settings import DemoSettings, RecipeRunSettings
 from sanac.verbs import make_context
 
@@ -18,7 +19,7 @@ DEMO_HELP = "A first look: a small model before and after, in a minute."
 def command() -> click.Command:
     """The `run` command."""
     parameters = [
-        click.Argument(["recipe"], metavar="RECIPE"),
+        click.Argument(["recipe"], required=False, metavar="RECIPE", type=RecipeWord()),
         *click_parameters(RecipeRunSettings),
         *common_parameters(),
     ]
@@ -32,12 +33,14 @@ def command() -> click.Command:
     )
 
 
-def _run(recipe: str, **values: Any) -> Result:
+def _run(recipe: str | None, **values: Any) -> Result:
     from sanac.run.job import run
 
     common = take_common(values)
-    settings = read_settings("run", RecipeRunSettings, values)
+    missing = () if recipe else ("RECIPE is missing: a TOML file, or a name that `sanac recipes ls` lists",)
+    settings = read_settings("run", RecipeRunSettings, values, missing)
     assert isinstance(settings, RecipeRunSettings)
+    assert recipe
     outcome = run(recipe, settings, make_context(common.reporter, opener(common)), _flags(common))
     for line in outcome.annotations:
         click.echo(line, err=True)

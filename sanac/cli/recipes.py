@@ -6,8 +6,10 @@ from typing import Any
 
 import click
 
+from sanac.cli.command import GroupedCommand
 from sanac.cli.options import common_parameters, take_common
 from sanac.cli.output import Result
+from sanac.cli.words import RecipeWord
 from sanac.core.errors import UsageError
 
 SHORT_HELP = "Bundled recipes, and the JSON Schema of recipes."
@@ -17,16 +19,19 @@ def group() -> click.Group:
     """The `recipes` group."""
     found = click.Group(
         "recipes",
-        help="List, show or copy the bundled recipes; print the JSON Schema that editors complete recipes with.",
+        invoke_without_command=True,
+        callback=_bare,
+        help="List, show or copy the bundled recipes; print the JSON Schema that editors complete recipes with.\n\n"
+        "Without a command, list them.",
         short_help=SHORT_HELP,
         epilog="""\b
 Examples:
-  sanac recipes ls
+  sanac recipes
   sanac recipes show demo
   sanac recipes cp demo recipe.toml
   sanac recipes schema > sanac-recipe.schema.json""",
     )
-    name = click.Argument(["name"], metavar="NAME")
+    name = click.Argument(["name"], metavar="NAME", type=RecipeWord(path=""))
     file = click.Argument(["file"], metavar="FILE", type=click.Path(path_type=Path))
     found.add_command(_command("ls", _list, "Print the names, and what each recipe is for."))
     found.add_command(_command("show", _show, "Print the recipe NAME.", name))
@@ -40,7 +45,13 @@ def _command(name: str, body: Callable[..., Result], text: str, *arguments: clic
         as_json = take_common(values).as_json
         return body(as_json=as_json, **values)
 
-    return click.Command(name, params=[*arguments, *common_parameters()], callback=callback, help=text)
+    return GroupedCommand(name, params=[*arguments, *common_parameters()], callback=callback, help=text)
+
+
+@click.pass_context
+def _bare(context: click.Context, /) -> Result | None:
+    """List the recipes where no command is named."""
+    return _list(as_json=False) if context.invoked_subcommand is None else None
 
 
 def _list(*, as_json: bool) -> Result:

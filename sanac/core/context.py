@@ -8,8 +8,8 @@ from typing import Any
 from sanac.core.artifact.model import Model, open_model
 from sanac.core.artifact.staging import origin_of
 from sanac.core.artifact.workspace import newest_artifact, read_workspace, starting_model
-from sanac.core.checkpoint.locate import locate
-from sanac.core.errors import UsageError
+from sanac.core.checkpoint.locate import TINY, NotDownloaded, locate
+from sanac.core.errors import MissingResource, UsageError
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.core.view import Show, nothing
 
@@ -60,6 +60,15 @@ class Context:
         if word is None:
             word, reason = starting_model(read_workspace(workspace))
             self.reporter.note(f"model: {word} ({reason})")
+            try:
+                return word, self.open(word)
+            except NotDownloaded as error:
+                hint = f"name a MODEL, such as {TINY}; or {error.hint.partition(';')[0].strip()}"
+                message = f"no MODEL was given, and {word} is not on this machine"
+                raise MissingResource(message, why=f"{word} is {reason}", hint=hint) from error
+            except UsageError as error:
+                hint = f"name a MODEL, such as {TINY}"
+                raise UsageError(f"no MODEL was given: {error.message}", why=f"it is {reason}", hint=hint) from error
         return word, self.open(word)
 
     def open_newest(

@@ -7,6 +7,7 @@ environment may have been changed since.
 import re
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 
 from sanac.core.errors import MissingResource
 
@@ -28,10 +29,16 @@ def check_loaders() -> None:
 
 
 def install_command(extra: str) -> str:
-    """The pip command that installs the packages of an extra; works for a checkout and for a wheel alike."""
+    """The pip command that installs the packages of an extra; works for a checkout and for a wheel alike.
+
+    It names the packages: sanac isn't on PyPI. In a checkout that runs without being installed, it names the checkout.
+    """
     marker = f'extra == "{extra}"'
     wanted = [text.partition(";")[0].strip() for text in _declared() if marker in text]
-    return f"pip install {' '.join(map(repr, wanted))}" if wanted else f"pip install 'sanac[{extra}]'"
+    if wanted:
+        return f"pip install {' '.join(map(repr, wanted))}"
+    checkout = Path(__file__).resolve().parents[2]
+    return f"pip install '{checkout if (checkout / 'pyproject.toml').is_file() else 'sanac'}[{extra}]'"
 
 
 def bounds() -> dict[str, str]:

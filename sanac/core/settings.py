@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, get_
 from sanac.core.errors import UsageError
 from sanac.core.units import parse_bytes
 
+ADVANCED, COMMON = "Advanced options", "Common options"  # groups of what is rarely needed, and of every command
 S = TypeVar("S", bound="Settings")
 Naming = Callable[[str], str]  # a setting's name as its user knows it: --num-prompts, prune.num_prompts
 
@@ -66,6 +67,7 @@ class Option:
     comma: bool = False  # one word may hold several values: torch,onnx
     aliases: tuple[str, ...] = ()  # earlier names, still accepted
     stored: str | None = None  # its name in content keys, where it was renamed
+    group: str | None = None  # title of its group in help, where it isn't that of its class
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Setting:
     choices: tuple[str, ...]
     option: Option
     default: Any
-    group: str  # title of the settings class that declares it
+    group: str  # title of its group in help
 
     @property
     def required(self) -> bool:
@@ -242,18 +244,23 @@ class Settings:
 class DeviceSettings(Settings):
     """Where a verb computes."""
 
-    TITLE: ClassVar[str] = "Common options"
+    TITLE: ClassVar[str] = COMMON
 
     device: Annotated[str | None, Option("cpu, cuda or cuda:N.", "NAME", "the best that is available")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings(DeviceSettings):
-    """Where a verb computes, and the seed of everything random."""
+class SeedSettings(Settings):
+    """The seed of everything random."""
 
-    TITLE: ClassVar[str] = "Common options"
+    TITLE: ClassVar[str] = COMMON
 
     seed: Annotated[int, Option("Seed of everything random.", "N", ge=0, le=2**40)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(SeedSettings, DeviceSettings):
+    """Where a verb computes, and the seed of everything random."""
 
 
 def settings_of(settings: type[Settings]) -> Mapping[str, Setting]:
@@ -273,7 +280,7 @@ def _settings_of(settings: Any) -> Mapping[str, Setting]:
                 option = next(one for one in meta if isinstance(one, Option))
                 kind, many, choices = _resolve(base)
                 choices = choices or option.choices
-                group = vars(owner).get("TITLE", Settings.TITLE)
+                group = option.group or vars(owner).get("TITLE", Settings.TITLE)
                 found[name] = Setting(name, kind, many, choices, option, known[name].default, group)
     return types.MappingProxyType(found)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 
-from sanac.export.tracing import Traced, without_storage
+from sanac.export.tracing import SAME, Traced, without_storage
 from sanac.nn.silence_libraries import silent
 
 _LONGEST, _MOST, _WIDEST = 8192, 1024, 4096
@@ -40,13 +40,26 @@ class _Decoder(nn.Module):  # type: ignore[misc]
 
 
 class _Encoder(nn.Module):  # type: ignore[misc]
+    step = 1  # sides of the image are multiples of this
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, sample: Tensor) -> Tensor:
-        found: Tensor = self.model.encoder(sample)
+        found: Tensor = self.model.encoder(_of_multiples(sample, self.step))
         return found
+
+
+def _of_multiples(image: Tensor, step: int) -> Tensor:
+    """The image, with sides that tracing knows to be multiples of `step`: every halving is then exact.
+
+    Otherwise each halving leaves a rounded division in all sizes after it, which tracing reasons about for seconds.
+    """
+    if step == 1:
+        return image
+    sides = [size // step * step for size in image.shape[2:]]
+    return torch.onnx.ops.symbolic(SAME, (image,), dtype=image.dtype, shape=(*image.shape[:2], *sides), version=1)
 
 
 def _attention(attention: Any, picture: Tensor) -> Tensor:
@@ -120,7 +133,7 @@ def _autoencoded(
     net = without_storage(wrapper(model), dtype, mode)
     with mode, torch.no_grad():
         large = net(torch.empty(1, channels, _WIDE, _WIDE, dtype=dtype))
-        step = max(1, _WIDE // large.shape[-1])
+        step = net.step = max(1, _WIDE // large.shape[-1])
         inputs = torch.empty(2, channels, 6 * step, 10 * step, dtype=dtype)
     sides = [step * Dim(name, min=1, max=_WIDEST) for name in ("rows", "columns")]
     shapes = ({0: Dim("batch", min=1, max=_MOST), 2: sides[0], 3: sides[1]},)

@@ -10,7 +10,7 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
 from sanac.core.family.architecture import block_name, split_block
-from sanac.export.tracing import OWN, Traced
+from sanac.export.tracing import OWN, SAME, Traced
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _MODULE = "module"  # metadata: dotted path of the module that a node was traced in
@@ -33,6 +33,7 @@ def translated(traced: Traced) -> ir.Model:
     weights = [value for name in traced.program.state_dict if (value := model.graph.initializers.get(name))]
     for value in weights:
         value.const_value = None  # prevents constant folding of weights
+    _remove_same(model.graph)
     tidy(model)
     for value in weights:
         value.name = (value.name or "").removeprefix(traced.prefix)
@@ -64,6 +65,15 @@ def _layer_outputs(graph: ir.Graph) -> dict[str, ir.Value]:
         if hit := _LAYER.match(node.metadata_props.get(_MODULE, "")):
             found[hit[1]] = node.outputs[0]
     return found if TOKENS in found else {}
+
+
+def _remove_same(graph: ir.Graph) -> None:
+    """Remove the marks of tensors whose sizes tracing knew more about."""
+    for node in [node for node in graph if f"{node.domain}::{node.op_type}" == SAME]:
+        (marked,) = node.inputs
+        assert marked is not None
+        ir.convenience.replace_all_uses_with(node.outputs[0], marked)
+        graph.remove(node, safe=True)
 
 
 def tidy(model: ir.Model) -> None:

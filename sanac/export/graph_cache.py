@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from sanac.core.atomic import atomic_path
 from sanac.core.json_files import key_of
 from sanac.core.resources import user_cache
+from sanac.export.tracing import light_tracing
 from sanac.nn.silence_libraries import silent
 
 _LIBRARIES = ("torch", "onnx", "onnx-ir", "onnxscript", "diffusers", "transformers", "accelerate", "sympy")
@@ -45,7 +46,7 @@ def memoised(key: str, translate: Callable[[], ir.Model], complete: Callable[[ir
                 found = complete(restored(data))
                 _in_process[key] = data
                 return found
-    with _sparing_collection(), silent():
+    with _sparing_collection(), light_tracing(), silent():
         data = stored(translate())
     _in_process[key] = data
     _write(key, data)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from sanac.core.artifact.engine_record import parse_capabilities, parse_span
 from sanac.core.errors import UsageError
-from sanac.core.settings import Naming, Option, RunSettings
+from sanac.core.settings import ADVANCED, DeviceSettings, Naming, Option
 from sanac.core.write.settings import WriteSettings
 
 _ENGINE = ("builder", "sm", "batch", "size", "weight_streaming", "refit", "refit_from", "timing_cache")
@@ -54,13 +54,15 @@ class EngineBuildSettings(WriteSettings):
             check=_check_span,
         ),
     ] = None
-    weight_streaming: Annotated[bool, Option("Engines whose weights may stay in host memory.")] = False
-    refit: Annotated[bool, Option("Engines whose weights can be replaced later.")] = False
+    weight_streaming: Annotated[bool, Option("Engines whose weights may stay in host memory.", group=ADVANCED)] = False
+    refit: Annotated[bool, Option("Engines whose weights can be replaced later.", group=ADVANCED)] = False
     refit_from: Annotated[
-        Path | None, Option("Replace the weights of this engine instead of building one.", "ENGINE", recipe=False)
+        Path | None,
+        Option("Replace the weights of this engine instead of building one.", "ENGINE", recipe=False, group=ADVANCED),
     ] = None
     timing_cache: Annotated[
-        Path | None, Option("Timings of earlier builds, read and written.", "FILE", affects_result=False)
+        Path | None,
+        Option("Timings of earlier builds, read and written.", "FILE", affects_result=False, group=ADVANCED),
     ] = None
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
@@ -77,7 +79,7 @@ class EngineBuildSettings(WriteSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportSettings(EngineBuildSettings, RunSettings):
+class ExportSettings(EngineBuildSettings, DeviceSettings):
     """Write MODEL with ONNX graphs beside its weights, for any batch, size and caption length; with --trt, engines.
 
     Graphs refer to the weights where they are: nothing is stored twice but the autoencoder, of which clients want the

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
 from sanac.core.family.architecture import Architecture, split_block
-from sanac.export.tracing import OWN, Traced
+from sanac.export.tracing import EDGE, Traced
 from sanac.nn.blocks.block import Conditioning, Geometry, block
 from sanac.nn.blocks.embed_head import embed, head, positions
 
@@ -81,7 +81,7 @@ class _Transformer(_Named):
 
 def _edge(state: Tensor) -> Tensor:
     """Mark a block boundary in the traced program; the nodes between two marks are one block."""
-    return torch.onnx.ops.symbolic(f"{OWN}::Edge", (state,), dtype=state.dtype, shape=state.shape, version=1)
+    return torch.onnx.ops.symbolic(EDGE, (state,), dtype=state.dtype, shape=state.shape, version=1)
 
 
 def transformer(

@@ -14,6 +14,8 @@ from sanac.core.write.settings import StageSettings
 
 _CACHE = Size(4_000_000_000)
 LOSSES = ("flow", "distill", "features")
+_DATA, _TRAINING = "Data options", "Optimizer options"  # groups in help
+_MEMORY, _PROGRESS = "Memory and speed options", "Progress options"
 _LOSS = re.compile(r"([a-z]+)(?:=(\d+(?:\.\d*)?|\.\d+))?", re.ASCII)
 _EXCLUSIVE = (
     ("data_free", "data"),
@@ -60,7 +62,8 @@ class FinetuneSettings(StageSettings, RunSettings):
         DataRef | None, Option("Images with captions, tars of them, prepared latents, or `shapes`.", "DIR")
     ] = None
     data_free: Annotated[
-        bool, Option("Train on latents sampled from the teacher; no dataset needed.  [default without --data]")
+        bool,
+        Option("Train on latents sampled from the teacher; no dataset needed.  [default without --data]", group=_DATA),
     ] = False
     samples: Annotated[
         int | None,
@@ -69,6 +72,7 @@ class FinetuneSettings(StageSettings, RunSettings):
             "N",
             "as many as the steps need, at least 60; scenes: 2,048",
             ge=1,
+            group=_DATA,
         ),
     ] = None
     targets: Annotated[
@@ -77,13 +81,18 @@ class FinetuneSettings(StageSettings, RunSettings):
             "Train on the teacher's finished latents with noise added, or on every step of its sampling.",
             "KIND",
             "noised",
+            group=_DATA,
         ),
     ] = None
     teacher_steps: Annotated[
         int | None,
-        Option("Sampler steps of the teacher, for --data-free.", "N", "20, SANA-Sprint's 2", ge=1, le=1000),
+        Option(
+            "Sampler steps of the teacher, for --data-free.", "N", "20, SANA-Sprint's 2", ge=1, le=1000, group=_DATA
+        ),
     ] = None
-    prompts: Annotated[Path | None, Option("Text file for --data-free, one prompt per line.", "FILE", "bundled")] = None
+    prompts: Annotated[
+        Path | None, Option("Text file for --data-free, one prompt per line.", "FILE", "bundled", group=_DATA)
+    ] = None
     teacher: Annotated[
         ModelRef | None, Option("Teacher for distillation.", "MODEL", "the model that MODEL was pruned from")
     ] = None
@@ -106,34 +115,60 @@ class FinetuneSettings(StageSettings, RunSettings):
             le=100,
         ),
     ] = None
-    optimizer: Annotated[Literal["came8bit", "came", "adamw", "adamw8bit"], Option("The optimizer.", "NAME")] = (
-        "came8bit"
-    )
-    learning_rate: Annotated[float | None, Option("Peak learning rate.", "RATE", "0.1 / width", gt=0)] = None
-    warmup: Annotated[int | None, Option("Warm-up steps.", "N", "a tenth of --steps", ge=0)] = None
-    batch: Annotated[int | None, Option("Samples per batch.", "N", "16,384 tokens, at most 64 samples", ge=1)] = None
-    accumulate: Annotated[int, Option("Batches per optimizer step.", "N", ge=1)] = 1
-    clip: Annotated[float, Option("Largest gradient norm.", "NORM", gt=0)] = 1.0
-    ema: Annotated[float, Option("Decay of the weights' moving average; 0 turns it off.", "DECAY", ge=0, lt=1)] = 0.99
+    optimizer: Annotated[
+        Literal["came8bit", "came", "adamw", "adamw8bit"], Option("The optimizer.", "NAME", group=_TRAINING)
+    ] = "came8bit"
+    learning_rate: Annotated[
+        float | None, Option("Peak learning rate.", "RATE", "0.1 / width", gt=0, group=_TRAINING)
+    ] = None
+    warmup: Annotated[int | None, Option("Warm-up steps.", "N", "a tenth of --steps", ge=0, group=_TRAINING)] = None
+    batch: Annotated[
+        int | None, Option("Samples per batch.", "N", "16,384 tokens, at most 64 samples", ge=1, group=_TRAINING)
+    ] = None
+    accumulate: Annotated[int, Option("Batches per optimizer step.", "N", ge=1, group=_TRAINING)] = 1
+    clip: Annotated[float, Option("Largest gradient norm.", "NORM", gt=0, group=_TRAINING)] = 1.0
+    ema: Annotated[
+        float, Option("Decay of the weights' moving average; 0 turns it off.", "DECAY", ge=0, lt=1, group=_TRAINING)
+    ] = 0.99
     caption_dropout: Annotated[
         float | None,
-        Option("Share of captions replaced by the empty one.", "P", "0.1; 0 with --distill-guidance", ge=0, le=1),
+        Option(
+            "Share of captions replaced by the empty one.",
+            "P",
+            "0.1; 0 with --distill-guidance",
+            ge=0,
+            le=1,
+            group=_DATA,
+        ),
     ] = None
     precision: Annotated[
         Literal["fp32", "bf16"] | None,
-        Option("Precision of the forward and backward pass.", "DTYPE", "bf16 on GPUs that have it, else fp32"),
+        Option(
+            "Precision of the forward and backward pass.",
+            "DTYPE",
+            "bf16 on GPUs that have it, else fp32",
+            group=_MEMORY,
+        ),
     ] = None
     micro_batch: Annotated[
         int | None,
-        Option("Samples per pass; a batch takes as many passes as it needs.", "N", "as many as fit", ge=1),
+        Option(
+            "Samples per pass; a batch takes as many passes as it needs.", "N", "as many as fit", ge=1, group=_MEMORY
+        ),
     ] = None
     checkpointing: Annotated[
-        bool, Option("Gradient checkpointing: less memory, a third more time.  [default where memory is short]")
+        bool,
+        Option(
+            "Gradient checkpointing: less memory, a third more time.  [default where memory is short]", group=_MEMORY
+        ),
     ] = False
     intervals: Annotated[
-        bool, Option("Train each block before a gap alone, on the teacher's hidden states: one block in memory.")
+        bool,
+        Option(
+            "Train each block before a gap alone, on the teacher's hidden states: one block in memory.", group=_MEMORY
+        ),
     ] = False
-    freeze_first: Annotated[int, Option("Leave the first K blocks as they are.", "K", ge=0)] = 0
+    freeze_first: Annotated[int, Option("Leave the first K blocks as they are.", "K", ge=0, group=_TRAINING)] = 0
     plan_for: Annotated[
         str | None,
         Option(
@@ -144,7 +179,7 @@ class FinetuneSettings(StageSettings, RunSettings):
             affects_result=False,
         ),
     ] = None
-    compile: Annotated[bool, Option("Compile the model: faster steps after a minute or two.")] = False
+    compile: Annotated[bool, Option("Compile the model: faster steps after a minute or two.", group=_MEMORY)] = False
     lora: Annotated[int | None, Option("Train low-rank adapters only, then merge them.", "RANK", ge=1)] = None
     lora_file: Annotated[Path | None, Option("Keep the adapters as a file, too.", "FILE", recipe=False)] = None
     fake_quant: Annotated[
@@ -152,24 +187,36 @@ class FinetuneSettings(StageSettings, RunSettings):
         Option("Train for `sanac quantize --scheme SCHEME`, a weight-only scheme.", "SCHEME", choices=_WEIGHT_ONLY),
     ] = None
     teacher_cache: Annotated[
-        Size, Option("Disk space for the teacher's outputs.", "SIZE", "4GB", affects_result=False)
+        Size, Option("Disk space for the teacher's outputs.", "SIZE", "4GB", affects_result=False, group=_MEMORY)
     ] = _CACHE
     memory_limit: Annotated[
         Size | None,
         Option(
-            "Memory for the teacher's forward passes.", "SIZE", "2GB; GPUs: most of what is free", affects_result=False
+            "Memory for the teacher's forward passes.",
+            "SIZE",
+            "2GB; GPUs: most of what is free",
+            affects_result=False,
+            group=_MEMORY,
         ),
     ] = None
-    save_every: Annotated[int, Option("Steps between two checkpoints.", "N", ge=1)] = 100
+    save_every: Annotated[int, Option("Steps between two checkpoints.", "N", ge=1, group=_PROGRESS)] = 100
     sample_every: Annotated[
-        int | None, Option("Generate --sample-prompt every so many steps.", "N", ge=1, affects_result=False)
+        int | None,
+        Option("Generate --sample-prompt every so many steps.", "N", ge=1, affects_result=False, group=_PROGRESS),
     ] = None
     sample_prompt: Annotated[
-        tuple[str, ...], Option("Prompt to sample during training. May be repeated.", "TEXT", affects_result=False)
+        tuple[str, ...],
+        Option("Prompt to sample during training. May be repeated.", "TEXT", affects_result=False, group=_PROGRESS),
     ] = ()
     log_with: Annotated[
         tuple[str, ...],
-        Option("tensorboard, wandb, mlflow, ...: accelerate's trackers.", "LIST", comma=True, affects_result=False),
+        Option(
+            "tensorboard, wandb, mlflow, ...: accelerate's trackers.",
+            "LIST",
+            comma=True,
+            affects_result=False,
+            group=_PROGRESS,
+        ),
     ] = ()
 
     @property

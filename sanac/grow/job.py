@@ -10,8 +10,6 @@ def run(word: str | None, settings: GrowSettings, context: Context) -> Outcome:
     """Plan the new blocks and write the grown model."""
     word, opened = context.open_source(word, settings.workspace)
     opened = opened.with_loras(settings.lora)
-    if "device" in settings.typed:
-        context.reporter.warn("--device has no effect here")
     if "seed" in settings.typed and settings.init != "partial":
         context.reporter.warn(f"--seed has no effect with --init {settings.init}, which draws nothing")
     job = decide_growth(

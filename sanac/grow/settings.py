@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from sanac.core.settings import Option, RunSettings
+from sanac.core.settings import Option, SeedSettings
 from sanac.core.write.settings import WriteSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrowSettings(WriteSettings, RunSettings):
+class GrowSettings(WriteSettings, SeedSettings):
     """Add blocks to MODEL's transformer and write a model that stock diffusers loads, ready for training.
 
     With --init partial, the default, the result computes exactly what MODEL computes with only its first K blocks:

@@ -4,7 +4,7 @@ from sanac.core.artifact.model import Model
 from sanac.core.artifact.plan import BlockPlan, keep_blocks
 from sanac.core.errors import UsageError
 from sanac.core.write.job import ArtifactJob, WriteOptions, plan_artifact
-from sanac.prune.settings import block_ranges
+from sanac.prune.settings import block_ranges, repeated_blocks
 
 
 def parse_keep(text: str, blocks: int) -> BlockPlan:
@@ -17,8 +17,7 @@ def parse_keep(text: str, blocks: int) -> BlockPlan:
             problems.append(f"{shown!r} goes beyond the last block, {blocks - 1}")
         else:
             kept += range(first, last + 1)
-    if repeated := sorted({index for index in kept if kept.count(index) > 1}):
-        problems.append(f"block {', '.join(map(str, repeated))} is named more than once")
+    problems += repeated_blocks(ranges)
     if problems:
         raise UsageError(
             f"--keep {text} doesn't fit a model of {blocks} blocks",

@@ -1,7 +1,7 @@
 """Settings of `sanac analyze` and `sanac prune`."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -12,6 +12,7 @@ from sanac.core.units import parse_count
 from sanac.core.write.settings import StageSettings, WriteSettings
 from sanac.nn.calibration.settings import CalibrationSettings
 
+_SELECTION = "Selection options"
 _RANGE = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", re.ASCII)
 
 
@@ -31,10 +32,18 @@ def block_ranges(text: str) -> tuple[list[tuple[int, int]], list[str]]:
     return ranges, problems
 
 
+def repeated_blocks(ranges: Sequence[tuple[int, int]]) -> list[str]:
+    """The complaint about blocks that are in more than one range; none where there are none."""
+    pairs = [(one, other) for number, one in enumerate(ranges) for other in ranges[:number]]
+    shared = {(max(one[0], other[0]), min(one[1], other[1])) for one, other in pairs}
+    found = [f"{first}-{last}" if first < last else f"{first}" for first, last in sorted(shared) if first <= last]
+    return [f"block {', '.join(found)} is named more than once"] if found else []
+
+
 def _check_blocks(text: str) -> None:
-    _, problems = block_ranges(text)
-    if problems:
-        raise UsageError(f"is {text!r}: {'; '.join(problems)}")
+    ranges, problems = block_ranges(text)
+    if problems:  # without any, the job reports repeated blocks with those that the model doesn't have
+        raise UsageError(f"is {text!r}: {'; '.join(problems + repeated_blocks(ranges))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,31 +104,36 @@ class PruneSettings(CalibrationSettings, WriteSettings):
         str | None,
         Option("Blocks to keep, counted from 0, ends included: 0-9,50-59.", "LIST", check=_check_blocks),
     ] = None
-    scores: Annotated[Path | None, Option("Scores that `sanac analyze` wrote.", "FILE")] = None
+    scores: Annotated[Path | None, Option("Scores that `sanac analyze` wrote.", "FILE", group=_SELECTION)] = None
     select: Annotated[
         Literal["bi", "norm", "velocity", "search"] | None,
         Option(
             "Rank blocks by a score each, or search over subsets.",
             "METHOD",
             "search and --compensate if they take under five minutes, else bi",
+            group=_SELECTION,
         ),
     ] = None
     compensate: Annotated[
-        bool, Option("Repair the remaining blocks in closed form, without training, for the dropped ones.")
+        bool,
+        Option("Repair the remaining blocks in closed form, without training, for the dropped ones.", group=_SELECTION),
     ] = False
     confirm: Annotated[
         Literal["shapes"] | None,
         Option(
             "Let images decide between subsets that the search finds nearly equal: the suite that judges them.",
             "SUITE",
+            group=_SELECTION,
         ),
     ] = None
     images: Annotated[
         int,
-        Option("Images per finalist of --confirm; a quarter of them per subset.", "N", ge=48, le=4096),
+        Option(
+            "Images per finalist of --confirm; a quarter of them per subset.", "N", ge=48, le=4096, group=_SELECTION
+        ),
     ] = 256
-    protect_first: Annotated[int, Option("Always keep the first K blocks.", "K", ge=0)] = 0
-    protect_last: Annotated[int, Option("Always keep the last K blocks.", "K", ge=0)] = 0
+    protect_first: Annotated[int, Option("Always keep the first K blocks.", "K", ge=0, group=_SELECTION)] = 0
+    protect_last: Annotated[int, Option("Always keep the last K blocks.", "K", ge=0, group=_SELECTION)] = 0
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
         """A search takes no scores."""

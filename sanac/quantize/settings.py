@@ -14,6 +14,7 @@ from sanac.nn.calibration.settings import CalibrationSettings, PromptSettings
 
 SCHEME_NAMES = tuple(SCHEMES)
 WEIGHT_ONLY = tuple(name for name, scheme in SCHEMES.items() if not scheme.activations)
+_SCHEME, _MIXED = "Scheme options", "Budget options"  # groups in help
 _ONE_SCHEME = ("group_size", "smoothing", "activation_range")
 _BUDGET = ("schemes", "explain")
 
@@ -57,6 +58,7 @@ class QuantizeSettings(PromptSettings, WriteSettings, RunSettings):
             ge=1,
             aliases=("block",),
             stored="block",
+            group=_SCHEME,
         ),
     ] = None
     rounding: Annotated[
@@ -65,10 +67,12 @@ class QuantizeSettings(PromptSettings, WriteSettings, RunSettings):
             "Scales by the largest value, or by the smallest error; gptq: values fitted to the activations, too.",
             "METHOD",
             "search for int4-wo, else nearest",
+            group=_SCHEME,
         ),
     ] = None
     include: Annotated[
-        tuple[Literal["kv", "ends"], ...], Option("Layers that are skipped otherwise. May be repeated.", "NAME")
+        tuple[Literal["kv", "ends"], ...],
+        Option("Layers that are skipped otherwise. May be repeated.", "NAME", group=_SCHEME),
     ] = ()
     skip: Annotated[
         tuple[str, ...],
@@ -77,11 +81,12 @@ class QuantizeSettings(PromptSettings, WriteSettings, RunSettings):
             "PATTERN",
             aliases=("leave",),
             stored="leave",
+            group=_SCHEME,
         ),
     ] = ()
     smoothing: Annotated[
         Literal["search", "none"] | None,
-        Option("SmoothQuant-style smoothing of the inputs of outlier-prone layers.", "METHOD", "search"),
+        Option("SmoothQuant-style smoothing of the inputs of outlier-prone layers.", "METHOD", "search", group=_SCHEME),
     ] = None
     activation_range: Annotated[
         Literal["minmax", "percentile", "mse"] | None,
@@ -91,6 +96,7 @@ class QuantizeSettings(PromptSettings, WriteSettings, RunSettings):
             "minmax",
             aliases=("ranges",),
             stored="ranges",
+            group=_SCHEME,
         ),
     ] = None
     max_bytes: Annotated[
@@ -110,10 +116,11 @@ class QuantizeSettings(PromptSettings, WriteSettings, RunSettings):
             comma=True,
             aliases=("among",),
             stored="among",
+            group=_MIXED,
         ),
     ] = ()
     explain: Annotated[
-        bool, Option("Print how sensitive each weight is, and the scheme that it got.", recipe=False)
+        bool, Option("Print how sensitive each weight is, and the scheme that it got.", recipe=False, group=_MIXED)
     ] = False
 
     @property

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from sanac.core.settings import DeviceSettings, ModelRef, Naming, Option, RunSettings, Settings
+from sanac.core.settings import ADVANCED, DeviceSettings, ModelRef, Naming, Option, RunSettings, Settings
 from sanac.core.units import parse_size
 
+_SCORES, _OUTPUT = "Score options", "Output options"  # groups in help
 _RANKS = ("verifier", "rank_prompts", "noises", "candidate_steps", "min_kendall")
 
 
@@ -151,8 +152,8 @@ class BenchSettings(DeviceSettings):
     size: Annotated[
         str | None, Option("Width and height in pixels.", "WxH", "the model's native size", check=parse_size)
     ] = None
-    tile: Annotated[int | None, Option("Decode in tiles of this side.", "PIXELS", ge=1)] = None
-    threads: Annotated[int | None, Option("Processor threads.", "N", "all", ge=1)] = None
+    tile: Annotated[int | None, Option("Decode in tiles of this side.", "PIXELS", ge=1, group=ADVANCED)] = None
+    threads: Annotated[int | None, Option("Processor threads.", "N", "all", ge=1, group=ADVANCED)] = None
     out: Annotated[Path | None, Option("Write the measurement here, too.", "DIR", recipe=False)] = None
 
 
@@ -193,24 +194,28 @@ class CompareSettings(RunSettings):
             "64 where every model has its vocabulary, else 0",
             ge=0,
             recipe=False,
+            group=_SCORES,
         ),
     ] = None
     prompts_split: Annotated[
-        Literal["test", "tune"], Option("The suite's prompts, as in evaluate.", "NAME", recipe=False)
+        Literal["test", "tune"], Option("The suite's prompts, as in evaluate.", "NAME", recipe=False, group=_SCORES)
     ] = "test"
     steps: Annotated[
         int | None,
         Option("Sampler steps.", "N", "the schedule's, else 20, SANA-Sprint's 2", ge=1, le=1000, recipe=False),
     ] = None
     guidance: Annotated[float, Option("Guidance scale.", "SCALE", ge=0, le=100, recipe=False)] = 4.5
-    batch: Annotated[int, Option("Images per batch of the suite.", "N", ge=1, recipe=False)] = 16
+    batch: Annotated[int, Option("Images per batch of the suite.", "N", ge=1, recipe=False, group=_SCORES)] = 16
     out: Annotated[
-        Path | None, Option("Where sheet, pictures and figures go.", "DIR", "WORKSPACE/compare-KEY", recipe=False)
+        Path | None,
+        Option("Where sheet, pictures and figures go.", "DIR", "WORKSPACE/compare-KEY", recipe=False, group=_OUTPUT),
     ] = None
-    workspace: Annotated[Path, Option("Where comparisons go without --out.", "DIR", recipe=False)] = Path("sanac-out")
-    force: Annotated[bool, Option("Compare again, and replace another comparison that is in DIR.", recipe=False)] = (
-        False
+    workspace: Annotated[Path, Option("Where comparisons go without --out.", "DIR", recipe=False, group=_OUTPUT)] = (
+        Path("sanac-out")
     )
+    force: Annotated[
+        bool, Option("Compare again, and replace another comparison that is in DIR.", recipe=False, group=_OUTPUT)
+    ] = False
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
         """Two sources of prompts, empty prompts, and a suite of too few images."""

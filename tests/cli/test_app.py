@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import statistics
@@ -14,6 +15,8 @@ import pytest
 
 from sanac.cli.app import app, run
 from sanac.core.errors import CheckFailed, InvalidInput, MissingResource, SanacError, Terminated, UsageError
+from sanac.core.settings import settings_of
+from sanac.verbs import VERBS
 from tests.conftest import Sanac
 
 COMMANDS = app.list_commands(click.Context(app))
@@ -109,7 +112,7 @@ def test_debug_shows_where_a_users_error_came_from(
     [
         (["prun"], "did you mean 'prune'?"),
         (["xyz"], "there is no command 'xyz'"),
-        (["inspect"], "Missing argument"),
+        (["inspect"], "MODEL is missing"),
         (["inspect", "x", "--jsn"], "--json"),
         (["prune", "x"], "--keep"),
         (["prune", "x", "--keep", "0", "--seed", "-1"], "--seed"),
@@ -123,6 +126,59 @@ def test_usage_errors(arguments: list[str], word: str, sanac: Sanac) -> None:
     if "--jsn" not in arguments:
         assert in_json.json["error"]["kind"] == "UsageError"
         assert "--help" in in_json.json["error"]["hint"]
+
+
+@pytest.mark.parametrize("command", [name for name, verb in VERBS.items() if verb.models in {"one", "several"}])
+def test_a_missing_model_is_named_with_an_example(command: str, sanac: Sanac) -> None:
+    ran = sanac(command, "--json")
+    assert ran.code == 2
+    error = ran.json["error"]
+    word = VERBS[command].argument
+    assert error["problems"][0].startswith(f"{word} is missing: ")
+    assert error["hint"].startswith(f"sanac {command} ")
+    required = [one for one in settings_of(VERBS[command].settings_class()).values() if one.required]
+    assert len(error["problems"]) == 1 + len(required), "everything that is missing, at once"
+
+
+def test_what_else_is_missing(sanac: Sanac) -> None:
+    prune = sanac("prune")
+    assert "one of --target-blocks, --target-params, --keep is required" in prune.err
+    assert "MODEL was left out, too" in prune.err
+    assert "try: sanac prune sanac:tiny --target-blocks" in prune.err
+    generate = sanac("generate", "a red circle")
+    assert "PROMPT is required" in generate.err
+    assert "'a red circle' was taken as MODEL" in generate.err
+    run = sanac("run")
+    assert "RECIPE is missing" in run.err
+    assert "try: sanac run demo" in run.err
+    assert run.code == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_lists_few_options_under_each_title(command: str, sanac: Sanac) -> None:
+    groups = re.findall(r"^([A-Z][\w ]*):\n((?:  +\S.*\n)+)", sanac(command, "--help").out, re.MULTILINE)
+    sizes = {title: len(re.findall(r"^  -", text, re.MULTILINE)) for title, text in groups if title != "Commands"}
+    assert sizes, "options are listed"
+    assert max(sizes.values()) <= 8, sizes
+    titles = [title for title in sizes if title != "Examples"]
+    if "Common options" in titles:
+        assert titles[-1] == "Common options"
+    if "Advanced options" in titles:
+        assert titles[-2] == "Advanced options"
+
+
+SEEDED = ("analyze", "prune", "grow", "finetune", "quantize", "verify", "evaluate", "compare", "generate")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_seed_is_shown_where_something_is_random(command: str, sanac: Sanac) -> None:
+    shown = re.search(r"^  --seed", sanac(command, "--help").out, re.MULTILINE)
+    assert bool(shown) == (command in SEEDED)
+
+
+def test_bare_recipes_lists_them(sanac: Sanac) -> None:
+    assert sanac("recipes").out == sanac("recipes", "ls").out
+    assert "demo" in sanac("recipes").out
 
 
 def test_no_arguments_is_help(sanac: Sanac) -> None:

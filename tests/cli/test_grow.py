@@ -128,7 +128,7 @@ def test_bad_requests_exit_2_with_all_problems(
 def test_words_that_are_no_numbers(arguments: list[str], pipeline: Path, sanac: Sanac) -> None:
     ran = sanac("grow", pipeline, *arguments, "--json")
     assert (ran.code, ran.json["error"]["kind"]) == (2, "UsageError")
-    assert ran.json["error"]["hint"] == "sanac grow --help"
+    assert "sanac grow --help" in ran.json["error"]["hint"]
 
 
 def test_help_names_what_is_exact(sanac: Sanac) -> None:

@@ -51,6 +51,9 @@ def test_dry_run_prints_the_plan_that_the_real_run_executes(pipeline: Path, sana
         ("a,1-,-1", ["'a' is not", "'1-' is not", "'-1' is not"]),
         ("0-6,9", ["'0-6' goes beyond the last block, 5", "'9' goes beyond"]),
         ("3-1", ["runs backwards"]),
+        ("0-3,x,9-1,2", ["'x' is not", "'9-1' runs backwards", "block 2 is named more than once"]),
+        ("0-3,2,9,7-8", ["'9' goes beyond", "'7-8' goes beyond", "block 2 is named more than once"]),
+        ("0-99999,0-99999", ["'0-99999' goes beyond", "block 0-99999 is named more than once"]),
         ("0-3,2,1", ["block 1, 2 is named more than once"]),
         ("1.5", ["not a block"]),
         ("\u0661", ["not a block"]),
@@ -83,9 +86,10 @@ def test_no_model_no_cache(sanac: Sanac, monkeypatch: pytest.MonkeyPatch, tmp_pa
     ran = sanac("prune", "--keep", "0")
     assert ran.code == 4
     assert "hf download Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers" in ran.err
-    assert "the default" in ran.err
+    assert "no MODEL was given" in ran.err
+    assert "is the default, as sanac-out records no source" in ran.err
     monkeypatch.setenv("SANAC_MODEL", str(tmp_path / "nowhere"))
-    assert "from $SANAC_MODEL" in sanac("prune", "--keep", "0").err
+    assert "the model in $SANAC_MODEL" in sanac("prune", "--keep", "0").err
 
 
 def test_too_little_disk_exits_4_at_once(pipeline: Path, sanac: Sanac, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,10 @@
 """The count of what training takes, against what autograd saves and the optimizers hold for real."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from sanac.tiny.build import transformer
+from sanac.train import memory
 from sanac.train.memory import Load, estimate_memory
 from sanac.train.optimizers import OPTIMIZERS, make_optimizer, remembered
 
@@ -45,6 +51,38 @@ def test_activations_are_what_autograd_saves(depth: int) -> None:
     size = sum(weight.numel() * 4 for weight in model.parameters())
     assert found.weights == found.gradients == found.average == size
     assert found.activations == pytest.approx(really_saved(model), rel=0.02)
+
+
+@pytest.mark.parametrize("damage", ["", "no JSON", "{}", '{"KEY": [1, 2]}', '{"KEY": ["1", 2, 3, 4]}'])
+def test_counts_are_kept_and_a_damaged_file_is_a_miss(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config, file = dict(transformer(2).config), tmp_path / "sanac" / "training-memory.json"
+    memory._saved.cache_clear()
+    counted = estimate_memory(config, LOAD, "adamw", average=True)
+    kept = json.loads(file.read_text())
+    if damage:
+        file.write_text(damage.replace("KEY", next(iter(kept))))
+    memory._saved.cache_clear()
+    assert estimate_memory(config, LOAD, "adamw", average=True) == counted
+    assert json.loads(file.read_text()) == kept
+
+
+def test_counts_that_are_kept_need_no_diffusers(tmp_path: Path) -> None:
+    code = (
+        "import json, sys\nfrom sanac.train.memory import Load, estimate_memory\n"
+        "config = json.loads(sys.argv[1])\n"
+        "print(estimate_memory(config, Load(3, 4, 4, 7), 'adamw', average=True), 'diffusers' in sys.modules)"
+    )
+    config = json.dumps(json.loads(transformer(2).to_json_string()))
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code, config]
+    first, again = (
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    )
+    assert first.replace("True", "False") == again
+    assert again.strip().endswith("False")
 
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))

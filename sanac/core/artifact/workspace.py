@@ -110,8 +110,8 @@ def starting_model(workspace: Workspace) -> tuple[str, str]:
     if workspace.source:
         return workspace.source, f"the source recorded in {workspace.folder}"
     if chosen := os.environ.get("SANAC_MODEL"):
-        return chosen, "from $SANAC_MODEL"
-    return DEFAULT_MODEL, "the default: no MODEL passed, none recorded, $SANAC_MODEL not set"
+        return chosen, "the model in $SANAC_MODEL"
+    return DEFAULT_MODEL, f"the default, as {workspace.folder} records no source and $SANAC_MODEL is not set"
 
 
 def newest_artifact(workspace: Workspace) -> str:

@@ -16,6 +16,7 @@ class InspectSettings(Settings):
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "sanac inspect sanac:tiny",
         "sanac inspect ./SANA1.5_4.8B_1024px_diffusers",
         "sanac inspect Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers --json",
         "sanac inspect sanac-out/prune-1a2b3c4d --scan",

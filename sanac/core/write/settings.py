@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from sanac.core.settings import LoraRef, ModelRef, Option, Settings, Size
+from sanac.core.settings import ADVANCED, LoraRef, ModelRef, Option, Settings, Size
 
 if TYPE_CHECKING:
     from sanac.core.write.job import WriteOptions
@@ -45,10 +45,16 @@ class WriteSettings(StageSettings):
     ] = ()
     link: Annotated[
         bool,
-        Option("Hard-link unchanged components: no space, but editing one edits both.", affects_result=False),
+        Option(
+            "Hard-link unchanged components: no space, but editing one edits both.",
+            affects_result=False,
+            group=ADVANCED,
+        ),
     ] = False
-    shard_size: Annotated[Size, Option("Largest weight file to write.", "SIZE", "5GB")] = _SHARD
-    full_hash: Annotated[bool, Option("Identify the input by all its bytes, not by headers and times.")] = False
+    shard_size: Annotated[Size, Option("Largest weight file to write.", "SIZE", "5GB", group=ADVANCED)] = _SHARD
+    full_hash: Annotated[
+        bool, Option("Identify the input by all its bytes, not by headers and times.", group=ADVANCED)
+    ] = False
 
     def write_options(self, layout: str = "diffusers") -> "WriteOptions":
         """How the executor writes."""
@@ -76,7 +82,7 @@ class ConvertSettings(WriteSettings):
     TITLE: ClassVar[str] = "Options"
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "sanac convert Sana_1600M_1024px.pth --to diffusers --pipeline ./Sana_1600M_1024px_diffusers",
-        "sanac convert ./pruned --to nvlabs --out for-training",
+        "sanac convert sanac:tiny --to nvlabs --out for-training",
         "sanac convert MODEL --to single --lora style.safetensors:0.8",
     )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from sanac.core.settings import Naming, Option, RunSettings, Settings, Size
+from sanac.core.settings import ADVANCED, Naming, Option, RunSettings, Settings, Size
 
 LIMIT = 2_000_000_000  # bytes
 FEWEST = 3  # minimum number of prompts
@@ -19,7 +19,7 @@ class PromptSettings(Settings):
 
     prompts: Annotated[Path | None, Option("Text file, one prompt per line.", "FILE", "bundled")] = None
     embeddings: Annotated[
-        Path | None, Option("Encoded prompts that --save-embeddings wrote, instead of prompts.", "FILE")
+        Path | None, Option("Encoded prompts that --save-embeddings wrote, instead of prompts.", "FILE", group=ADVANCED)
     ] = None
     num_prompts: Annotated[
         int | None,
@@ -33,7 +33,12 @@ class PromptSettings(Settings):
     ] = None
     precision: Annotated[
         Literal["bf16", "tf32", "fp32"] | None,
-        Option("Precision of products; sums are fp32 or better.", "DTYPE", "fp32; GPUs: the weights' bf16, or tf32"),
+        Option(
+            "Precision of products; sums are fp32 or better.",
+            "DTYPE",
+            "fp32; GPUs: the weights' bf16, or tf32",
+            group=ADVANCED,
+        ),
     ] = None
     yes: Annotated[bool, Option("Continue even if the estimate exceeds an hour.", affects_result=False)] = False
 
@@ -45,10 +50,15 @@ class CalibrationSettings(PromptSettings, RunSettings):
     TITLE: ClassVar[str] = "Calibration options"
 
     inputs: Annotated[
-        Literal["sampled", "noised"], Option("Sampled trajectories, or the latents of --data with noise added.")
+        Literal["sampled", "noised"],
+        Option("Sampled trajectories, or the latents of --data with noise added.", group=ADVANCED),
     ] = "sampled"
-    data: Annotated[Path | None, Option("Latents of your own images, as .safetensors files.", "DIR")] = None
-    reduce: Annotated[Literal["token", "sample"], Option("Cosine per token, or of whole samples.")] = "token"
+    data: Annotated[
+        Path | None, Option("Latents of your own images, as .safetensors files.", "DIR", group=ADVANCED)
+    ] = None
+    reduce: Annotated[Literal["token", "sample"], Option("Cosine per token, or of whole samples.", group=ADVANCED)] = (
+        "token"
+    )
 
     save_embeddings: Path | None = None
     velocity: bool = False  # whether each block is also left out in turn

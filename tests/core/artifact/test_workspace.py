@@ -38,7 +38,7 @@ def test_where_a_verb_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("SANAC_MODEL", raising=False)
     assert starting_model(Workspace(tmp_path))[0] == DEFAULT_MODEL
     monkeypatch.setenv("SANAC_MODEL", "mine")
-    assert starting_model(Workspace(tmp_path)) == ("mine", "from $SANAC_MODEL")
+    assert starting_model(Workspace(tmp_path)) == ("mine", "the model in $SANAC_MODEL")
     assert starting_model(Workspace(tmp_path, source="recorded"))[0] == "recorded"
 
 
