@@ -104,7 +104,7 @@ class VerbMethods:
             reduce: Cosine per token, or of whole samples.  [one of token, sample; default: token]
             prompts: Text file, one prompt per line.  [default: bundled]
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
-            num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
+            num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; schedule: 16; a budget: 8]
             timesteps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
@@ -176,7 +176,7 @@ class VerbMethods:
             reduce: Cosine per token, or of whole samples.  [one of token, sample; default: token]
             prompts: Text file, one prompt per line.  [default: bundled]
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
-            num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
+            num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; schedule: 16; a budget: 8]
             timesteps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
@@ -385,7 +385,7 @@ class VerbMethods:
             explain: Print how sensitive each weight is, and the scheme that it got.
             prompts: Text file, one prompt per line.  [default: bundled]
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
-            num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
+            num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; schedule: 16; a budget: 8]
             timesteps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
@@ -449,7 +449,7 @@ class VerbMethods:
             batch: Images per batch.  [at least 1; default: 32]
             prompts: Text file, one prompt per line.  [default: bundled]
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
-            num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; a budget: 8]
+            num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; schedule: 16; a budget: 8]
             timesteps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]

@@ -177,6 +177,7 @@ class FinetuneSettings(StageSettings, RunSettings):
             check=parse_device,
             recipe=False,
             affects_result=False,
+            group=_MEMORY,
         ),
     ] = None
     compile: Annotated[bool, Option("Compile the model: faster steps after a minute or two.", group=_MEMORY)] = False

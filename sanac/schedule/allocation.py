@@ -56,7 +56,7 @@ class VelocityTable:
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class _StepOption:
     """What a step may do: its cost in halves of a block-forward, and the error that it makes."""
 
     depth: int
@@ -80,7 +80,7 @@ def allocate(
     most = math.floor(2 * budget + 1e-9)
     weights = [((here - after) / WHOLE) ** 2 for here, after in zip(levels, (*levels[1:], 0), strict=True)]
     steps = [
-        _choices(table, level, weight, None if guided is None else guided[step])
+        _options(table, level, weight, None if guided is None else guided[step])
         for step, (level, weight) in enumerate(zip(levels, weights, strict=True))
     ]
     chosen = _cheapest_error(steps, most)
@@ -90,26 +90,26 @@ def allocate(
     return Schedule(table.order, tuple(levels), depths, guidance, table.inside)
 
 
-def _choices(table: VelocityTable, level: int, weight: float, guided: bool | None) -> list[_Choice]:  # noqa: FBT001
+def _options(table: VelocityTable, level: int, weight: float, guided: bool | None) -> list[_StepOption]:  # noqa: FBT001
     found = []
     for option in table.options:
         if guided not in {None, option}:
             continue
         errors = table.errors(level, guided=option)
         found += [
-            _Choice(depth, option, depth * (1 + option), weight * errors[depth - 1])
+            _StepOption(depth, option, depth * (1 + option), weight * errors[depth - 1])
             for depth in range(least_depth(table.blocks), table.blocks + 1)
         ]
     return found
 
 
-def _cheapest_error(steps: Sequence[Sequence[_Choice]], most: int) -> list[_Choice] | None:
+def _cheapest_error(steps: Sequence[Sequence[_StepOption]], most: int) -> list[_StepOption] | None:
     """One choice per step with the least sum of errors, at a sum of costs of at most `most`."""
     best = np.zeros(most + 1)  # least error of the steps so far, by what they may cost
     picked: list[np.ndarray] = []
-    for choices in steps:
+    for options in steps:
         after, pick = np.full(most + 1, np.inf), np.full(most + 1, -1)
-        for number, one in enumerate(choices):
+        for number, one in enumerate(options):
             if one.cost > most:
                 continue
             found = np.full(most + 1, np.inf)
@@ -121,8 +121,8 @@ def _cheapest_error(steps: Sequence[Sequence[_Choice]], most: int) -> list[_Choi
     if not np.isfinite(best[most]):
         return None
     left, chosen = most, []
-    for choices, pick in zip(reversed(steps), reversed(picked), strict=True):
-        one = choices[pick[left]]
+    for options, pick in zip(reversed(steps), reversed(picked), strict=True):
+        one = options[pick[left]]
         chosen.append(one)
         left -= one.cost
     return chosen[::-1]

@@ -167,7 +167,7 @@ def test_help_lists_few_options_under_each_title(command: str, sanac: Sanac) -> 
         assert titles[-2] == "Advanced options"
 
 
-SEEDED = ("analyze", "prune", "grow", "finetune", "quantize", "verify", "evaluate", "compare", "generate")
+SEEDED = ("analyze", "prune", "grow", "finetune", "quantize", "schedule", "verify", "evaluate", "compare", "generate")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

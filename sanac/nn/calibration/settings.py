@@ -23,7 +23,7 @@ class PromptSettings(Settings):
     ] = None
     num_prompts: Annotated[
         int | None,
-        Option("Number of prompts.", "N", "100; search, gptq, int8, fp8: 32; a budget: 8", ge=1),
+        Option("Number of prompts.", "N", "100; search, gptq, int8, fp8: 32; schedule: 16; a budget: 8", ge=1),
     ] = None
     timesteps: Annotated[int | None, Option("Sampler steps.", "N", "20, SANA-Sprint's 2", ge=1, le=1000)] = None
     guidance: Annotated[float, Option("Guidance scale.", "SCALE", ge=0, le=100)] = 4.5
