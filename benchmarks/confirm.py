@@ -3,7 +3,7 @@
 python benchmarks/confirm.py --work build/confirm     (half an hour on one core; docs/results/confirm.json)
 python benchmarks/confirm.py --table
 
-Both choose on training and tuning prompts; 512 test prompts are scored, the same noises for all; differences are paired.
+Both choose on training and tuning prompts. 512 test prompts are scored with the same noises; differences are paired.
 """
 
 import json

@@ -148,7 +148,9 @@ class FrontSearch:
 
     def _row(self, budget: float, candidates: Sequence[Schedule], rival: Schedule) -> FrontRow:
         if self.scorer is None:
-            return FrontRow(budget, candidates[-1], rival)
+            counts = (count for count in sorted(self.steps, reverse=True))
+            free = (allocate(self.table, self.levels(count), budget * self.whole.forwards) for count in counts)
+            return FrontRow(budget, next(one for one in free if one), rival)
         best = choose_by_images(candidates, self.scorer, self.images)
         ours, theirs = self.scorer(best, self.images), self.scorer(rival, self.images)
         return FrontRow(

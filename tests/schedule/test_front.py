@@ -65,3 +65,8 @@ def test_too_small_a_budget_is_left_out_and_a_front_is_read_as_written() -> None
     unjudged = FrontSearch(TABLE, levels, (4,), 10, 0).run((0.5,), NULL_REPORTER)
     assert unjudged.rows[0].gains
     assert front_from_json(unjudged.to_json(), BLOCKS) == unjudged
+
+
+def test_without_images_the_error_alone_decides() -> None:
+    (row,) = FrontSearch(TABLE, levels, (4,), 10, 0).run((0.5,), NULL_REPORTER).rows
+    assert row.schedule.whole, "half of ten steps pays for four whole ones, which have no error"
