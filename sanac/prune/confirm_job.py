@@ -19,12 +19,13 @@ from sanac.core.artifact.cached_step import CachedStep, run_step
 from sanac.core.artifact.model import Model
 from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context
-from sanac.core.errors import UsageError
+from sanac.core.errors import MissingResource, UsageError
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.core.units import duration_text
 from sanac.judge.halving import SuiteSettings, choose_by_images, judged_images, mean_of_tasks
 from sanac.judge.intervals import PromptScore
 from sanac.nn.calibration.block_subsets import BlockSubset
+from sanac.nn.calibration.cost import PATIENCE
 from sanac.nn.calibration.job import Calibration
 from sanac.nn.calibration.prompts import is_shapes_vocabulary
 from sanac.nn.calibration.states import CalibrationStates
@@ -82,7 +83,7 @@ class ConfirmJob(CachedStep[BlockSubset]):
         return tuple(known["kept"]) if known else None
 
     def check_budget(self, reporter: Reporter) -> None:
-        """Report the estimated time of repairing and judging."""
+        """Report the estimated time of repairing and judging; above one hour it requires --yes."""
         model, count = self.model, len(self.found.near)
         pictures = judged_images(count, self.settings.images)
         tokens = branches_of(model) * (latent_side(model) // model.architecture.patch_size) ** 2
@@ -90,14 +91,23 @@ class ConfirmJob(CachedStep[BlockSubset]):
         device = pick_device(self.settings.device)
         seconds = forward_seconds(model, tokens * share * pictures * usual_steps(model), device, readings=0.0)
         repairs = [self._repair(kept).seconds for kept in self.found.near] if self.states else []
-        reporter.note(f"judging {count} subsets by {pictures:,} images: about {duration_text(seconds + sum(repairs))}")
+        spoken = duration_text(seconds + sum(repairs))
+        reporter.note(f"judging {count} subsets by {pictures:,} images: about {spoken}")
+        if seconds + sum(repairs) > PATIENCE and not self.settings.yes:
+            hint = "--images 64, a machine with a GPU, or --yes"
+            raise MissingResource(f"judging {count} subsets would take about {spoken} here", hint=hint)
+
+    def forget(self) -> None:
+        """Delete what earlier runs judged."""
+        self.file.parent.rmtree(ignore_errors=True)
 
     def compute(self, reporter: Reporter) -> BlockSubset:
         """Repair every subset, judge its images, and choose."""
         near = self.found.near
         assert self.context.subset_scorer is not None
         changes = {kept: self._changes(kept) for kept in near}
-        about = SuiteSettings(self.settings.images, _GUIDANCE, _BATCH, self.settings.seed)
+        scale = self.model.schedule.guidance(_GUIDANCE, typed=False) if self.model.schedule else _GUIDANCE
+        about = SuiteSettings(self.settings.images, scale, _BATCH, self.settings.seed)
         scorer = self.context.subset_scorer(
             self.model, about, self.file.with_name("judged.json"), self.key, self.settings.device, reporter
         )
@@ -156,7 +166,7 @@ def confirmed(
             hint="leave --confirm out",
         )
     job = ConfirmJob(model, selection, found, settings, states, context, ConfinedPath(settings.workspace))
-    kept = run_step(job, context.reporter, dry=settings.dry_run)
+    kept = run_step(job, context.reporter, dry=settings.dry_run, fresh=settings.fresh)
     if kept != found.kept:
         context.reporter.note(f"images prefer the blocks {', '.join(map(str, kept))}")
     return replace(found, kept=kept, settings={**found.settings, "confirm": dict(job.about)})

@@ -95,6 +95,11 @@ class FrontJob(CachedStep[Front]):
         device = pick_device(self.settings.device)
         return forward_seconds(model, tokens * pictures * usual_steps(model), device, readings=0.0)
 
+    def forget(self) -> None:
+        """Delete what earlier runs measured and judged."""
+        self.file.parent.rmtree(ignore_errors=True)
+        self.errors.file.parent.rmtree(ignore_errors=True)
+
     def check_budget(self, reporter: Reporter) -> None:
         """Report the estimated time of both parts; above one hour it requires --yes."""
         if self.errors.load() is None:
@@ -118,14 +123,19 @@ class FrontJob(CachedStep[Front]):
         if self.confirm != "none":
             settings = self.settings
             generator = open_generator(self.model, settings.device, reporter=reporter, scheduled=False)
-            about = SuiteSettings(settings.images, settings.guidance, settings.batch, settings.seed)
+            scale = self.model.schedule.guidance(settings.guidance, typed=False) if self.model.schedule else None
+            about = SuiteSettings(settings.images, scale or settings.guidance, settings.batch, settings.seed)
             judged = SuiteScorer(generator, about, self.file.with_name("judged.json"), self.key, reporter)
 
             def scores(schedule: Schedule, count: int) -> Sequence[PromptScore]:
                 return judged.scores(schedule.to_json(), lambda generator: _follow(generator, schedule), count)
 
             search.scorer = scores
-        reporter.begin("judging", 0, "images")
+        each = judged_images(_CANDIDATES * len(self.steps), self.settings.images) + self.settings.images
+        total = self.settings.images + each * len(self.budgets)
+        reporter.begin(
+            "judging", total if search.scorer else len(self.budgets), "images" if search.scorer else "budgets"
+        )
         try:
             front = search.run(self.budgets, reporter)
         finally:

@@ -96,7 +96,8 @@ class SubsetScorer:
         blocks, steps = self.model.architecture.blocks, usual_steps(self.model)
         order = (*kept, *(index for index in range(blocks) if index not in kept))
         levels = noise_levels(self.model, steps)
-        generator.follow(Schedule(order, levels, (len(kept),) * steps, (True,) * steps))
+        inside = self.model.schedule.guidance_inside if self.model.schedule else None
+        generator.follow(Schedule(order, levels, (len(kept),) * steps, (inside is None,) * steps, inside))
         return steps
 
 
