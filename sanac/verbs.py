@@ -198,8 +198,8 @@ VERBS = {
         Verb(
             "generate",
             "Images from prompts.",
-            "sanac.runtime.settings:GenerateSettings",
-            "sanac.runtime.generate_job:run",
+            "sanac.search.settings:GenerateSettings",
+            "sanac.search.generate_job:run",
         ),
         Verb(
             "ls",

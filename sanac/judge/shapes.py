@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sanac.core.errors import InvalidInput
+from sanac.core.errors import InvalidInput, UsageError
 from sanac.judge.detections import Detection
 from sanac.judge.geneval import GenEvalResult, Rules, judge
 from sanac.judge.metadata import parse_task
+from sanac.judge.verifier import Picture, Request
 from sanac.shapes.detector import detect
 from sanac.shapes.prompts import Prompt
 
@@ -45,3 +46,23 @@ def grades(prompt: Prompt, pictures: Sequence[NDArray[np.generic]]) -> list[floa
 def _clarity(verdict: GenEvalResult) -> float:
     scores = [detection.score for kept in verdict.kept.values() for detection in kept]
     return sum(scores) / len(scores) if scores else 0.0
+
+
+class ShapesVerifier:
+    """The shapes world's detector as a verifier: the soft score, a correct image above all others."""
+
+    id = "shapes-detector 1"
+
+    def scores(self, images: Sequence[Picture], requests: Sequence[Request]) -> list[float]:
+        """Scores from 0 to 2; UsageError for prompts that aren't of the shapes world."""
+        found = []
+        for image, request in zip(images, requests, strict=True):
+            if request.task is None:
+                raise UsageError(
+                    f"{request.prompt!r} is not a prompt of the shapes world",
+                    why="the detector only knows that world",
+                    hint="--verifier clip:MODEL or vlm:MODEL",
+                )
+            verdict = judge(request.task, look(image), SHAPES_RULES)
+            found.append(float(verdict.correct) + 0.9 * verdict.soft + 0.1 * _clarity(verdict))
+        return found

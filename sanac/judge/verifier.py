@@ -1,0 +1,117 @@
+"""Verifiers: what says how well an image shows its prompt. One protocol; scores are kept, and combined by rank.
+
+A verifier is deterministic: the same image and prompt have the same score, whatever else is in the batch. Higher is
+better; only the order of images of one prompt means something across verifiers.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sanac.core import json_files
+from sanac.core.artifact.cache import load_cached, store_cached
+from sanac.core.confined import ConfinedPath
+from sanac.judge.metadata import GenEvalTask
+
+Picture = NDArray[np.uint8]  # (height, width, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an image was generated for: the prompt, and what it asks for, where that is known."""
+
+    prompt: str
+    task: GenEvalTask | None = None
+
+
+class Verifier(Protocol):
+    """Scores images for their prompts."""
+
+    @property
+    def id(self) -> str:
+        """The model with its weights, and its question: scores with equal ids may be reused."""
+
+    def scores(self, images: Sequence[Picture], requests: Sequence[Request]) -> list[float]:
+        """The score of each image for its request."""
+
+
+@dataclass
+class KeptScores:
+    """A verifier whose scores are kept in a file, by image, prompt and verifier: none is computed twice."""
+
+    verifier: Verifier
+    file: ConfinedPath
+    calls: int = 0  # images that the verifier was asked about
+    _known: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Read the scores of earlier runs; a damaged file is none."""
+        found = load_cached(self.file, self.id, {"scores": dict})
+        scores = found["scores"] if found else {}
+        self._known = {name: float(score) for name, score in scores.items() if isinstance(score, int | float)}
+
+    @property
+    def id(self) -> str:
+        """The verifier's."""
+        return self.verifier.id
+
+    def scores(self, images: Sequence[Picture], requests: Sequence[Request]) -> list[float]:
+        """The scores; only unknown ones are computed, each once."""
+        names = [score_name(image, request) for image, request in zip(images, requests, strict=True)]
+        unknown = {name: place for place, name in enumerate(names) if name not in self._known}
+        if unknown:
+            places = list(unknown.values())
+            found = self.verifier.scores([images[place] for place in places], [requests[place] for place in places])
+            self.calls += len(places)
+            self._known |= dict(zip(unknown, found, strict=True))
+            store_cached(self.file, {"key": self.id, "scores": self._known})
+        return [self._known[name] for name in names]
+
+
+@dataclass(frozen=True)
+class RankEnsemble:
+    """Several verifiers as one: the mean of their ranks among the images of each prompt, from 0 (worst) to 1.
+
+    Ranks need no common scale. The score of an image depends on the other images of its prompt, so it isn't kept.
+    """
+
+    verifiers: tuple[Verifier, ...]
+
+    @property
+    def id(self) -> str:
+        """The members' ids."""
+        return "+".join(verifier.id for verifier in self.verifiers)
+
+    def scores(self, images: Sequence[Picture], requests: Sequence[Request]) -> list[float]:
+        """The mean rank of each image among those of its prompt."""
+        found = np.zeros(len(images))
+        for verifier in self.verifiers:
+            scores = np.asarray(verifier.scores(images, requests))
+            for prompt in dict.fromkeys(request.prompt for request in requests):
+                mine = [place for place, request in enumerate(requests) if request.prompt == prompt]
+                found[mine] += mean_ranks(scores[mine])
+        return [float(score) for score in found / len(self.verifiers)]
+
+
+def mean_ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from 0 to 1 in ascending order; equal scores share the mean of their ranks; a single one has 1/2."""
+    if len(scores) < 2:
+        return np.full(len(scores), 0.5)
+    below = (scores[:, None] > scores[None]).sum(axis=1)
+    equal = (scores[:, None] == scores[None]).sum(axis=1) - 1
+    ranks: NDArray[np.float64] = (below + equal / 2) / (len(scores) - 1)
+    return ranks
+
+
+def score_name(image: Picture, request: Request) -> str:
+    """The name of a score: a digest of the image's values and the prompt."""
+    values = hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+    task = request.task.to_json() if request.task else None
+    return json_files.key_of([list(image.shape), values, request.prompt, task])[:32]
+
+
+Question = Callable[[Request], str]  # the yes/no question about an image
