@@ -29,7 +29,7 @@ from sanac.core.progress import NULL_REPORTER
 from sanac.judge.intervals import PromptScore, paired_difference
 from sanac.nn.pipeline_config import noise_levels
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
-from sanac.shapes.prompts import Split, suite
+from sanac.shapes.prompts import Split, suite, unseen_suite
 from sanac.verify.shapes_suite import evaluate, generate_and_judge, noise_seeds
 
 mpl.use("Agg")
@@ -159,7 +159,7 @@ def rows(work: Path) -> Iterator[Row]:
 def held_out(row: Row) -> dict[str, Any]:
     """Which images of contents that training never saw are right."""
     generator, sampling = opened(row)
-    prompts = suite("held-out", MORE)
+    prompts = unseen_suite(MORE)
     _, results = generate_and_judge(generator, prompts, noise_seeds(0, MORE), sampling, NULL_REPORTER)
     return {"images": MORE, "correct": "".join(str(int(result.correct)) for result in results)}
 
@@ -199,7 +199,8 @@ def against(rows: Mapping[str, Any], one: str, other: str, split: Split = "test"
 def scores_of(correct: str, images: int, split: Split = "test") -> list[PromptScore]:
     """The scores of the first images of a row, by prompt."""
     scores: dict[Any, PromptScore] = {}
-    for prompt, right in zip(suite(split, images), correct, strict=False):
+    prompts = unseen_suite(images) if split == "held-out" else suite(split, images)
+    for prompt, right in zip(prompts, correct, strict=False):
         score = scores.get(prompt) or PromptScore(prompt.content.tag, prompt.text, 0.0, 0)
         scores[prompt] = replace(score, right=score.right + int(right), images=score.images + 1)
     return list(scores.values())

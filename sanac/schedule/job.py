@@ -23,7 +23,7 @@ from sanac.schedule.settings import ScheduleSettings
 from sanac.schedule.velocity_error import plan_errors
 
 MEASUREMENT = "schedule"
-SUITE = "shapes suite, tuning prompts"
+SUITE = "shapes world, prompts for choices, a third of them of contents that training never saw"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,30 +18,28 @@ from sanac.judge.intervals import PromptScore
 from sanac.nn.guidance import usual_steps
 from sanac.nn.pipeline_config import noise_levels
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
-from sanac.shapes.prompts import Prompt, Split, suite
+from sanac.shapes.prompts import Prompt, choosing_suite
 from sanac.verify.shapes_suite import generate_and_judge, noise_seeds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SPLIT: Split = "tune"  # choices are made on prompts that no score is reported on
-
 
 @dataclass
 class SuiteScorer:
-    """Scores on the shapes suite's tuning prompts, the same noises for all variants."""
+    """Scores on the shapes world's prompts for choices, the same noises for all variants."""
 
     generator: DiffusionGenerator
     settings: SuiteSettings
     file: ConfinedPath  # what was judged before, by a run that was stopped
     key: str
     reporter: Reporter
-    prompts: tuple[Prompt, ...] = ()
+    prompts: Sequence[tuple[str, Prompt]] = ()  # with their tasks
     _correct: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Read what a stopped run judged."""
-        self.prompts = tuple(suite(SPLIT, self.settings.images))
+        self.prompts = choosing_suite(self.settings.images)
         known = load_cached(self.file, self.key, {"correct": dict})
         self._correct = known["correct"] if known else {}
 
@@ -57,8 +55,8 @@ class SuiteScorer:
             self._correct[name] = done
             store_cached(self.file, {"key": self.key, "correct": self._correct})
         scores: dict[Prompt, PromptScore] = {}
-        for prompt, right in zip(self.prompts[:count], done, strict=False):
-            score = scores.get(prompt) or PromptScore(prompt.content.tag, prompt.text, 0.0, 0)
+        for (task, prompt), right in zip(self.prompts[:count], done, strict=False):
+            score = scores.get(prompt) or PromptScore(task, prompt.text, 0.0, 0)
             scores[prompt] = replace(score, right=score.right + right, images=score.images + 1)
         return list(scores.values())
 
@@ -67,7 +65,8 @@ class SuiteScorer:
         settings = self.settings
         sampling = GenerationSettings(steps, settings.guidance, batch=settings.batch)
         seeds = noise_seeds(settings.seed, settings.images)[start:stop]
-        _, results = generate_and_judge(self.generator, self.prompts[start:stop], seeds, sampling, NULL_REPORTER)
+        prompts = [prompt for _, prompt in self.prompts[start:stop]]
+        _, results = generate_and_judge(self.generator, prompts, seeds, sampling, NULL_REPORTER)
         self.reporter.advance(stop - start)
         return [int(result.correct) for result in results]
 
