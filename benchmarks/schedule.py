@@ -326,16 +326,17 @@ def main(*, work: Path, timing: bool, table: bool, only: str) -> None:
                 known[row.key] = held_out(row)
                 RESULT.write_text(json.dumps(found, indent=1) + "\n")
                 click.echo(f"{row.key}, held out: {known[row.key]['correct'].count('1') / MORE:.3f}", err=True)
-    differences = {
-        key: against(found["rows"], key, f"{key.partition(': ')[0]}: whole, 20 steps") for key in found["rows"]
-    }
-    unseen = found.get("held_out", {})
-    for key, row in unseen.items():
-        row["share"] = row["correct"].count("1") / row["images"]
-        row["to_whole"] = against(unseen, key, "sanac:tiny: whole, 20 steps", "held-out")
-    found["to_whole"] = {key: value for key, value in differences.items() if not key.endswith("whole, 20 steps")}
-    RESULT.write_text(json.dumps(found, indent=1) + "\n")
-    draw(found["rows"])
+    if not table:
+        differences = {
+            key: against(found["rows"], key, f"{key.partition(': ')[0]}: whole, 20 steps") for key in found["rows"]
+        }
+        unseen = found.get("held_out", {})
+        for key, row in unseen.items():
+            row["share"] = row["correct"].count("1") / row["images"]
+            row["to_whole"] = against(unseen, key, "sanac:tiny: whole, 20 steps", "held-out")
+        found["to_whole"] = {key: value for key, value in differences.items() if not key.endswith("whole, 20 steps")}
+        RESULT.write_text(json.dumps(found, indent=1) + "\n")
+        draw(found["rows"])
     show(found)
 
 
