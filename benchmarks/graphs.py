@@ -1,6 +1,6 @@
 """Graphs of quantized weights in onnxruntime, beside the simulator in torch: errors, pictures, bytes, by scheme.
 
-python benchmarks/graphs.py [--show]      (ten minutes of one thread; benchmarks/six-blocks, docs/results/graphs.json)
+python benchmarks/graphs.py [--part six] [--show]     (ten minutes; benchmarks/six-blocks, docs/results/graphs.json)
 
 Its second table is of the same in bf16, and of twenty untrained blocks of width 1152 in fp32.
 
@@ -137,7 +137,7 @@ def measured(scheme: str, model: Path, folder: Path) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> None:
     """A row per scheme, and the targets."""
-    click.echo(f"{found['machine']}; six blocks of sanac:tiny, in fp32\n")
+    click.echo(f"{found['machine']['six']}; six blocks of sanac:tiny, in fp32\n")
     titles = (
         "scheme",
         "error",
@@ -165,6 +165,7 @@ def others(found: dict[str, Any]) -> None:
     rows = {
         f"six blocks, {scheme}, bf16": cell["bf16"] for scheme, cell in found["schemes"].items() if scheme[-3:] != "-wo"
     }
+    click.echo(f"\n20 blocks: {found['machine']['deep']}")
     rows |= {f"20 blocks of width 1152, {scheme}, fp32": cell for scheme, cell in found["deep"].items()}
     titles = ("graph", "error", "rounded otherwise, farthest", "in steps", "each rounding by itself: median", "worst")
     click.echo(f"\n| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
@@ -173,21 +174,31 @@ def others(found: dict[str, Any]) -> None:
         click.echo(f"| {name} | {numbers} |")
 
 
+def six_blocks(folder: Path) -> dict[str, Any]:
+    """Every scheme, of the six blocks."""
+    found, model = {}, small(folder)
+    for scheme in SCHEMES:
+        click.echo(f"{scheme} ...", err=True)
+        found[scheme] = measured(scheme, model, folder)
+    return found
+
+
 @click.command()
+@click.option("--part", type=click.Choice(["six", "deep", "all"]), default="all", help="The other part stays.")
 @click.option("--show", is_flag=True, help="Compute nothing: print what is there.")
-def main(*, show: bool) -> None:
+def main(*, part: str, show: bool) -> None:
     """Write docs/results/graphs.json, print the table."""
     torch.set_num_threads(1)
+    found = json.loads(RESULT.read_text()) if show or part != "all" else {"machine": {}}
     if not show:
         with tempfile.TemporaryDirectory(prefix="sanac-bench-") as folder:
-            schemes, model = {}, small(Path(folder))
-            for scheme in SCHEMES:
-                click.echo(f"{scheme} ...", err=True)
-                schemes[scheme] = measured(scheme, model, Path(folder))
-            of_deep = {scheme: deep(scheme, Path(folder)) for scheme in DEEP}
-        found = {"machine": machine(), "schemes": schemes, "deep": of_deep}
+            if part != "deep":
+                found["schemes"] = six_blocks(Path(folder))
+                found["machine"]["six"] = machine()
+            if part != "six":
+                found["deep"] = {scheme: deep(scheme, Path(folder)) for scheme in DEEP}
+                found["machine"]["deep"] = machine()
         RESULT.write_text(json.dumps(found, indent=2) + "\n")
-    found = json.loads(RESULT.read_text())
     table(found)
     others(found)
 

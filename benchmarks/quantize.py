@@ -9,6 +9,7 @@ python benchmarks/quantize.py --part show                                (tables
 
 The table's second model, in benchmarks/six-blocks, is sanac:tiny pruned to six blocks by search, compensated, and
 recovered in a hundred steps; its third is sanac:tiny with outliers planted, the same function (benchmarks/outliers.py).
+The second's rows with quantized activations are in a table of their own (--model 6-activations --images 512).
 """
 
 import json
@@ -53,7 +54,12 @@ mpl.use("Agg")
 SIX = Path("benchmarks/six-blocks")  # training gives other bits on another kind of machine: tables are of these
 UNCHANGED = ("scheduler", "text_encoder", "tokenizer", "vae")  # sanac:tiny's own
 RESULTS, CHART = Path("docs/results"), Path("docs/pictures/quantize.png")
-MODELS = {"12": "sanac:tiny", "6": "6 blocks, recovered", "outliers": "sanac:tiny with outliers"}
+MODELS = {
+    "12": "sanac:tiny",
+    "6": "6 blocks, recovered",
+    "6-activations": "6 blocks, recovered, schemes with activations",
+    "outliers": "sanac:tiny with outliers",
+}
 TORCHAO = """
 import sys, torch
 from diffusers import SanaTransformer2DModel, TorchAoConfig
@@ -94,6 +100,8 @@ ROWS: dict[str, tuple[str, ...]] = {  # name -> what is done to a model, command
     "fp8-dynamic": ("quantize {} --scheme fp8-dynamic",),
 }
 PLANTED = ("as it was", "int8, unsmoothed", "int8", "int8-dynamic, unsmoothed", "int8-dynamic", "fp8")
+SHALLOW = ("as it was", "int8", "int8, unsmoothed", "int8-dynamic", "fp8", "fp8-dynamic")
+ASKED = {"outliers": PLANTED, "6-activations": SHALLOW}  # of other models all rows
 BEST = ("int4-wo, nearest", "int4-wo, search", "int4-wo, gptq")
 LOSSES = {"int8-wo": 0.01, "int8": 0.02, "int8-dynamic": 0.02, "fp8": 0.02, "fp8-dynamic": 0.02}  # targets
 BEST_LOSES, SMOOTHED_LOSES, COLLAPSED = 0.03, 0.05, 0.25
@@ -262,7 +270,7 @@ def source_of(model: str, work: Path) -> Path | str:
     """The model that a table's rows are made of."""
     if model == "12":
         return "sanac:tiny"
-    if model == "6":
+    if model.startswith("6"):
         return small(work)
     if not (work / "planted").is_dir():
         write_outliers(locate("sanac:tiny").path, work / "planted")
@@ -306,7 +314,7 @@ def table(model: str, work: Path, images: int, rows: tuple[str, ...]) -> None:
     journal = json.loads(path.read_text()) if path.is_file() else {}
     if journal.get("identity") != identity:
         journal = {"identity": identity, "machine": machine(), "rows": {}}
-    for row in rows or (PLANTED if model == "outliers" else ROWS):
+    for row in rows or ASKED.get(model, tuple(ROWS)):
         if row not in journal["rows"]:
             click.echo(f"{MODELS[model]}: {row}", err=True)
             journal["rows"][row] = bench.row(row)
@@ -383,10 +391,11 @@ def regained(rows: Mapping[str, Mapping[str, Any]], before: str, after: str) -> 
 
 
 def chart(models: Mapping[str, Mapping[str, Any]]) -> None:
-    """Score and velocity SQNR by the transformer's bytes."""
+    """Score and velocity SQNR by the transformer's bytes; scores only where they are on as many prompts as most."""
     from matplotlib import pyplot as plt
 
     figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    most = max(row["pictures"] for entry in models.values() for row in entry["rows"].values())
     for number, entry in enumerate(models.values()):
         rows = entry["rows"]
         whole = rows["as it was"]["bytes"]["transformer"]
@@ -397,10 +406,11 @@ def chart(models: Mapping[str, Mapping[str, Any]]) -> None:
             size = found["bytes"]["transformer"] / whole + 0.003 * (place % 5 - 2)  # beside each other
             low, high = (abs(found["overall"][end] - found["overall"]["value"]) for end in ("low", "high"))
             label = row if number == 0 else None
-            panels[0].errorbar(
-                size, found["overall"]["value"], [[low], [high]], marker=marker, color=color, label=label,
-                markerfacecolor="none" if number else None, linestyle="none", capsize=2,
-            )  # fmt: skip
+            if found["pictures"] == most:
+                panels[0].errorbar(
+                    size, found["overall"]["value"], [[low], [high]], marker=marker, color=color, label=label,
+                    markerfacecolor="none" if number else None, linestyle="none", capsize=2,
+                )  # fmt: skip
             if found["velocity_error"]:
                 level = -10 * np.log10(found["velocity_error"])
                 fill = "none" if number else color

@@ -28,9 +28,9 @@ from sanac.core.checkpoint.locate import locate
 from sanac.core.progress import NULL_REPORTER
 from sanac.judge.intervals import PromptScore, paired_difference
 from sanac.nn.pipeline_config import noise_levels
-from sanac.runtime.pipeline import GenerationSettings, open_generator
-from sanac.shapes.prompts import suite
-from sanac.verify.shapes_suite import evaluate
+from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
+from sanac.shapes.prompts import Split, suite, unseen_suite
+from sanac.verify.shapes_suite import evaluate, generate_and_judge, noise_seeds
 
 mpl.use("Agg")
 
@@ -38,8 +38,13 @@ RESULT, CHART = Path("docs/results/schedule.json"), Path("docs/pictures/schedule
 BUDGET, GUIDANCE, DISTILLED_STEPS = 0.2, 4.5, 300
 IMAGES, MORE = 256, 512  # of a row; of the chosen schedule, its rivals and the whole model
 PLAIN = (20, 10, 8, 6, 4)
+HELD_OUT = (  # rows that are also scored on contents that training never saw
+    *(f"whole, {steps} steps" for steps in (20, 10, 6, 4)),
+    *(f"schedule {place}" for place in (2, 3, 4, 5)),
+    *(f"chosen with unseen contents, {place}" for place in (2, 3, 4)),
+    *("guidance distilled, 20 steps", "distilled, schedule 3"),
+)
 SOURCES = {"sanac:tiny": "sanac:tiny", "control": "benchmarks/control"}
-NO_TIME = "run --time on a quiet machine"
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,10 @@ class Models:
     def scheduled(self) -> Any:
         """The source with its schedule at the budget."""
         return self.opened.schedule(budget=BUDGET)
+
+    def scheduled_for_unseen(self) -> Any:
+        """The same, chosen with contents that training never saw as tasks of their own."""
+        return self.opened.schedule(budget=BUDGET, confirm="unseen")
 
     def recovered(self, blocks: int) -> str:
         """Pruned by the search, repaired and fine-tuned."""
@@ -122,6 +131,9 @@ def rows(work: Path) -> Iterator[Row]:
             images = MORE if place == 3 else IMAGES
             yield Row(source, f"schedule {place + 1}", given, lambda m=models, n=place: front(m.scheduled())[n], images)
     models = Models(work, "sanac:tiny")
+    for place in range(5):
+        found = lambda m=models, n=place: front(m.scheduled_for_unseen())[n]  # noqa: E731
+        yield Row("sanac:tiny", f"chosen with unseen contents, {place + 1}", lambda: "sanac:tiny", found)
     for blocks in (8, 6):
         made = lambda m=models, n=blocks: m.recovered(n)  # noqa: E731
         yield Row("sanac:tiny", f"{blocks} blocks, recovered, 20 steps", made, lambda f=made: whole(f(), 20))
@@ -144,12 +156,26 @@ def rows(work: Path) -> Iterator[Row]:
         yield Row("sanac:tiny", name, both, lambda m=models, n=place: front(m.distilled_and_scheduled())[n], images)
 
 
-def measured(row: Row) -> dict[str, Any]:
-    """Scores and diversity of a row's pictures."""
+def held_out(row: Row) -> dict[str, Any]:
+    """Which images of contents that training never saw are right."""
+    generator, sampling = opened(row)
+    prompts = unseen_suite(MORE)
+    _, results = generate_and_judge(generator, prompts, noise_seeds(0, MORE), sampling, NULL_REPORTER)
+    return {"images": MORE, "correct": "".join(str(int(result.correct)) for result in results)}
+
+
+def opened(row: Row) -> tuple[DiffusionGenerator, GenerationSettings]:
+    """The generator of a row, following its schedule."""
     generator = open_generator(open_model(locate(row.model())), scheduled=False)
     schedule = row.schedule()
     generator.follow(schedule)
-    sampling = GenerationSettings(schedule.steps, GUIDANCE, batch=32)
+    return generator, GenerationSettings(schedule.steps, GUIDANCE, batch=32)
+
+
+def measured(row: Row) -> dict[str, Any]:
+    """Scores and diversity of a row's pictures."""
+    generator, sampling = opened(row)
+    schedule = row.schedule()
     found = evaluate(generator, row.images, sampling, 0, "test", NULL_REPORTER)
     results = found.results[: row.images]
     return {
@@ -164,16 +190,17 @@ def measured(row: Row) -> dict[str, Any]:
     }
 
 
-def against(rows: Mapping[str, Any], one: str, other: str) -> dict[str, Any]:
+def against(rows: Mapping[str, Any], one: str, other: str, split: Split = "test") -> dict[str, Any]:
     """The paired difference of two rows, over the images that both have."""
     images = min(rows[one]["images"], rows[other]["images"])
-    return paired_difference(*(scores_of(rows[name]["correct"], images) for name in (one, other))).to_json()
+    return paired_difference(*(scores_of(rows[name]["correct"], images, split) for name in (one, other))).to_json()
 
 
-def scores_of(correct: str, images: int) -> list[PromptScore]:
+def scores_of(correct: str, images: int, split: Split = "test") -> list[PromptScore]:
     """The scores of the first images of a row, by prompt."""
     scores: dict[Any, PromptScore] = {}
-    for prompt, right in zip(suite("test", images), correct, strict=False):
+    prompts = unseen_suite(images) if split == "held-out" else suite(split, images)
+    for prompt, right in zip(prompts, correct, strict=False):
         score = scores.get(prompt) or PromptScore(prompt.content.tag, prompt.text, 0.0, 0)
         scores[prompt] = replace(score, right=score.right + int(right), images=score.images + 1)
     return list(scores.values())
@@ -218,6 +245,7 @@ def draw(rows: Mapping[str, Any]) -> None:
     kinds = {
         "whole": ("whole model, plain steps", "s--", "#d73027"),
         "schedule": ("schedules", "o-", "#4575b4"),
+        "chosen": ("schedules chosen with unseen contents", "o:", "#9e6ebd"),
         "guided": ("guided in the first half", "^:", "#fdae61"),
         "distilled": ("guidance distilled + schedule", "o-", "#1a9850"),
         "guidance": ("guidance distilled, plain steps", "d--", "#66bd63"),
@@ -259,9 +287,16 @@ def show(found: Mapping[str, Any]) -> None:
             lost = against(rows, key, base) if key != base else None
             diff = f"{lost['value']:+.3f} [{lost['low']:+.3f}, {lost['high']:+.3f}]" if lost else ""
             shown = (
-                f"{name}: {row['schedule'].partition(' blocks')[0].partition(' of ')[2]}" if "sched" in name else name
+                f"{name}: {row['schedule'].partition(' blocks')[0].partition(' of ')[2]}"
+                if "sched" in name or "chosen" in name
+                else name
             )
             click.echo(f"| {shown} | {row['forwards']:g} | {text} | {diff} | {row['images']} |")
+    click.echo("\n| contents that training never saw | forwards | score | to whole |\n|---|---|---|---|")
+    for key, row in found.get("held_out", {}).items():
+        lost, name = row["to_whole"], key.partition(": ")[2]
+        diff = f"{lost['value']:+.3f} [{lost['low']:+.3f}, {lost['high']:+.3f}]" if "whole, 20" not in name else ""
+        click.echo(f"| {name} | {rows[key]['forwards']:g} | {row['share']:.3f} | {diff} |")
     click.echo(f"\n{found['machine']}")
     for name, one in found.get("time", {}).get("figures", {}).items():
         click.echo(f"| {name} | {1e3 * one['seconds']:.0f} ms |")
@@ -285,12 +320,23 @@ def main(*, work: Path, timing: bool, table: bool, only: str) -> None:
             RESULT.write_text(json.dumps(found, indent=1) + "\n")
             score = found["rows"][row.key]["score"]
             click.echo(f"{row.key}: {score['value']:.3f} @{found['rows'][row.key]['forwards']:g}", err=True)
-    differences = {
-        key: against(found["rows"], key, f"{key.partition(': ')[0]}: whole, 20 steps") for key in found["rows"]
-    }
-    found["to_whole"] = {key: value for key, value in differences.items() if not key.endswith("whole, 20 steps")}
-    RESULT.write_text(json.dumps(found, indent=1) + "\n")
-    draw(found["rows"])
+        for row in rows(work):
+            known = found.setdefault("held_out", {})
+            if row.source == "sanac:tiny" and row.name in HELD_OUT and row.key not in known and only in row.key:
+                known[row.key] = held_out(row)
+                RESULT.write_text(json.dumps(found, indent=1) + "\n")
+                click.echo(f"{row.key}, held out: {known[row.key]['correct'].count('1') / MORE:.3f}", err=True)
+    if not table:
+        differences = {
+            key: against(found["rows"], key, f"{key.partition(': ')[0]}: whole, 20 steps") for key in found["rows"]
+        }
+        unseen = found.get("held_out", {})
+        for key, row in unseen.items():
+            row["share"] = row["correct"].count("1") / row["images"]
+            row["to_whole"] = against(unseen, key, "sanac:tiny: whole, 20 steps", "held-out")
+        found["to_whole"] = {key: value for key, value in differences.items() if not key.endswith("whole, 20 steps")}
+        RESULT.write_text(json.dumps(found, indent=1) + "\n")
+        draw(found["rows"])
     show(found)
 
 

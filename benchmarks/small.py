@@ -1,6 +1,7 @@
 """Processor seconds of small things: what a user waits for though hardly anything is computed.
 
 python benchmarks/small.py [--rounds 3]     (ten minutes on one core; docs/results/small.json)
+python benchmarks/small.py --table          (the table in docs/research/runtime.md, from that file)
 
 One thread, sanac:tiny, user and system time of the process and its children, the median of the rounds. "Before" was
 measured in the same way when these were first looked at.
@@ -12,7 +13,9 @@ import resource
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from measure import machine, refuse_if_busy, workplace
@@ -64,10 +67,26 @@ def seconds(command: tuple[str, ...], work: Path, cache: str) -> float:
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
+def show(result: Mapping[str, Any]) -> None:
+    """The machine and the table in Markdown."""
+    click.echo(f"{result['machine']}; one thread. {result['warning']}".rstrip() + "\n")
+    click.echo("| command | before | now |\n|---|---|---|")
+    for name, one in result["figures"].items():
+        click.echo(f"| {name} | {one['before']:.1f} s | {one['now']:.1f} s |")
+
+
 @click.command()
 @click.option("--rounds", default=3, show_default=True, help="Rounds.")
-def main(*, rounds: int) -> None:
+@click.option("--table", is_flag=True, help="Print the table of the recorded result, measure nothing.")
+def main(*, rounds: int, table: bool) -> None:
     """Measure, and print the table."""
+    if not table:
+        measured(rounds)
+    show(json.loads(RESULT.read_text()))
+
+
+def measured(rounds: int) -> None:
+    """Measure everything and write the result."""
     warning = refuse_if_busy()
     found: dict[str, list[float]] = {name: [] for name in BEFORE}
     with workplace(None) as work:
@@ -81,9 +100,6 @@ def main(*, rounds: int) -> None:
                 found[name].append(seconds(command, work, cache))
     figures = {name: {"before": BEFORE[name], "now": statistics.median(all_of)} for name, all_of in found.items()}
     RESULT.write_text(json.dumps({"machine": machine(), "warning": warning, "figures": figures}, indent=1) + "\n")
-    click.echo(f"{machine()}; one thread. {warning}\n\n| command | before | now |\n|---|---|---|")
-    for name, one in figures.items():
-        click.echo(f"| {name} | {one['before']:.1f} s | {one['now']:.1f} s |")
 
 
 if __name__ == "__main__":

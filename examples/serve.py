@@ -4,7 +4,7 @@
     SANAC_MODEL=./exported SANAC_BACKEND=onnx uvicorn --app-dir examples serve:app
     curl localhost:8000/pictures -d '{"prompt": "a red circle", "seed": 7}' -H 'content-type: application/json' -o a.png
 
-One worker process per GPU; on a processor one alone. Batching is for throughput: a request waits MOST_WAIT seconds at
+One worker process per GPU; on a processor one process. Batching is for throughput: a request waits MOST_WAIT seconds at
 most for others. For latency set SANAC_BATCH=1.
 """
 
@@ -31,7 +31,7 @@ from pydantic import BaseModel, Field  # noqa: E402
 import sanac  # noqa: E402
 
 MOST_WAIT = 0.02  # seconds that the first of a batch waits for others
-MOST_WAITING = 64  # requests; one more is told to come again
+MOST_WAITING = 64  # requests; one more gets 503
 
 
 class Request(BaseModel):
@@ -52,31 +52,31 @@ class Job:
 
     @property
     def settings(self) -> tuple[int, float]:
-        """Only requests that agree in these can be painted together."""
+        """Only requests that agree in these can be generated together."""
         return self.request.steps, self.request.guidance
 
 
 class Batcher:
-    """One thread that owns the pipeline and paints whatever waits, several at once where they agree."""
+    """One thread that owns the pipeline and generates what is queued, in batches where the settings agree."""
 
     def __init__(self, pipeline: Any, batch: int) -> None:
         self.pipeline, self.batch = pipeline, batch
         self.sprint = type(pipeline).__name__ == "SanaSprintPipeline"
         self.waiting: queue.Queue[Job | None] = queue.Queue(MOST_WAITING)
         self.thread = threading.Thread(target=self._work, daemon=True)
-        self.batches: list[int] = []  # how many were painted at once, of late
+        self.batches: list[int] = []  # sizes of the last batches
 
     def start(self) -> None:
-        """Warm up with every batch that will come: memory is taken and kernels are chosen now, not on a client."""
+        """Warm up every batch size, so that memory and kernels are ready before the first request."""
         for count in range(1, self.batch + 1):
             jobs = [Job(Request(prompt="warm", steps=1)) for _ in range(count)]
             self._paint(jobs)
-            jobs[0].picture.result()  # what fails now is told now
+            jobs[0].picture.result()  # fail at the start if it fails at all
         self.batches.clear()
         self.thread.start()
 
     def stop(self) -> None:
-        """What waits is still painted."""
+        """Generate what is queued, then end."""
         self.waiting.put(None)
         self.thread.join()
 
@@ -110,7 +110,7 @@ class Batcher:
             how["intermediate_timesteps"] = None
         try:
             found = self.pipeline(prompts, generator=seeds, **how).images
-        except Exception as error:  # noqa: BLE001 (whatever it is, it is of this batch: the thread goes on)
+        except Exception as error:  # noqa: BLE001 (it fails this batch only; the thread continues)
             for job in jobs:
                 job.picture.set_exception(error)
             return

@@ -408,7 +408,7 @@ class VerbMethods:
         *,
         budget: float | None = ...,
         max_loss: float | None = ...,
-        confirm: Literal["shapes", "none"] | None = ...,
+        confirm: Literal["shapes", "unseen", "none"] | None = ...,
         images: int = ...,
         front: float | Sequence[float] | str = ...,
         try_steps: int | Sequence[int] | str = ...,
@@ -442,7 +442,7 @@ class VerbMethods:
         Settings:
             budget: Share of the block-forwards of the whole model at its usual steps.  [above 0, at most 1]
             max_loss: Take the cheapest schedule of the front that loses at most this score.  [0 to 1]
-            confirm: What decides between schedules: the shapes suite, or the velocity's error alone.  [one of shapes, none; default: shapes where the model has its vocabulary, else none]
+            confirm: What decides: the shapes suite, the suite with unseen contents as tasks, or the velocity's error alone.  [one of shapes, unseen, none; default: shapes where the model has its vocabulary, else none]
             images: Images per finalist; a quarter of them per candidate.  [48 to 4,096; default: 256]
             front: Budgets to search besides --budget.  [above 0, at most 1; default: 0.5,0.33,0.25,0.2,0.125]
             try_steps: Numbers of sampler steps to try.  [1 to 100; default: 20,12,10,8,6; 10 without confirmation]

@@ -30,13 +30,25 @@ def test_peak_anonymous_memory_is_seen() -> None:
     assert run.seconds > 0.3
 
 
-def test_the_page_of_devices_shows_the_recorded_plans() -> None:
+SHOWN = [("devices", "devices.md"), ("small", "research/runtime.md"), ("schedule", "research/schedules.md")]
+
+
+@pytest.mark.parametrize(("script", "page"), SHOWN)
+def test_a_page_shows_the_recorded_tables(script: str, page: str) -> None:
     """`python benchmarks/devices.py --table` prints what docs/devices.md says."""
     root = Path(__file__).parent.parent
-    command = [sys.executable, "benchmarks/devices.py", "--table"]
+    command = [sys.executable, f"benchmarks/{script}.py", "--table"]
     ran = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    page = (root / "docs" / "devices.md").read_text()
-    assert ran.stdout.strip() in page
+    assert ran.stdout.strip() in (root / "docs" / page).read_text()
+
+
+def test_the_page_of_schedules_shows_recorded_rows() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    page, every = ((docs / name).read_text() for name in ("schedule.md", "research/schedules.md"))
+    table = page.partition("<!-- table of benchmarks/schedule.py -->")[2].partition("<!-- end of table -->")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    assert len(rows) > 15
+    assert [row for row in rows if row not in every] == []
 
 
 def test_a_report_keeps_what_it_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ Exit codes: 0 done, 1 a bug, 2 usage, 3 invalid input, 4 a missing resource,
 )
 @click.version_option(__version__, prog_name="sanac")
 def app() -> None:
-    """Make SANA text-to-image models smaller and deployable, and keep proof of what was lost."""
+    """Make SANA text-to-image models smaller and deployable, and measure what was lost."""
 
 
 def run(arguments: Sequence[str]) -> int:

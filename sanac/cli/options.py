@@ -86,7 +86,7 @@ def common_parameters(known: Sequence[str] = ()) -> list[click.Option]:
         *(click.Option([flag_name(name)], hidden=True, help=_RUN[name]) for name in unused),
         click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object on stdout, on failure too."),
         click.Option(["-v", "--verbose"], count=True, help="Print details."),
-        click.Option(["-q", "--quiet"], is_flag=True, help="Print only warnings and errors."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Print only the result, warnings and errors."),
         click.Option(["--no-color"], is_flag=True, help="Plain text; NO_COLOR=1 does the same."),
     ]
 

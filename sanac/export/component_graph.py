@@ -21,12 +21,8 @@ from sanac.export.qdq import insert_qdq
 from sanac.export.tracing import Traced
 from sanac.nn.onnx_files import GRAPH, depth_graph
 
-SCHEMA = 3  # raised when the same settings would give another graph
-
-
+SCHEMA, HALF_SCHEMA = 3, 4  # raised when the same settings would give another graph; of transformers in fp16 or bf16
 WEIGHTS, LAID = "model.safetensors", "graph.safetensors"
-
-
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -66,9 +62,14 @@ class ComponentGraph:
         config = ("config.json",) if self.folder != self.component else ()
         return tuple(f"{self.folder}/{name}" for name in (*config, self.sidecar, GRAPH) if name)
 
+    @property
+    def schema(self) -> int:
+        """Part of the content key that changes when sanac would write another graph."""
+        return SCHEMA if self.component != "transformer" or self.precision == "fp32" else HALF_SCHEMA
+
     def key(self, model: str) -> str:
         """Content key of the graph of a model with this identity."""
-        about = ["graph", SCHEMA, OPSET, self.folder, self.precision, self.depthwise, model]
+        about = ["graph", self.schema, OPSET, self.folder, self.precision, self.depthwise, model]
         return json_files.key_of([*about, *([list(self.kept)] if self.kept else [])])
 
     def traced(self, source: Path, precision: str) -> tuple[ir.Model, list[TensorSource]]:

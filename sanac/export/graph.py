@@ -10,6 +10,7 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
 from sanac.core.family.architecture import block_name, split_block
+from sanac.export.attention_scale import correct_attention_scales
 from sanac.export.tracing import OWN, SAME, Traced
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -35,6 +36,7 @@ def translated(traced: Traced) -> ir.Model:
         value.const_value = None  # prevents constant folding of weights
     _remove_same(model.graph)
     tidy(model)
+    correct_attention_scales(model.graph)
     for value in weights:
         value.name = (value.name or "").removeprefix(traced.prefix)
     name_axes(model, traced)

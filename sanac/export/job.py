@@ -68,4 +68,4 @@ def _show_engines(engines: Mapping[str, Record]) -> Iterator[Block]:
         for name, entry in record.inputs.items():
             yield f"  {name}: {'x'.join(map(str, entry['least']))} to {'x'.join(map(str, entry['most']))}"
     if any(record.executed == NEVER for record in engines.values()):
-        yield "engine files were checked, not executed; sanac verify --backend trt on the GPU completes the proof"
+        yield "engine files were checked, not executed; run sanac verify --backend trt on the GPU to compare them"

@@ -15,7 +15,7 @@ from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.progress import Reporter
 from sanac.core.write.job import ArtifactJob, PostProcess, WriteOptions, plan_artifact
 from sanac.core.write.safetensors_writer import write_safetensors
-from sanac.export.component_graph import PRECISIONS, SCHEMA, ComponentGraph, _weights
+from sanac.export.component_graph import PRECISIONS, ComponentGraph, _weights
 from sanac.export.components import decoder, encoder, text_encoder
 from sanac.export.engine_plan import EngineSettings, engines_of
 from sanac.export.engine_writer import place_engine
@@ -46,8 +46,9 @@ def plan_export(
     graphs = graphs_of(model, settings, whole=not options.transformer_only)
     engines = engines_of(model, graphs, engine_settings) if engine_settings else []
     precisions = {graph.folder: graph.precision for graph in graphs}
+    schema = max(graph.schema for graph in graphs)
     recorded: dict[str, object] = {
-        "graphs": {"schema": SCHEMA, "opset": OPSET, "precision": precisions, "island": settings.depthwise}
+        "graphs": {"schema": schema, "opset": OPSET, "precision": precisions, "island": settings.depthwise}
     }
     recorded |= {"engines": [engine.to_json() for engine in engines]} if engines else {}
     blocks = model.architecture.blocks

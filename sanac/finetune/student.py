@@ -10,12 +10,14 @@ from sanac.core.confined import AnyPath
 from sanac.core.errors import InvalidInput
 from sanac.nn.loader_gate import check_loadable
 from sanac.nn.save_tensors import save_tensors
+from sanac.nn.silence_libraries import quiet
 from sanac.nn.streaming import DTYPES, read_tensor, refuse_loras
 
 
 def open_student(model: Model, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """A trainable `SanaTransformer2DModel` with the model's weights, without random initialisation."""
-    from diffusers import SanaTransformer2DModel
+    with quiet():
+        from diffusers import SanaTransformer2DModel
 
     refuse_loras(model)
     check_loadable(model)

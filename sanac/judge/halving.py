@@ -20,6 +20,7 @@ class SuiteSettings:
     guidance: float
     batch: int
     seed: int
+    unseen: bool = False  # whether contents that training never saw are tasks of their own
 
 
 def choose_by_images(candidates: Iterable[T], scores: Callable[[T, int], Sequence[PromptScore]], images: int) -> T:

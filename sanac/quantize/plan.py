@@ -11,9 +11,11 @@ from sanac.core.checkpoint.weights import Weights
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.quant.layer_rules import (
     COMPONENTS,
+    ENDS,
     QuantPlan,
     QuantRequest,
     check_patterns,
+    ends_of,
     plan_quantization,
 )
 from sanac.core.write.component_rewrite import ComponentRewrite
@@ -45,6 +47,8 @@ def plan_quantize(model: Model, settings: QuantizeSettings, options: WriteOption
     }
     if scheme.activations:
         recorded["given"] = [scheme.activations, settings.smooth, settings.activation_range or RANGES[0]]
+        if "ends" not in settings.include and (ends := ends_of(model.architecture.blocks)) != ENDS:
+            recorded["ends"] = ends  # deeper models keep the content keys that they had
     said = [
         f"{' and '.join(sorted(settings.component))} to {scheme.name}",
         f"block {group_size}" if group_size else "",

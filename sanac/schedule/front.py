@@ -18,6 +18,7 @@ from sanac.judge.intervals import Difference, Interval, PromptScore, overall, pa
 from sanac.schedule.allocation import VelocityTable, allocate, guidance_patterns
 
 Scorer = Callable[[Schedule, int], Sequence[PromptScore]]  # (schedule, number of prompts) -> their scores
+Unseen = Callable[[Schedule], Interval]  # the share of right images of contents that training never saw
 Levels = Callable[[int], tuple[int, ...]]  # number of sampler steps -> noise levels
 
 
@@ -32,6 +33,8 @@ class FrontRow:
     plain_score: Interval | None = None
     against_plain: Difference | None = None
     against_whole: Difference | None = None
+    unseen: Interval | None = None  # of contents that training never saw: it decides nothing
+    plain_unseen: Interval | None = None
 
     @property
     def gains(self) -> bool:
@@ -46,6 +49,7 @@ class FrontRow:
     def to_json(self) -> dict[str, Any]:
         """The row as stored and printed."""
         judged: dict[str, Interval | Difference | None] = {"score": self.score, "plain_score": self.plain_score}
+        judged |= {"unseen": self.unseen, "plain_unseen": self.plain_unseen}
         judged |= {"against_plain": self.against_plain, "against_whole": self.against_whole}
         return {
             "budget": self.budget,
@@ -65,12 +69,18 @@ class Front:
     whole: Schedule
     rows: tuple[FrontRow, ...]
     score: Interval | None = None
+    unseen: Interval | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The front as stored and printed."""
         whole = {"forwards": self.whole.forwards, "schedule": self.whole.to_json()}
-        score = self.score.to_json() if self.score else None
-        return {"whole": {**whole, "score": score}, "rows": [row.to_json() for row in self.rows]}
+        judged = {"score": self.score, "unseen": self.unseen}
+        whole |= {name: value.to_json() if value else None for name, value in judged.items()}
+        return {"whole": whole, "rows": [row.to_json() for row in self.rows]}
+
+    def loses_unseen(self, row: FrontRow) -> bool:
+        """Whether the schedule of a row is worse than the whole model on unseen contents, by both intervals."""
+        return row.unseen is not None and self.unseen is not None and row.unseen.high < self.unseen.low
 
     def at(self, budget: float) -> FrontRow:
         """The row of a budget."""
@@ -121,6 +131,7 @@ class FrontSearch:
     usual_steps: int
     images: int
     scorer: Scorer | None = None
+    unseen: Unseen | None = None
     seed: int = 0
     _whole: Sequence[PromptScore] = field(default_factory=list)
 
@@ -144,7 +155,7 @@ class FrontSearch:
             rows.append(self._row(budget, candidates, rival))
             reporter.note(_said(rows[-1]))
         score = overall(self._whole, seed=self.seed) if self.scorer else None
-        return Front(self.whole, tuple(rows), score)
+        return Front(self.whole, tuple(rows), score, self.unseen(self.whole) if self.unseen else None)
 
     def _row(self, budget: float, candidates: Sequence[Schedule], rival: Schedule) -> FrontRow:
         if self.scorer is None:
@@ -161,6 +172,8 @@ class FrontSearch:
             overall(theirs, seed=self.seed),
             paired_difference(ours, theirs, seed=self.seed),
             paired_difference(ours, self._whole, seed=self.seed),
+            self.unseen(best) if self.unseen else None,
+            self.unseen(rival) if self.unseen else None,
         )
 
 
@@ -197,7 +210,10 @@ def front_from_json(value: Any, blocks: int) -> Front:
             interval(row["plain_score"]),
             difference(row["against_plain"]),
             difference(row["against_whole"]),
+            interval(row["unseen"]),
+            interval(row["plain_unseen"]),
         )
         for row in value["rows"]
     )
-    return Front(schedule(value["whole"]["schedule"]), rows, interval(value["whole"]["score"]))
+    whole = value["whole"]
+    return Front(schedule(whole["schedule"]), rows, interval(whole["score"]), interval(whole["unseen"]))

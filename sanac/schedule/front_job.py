@@ -14,7 +14,7 @@ from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.progress import Reporter
 from sanac.core.units import duration_text
 from sanac.judge.halving import SuiteSettings, judged_images
-from sanac.judge.intervals import PromptScore
+from sanac.judge.intervals import Interval, PromptScore
 from sanac.nn.calibration.cost import PATIENCE
 from sanac.nn.calibration.prompts import is_shapes_vocabulary
 from sanac.nn.device import pick_device
@@ -28,6 +28,7 @@ from sanac.schedule.velocity_error import VelocityErrors
 from sanac.verify.suite_scorer import SuiteScorer
 
 SCHEMA = 1  # raised when the same settings would give another front
+UNSEEN = 2  # of the images of a finalist, one in so many more shows contents that training never saw
 _CANDIDATES = 3  # proposals per number of steps, about
 
 
@@ -89,8 +90,8 @@ class FrontJob(CachedStep[Front]):
         if self.confirm == "none":
             return 0.0
         model, images = self.model, self.settings.images
-        each = judged_images(_CANDIDATES * len(self.steps), images) + images
-        pictures = images + each * sum(self.budgets)
+        each = judged_images(_CANDIDATES * len(self.steps), images) + images + 2 * (images // UNSEEN)
+        pictures = images + images // UNSEEN + each * sum(self.budgets)
         tokens = branches_of(model) * (latent_side(model) // model.architecture.patch_size) ** 2
         device = pick_device(self.settings.device)
         return forward_seconds(model, tokens * pictures * usual_steps(model), device, readings=0.0)
@@ -124,15 +125,22 @@ class FrontJob(CachedStep[Front]):
             settings = self.settings
             generator = open_generator(self.model, settings.device, reporter=reporter, scheduled=False)
             scale = self.model.schedule.guidance(settings.guidance, typed=False) if self.model.schedule else None
-            about = SuiteSettings(settings.images, scale or settings.guidance, settings.batch, settings.seed)
+            about = SuiteSettings(
+                settings.images, scale or settings.guidance, settings.batch, settings.seed, self.confirm == "unseen"
+            )
             judged = SuiteScorer(generator, about, self.file.with_name("judged.json"), self.key, reporter)
 
             def scores(schedule: Schedule, count: int) -> Sequence[PromptScore]:
                 return judged.scores(schedule.to_json(), lambda generator: _follow(generator, schedule), count)
 
-            search.scorer = scores
+            def unseen(schedule: Schedule) -> Interval:
+                count = settings.images // UNSEEN
+                return judged.unseen(schedule.to_json(), lambda generator: _follow(generator, schedule), count)
+
+            search.scorer, search.unseen = scores, unseen
         each = judged_images(_CANDIDATES * len(self.steps), self.settings.images) + self.settings.images
-        total = self.settings.images + each * len(self.budgets)
+        each += 2 * (self.settings.images // UNSEEN)
+        total = self.settings.images + self.settings.images // UNSEEN + each * len(self.budgets)
         reporter.begin(
             "judging", total if search.scorer else len(self.budgets), "images" if search.scorer else "budgets"
         )
@@ -159,7 +167,7 @@ def plan_front(model: Model, settings: ScheduleSettings, errors: VelocityErrors,
     """The search of these settings; computes nothing yet."""
     shapes = is_shapes_vocabulary(vocabulary_of(model))
     confirm = settings.confirm or ("shapes" if shapes else "none")
-    if confirm == "shapes":
+    if confirm != "none":
         check_complete(model)
         if not shapes:
             raise UsageError(

@@ -23,7 +23,7 @@ from sanac.schedule.settings import ScheduleSettings
 from sanac.schedule.velocity_error import plan_errors
 
 MEASUREMENT = "schedule"
-SUITE = "shapes suite, tuning prompts"
+SUITES = {"shapes": "shapes suite, tuning prompts", "unseen": "shapes suite, tuning prompts and unseen contents"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class ScheduleView:
 
     front: Front
     row: FrontRow
+    confirm: str
 
 
 def run(word: str | None, settings: ScheduleSettings, context: Context) -> Outcome:
@@ -48,7 +49,7 @@ def run(word: str | None, settings: ScheduleSettings, context: Context) -> Outco
         return unfinished_plan(missing.what, _artifact(opened, None, settings))
     row = front.at(settings.budget) if settings.budget is not None else front.cheapest(settings.max_loss or 0.0)
     outcome = run_job(word, _artifact(opened, row.chosen, settings), settings, context)
-    view = ScheduleView(front, row)
+    view = ScheduleView(front, row, job.confirm)
     if not settings.dry_run:
         figures = {"forwards": row.chosen.forwards, "share": row.chosen.forwards / front.whole.forwards}
         if row.against_whole:
@@ -87,22 +88,28 @@ def _artifact(opened: Model, schedule: Schedule | None, settings: ScheduleSettin
 def _show(view: ScheduleView) -> Iterator[Block]:
     """The front as a table, and what was chosen."""
     front, chosen = view.front, view.row
-    rows = [_cells("whole", front.whole, front.score, None)]
+    rows = [_cells("whole", front.whole, front.score, None, front.unseen)]
     for row in front.rows:
-        rows.append(_cells(f"{row.budget:g}", row.schedule, row.score, row.against_plain))
-        rows.append(_cells("  in plain steps", row.plain, row.plain_score, None))
-    numbers = ("forwards", "steps", "guided", "score", "from", "to", "to plain", "from", "to")
+        rows.append(_cells(f"{row.budget:g}", row.schedule, row.score, row.against_plain, row.unseen))
+        rows.append(_cells("  in plain steps", row.plain, row.plain_score, None, row.plain_unseen))
+    numbers = ("forwards", "steps", "guided", "score", "from", "to", "to plain", "from", "to", "unseen")
     judged = front.score is not None
     yield Table(("budget",), numbers if judged else numbers[:3], tuple(row if judged else row[:4] for row in rows))
     if judged:
-        yield f"scores: {SUITE}, 95 % intervals; differences to plain steps of the same cost are paired by prompt"
+        yield f"scores: {SUITES[view.confirm]}, 95 % intervals; differences to plain steps are paired by prompt"
+        yield "unseen: right images of contents that training never saw"
     yield f"chosen for {chosen.budget:g}: {chosen.chosen}"
     if not chosen.gains:
         yield "plain steps of the whole model are as good there: the interval of the difference includes zero"
+    elif front.loses_unseen(chosen):
+        yield "it loses more on contents that training never saw: see the last column, or choose with --confirm unseen"
 
 
-def _cells(name: str, schedule: Schedule, score: Interval | None, ahead: Difference | None) -> tuple[str, ...]:
+def _cells(
+    name: str, schedule: Schedule, score: Interval | None, ahead: Difference | None, unseen: Interval | None
+) -> tuple[str, ...]:
     values = [f"{one:.3f}" for one in (score.value, score.low, score.high)] if score else ["", "", ""]
     found = ahead.interval if ahead else None
     values += [f"{one:+.3f}" for one in (found.value, found.low, found.high)] if found else ["", "", ""]
+    values.append(f"{unseen.value:.3f}" if unseen else "")
     return (name, f"{schedule.forwards:g}", str(schedule.steps), str(sum(schedule.guided)), *values)

@@ -40,9 +40,9 @@ class ScheduleSettings(PromptSettings, RunSettings, WriteSettings):
         Option("Take the cheapest schedule of the front that loses at most this score.", "SCORE", ge=0, le=1),
     ] = None
     confirm: Annotated[
-        Literal["shapes", "none"] | None,
+        Literal["shapes", "unseen", "none"] | None,
         Option(
-            "What decides between schedules: the shapes suite, or the velocity's error alone.",
+            "What decides: the shapes suite, the suite with unseen contents as tasks, or the velocity's error alone.",
             "SUITE",
             "shapes where the model has its vocabulary, else none",
         ),

@@ -181,6 +181,34 @@ def suite(split: Split, images: int) -> list[Prompt]:
     return [next(queues[index % len(queues)]) for index in range(images)]
 
 
+def unseen_prompts(tag: str, part: Literal["tune", "test"]) -> tuple[Prompt, ...]:
+    """Held-out prompts of a task, of one half of the held-out contents: to choose by, or to report on."""
+    odd = part == "test"
+    return tuple(prompt for prompt in prompts_of(tag, "held-out") if _content_number(prompt.content) % 2 == odd)
+
+
+def _content_number(content: Content) -> int:
+    return _digest(repr(content))
+
+
+def unseen_suite(images: int, part: Literal["tune", "test"] = "test") -> list[Prompt]:
+    """`images` prompts of half of the held-out contents, cycling through tasks."""
+    queues = [_spread(prompts) for tag in TAGS if (prompts := unseen_prompts(tag, part))]
+    return [next(queues[index % len(queues)]) for index in range(images)]
+
+
+def choosing_suite(images: int) -> list[tuple[str, Prompt]]:
+    """(task, prompt) of `images` images to choose settings by, cycling through tasks.
+
+    Besides the tasks on tuning prompts, those on contents that training never saw are tasks of their own: what is
+    chosen on familiar contents alone may be good at nothing else.
+    """
+    queues = [(tag, _spread(prompts_of(tag, "tune"))) for tag in TAGS]
+    queues += [(f"{tag}, unseen", _spread(prompts)) for tag in TAGS if (prompts := unseen_prompts(tag, "tune"))]
+    turns = (queues[index % len(queues)] for index in range(images))
+    return [(task, next(prompts)) for task, prompts in turns]
+
+
 def _spread(prompts: tuple[Prompt, ...]) -> Iterator[Prompt]:
     """Cycles through `prompts` endlessly, with different contents in neighbouring prompts."""
     rng = np.random.default_rng(_digest(prompts[0].content.tag))

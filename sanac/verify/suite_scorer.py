@@ -14,34 +14,34 @@ from sanac.core.artifact.schedule import Schedule
 from sanac.core.confined import ConfinedPath
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.judge.halving import SuiteSettings
-from sanac.judge.intervals import PromptScore
+from sanac.judge.intervals import Interval, PromptScore, wilson
 from sanac.nn.guidance import usual_steps
 from sanac.nn.pipeline_config import noise_levels
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
-from sanac.shapes.prompts import Prompt, Split, suite
+from sanac.shapes.prompts import Prompt, choosing_suite, suite, unseen_suite
 from sanac.verify.shapes_suite import generate_and_judge, noise_seeds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SPLIT: Split = "tune"  # choices are made on prompts that no score is reported on
-
 
 @dataclass
 class SuiteScorer:
-    """Scores on the shapes suite's tuning prompts, the same noises for all variants."""
+    """Scores on the shapes world's prompts for choices, the same noises for all variants."""
 
     generator: DiffusionGenerator
     settings: SuiteSettings
     file: ConfinedPath  # what was judged before, by a run that was stopped
     key: str
     reporter: Reporter
-    prompts: tuple[Prompt, ...] = ()
+    prompts: Sequence[tuple[str, Prompt]] = ()  # with their tasks
     _correct: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Read what a stopped run judged."""
-        self.prompts = tuple(suite(SPLIT, self.settings.images))
+        images = self.settings.images
+        familiar = [(prompt.content.tag, prompt) for prompt in suite("tune", images)]
+        self.prompts = choosing_suite(images) if self.settings.unseen else familiar
         known = load_cached(self.file, self.key, {"correct": dict})
         self._correct = known["correct"] if known else {}
 
@@ -50,26 +50,34 @@ class SuiteScorer:
 
         `variant` identifies it, as JSON; `prepare` sets the generator up for it and returns its number of steps.
         """
-        name = json_files.key_of(variant)[:16]
-        done = self._correct.get(name, [])
-        if len(done) < count:
-            done = [*done, *self._judged(prepare(self.generator), len(done), count)]
-            self._correct[name] = done
-            store_cached(self.file, {"key": self.key, "correct": self._correct})
+        done = self._answers(json_files.key_of(variant)[:16], self.prompts[:count], prepare)
         scores: dict[Prompt, PromptScore] = {}
-        for prompt, right in zip(self.prompts[:count], done, strict=False):
-            score = scores.get(prompt) or PromptScore(prompt.content.tag, prompt.text, 0.0, 0)
+        for (task, prompt), right in zip(self.prompts[:count], done, strict=False):
+            score = scores.get(prompt) or PromptScore(task, prompt.text, 0.0, 0)
             scores[prompt] = replace(score, right=score.right + right, images=score.images + 1)
         return list(scores.values())
 
-    def _judged(self, steps: int, start: int, stop: int) -> list[int]:
-        """Whether each image of the prompts from `start` to `stop` is right."""
-        settings = self.settings
-        sampling = GenerationSettings(steps, settings.guidance, batch=settings.batch)
-        seeds = noise_seeds(settings.seed, settings.images)[start:stop]
-        _, results = generate_and_judge(self.generator, self.prompts[start:stop], seeds, sampling, NULL_REPORTER)
-        self.reporter.advance(stop - start)
-        return [int(result.correct) for result in results]
+    def unseen(self, variant: Any, prepare: Callable[[DiffusionGenerator], int], count: int) -> Interval:
+        """The share of right images of contents that training never saw, none of which decides a choice."""
+        prompts = [("", prompt) for prompt in unseen_suite(count, "tune")]
+        done = self._answers(f"{json_files.key_of(variant)[:16]} unseen", prompts, prepare)
+        return wilson(sum(done[:count]), count)
+
+    def _answers(
+        self, name: str, prompts: Sequence[tuple[str, Prompt]], prepare: Callable[[DiffusionGenerator], int]
+    ) -> list[int]:
+        """Whether the image of each prompt is right; known ones are not generated again."""
+        done = self._correct.get(name, [])
+        if len(done) < len(prompts):
+            steps, settings = prepare(self.generator), self.settings
+            sampling = GenerationSettings(steps, settings.guidance, batch=settings.batch)
+            missing = [prompt for _, prompt in prompts[len(done) :]]
+            seeds = noise_seeds(settings.seed, len(prompts))[len(done) :]
+            _, results = generate_and_judge(self.generator, missing, seeds, sampling, NULL_REPORTER)
+            self.reporter.advance(len(missing))
+            self._correct[name] = done = [*done, *(int(result.correct) for result in results)]
+            store_cached(self.file, {"key": self.key, "correct": self._correct})
+        return done
 
 
 @dataclass

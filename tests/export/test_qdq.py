@@ -67,8 +67,11 @@ def test_scales_are_of_the_dtype_that_is_computed_in(sanac: Sanac) -> None:
     folder = made(sanac, "--include", "kv")
     ran = sanac("export", "quantized", "--in-place", "--component", "transformer", "--no-verify", "--json")
     assert ran.code == 0, ran.err
-    found = sanac("verify", "quantized", "--against", "quantized", "--pictures", "0")
-    assert (found.code, "converted to fp32" in found.out) == (0, True), found.out
+    found = sanac("verify", "quantized", "--against", "quantized", "--pictures", "0", "--json")
+    assert (found.code, any("converted to fp32" in note for note in found.json["notes"])) == (0, True), found.out
+    figures = {figure["name"]: figure for figure in found.json["figures"]}
+    farthest = figures["rounded otherwise, farthest"]
+    assert farthest["value"] < 1e-3 < farthest["limit"] < 0.009, "a scale that is 1 % off reaches 0.009"
     graph = opened(folder)
     kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
     scales = [node.input[1] for node in graph.node if node.op_type in {"DequantizeLinear", "QuantizeLinear"}]
@@ -76,6 +79,17 @@ def test_scales_are_of_the_dtype_that_is_computed_in(sanac: Sanac) -> None:
     assert {kinds[name] for name in scales} == {onnx.TensorProto.BFLOAT16}
     zeros = [t for t in graph.initializer if t.data_type == onnx.TensorProto.INT8 and not t.dims]
     assert [int(onnx.numpy_helper.to_array(zero)) for zero in zeros] == [0]
+
+
+@pytest.mark.parametrize("blocks", ["--keep 0,4,10", pytest.param("--target-blocks 8", marks=pytest.mark.slow)])
+def test_a_pruned_model_in_int8_as_it_is_stored(sanac: Sanac, blocks: str) -> None:
+    """With nothing but defaults the graphs are in bf16, and the same function."""
+    few = ("--num-prompts", "3", "--timesteps", "4") if "keep" in blocks else ()
+    assert sanac("prune", "sanac:tiny", *blocks.split(), "--out", "pruned").code == 0
+    assert sanac("quantize", "pruned", "--scheme", "int8", *few, "--out", "int8").code == 0
+    ran = sanac("export", "int8", "--component", "transformer", "--out", "exported", "--json")
+    assert ran.code == 0, ran.err
+    assert {f["name"]: f["value"] for f in ran.json["verify"]["figures"]}["rounded otherwise, farthest"] < 1e-3
 
 
 @pytest.mark.parametrize("scheme", ["int8-wo", pytest.param("int4-wo", marks=pytest.mark.slow)])

@@ -1,6 +1,7 @@
 """Activations quantized, too: scales, smoothing, what is refused, and what of it is left when a run is killed."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,11 @@ from sanac.core import json_files
 from sanac.core.artifact.model import Model, open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.checkpoint.quant_json import FILE, STATIC, TOKEN, ActivationSpec, WeightSpec, _digest
+from sanac.core.errors import UsageError
+from sanac.core.family.architecture import block_name
+from sanac.core.quant.layer_rules import QuantRequest, ends_of, split_quantizable
+from sanac.core.quant.schemes import scheme_of
+from sanac.core.safetensors_header import TensorRef
 from sanac.nn.blocks.block import Geometry, block
 from sanac.nn.blocks.embed_head import embed, head
 from sanac.nn.calibration.job import calibration
@@ -23,6 +29,8 @@ from sanac.nn.quant.weights import ROUNDINGS, dequantize_weight, quantize_weight
 from sanac.nn.streaming import Blocks
 from sanac.quantize import calibration_sweep
 from sanac.quantize.activation_scales import RANGES, ActivationSample, fit_activations, smoothed_weight, static_scale
+from sanac.quantize.plan import plan_quantize
+from sanac.quantize.settings import QuantizeSettings
 from tests.conftest import Sanac
 from tests.quantize.conftest import Stopping
 
@@ -92,8 +100,9 @@ def test_what_is_loaded_computes_what_our_forward_does(sanac: Sanac, pipeline: P
     assert ran.code == 0, ran.err
     model = open_model(locate("q"))
     quantized = model.weights.quantized
-    assert {name.split(".")[1] for name in quantized.weights} == {"2", "3"}, "two blocks at either end stay high"
-    assert "first and last 2" in quantized.skipped["transformer_blocks.0.attn1.to_q.weight"]
+    assert {name.split(".")[1] for name in quantized.weights} == {"1", "2", "3", "4"}, "one block at either end stays"
+    ends = "first and last block: activations are hardest there (--include ends)"
+    assert {quantized.skipped[f"transformer_blocks.{index}.attn1.to_q.weight"] for index in (0, 5)} == {ends}
     transformer = package.load_transformer("q", "cpu")
 
     generator = torch.Generator().manual_seed(0)
@@ -293,11 +302,44 @@ def test_memory_has_no_part_in_what_is_looked_at(
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_a_model_of_four_blocks_has_nothing_between_its_ends(sanac: Sanac, pipeline: Path) -> None:
-    assert sanac("prune", pipeline, "--keep", "0-3", "--out", "four").code == 0
-    ran = sanac("quantize", "four", "--scheme", "int8", "--out", "q")
+@pytest.mark.parametrize(("blocks", "ends"), [(1, 1), (6, 1), (10, 1), (11, 2), (12, 2), (20, 2), (60, 2)])
+def test_how_many_blocks_stay_at_either_end_depends_on_the_depth(blocks: int, ends: int) -> None:
+    block = {"attn1.to_q.weight": (16, 16), "ff.conv_point.weight": (16, 40, 1, 1)}
+    tensors = {
+        name: TensorRef(name, "BF16", shape, Path("model.safetensors"), 0, 2 * math.prod(shape))
+        for index in range(blocks)
+        for rest, shape in block.items()
+        for name in (block_name(index, rest),)
+    }
+    quantized, request = set(range(ends, blocks - ends)), QuantRequest(scheme_of("int8"))
+    assert ends_of(blocks) == ends
+    if not quantized:
+        with pytest.raises(UsageError, match="has no weights that can be quantized"):
+            split_quantizable("transformer", tensors, request)
+        return
+    names, skipped = split_quantizable("transformer", tensors, request)
+    assert set(names) == {block_name(index, rest) for index in quantized for rest in block}
+    which = {1: "first and last block: ", 2: "first and last 2 blocks: "}[ends]
+    assert len(skipped) == 2 * 2 * ends
+    assert all(why.startswith(which) for why in skipped.values())
+
+
+def test_content_keys_of_deep_models_are_those_they_had(pipeline: Path) -> None:
+    """Only what is quantized otherwise than before has another key: shallow models, without --include ends."""
+    tiny, six = open_model(locate("sanac:tiny")), open_model(locate(str(pipeline)))
+
+    def recorded(model: Model, **settings: object) -> object:
+        options = QuantizeSettings(scheme="int8", **settings)
+        return plan_quantize(model, options, options.write_options()).settings.get("ends")
+
+    assert (recorded(tiny), recorded(six), recorded(six, include=("ends",))) == (None, 1, None)
+
+
+def test_a_model_of_two_blocks_has_nothing_between_its_ends(sanac: Sanac, pipeline: Path) -> None:
+    assert sanac("prune", pipeline, "--keep", "0-1", "--out", "two").code == 0
+    ran = sanac("quantize", "two", "--scheme", "int8", "--out", "q")
     assert (ran.code, "--include ends" in ran.err) == (2, True)
-    assert sanac("quantize", "four", "--scheme", "int8", "--include", "ends", *BRIEFLY, "--out", "q").code == 0
+    assert sanac("quantize", "two", "--scheme", "int8", "--include", "ends", *BRIEFLY, "--out", "q").code == 0
 
 
 @pytest.mark.parametrize(("value", "words"), [(torch.nan, "block 2 produces NaN"), (0.0, "are all zero")])

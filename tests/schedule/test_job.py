@@ -17,7 +17,7 @@ QUICK = ("--num-prompts", "2", "--timesteps", "6", "--try-steps", "4,6", "--fron
 @pytest.fixture(scope="module")
 def scheduled(shared: Shared) -> Path:
     """Four blocks of sanac:tiny with a schedule that few images chose."""
-    four = shared("four", lambda out: sanac_must("prune", "sanac:tiny", "--keep", "0,3,7,11", "--out", out))
+    four = shared("four-blocks", lambda out: sanac_must("prune", "sanac:tiny", "--keep", "0,3,7,11", "--out", out))
     return shared("scheduled", lambda out: sanac_must("schedule", four, "--budget", "0.25", *QUICK, "--out", out))
 
 

@@ -11,6 +11,7 @@ DEFAULT_MODEL = "Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers"
 TINY = "sanac:tiny"
 _TINY_FOLDER = Path(__file__).resolve().parents[2] / "tiny" / "model"
 _LONGEST_ID = 200  # characters
+_WEIGHT_FILES = (".safetensors", ".pth")
 _CACHED = re.compile(r"(?:^|/)models--([\w.-]+)(?:/|$)", re.ASCII)
 _HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*?)(?:@([\w./-]+))?", re.ASCII)
 
@@ -39,9 +40,15 @@ def locate(text: str) -> Located:
     if path.is_symlink():
         raise InvalidInput(f"{text} is a broken link", why=f"it points to {path.readlink()}")
     hub = _HUB_ID.fullmatch(text)
-    if hub is None or text.count("/") != 1:
+    if hub is None or text.count("/") != 1 or path.suffix in _WEIGHT_FILES:
         raise UsageError(f"there is no {text}", hint=_did_you_mean(path))
-    return _in_hub_cache(hub[1], hub[2])
+    try:
+        return _in_hub_cache(hub[1], hub[2])
+    except NotDownloaded as error:
+        if not path.parent.is_dir():
+            raise
+        why = f"{path.parent} is a folder here, but has no {path.name}; nor is it in the local hub cache"
+        raise UsageError(f"there is no {text}", why=why, hint=_did_you_mean(path)) from error
 
 
 def hub_id(text: str) -> str:
@@ -115,7 +122,7 @@ def _did_you_mean(path: Path) -> str:
         return f"did you mean {TINY}?"
     if close:
         return f"did you mean {path.parent / close[0]}?"
-    return "MODEL is a folder, a .safetensors file or a hub id such as " + DEFAULT_MODEL
+    return "MODEL is a folder, a .safetensors or .pth file, or a hub id such as " + DEFAULT_MODEL
 
 
 def _in_hub_cache(repo: str, revision: str | None) -> Located:

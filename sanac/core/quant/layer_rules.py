@@ -1,6 +1,7 @@
 """Layer rules: which weights of a component are quantized, and why the others are not."""
 
 import fnmatch
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ from sanac.core.quant.schemes import Scheme
 from sanac.core.safetensors_header import TensorRef
 
 COMPONENTS = {"transformer": "transformer", "text-encoder": "text_encoder", "vae": "vae"}
-INCLUDES = {"kv": "keys and values of captions", "ends": "the first and last two blocks"}
+INCLUDES = {"kv": "keys and values of captions", "ends": "the first and last blocks"}
 
-ENDS = 2  # blocks at either end that stay unquantized if activations are quantized
+ENDS, DEPTH_PER_END = 2, 10  # at most so many blocks at either end stay unquantized: one per ten blocks of depth
 SMOOTHED = ("attn1.to_out.0.weight", "attn2.to_out.0.weight", "ff.conv_inverted.weight", "ff.conv_point.weight")
 _BLOCK = r"transformer_blocks\.\d+\."
 _KV = "keys and values of captions: few tokens pass them, and errors there reach every pixel (--include kv)"
@@ -111,6 +112,14 @@ def split_quantizable(
     return quantized, skipped
 
 
+def ends_of(blocks: int) -> int:
+    """Blocks at either end of a model of `blocks` blocks that stay unquantized if activations are quantized.
+
+    Two of a deep model. Two of a shallow one would be most of it: four of six blocks.
+    """
+    return min(ENDS, math.ceil(blocks / DEPTH_PER_END))
+
+
 def check_patterns(skip: Sequence[str], plans: Mapping[str, QuantPlan]) -> None:
     """UsageError for patterns that match no weight that would otherwise be quantized."""
     skipped = [reason for plan in plans.values() for reason in plan.skipped.values()]
@@ -132,6 +141,8 @@ def _reason(name: str, ref: TensorRef, skip: Sequence[str]) -> str:
 def _ends(names: Iterable[str]) -> dict[str, str]:
     """The weights of the first and last blocks -> why they are skipped."""
     places = {name: place[0] for name in names if (place := split_block(name))}
-    last = max(places.values(), default=0)
-    why = f"first and last {ENDS} blocks: activations are hardest there (--include ends)"
-    return {name: why for name, index in places.items() if index < ENDS or index > last - ENDS}
+    blocks = 1 + max(places.values(), default=-1)
+    ends = ends_of(blocks)
+    which = "block" if ends == 1 else f"{ends} blocks"
+    why = f"first and last {which}: activations are hardest there (--include ends)"
+    return {name: why for name, index in places.items() if index < ends or index >= blocks - ends}

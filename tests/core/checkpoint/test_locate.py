@@ -78,6 +78,18 @@ def test_a_misspelt_path(tmp_path: Path) -> None:
     assert caught.value.hint == f"did you mean {tmp_path / 'my-model'}?"
 
 
+@pytest.mark.parametrize("word", ["sanac-out/prune-2a", "elsewhere/model.pth"])
+def test_a_wrong_path_of_two_parts_is_not_taken_for_a_hub_id(
+    word: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sanac-out" / "prune-2b").mkdir(parents=True)
+    with pytest.raises(UsageError, match=f"there is no {word}") as caught:
+        locate(word)
+    assert "hf download" not in (caught.value.hint or "")
+    assert "sanac-out/prune-2b" in (caught.value.hint or "") or word.endswith(".pth")
+
+
 def test_a_broken_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     with pytest.raises(InvalidInput, match="broken link"):
