@@ -30,8 +30,8 @@ def modules(package: str) -> list[str]:
 COMPUTING = {  # these run the model, or read what it is given
     f"sanac.prune.{name}"
     for name in (
-        "analyze_job", "confirm_job", "default_selection", "importance", "importance_job", "leave_one_out", "repair", "repair_job",
-        "resume", "scoring", "search_job",
+        "analyze_job", "confirm_job", "default_selection", "importance", "importance_job", "leave_one_out", "repair",
+        "repair_job", "resume", "scoring", "search_job",
     )
 }  # fmt: skip
 COMPUTING |= {
