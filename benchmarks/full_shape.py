@@ -32,7 +32,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "prune": ("prune", "source", "--target-blocks", "20", *BRIEFLY, "--out", "pruned"),
     "schedule": (
         *("schedule", "source", "--budget", "0.25", "--confirm", "none", "--try-steps", "10", "--link"),
-        *("--num-prompts", "1", "--timesteps", "2", "--out", "scheduled"),
+        *("--num-prompts", "1", "--timesteps", "1", "--out", "scheduled"),
     ),
     "finetune": (
         *("finetune", "pruned", "--data-free", "--steps", "2", "--batch", "4", "--samples", "2"),
@@ -112,16 +112,17 @@ def show(result: Mapping[str, Any]) -> None:
 @click.option("--work", type=click.Path(path_type=Path), help="Where 60 GB are free.")
 @click.option("--stage", "only", multiple=True, help="Only these stages; those before them must have run in --keep.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A folder that is kept, to go on in.")
+@click.option("--side", default=SIDE, show_default=True, help="Side of the source's latents, where it is written.")
 @click.option("--table", is_flag=True, help="Print the table of what is known.")
-def main(*, work: Path | None, only: tuple[str, ...], keep: Path | None, table: bool) -> None:
+def main(*, work: Path | None, only: tuple[str, ...], keep: Path | None, side: int, table: bool) -> None:
     """Run the stages, and print the table."""
     if not table:
         if keep:
             keep.mkdir(parents=True, exist_ok=True)
-            _stages(keep, only)
+            _stages(keep, only, side)
         else:
             with workplace(work) as folder:
-                _stages(folder, only)
+                _stages(folder, only, side)
     result = json.loads(RESULT.read_text())
     for stage in result["stages"].values():
         stage["foreseen_seconds"], stage["foreseen_memory"] = foreseen(stage["estimates"])
@@ -129,16 +130,16 @@ def main(*, work: Path | None, only: tuple[str, ...], keep: Path | None, table: 
     show(result)
 
 
-def _stages(work: Path, only: tuple[str, ...]) -> None:
+def _stages(work: Path, only: tuple[str, ...], side: int) -> None:
     """All stages, or only some, in `work`; each result is written at once."""
     result = json.loads(RESULT.read_text()) if RESULT.is_file() and only else {"machine": machine(), "stages": {}}
     if not (work / "source" / "model_index.json").is_file():
         shutil.rmtree(work / "source", ignore_errors=True)
-        write_pipeline(work / "source", sample_size=SIDE)
+        write_pipeline(work / "source", sample_size=side)
     for name, command in STAGES.items():
         if only and name not in only:
             continue
-        result["stages"][name] = run(command, work)
+        result["stages"][name] = run(command, work) | ({"latents": side} if side != SIDE else {})
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
         for gone in GONE.get(name, ()):
             shutil.rmtree(work / gone, ignore_errors=True)

@@ -30,20 +30,29 @@ def modules(package: str) -> list[str]:
 COMPUTING = {  # these run the model, or read what it is given
     f"sanac.prune.{name}"
     for name in (
-        "analyze_job", "default_selection", "importance", "importance_job", "leave_one_out", "repair", "repair_job",
-        "resume", "scoring", "search_job",
+        "analyze_job", "confirm_job", "default_selection", "importance", "importance_job", "leave_one_out", "repair",
+        "repair_job", "resume", "scoring", "search_job",
     )
 }  # fmt: skip
 COMPUTING |= {
     f"sanac.runtime.{name}"
-    for name in ("backends", "bf16_to_fp32", "onnx_session", "pipeline_parts", "tensorrt_engine", "tiled_decode")
+    for name in (
+        "backends",
+        "bf16_to_fp32",
+        "onnx_session",
+        "pipeline_parts",
+        "scheduled",
+        "tensorrt_engine",
+        "tiled_decode",
+    )
 }
 COMPUTING |= {
     f"sanac.verify.{name}"
     for name in (
-        "bench_job", "bench_worker", "compare", "compare_job", "compare_plan", "components", "end_to_end",
+        "bench_job", "bench_worker", "compare", "compare_job", "compare_plan", "components", "depth_graphs",
+        "end_to_end",
         "engine_candidates", "exported", "graph_cut", "job", "memory", "onnx_candidates", "parity",
-        "parity_backends", "rank_correlation", "show", "streamed_graph",
+        "parity_backends", "rank_correlation", "show", "streamed_graph", "suite_scorer",
     )
 }  # fmt: skip
 PACKAGES = ("core", "shapes", "judge", "cli", "prune", "grow", "runtime", "verify")

@@ -22,7 +22,7 @@ def config() -> dict[str, object]:
 
 def test_the_graph_is_the_same() -> None:
     def graph() -> bytes:
-        return serialized(completed(translated(decoder(config(), torch.float32)), 1))
+        return serialized(completed(translated(decoder(config(), torch.float32)), range(1)))
 
     plain = graph()
     with light_tracing():
