@@ -697,12 +697,17 @@ class VerbMethods:
         batch: int = ...,
         tile: int | None = ...,
         backend: Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"] = ...,
+        search: Literal["single", "best-of"] = ...,
+        verifier: str | Sequence[str] = ...,
+        max_forwards: int | None = ...,
+        max_seconds: float | None = ...,
         out: _File = ...,
         seed: int = ...,
         device: str | None = ...,
     ) -> Report:
         """Generate each PROMPT with MODEL: a PNG each, with prompt, seed and settings inside, and a sheet of all.
 
+        With --search, --n candidates of every prompt are generated and --verifier chooses the best one.
         The first image's noise is drawn from --seed (0 by default), the next one's from the seed after it. A file of the
         same prompt and seed by another model or with other settings is never replaced (exit 2): choose another --out.
 
@@ -715,6 +720,10 @@ class VerbMethods:
             batch: Images per batch.  [at least 1; default: 16]
             tile: Decode in tiles of this side: less memory.  [at least 1]
             backend: What computes: the weights, or what was exported.  [one of torch, onnx, onnx-trt, onnx-rtx, trt; default: torch]
+            search: How images are found: one per noise, or the best of --n candidates.  [one of single, best-of; default: single]
+            verifier: What scores candidates: shapes, clip:MODEL, vlm:MODEL, atoms:MODEL; several are ranked together.
+            max_forwards: Forward passes of the transformer to spend at most, both branches counted.  [at least 1]
+            max_seconds: Begin no further candidates after so many seconds.  [above 0]
             out: Where the images go.  [default: pictures]
             seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]

@@ -74,8 +74,6 @@ class GenerateSettings(RunSettings):
             yield "prompts", f"{', '.join(blank)} is empty: describe what the image should show"
         if self.search == "best-of" and not self.verifier:
             yield "verifier", f"{name('search')} best-of needs {name('verifier')}: shapes, clip:MODEL, vlm:MODEL"
-        if self.search == "best-of" and len(set(self.prompts)) < len(self.prompts):
-            yield "prompts", "a prompt is given twice: every prompt has candidates of its own"
         for idle in ("verifier", "max_forwards", "max_seconds") if self.search == "single" else ():
             if getattr(self, idle):
                 yield idle, f"{name(idle)} requires {name('search')} best-of"

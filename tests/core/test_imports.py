@@ -55,6 +55,7 @@ COMPUTING |= {
         "parity_backends", "rank_correlation", "show", "streamed_graph", "suite_scorer",
     )
 }  # fmt: skip
+COMPUTING |= {"sanac.judge.clip_score", "sanac.judge.yes_no"}
 PACKAGES = ("core", "shapes", "judge", "cli", "prune", "grow", "runtime", "verify")
 
 
