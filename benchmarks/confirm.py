@@ -55,6 +55,18 @@ def measured(settings: Mapping[str, Any], work: Path) -> dict[str, Any]:
     return {"kept": list(opened.manifest.origins or ()), "correct": correct}
 
 
+def differences(rows: Mapping[str, Any]) -> dict[str, Any]:
+    """Images minus velocity, by depth and repair."""
+    found = {}
+    for blocks in DEPTHS:
+        for repair in ("not repaired", "repaired"):
+            name = f"{blocks} blocks, {repair}"
+            pair = [rows.get(f"{name}, by {how}") for how in ("images", "velocity")]
+            if all(pair):
+                found[name] = paired_difference(*(scores_of(row["correct"], IMAGES) for row in pair)).to_json()
+    return found
+
+
 def show(rows: Mapping[str, Any]) -> None:
     """The table."""
     click.echo("| blocks | repair | by the velocity | by images | difference |\n|---|---|---|---|---|")
@@ -85,6 +97,9 @@ def main(*, work: Path, table: bool) -> None:
         found["rows"][name] = measured(settings, work)
         RESULT.write_text(json.dumps(found, indent=1) + "\n")
         click.echo(f"{name}: {found['rows'][name]['kept']}", err=True)
+    if not table:
+        found["differences"] = differences(found["rows"])
+        RESULT.write_text(json.dumps(found, indent=1) + "\n")
     show(found["rows"])
 
 
