@@ -9,6 +9,7 @@ import torch
 from sanac.core import json_files
 from sanac.core.family.architecture import Architecture
 from sanac.core.write.safetensors_writer import DIFFUSERS_STEM, shard_names
+from sanac.nn.silence_libraries import quiet
 
 _POOL = 1 << 26
 SANA_4_8B = Architecture(
@@ -59,8 +60,9 @@ def write_pipeline(
     folder: Path, architecture: Architecture = SANA_4_8B, *, sample_size: int = 32, sparse: bool = False
 ) -> int:
     """A bf16 pipeline of the full shape: this transformer, Gemma-2-2B, DC-AE, a tokenizer of few words; its bytes."""
-    from diffusers import AutoencoderDC
-    from transformers import Gemma2Config, Gemma2Model
+    with quiet():
+        from diffusers import AutoencoderDC
+        from transformers import Gemma2Config, Gemma2Model
 
     from sanac.tiny.build import scheduler, tokenizer
 
