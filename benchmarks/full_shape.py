@@ -30,8 +30,9 @@ BRIEFLY = ("--num-prompts", "3", "--timesteps", "2")
 STAGES: dict[str, tuple[str, ...]] = {
     "inspect": ("inspect", "source"),
     "prune": ("prune", "source", "--target-blocks", "20", *BRIEFLY, "--out", "pruned"),
-    "schedule": (
-        *("schedule", "source", "--budget", "0.25", "--confirm", "none", "--try-steps", "10", "--link"),
+    "prune to 12": ("prune", "source", "--keep", "0-11", "--link", "--out", "twelve"),
+    "schedule 12 blocks": (
+        *("schedule", "twelve", "--budget", "0.25", "--confirm", "none", "--try-steps", "10", "--link"),
         *("--num-prompts", "1", "--timesteps", "1", "--out", "scheduled"),
     ),
     "finetune": (
