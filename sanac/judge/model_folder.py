@@ -56,7 +56,8 @@ class JudgeFolder:
         Its part for videos is left out: it needs torchvision, and nobody here shows it a video.
         """
         parts = [name for name in kind.get_attributes() if name in {"image_processor", "tokenizer"}]
-        stills: Any = type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: parts), "video_processor": None})
+        changed = {"get_attributes": classmethod(lambda _: parts), "video_processor": None}
+        stills: Any = type(kind.__name__, (kind,), changed)
         try:
             return stills.from_pretrained(self.path, local_files_only=True)
         except _FAILURES as error:
