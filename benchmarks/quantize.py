@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import matplotlib as mpl
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -34,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.judged import answers_of, scores_of
 from benchmarks.measure import interleaved, machine, refuse_if_busy, remove, report, workplace
 from benchmarks.outliers import write_outliers
+from benchmarks.quantize_chart import chart
 from benchmarks.synthetic import write_transformer
 from sanac.core import json_files
 from sanac.core.artifact.model import Model, open_model
@@ -49,11 +49,9 @@ from sanac.runtime.pipeline import GenerationSettings, open_generator
 from sanac.shapes.prompts import suite
 from sanac.verify.shapes_suite import Evaluation, evaluate
 
-mpl.use("Agg")
-
 SIX = Path("benchmarks/six-blocks")  # training gives other bits on another kind of machine: tables are of these
 UNCHANGED = ("scheduler", "text_encoder", "tokenizer", "vae")  # sanac:tiny's own
-RESULTS, CHART = Path("docs/results"), Path("docs/pictures/quantize.png")
+RESULTS = Path("docs/results")
 MODELS = {
     "12": "sanac:tiny",
     "6": "6 blocks, recovered",
@@ -390,39 +388,6 @@ def regained(rows: Mapping[str, Mapping[str, Any]], before: str, after: str) -> 
     click.echo(f"    its velocity error: {errors[0]:.4f} -> {errors[1]:.4f}, half of it: {met}")
 
 
-def chart(models: Mapping[str, Mapping[str, Any]]) -> None:
-    """Score and velocity SQNR by the transformer's bytes; scores only where they are on as many prompts as most."""
-    from matplotlib import pyplot as plt
-
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    most = max(row["pictures"] for entry in models.values() for row in entry["rows"].values())
-    for number, entry in enumerate(models.values()):
-        rows = entry["rows"]
-        whole = rows["as it was"]["bytes"]["transformer"]
-        shown = [row for row in rows if "encoder" not in row]  # those of the transformer
-        for place, row in enumerate(shown):
-            number_of = list(ROWS).index(row)  # the same look for the same row of every model
-            found, marker, color = rows[row], "os^Dv<>Pp*Xhd"[number_of % 13], f"C{number_of % 10}"
-            size = found["bytes"]["transformer"] / whole + 0.003 * (place % 5 - 2)  # beside each other
-            low, high = (abs(found["overall"][end] - found["overall"]["value"]) for end in ("low", "high"))
-            label = row if number == 0 else None
-            if found["pictures"] == most:
-                panels[0].errorbar(
-                    size, found["overall"]["value"], [[low], [high]], marker=marker, color=color, label=label,
-                    markerfacecolor="none" if number else None, linestyle="none", capsize=2,
-                )  # fmt: skip
-            if found["velocity_error"]:
-                level = -10 * np.log10(found["velocity_error"])
-                fill = "none" if number else color
-                panels[1].plot(size, level, marker=marker, color=color, markerfacecolor=fill, linestyle="none")
-    panels[0].set(xlabel="transformer, share of bf16", ylabel="shapes score, test prompts")
-    panels[1].set(xlabel="transformer, share of bf16", ylabel="velocity SQNR, dB")
-    for axes in panels:
-        axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize=8, title="filled: 12 blocks\nhollow: 6, recovered")
-    figure.savefig(CHART, dpi=110)
-
-
 @click.command()
 @click.option(
     "--part", type=click.Choice(["speed", "bytes", "six", "table", "budget", "show"]), default="show", show_default=True
@@ -451,7 +416,7 @@ def main(part: str, asked: tuple[str, ...], rows: tuple[str, ...], images: int, 
     models = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
     for name, entry in models.items():
         show(name, entry)
-    chart({name: entry for name, entry in models.items() if name != MODELS["outliers"]})
+    chart({name: entry for name, entry in models.items() if name != MODELS["outliers"]}, tuple(ROWS))
 
 
 if __name__ == "__main__":

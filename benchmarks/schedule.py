@@ -145,15 +145,21 @@ def rows(work: Path) -> Iterator[Row]:
             "sanac:tiny",
             f"guidance distilled, {steps} steps",
             distilled,
-            lambda m=models, n=steps: chosen(m.distilled()).resampled(
-                noise_levels(open_model(locate("sanac:tiny")), n)
-            ),
+            lambda m=models, n=steps: in_steps(chosen(m.distilled()), n),
             MORE if steps == 20 else IMAGES,
         )
     for place in range(5):
         images = MORE if place == 2 else IMAGES
         name = f"distilled, schedule {place + 1}"
         yield Row("sanac:tiny", name, both, lambda m=models, n=place: front(m.distilled_and_scheduled())[n], images)
+
+
+def in_steps(schedule: Schedule, steps: int) -> Schedule:
+    """Another number of steps, each with depth and guidance of the one with the nearest noise level."""
+    levels = noise_levels(open_model(locate("sanac:tiny")), steps)
+    nearest = [schedule.step_at(level) for level in levels]
+    blocks, guided = (tuple(every[step] for step in nearest) for every in (schedule.blocks, schedule.guided))
+    return replace(schedule, levels=levels, blocks=blocks, guided=guided)
 
 
 def held_out(row: Row) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "tutorial.md"
-SHOWN = "/home/you/tutorial"  # for the folder that the page is run in
 LEFT_OUT, PRESSED = "...", "^C"
 
 _BLOCK = re.compile(r"^(?:<!-- (?P<about>[^\n]*) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -141,7 +140,7 @@ def _shell(command: str, shown: list[str], folder: Path) -> tuple[list[str], int
     assert process.stdout
     lines = []
     for line in process.stdout:
-        lines.append(line.rstrip().replace(str(folder), SHOWN))
+        lines.append(line.rstrip())
         if moment and plain(lines[-1]) == moment:
             os.killpg(process.pid, signal.SIGINT)
             moment = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from sanac.core.errors import MissingResource
 from sanac.core.progress import Reporter
 from sanac.core.units import bytes_text, duration_text
+from sanac.core.view import path_text
 
 _ASSUMED_RATE = 400e6  # bytes per second read, written and hashed on an ordinary cloud disk
 NOTABLE = 0.1  # share of the free memory from which on a job's memory is reported without -v
@@ -34,11 +35,12 @@ def check_room(needs: Needs, place: Path, reporter: Reporter) -> None:
     Memory that is no problem is a detail: a job that also measures or trains reports the memory of that, which is more.
     """
     folder = existing(place)
+    where = path_text(folder)
     disk, memory = shutil.disk_usage(folder).free, available_memory()
     memory_text = f"{bytes_text(needs.memory)} of memory (free: {bytes_text(memory)})"
     notable = needs.memory > NOTABLE * memory
     lines = [memory_text] if notable else []
-    lines += [f"{bytes_text(needs.disk)} of disk in {folder} (free: {bytes_text(disk)})"] if needs.disk else []
+    lines += [f"{bytes_text(needs.disk)} of disk in {where} (free: {bytes_text(disk)})"] if needs.disk else []
     lines += [f"about {duration_text(needs.seconds)}"] if needs.seconds > 60 else []
     if lines:
         reporter.note(f"needs {', '.join(lines)}")
@@ -46,7 +48,7 @@ def check_room(needs: Needs, place: Path, reporter: Reporter) -> None:
         reporter.detail(f"this step needs {memory_text}")
     if needs.disk > disk:
         raise MissingResource(
-            f"not enough disk space in {folder}",
+            f"not enough disk space in {where}",
             why=f"{bytes_text(needs.disk)} needed, {bytes_text(disk)} free",
             hint="point --out at a larger disk; --transformer-only writes the least",
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,12 @@ class Table:
 
 Block = str | Line | Table
 Show = Callable[[], Iterable[Block]]
+
+
+def path_text(path: Path) -> str:
+    """A path as one would type it here: relative where it lies in the working directory, else absolute."""
+    here, found = Path.cwd(), path.absolute()
+    return str(found.relative_to(here)) if found.is_relative_to(here) else str(found)
 
 
 def nothing() -> Iterable[Block]:

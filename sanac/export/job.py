@@ -8,7 +8,7 @@ from pathlib import Path
 from sanac.core.artifact.engine_record import ENGINE, NEVER, Record, check_file
 from sanac.core.context import Context, Outcome
 from sanac.core.units import bytes_text
-from sanac.core.view import Block, chain
+from sanac.core.view import Block, chain, path_text
 from sanac.core.write.job import ArtifactJob
 from sanac.core.write.run import add_in_place, run_job
 from sanac.export.engine_plan import EngineSettings
@@ -51,10 +51,11 @@ def run(word: str | None, settings: ExportSettings, context: Context) -> Outcome
 def show_usage(outcome: Outcome) -> Iterator[Block]:
     """How to run what was exported: in Python, and on the command line."""
     view: ExportView = outcome.view
-    out, job = outcome.out, view.job
-    if not job.companions:
+    if not view.job.companions:
         yield "a transformer without the rest of its pipeline: to generate, export the whole pipeline"
         return
+    assert outcome.out
+    out = path_text(outcome.out)
     yield f'run the graphs in Python: sanac.load_pipeline("{out}", backend="onnx")("a red circle").images[0]'
     yield f'run them here: sanac generate {out} "a red circle" --backend onnx'
     if view.engines:

@@ -13,11 +13,6 @@ from sanac.judge.metadata import Clause, GenEvalTask
 from sanac.judge.verifier import Request
 
 FINAL = 'Does this image show exactly what the text "{prompt}" describes? Answer yes or no.'
-CLARITY = (
-    'This image is an unfinished draft of "{prompt}". Can you tell yet what it is going to show? Answer yes or no.'
-)
-POTENTIAL = 'This image is an unfinished draft. Once finished, can it still show "{prompt}"? Answer yes or no.'
-TEMPLATES = {"final": FINAL, "clarity": CLARITY, "potential": POTENTIAL}
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _FLOOR = 1e-6  # a probability of zero would hide what the other atoms say
 

@@ -5,7 +5,7 @@ better; only the order of images of one prompt means something across verifiers.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -45,7 +45,6 @@ class KeptScores:
 
     verifier: Verifier
     file: ConfinedPath
-    calls: int = 0  # images that the verifier was asked about
     _known: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,7 +65,6 @@ class KeptScores:
         if unknown:
             places = list(unknown.values())
             found = self.verifier.scores([images[place] for place in places], [requests[place] for place in places])
-            self.calls += len(places)
             self._known |= dict(zip(unknown, found, strict=True))
             store_cached(self.file, {"key": self.id, "scores": self._known})
         return [self._known[name] for name in names]
@@ -112,6 +110,3 @@ def score_name(image: Picture, request: Request) -> str:
     values = hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
     task = request.task.to_json() if request.task else None
     return json_files.key_of([list(image.shape), values, request.prompt, task])[:32]
-
-
-Question = Callable[[Request], str]  # the yes/no question about an image

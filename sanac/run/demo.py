@@ -1,13 +1,12 @@
 """`sanac demo`: the bundled recipe `quick`, and what it did as commands to type."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from sanac.core.context import Context, Outcome
-from sanac.core.view import Block
+from sanac.core.view import Block, path_text
 from sanac.run.job import run as run_recipe
 from sanac.run.job import show_table
 from sanac.run.outcome import RecipeOutcome
@@ -45,4 +44,4 @@ def _show(ran: RecipeOutcome, done: list[str], sheet: str | None) -> Iterator[Bl
     yield from (f"  {line}" for line in done)
     yield "next: `sanac run demo` is the whole job; `sanac prune MODEL --target-blocks N` starts with a model of yours"
     if sheet:
-        yield f"the pictures of all three, side by side: {os.path.relpath(sheet)}"
+        yield f"the pictures of all three, side by side: {path_text(Path(sheet))}"

@@ -8,7 +8,7 @@ from typing import Any
 from sanac.core.context import Context, Outcome
 from sanac.core.errors import SanacError
 from sanac.core.units import bytes_text, duration_text
-from sanac.core.view import Block, Table
+from sanac.core.view import Block, Table, path_text
 from sanac.report.hub import push
 from sanac.run.before_after import make_sheet, reason_for_none
 from sanac.run.bundled import recipe_file
@@ -127,7 +127,7 @@ def show_table(ran: RecipeOutcome) -> Iterator[Block]:
 def _show_sheet(sheet: Path | str | None) -> Iterator[str]:
     """Where the sheet is, or why there is none."""
     if isinstance(sheet, Path):
-        yield f"before and after, side by side: {sheet}"
+        yield f"before and after, side by side: {path_text(sheet)}"
     elif sheet:
         yield f"no sheet of before and after: {sheet}"
 
@@ -138,7 +138,7 @@ def _show_outcome(ran: RecipeOutcome, source: str, sheet: Path | str | None, pus
     yield from (f"- {reason}" for reason in ran.reasons)
     yield from (f"{'ok' if check.passed else 'NO'}  {check.text}" for check in ran.limits)
     if ran.chosen:
-        folder = ran.chosen.folder
+        folder = path_text(Path(ran.chosen.folder))
         backend = ', backend="onnx"' if any(Path(folder).glob("*/model.onnx")) else ""
         yield f"{folder}{' (cached: nothing had to be run)' if ran.cached else ''}"
         yield f'load it with sanac.load_pipeline("{folder}"{backend})'

@@ -4,7 +4,8 @@ from sanac.core.cost import OVERHEAD, Cost, ModelShape
 from sanac.judge.halving import judged_images
 from sanac.schedule.settings import PROMPTS, STEPS, ScheduleSettings
 
-_PROPOSALS = 3  # per number of steps
+UNSEEN = 2  # of the images of a finalist, one in so many more shows contents that training never saw
+_PROPOSALS = 3  # per number of steps, about
 
 
 def schedule(settings: ScheduleSettings, before: ModelShape, _others: int) -> Cost:
@@ -12,8 +13,13 @@ def schedule(settings: ScheduleSettings, before: ModelShape, _others: int) -> Co
     pairs = (settings.num_prompts or PROMPTS) * (settings.timesteps or before.steps)
     work = before.forward(pairs * 0.25 * before.blocks)
     if settings.confirm != "none":
-        steps = len(settings.try_steps or STEPS)
-        each = judged_images(_PROPOSALS * steps, settings.images) + settings.images
+        whole, each = images_to_judge(settings.images, len(settings.try_steps or STEPS))
         shares = {*settings.front, *([settings.budget] if settings.budget else [])}
-        work += before.forward(before.steps * (settings.images + each * sum(shares)))
+        work += before.forward(before.steps * (whole + each * sum(shares)))
     return Cost(before, OVERHEAD + before.size_fp32, work, 2 * before.size)
+
+
+def images_to_judge(images: int, steps: int) -> tuple[int, int]:
+    """Images of the whole model, and of each budget where so many numbers of steps are tried."""
+    unseen = images // UNSEEN
+    return images + unseen, judged_images(_PROPOSALS * steps, images) + images + 2 * unseen

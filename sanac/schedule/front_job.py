@@ -13,7 +13,7 @@ from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.progress import Reporter
 from sanac.core.units import duration_text
-from sanac.judge.halving import SuiteSettings, judged_images
+from sanac.judge.halving import SuiteSettings
 from sanac.judge.intervals import Interval, PromptScore
 from sanac.nn.calibration.cost import PATIENCE
 from sanac.nn.calibration.prompts import is_shapes_vocabulary
@@ -22,14 +22,13 @@ from sanac.nn.guidance import branches_of, usual_steps
 from sanac.nn.pipeline_config import forward_seconds, latent_side, noise_levels, vocabulary_of
 from sanac.runtime.pipeline import DiffusionGenerator, check_complete, open_generator
 from sanac.schedule.allocation import VelocityTable, least_depth
+from sanac.schedule.cost import UNSEEN, images_to_judge
 from sanac.schedule.front import Front, FrontSearch, front_from_json
 from sanac.schedule.settings import STEPS, UNCONFIRMED_STEPS, ScheduleSettings
 from sanac.schedule.velocity_error import VelocityErrors
 from sanac.verify.suite_scorer import SuiteScorer
 
 SCHEMA = 1  # raised when the same settings would give another front
-UNSEEN = 2  # of the images of a finalist, one in so many more shows contents that training never saw
-_CANDIDATES = 3  # proposals per number of steps, about
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,9 @@ class FrontJob(CachedStep[Front]):
         """Estimated seconds of judging, without the velocity's errors."""
         if self.confirm == "none":
             return 0.0
-        model, images = self.model, self.settings.images
-        each = judged_images(_CANDIDATES * len(self.steps), images) + images + 2 * (images // UNSEEN)
-        pictures = images + images // UNSEEN + each * sum(self.budgets)
+        model = self.model
+        whole, each = images_to_judge(self.settings.images, len(self.steps))
+        pictures = whole + each * sum(self.budgets)
         tokens = branches_of(model) * (latent_side(model) // model.architecture.patch_size) ** 2
         device = pick_device(self.settings.device)
         return forward_seconds(model, tokens * pictures * usual_steps(model), device, readings=0.0)
@@ -138,9 +137,8 @@ class FrontJob(CachedStep[Front]):
                 return judged.unseen(schedule.to_json(), lambda generator: _follow(generator, schedule), count)
 
             search.scorer, search.unseen = scores, unseen
-        each = judged_images(_CANDIDATES * len(self.steps), self.settings.images) + self.settings.images
-        each += 2 * (self.settings.images // UNSEEN)
-        total = self.settings.images + self.settings.images // UNSEEN + each * len(self.budgets)
+        whole, each = images_to_judge(self.settings.images, len(self.steps))
+        total = whole + each * len(self.budgets)
         reporter.begin(
             "judging", total if search.scorer else len(self.budgets), "images" if search.scorer else "budgets"
         )

@@ -59,7 +59,10 @@ class VelocityErrors(CachedStep[VelocityTable]):
         """The cached table, or None."""
         fields = {"order": list, "levels": list, "guided": list, "unguided": list}
         known = load_cached(self.file, self.key, fields)
-        return table_from_json(known) if known else None
+        try:
+            return table_from_json(known) if known else None
+        except TypeError:  # damaged: measured again
+            return None
 
     @property
     def seconds(self) -> float:

@@ -56,11 +56,12 @@ def rank_candidates(
 ) -> list[Ranking]:
     """Generate and score the candidates of each prompt, in turns over the prompts until the budget is spent.
 
-    `each` is the number of forward passes of an image. Candidates whose files exist count as spent.
+    `each` is the number of forward passes of an image. Candidates whose files exist count as spent. The first one of
+    each prompt is made however long that takes: a limit of time ends what is begun after them.
     """
     order = [one for turn in zip(*planned, strict=True) for one in turn]
     order = order[: budget.affordable(each, len(order))]
-    pictures = _pictures(generator, order, sampling, budget, each, reporter)
+    pictures = _pictures(generator, order, len(planned), sampling, budget, each, reporter)
     found = []
     for request, mine in zip(requests, planned, strict=True):
         made = [one for one in mine if one.path in pictures]
@@ -75,20 +76,24 @@ def rank_candidates(
 def _pictures(
     generator: ImageGenerator,
     order: Sequence[PlannedPicture],
+    needed: int,
     sampling: GenerationSettings,
     budget: Budget,
     each: int,
     reporter: Reporter,
 ) -> dict[Any, Picture]:
-    """The image of each planned picture: read if it was made before, else generated and written, batch by batch."""
+    """The image of each planned picture: read if it was made before, else generated and written, batch by batch.
+
+    Out of time, the first `needed` ones are made nevertheless.
+    """
     found: dict[Any, Picture] = {}
     reporter.begin("generating", len(order), "images")
     try:
         for start in range(0, len(order), sampling.batch):
             some = order[start : start + sampling.batch]
             missing = [one for one in some if not one.path.exists()]
-            if missing and start and not budget.allows(each):
-                break  # out of time: the first batch is always made
+            if missing and start >= needed and not budget.in_time:
+                break
             if missing:
                 prompts, seeds = [one.prompt for one in missing], [one.seed for one in missing]
                 images = [image for batch in generator.generate(prompts, seeds, sampling) for image in batch]

@@ -11,7 +11,7 @@ from sanac.core.errors import UsageError
 
 @dataclass
 class Budget:
-    """Limits and what was spent; None: no limit. Nothing is begun that would go beyond a limit."""
+    """Limits and what was spent; None: no limit."""
 
     max_forwards: int | None = None
     max_seconds: float | None = None
@@ -25,15 +25,13 @@ class Budget:
         """Seconds since the search began."""
         return time.monotonic() - self._start
 
-    def allows(self, forwards: int) -> bool:
-        """Whether so many forward passes more may be made."""
-        enough = self.max_forwards is None or self.forwards + forwards <= self.max_forwards
-        return enough and (self.max_seconds is None or self.seconds < self.max_seconds)
+    @property
+    def in_time(self) -> bool:
+        """Whether there is time left."""
+        return self.max_seconds is None or self.seconds < self.max_seconds
 
     def affordable(self, each: int, wanted: int) -> int:
-        """How many images of `each` forward passes may be made, at most `wanted`."""
-        if self.max_seconds is not None and self.seconds >= self.max_seconds:
-            return 0
+        """How many images of `each` forward passes the limit of them pays for, at most `wanted`."""
         return wanted if self.max_forwards is None else min(wanted, (self.max_forwards - self.forwards) // each)
 
     def check(self, each: int, prompts: int) -> None:

@@ -12,7 +12,6 @@ from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
 from sanac.core.units import duration_text, parse_size
 from sanac.core.view import Block, Table
-from sanac.judge.verifier import KeptScores, RankEnsemble
 from sanac.nn.device import pick_device
 from sanac.nn.guidance import branches_of
 from sanac.runtime.generate import (
@@ -31,7 +30,7 @@ from sanac.search.budget import Budget, forwards_of
 from sanac.search.settings import GenerateSettings
 from sanac.search.verifiers import check_requests, open_verifier, requests_of
 
-CANDIDATES, SCORES, REPORT, SHEET = "candidates", "scores.json", "search.json", "sheet.png"
+CANDIDATES, REPORT, SHEET = "candidates", "search.json", "sheet.png"
 
 
 def run(word: str, settings: GenerateSettings, context: Context) -> Outcome:
@@ -76,15 +75,18 @@ def _best_of(model: Model, settings: GenerateSettings, sampling: GenerationSetti
     check_requests(settings.verifier, requests)
     with made_folder(out):
         (out / CANDIDATES).mkdir(exist_ok=True)
-        verifier: Any = open_verifier(settings.verifier, pick_device(settings.device))
-        if not isinstance(verifier, RankEnsemble):
-            verifier = KeptScores(verifier, ConfinedPath(out) / SCORES)
+        verifier = open_verifier(settings.verifier, pick_device(settings.device), ConfinedPath(out) / CANDIDATES)
         generator = _opened(model, settings, context)
         rankings = rank_candidates(generator, requests, planned, sampling, verifier, budget, each, context.reporter)
         about = {"strategy": "best-of", "n": settings.n, "verifier": verifier.id}
         files = _written(rankings, out, about)
-        data = {"strategy": "best-of", "verifier": verifier.id, "spent": budget.to_json(), "pictures": files}
-        data["prompts"] = [_told(ranking) for ranking in rankings]
+        data: dict[str, Any] = {
+            "strategy": "best-of",
+            "verifier": verifier.id,
+            "spent": budget.to_json(),
+            "pictures": files,
+            "prompts": [_told(ranking) for ranking in rankings],
+        }
         write_atomically(ConfinedPath(out) / REPORT, json_files.pretty(data))
     show = partial(_show, rankings, budget, files)
     return Outcome("ok", {**data, "device": generator.device, "backend": settings.backend}, out, rankings, show)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from sanac.core.sampling_options import Guidance, ImageSize, Steps
 from sanac.core.settings import Naming, Option, RunSettings
-from sanac.core.units import parse_size
 from sanac.search.words import check_word
 
 _SEARCH = "Search options"
@@ -27,18 +27,14 @@ class GenerateSettings(RunSettings):
         'sanac generate MODEL "a red circle" "a blue square above a cross" --n 4 --out pictures',
         'sanac generate MODEL "a lighthouse at dusk" --seed 7 --size 1024x768',
         'sanac generate ./exported "a red circle" --backend onnx',
-        'sanac generate sanac:tiny "a red circle above a blue square" --search best-of --n 8 --verifier shapes',
+        'sanac generate sanac:tiny "a circle above a square" --search best-of --n 8 --verifier shapes',
     )
 
     prompts: Annotated[tuple[str, ...], Option("The prompts.", "PROMPT...", positional=True)]
     n: Annotated[int, Option("Images per prompt.", "N", ge=1, le=4096)] = 1
-    steps: Annotated[
-        int | None, Option("Sampler steps.", "N", "the schedule's, else 20, SANA-Sprint's 2", ge=1, le=1000)
-    ] = None
-    guidance: Annotated[float, Option("Guidance scale.", "SCALE", ge=0, le=100)] = 4.5
-    size: Annotated[
-        str | None, Option("Width and height in pixels.", "WxH", "the model's native size", check=parse_size)
-    ] = None
+    steps: Steps = None
+    guidance: Guidance = 4.5
+    size: ImageSize = None
     batch: Annotated[int, Option("Images per batch.", "N", ge=1)] = 16
     tile: Annotated[int | None, Option("Decode in tiles of this side: less memory.", "PIXELS", ge=1)] = None
     backend: Annotated[

@@ -3,20 +3,26 @@
 from collections.abc import Sequence
 from functools import cache
 
+from sanac.core import json_files
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import UsageError
 from sanac.judge.metadata import GenEvalTask, parse_task
 from sanac.judge.shapes import ShapesVerifier
-from sanac.judge.verifier import RankEnsemble, Request, Verifier
+from sanac.judge.verifier import KeptScores, RankEnsemble, Request, Verifier
 from sanac.shapes.prompts import Prompt, prompts_of
 from sanac.shapes.words import TAGS
 
 _SPLITS = ("train", "tune", "test", "held-out")
 
 
-def open_verifier(words: Sequence[str], device: str) -> Verifier:
-    """The verifier of these words; nothing is downloaded."""
-    found = tuple(_open(word, device) for word in words)
+def open_verifier(words: Sequence[str], device: str, kept: ConfinedPath) -> Verifier:
+    """The verifier of these words, each with its scores kept in a file of the folder `kept`; nothing is downloaded."""
+    found = tuple(_kept(_open(word, device), kept) for word in words)
     return found[0] if len(found) == 1 else RankEnsemble(found)
+
+
+def _kept(verifier: Verifier, folder: ConfinedPath) -> KeptScores:
+    return KeptScores(verifier, folder / f"scores-{json_files.key_of(verifier.id)[:8]}.json")
 
 
 def _open(word: str, device: str) -> Verifier:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sanac.core.artifact.measurements import measurements_in, write_measurement
 from sanac.core.context import Context, Outcome
-from sanac.core.view import Block, Table
+from sanac.core.view import Block, Table, path_text
 from sanac.judge.results import write_results
 from sanac.runtime.generate import file_name
 from sanac.runtime.image_files import make_folder, save_sheet
@@ -49,7 +49,7 @@ def _show(found: Evaluation, files: tuple[Path, ...]) -> Iterator[Block]:
     distance = found.distance
     yield f"distance to rendered scenes: {distance.frechet:.2f} (two halves of these: {distance.frechet_floor:.2f})"
     yield f"diversity: {distance.diversity}"
-    yield from map(str, files)
+    yield from map(path_text, files)
 
 
 def _save(found: Evaluation, about: dict[str, Any], name: str, home: Path) -> tuple[Path, ...]:

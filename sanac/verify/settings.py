@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from sanac.core.sampling_options import Guidance, ImageSize, Steps
 from sanac.core.settings import ADVANCED, DeviceSettings, ModelRef, Naming, Option, RunSettings, Settings
-from sanac.core.units import parse_size
 
 _SCORES, _OUTPUT = "Score options", "Output options"  # groups in help
 _RANKS = ("verifier", "rank_prompts", "noises", "candidate_steps", "min_kendall")
@@ -95,10 +95,8 @@ class EvaluateSettings(RunSettings):
 
     suite: Annotated[Literal["shapes"], Option("shapes: the world that sanac:tiny was trained on.", "NAME")]
     images: Annotated[int, Option("Images to generate and judge; two per task at least.", "N", ge=12)] = 2048
-    steps: Annotated[
-        int | None, Option("Sampler steps.", "N", "the schedule's, else 20, SANA-Sprint's 2", ge=1, le=1000)
-    ] = None
-    guidance: Annotated[float, Option("Guidance scale.", "SCALE", ge=0, le=100)] = 4.5
+    steps: Steps = None
+    guidance: Guidance = 4.5
     batch: Annotated[int, Option("Images per batch.", "N", ge=1)] = 32
     backend: Annotated[
         Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"],
@@ -145,13 +143,9 @@ class BenchSettings(DeviceSettings):
     ] = ()
     batch: Annotated[tuple[int, ...], Option("Batch sizes.", "N,...", comma=True, ge=1, le=9999)] = (1,)
     rounds: Annotated[int, Option("Rounds; every model takes one turn in each.", "N", ge=1, le=1000)] = 5
-    steps: Annotated[
-        int | None, Option("Sampler steps.", "N", "the schedule's, else 20, SANA-Sprint's 2", ge=1, le=1000)
-    ] = None
-    guidance: Annotated[float, Option("Guidance scale.", "SCALE", ge=0, le=100)] = 4.5
-    size: Annotated[
-        str | None, Option("Width and height in pixels.", "WxH", "the model's native size", check=parse_size)
-    ] = None
+    steps: Steps = None
+    guidance: Guidance = 4.5
+    size: ImageSize = None
     tile: Annotated[int | None, Option("Decode in tiles of this side.", "PIXELS", ge=1, group=ADVANCED)] = None
     threads: Annotated[int | None, Option("Processor threads.", "N", "all", ge=1, group=ADVANCED)] = None
     out: Annotated[Path | None, Option("Write the measurement here, too.", "DIR", recipe=False)] = None

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sanac.core.check import Check
-from sanac.core.view import Block, Table
+from sanac.core.view import Block, Table, path_text
 from sanac.verify.end_to_end import VerifyReport
 from sanac.verify.rank_correlation import RankReport
 
@@ -19,7 +19,7 @@ def show_report(found: VerifyReport, sheet: Path | None = None) -> Iterator[Bloc
 def show_sheet(sheet: Path | None) -> Iterator[Block]:
     """Where the compared images are."""
     if sheet:
-        yield f"the images, side by side: {sheet}"
+        yield f"the images, side by side: {path_text(sheet)}"
 
 
 def show_checks(checks: tuple[Check, ...], notes: tuple[str, ...]) -> Iterator[Block]:

@@ -9,6 +9,7 @@ from sanac.core import resources
 from sanac.core.errors import MissingResource
 from sanac.core.progress import NullReporter
 from sanac.core.resources import Needs, available_memory, check_room
+from sanac.core.view import path_text
 
 
 class Listening(NullReporter):
@@ -66,3 +67,12 @@ def test_only_memory_that_matters_is_a_line(tmp_path: Path) -> None:
     (line,) = much.said
     assert "of memory (free: " in line
     assert not much.details
+
+
+def test_paths_are_shown_as_one_would_type_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert path_text(tmp_path / "here" / "less" / "a.png") == "less/a.png"
+    assert path_text(Path("less")) == "less"
+    assert path_text(tmp_path / "here") == "."
+    assert path_text(tmp_path / "hereafter") == str(tmp_path / "hereafter")

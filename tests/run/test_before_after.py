@@ -31,6 +31,7 @@ def test_a_recipe_ends_with_a_sheet_that_is_made_once(sanac: Sanac, tmp_path: Pa
     assert ran.code == 0, ran.err
     (line,) = [line for line in ran.out.splitlines() if line.startswith("before and after, side by side: ")]
     sheet = Path(line.partition(": ")[2])
+    assert not sheet.is_absolute(), "as one would type it here"
     assert sheet.name == BEFORE_AFTER
     assert sheet.parent.parent.name.startswith("quantize-"), "beside the other measurements of the chosen artifact"
     assert columns_of(sheet) == 2
@@ -43,11 +44,11 @@ def test_a_recipe_ends_with_a_sheet_that_is_made_once(sanac: Sanac, tmp_path: Pa
 
     stamps = [path.stat().st_mtime_ns for path in (sheet, *pictures)]
     again = sanac("run", "r.toml", "--json", "-q")
-    assert (again.json["status"], again.json["sheet"]) == ("cached", str(sheet))
+    assert (again.json["status"], again.json["sheet"]) == ("cached", str(sheet.absolute()))
     assert [path.stat().st_mtime_ns for path in (sheet, *pictures)] == stamps
     pictures[0].unlink()
     sheet.unlink()
-    assert sanac("run", "r.toml", "--json", "-q").json["sheet"] == str(sheet)
+    assert sanac("run", "r.toml", "--json", "-q").json["sheet"] == str(sheet.absolute())
     assert pictures[0].is_file(), "what is not whole is made again"
     assert sheet.is_file()
 

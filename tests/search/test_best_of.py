@@ -1,6 +1,7 @@
 """Best of N: the best candidate wins, budgets hold exactly, and a stopped search goes on to the same winners."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from sanac.core.artifact.schedule import Schedule
+from sanac.core.confined import ConfinedPath
 from sanac.core.errors import UsageError
 from sanac.core.progress import NULL_REPORTER
 from sanac.judge.verifier import Picture, Request
@@ -16,6 +18,8 @@ from sanac.runtime.generate import plan_pictures
 from sanac.runtime.pipeline import GenerationSettings
 from sanac.search.best_of import rank_candidates
 from sanac.search.budget import Budget, forwards_of
+from sanac.search.settings import GenerateSettings
+from sanac.search.verifiers import check_requests, open_verifier, requests_of
 from tests.conftest import Sanac
 
 PROMPTS = ("a circle above a square", "three green triangles")
@@ -83,6 +87,30 @@ def test_what_was_made_before_is_not_made_again(tmp_path: Path) -> None:
     assert len(painter.seeds) == 20
     assert before == 8
     assert budget.forwards == 160, "candidates of an earlier run are paid for, too"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_out_of_time_every_prompt_has_its_first_candidate(tmp_path: Path, seconds: float) -> None:
+    painter = Painter()
+    found = ranked(tmp_path, painter, Budget(max_seconds=seconds))
+    assert found == ([1, 10] if seconds == 0 else [7, 17])
+    assert painter.seeds[:2] == [0, 10]
+    assert len(painter.seeds) == (3 if seconds == 0 else 20), "the batch that was begun, and no other"
+
+
+def test_the_example_in_help_can_be_judged() -> None:
+    (example,) = [line for line in GenerateSettings.EXAMPLES if "--search" in line]
+    words = shlex.split(example)
+    check_requests([words[words.index("--verifier") + 1]], requests_of([words[3]]))
+
+
+def test_the_members_of_an_ensemble_keep_their_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, requests = [np.full((4, 4, 3), light, np.uint8) for light in (3, 7, 9)], requests_of(PROMPTS[:1]) * 3
+    monkeypatch.setattr("sanac.search.verifiers._open", lambda _word, _device: Near())
+    first = open_verifier(("one", "two"), "cpu", ConfinedPath(tmp_path)).scores(images, requests)
+    assert first == [0.0, 1.0, 0.5]
+    monkeypatch.setattr(Near, "scores", lambda *_: pytest.fail("asked again"))
+    assert open_verifier(("one", "two"), "cpu", ConfinedPath(tmp_path)).scores(images, requests) == first
 
 
 def test_forwards_count_both_branches_of_guided_steps() -> None:

@@ -99,16 +99,6 @@ class Schedule:
         """The step whose noise level is nearest; of two equally near ones the later."""
         return min(range(self.steps), key=lambda step: (abs(self.levels[step] - level), -step))
 
-    def resampled(self, levels: tuple[int, ...]) -> "Schedule":
-        """This schedule for other noise levels: each takes depth and guidance of the nearest step."""
-        steps = [self.step_at(level) for level in levels]
-        return replace(
-            self,
-            levels=levels,
-            blocks=tuple(self.blocks[step] for step in steps),
-            guided=tuple(self.guided[step] for step in steps),
-        )
-
     def grouped(self, most: int) -> tuple[int, ...]:
         """At most `most` depths, so that rounding each step up to the next of them adds the fewest blocks."""
         if len(self.depths) <= most:

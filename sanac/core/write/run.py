@@ -12,7 +12,7 @@ from sanac.core.artifact.workspace import read_workspace, record
 from sanac.core.context import Context, Outcome
 from sanac.core.errors import UsageError
 from sanac.core.units import bytes_text
-from sanac.core.view import Block
+from sanac.core.view import Block, path_text
 from sanac.core.write.executor import preflight, write_artifact
 from sanac.core.write.in_place import add, is_complete
 from sanac.core.write.job import ArtifactJob
@@ -129,16 +129,17 @@ def add_in_place(word: str, job: ArtifactJob, shown: str, settings: StageSetting
     read_workspace(settings.workspace)
     assert job.post_process
     folder = job.model.located.path
+    place = path_text(folder)
     data: dict[str, Any] = {"key": job.key, "added": list(job.post_process.names), "dry_run": settings.dry_run}
     status = "cached" if is_complete(job) and not settings.force else "ok"
     if settings.dry_run:
-        done = f"would add {shown} to {folder}, with {bytes_text(job.post_process.disk)} of disk"
+        done = f"would add {shown} to {place}, with {bytes_text(job.post_process.disk)} of disk"
     else:
         status, _ = add(job, context.reporter)
         record(settings.workspace, word, folder)
-        done = f"added {shown} to {folder}"
+        done = f"added {shown} to {place}"
     if status == "cached":
-        done = f"{folder} already has {shown} (cached)"
+        done = f"{place} already has {shown} (cached)"
     return Outcome(status, data, folder, done, lambda: [done])
 
 

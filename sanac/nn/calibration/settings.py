@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from sanac.core.sampling_options import Guidance
 from sanac.core.settings import ADVANCED, Naming, Option, RunSettings, Settings, Size
 
 LIMIT = 2_000_000_000  # bytes
@@ -26,7 +27,7 @@ class PromptSettings(Settings):
         Option("Number of prompts.", "N", "100; search, gptq, int8, fp8: 32; schedule: 16; a budget: 8", ge=1),
     ] = None
     timesteps: Annotated[int | None, Option("Sampler steps.", "N", "20, SANA-Sprint's 2", ge=1, le=1000)] = None
-    guidance: Annotated[float, Option("Guidance scale.", "SCALE", ge=0, le=100)] = 4.5
+    guidance: Guidance = 4.5
     memory_limit: Annotated[
         Size | None,
         Option("Maximum memory to use.", "SIZE", "2GB; search, repair and gptq: more", affects_result=False),

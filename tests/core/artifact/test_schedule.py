@@ -76,7 +76,7 @@ def test_costs_and_words() -> None:
 
 def test_other_steps_take_the_nearest_noise_level() -> None:
     assert [RISING.step_at(level) for level in (1000, 900, 899, 650, 0)] == [0, 0, 1, 2, 3]
-    assert RISING.resampled((999, 950, 300)).blocks == (2, 2, 6)
+    assert [RISING.blocks[RISING.step_at(level)] for level in (999, 950, 300)] == [2, 2, 6]
 
 
 @pytest.mark.parametrize(
