@@ -1,68 +1,14 @@
-"""`sanac evaluate`: whether the images are good."""
+"""`sanac evaluate`: whether the images are good. Each suite has a module of its own."""
 
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
 
-from sanac.core.artifact.measurements import measurements_in, write_measurement
 from sanac.core.context import Context, Outcome
-from sanac.core.view import Block, Table, path_text
-from sanac.judge.results import write_results
-from sanac.runtime.generate import file_name
-from sanac.runtime.image_files import make_folder, save_sheet
-from sanac.runtime.pipeline import open_generator, sampling_of
+from sanac.verify import evaluate_shapes
 from sanac.verify.settings import EvaluateSettings
-from sanac.verify.shapes_suite import Evaluation, evaluate, examples
+
+SUITES: Mapping[str, Callable[[str, EvaluateSettings, Context], Outcome]] = {"shapes": evaluate_shapes.run}
 
 
 def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
-    """Generate and judge the suite's images; write the scores, a sheet of examples and a line per image."""
-    opened = context.open(word)
-    default = opened.located.path if opened.manifest else Path("sanac-out") / f"evaluate-{file_name(word)}"
-    typed, batch = "guidance" in settings.typed, settings.batch
-    sampling = sampling_of(
-        opened, settings.steps, settings.guidance, context.reporter, guidance_typed=typed, batch=batch
-    )
-    home = make_folder(settings.out or default)
-    generator = open_generator(opened, settings.device, settings.backend, context.reporter)
-    for warning in generator.device_warnings():
-        context.reporter.warn(warning)
-    found = evaluate(generator, settings.images, sampling, settings.seed, settings.prompts_split, context.reporter)
-    about: dict[str, Any] = {"model": opened.located.name, "suite": settings.suite, "split": settings.prompts_split}
-    about |= {"seed": settings.seed, "sampling": sampling.to_json(), "device": generator.device}
-    about |= {"backend": settings.backend} if settings.backend != "torch" else {}
-    about |= {"schedule": str(opened.schedule)} if opened.schedule else {}
-    files = _save(found, about, settings.measurement, home)
-    return Outcome("ok", about | found.to_json(), home, found, partial(_show, found, files))
-
-
-def _show(found: Evaluation, files: tuple[Path, ...]) -> Iterator[Block]:
-    """A row per task, the distance of the set, and the files."""
-    scores = {**found.summary.tasks, "overall": found.summary.overall}
-    scores |= {"held out": found.held_out} if found.held_out else {}
-    rows = tuple(
-        (name, f"{score.value:.3f}", f"{score.low:.3f}", f"{score.high:.3f}", str(score.n))
-        for name, score in scores.items()
-    )
-    yield Table(("task",), ("right", "from", "to", "prompts"), rows)
-    distance = found.distance
-    yield f"distance to rendered scenes: {distance.frechet:.2f} (two halves of these: {distance.frechet_floor:.2f})"
-    yield f"diversity: {distance.diversity}"
-    yield from map(path_text, files)
-
-
-def _save(found: Evaluation, about: dict[str, Any], name: str, home: Path) -> tuple[Path, ...]:
-    scores = {"overall": found.summary.overall, **found.summary.tasks}
-    scores |= {"held_out": found.held_out} if found.held_out else {}
-    metrics = {"frechet": found.distance.frechet}
-    for key, score in scores.items():
-        metrics |= {key: score.value, f"{key}.low": score.low, f"{key}.high": score.high}
-    written = write_measurement(home, name, about | found.to_json(), metrics)
-    shown = examples(found)
-    sheet = measurements_in(home) / f"{name}.png"
-    verdicts = [found.results[index].correct for index in shown]
-    save_sheet(sheet, [found.pictures[i] for i in shown], [found.prompts[i].text for i in shown], verdicts, columns=8)
-    lines = measurements_in(home) / f"{name}.jsonl"
-    write_results(lines, found.results)
-    return written, sheet.path, lines.path
+    """Generate and judge the suite's images, or read images that were generated elsewhere."""
+    return SUITES[settings.suite](word, settings, context)
