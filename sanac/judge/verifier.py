@@ -39,6 +39,22 @@ class Verifier(Protocol):
         """The score of each image for its request."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a judge says of a preview, as probabilities."""
+
+    clarity: float  # it already shows what the finished image will show
+    potential: float  # the finished image will show its prompt
+    final: float  # it shows its prompt as it is
+
+
+class PreviewVerifier(Verifier, Protocol):
+    """A verifier that can also judge images in the making."""
+
+    def previews(self, images: Sequence[Picture], requests: Sequence[Request], noise: float) -> list[Reading]:
+        """What each preview promises; `noise` is the noise level of the states that they were made from."""
+
+
 @dataclass
 class KeptScores:
     """A verifier whose scores are kept in a file, by image, prompt and verifier: none is computed twice."""

@@ -41,6 +41,9 @@ class Sampler(Protocol):
     def advance(self, step: int, velocity: Tensor, latents: Tensor) -> Tensor:
         """The latents after a step, from the guided velocity. Called once for each step, in order."""
 
+    def keep(self, places: Sequence[int]) -> None:
+        """Forget all samples but these; latents of the steps to come have only them."""
+
 
 @dataclass(frozen=True, slots=True)
 class FlowSampler:
@@ -72,8 +75,14 @@ class FlowSampler:
         found: Tensor = self.scheduler.step(velocity, self.scheduler.timesteps[step], latents, return_dict=False)[0]
         return found
 
+    def keep(self, places: Sequence[int]) -> None:
+        """Multistep schedulers hold the outputs of earlier steps."""
+        earlier = getattr(self.scheduler, "model_outputs", None)
+        if earlier is not None:
+            self.scheduler.model_outputs = [None if one is None else one[list(places)] for one in earlier]
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class SprintSampler:
     """SANA-Sprint: a step predicts the data, and noise is added again; each sample has its own generator of noise."""
 
@@ -106,6 +115,10 @@ class SprintSampler:
         how = {"generator": list(self.generators), "return_dict": False}
         after: Tensor = self.scheduler.step(sigma * slope, self.scheduler.timesteps[step], sigma * latents, **how)[0]
         return after / sigma
+
+    def keep(self, places: Sequence[int]) -> None:
+        """The generators of the samples that stay."""
+        self.generators = [self.generators[place] for place in places]
 
     def _norm(self, step: int) -> Tensor:
         s = self.timestep(step)

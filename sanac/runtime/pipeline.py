@@ -120,7 +120,7 @@ class DiffusionGenerator:
         for prompt in prompts:
             if not prompt.strip():
                 raise UsageError("a prompt is empty", hint="describe the image in every prompt")
-        settings = self._settings(prompts, sampling)
+        settings = self.call_settings(prompts, sampling)
         for start in range(0, len(prompts), sampling.batch):
             part = list(prompts[start : start + sampling.batch])
             noises = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + sampling.batch]]
@@ -137,7 +137,7 @@ class DiffusionGenerator:
             yield np.round(images * 255).astype(np.uint8)
             reporter.advance(len(part))
 
-    def _settings(self, prompts: Sequence[str], sampling: GenerationSettings) -> dict[str, Any]:
+    def call_settings(self, prompts: Sequence[str], sampling: GenerationSettings) -> dict[str, Any]:
         """Keyword arguments of the pipeline's call."""
         width, height = self._as_the_pipeline_counts(sampling)
         found: dict[str, Any] = {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance}

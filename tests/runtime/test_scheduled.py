@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from diffusers import SanaPipeline
 
 import sanac as api
@@ -17,6 +18,7 @@ from sanac.core.errors import UsageError
 from sanac.core.json_files import pretty
 from sanac.nn.pipeline_config import noise_levels
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
+from sanac.runtime.scheduled import ScheduledForward, views_of
 from tests.conftest import Sanac
 
 ORDER = (0, 5, 2, 1, 4, 3)
@@ -68,6 +70,25 @@ def test_an_unguided_step_is_the_prompts_branch_alone(model: Model, generator: D
     stock = pictures(generator, guidance=1.0)
     generator.follow(schedule(model, [6] * 4, [False] * 4))
     assert (pictures(generator) == stock).all()
+
+
+def test_an_unguided_step_of_both_branches_is_the_prompts_half(model: Model, generator: DiffusionGenerator) -> None:
+    """In a batch of both branches, the half without the prompt is left out, and both get the prompt's velocity."""
+    generator.follow(None)
+    transformer, rng = generator.pipeline.transformer, torch.Generator().manual_seed(0)
+    latents = torch.randn(4, 16, 4, 4, generator=rng)
+    caption = torch.randn(4, 5, 64, generator=rng)
+    mask, timestep = torch.tensor([[1, 1, 1, 1, 0]] * 4), torch.full((4,), 500.0)
+    how = {"encoder_hidden_states": caption, "encoder_attention_mask": mask, "timestep": timestep}
+    with torch.no_grad():
+        stock = transformer(latents, **how).sample
+        forward = ScheduledForward(schedule(model, [6] * 4, [False] * 4), views_of(transformer, plain(6, (1,))), 1000)
+        with forward.batch_of(both_branches=True):
+            found = forward(latents, **how).sample
+        assert torch.allclose(found[2:], stock[2:], atol=1e-5)
+        assert torch.equal(found[:2], found[2:])
+        assert not torch.allclose(found[:2], stock[:2], atol=1e-2)
+        assert torch.equal(forward(latents, **how).sample, stock), "without guidance all of it is the prompt's"
 
 
 @pytest.mark.parametrize("guidance", [4.5, 1.0])
