@@ -9,6 +9,7 @@ import pytest
 from sanac.core.artifact.model import open_model
 from sanac.core.artifact.schedule import Schedule
 from sanac.core.checkpoint.locate import locate
+from sanac.nn.pipeline_config import noise_levels
 from tests.conftest import Sanac, Shared, sanac_must
 
 QUICK = ("--num-prompts", "2", "--timesteps", "6", "--try-steps", "4,6", "--front", "0.25", "--images", "48")
@@ -92,15 +93,19 @@ def test_a_schedule_is_not_scheduled_again(sanac: Sanac, scheduled: Path) -> Non
 
 def test_its_graphs_follow_it(sanac: Sanac, scheduled: Path, tmp_path: Path) -> None:
     """A graph per depth over the same weights: verified, run by step, and as cheap as the schedule, rounded up."""
-    schedule = open_model(locate(str(scheduled))).schedule
-    assert isinstance(schedule, Schedule)
+    assert sanac("convert", scheduled, "--to", "diffusers", "--out", "by-hand").code == 0
+    (tmp_path / "by-hand" / "sanac.json").unlink()
+    model = open_model(locate("by-hand"))
+    schedule = Schedule((0, 3, 1, 2), noise_levels(model, 4), (1, 2, 3, 4), (True, True, False, True))
+    (tmp_path / "by-hand" / "schedule.json").write_text(json.dumps(schedule.to_json()))
+    scheduled = tmp_path / "by-hand"
     ran = sanac(
         "export", scheduled, "--precision", "fp32", "--component", "transformer", "--depths", "2", "--out", "exported"
     )
     assert ran.code == 0, ran.err
     depths = schedule.grouped(2)
     partial = [depth for depth in depths if depth < 4]
-    assert partial, "a schedule without a shallower step tests nothing"
+    assert partial
     assert {path.name for path in (tmp_path / "exported" / "transformer").glob("model.depth-*.onnx")} == {
         f"model.depth-{depth}.onnx" for depth in partial
     }
