@@ -52,7 +52,9 @@ def judge_files(word: str, kind: str, beside: str = PREVIEWS) -> JudgeFiles:
         inside(boundary, folder / name)
     config = json_files.read_object(folder / CONFIG)
     if config.get("model_type") != kind:
-        raise InvalidInput(f"{word} is not a judge", why=f"its model_type is {config.get('model_type')!r}, not {kind!r}")
+        raise InvalidInput(
+            f"{word} is not a judge", why=f"its model_type is {config.get('model_type')!r}, not {kind!r}"
+        )
     return JudgeFiles(folder, located.name, config)
 
 

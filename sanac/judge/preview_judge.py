@@ -62,6 +62,17 @@ class JudgeShape:
         assert isinstance(words, list)
         return cls(tuple(words), **{name: value[name] for name in limits})
 
+    def check(self, prompts: Sequence[str]) -> None:
+        """UsageError for prompts with words that the judge never learned."""
+        words = dict.fromkeys(word for prompt in prompts for word in split_words(prompt))
+        strangers = [word for word in words if word not in self.words]
+        if strangers:
+            raise UsageError(
+                f"the judge can't judge prompts with the words {', '.join(strangers)}",
+                why="it was trained on a smaller vocabulary",
+                hint="--verifier vlm:MODEL or clip:MODEL judges any prompt",
+            )
+
 
 class PreviewJudge(nn.Module):  # type: ignore[misc]
     """The network: images, noise levels and prompts to the logits of the three heads."""
@@ -69,7 +80,9 @@ class PreviewJudge(nn.Module):  # type: ignore[misc]
     def __init__(self, shape: JudgeShape) -> None:
         super().__init__()
         self.shape, width = shape, shape.width
-        self.stem = nn.Sequential(*_halving(3, width // 4), *_halving(width // 4, width // 2), *_halving(width // 2, width))
+        self.stem = nn.Sequential(
+            *_halving(3, width // 4), *_halving(width // 4, width // 2), *_halving(width // 2, width)
+        )
         self.places = nn.Parameter(0.02 * torch.randn(1, (shape.side // 8) ** 2, width))
         self.levels = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
         self.words = nn.Embedding(_FIRST + len(shape.words), width)
@@ -155,17 +168,6 @@ class PreviewJudgeVerifier:
         loaded(network, files)
         return cls(f"judge {files.identity}", network.to(device), torch.device(device))
 
-    def check(self, prompts: Sequence[str]) -> None:
-        """UsageError for prompts with words that the judge never learned."""
-        words = dict.fromkeys(word for prompt in prompts for word in split_words(prompt))
-        strangers = [word for word in words if word not in self.network.shape.words]
-        if strangers:
-            raise UsageError(
-                f"the judge can't judge prompts with the words {', '.join(strangers)}",
-                why="it was trained on a smaller vocabulary",
-                hint="--verifier vlm:MODEL or clip:MODEL judges any prompt",
-            )
-
     def scores(self, images: Sequence[Picture], requests: Sequence[Request]) -> list[float]:
         """The probability that each finished image shows its prompt."""
         return [reading.final for reading in self.previews(images, requests, 0.0)]
@@ -173,7 +175,7 @@ class PreviewJudgeVerifier:
     def previews(self, images: Sequence[Picture], requests: Sequence[Request], noise: float) -> list[Reading]:
         """What each image promises; they are guesses made at one noise level, 0 for finished images."""
         prompts = [request.prompt for request in requests]
-        self.check(prompts)
+        self.network.shape.check(prompts)
         found: list[Reading] = []
         for start in range(0, len(images), _TOGETHER):
             some = slice(start, start + _TOGETHER)

@@ -13,6 +13,14 @@ from sanac.judge.metadata import Clause, GenEvalTask
 from sanac.judge.verifier import Request
 
 FINAL = 'Does this image show exactly what the text "{prompt}" describes? Answer yes or no.'
+CLARITY = (
+    'This is a rough preview of an image that will show "{prompt}". Is it clear enough to tell what the finished '
+    "image will show? Answer yes or no."
+)
+POTENTIAL = (
+    'This is a preview of an unfinished image. Judging by what can be seen, will the finished image show "{prompt}"? '
+    "Answer yes or no."
+)
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _FLOOR = 1e-6  # a probability of zero would hide what the other atoms say
 

@@ -103,11 +103,11 @@ class StateReader:
         loaded(network, files)
         return cls(f"state judge {files.identity}", network.to(device))
 
-    @torch.no_grad()
     def readings(self, states: Tensor, caption: Tensor, noise: float, columns: int) -> list[Reading]:
         """What the states of each image promise."""
         levels = torch.full((len(states),), noise, device=states.device)
-        logits = self.network(states, caption, levels, columns)
+        with torch.no_grad():
+            logits = self.network(states, caption, levels, columns)
         return [Reading(*map(float, row)) for row in logits.sigmoid().cpu()]
 
 

@@ -14,8 +14,8 @@ import torch
 
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.judge.model_folder import YES_NO, JudgeFolder
-from sanac.judge.questions import Atom, atoms_of, final_question, geometric_mean
-from sanac.judge.verifier import Picture, Request
+from sanac.judge.questions import CLARITY, POTENTIAL, Atom, atoms_of, final_question, geometric_mean
+from sanac.judge.verifier import Picture, Reading, Request
 from sanac.nn.silence_libraries import quiet
 
 YES, NO = ("yes", "Yes", " yes", " Yes"), ("no", "No", " no", " No")
@@ -85,6 +85,14 @@ class YesNoVerifier:
         """P(yes) of each image."""
         pairs = zip(images, requests, strict=True)
         return [self.judge.probability(image, final_question(request, self.template)) for image, request in pairs]
+
+    def previews(self, images: Sequence[Picture], requests: Sequence[Request], noise: float) -> list[Reading]:  # noqa: ARG002
+        """The answers to the questions about clarity, potential and the image as it is; the noise isn't told."""
+        asked = (CLARITY, POTENTIAL, self.template)
+        return [
+            Reading(*(self.judge.probability(image, final_question(request, template)) for template in asked))
+            for image, request in zip(images, requests, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """Images in the making, step by step: what search strategies need of a generator, whatever it generates with.
 
-    images = generator.start(prompts, seeds)
-    while images.done < images.steps:
-        images.advance()
-        pictures = images.preview()        # what the images would be if they were finished now
-        images.keep(good(pictures))        # the others leave the batch, and cost nothing from here on
-    pictures = images.finish()
+images = generator.start(prompts, seeds)
+while images.done < images.steps:
+images.advance()
+pictures = images.preview()        # what the images would be if they were finished now
+images.keep(good(pictures))        # the others leave the batch, and cost nothing from here on
+pictures = images.finish()
 """
 
 from collections.abc import Sequence

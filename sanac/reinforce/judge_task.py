@@ -152,7 +152,7 @@ def neighbours(content: Content) -> tuple[Content, ...]:
 def _distance(one: Content, other: Content) -> int:
     """The number of things that differ."""
     pairs = list(zip(one.wanted, other.wanted, strict=True))
-    differ = sum(
+    differ: int = sum(
         getattr(mine, name) != getattr(theirs, name) for mine, theirs in pairs for name in ("shape", "color", "count")
     )
     colors = [item.color for item in one.wanted]

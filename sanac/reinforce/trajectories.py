@@ -58,7 +58,7 @@ def gather(
     file: Path,
     reporter: Reporter,
 ) -> Trajectories:
-    """The trajectories of these prompts and seeds; read from `file` if it exists. `numbers` are those of the prompts."""
+    """The trajectories of these prompts, known by `numbers`, and seeds; read from `file` if it exists."""
     if not file.exists():
         reporter.begin("generating", len(prompts), "images")
         parts = []
@@ -86,6 +86,7 @@ def _gather(
         noise.append(images.noise)
         images.advance()
         last = images.done == images.steps
+        assert images.guess is not None
         guesses.append(images.guess)
         seen.append(_seen(images.preview()))
         states.append(torch.stack([images.states[block] for block in generator.taps], dim=1).half().cpu())
@@ -118,4 +119,3 @@ def _detection(row: NDArray[np.float32]) -> Detection:
     left, top, right, bottom = box
     name = _COLORS[int(color)] if color >= 0 else None
     return Detection(_SHAPES[int(shape)], score, (left, top, right, bottom), name)
-

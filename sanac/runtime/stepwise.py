@@ -97,7 +97,6 @@ class SanaInProgress:
         self.latents = self.sampler.advance(self.done, velocity, self.latents)
         self.done += 1
 
-    @torch.no_grad()
     def _velocity(self, inputs: Tensor) -> Tensor:
         """The guided velocity; NaN is refused when it is decoded."""
         transformer, branches = self.owner.generator.pipeline.transformer, len(self.caption)
@@ -105,7 +104,8 @@ class SanaInProgress:
         extra = {}
         if (scale := self.guidance.embedded(len(inputs), inputs.device)) is not None:
             extra["guidance"] = scale.to(transformer.dtype)
-        with _counted(transformer, self.owner.spent, len(timestep)), self._tapped(transformer), _both(transformer, branches > 1):
+        counted, both = _counted(transformer, self.owner.spent, len(timestep)), _both(transformer, branches > 1)
+        with torch.no_grad(), counted, both, self._tapped(transformer):
             found: Tensor = transformer(
                 torch.cat([inputs] * branches).to(transformer.dtype),
                 encoder_hidden_states=self.caption.flatten(0, 1).to(transformer.dtype),
@@ -159,7 +159,6 @@ class SanaInProgress:
             self.advance()
         return self._decoded(self.latents)
 
-    @torch.no_grad()
     def _decoded(self, latents: Tensor) -> Pictures:
         pipeline, name = self.owner.generator.pipeline, self.owner.generator.name
         if not len(latents):
@@ -167,11 +166,12 @@ class SanaInProgress:
         if not torch.isfinite(latents).all():
             raise InvalidInput(f"{name} generates NaN", why=f"at step {self.done}", hint=f"sanac inspect {name} --scan")
         self.owner.spent.decodes += len(latents)
-        with tiled_decoder(pipeline, self.owner.sampling.tile):
+        with torch.no_grad(), tiled_decoder(pipeline, self.owner.sampling.tile):
             scaled = latents.to(pipeline.vae.dtype) / pipeline.vae.config.scaling_factor
-            found = pipeline.vae.decode(scaled, return_dict=False)[0]
-        images = pipeline.image_processor.postprocess(found, output_type="np")
-        return np.round(images * 255).astype(np.uint8)
+            decoded = pipeline.vae.decode(scaled, return_dict=False)[0]
+        images = pipeline.image_processor.postprocess(decoded, output_type="np")
+        found: Pictures = np.round(images * 255).astype(np.uint8)
+        return found
 
 
 def _encoded(pipeline: "SanaPipeline", prompts: Sequence[str], length: int, *, guided: bool) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,7 @@ class GenerateSettings(RunSettings):
     verifier: Annotated[
         tuple[str, ...],
         Option(
-            "What scores candidates: shapes, clip:MODEL, vlm:MODEL, atoms:MODEL; several are ranked together.",
+            "What scores candidates: shapes, or judge:, clip:, vlm: or atoms:MODEL; several are ranked together.",
             "NAME,...",
             comma=True,
             check=check_word,
@@ -69,7 +69,10 @@ class GenerateSettings(RunSettings):
         if blank := [f"prompt {number}" for number, prompt in enumerate(self.prompts, 1) if not prompt.strip()]:
             yield "prompts", f"{', '.join(blank)} is empty: describe what the image should show"
         if self.search == "best-of" and not self.verifier:
-            yield "verifier", f"{name('search')} best-of needs {name('verifier')}: shapes, clip:MODEL, vlm:MODEL"
+            yield (
+                "verifier",
+                f"{name('search')} best-of needs {name('verifier')}: shapes, judge:MODEL, clip:MODEL",
+            )
         for idle in ("verifier", "max_forwards", "max_seconds") if self.search == "single" else ():
             if getattr(self, idle):
                 yield idle, f"{name(idle)} requires {name('search')} best-of"

@@ -1,4 +1,4 @@
-"""Opens verifiers by the words of `--verifier`: shapes, clip:MODEL, vlm:MODEL, atoms:MODEL; several are an ensemble."""
+"""Opens verifiers by the words of `--verifier`: shapes, judge:, clip:, vlm:, atoms:MODEL; several are an ensemble."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -6,7 +6,9 @@ from functools import cache
 from sanac.core import json_files
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import UsageError
+from sanac.judge.judge_files import judge_files
 from sanac.judge.metadata import GenEvalTask, parse_task
+from sanac.judge.preview_judge import KIND, JudgeShape, PreviewJudgeVerifier
 from sanac.judge.shapes import ShapesVerifier
 from sanac.judge.verifier import KeptScores, RankEnsemble, Request, Verifier
 from sanac.shapes.prompts import Prompt, prompts_of
@@ -29,6 +31,8 @@ def _open(word: str, device: str) -> Verifier:
     kind, _, model = word.partition(":")
     if kind == "shapes":
         return ShapesVerifier()
+    if kind == "judge":
+        return PreviewJudgeVerifier.open(judge_files(model, KIND), device)
     from sanac.judge.clip_score import ClipVerifier
     from sanac.judge.model_folder import CONTRASTIVE, YES_NO, open_judge
     from sanac.judge.questions import FINAL
@@ -47,6 +51,10 @@ def requests_of(prompts: Sequence[str]) -> list[Request]:
 
 def check_requests(words: Sequence[str], requests: Sequence[Request]) -> None:
     """UsageError, before anything is generated, for prompts that a verifier of these words can't judge."""
+    for word in words:
+        kind, _, model = word.partition(":")
+        if kind == "judge":
+            JudgeShape.from_json(judge_files(model, KIND).config).check([request.prompt for request in requests])
     strangers = [request.prompt for request in requests if request.task is None]
     needing = [word for word in words if word.partition(":")[0] in {"shapes", "atoms"}]
     if strangers and needing:

@@ -2,11 +2,11 @@
 
 from sanac.core.errors import UsageError
 
-KINDS = ("shapes", "clip", "vlm", "atoms")
+KINDS = ("shapes", "judge", "clip", "vlm", "atoms")
 
 
 def check_word(word: str) -> None:
     """UsageError for a word that names no verifier."""
     kind, _, model = word.partition(":")
     if kind not in KINDS or (kind == "shapes") == bool(model):
-        raise UsageError(f"names {word!r}, not shapes, clip:MODEL, vlm:MODEL or atoms:MODEL")
+        raise UsageError(f"names {word!r}, not shapes, judge:MODEL, clip:MODEL, vlm:MODEL or atoms:MODEL")

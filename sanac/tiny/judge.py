@@ -16,13 +16,15 @@ from sanac.core.checkpoint.locate import TINY, locate
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import SanacError
 from sanac.core.progress import Reporter
-from sanac.judge.judge_files import PREVIEWS, save_judge
+from sanac.judge.judge_files import PREVIEWS, STATES, save_judge
 from sanac.judge.preview_judge import JudgeShape, PreviewJudge
+from sanac.judge.state_judge import StateJudge, StateJudgeShape
 from sanac.nn.device import pick_device
 from sanac.nn.stock_loading import load_component
 from sanac.reinforce.judge_task import PreviewJudgeTask
+from sanac.reinforce.state_task import StateJudgeTask
 from sanac.reinforce.trajectories import Trajectories
-from sanac.reinforce.variants import GUIDANCE, Variant, gather_variants, random_variants
+from sanac.reinforce.variants import Variant, gather_variants, random_variants
 from sanac.shapes.prompts import Prompt, suite
 from sanac.shapes.words import VOCABULARY
 from sanac.tiny.train import Lines
@@ -39,7 +41,9 @@ class Recipe:
     shallow: tuple[int, int] = (12, 300)  # variants without five to seven of the last eight blocks, images of each
     early: tuple[int, int] = (3, 150)  # variants without one of the first blocks, images of each
     taps: tuple[int, ...] = (3, 11)  # blocks whose output is kept
+    block: int = 3  # the one that the head reads behind
     steps: int = 4000
+    state_steps: int = 3000
     rate: float = 1e-3
     seed: int = 1
 
@@ -67,13 +71,25 @@ def train_previews(
 ) -> PreviewJudge:
     """The judge of previews, written to FOLDER/judge."""
     torch.manual_seed(recipe.seed)
-    network = PreviewJudge(JudgeShape(VOCABULARY)).to(device)
+    network: PreviewJudge = PreviewJudge(JudgeShape(VOCABULARY)).to(device)
     vae = load_component(model, "vae", torch.float32).to(device)
     task = PreviewJudgeTask(network, vae, data, recipe.prompts)
     schedule = Schedule(recipe.rate, recipe.steps, warmup=200)
     plan = Settings(schedule, seed=recipe.seed, weight_decay=0.05)
     network.load_state_dict(train(task, plan, ConfinedPath(folder) / "previews", reporter)["judge"])
     save_judge(network, network.shape.to_json(), ConfinedPath(folder) / PREVIEWS)
+    return network
+
+
+def train_states(recipe: Recipe, data: list[Trajectories], folder: Path, device: str, reporter: Reporter) -> StateJudge:
+    """The head on the generator's states, written to FOLDER/state-judge."""
+    torch.manual_seed(recipe.seed)
+    channels, caption = data[0].states.shape[-1], data[0].caption.shape[-1]
+    network: StateJudge = StateJudge(StateJudgeShape(recipe.block, channels, caption)).to(device)
+    task = StateJudgeTask(network, data, recipe.prompts, recipe.taps.index(recipe.block))
+    plan = Settings(Schedule(recipe.rate, recipe.state_steps, warmup=200), seed=recipe.seed, weight_decay=0.05)
+    network.load_state_dict(train(task, plan, ConfinedPath(folder) / "states", reporter)["judge"])
+    save_judge(network, network.shape.to_json(), ConfinedPath(folder) / STATES)
     return network
 
 
@@ -87,12 +103,13 @@ def main(folder: Path, device: str) -> None:
     try:
         where, model = pick_device(device), open_model(locate(TINY))
         data = gathered(recipe, model, folder, where, reporter)
+        train_states(recipe, data, folder, where, reporter)
         train_previews(recipe, model, data, folder, where, reporter)
     except SanacError as error:
         said = [error.message, error.why and f"  why: {error.why}", error.hint and f"  try: {error.hint}"]
         click.echo("error: " + "\n".join(filter(None, said)), err=True)
         sys.exit(error.exit_code)
-    click.echo(f"wrote {folder / PREVIEWS}; guidance of the trajectories: {GUIDANCE:g}")
+    click.echo(f"wrote {folder / PREVIEWS} and {folder / STATES}")
 
 
 if __name__ == "__main__":
