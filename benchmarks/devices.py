@@ -28,7 +28,9 @@ from sanac.core.write.job import WriteOptions, plan_artifact
 from sanac.finetune.plan import FinetunePlan, resolve_finetune
 from sanac.finetune.settings import FinetuneSettings
 from sanac.nn.calibration.settings import CalibrationSettings
-from sanac.nn.device import planning_for
+from sanac.nn.device import free_memory, planning_for
+from sanac.nn.guidance import branches_of, usual_steps
+from sanac.nn.pipeline_config import forward_seconds, native
 from sanac.prune.repair_job import RepairJob, repair_states
 from sanac.prune.scoring import plan_scoring
 from sanac.prune.search_job import plan_search
@@ -36,6 +38,7 @@ from sanac.prune.selection import BlockSelection
 from sanac.quantize.calibration_job import CalibrationJob, fitting_states, with_fit
 from sanac.quantize.plan import plan_quantize
 from sanac.quantize.settings import QuantizeSettings
+from sanac.runtime.generation_memory import image_memory, images_that_fit, weights_memory
 from sanac.schedule.settings import ScheduleSettings
 from sanac.schedule.velocity_error import plan_errors
 from sanac.verify.memory import comparison_memory, comparison_seconds
@@ -44,6 +47,8 @@ RESULT = Path("docs/results/devices.json")
 NAMES = ("H100", "A100-80GB", "A100-40GB", "L40S", "RTX 5090", "RTX 4090", "24GB", "16GB")
 SIZES = ("80GB", "48GB", "32GB", "24GB", "16GB")
 KEPT = tuple(range(0, 60, 3))  # twenty blocks
+CANDIDATES = 16
+PIPELINE = 5_229_000_000 + 640_000_000  # bytes of Gemma-2 2B and of DC-AE in bf16
 TRACING = 40.0  # seconds to trace a transformer for the first time
 
 
@@ -68,6 +73,17 @@ def finetuned(plan: FinetunePlan) -> dict[str, Any]:
         "teacher_seconds": teaching,
         "teacher_forwards": plan.teacher_forwards,
     }
+
+
+def generated(model: Model) -> dict[str, Any]:
+    """Sixteen candidates of a prompt: batches that fit beside the weights, decoding not counted."""
+    each, taken = image_memory(model, "cuda"), weights_memory(model, "cuda") + PIPELINE
+    batch = images_that_fit(free_memory("cuda"), taken, each)
+    tokens = CANDIDATES * branches_of(model) * native(model)[1] ** 2 / native(model)[0] ** 2
+    seconds = forward_seconds(model, tokens * usual_steps(model), "cuda", "bf16", readings=0.0)
+    fits = taken + batch * each <= free_memory("cuda")
+    chosen = f"bf16, batches of {batch}" if fits else "doesn't fit: quantize it first"
+    return {"chosen": chosen, "memory": taken + batch * each, "seconds": seconds}
 
 
 def planned(large: Model, small: Model, work: Path) -> dict[str, Any]:
@@ -108,6 +124,8 @@ def planned(large: Model, small: Model, work: Path) -> dict[str, Any]:
         "memory": fit.memory,
         "seconds": calibration.seconds,
     }
+    for name, model in (("60", large), ("20", small)):
+        found[f"generate --search best-of --n 16, {name} blocks"] = generated(model)
     for name, model in (("60", large), ("20", small)):
         found[f"export, {name} blocks"] = {
             "chosen": "on the host, compared block by block",

@@ -37,7 +37,7 @@ class PreviewJudgeTask(WholeBatches):
     vae: nn.Module
     trajectories: Sequence[Trajectories]
     prompts: Sequence[Prompt]  # that the trajectories' numbers name
-    batch_size: int = 96
+    batch_size: int = 64
     compiled: bool = False
     shown: str = "previews"
     _starts: list[int] = field(default_factory=list)
@@ -62,7 +62,7 @@ class PreviewJudgeTask(WholeBatches):
         rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
         drawn = [self._draw(rng) for _ in range(self.batch_size)]
         device = next(self.network.parameters()).device
-        latents = torch.stack([one.guesses[run, step] for one, run, step in drawn]).float().to(device)
+        latents = torch.stack([one.guesses[run, step].float() for one, run, step in drawn]).to(device)
         noise = torch.tensor([float(one.noise[step]) for one, _, step in drawn], device=device)
         asked = [self._asked(one, run, rng) for one, run, _ in drawn]
         words = torch.stack([self.network.encode([prompt.text for prompt in three]) for three in asked]).to(device)

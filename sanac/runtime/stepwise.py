@@ -154,8 +154,8 @@ class SanaInProgress:
         self.sampler.keep(places)
 
     def finish(self) -> Pictures:
-        """Take the steps that are left, and decode."""
-        while self.done < self.steps:
+        """Take the steps that are left, and decode; an empty batch needs none."""
+        while self.rows and self.done < self.steps:
             self.advance()
         return self._decoded(self.latents)
 

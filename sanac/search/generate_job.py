@@ -23,6 +23,7 @@ from sanac.runtime.generate import (
     refuse_replacing,
     write_picture,
 )
+from sanac.runtime.generation_memory import batch_that_fits
 from sanac.runtime.image_files import made_folder, read_metadata, save_sheet
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator, sampling_of
 from sanac.search.best_of import Ranking, rank_candidates, winners
@@ -37,7 +38,8 @@ def run(word: str, settings: GenerateSettings, context: Context) -> Outcome:
     """Generate every prompt, and write the images and a sheet of them."""
     opened = context.open(word)
     size = parse_size(settings.size) if settings.size else None
-    how = {"size": size, "batch": settings.batch, "tile": settings.tile}
+    batch = settings.batch or batch_that_fits(opened, pick_device(settings.device), size, settings.tile)
+    how = {"size": size, "batch": batch, "tile": settings.tile}
     typed = "guidance" in settings.typed
     sampling = sampling_of(opened, settings.steps, settings.guidance, context.reporter, guidance_typed=typed, **how)
     if settings.search == "best-of":

@@ -35,7 +35,7 @@ class GenerateSettings(RunSettings):
     steps: Steps = None
     guidance: Guidance = 4.5
     size: ImageSize = None
-    batch: Annotated[int, Option("Images per batch.", "N", ge=1)] = 16
+    batch: Annotated[int | None, Option("Images per batch.", "N", "as many as fit, at most 16", ge=1)] = None
     tile: Annotated[int | None, Option("Decode in tiles of this side: less memory.", "PIXELS", ge=1)] = None
     backend: Annotated[
         Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"],

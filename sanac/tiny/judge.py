@@ -42,8 +42,8 @@ class Recipe:
     early: tuple[int, int] = (3, 150)  # variants without one of the first blocks, images of each
     taps: tuple[int, ...] = (3, 11)  # blocks whose output is kept
     block: int = 3  # the one that the head reads behind
-    steps: int = 4000
-    state_steps: int = 3000
+    steps: int = 3000
+    state_steps: int = 2000
     rate: float = 1e-3
     seed: int = 1
 

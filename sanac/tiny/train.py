@@ -181,9 +181,11 @@ class Lines(NullReporter):
         now = time.monotonic()
         if now - self.said >= 30:
             self.said = now
-            left = (now - self.since) * (self.total - self.done) / max(1, self.done - self.start)
             about = f"{self.done:,} of {self.total:,} {self.unit}{state and f', {state}'}"
-            self.note(f"{self.label}: {about}, {duration_text(left)} left")
+            if self.done > self.start:
+                left = (now - self.since) * (self.total - self.done) / (self.done - self.start)
+                about += f", {duration_text(left)} left"
+            self.note(f"{self.label}: {about}")
 
 
 @click.command()
