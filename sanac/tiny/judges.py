@@ -1,4 +1,4 @@
-"""Trains the judges of sanac:tiny: `python -m sanac.tiny.judge FOLDER`. Run it again to resume.
+"""Trains the judges of sanac:tiny: `python -m sanac.tiny.judges FOLDER`. Run it again to resume.
 
 Trajectories of the model, and of variants of it that fail more often, are gathered with what the detector sees in them;
 then a judge of previews and a head on the generator's states are trained.
