@@ -32,6 +32,7 @@ from sanac.judge.shapes import SHAPES_RULES
 from sanac.judge.state_judge import KIND as STATE_KIND
 from sanac.judge.state_judge import StateReader, block_in
 from sanac.judge.verifier import Request
+from sanac.nn.stepwise import Noise
 from sanac.nn.stock_loading import load_component
 from sanac.reinforce.judge_task import task_of
 from sanac.reinforce.trajectories import Trajectories, gather
@@ -239,7 +240,7 @@ def costs(name: str, model: Model, data: Trajectories) -> dict[str, float]:
         decoded = vae.decode(latents, return_dict=False)[0]
     images = list(((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
     stepwise = StepwiseSana(open_generator(model), GenerationSettings(STEPS, batch=count))
-    running = stepwise.start([request.prompt for request in requests], list(range(count)))
+    running = stepwise.start([request.prompt for request in requests], list(map(Noise, range(count))))
     tokens = data.states[:count, 8, 0].float()
 
     def decode() -> None:

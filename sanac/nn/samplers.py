@@ -41,6 +41,9 @@ class Sampler(Protocol):
     def advance(self, step: int, velocity: Tensor, latents: Tensor) -> Tensor:
         """The latents after a step, from the guided velocity. Called once for each step, in order."""
 
+    def begin(self, step: int) -> None:
+        """Begin before a later step than the first."""
+
     def keep(self, places: Sequence[int]) -> None:
         """Forget all samples but these; latents of the steps to come have only them."""
 
@@ -74,6 +77,10 @@ class FlowSampler:
         """One step of the scheduler."""
         found: Tensor = self.scheduler.step(velocity, self.scheduler.timesteps[step], latents, return_dict=False)[0]
         return found
+
+    def begin(self, step: int) -> None:
+        """Tell the scheduler, which else takes the first step for the first of all."""
+        self.scheduler.set_begin_index(step)
 
     def keep(self, places: Sequence[int]) -> None:
         """Multistep schedulers hold the outputs of earlier steps."""
@@ -115,6 +122,10 @@ class SprintSampler:
         how = {"generator": list(self.generators), "return_dict": False}
         after: Tensor = self.scheduler.step(sigma * slope, self.scheduler.timesteps[step], sigma * latents, **how)[0]
         return after / sigma
+
+    def begin(self, step: int) -> None:
+        """Tell the scheduler, which else takes the first step for the first of all."""
+        self.scheduler.set_begin_index(step)
 
     def keep(self, places: Sequence[int]) -> None:
         """The generators of the samples that stay."""

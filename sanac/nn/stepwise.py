@@ -1,21 +1,51 @@
 """Images in the making, step by step: what search strategies need of a generator, whatever it generates with.
 
-images = generator.start(prompts, seeds)
-while images.done < images.steps:
-images.advance()
-pictures = images.preview()        # what the images would be if they were finished now
-images.keep(good(pictures))        # the others leave the batch, and cost nothing from here on
-pictures = images.finish()
+    images = generator.start(prompts, noises)
+    while images.done < images.steps:
+        images.advance()
+        pictures = images.preview()        # what the images would be if they were finished now
+        images.keep(good(pictures))        # the others leave the batch, and cost nothing from here on
+    pictures = images.finish()
+
+A guess is what a step takes for the finished image, in the generator's own form: latents, or tokens. It can be made
+noisy again and continued from an earlier step.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Pictures = NDArray[np.uint8]  # (count, height, width, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Where an image begins: the noise of a seed, turned towards that of other seeds.
+
+    A turn (seed, cosine) leaves the noise's length and moves it to a neighbour at this cosine: 1 is no move.
+    """
+
+    seed: int
+    turns: tuple[tuple[int, float], ...] = ()
+
+    def turned(self, seed: int, cosine: float) -> "Noise":
+        """A neighbour of this noise."""
+        return Noise(self.seed, (*self.turns, (seed, cosine)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of metadata."""
+        return {"seed": self.seed} | ({"turns": [list(turn) for turn in self.turns]} if self.turns else {})
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What a step takes for one image: forward passes (both branches of guidance count), and blocks of these."""
+
+    forwards: int
+    block_forwards: int
 
 
 @dataclass
@@ -46,11 +76,15 @@ class ImagesInProgress(Protocol):
     def noise(self) -> float:
         """Share of noise in the state: 1 at the start, 0 at the end."""
 
+    @property
+    def guesses(self) -> Sequence[Any]:
+        """The last step's guess of each finished image, in the order of `rows`."""
+
     def advance(self) -> None:
         """Take one step with all images of the batch."""
 
     def preview(self) -> Pictures:
-        """Decode the guess of the finished images that the last step made; costs a decode per image."""
+        """Decode the guesses; costs a decode per image."""
 
     def keep(self, rows: Sequence[int]) -> None:
         """Leave only these images in the batch, named as in `rows`."""
@@ -66,5 +100,14 @@ class StepwiseGenerator(Protocol):
     def spent(self) -> Spent:
         """What was computed since it was opened."""
 
-    def start(self, prompts: Sequence[str], seeds: Sequence[int]) -> ImagesInProgress:
-        """Begin an image per prompt and seed; an image depends on its own prompt and seed only."""
+    @property
+    def costs(self) -> tuple[StepCost, ...]:
+        """What each step takes for one image."""
+
+    def start(self, prompts: Sequence[str], noises: Sequence[Noise]) -> ImagesInProgress:
+        """Begin an image per prompt and noise; an image depends on its own prompt and noise only."""
+
+    def restart(
+        self, prompts: Sequence[str], guesses: Sequence[Any], noises: Sequence[Noise], step: int
+    ) -> ImagesInProgress:
+        """Begin before a later step: guesses with as much new noise as the state before that step has."""

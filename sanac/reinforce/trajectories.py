@@ -22,6 +22,7 @@ from sanac.judge.metadata import GenEvalTask
 from sanac.judge.shapes import SHAPES_RULES, look
 from sanac.judge.state_judge import mean_embedding
 from sanac.nn.save_tensors import save_tensors
+from sanac.nn.stepwise import Noise
 from sanac.runtime.stepwise import StepwiseSana
 from sanac.shapes.words import COLORS, SHAPES
 
@@ -80,7 +81,7 @@ def _joined(parts: Sequence[Trajectories]) -> Iterator[tuple[str, Tensor]]:
 def _gather(
     generator: StepwiseSana, prompts: Sequence[str], numbers: Sequence[int], seeds: Sequence[int]
 ) -> Trajectories:
-    images = generator.start(prompts, seeds)
+    images = generator.start(prompts, [Noise(seed) for seed in seeds])
     guesses, seen, noise, states = [], [], [], []
     while images.done < images.steps:
         noise.append(images.noise)

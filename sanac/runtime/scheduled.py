@@ -45,10 +45,10 @@ class ScheduledForward:
 
     def __call__(self, hidden_states: Tensor, encoder_hidden_states: Tensor, timestep: Tensor, **how: Any) -> Any:
         """The velocity of a step, in the form of the stock forward."""
-        step = self.schedule.step_at(float(timestep.flatten()[0]) * WHOLE / self.most)
+        depth, guided = self.at(timestep.flatten()[0])
         inputs = {"hidden_states": hidden_states, "encoder_hidden_states": encoder_hidden_states, "timestep": timestep}
-        run = self.views[min(depth for depth in self.views if depth >= self.schedule.blocks[step])]
-        if self.schedule.guided[step] or not self.call.guided:
+        run = self.views[depth]
+        if guided or not self.call.guided:
             return run(**inputs, **how)
         half = len(hidden_states) // 2
         prompted = {
@@ -59,6 +59,12 @@ class ScheduledForward:
         sample = found[0] if isinstance(found, tuple) else found.sample
         twice = torch.cat([sample, sample])  # guidance between equal branches is that branch
         return (twice,) if isinstance(found, tuple) else SimpleNamespace(sample=twice)
+
+    def at(self, timestep: Tensor) -> tuple[int, bool]:
+        """(blocks that run, whether the step is guided) at a timestep, a scalar."""
+        step = self.schedule.step_at(float(timestep) * WHOLE / self.most)
+        depth = min(depth for depth in self.views if depth >= self.schedule.blocks[step])
+        return depth, self.schedule.guided[step]
 
     @contextmanager
     def batch_of(self, *, both_branches: bool) -> Iterator[None]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sanac.core.errors import InvalidInput
 from sanac.nn.guidance import Guidance, guidance_of
 from sanac.nn.samplers import Sampler, sampler_of
-from sanac.nn.stepwise import Pictures, Spent
+from sanac.nn.stepwise import Noise, Pictures, Spent, StepCost
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings
 from sanac.runtime.pipeline_parts import Part, tiled_decoder
 from sanac.runtime.scheduled import ScheduledForward
@@ -39,21 +39,73 @@ class StepwiseSana:
     taps: tuple[int, ...] = ()
     spent: Spent = field(default_factory=Spent)
 
-    def start(self, prompts: Sequence[str], seeds: Sequence[int]) -> "SanaInProgress":
+    @property
+    def costs(self) -> tuple[StepCost, ...]:
+        """What each step takes for one image: both branches of a guided step, the blocks that the schedule runs."""
+        transformer = self.generator.pipeline.transformer
+        blocks, steps = transformer.config.num_layers, self.sampling.steps
+        branches = guidance_of(transformer.config, self.sampling.guidance).branches
+        branches = branches if self.sampling.guidance > 1 else 1
+        forward = vars(transformer).get("forward")
+        if not isinstance(forward, ScheduledForward):
+            return (StepCost(branches, branches * blocks),) * steps
+        levels = [self._sampler([]).timestep(step) for step in range(steps)]
+        found = []
+        for level in levels:
+            depth, guided = forward.at(level)
+            both = branches if guided else 1
+            found.append(StepCost(both, both * depth))
+        return tuple(found)
+
+    def start(self, prompts: Sequence[str], noises: Sequence[Noise]) -> "SanaInProgress":
         """Draw the noises and encode the prompts, each different one once."""
+        return self._begun(prompts, noises, 0, None)
+
+    def restart(
+        self, prompts: Sequence[str], guesses: Sequence[Any], noises: Sequence[Noise], step: int
+    ) -> "SanaInProgress":
+        """Begin before a later step, from guesses with new noise: (1 - s) x + s e."""
+        return self._begun(prompts, noises, step, torch.stack(list(guesses)))
+
+    def _begun(
+        self, prompts: Sequence[str], noises: Sequence[Noise], step: int, guesses: Tensor | None
+    ) -> "SanaInProgress":
         pipeline = self.generator.pipeline
         settings = self.generator.call_settings(prompts, self.sampling)
         guidance = guidance_of(pipeline.transformer.config, self.sampling.guidance)
         guided = guidance.branches > 1 and self.sampling.guidance > 1
         caption, mask = _encoded(pipeline, prompts, settings["max_sequence_length"], guided=guided)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         height, width = (settings[edge] // pipeline.vae_scale_factor for edge in ("height", "width"))
         shape = (1, pipeline.transformer.config.in_channels, height, width)
-        noise = torch.cat([torch.randn(shape, generator=one) for one in generators])
-        device = torch.device(self.generator.device)
+        generators = [torch.Generator().manual_seed(noise.seed) for noise in noises]
+        drawn = [torch.randn(shape, generator=one) for one in generators]
+        turned = [_turned(one, noise) for one, noise in zip(drawn, noises, strict=True)]
+        latents = torch.cat(turned).to(self.generator.device)
+        sampler = self._sampler(generators)
+        if guesses is not None:
+            sampler.begin(step)
+            latents = sampler.noised(step, guesses.to(latents), latents)
+        rows = tuple(range(len(prompts)))
+        return SanaInProgress(self, sampler, guidance, caption, mask, latents, rows, step, guess=guesses)
+
+    def _sampler(self, generators: Sequence[torch.Generator]) -> Sampler:
+        pipeline = self.generator.pipeline
         scheduler, config = copy.deepcopy(pipeline.scheduler), dict(pipeline.transformer.config)
-        sampler = sampler_of(scheduler, config, self.sampling.steps, generators, device)
-        return SanaInProgress(self, sampler, guidance, caption, mask, noise.to(device), tuple(range(len(prompts))))
+        return sampler_of(scheduler, config, self.sampling.steps, generators, torch.device(self.generator.device))
+
+
+def _turned(noise: Tensor, origin: Noise) -> Tensor:
+    """A noise turned towards others: of the same length, and at each turn's cosine to the noise before it.
+
+    y = |x| (t u + sqrt(1 - t^2) w),  u = x / |x|,  w: the other noise's part that is orthogonal to u, of length 1
+    """
+    for seed, cosine in origin.turns:
+        other = torch.randn(noise.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        length = noise.double().norm()
+        unit = noise.double() / length
+        across = other - (other * unit).sum() * unit
+        noise = (length * (cosine * unit + (1 - cosine**2) ** 0.5 * across / across.norm())).to(noise.dtype)
+    return noise
 
 
 @dataclass
@@ -80,6 +132,11 @@ class SanaInProgress:
     def noise(self) -> float:
         """The noise level of the state that the next step begins with; 0 behind the last one."""
         return self._level(self.done) if self.done < self.steps else 0.0
+
+    @property
+    def guesses(self) -> Sequence[Tensor]:
+        """The latents that the last velocity points at."""
+        return [] if self.guess is None else list(self.guess)
 
     @property
     def embeddings(self) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,13 @@ from sanac.core.artifact.schedule import Schedule
 from sanac.core.checkpoint.locate import locate
 from sanac.core.errors import InvalidInput
 from sanac.nn.pipeline_config import noise_levels
+from sanac.nn.stepwise import Noise
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
 from sanac.runtime.stepwise import StepwiseSana
 
 PROMPTS = ("a red circle", "two blue squares", "a red circle", "a cross above a square")
 SEEDS = (3, 1, 4, 9)
+NOISES = tuple(map(Noise, SEEDS))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def stock(generator: DiffusionGenerator, sampling: GenerationSettings) -> np.nda
 @pytest.mark.parametrize("kept", [(0, 1, 2, 3), (2,), (3, 1)])
 def test_the_images_are_the_pipelines(generator: DiffusionGenerator, guidance: float, kept: Sequence[int]) -> None:
     sampling = GenerationSettings(5, guidance)
-    images = StepwiseSana(generator, sampling).start(PROMPTS, SEEDS)
+    images = StepwiseSana(generator, sampling).start(PROMPTS, NOISES)
     images.advance()
     images.advance()
     images.keep(kept)
@@ -52,7 +54,7 @@ def test_sprint_too(sprint: Path) -> None:
     """Its sampler adds noise between steps, from a generator per image that leaves with the image."""
     generator = open_generator(open_model(locate(str(sprint))))
     sampling = GenerationSettings(3)
-    images = StepwiseSana(generator, sampling).start(PROMPTS, SEEDS)
+    images = StepwiseSana(generator, sampling).start(PROMPTS, NOISES)
     images.advance()
     images.keep((1, 3))
     assert np.abs(images.finish().astype(int) - stock(generator, sampling)[[1, 3]]).max() <= 1
@@ -65,7 +67,7 @@ def test_other_schedulers(generator: DiffusionGenerator, scheduler: str) -> None
     sampling, before = GenerationSettings(4), generator.pipeline.scheduler
     generator.pipeline.scheduler = getattr(diffusers, scheduler)(shift=3.0)
     try:
-        images = StepwiseSana(generator, sampling).start(PROMPTS, SEEDS)
+        images = StepwiseSana(generator, sampling).start(PROMPTS, NOISES)
         images.advance()
         images.keep((0, 3))
         assert np.abs(images.finish().astype(int) - stock(generator, sampling)[[0, 3]]).max() <= 1
@@ -86,7 +88,7 @@ def test_a_schedule_is_followed_and_counted(model: Model, generator: DiffusionGe
             for block in transformer.transformer_blocks
         ]
         stepwise = StepwiseSana(generator, GenerationSettings(4))
-        images = stepwise.start(PROMPTS, SEEDS)
+        images = stepwise.start(PROMPTS, NOISES)
         images.advance()
         images.keep((0, 2, 3))
         images.advance()
@@ -96,6 +98,8 @@ def test_a_schedule_is_followed_and_counted(model: Model, generator: DiffusionGe
         for hook in hooks:
             hook.remove()
         spent = stepwise.spent
+        assert [cost.forwards for cost in stepwise.costs] == [2, 1, 2, 1]
+        assert [cost.block_forwards for cost in stepwise.costs] == [4, 4, 12, 6]
         assert spent.forwards == 2 * 4 + 3 + 2 + 1
         assert spent.block_forwards == counted["blocks"] == 2 * 4 * 2 + 3 * 4 + 2 * 6 + 6
         assert spent.decodes == 3 + 1
@@ -105,7 +109,7 @@ def test_a_schedule_is_followed_and_counted(model: Model, generator: DiffusionGe
 
 
 def test_the_last_preview_is_the_image(generator: DiffusionGenerator) -> None:
-    images = StepwiseSana(generator, GenerationSettings(6)).start(PROMPTS, SEEDS)
+    images = StepwiseSana(generator, GenerationSettings(6)).start(PROMPTS, NOISES)
     noises = [images.noise]
     while images.done < images.steps:
         images.advance()
@@ -118,8 +122,8 @@ def test_the_last_preview_is_the_image(generator: DiffusionGenerator) -> None:
 
 def test_states_are_the_prompts_branch_behind_the_block(generator: DiffusionGenerator) -> None:
     """With guidance, the states of the prompt's branch are those of a run without it, from the same latents."""
-    guided = StepwiseSana(generator, GenerationSettings(3, 4.5), (1, 4)).start(PROMPTS, SEEDS)
-    alone = StepwiseSana(generator, GenerationSettings(3, 1.0), (1, 4)).start(PROMPTS, SEEDS)
+    guided = StepwiseSana(generator, GenerationSettings(3, 4.5), (1, 4)).start(PROMPTS, NOISES)
+    alone = StepwiseSana(generator, GenerationSettings(3, 1.0), (1, 4)).start(PROMPTS, NOISES)
     guided.advance()
     alone.advance()
     assert set(guided.states) == {1, 4}
@@ -132,7 +136,7 @@ def test_states_are_the_prompts_branch_behind_the_block(generator: DiffusionGene
 
 
 def test_nan_is_refused(generator: DiffusionGenerator) -> None:
-    images = StepwiseSana(generator, GenerationSettings(2)).start(PROMPTS, SEEDS)
+    images = StepwiseSana(generator, GenerationSettings(2)).start(PROMPTS, NOISES)
     images.advance()
     images.latents = torch.full_like(images.latents, float("nan"))
     with pytest.raises(InvalidInput, match="generates NaN"):
@@ -141,9 +145,38 @@ def test_nan_is_refused(generator: DiffusionGenerator) -> None:
 
 def test_an_empty_batch_costs_nothing(generator: DiffusionGenerator) -> None:
     stepwise = StepwiseSana(generator, GenerationSettings(3))
-    images = stepwise.start(PROMPTS, SEEDS)
+    images = stepwise.start(PROMPTS, NOISES)
     images.advance()
     images.keep(())
     before = stepwise.spent.forwards
     assert len(images.finish()) == 0
     assert stepwise.spent.forwards == before
+
+
+def test_a_turned_noise_keeps_its_length_and_has_the_cosine(generator: DiffusionGenerator) -> None:
+    stepwise = StepwiseSana(generator, GenerationSettings(3))
+    noises = [Noise(3), Noise(3).turned(8, 0.95), Noise(3).turned(9, 0.95), Noise(3).turned(8, 1.0)]
+    pivot, one, other, same = stepwise.start(PROMPTS, noises).latents.flatten(1).double()
+    assert one.norm().item() == pytest.approx(pivot.norm().item(), rel=1e-6)
+    assert torch.cosine_similarity(pivot, one, dim=0).item() == pytest.approx(0.95, abs=1e-6)
+    assert torch.cosine_similarity(one, other, dim=0).item() == pytest.approx(0.9025, abs=0.05)
+    assert torch.allclose(pivot, same, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_a_restart_is_the_guess_with_new_noise(generator: DiffusionGenerator, step: int) -> None:
+    """From noise alone it is the plain start; later, the guess shines through, and only the steps left are paid."""
+    sampling = GenerationSettings(6)
+    stepwise = StepwiseSana(generator, sampling)
+    first = stepwise.start(PROMPTS, NOISES)
+    for _ in range(4):
+        first.advance()
+    before = stepwise.spent.forwards
+    again = stepwise.restart(PROMPTS, first.guesses, NOISES, step)
+    assert again.done == step
+    level, guess = again.noise, torch.stack(list(first.guesses))
+    noise = stepwise.start(PROMPTS, NOISES).latents
+    assert torch.allclose(again.latents, (1 - level) * guess + level * noise, atol=1e-2)
+    found = again.finish()
+    assert stepwise.spent.forwards - before == 2 * 4 * (6 - step)
+    assert len(found) == 4
