@@ -24,6 +24,7 @@ YES_NO = {
     "qwen3_vl": ("Qwen3VLForConditionalGeneration", "Qwen3VLProcessor"),
 }
 CONTRASTIVE = {"clip": ("CLIPModel", "CLIPProcessor")}
+DETECTORS = {"mask2former": ("Mask2FormerForUniversalSegmentation", "Mask2FormerImageProcessorPil")}
 _ACTED_ON = ("adapter_config.json", "adapter_model.safetensors", "modeling_config.json")
 _FAILURES = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError)
 
@@ -60,6 +61,13 @@ class JudgeFolder:
         stills: Any = type(kind.__name__, (kind,), changed)
         try:
             return stills.from_pretrained(self.path, local_files_only=True)
+        except _FAILURES as error:
+            raise self._unusable(error) from error
+
+    def load_image_processor(self, kind: Any) -> Any:
+        """The processor of a model that reads images only, as a class of transformers."""
+        try:
+            return kind.from_pretrained(self.path, local_files_only=True)
         except _FAILURES as error:
             raise self._unusable(error) from error
 

@@ -76,7 +76,7 @@ def _differs(picture: PlannedPicture) -> str:
     if _OURS not in known:
         return "it is not a picture that sanac generated"
     planned = {name: metadata_text(value) for name, value in picture.metadata.items()}
-    for name in ("model", "prompt", "backend"):
+    for name in ("model", "prompt", "seed", "backend"):
         default = "torch" if name == "backend" else ""
         before, now = known.get(name, default), planned.get(name, default)
         if before != now:
