@@ -39,7 +39,7 @@ class ClipColors:
         with quiet():
             from transformers import CLIPModel, CLIPProcessor
 
-            model = folder.load(CLIPModel, torch.float32).to(device).eval()
+            model = folder.load_whole(CLIPModel, torch.float32).to(device).eval()
             processor = folder.load_processor(CLIPProcessor)
         return cls(f"{folder.kind} {folder.identity}", model, processor, torch.device(device))
 
@@ -60,7 +60,8 @@ class ClipColors:
         """(10, features): per colour the normalised mean of its sentences' normalised embeddings."""
         if label not in self._sentences:
             sentences = [template.format(color=color, label=label) for color in COLORS for template in TEMPLATES]
-            how = {"return_tensors": "pt", "padding": "max_length", "truncation": True}
+            longest = self.model.config.text_config.max_position_embeddings
+            how = {"return_tensors": "pt", "padding": "max_length", "max_length": longest, "truncation": True}
             inputs = self.processor.tokenizer(sentences, **how).to(self.device)
             with torch.no_grad():
                 every = _normalized(self.model.get_text_features(**inputs))

@@ -76,9 +76,9 @@ class Mask2FormerDetector:
         with quiet():
             import transformers
 
-            model_class, processor_class = (getattr(transformers, name, None) for name in DETECTORS[folder.kind])
-            model = folder.load(model_class, torch.float32).to(device).eval()
-            kind = processor_class or transformers.Mask2FormerImageProcessor  # its name before there were two
+            kind = getattr(transformers, DETECTORS[folder.kind][1], None)
+            kind = kind or transformers.Mask2FormerImageProcessor  # its name before there were two
+            model = folder.load_whole(_model_class(), torch.float32).to(device).eval()
             processor = folder.load_image_processor(kind)
         return cls(f"{folder.kind} {folder.identity}", labels, model, processor, torch.device(device))
 
@@ -91,12 +91,32 @@ class Mask2FormerDetector:
         pixels = inputs["pixel_values"].to(self.device)
         height, width = pixels.shape[-2:]
         with torch.no_grad():
-            output = self.model(pixel_values=pad(pixels, (0, -width % _STRIDE, 0, -height % _STRIDE)))
-        classes, masks = output.class_queries_logits[0].float(), output.masks_queries_logits[0].float()
+            classes, masks = self.model(pad(pixels, (0, -width % _STRIDE, 0, -height % _STRIDE)))
         if not (torch.isfinite(classes).all() and torch.isfinite(masks).all()):
             raise InvalidInput(f"the detector {self.id} answers NaN", hint="fetch it again")
         found = instances(classes, masks, (height, width), picture.shape[:2], least)
         return [Detection(self.labels[number], score, box, mask=mask) for number, score, box, mask in found]
+
+
+def _model_class() -> Any:
+    """Mask2FormerForUniversalSegmentation without its loss, which needs scipy even where nothing is trained."""
+    from transformers import Mask2FormerModel
+    from transformers.models.mask2former.modeling_mask2former import Mask2FormerPreTrainedModel
+
+    class Mask2FormerHeads(Mask2FormerPreTrainedModel):  # type: ignore[misc]
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.model = Mask2FormerModel(config)
+            self.class_predictor = torch.nn.Linear(config.hidden_dim, config.num_labels + 1)
+            self.post_init()
+
+        def forward(self, pixel_values: "Tensor") -> tuple["Tensor", "Tensor"]:
+            """Logits of classes (queries, classes + 1) and of masks (queries, height / 4, width / 4) of one image."""
+            found = self.model(pixel_values=pixel_values, output_hidden_states=True, return_dict=True)
+            classes = self.class_predictor(found.transformer_decoder_intermediate_states[-1].transpose(0, 1))
+            return classes[0].float(), found.masks_queries_logits[-1][0].float()
+
+    return Mask2FormerHeads
 
 
 def instances(
@@ -111,7 +131,7 @@ def instances(
     scores, places = chances.flatten().topk(min(CANDIDATES, chances.numel()))
     places = places[scores > least]  # the mask's share is at most 1
     padded = [edge + -edge % _STRIDE for edge in seen]
-    for some in places.split(_TOGETHER):
+    for some in places.split(_TOGETHER) if len(places) else ():
         enlarged = masks[some // chances.shape[1]][None]
         enlarged = interpolate(enlarged, size=padded, mode="bilinear", align_corners=False)[..., : seen[0], : seen[1]]
         enlarged = interpolate(enlarged, size=list(size), mode="bilinear", align_corners=False)[0]

@@ -120,7 +120,7 @@ def _generate_and_judge(
     write_metadata(tasks, place)
     device = _generate(opened, planned, sampling, settings, context.reporter)
     judged = _judge(samples, models, place, settings, context.reporter)
-    about = {"model": opened.located.name, "sampling": sampling.to_json(), "device": device}
+    about = {"model": opened.located.name, "each": each, "sampling": sampling.to_json(), "device": device}
     about |= {"backend": settings.backend} if settings.backend != "torch" else {}
     about |= {"schedule": str(opened.schedule)} if opened.schedule else {}
     home = opened.located.path if opened.manifest and not settings.out else place

@@ -96,14 +96,14 @@ def read_samples(folder: Path, each: int | None) -> list[Sample]:
         tasks.append(_task(place / METADATA, problems))
         files.append(_files(place / SAMPLES, problems))
     wanted = each or max(map(len, files), default=0)
-    found = []
+    found, present = [], list[ConfinedPath]()
     for number, task, samples in zip(numbers, tasks, files, strict=True):
-        for sample in range(wanted):
-            if sample not in samples:
-                problems.append(f"{number:05}/{SAMPLES}/{sample:04}.png is missing")
-            elif task:
-                found.append(Sample(samples[sample], task))
-    problems += _unreadable(one.file for one in found)
+        here = [samples[sample] for sample in range(wanted) if sample in samples]
+        lost = [f"{sample:04}.png" for sample in range(wanted) if sample not in samples]
+        problems += [f"{number:05}/{SAMPLES}/{name} is missing" for name in lost]
+        present += here
+        found += [Sample(file, task) for file in here if task]
+    problems += _unreadable(present)
     if problems:
         hint = "generate what is missing again; judge fewer images of each prompt with --each N"
         raise InvalidInput(f"{folder} can't be judged", why=problems[0], problems=problems, hint=hint)
