@@ -1,7 +1,5 @@
 """Colours by CLIP: what it sees of an object, and which of ten colours it names."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -34,7 +32,7 @@ def test_what_is_not_the_object_is_grey() -> None:
     assert shown.shape == (30, 20, 3)
     assert (shown[0, 0] == 0x99).all()
     assert (shown[1:] == PICTURE[6:35, 10:30]).all()
-    assert (PICTURE == before).all()
+    assert (before == PICTURE).all()
     plain = Detection("dog", 0.9, (10, 5, 30, 35))
     assert (np.asarray(crop(PICTURE, plain)) == PICTURE[5:35, 10:30]).all(), "a detector without masks: the whole box"
 
