@@ -43,6 +43,7 @@ HOSTILE = {
     "truncated": GOOD[: len(GOOD) // 2],
     "without its end": GOOD[:-20],
     "another checksum": GOOD[:60] + bytes([GOOD[60] ^ 255]) + GOOD[61:],
+    "a bomb that PIL would decode": bomb(12_000),
     "a bomb": bomb(30_000),
     "a great bomb": bomb(2_000_000),
     "a GIF": b"GIF89a" + bytes(30),
