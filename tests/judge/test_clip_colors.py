@@ -61,7 +61,7 @@ def test_the_nearest_colour_is_named(colors: ClipColors) -> None:
                 embedding = colors.model.get_text_features(**words).pooler_output[0]
                 embeddings.append(embedding / embedding.norm())
             mean = sum(embeddings) / 3
-            scores.append(float(image[0] @ mean / mean.norm()))
+            scores.append((image[0] @ mean / mean.norm()).item())
         expected.append(COLORS[int(np.argmax(scores))])
     assert colors.colors(PICTURE, objects) == expected
     assert len(set(expected)) > 1, "the random model tells nothing apart: this test shows nothing"
