@@ -574,31 +574,42 @@ class VerbMethods:
     def evaluate(
         self,
         *,
-        suite: Literal["shapes"],
+        suite: Literal["shapes", "geneval"],
         images: int = ...,
+        prompts: _File | None = ...,
+        each: int | None = ...,
         steps: int | None = ...,
         guidance: float = ...,
         batch: int = ...,
         backend: Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"] = ...,
         prompts_split: Literal["test", "tune"] = ...,
+        detector: str = ...,
+        color_model: str = ...,
         out: _File | None = ...,
         seed: int = ...,
         device: str | None = ...,
     ) -> Report:
         """Generate the suite's prompts with MODEL and judge every image; scores per task with 95 % intervals.
 
-        Test prompts and combinations marked held-out were never seen in training. The same images are compared with
-        rendered scenes as a set: a distance that sees collapse, which a score per image does not.
+        shapes: test prompts and combinations marked held-out were never seen in training. The same images are compared
+        with rendered scenes as a set: a distance that sees collapse, which a score per image does not.
+
+        geneval: GenEval's prompts and rules, with a detector of transformers. MODEL may also be a folder of images in
+        GenEval's layout, which are judged without generating. An interrupted run continues where it was.
 
         Settings:
-            suite: shapes: the world that sanac:tiny was trained on.  [one of shapes; required]
+            suite: shapes: the world that sanac:tiny was trained on; geneval: photographs of everyday objects.  [one of shapes, geneval; required]
             images: Images to generate and judge; two per task at least.  [at least 12; default: 2048]
+            prompts: The prompts. geneval: evaluation_metadata.jsonl.
+            each: Images per prompt.  [1 to 1,000; default: 4; all of a folder's images]
             steps: Sampler steps.  [1 to 1,000; default: the schedule's, else 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             batch: Images per batch.  [at least 1; default: 32]
             backend: What computes: the weights, or what was exported.  [one of torch, onnx, onnx-trt, onnx-rtx, trt; default: torch]
             prompts_split: The prompts: choose settings on tune, report test.  [one of test, tune; default: test]
-            out: Where the measurement goes.  [default: the artifact; sanac-out/evaluate-NAME for other models]
+            detector: A Mask2Former for instances: a folder or a hub id.  [default: facebook/mask2former-swin-small-coco-instance]
+            color_model: A CLIP model that names colours: a folder or a hub id.  [default: openai/clip-vit-large-patch14]
+            out: Where the measurement goes, and geneval's images.  [default: the artifact, images beside it; sanac-out/evaluate-NAME for other models]
             seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
         """

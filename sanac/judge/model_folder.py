@@ -24,6 +24,7 @@ YES_NO = {
     "qwen3_vl": ("Qwen3VLForConditionalGeneration", "Qwen3VLProcessor"),
 }
 CONTRASTIVE = {"clip": ("CLIPModel", "CLIPProcessor")}
+DETECTORS = {"mask2former": ("Mask2FormerModel", "Mask2FormerImageProcessorPil")}
 _ACTED_ON = ("adapter_config.json", "adapter_model.safetensors", "modeling_config.json")
 _FAILURES = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError)
 
@@ -45,10 +46,24 @@ class JudgeFolder:
 
     def load(self, kind: Any, dtype: "torch.dtype") -> Any:
         """The model, as a class of transformers."""
+        return self._load(kind, dtype)[0]
+
+    def load_whole(self, kind: Any, dtype: "torch.dtype") -> Any:
+        """The model, as `load`; InvalidInput if it lacks weights, which transformers would draw at random."""
+        model, info = self._load(kind, dtype)
+        if missing := sorted(info["missing_keys"]):
+            raise InvalidInput(
+                f"the judge {self.name} lacks weights", why=f"{missing[0]} is not in its files", problems=missing
+            )
+        return model
+
+    def _load(self, kind: Any, dtype: "torch.dtype") -> tuple[Any, dict[str, Any]]:
+        how = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
         try:
-            return kind.from_pretrained(self.path, dtype=dtype, local_files_only=True, use_safetensors=True)
+            model, info = kind.from_pretrained(self.path, dtype=dtype, **how)
         except _FAILURES as error:
             raise self._unusable(error) from error
+        return model, info
 
     def load_processor(self, kind: Any) -> Any:
         """The processor for images and text, as a class of transformers.
@@ -60,6 +75,13 @@ class JudgeFolder:
         stills: Any = type(kind.__name__, (kind,), changed)
         try:
             return stills.from_pretrained(self.path, local_files_only=True)
+        except _FAILURES as error:
+            raise self._unusable(error) from error
+
+    def load_image_processor(self, kind: Any) -> Any:
+        """The processor of a model that reads images only, as a class of transformers."""
+        try:
+            return kind.from_pretrained(self.path, local_files_only=True)
         except _FAILURES as error:
             raise self._unusable(error) from error
 

@@ -41,6 +41,10 @@ class Result:
             "details": json.dumps(self.details, allow_nan=False),
         }
 
+    def of_file(self, filename: str) -> "Result":
+        """The same verdict on an equal file of another name."""
+        return replace(self, filename=filename)
+
 
 def result_of(filename: str, task: GenEvalTask, verdict: GenEvalResult) -> Result:
     """The results line of an image's verdict."""
@@ -54,10 +58,11 @@ def write_results(path: AnyPath, results: Iterable[Result]) -> None:
 
 def read_results(path: Path, *, tags: Collection[str] = TAGS) -> list[Result]:
     """The results in a file written by sanac or GenEval; InvalidInput lists every malformed line."""
-    return read_lines(path, partial(_parse, tags=tags))
+    return read_lines(path, partial(parse_result, tags=tags))
 
 
-def _parse(value: dict[str, Any], *, tags: Collection[str]) -> Result:
+def parse_result(value: dict[str, Any], *, tags: Collection[str] = TAGS) -> Result:
+    """The result in one parsed line; InvalidInput lists its problems."""
     problems = list(_problems(value))
     if problems:
         raise InvalidInput("it is not a result", problems=problems)

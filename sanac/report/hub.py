@@ -22,9 +22,13 @@ _CARD = "README.md"
 _PLACES = "bench.json"  # it contains local paths
 _PICTURES = {  # file in the measurements -> what it shows; the first one that is there goes into the card
     BEFORE_AFTER: "The same prompts and seeds with the source and with this model",
+    "evaluate-geneval-hf.png": "Images of GenEval's prompts; right ones have a green frame, wrong ones a red frame",
     "evaluate-shapes.png": "Examples of the evaluation; right pictures have a green frame, wrong ones a red frame",
 }
-_SUITES = {"evaluate-shapes": ("Shapes", "sanac's shapes world")}
+_SUITES = {
+    "evaluate-shapes": ("Shapes", "sanac's shapes world"),
+    "evaluate-geneval-hf": ("geneval-hf (not comparable with published GenEval scores)", "GenEval"),
+}
 
 
 def push(folder: Path, repo: str, reporter: Reporter, *, private: bool = True) -> str:

@@ -4,10 +4,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from sanac.core import json_files
 from sanac.core.artifact.measurements import BEFORE_AFTER, measurements_in
 from sanac.core.artifact.model import Model
@@ -17,7 +13,7 @@ from sanac.core.units import duration_text
 from sanac.run.outcome import RecipeOutcome
 from sanac.run.runner import RecipeRunner, StageResult
 from sanac.run.stage_graph import RecipePlan, RecipeStage, Variant
-from sanac.runtime.image_files import read_metadata, save_image
+from sanac.runtime.image_files import read_metadata, read_picture, save_image
 from sanac.runtime.pipeline import check_complete
 from sanac.verify.comparison_sheet import draw_comparison
 
@@ -84,12 +80,7 @@ def _written(compared: StageResult, names: list[str], scores: list[Any], folder:
     path = measurements_in(folder) / BEFORE_AFTER
     if read_metadata(path).get("comparison") != key:
         home = ConfinedPath(compared.out)
-        pictures = [[_picture(home / name) for name in entry["pictures"]] for entry in models]
+        pictures = [[read_picture(home / name) for name in entry["pictures"]] for entry in models]
         path.parent.mkdir(parents=True, exist_ok=True)
         save_image(draw_comparison(models, pictures, prompts), path, {"comparison": key})
     return path.path
-
-
-def _picture(path: ConfinedPath) -> NDArray[np.uint8]:
-    with path.open("rb") as file, Image.open(file, formats=["PNG"]) as image:
-        return np.asarray(image.convert("RGB"))

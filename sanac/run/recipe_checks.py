@@ -86,6 +86,8 @@ def _one_step(recipe: Recipe, step: RecipeStep, lines: Lines, which: int) -> Ite
     values = {name: known[name].convert(value) for name, value in values.items() if name in known}
     if verb == "export" and step.settings.get("onnx") is False and not own.get("trt"):
         yield lines.of("export", "onnx", which), "export: neither onnx nor trt: there is nothing to export"
+    if verb == "evaluate" and values.get("suite") == "geneval" and "prompts" not in values:
+        yield lines.of("evaluate", "suite", which), "evaluate.prompts: suite geneval needs evaluation_metadata.jsonl"
     for name, text in settings(**values).contradictions(naming):
         yield lines.of(verb, name, which), text
 
@@ -152,6 +154,8 @@ def _target(recipe: Recipe, lines: Lines) -> Iterator[Problem]:
     steps = [step for step in recipe.steps if step.verb == "evaluate"]
     if target.min_score_ratio is not None and any(step.settings.get("backend", "torch") != "torch" for step in steps):
         yield lines.of("evaluate", "backend"), "evaluate.backend: a target's scores are those of the weights"
+    if target.min_score_ratio is not None and any(step.settings.get("suite") != "shapes" for step in steps):
+        yield lines.of("evaluate", "suite"), "evaluate.suite: a target's scores are those of shapes"
     for verb, wanted in (("evaluate", target.min_score_ratio), ("bench", target.max_latency_ratio)):
         step = recipe.of(verb)
         if wanted is not None and step and not step.baseline:

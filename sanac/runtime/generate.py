@@ -22,6 +22,7 @@ from sanac.runtime.image_files import metadata_text, read_metadata, save_picture
 from sanac.runtime.pipeline import GenerationSettings, ImageGenerator
 
 SHEET = "sheet.png"
+_NAMED = 20  # pictures in an error, of thousands
 _OURS = "software"  # the entry that every picture of sanac has
 
 
@@ -60,6 +61,8 @@ def refuse_replacing(pictures: Iterable[PlannedPicture]) -> None:
         return
     (first, why), *_ = found.items()
     problems = [f"{path}: {reason}" for path, reason in found.items()]
+    if len(problems) > _NAMED:
+        problems[_NAMED:] = [f"and {len(problems) - _NAMED:,} more"]
     raise UsageError(
         f"{first} would be lost",
         why=why,
@@ -76,7 +79,7 @@ def _differs(picture: PlannedPicture) -> str:
     if _OURS not in known:
         return "it is not a picture that sanac generated"
     planned = {name: metadata_text(value) for name, value in picture.metadata.items()}
-    for name in ("model", "prompt", "backend"):
+    for name in ("model", "prompt", "seed", "backend"):
         default = "torch" if name == "backend" else ""
         before, now = known.get(name, default), planned.get(name, default)
         if before != now:

@@ -1,8 +1,10 @@
-"""Writes images: PNGs with their generation settings as metadata, and contact sheets."""
+"""Writes images: PNGs with their generation settings as metadata, and contact sheets. Reads PNGs of strangers."""
 
+import io
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,9 @@ from sanac.core.errors import InvalidInput
 
 _GAP, _LINE = 8, 14  # pixels around an image on a sheet, and per line of its caption
 _LEAST = 160  # pixels: smaller images are enlarged on a sheet
+_LARGEST_FILE = 300_000_000  # bytes
+_LARGEST = 8192  # pixels, along a side
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 def save_picture(path: AnyPath, picture: NDArray[np.uint8], about: Mapping[str, Any]) -> None:
@@ -43,8 +48,55 @@ def read_metadata(path: AnyPath) -> dict[str, str]:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             return {str(name): str(value) for name, value in image.info.items() if isinstance(value, str)}
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except _BROKEN:
         return {}
+
+
+def read_picture(path: AnyPath) -> NDArray[np.uint8]:
+    """The RGB pixels of a PNG."""
+    return decode_picture(read_png(path), str(path))
+
+
+def read_png(path: AnyPath) -> bytes:
+    """The bytes of a whole PNG with the right checksums; InvalidInput for anything else. No pixels are decoded."""
+    try:
+        with path.open("rb") as file:
+            data = bytes(file.read(_LARGEST_FILE + 1))
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}", why=error.strerror or str(error)) from error
+    if len(data) > _LARGEST_FILE:
+        raise InvalidInput(f"{path} is too large for an image", why=f"the maximum is {_LARGEST_FILE:,} bytes")
+    with _opened(data, str(path)) as image:
+        image.verify()
+    return data
+
+
+def decode_picture(data: bytes, name: str) -> NDArray[np.uint8]:
+    """The RGB pixels of a PNG's bytes, what is transparent in white; `name` is for messages."""
+    with _opened(data, name) as image:
+        shown: Image.Image = image
+        if image.mode.startswith("I"):  # 16-bit grey, which PIL would clip at 255
+            shown = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+        elif image.has_transparency_data:
+            layer = image.convert("RGBA")
+            shown = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        return np.asarray(shown.convert("RGB"))
+
+
+@contextmanager
+def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
+    """A PNG that isn't decoded yet; InvalidInput for what goes wrong inside, and for images of huge sizes."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a bomb's: the sides are checked here
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+                if max(image.size) > _LARGEST:
+                    size = "x".join(map(str, image.size))
+                    raise InvalidInput(f"{name} is too large an image", why=f"{size}; at most {_LARGEST} along a side")
+                yield image
+    except _BROKEN as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidInput(f"{name} is not a readable PNG", why=why) from error
 
 
 def _save(image: Image.Image, path: AnyPath, notes: PngImagePlugin.PngInfo | None = None) -> None:

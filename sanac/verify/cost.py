@@ -1,7 +1,14 @@
 """Costs of `sanac verify`, `evaluate` and `bench` in a recipe."""
 
+from io import BytesIO
+from pathlib import Path
+
 from sanac.core.cost import OVERHEAD, Cost, ModelShape, comparison_memory
 from sanac.verify.settings import BenchSettings, EvaluateSettings, VerifySettings
+
+_GENEVAL = 553  # prompts
+_JUDGING = 7e11  # operations per image: a Mask2Former with Swin-S at 800 pixels, a crop or two for CLIP ViT-L/14
+_JUDGES = 2e9  # bytes of both in fp32; they are loaded after the model is done
 
 
 def verify(settings: VerifySettings, before: ModelShape, _others: int) -> Cost:
@@ -13,9 +20,22 @@ def verify(settings: VerifySettings, before: ModelShape, _others: int) -> Cost:
 
 
 def evaluate(settings: EvaluateSettings, before: ModelShape, _others: int) -> Cost:
-    """The suite's images, a quarter of them for its held-out part."""
+    """The suite's images: of shapes, a quarter of them more for its held-out part; of geneval, with their judges."""
+    if settings.suite == "geneval":
+        images = _prompts(settings.prompts) * (settings.each or 4)
+        work = before.forward(images * (settings.steps or before.steps)) + images * _JUDGING
+        return Cost(before, OVERHEAD + max(before.size_fp32, _JUDGES), work, before.size + _JUDGES)
     work = before.forward(1.25 * settings.images * (settings.steps or before.steps))
     return Cost(before, OVERHEAD + before.size_fp32, work, before.size)
+
+
+def _prompts(file: Path | None) -> int:
+    """The number of prompts in a metadata file; GenEval's, where it can't be read from here."""
+    try:
+        with file.open("rb") if file and file.is_file() else BytesIO() as lines:
+            return sum(1 for _ in lines) or _GENEVAL
+    except OSError:
+        return _GENEVAL
 
 
 def bench(settings: BenchSettings, before: ModelShape, others: int) -> Cost:

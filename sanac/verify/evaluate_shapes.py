@@ -7,13 +7,14 @@ from typing import Any
 
 from sanac.core.artifact.measurements import measurements_in, write_measurement
 from sanac.core.context import Context, Outcome
-from sanac.core.view import Block, Table, path_text
+from sanac.core.view import Block, path_text
 from sanac.judge.results import write_results
 from sanac.runtime.generate import file_name
 from sanac.runtime.image_files import make_folder, save_sheet
 from sanac.runtime.pipeline import open_generator, sampling_of
 from sanac.verify.settings import EvaluateSettings
 from sanac.verify.shapes_suite import Evaluation, evaluate, examples
+from sanac.verify.suite_scores import score_metrics, score_table
 
 
 def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
@@ -41,11 +42,7 @@ def _show(found: Evaluation, files: tuple[Path, ...]) -> Iterator[Block]:
     """A row per task, the distance of the set, and the files."""
     scores = {**found.summary.tasks, "overall": found.summary.overall}
     scores |= {"held out": found.held_out} if found.held_out else {}
-    rows = tuple(
-        (name, f"{score.value:.3f}", f"{score.low:.3f}", f"{score.high:.3f}", str(score.n))
-        for name, score in scores.items()
-    )
-    yield Table(("task",), ("right", "from", "to", "prompts"), rows)
+    yield score_table(scores)
     distance = found.distance
     yield f"distance to rendered scenes: {distance.frechet:.2f} (two halves of these: {distance.frechet_floor:.2f})"
     yield f"diversity: {distance.diversity}"
@@ -55,9 +52,7 @@ def _show(found: Evaluation, files: tuple[Path, ...]) -> Iterator[Block]:
 def _save(found: Evaluation, about: dict[str, Any], name: str, home: Path) -> tuple[Path, ...]:
     scores = {"overall": found.summary.overall, **found.summary.tasks}
     scores |= {"held_out": found.held_out} if found.held_out else {}
-    metrics = {"frechet": found.distance.frechet}
-    for key, score in scores.items():
-        metrics |= {key: score.value, f"{key}.low": score.low, f"{key}.high": score.high}
+    metrics = {"frechet": found.distance.frechet, **score_metrics(scores)}
     written = write_measurement(home, name, about | found.to_json(), metrics)
     shown = examples(found)
     sheet = measurements_in(home) / f"{name}.png"

@@ -1,7 +1,11 @@
 """Small random judges of the real classes, saved as their authors save them."""
 
 import string
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 WORDS = [*["yes", "no", "Yes", "No"], *string.ascii_lowercase, *string.ascii_uppercase, *string.digits, *'.,?!"']
 
@@ -121,3 +125,44 @@ def save_qwen(folder: Path) -> None:
     images = Qwen2VLImageProcessorPil(patch_size=8, size=size)
     template = TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
     stills(Qwen2_5_VLProcessor)(images, tokenizer, chat_template=template).save_pretrained(folder)
+
+
+SEEN = ("dog", "mouse", "sofa", "bench")  # classes of the detector, by transformers' names
+
+
+@contextmanager
+def without_scipy() -> Iterator[None]:
+    """Mask2Former's class asks for scipy, which only its loss calls."""
+    from transformers.models.mask2former import modeling_mask2former
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modeling_mask2former, "requires_backends", lambda *_: None)
+        yield
+
+
+def save_mask2former(folder: Path, labels: tuple[str, ...] = SEEN, scale: float = 30) -> None:
+    """A Mask2Former of few layers, and its processor; `scale` makes a random one as sure of itself as a trained one."""
+    import torch
+    from transformers import (
+        Mask2FormerConfig,
+        Mask2FormerForUniversalSegmentation,
+        Mask2FormerImageProcessorPil,
+        SwinConfig,
+    )
+
+    backbone = SwinConfig(
+        image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=2,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    config = Mask2FormerConfig(
+        backbone_config=backbone, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=32,
+        encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=32, num_queries=8,
+        id2label=dict(enumerate(labels)), label2id={label: number for number, label in enumerate(labels)},
+    )  # fmt: skip
+    torch.manual_seed(3)
+    with without_scipy():
+        model = Mask2FormerForUniversalSegmentation(config)
+    with torch.no_grad():
+        model.class_predictor.weight.mul_(scale)
+    model.save_pretrained(folder)
+    Mask2FormerImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 112}).save_pretrained(folder)
