@@ -77,6 +77,10 @@ class ImagesInProgress(Protocol):
         """Share of noise in the state: 1 at the start, 0 at the end."""
 
     @property
+    def before(self) -> float:
+        """Share of noise in the state that the last guesses were made from."""
+
+    @property
     def guesses(self) -> Sequence[Any]:
         """The last step's guess of each finished image, in the order of `rows`."""
 

@@ -134,6 +134,16 @@ class SanaInProgress:
         return self._level(self.done) if self.done < self.steps else 0.0
 
     @property
+    def before(self) -> float:
+        """The noise level of the state that the last step began with."""
+        return self._level(max(0, self.done - 1))
+
+    @property
+    def columns(self) -> int:
+        """Tokens in a row of the image."""
+        return int(self.latents.shape[-1]) // int(self.owner.generator.pipeline.transformer.config.patch_size)
+
+    @property
     def guesses(self) -> Sequence[Tensor]:
         """The latents that the last velocity points at."""
         return [] if self.guess is None else list(self.guess)

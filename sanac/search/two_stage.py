@@ -1,0 +1,31 @@
+"""Two stages: a cheap draft explores, and the model itself finishes the best candidates from the same noise.
+
+The finished image is judged again, and the draft's is kept where it was better: a verdict that was paid for is not
+given away.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sanac.nn.stepwise import Noise
+from sanac.search.pool import Bench, Found, affordable, forwards
+
+
+def two_stage(bench: Bench, noises: Sequence[Noise], finished: int, batch: int) -> Found:
+    """Draft as many candidates as the budget pays for beside the finished ones; finish the best drafts."""
+    draft, each = bench.draft(), forwards(bench.costs)
+    reserve = finished * each
+    left = None if bench.left is None else max(0, bench.left - reserve)
+    drafted = len(noises) if left is None else min(len(noises), left // forwards(draft.costs))
+    found = Found()
+    for start in range(0, drafted, batch):
+        if found.candidates and not bench.in_time:
+            break
+        some = draft.start(noises[start : min(drafted, start + batch)]).finish()
+        found.candidates += [replace(one, origin=replace(one.origin, draft=True)) for one in some]
+    ranked = sorted(found.candidates, key=lambda one: -one.score)[:finished]
+    again = [one.origin.noise for one in ranked] or list(noises[:1])
+    count = affordable(bench, each, len(again))
+    if count:
+        found.candidates += bench.start(again[:count]).finish()
+    return found
