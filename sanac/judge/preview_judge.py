@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.judge.judge_files import JudgeFiles, loaded
+from sanac.judge.questions import parts_of
 from sanac.judge.verifier import Picture, Reading, Request
 
 KIND = "sanac_preview_judge"
@@ -171,6 +172,14 @@ class PreviewJudgeVerifier:
     def scores(self, images: Sequence[Picture], requests: Sequence[Request]) -> list[float]:
         """The probability that each finished image shows its prompt."""
         return [reading.final for reading in self.previews(images, requests, 0.0)]
+
+    def reasons(self, image: Picture, request: Request) -> list[str]:
+        """The things that a finished image doesn't show, each asked about as a prompt of its own."""
+        if request.task is None:
+            return []
+        wanted = [words for words, _ in parts_of(request.task)]
+        shown = self.scores([image] * len(wanted), [Request(one) for one in wanted])
+        return [one for one, probability in zip(wanted, shown, strict=True) if probability < 0.5]
 
     def previews(self, images: Sequence[Picture], requests: Sequence[Request], noise: float) -> list[Reading]:
         """What each image promises; they are guesses made at one noise level, 0 for finished images."""

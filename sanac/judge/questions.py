@@ -7,7 +7,7 @@ metadata, so no language model has to split the prompt.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sanac.judge.metadata import Clause, GenEvalTask
 from sanac.judge.verifier import Request
@@ -27,10 +27,11 @@ _FLOOR = 1e-6  # a probability of zero would hide what the other atoms say
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """One thing that a prompt asks for: the question about it, and the reason to give where the answer is no."""
+    """One thing that a prompt asks for: the question about it, and what to say where the answer is no."""
 
     question: str
     missing: str
+    wanted: str  # the thing itself, as it can be added to a prompt
 
 
 def final_question(request: Request, template: str = FINAL) -> str:
@@ -44,7 +45,11 @@ def atoms_of(task: GenEvalTask) -> tuple[Atom, ...]:
     for clause in task.exclude:
         named = _counted(clause.count, clause.label)
         found.append(
-            Atom(f"Are there fewer than {named} in this image? Answer yes or no.", f"there are {named} or more")
+            Atom(
+                f"Are there fewer than {named} in this image? Answer yes or no.",
+                f"there are {named} or more",
+                f"exactly {_counted(clause.count - 1, clause.label)}",
+            )
         )
     return tuple(dict.fromkeys(found))
 
@@ -52,12 +57,13 @@ def atoms_of(task: GenEvalTask) -> tuple[Atom, ...]:
 def _clause_atoms(clause: Clause, clauses: Sequence[Clause]) -> Iterator[Atom]:
     named = _counted(clause.count, clause.label)
     verb = "Is" if clause.count == 1 else "Are"
-    yield Atom(f"{verb} there {named} in this image? Answer yes or no.", f"{named} can't be seen")
+    yield Atom(f"{verb} there {named} in this image? Answer yes or no.", f"{named} can't be seen", named)
     if clause.color:
         subject = _plural(clause.label) if clause.count > 1 else clause.label
         yield Atom(
             f"{verb} the {subject} {clause.color}? Answer yes or no.",
             f"the {subject} {verb.lower()} not {clause.color}",
+            _counted(clause.count, clause.label, clause.color),
         )
     if clause.position:
         relation, target = clause.position
@@ -66,7 +72,27 @@ def _clause_atoms(clause: Clause, clauses: Sequence[Clause]) -> Iterator[Atom]:
         yield Atom(
             f"Is the {clause.label} {words} the {other}? Answer yes or no.",
             f"the {clause.label} is not {words} the {other}",
+            f"{_counted(1, clause.label)} {relation} {_counted(1, other)}",
         )
+
+
+def parts_of(task: GenEvalTask) -> tuple[tuple[str, GenEvalTask], ...]:
+    """(words, task) of everything that a task asks for, each as a task of its own."""
+    found = []
+    for clause in task.include:
+        words = _counted(clause.count, clause.label, clause.color)
+        found.append((words, GenEvalTask(task.tag, words, (replace(clause, position=None),))))
+        if clause.position:
+            relation, target = clause.position
+            other = replace(task.include[target], position=None)
+            words = f"{_counted(1, clause.label)} {relation} {_counted(1, other.label)}"
+            moved = replace(clause, position=(relation, 0))
+            found.append((words, GenEvalTask(task.tag, words, (other, moved))))
+    for clause in task.exclude:
+        words = f"exactly {_counted(clause.count - 1, clause.label)}"
+        wanted = Clause(clause.label, max(1, clause.count - 1))
+        found.append((words, GenEvalTask(task.tag, words, (wanted,), (clause,))))
+    return tuple(found)
 
 
 def geometric_mean(probabilities: Sequence[float]) -> float:
@@ -74,10 +100,11 @@ def geometric_mean(probabilities: Sequence[float]) -> float:
     return math.exp(sum(math.log(max(_FLOOR, one)) for one in probabilities) / len(probabilities))
 
 
-def _counted(count: int, label: str) -> str:
+def _counted(count: int, label: str, color: str | None = None) -> str:
+    named = " ".join(filter(None, (color, label if count == 1 else _plural(label))))
     if count == 1:
-        return f"{'an' if label[0] in 'aeiou' else 'a'} {label}"
-    return f"{_NUMBERS[count] if count < len(_NUMBERS) else count} {_plural(label)}"
+        return f"{'an' if named[0] in 'aeiou' else 'a'} {named}"
+    return f"{_NUMBERS[count] if count < len(_NUMBERS) else count} {named}"
 
 
 def _plural(label: str) -> str:

@@ -9,6 +9,7 @@ from sanac.core.errors import InvalidInput, UsageError
 from sanac.judge.detections import Detection
 from sanac.judge.geneval import GenEvalResult, Rules, judge
 from sanac.judge.metadata import parse_task
+from sanac.judge.questions import parts_of
 from sanac.judge.verifier import Picture, Request
 from sanac.shapes.detector import detect
 from sanac.shapes.prompts import Prompt
@@ -66,3 +67,9 @@ class ShapesVerifier:
             verdict = judge(request.task, look(image), SHAPES_RULES)
             found.append(float(verdict.correct) + 0.9 * verdict.soft + 0.1 * _clarity(verdict))
         return found
+
+    def reasons(self, image: Picture, request: Request) -> list[str]:
+        """The parts of a prompt that an image doesn't show."""
+        seen = look(image)
+        parts = parts_of(request.task) if request.task else ()
+        return [wanted for wanted, task in parts if not judge(task, seen, SHAPES_RULES).correct]

@@ -7,7 +7,7 @@ better; only the order of images of one prompt means something across verifiers.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ class Reading:
     final: float  # it shows its prompt as it is
 
 
+@runtime_checkable
 class PreviewVerifier(Verifier, Protocol):
     """A verifier that can also judge images in the making."""
 
@@ -84,6 +85,19 @@ class KeptScores:
             self._known |= dict(zip(unknown, found, strict=True))
             store_cached(self.file, {"key": self.id, "scores": self._known})
         return [self._known[name] for name in names]
+
+
+def innermost(verifier: Verifier) -> Verifier:
+    """The verifier behind kept scores: what it can do besides scoring isn't kept."""
+    return verifier.verifier if isinstance(verifier, KeptScores) else verifier
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A verifier that can say what an image lacks."""
+
+    def reasons(self, image: Picture, request: Request) -> list[str]:
+        """What the prompt asks for and the image doesn't show, in words that can be added to a prompt."""
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,10 @@ class AtomsVerifier:
             found.append(geometric_mean([probability for _, probability in self.answers(image, request)]))
         return found
 
+    def reasons(self, image: Picture, request: Request) -> list[str]:
+        """The things whose question is answered with no."""
+        return [atom.wanted for atom, probability in self.answers(image, request) if probability < 0.5]
+
     def answers(self, image: Picture, request: Request) -> list[tuple[Atom, float]]:
         """Every atom of a request with its probability; the lowest ones are the reasons for a low score."""
         if request.task is None:

@@ -1,12 +1,13 @@
-"""What a search may spend, and what it spent: forward passes, decoded images, verifier calls, seconds."""
+"""What a search may spend, and what it spent: forward passes, blocks of these, decodes, verifier calls, seconds."""
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sanac.core.artifact.schedule import Schedule
 from sanac.core.errors import UsageError
+
+COUNTED = ("forwards", "block_forwards", "decodes", "verifier_calls")
 
 
 @dataclass
@@ -15,9 +16,7 @@ class Budget:
 
     max_forwards: int | None = None
     max_seconds: float | None = None
-    forwards: int = 0
-    decodes: int = 0
-    verifier_calls: int = 0
+    spent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
     _start: float = field(default_factory=time.monotonic)
 
     @property
@@ -30,9 +29,14 @@ class Budget:
         """Whether there is time left."""
         return self.max_seconds is None or self.seconds < self.max_seconds
 
-    def affordable(self, each: int, wanted: int) -> int:
-        """How many images of `each` forward passes the limit of them pays for, at most `wanted`."""
-        return wanted if self.max_forwards is None else min(wanted, (self.max_forwards - self.forwards) // each)
+    def allowed(self, prompts: int) -> int | None:
+        """Forward passes for the next one of so many prompts that are left: an equal share of what is left."""
+        return None if self.max_forwards is None else (self.max_forwards - self.spent["forwards"]) // prompts
+
+    def add(self, spent: Mapping[str, int]) -> None:
+        """Count what the search of a prompt spent."""
+        for name in COUNTED:
+            self.spent[name] += spent[name]
 
     def check(self, each: int, prompts: int) -> None:
         """UsageError if the limit doesn't pay for one image of every prompt."""
@@ -43,15 +47,6 @@ class Budget:
                 hint=f"--max-forwards {each * prompts}, or fewer --steps",
             )
 
-    def to_json(self) -> Mapping[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """What was spent."""
-        counts = {"forwards": self.forwards, "decodes": self.decodes, "verifier_calls": self.verifier_calls}
-        return {**counts, "seconds": round(self.seconds, 2)}
-
-
-def forwards_of(schedule: Schedule | None, steps: int, branches: int, guidance: float) -> int:
-    """Forward passes of the denoiser for one image: both branches of a guided step count."""
-    guided = branches > 1 and guidance > 1
-    if schedule is None or schedule.steps != steps:
-        return steps * (2 if guided else 1)
-    return sum(2 if one and guided else 1 for one in schedule.guided)
+        return {**self.spent, "seconds": round(self.seconds, 2)}

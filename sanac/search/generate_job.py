@@ -1,6 +1,7 @@
-"""`sanac generate`: images from prompts, one per noise or the best of several."""
+"""`sanac generate`: images from prompts, one per noise or the winners of a search."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
 from sanac.core.units import duration_text, parse_size
 from sanac.core.view import Block, Table
+from sanac.judge.verifier import Picture, Request
 from sanac.nn.device import pick_device
-from sanac.nn.guidance import branches_of
 from sanac.runtime.generate import (
     PlannedPicture,
     file_name,
@@ -24,14 +25,15 @@ from sanac.runtime.generate import (
     write_picture,
 )
 from sanac.runtime.generation_memory import batch_that_fits
-from sanac.runtime.image_files import made_folder, read_metadata, save_sheet
+from sanac.runtime.image_files import made_folder, read_metadata, read_picture, save_sheet
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator, sampling_of
-from sanac.search.best_of import Ranking, rank_candidates, winners
-from sanac.search.budget import Budget, forwards_of
+from sanac.search.open_search import open_search, plan_search
+from sanac.search.pool import Candidate, Found, Origin
+from sanac.search.searcher import Journal, Searcher, found_json
 from sanac.search.settings import GenerateSettings
-from sanac.search.verifiers import check_requests, open_verifier, requests_of
+from sanac.search.verifiers import check_requests, requests_of
 
-CANDIDATES, REPORT, SHEET = "candidates", "search.json", "sheet.png"
+CANDIDATES, JOURNAL, REPORT, SHEET = "candidates", "journal.jsonl", "search.json", "sheet.png"
 
 
 def run(word: str, settings: GenerateSettings, context: Context) -> Outcome:
@@ -42,8 +44,8 @@ def run(word: str, settings: GenerateSettings, context: Context) -> Outcome:
     how = {"size": size, "batch": batch, "tile": settings.tile}
     typed = "guidance" in settings.typed
     sampling = sampling_of(opened, settings.steps, settings.guidance, context.reporter, guidance_typed=typed, **how)
-    if settings.search == "best-of":
-        return _best_of(opened, settings, sampling, context)
+    if settings.search != "single":
+        return _search(opened, settings, sampling, context)
     shared = model_metadata(opened, sampling, settings.backend)
     planned = plan_pictures(settings.prompts, settings.n, settings.seed, settings.out, shared)
     refuse_replacing(planned)
@@ -64,48 +66,130 @@ def _opened(model: Model, settings: GenerateSettings, context: Context) -> Diffu
     return generator
 
 
-def _best_of(model: Model, settings: GenerateSettings, sampling: GenerationSettings, context: Context) -> Outcome:
-    """The best of several candidates of every prompt."""
-    each = forwards_of(model.schedule, sampling.steps, branches_of(model), sampling.guidance)
-    budget = Budget(settings.max_forwards, settings.max_seconds)
-    budget.check(each, len(settings.prompts))
-    shared, out = model_metadata(model, sampling, settings.backend), settings.out
-    every = plan_pictures(settings.prompts, settings.n, settings.seed, out / CANDIDATES, shared)
-    planned = [every[start : start + settings.n] for start in range(0, len(every), settings.n)]
-    refuse_replacing(every)
+@dataclass(frozen=True)
+class _Files:
+    """Where the images of a search go, and what all of them have in their metadata."""
+
+    out: Path
+    shared: dict[str, Any]
+
+    @property
+    def candidates(self) -> ConfinedPath:
+        """The folder of all candidates."""
+        return ConfinedPath(self.out) / CANDIDATES
+
+    def candidate(self, prompt: str, origin: Origin) -> PlannedPicture:
+        """The file of a candidate: its seed names it, and a digest where more than that led to it."""
+        plain = origin == Origin(origin.noise) and not origin.noise.turns
+        mark = "" if plain else f"-{json_files.key_of(origin.to_json())[:6]}"
+        about = {"prompt": prompt, "seed": str(origin.noise.seed), **self.shared}
+        about |= {} if plain else {"origin": origin.to_json()}
+        path = self.candidates / f"{file_name(prompt)}-{origin.noise.seed}{mark}.png"
+        return PlannedPicture(path, prompt, origin.noise.seed, about)
+
+    def read(self, prompt: str, origin: Origin) -> Picture | None:
+        """The image of a candidate that an earlier run finished; None if there is none of this very origin."""
+        planned = self.candidate(prompt, origin)
+        if not planned.path.exists():
+            return None
+        refuse_replacing([planned])
+        return read_picture(planned.path)
+
+    def write(self, prompt: str, origin: Origin, picture: Picture) -> None:
+        """Keep the image of a candidate."""
+        planned = self.candidate(prompt, origin)
+        refuse_replacing([planned])
+        write_picture(planned, picture)
+
+
+def _search(model: Model, settings: GenerateSettings, sampling: GenerationSettings, context: Context) -> Outcome:
+    """The winner of a search for every prompt."""
+    plan = plan_search(settings, settings.n, sampling)
     requests = requests_of(settings.prompts)
     check_requests(settings.verifier, requests)
-    with made_folder(out):
-        (out / CANDIDATES).mkdir(exist_ok=True)
-        verifier = open_verifier(settings.verifier, pick_device(settings.device), ConfinedPath(out) / CANDIDATES)
+    files = _Files(settings.out, model_metadata(model, sampling, settings.backend))
+    every = plan_pictures(settings.prompts, settings.n, settings.seed, files.candidates, files.shared)
+    refuse_replacing(every)
+    with made_folder(settings.out):
         generator = _opened(model, settings, context)
-        rankings = rank_candidates(generator, requests, planned, sampling, verifier, budget, each, context.reporter)
-        about = {"strategy": "best-of", "n": settings.n, "verifier": verifier.id}
-        files = _written(rankings, out, about)
-        data: dict[str, Any] = {
-            "strategy": "best-of",
-            "verifier": verifier.id,
-            "spent": budget.to_json(),
-            "pictures": files,
-            "prompts": [_told(ranking) for ranking in rankings],
-        }
-        write_atomically(ConfinedPath(out) / REPORT, json_files.pretty(data))
-    show = partial(_show, rankings, budget, files)
-    return Outcome("ok", {**data, "device": generator.device, "backend": settings.backend}, out, rankings, show)
+        searcher = open_search(model, generator, settings, settings.verifier, plan, sampling, files.candidates)
+        searcher.check(len(requests))
+        (settings.out / CANDIDATES).mkdir(exist_ok=True)
+        about = {"strategy": settings.search, "n": settings.n, "verifier": searcher.judge.verifier.id}
+        about |= {"reader": searcher.judge.reader.id} if searcher.judge.reader else {}
+        found = _found(searcher, requests, settings, files, [about, files.shared, _typed(settings)], context)
+        written = _written(requests, found, files, about)
+        told = [{"prompt": one.prompt, **found_json(result)} for one, result in zip(requests, found, strict=True)]
+        data: dict[str, Any] = {**about, "looks": list(plan.looks), "spent": searcher.budget.to_json()}
+        data |= {"pictures": written, "prompts": told}
+        write_atomically(ConfinedPath(settings.out) / REPORT, json_files.pretty(data))
+    show = partial(_show, requests, found, searcher.budget.to_json(), written)
+    return Outcome(
+        "ok", {**data, "device": generator.device, "backend": settings.backend}, settings.out, (requests, found), show
+    )
 
 
-def _written(rankings: list[Ranking], out: Path, about: dict[str, Any]) -> list[str]:
+def _typed(settings: GenerateSettings) -> dict[str, Any]:
+    """The search's own settings, for the journal's key."""
+    names = ("max_forwards", "until", "look", "keep", "clarity", "potential", "draft_steps", "draft", "neighbours")
+    return {name: getattr(settings, name) for name in (*names, "cosine", "back", "seed")}
+
+
+def _found(
+    searcher: Searcher,
+    requests: Sequence[Request],
+    settings: GenerateSettings,
+    files: _Files,
+    key: Any,
+    context: Context,
+) -> list[Found]:
+    """What the search of each prompt found; what the journal has is read."""
+    journal = Journal(files.candidates / JOURNAL, json_files.key_of(key)[:16])
+    found: list[Found] = []
+    context.reporter.begin("searching", len(requests), "prompts")
+    try:
+        for number, request in enumerate(requests):
+            read: Callable[[Origin], Picture | None] = partial(files.read, request.prompt)
+            known = journal.get(number, read)
+            if known is None:
+                first, left = settings.seed + number * settings.n, len(requests) - number
+                known = searcher.search(request, first, left, partial(files.write, request.prompt), read)
+                journal.put(number, *known)
+            else:
+                searcher.budget.add(known[1])
+            found.append(known[0])
+            context.reporter.advance(1)
+    finally:
+        context.reporter.end()
+    return found
+
+
+def _written(requests: Sequence[Request], found: Sequence[Found], files: _Files, about: dict[str, Any]) -> list[str]:
     """The winners' files, and a sheet of all candidates, the best of each prompt first."""
-    best = winners(rankings, out, about)
-    for one, ranking in zip(best, rankings, strict=True):
-        _forget_earlier_winner(out, one)
-        write_picture(one, ranking.winner.picture)
-    shown = [(ranking, candidate) for ranking in rankings for candidate in ranking.candidates]
-    texts = [f"{one.score:.3f}: {ranking.request.prompt} ({one.planned.seed})" for ranking, one in shown]
-    verdicts = [candidate is ranking.winner for ranking, candidate in shown]
-    columns = min(8, max(len(ranking.candidates) for ranking in rankings))
-    save_sheet(out / SHEET, [one.picture for _, one in shown], texts, verdicts, columns)
-    return [*(str(one.path) for one in best), str(out / SHEET), str(out / REPORT)]
+    paths = []
+    for request, result in zip(requests, found, strict=True):
+        winner = result.winner
+        planned = files.candidate(request.prompt, winner.origin)
+        search = {**about, "score": winner.score, "candidates": len(result.candidates), **winner.origin.to_json()}
+        path = files.out / Path(planned.path).name
+        one = replace(planned, path=path, metadata={**planned.metadata, "search": search})
+        _forget_earlier_winner(files.out, one)
+        assert winner.picture is not None
+        write_picture(one, winner.picture)
+        paths.append(path)
+    _save_sheet(files.out / SHEET, requests, found)
+    return [*map(str, paths), str(files.out / SHEET), str(files.out / REPORT)]
+
+
+def _save_sheet(path: Path, requests: Sequence[Request], found: Sequence[Found]) -> None:
+    rows: list[tuple[Request, Candidate, bool]] = []
+    for request, result in zip(requests, found, strict=True):
+        ranked = sorted(result.candidates, key=lambda one: -one.score)
+        rows += [(request, one, place == 0) for place, one in enumerate(ranked)]
+    texts = [f"{one.score:.3f}: {request.prompt} ({one.origin.noise.seed})" for request, one, _ in rows]
+    columns = min(8, max(len(result.candidates) for result in found))
+    pictures = [one.picture for _, one, _ in rows if one.picture is not None]
+    save_sheet(path, pictures, texts, [won for *_, won in rows], columns)
 
 
 def _forget_earlier_winner(out: Path, winner: PlannedPicture) -> None:
@@ -116,28 +200,19 @@ def _forget_earlier_winner(out: Path, winner: PlannedPicture) -> None:
             path.unlink()
 
 
-def _told(ranking: Ranking) -> dict[str, Any]:
-    """A prompt's candidates by seed and score, the winner first."""
-    rows = [{"seed": one.planned.seed, "score": one.score} for one in ranking.candidates]
-    return {"prompt": ranking.request.prompt, "candidates": rows}
-
-
-def _show(rankings: list[Ranking], budget: Budget, files: list[str]) -> Iterator[Block]:
+def _show(
+    requests: Sequence[Request], found: Sequence[Found], spent: dict[str, Any], files: list[str]
+) -> Iterator[Block]:
     """Winner and scores of each prompt, what was spent, and the files."""
-    rows = tuple(
-        (
-            ranking.request.prompt,
-            str(ranking.winner.planned.seed),
-            f"{ranking.winner.score:.3f}",
-            f"{ranking.candidates[len(ranking.candidates) // 2].score:.3f}",
-            str(len(ranking.candidates)),
-        )
-        for ranking in rankings
-    )
-    yield Table(("prompt",), ("seed", "score", "median", "candidates"), rows)
-    spent = budget.to_json()
+    rows = []
+    for request, result in zip(requests, found, strict=True):
+        scores = sorted((one.score for one in result.candidates), reverse=True)
+        middle, winner = scores[len(scores) // 2], result.winner
+        counts = (str(len(scores)), str(len(result.dropped)))
+        rows.append((request.prompt, str(winner.origin.noise.seed), f"{winner.score:.3f}", f"{middle:.3f}", *counts))
+    yield Table(("prompt",), ("seed", "score", "median", "finished", "dropped"), tuple(rows))
     yield (
-        f"{spent['forwards']:,} forward passes, {spent['decodes']:,} images, {spent['verifier_calls']:,} scores, "
-        f"{duration_text(spent['seconds'])}"
+        f"{spent['forwards']:,} forward passes ({spent['block_forwards']:,} of blocks), {spent['decodes']:,} images "
+        f"decoded, {spent['verifier_calls']:,} scores, {duration_text(spent['seconds'])}"
     )
     yield from files

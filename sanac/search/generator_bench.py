@@ -7,26 +7,26 @@ from typing import Any
 from sanac.judge.verifier import Picture, Reading, Request
 from sanac.nn.stepwise import ImagesInProgress, Noise, StepCost, StepwiseGenerator
 from sanac.search.judging import SearchJudge
-from sanac.search.pool import Bench, Candidate, Origin, Pool, Restart
+from sanac.search.pool import Bench, Candidate, Origin, Pool, Restart, forwards
 
-Keep = Callable[[Candidate], None]  # what is done with each finished image
+Keep = Callable[[Origin, Picture], None]  # what is done with each finished image
 Known = Callable[[Origin], Picture | None]  # the image of an earlier run
 
 
 @dataclass
 class GeneratorPool:
-    """Candidates of one prompt in batches of the generator."""
+    """Candidates of one prompt in batches of the generator; some may be finished from an earlier run."""
 
     bench: "GeneratorBench"
-    parts: list[ImagesInProgress]
-    firsts: list[int]  # row of the first candidate of each batch
+    parts: list[tuple[ImagesInProgress, list[int]]]  # with the candidates' rows
     origins: dict[int, Origin]
+    ready: dict[int, Picture] = field(default_factory=dict)
     step: int = 0
 
     @property
     def rows(self) -> tuple[int, ...]:
         """The candidates that are left."""
-        return tuple(first + row for part, first in self._batches for row in part.rows)
+        return tuple(sorted([*self.ready, *(rows[row] for part, rows in self.parts for row in part.rows)]))
 
     @property
     def done(self) -> int:
@@ -36,48 +36,40 @@ class GeneratorPool:
     @property
     def guesses(self) -> Mapping[int, Any]:
         """The guess of each candidate's finished image."""
-        return {
-            first + row: guess
-            for part, first in self._batches
-            for row, guess in zip(part.rows, part.guesses, strict=True)
-        }
-
-    @property
-    def _batches(self) -> list[tuple[ImagesInProgress, int]]:
-        return list(zip(self.parts, self.firsts, strict=True))
+        pairs = ((part, rows, zip(part.rows, part.guesses, strict=True)) for part, rows in self.parts)
+        return {rows[row]: guess for _, rows, guesses in pairs for row, guess in guesses}
 
     def advance(self, to: int) -> None:
         """Take steps until so many are done."""
-        for part in self.parts:
+        for part, _ in self.parts:
             while part.rows and part.done < to:
                 part.advance()
         self.step = max(self.step, to)
 
     def read(self) -> dict[int, Reading]:
         """What the judge says of each preview."""
-        found: dict[int, Reading] = {}
-        for part, first in self._batches:
-            readings = self.bench.judge.read(part, self.bench.request)
-            found |= {first + row: reading for row, reading in zip(part.rows, readings, strict=True)}
-        return found
+        readings = self.bench.judge.read([part for part, _ in self.parts if part.rows], self.bench.request)
+        numbers = [rows[row] for part, rows in self.parts for row in part.rows]
+        return dict(zip(numbers, readings, strict=True))
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all candidates but these."""
-        for part, first in self._batches:
-            part.keep([row for row in part.rows if first + row in rows])
+        for part, numbers in self.parts:
+            part.keep([row for row in part.rows if numbers[row] in rows])
+        self.ready = {row: picture for row, picture in self.ready.items() if row in rows}
         self.origins = {row: self.origins[row] for row in rows}
 
     def finish(self) -> list[Candidate]:
-        """Finish batch by batch, score, and keep the files."""
-        found: list[Candidate] = []
-        for part, first in self._batches:
-            pictures = list(part.finish())
-            scores = self.bench.judge.score(pictures, self.bench.request)
-            for row, picture, score, guess in zip(part.rows, pictures, scores, part.guesses, strict=True):
-                candidate = Candidate(self.origins[first + row], score, picture, guess)
-                self.bench.keep(candidate)
-                found.append(candidate)
-        return found
+        """Finish batch by batch, keep the files, and score all together."""
+        found: dict[int, tuple[Picture, Any]] = {row: (picture, None) for row, picture in self.ready.items()}
+        for part, rows in self.parts:
+            pictures = part.finish()
+            for row, picture, guess in zip(part.rows, pictures, part.guesses, strict=True):
+                self.bench.keep(self.origins[rows[row]], picture)
+                found[rows[row]] = picture, guess
+        order = sorted(found)
+        scores = self.bench.judge.score([found[row][0] for row in order], self.bench.request)
+        return [Candidate(self.origins[row], score, *found[row]) for row, score in zip(order, scores, strict=True)]
 
 
 @dataclass
@@ -90,8 +82,10 @@ class GeneratorBench:
     batch: int
     allowed: int | None = None  # forward passes, of both generators
     clock: Callable[[], bool] = lambda: True  # whether there is time left
-    keep: Keep = lambda _: None
+    keep: Keep = lambda *_: None
+    known: Known = lambda _: None
     drafting: StepwiseGenerator | None = None
+    paid: int = 0  # forward passes of images that an earlier run finished
     _start: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,8 +104,8 @@ class GeneratorBench:
 
     @property
     def left(self) -> int | None:
-        """Forward passes that may still be taken; what was taken is counted in the model."""
-        return None if self.allowed is None else self.allowed - (self._spent - self._start)
+        """Forward passes that may still be taken; what is taken is counted in the model."""
+        return None if self.allowed is None else self.allowed - self.paid - (self._spent - self._start)
 
     @property
     def in_time(self) -> bool:
@@ -119,11 +113,17 @@ class GeneratorBench:
         return self.clock()
 
     def start(self, noises: Sequence[Noise]) -> Pool:
-        """Begin a candidate per noise."""
-        return self._pool([Origin(noise) for noise in noises], lambda some: self._begin(noises[some]))
+        """Begin a candidate per noise; one that an earlier run finished is ready, and paid for."""
+        origins = [Origin(noise) for noise in noises]
+        pictures = [self.known(origin) for origin in origins]
+        ready = {row: picture for row, picture in enumerate(pictures) if picture is not None}
+        self.paid += len(ready) * forwards(self.costs)
+        rows = [row for row in range(len(noises)) if row not in ready]
 
-    def _begin(self, noises: Sequence[Noise]) -> ImagesInProgress:
-        return self.generator.start([self.request.prompt] * len(noises), noises)
+        def begin(some: Sequence[int]) -> ImagesInProgress:
+            return self.generator.start([self.request.prompt] * len(some), [noises[row] for row in some])
+
+        return GeneratorPool(self, self._parts(rows, begin), dict(enumerate(origins)), ready)
 
     def restart(
         self, origins: Sequence[Origin], guesses: Sequence[Any], restarts: Sequence[Restart], taken: int
@@ -132,16 +132,19 @@ class GeneratorBench:
         found = [origin.restarted(taken, one) for origin, one in zip(origins, restarts, strict=True)]
         step = restarts[0].step
 
-        def begin(some: slice) -> ImagesInProgress:
-            prompts = [one.prompt or self.request.prompt for one in restarts[some]]
-            return self.generator.restart(prompts, guesses[some], [one.noise for one in restarts[some]], step)
+        def begin(some: Sequence[int]) -> ImagesInProgress:
+            prompts = [restarts[row].prompt or self.request.prompt for row in some]
+            chosen = [guesses[row] for row in some]
+            return self.generator.restart(prompts, chosen, [restarts[row].noise for row in some], step)
 
-        return self._pool(found, begin, step)
+        parts = self._parts(range(len(found)), begin)
+        return GeneratorPool(self, parts, dict(enumerate(found)), step=step)
 
-    def _pool(self, origins: Sequence[Origin], begin: Callable[[slice], ImagesInProgress], step: int = 0) -> Pool:
-        firsts = list(range(0, len(origins), self.batch))
-        parts = [begin(slice(first, first + self.batch)) for first in firsts]
-        return GeneratorPool(self, parts, firsts, dict(enumerate(origins)), step)
+    def _parts(
+        self, rows: Sequence[int], begin: Callable[[Sequence[int]], ImagesInProgress]
+    ) -> list[tuple[ImagesInProgress, list[int]]]:
+        batches = [list(rows[first : first + self.batch]) for first in range(0, len(rows), self.batch)]
+        return [(begin(batch), batch) for batch in batches]
 
     def reasons(self, candidate: Candidate) -> list[str]:
         """What the candidate's image lacks."""

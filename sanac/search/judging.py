@@ -4,54 +4,73 @@ A verifier of finished images only is asked about previews, too: a preview count
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from dataclasses import dataclass, replace
 
 from sanac.judge.state_judge import StateReader, mean_embedding
-from sanac.judge.verifier import Picture, PreviewVerifier, Reading, Request, Verifier
+from sanac.judge.verifier import (
+    Explains,
+    Picture,
+    PreviewVerifier,
+    RankEnsemble,
+    Reading,
+    Request,
+    Verifier,
+    innermost,
+)
 from sanac.nn.stepwise import ImagesInProgress
 from sanac.runtime.stepwise import SanaInProgress
-
-
-@runtime_checkable
-class Explains(Protocol):
-    """A verifier that can say what an image lacks."""
-
-    def reasons(self, image: Picture, request: Request) -> list[str]:
-        """What is missing, in words that can be added to a prompt."""
+from sanac.search.pool import Candidate
 
 
 @dataclass
 class SearchJudge:
-    """The verifier of finished images, and what reads previews: the same, or a head on the generator's states."""
+    """The verifier of finished images, and what reads previews: a verifier, or a head on the generator's states."""
 
     verifier: Verifier
-    reader: StateReader | None = None
-    block: int = 0  # of the model at hand, that the head reads behind
+    reader: Verifier | StateReader | None = None  # None: the verifier
+    block: int = 0  # of the model at hand, that a head reads behind
     calls: int = 0
 
-    def read(self, images: ImagesInProgress, request: Request) -> list[Reading]:
-        """What is said of each image in the batch."""
-        if not images.rows:
+    @property
+    def relative(self) -> bool:
+        """Whether scores are ranks among the images that are scored together."""
+        return isinstance(self.verifier, RankEnsemble)
+
+    def read(self, batches: Sequence[ImagesInProgress], request: Request) -> list[Reading]:
+        """What is said of each image of some batches that took the same steps."""
+        count = sum(len(images.rows) for images in batches)
+        self.calls += count
+        if not count:
             return []
-        self.calls += len(images.rows)
-        if self.reader is not None:
-            assert isinstance(images, SanaInProgress)
-            caption = mean_embedding(*images.embeddings)
-            return self.reader.readings(images.states[self.block], caption, images.before, images.columns)
-        pictures, requests = list(images.preview()), [request] * len(images.rows)
-        if hasattr(self.verifier, "previews"):
-            return cast("PreviewVerifier", self.verifier).previews(pictures, requests, images.before)
-        return [Reading(1.0, score, score) for score in self.verifier.scores(pictures, requests)]
+        if isinstance(self.reader, StateReader):
+            return [reading for images in batches for reading in self._heard(self.reader, images)]
+        reader = self.reader or self.verifier
+        pictures = [picture for images in batches for picture in images.preview()]
+        inner = innermost(reader)
+        if isinstance(inner, PreviewVerifier):
+            return inner.previews(pictures, [request] * count, batches[0].before)
+        return [Reading(1.0, score, score) for score in reader.scores(pictures, [request] * count)]
+
+    def _heard(self, reader: StateReader, images: ImagesInProgress) -> list[Reading]:
+        assert isinstance(images, SanaInProgress)
+        caption = mean_embedding(*images.embeddings)
+        return reader.readings(images.states[self.block], caption, images.before, images.columns)
 
     def score(self, pictures: Sequence[Picture], request: Request) -> list[float]:
         """The scores of finished images."""
         self.calls += len(pictures)
         return self.verifier.scores(pictures, [request] * len(pictures)) if pictures else []
 
+    def rescored(self, candidates: Sequence[Candidate], request: Request) -> list[Candidate]:
+        """Candidates with scores that are ranks among all of them; the members' own scores are known already."""
+        pictures = [one.picture for one in candidates if one.picture is not None]
+        scores = self.verifier.scores(pictures, [request] * len(pictures))
+        return [replace(one, score=score) for one, score in zip(candidates, scores, strict=True)]
+
     def reasons(self, picture: Picture, request: Request) -> list[str]:
         """What an image lacks; [] where the verifier can't say."""
-        if not isinstance(self.verifier, Explains):
+        inner = innermost(self.verifier)
+        if not isinstance(inner, Explains):
             return []
         self.calls += 1
-        return self.verifier.reasons(picture, request)
+        return inner.reasons(picture, request)

@@ -50,6 +50,19 @@ class Origin:
         return found | ({"draft": True} if self.draft else {})
 
 
+def origin_of(value: Mapping[str, Any]) -> Origin:
+    """The origin that `to_json` wrote."""
+    turns = [
+        (int(one["after"]), Restart(int(one["step"]), _noise_of(one), str(one.get("prompt", ""))))
+        for one in value.get("restarts", ())
+    ]
+    return Origin(_noise_of(value), tuple(turns), bool(value.get("draft")))
+
+
+def _noise_of(value: Mapping[str, Any]) -> Noise:
+    return Noise(int(value["seed"]), tuple((int(seed), float(cosine)) for seed, cosine in value.get("turns", ())))
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A finished image and its score."""

@@ -1,4 +1,4 @@
-"""Settings of `sanac generate`."""
+"""Settings of searches, and of `sanac generate`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,17 +6,94 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from sanac.core.sampling_options import Guidance, ImageSize, Steps
-from sanac.core.settings import Naming, Option, RunSettings
-from sanac.search.words import check_word
+from sanac.core.settings import ADVANCED, ModelRef, Naming, Option, RunSettings
+from sanac.search.words import check_reader, check_word
 
-_SEARCH = "Search options"
+SEARCH = "Search options"
+NAMES = ("single", "best-of", "halving", "gated", "two-stage", "reflection", "zero-order", "paths", "prm")
+LOOKING = ("halving", "gated", "paths", "prm")  # strategies that look at previews
+USES = {  # option -> the strategies that use it
+    "look": LOOKING,
+    "keep": ("halving",),
+    "clarity": ("gated",),
+    "potential": ("gated",),
+    "previews": LOOKING,
+    "until": ("best-of", "reflection"),
+    "draft_steps": ("two-stage",),
+    "draft": ("two-stage",),
+    "neighbours": ("zero-order",),
+    "cosine": ("zero-order",),
+    "back": ("reflection", "paths"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateSettings(RunSettings):
+class SearchSettings(RunSettings):
+    """How images are found: by one noise each, or by a search over several."""
+
+    TITLE: ClassVar[str] = SEARCH
+
+    search: Annotated[
+        Literal["single", "best-of", "halving", "gated", "two-stage", "reflection", "zero-order", "paths", "prm"],
+        Option("How images are found: one per noise, or by a search over --n noises of each prompt.", "NAME"),
+    ] = "single"
+    max_forwards: Annotated[
+        int | None,
+        Option("Forward passes of the transformer to spend at most, both branches counted.", "N", ge=1),
+    ] = None
+    max_seconds: Annotated[float | None, Option("Begin no further candidates after so many seconds.", "S", gt=0)] = None
+    until: Annotated[
+        float | None, Option("Stop at the first candidate with this score.", "SCORE", "reflection: 0.5", gt=0)
+    ] = None
+    previews: Annotated[
+        str | None,
+        Option(
+            "What reads previews: judge:MODEL, states:MODEL, or any verifier.",
+            "NAME",
+            "the verifier",
+            check=check_reader,
+            group=ADVANCED,
+        ),
+    ] = None
+    look: Annotated[
+        tuple[int, ...],
+        Option("Steps after which previews are read.", "STEP,...", "by strategy", comma=True, ge=1, group=ADVANCED),
+    ] = ()
+    keep: Annotated[float, Option("Share that halving keeps at each look.", "SHARE", gt=0, le=1, group=ADVANCED)] = 0.5
+    clarity: Annotated[
+        float, Option("Clarity from which on a gate opens its question.", "P", ge=0, le=1, group=ADVANCED)
+    ] = 0.5
+    potential: Annotated[
+        float, Option("Potential below which a clear preview is dropped.", "P", ge=0, le=1, group=ADVANCED)
+    ] = 0.5
+    draft_steps: Annotated[
+        int | None, Option("Sampler steps of a draft.", "N", "half", ge=1, le=1000, group=ADVANCED)
+    ] = None
+    draft: Annotated[ModelRef | None, Option("A model that drafts.", "MODEL", "MODEL itself", group=ADVANCED)] = None
+    neighbours: Annotated[int, Option("Neighbours of the best noise to try.", "N", ge=1, group=ADVANCED)] = 4
+    cosine: Annotated[float, Option("Cosine of a neighbour to its noise.", "T", gt=-1, lt=1, group=ADVANCED)] = 0.95
+    back: Annotated[
+        float, Option("Share of the steps that a new start goes back.", "SHARE", gt=0, le=1, group=ADVANCED)
+    ] = 0.5
+
+    def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
+        """Options of another strategy."""
+        for option in ("max_forwards", "max_seconds"):
+            if self.search == "single" and getattr(self, option):
+                yield option, f"{name(option)} requires {name('search')}"
+        for option, strategies in USES.items():
+            if option in self.typed and self.search not in strategies:
+                yield option, f"{name(option)} requires {name('search')} {' or '.join(strategies)}"
+        if list(self.look) != sorted(set(self.look)):
+            yield "look", f"{name('look')} is not in ascending order"
+        yield from super().contradictions(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings(SearchSettings):
     """Generate each PROMPT with MODEL: a PNG each, with prompt, seed and settings inside, and a sheet of all.
 
-    With --search, --n candidates of every prompt are generated and --verifier chooses the best one.
+    With --search, --n noises of every prompt are searched, and --verifier chooses the best image.
     The first image's noise is drawn from --seed (0 by default), the next one's from the seed after it. A file of the
     same prompt and seed by another model or with other settings is never replaced (exit 2): choose another --out.
     """
@@ -27,11 +104,11 @@ class GenerateSettings(RunSettings):
         'sanac generate MODEL "a red circle" "a blue square above a cross" --n 4 --out pictures',
         'sanac generate MODEL "a lighthouse at dusk" --seed 7 --size 1024x768',
         'sanac generate ./exported "a red circle" --backend onnx',
-        'sanac generate sanac:tiny "a circle above a square" --search best-of --n 8 --verifier shapes',
+        'sanac generate sanac:tiny "a circle above a square" --search halving --n 8 --verifier judge:sanac:tiny',
     )
 
     prompts: Annotated[tuple[str, ...], Option("The prompts.", "PROMPT...", positional=True)]
-    n: Annotated[int, Option("Images per prompt.", "N", ge=1, le=4096)] = 1
+    n: Annotated[int, Option("Images, or noises to search, per prompt.", "N", ge=1, le=4096)] = 1
     steps: Steps = None
     guidance: Guidance = 4.5
     size: ImageSize = None
@@ -41,10 +118,6 @@ class GenerateSettings(RunSettings):
         Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"],
         Option("What computes: the weights, or what was exported.", "NAME"),
     ] = "torch"
-    search: Annotated[
-        Literal["single", "best-of"],
-        Option("How images are found: one per noise, or the best of --n candidates.", "NAME", group=_SEARCH),
-    ] = "single"
     verifier: Annotated[
         tuple[str, ...],
         Option(
@@ -52,28 +125,18 @@ class GenerateSettings(RunSettings):
             "NAME,...",
             comma=True,
             check=check_word,
-            group=_SEARCH,
+            group=SEARCH,
         ),
     ] = ()
-    max_forwards: Annotated[
-        int | None,
-        Option("Forward passes of the transformer to spend at most, both branches counted.", "N", ge=1, group=_SEARCH),
-    ] = None
-    max_seconds: Annotated[
-        float | None, Option("Begin no further candidates after so many seconds.", "S", gt=0, group=_SEARCH)
-    ] = None
     out: Annotated[Path, Option("Where the images go.", "DIR", recipe=False)] = Path("pictures")
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
-        """Prompts that say nothing."""
+        """Prompts that say nothing, a search without a verifier, and a verifier without a search."""
         if blank := [f"prompt {number}" for number, prompt in enumerate(self.prompts, 1) if not prompt.strip()]:
             yield "prompts", f"{', '.join(blank)} is empty: describe what the image should show"
-        if self.search == "best-of" and not self.verifier:
-            yield (
-                "verifier",
-                f"{name('search')} best-of needs {name('verifier')}: shapes, judge:MODEL, clip:MODEL",
-            )
-        for idle in ("verifier", "max_forwards", "max_seconds") if self.search == "single" else ():
-            if getattr(self, idle):
-                yield idle, f"{name(idle)} requires {name('search')} best-of"
+        if self.search != "single" and not self.verifier:
+            needs = f"{name('search')} {self.search} needs {name('verifier')}"
+            yield "verifier", f"{needs}: shapes, judge:MODEL, clip:MODEL, vlm:MODEL"
+        if self.search == "single" and self.verifier:
+            yield "verifier", f"{name('verifier')} requires {name('search')}"
         yield from super().contradictions(name)

@@ -1,4 +1,4 @@
-"""The words of `--verifier`, checked before anything is loaded."""
+"""The words of `--verifier` and `--previews`, checked before anything is loaded."""
 
 from sanac.core.errors import UsageError
 
@@ -10,3 +10,10 @@ def check_word(word: str) -> None:
     kind, _, model = word.partition(":")
     if kind not in KINDS or (kind == "shapes") == bool(model):
         raise UsageError(f"names {word!r}, not shapes, judge:MODEL, clip:MODEL, vlm:MODEL or atoms:MODEL")
+
+
+def check_reader(word: str) -> None:
+    """UsageError for a word that names nothing that reads previews."""
+    kind, _, model = word.partition(":")
+    if kind != "states" or not model:
+        check_word(word)

@@ -1,0 +1,89 @@
+"""Opens everything that a search needs: the stepwise generator, its draft, the verifier, what reads previews."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sanac.core.artifact.model import Model, open_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.confined import ConfinedPath
+from sanac.core.errors import UsageError
+from sanac.judge.judge_files import STATES, judge_files
+from sanac.judge.state_judge import KIND, StateJudgeShape, StateReader, block_in
+from sanac.judge.verifier import Verifier
+from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, check_complete, open_generator
+from sanac.runtime.stepwise import StepwiseSana
+from sanac.search.budget import Budget
+from sanac.search.judging import SearchJudge
+from sanac.search.searcher import Searcher
+from sanac.search.settings import LOOKING, SearchSettings
+from sanac.search.strategies import Plan, default_looks
+from sanac.search.verifiers import open_verifier
+
+
+def plan_search(settings: SearchSettings, n: int, sampling: GenerationSettings) -> Plan:
+    """The plan of a search; UsageError for looks that are no steps of it."""
+    looks = settings.look or default_looks(settings.search, sampling.steps)
+    if looks and max(looks) >= sampling.steps:
+        raise UsageError(
+            f"--look {max(looks)} is not before the last of {sampling.steps} steps",
+            hint=f"--look {','.join(map(str, default_looks(settings.search, sampling.steps))) or 1}",
+        )
+    if settings.search in LOOKING and not looks:
+        raise UsageError(f"--search {settings.search} needs two steps or more", hint="--search best-of")
+    return Plan(
+        settings.search,
+        n,
+        sampling.batch,
+        looks,
+        settings.keep,
+        settings.clarity,
+        settings.potential,
+        settings.until,
+        settings.neighbours,
+        settings.cosine,
+        settings.back,
+    )
+
+
+def open_search(
+    model: Model,
+    generator: DiffusionGenerator,
+    settings: SearchSettings,
+    words: Sequence[str],
+    plan: Plan,
+    sampling: GenerationSettings,
+    kept: ConfinedPath,
+) -> Searcher:
+    """A searcher over an opened generator; scores are kept in files of the folder `kept`."""
+    device = generator.device
+    judge = SearchJudge(open_verifier(words, device, kept))
+    taps: tuple[int, ...] = ()
+    if settings.previews:
+        judge.reader, judge.block = _reader(model, settings.previews, device, kept)
+        taps = (judge.block,) if isinstance(judge.reader, StateReader) else ()
+    if taps and not hasattr(generator.pipeline.transformer, "transformer_blocks"):
+        raise UsageError(
+            "--previews states: needs the weights", why="a graph or an engine hides its blocks", hint="--backend torch"
+        )
+    stepwise = StepwiseSana(generator, sampling, taps)
+    drafting = _draft(generator, settings, sampling) if plan.strategy == "two-stage" else None
+    return Searcher(stepwise, judge, plan, Budget(settings.max_forwards, settings.max_seconds), drafting)
+
+
+def _reader(model: Model, word: str, device: str, kept: ConfinedPath) -> tuple[Verifier | StateReader, int]:
+    kind, _, name = word.partition(":")
+    if kind != "states":
+        return open_verifier([word], device, kept), 0
+    files = judge_files(name, KIND, STATES)
+    return StateReader.open(files, device), block_in(model, StateJudgeShape.from_json(files.config).block)
+
+
+def _draft(generator: DiffusionGenerator, settings: SearchSettings, sampling: GenerationSettings) -> StepwiseSana:
+    """The generator of drafts: another model, or the same one in half of the steps."""
+    steps = settings.draft_steps or max(1, sampling.steps // 2)
+    if settings.draft:
+        other = open_model(locate(settings.draft))
+        check_complete(other)
+        steps = settings.draft_steps or sampling.steps
+        generator = open_generator(other, generator.device)
+    return StepwiseSana(generator, replace(sampling, steps=steps))

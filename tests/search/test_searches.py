@@ -1,0 +1,183 @@
+"""Searches as they are typed: winners, budgets, resuming, and what is refused."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sanac.core.confined import ConfinedPath
+from sanac.core.errors import UsageError
+from sanac.judge.verifier import Request
+from sanac.nn.stepwise import Noise
+from sanac.search.budget import Budget
+from sanac.search.generator_bench import GeneratorBench
+from sanac.search.judging import SearchJudge
+from sanac.search.pool import Candidate, Dropped, Found, Origin, Restart, forwards, origin_of
+from sanac.search.searcher import Journal, Searcher
+from sanac.search.settings import NAMES, GenerateSettings
+from sanac.search.strategies import STRATEGIES, Plan
+from sanac.search.verifiers import check_requests, open_verifier, requests_of
+from tests.conftest import Sanac
+from tests.search.benches import Near, NumberGenerator, painted, value_of
+
+PROMPTS = ("a circle above a square", "three green triangles")
+BEST = ("--search", "best-of", "--verifier", "shapes", "--steps", "3")
+ONE = forwards(NumberGenerator().costs)
+
+
+def searcher(budget: Budget, n: int = 10, strategy: str = "best-of", looks: Sequence[int] = ()) -> Searcher:
+    return Searcher(NumberGenerator(), SearchJudge(Near()), Plan(strategy, n, 3, tuple(looks)), budget)
+
+
+def test_every_strategy_has_a_name() -> None:
+    assert set(NAMES) == {"single", *STRATEGIES}
+
+
+@pytest.mark.parametrize("most", [2 * ONE, 3 * ONE - 1, 3 * ONE, 100, 20 * ONE - 1, 20 * ONE])
+def test_a_budget_is_shared_by_the_prompts(most: int) -> None:
+    budget = Budget(most)
+    one = searcher(budget)
+    counts = []
+    for number, prompt in enumerate(PROMPTS):
+        found, spent = one.search(Request(prompt), 10 * number, len(PROMPTS) - number)
+        counts.append(len(found.candidates))
+        assert spent["decodes"] == spent["verifier_calls"] == len(found.candidates)
+    assert budget.spent["forwards"] == one.generator.spent.forwards == sum(counts) * ONE <= most
+    assert budget.spent["forwards"] + ONE > min(most, 20 * ONE), "no candidate is left out that it pays for"
+    assert abs(counts[0] - counts[1]) <= 1
+
+
+def test_a_budget_for_less_than_an_image_is_refused() -> None:
+    with pytest.raises(UsageError, match=f"--max-forwards {2 * ONE - 1} is too small"):
+        searcher(Budget(2 * ONE - 1)).check(2)
+    searcher(Budget(2 * ONE)).check(2)
+
+
+def test_what_an_earlier_run_finished_is_paid_for_and_not_made_again() -> None:
+    kept: dict[Origin, np.ndarray] = {}
+    whole, _ = searcher(Budget()).search(Request("a"), 0, 1)
+    first = searcher(Budget(4 * ONE))
+    first.search(Request("a"), 0, 1, kept.__setitem__)
+    assert len(kept) == 4
+    budget = Budget(7 * ONE)
+    second = searcher(budget)
+    found, spent = second.search(Request("a"), 0, 1, kept.__setitem__, kept.get)
+    assert second.generator.spent.forwards == 3 * ONE
+    assert spent["forwards"] == 7 * ONE
+    assert [one.score for one in found.candidates] == [one.score for one in whole.candidates[:7]]
+
+
+def test_the_journal_gives_back_what_was_found(tmp_path: Path) -> None:
+    origins = [
+        Origin(Noise(3).turned(5, 0.9)),
+        Origin(Noise(4), draft=True),
+        Origin(Noise(6)).restarted(8, Restart(4, Noise(9), "a number, more")),
+    ]
+    assert [origin_of(json.loads(json.dumps(origin.to_json()))) for origin in origins] == origins
+    pictures = {origin: painted([10 * place])[0] for place, origin in enumerate(origins)}
+    found = Found([Candidate(one, place / 3, pictures[one]) for place, one in enumerate(origins)])
+    found.dropped = [Dropped(origins[0], 2, 0.25)]
+    spent = {"forwards": 5, "block_forwards": 10, "decodes": 2, "verifier_calls": 3}
+    file = ConfinedPath(tmp_path) / "journal.jsonl"
+    Journal(file, "key").put(1, found, spent)
+    with file.open("ab") as lines:
+        lines.write(b'{"key": "key", "number": 2, "cand')
+    journal = Journal(file, "key")
+    again = journal.get(1, pictures.get)
+    assert again is not None
+    assert again[1] == spent
+    assert again[0].winner == found.winner
+    assert again[0].dropped == found.dropped
+    assert journal.get(2, pictures.get) is None, "a line that was cut off"
+    assert Journal(file, "other").get(1, pictures.get) is None
+    del pictures[origins[1]]
+    assert journal.get(1, pictures.get) is None, "an image is missing"
+
+
+def test_a_winner_follows_from_its_origin() -> None:
+    """What is recorded of a winner makes it again: noise, turns, restarts and prompts."""
+    judge = SearchJudge(Near())
+    for strategy, looks in (("zero-order", ()), ("paths", (4, 6)), ("prm", (4, 6)), ("reflection", ())):
+        bench = GeneratorBench(Request("a"), NumberGenerator(), judge, 3)
+        plan = Plan(strategy, 16, 3, looks, until=2.0)
+        for candidate in plan.run(bench, [Noise(seed) for seed in range(16)]).candidates:
+            made = replayed(NumberGenerator(), candidate.origin)
+            assert judge.score([made], Request("a")) == [candidate.score]
+
+
+def replayed(generator: NumberGenerator, origin: Origin) -> np.ndarray:
+    images = generator.start(["a"], [origin.noise])
+    for taken, restart in origin.restarts:
+        while images.done < taken:
+            images.advance()
+        images = generator.restart(["a"], images.guesses, [restart.noise], restart.step)
+    found: np.ndarray = images.finish()[0]
+    return found
+
+
+def test_the_example_in_help_can_be_judged() -> None:
+    (example,) = [line for line in GenerateSettings.EXAMPLES if "--search" in line]
+    words = shlex.split(example)
+    check_requests([words[words.index("--verifier") + 1]], requests_of([words[3]]))
+
+
+def test_the_members_of_an_ensemble_keep_their_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, requests = list(painted([60, 70, 75])), requests_of(PROMPTS[:1]) * 3
+    monkeypatch.setattr("sanac.search.verifiers._open", lambda _word, _device: Near())
+    first = open_verifier(("one", "two"), "cpu", ConfinedPath(tmp_path)).scores(images, requests)
+    assert first == [0.0, 1.0, 0.5]
+    monkeypatch.setattr(Near, "scores", lambda *_: pytest.fail("asked again"))
+    assert open_verifier(("one", "two"), "cpu", ConfinedPath(tmp_path)).scores(images, requests) == first
+
+
+def test_ranks_are_those_among_all_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are scored as they are finished, but ranks of one batch say nothing about another."""
+    monkeypatch.setattr("sanac.search.verifiers._open", lambda _word, _device: Near())
+    one = searcher(Budget(), n=7)
+    one.judge = SearchJudge(open_verifier(("one", "two"), "cpu", ConfinedPath(tmp_path)))
+    found, _ = one.search(Request("a"), 0, 1)
+    assert sorted(candidate.score for candidate in found.candidates) == pytest.approx(np.linspace(0, 1, 7))
+    assert found.winner.origin.noise.seed == min(range(7), key=lambda seed: abs(value_of(Noise(seed)) - 70))
+
+
+def test_winners_are_the_best_by_the_detector_and_can_be_made_again(sanac: Sanac, tmp_path: Path) -> None:
+    ran = sanac("generate", "sanac:tiny", *PROMPTS, *BEST, "--n", "3", "--out", "best", "--json")
+    assert ran.code == 0, ran.err
+    report = json.loads((tmp_path / "best" / "search.json").read_text())
+    assert report["spent"]["forwards"] == 2 * 3 * 3 * 2
+    for prompt in report["prompts"]:
+        scores = [candidate["score"] for candidate in prompt["candidates"]]
+        assert scores == sorted(scores, reverse=True)
+    seed = report["prompts"][1]["candidates"][0]["origin"]["seed"]
+    winner = tmp_path / "best" / f"three-green-triangles-{seed}.png"
+    told = json.loads(Image.open(winner).text["search"])
+    assert told["n"] == told["candidates"] == 3
+    again = ("generate", "sanac:tiny", PROMPTS[1], "--steps", "3", "--seed", seed, "--out", "again")
+    assert sanac(*again).code == 0
+    alone = np.asarray(Image.open(tmp_path / "again" / winner.name)).astype(int)
+    assert np.abs(alone - np.asarray(Image.open(winner))).max() <= 1
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "best" / "candidates").iterdir()}
+    assert sanac("generate", "sanac:tiny", *PROMPTS, *BEST, "--n", "3", "--out", "best").code == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "best" / "candidates").iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((*PROMPTS, "--search", "best-of"), "--search best-of needs --verifier"),
+        ((PROMPTS[0], *BEST, "--n", "0"), "--n"),
+        ((*PROMPTS, *BEST, "--max-forwards", "11"), "--max-forwards 11 is too small"),
+        (("a photo of a cat", *BEST), "shapes can't judge 'a photo of a cat'"),
+        ((PROMPTS[0], "--verifier", "shapes"), "--verifier requires --search"),
+        ((PROMPTS[0], "--search", "best-of", "--verifier", "taste"), "names 'taste'"),
+    ],
+)
+def test_what_can_not_be_searched(sanac: Sanac, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    ran = sanac("generate", "sanac:tiny", *words, "--out", "best")
+    assert ran.code == 2
+    assert said in ran.err
+    assert not (tmp_path / "best").exists()
