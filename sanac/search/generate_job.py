@@ -27,7 +27,7 @@ from sanac.runtime.generate import (
 from sanac.runtime.generation_memory import batch_that_fits
 from sanac.runtime.image_files import made_folder, read_metadata, read_picture, save_sheet
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator, sampling_of
-from sanac.search.open_search import open_search, plan_search
+from sanac.search.open_search import calibrate, open_search, plan_search
 from sanac.search.pool import Candidate, Found, Origin
 from sanac.search.searcher import Journal, Searcher, found_json
 from sanac.search.settings import GenerateSettings
@@ -114,13 +114,14 @@ def _search(model: Model, settings: GenerateSettings, sampling: GenerationSettin
         generator = _opened(model, settings, context)
         searcher = open_search(model, generator, settings, settings.verifier, plan, sampling, files.candidates)
         searcher.check(len(requests))
+        calibrate(searcher, model, settings, settings.verifier, requests, context.reporter)
         (settings.out / CANDIDATES).mkdir(exist_ok=True)
         about = {"strategy": settings.search, "n": settings.n, "verifier": searcher.judge.verifier.id}
         about |= {"reader": searcher.judge.reader.id} if searcher.judge.reader else {}
         found = _found(searcher, requests, settings, files, [about, files.shared, _typed(settings)], context)
         written = _written(requests, found, files, about)
         told = [{"prompt": one.prompt, **found_json(result)} for one, result in zip(requests, found, strict=True)]
-        data: dict[str, Any] = {**about, "looks": list(plan.looks), "spent": searcher.budget.to_json()}
+        data: dict[str, Any] = {**about, "looks": list(searcher.plan.looks), "spent": searcher.budget.to_json()}
         data |= {"pictures": written, "prompts": told}
         write_atomically(ConfinedPath(settings.out) / REPORT, json_files.pretty(data))
     show = partial(_show, requests, found, searcher.budget.to_json(), written)

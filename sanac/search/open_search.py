@@ -7,17 +7,21 @@ from sanac.core.artifact.model import Model, open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import UsageError
+from sanac.core.progress import Reporter
 from sanac.judge.judge_files import STATES, judge_files
 from sanac.judge.state_judge import KIND, StateJudgeShape, StateReader, block_in
-from sanac.judge.verifier import Verifier
+from sanac.judge.verifier import Request, Verifier
+from sanac.nn.calibration.prompts import default_prompts
+from sanac.nn.pipeline_config import vocabulary_of
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, check_complete, open_generator
 from sanac.runtime.stepwise import StepwiseSana
 from sanac.search.budget import Budget
+from sanac.search.clarity import PROMPTS, known_clarity
 from sanac.search.judging import SearchJudge
 from sanac.search.searcher import Searcher
 from sanac.search.settings import LOOKING, SearchSettings
 from sanac.search.strategies import Plan, default_looks
-from sanac.search.verifiers import open_verifier
+from sanac.search.verifiers import open_verifier, requests_of
 
 
 def plan_search(settings: SearchSettings, n: int, sampling: GenerationSettings) -> Plan:
@@ -68,6 +72,32 @@ def open_search(
     stepwise = StepwiseSana(generator, sampling, taps)
     drafting = _draft(generator, settings, sampling) if plan.strategy == "two-stage" else None
     return Searcher(stepwise, judge, plan, Budget(settings.max_forwards, settings.max_seconds), drafting)
+
+
+def calibrate(
+    searcher: Searcher,
+    model: Model,
+    settings: SearchSettings,
+    words: Sequence[str],
+    requests: Sequence[Request],
+    reporter: Reporter,
+) -> None:
+    """Let gates look from where previews are clear on, unless the looks were typed; what it costs is not the budget's.
+
+    It is measured on default prompts, or on those of the search where the verifier has to know what a prompt asks for.
+    """
+    if settings.search != "gated" or settings.look:
+        return
+    usual = requests_of(default_prompts(PROMPTS, vocabulary_of(model))[0])
+    knowing = any(word.partition(":")[0] in {"shapes", "atoms"} for word in (*words, settings.previews or ""))
+    chosen = usual if not knowing or all(one.task for one in usual) else list(requests[:PROMPTS])
+    stepwise = searcher.generator
+    assert isinstance(stepwise, StepwiseSana)
+    about = [model.identity(), stepwise.sampling.to_json(), stepwise.generator.device]
+    clarity = known_clarity(stepwise, searcher.judge, chosen, searcher.plan.batch, about, reporter)
+    reporter.detail(f"previews are clear from step {clarity.start} on")
+    searcher.plan = replace(searcher.plan, looks=clarity.looks)
+    searcher.judge.calls = 0
 
 
 def _reader(model: Model, word: str, device: str, kept: ConfinedPath) -> tuple[Verifier | StateReader, int]:
