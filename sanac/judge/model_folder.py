@@ -95,6 +95,12 @@ def open_judge(word: str, kinds: Mapping[str, tuple[str, str]]) -> JudgeFolder:
     return JudgeFolder(path, located.name, str(kind))
 
 
+def judge_folder(word: str) -> JudgeFolder | None:
+    """The checked folder behind a word of `--verifier`; None for shapes, which has none. No weights are loaded."""
+    kind, _, model = word.partition(":")
+    return None if kind == "shapes" else open_judge(model, CONTRASTIVE if kind == "clip" else YES_NO)
+
+
 def _names_code(file: Path) -> bool:
     """Whether a JSON file names classes to import from the folder."""
     if file.stat().st_size > 20_000_000:  # a tokenizer's vocabulary: not a config

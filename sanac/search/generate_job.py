@@ -12,6 +12,7 @@ from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
 from sanac.core.units import duration_text, parse_size
 from sanac.core.view import Block, Table
+from sanac.judge.requests import check_requests, requests_of
 from sanac.nn.device import pick_device
 from sanac.nn.guidance import branches_of
 from sanac.runtime.generate import (
@@ -28,7 +29,7 @@ from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_
 from sanac.search.best_of import Ranking, rank_candidates, winners
 from sanac.search.budget import Budget, forwards_of
 from sanac.search.settings import GenerateSettings
-from sanac.search.verifiers import check_requests, open_verifier, requests_of
+from sanac.search.verifiers import open_verifier
 
 CANDIDATES, REPORT, SHEET = "candidates", "search.json", "sheet.png"
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from sanac.core.sampling_options import Guidance, ImageSize, Steps
 from sanac.core.settings import Naming, Option, RunSettings
-from sanac.search.words import check_word
+from sanac.judge.words import check_word
 
 _SEARCH = "Search options"
 

@@ -13,13 +13,14 @@ from sanac.core.artifact.schedule import Schedule
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import UsageError
 from sanac.core.progress import NULL_REPORTER
+from sanac.judge.requests import check_requests, requests_of
 from sanac.judge.verifier import Picture, Request
 from sanac.runtime.generate import plan_pictures
 from sanac.runtime.pipeline import GenerationSettings
 from sanac.search.best_of import rank_candidates
 from sanac.search.budget import Budget, forwards_of
 from sanac.search.settings import GenerateSettings
-from sanac.search.verifiers import check_requests, open_verifier, requests_of
+from sanac.search.verifiers import open_verifier
 from tests.conftest import Sanac
 
 PROMPTS = ("a circle above a square", "three green triangles")
