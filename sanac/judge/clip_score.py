@@ -69,7 +69,8 @@ class ClipVerifier:
     def _scores(self, images: Sequence[Picture], prompts: Sequence[str]) -> list[float]:
         from PIL import Image
 
-        how = {"return_tensors": "pt", "padding": "max_length", "truncation": True}
+        most = self.model.config.text_config.max_position_embeddings  # not every tokenizer knows it
+        how = {"return_tensors": "pt", "padding": "max_length", "truncation": True, "max_length": most}
         inputs = self.processor(text=list(prompts), images=[Image.fromarray(image) for image in images], **how)
         with torch.no_grad():
             outputs = self.model(**inputs.to(self.device))

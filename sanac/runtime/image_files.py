@@ -47,6 +47,15 @@ def read_metadata(path: AnyPath) -> dict[str, str]:
         return {}
 
 
+def read_picture(path: AnyPath) -> NDArray[np.uint8]:
+    """The pixels of a picture, (height, width, 3); InvalidInput if the file is not a whole PNG."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InvalidInput(f"{path} is not a whole picture", why=str(error), hint="delete it and run again") from error
+
+
 def _save(image: Image.Image, path: AnyPath, notes: PngImagePlugin.PngInfo | None = None) -> None:
     try:
         with atomic_path(path) as partial:

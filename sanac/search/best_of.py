@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from sanac.core.progress import Reporter
 from sanac.judge.verifier import Request, Verifier
 from sanac.runtime.generate import PlannedPicture, write_picture
+from sanac.runtime.image_files import read_picture
 from sanac.runtime.pipeline import GenerationSettings, ImageGenerator
 from sanac.search.budget import Budget
 
@@ -100,18 +100,13 @@ def _pictures(
                 for one, image in zip(missing, images, strict=True):
                     write_picture(one, image)
                     found[one.path] = image
-            found |= {one.path: _read(one) for one in some if one.path not in found}
+            found |= {one.path: read_picture(one.path) for one in some if one.path not in found}
             budget.forwards += each * len(some)
             budget.decodes += len(some)
             reporter.advance(len(some))
     finally:
         reporter.end()
     return found
-
-
-def _read(planned: PlannedPicture) -> Picture:
-    with Image.open(Path(planned.path)) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def winners(rankings: Sequence[Ranking], out: Path, about: Mapping[str, Any]) -> list[PlannedPicture]:

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Mapping
 
 from sanac.core.context import Context, Outcome
-from sanac.verify import evaluate_shapes
+from sanac.verify import evaluate_prompts, evaluate_shapes
 from sanac.verify.settings import EvaluateSettings
 
-SUITES: Mapping[str, Callable[[str, EvaluateSettings, Context], Outcome]] = {"shapes": evaluate_shapes.run}
+SUITES: Mapping[str, Callable[[str, EvaluateSettings, Context], Outcome]] = {
+    "shapes": evaluate_shapes.run,
+    "prompts": evaluate_prompts.run,
+}
 
 
 def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:

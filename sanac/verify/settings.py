@@ -7,7 +7,17 @@ from typing import Annotated, ClassVar, Literal
 
 from sanac.core.sampling_options import Guidance, ImageSize, Steps
 from sanac.core.settings import ADVANCED, DeviceSettings, ModelRef, Naming, Option, RunSettings, Settings
+from sanac.judge.words import check_word
 
+_SHAPES, _PROMPTS = "Options of --suite shapes", "Options of --suite prompts"
+_SUITES_OF = {  # options that not every suite has, with those that have it
+    "images": ("shapes",),
+    "prompts_split": ("shapes",),
+    "prompts": ("prompts",),
+    "each": ("prompts",),
+    "against": ("prompts",),
+    "verifier": ("prompts",),
+}
 _SCORES, _OUTPUT = "Score options", "Output options"  # groups in help
 _RANKS = ("verifier", "rank_prompts", "noises", "candidate_steps", "min_kendall")
 
@@ -80,10 +90,14 @@ class VerifySettings(RankCorrelationSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(RunSettings):
-    """Generate the suite's prompts with MODEL and judge every image; scores per task with 95 % intervals.
+    """Generate the suite's prompts with MODEL and judge every image; means with 95 % intervals by prompt.
 
-    Test prompts and combinations marked held-out were never seen in training. The same images are compared with
-    rendered scenes as a set: a distance that sees collapse, which a score per image does not.
+    shapes: prompts of the shapes world, scores per task. Test prompts and combinations marked held-out were never seen
+    in training. The same images are compared with rendered scenes as a set: a distance that sees collapse, which a
+    score per image does not.
+
+    prompts: your own, in --prompts FILE. The images are compared with those that --against generates from the same
+    noises, and scored by --verifier. Images and scores are kept, so a stopped run goes on.
     """
 
     TITLE: ClassVar[str] = "Options"
@@ -91,10 +105,16 @@ class EvaluateSettings(RunSettings):
         "sanac evaluate sanac:tiny --suite shapes --images 240",
         "sanac evaluate ./sanac-out/prune-1a2b3c4d --suite shapes --json",
         "sanac evaluate ./exported --suite shapes --backend onnx",
+        "sanac evaluate ./recovered --suite prompts --prompts mine.txt --against MODEL --verifier clip:CLIP",
     )
 
-    suite: Annotated[Literal["shapes"], Option("shapes: the world that sanac:tiny was trained on.", "NAME")]
-    images: Annotated[int, Option("Images to generate and judge; two per task at least.", "N", ge=12)] = 2048
+    suite: Annotated[
+        Literal["shapes", "prompts"],
+        Option("shapes: the world that sanac:tiny was trained on; prompts: your own.", "NAME"),
+    ]
+    images: Annotated[
+        int, Option("Images to generate and judge; two per task at least.", "N", ge=12, group=_SHAPES)
+    ] = 2048
     steps: Steps = None
     guidance: Guidance = 4.5
     batch: Annotated[int, Option("Images per batch.", "N", ge=1)] = 32
@@ -103,8 +123,29 @@ class EvaluateSettings(RunSettings):
         Option("What computes: the weights, or what was exported.", "NAME"),
     ] = "torch"
     prompts_split: Annotated[
-        Literal["test", "tune"], Option("The prompts: choose settings on tune, report test.", "NAME")
+        Literal["test", "tune"],
+        Option("The prompts: choose settings on tune, report test.", "NAME", group=_SHAPES),
     ] = "test"
+    prompts: Annotated[Path | None, Option("A text file with a prompt per line.", "FILE", group=_PROMPTS)] = None
+    each: Annotated[int | None, Option("Images per prompt.", "N", "1", ge=1, le=1024, group=_PROMPTS)] = None
+    against: Annotated[
+        ModelRef | None,
+        Option(
+            "The reference model, computed with its weights; in a recipe also `self` and `source`.",
+            "REFERENCE",
+            group=_PROMPTS,
+        ),
+    ] = None
+    verifier: Annotated[
+        tuple[str, ...],
+        Option(
+            "What scores the images: shapes, clip:MODEL, vlm:MODEL, atoms:MODEL; each on its own.",
+            "NAME,...",
+            comma=True,
+            check=check_word,
+            group=_PROMPTS,
+        ),
+    ] = ()
     out: Annotated[
         Path | None,
         Option(
@@ -119,6 +160,21 @@ class EvaluateSettings(RunSettings):
     def measurement(self) -> str:
         """The name of the measurement that is written."""
         return f"evaluate-{self.suite}" + (f"-{self.backend}" if self.backend != "torch" else "")
+
+    def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
+        """Options of another suite, and what a suite can't do without."""
+        for idle, suites in _SUITES_OF.items():
+            given = idle in self.typed or getattr(self, idle) != getattr(EvaluateSettings, idle)
+            if given and self.suite not in suites:
+                yield idle, f"{name(idle)} only applies with {name('suite')} {' or '.join(suites)}"
+        if self.suite == "prompts" and self.prompts is None:
+            yield "prompts", f"{name('suite')} prompts needs {name('prompts')}, a file with a prompt per line"
+        if self.suite == "prompts" and self.against is None and not self.verifier:
+            yield (
+                "against",
+                f"{name('suite')} prompts needs {name('against')}, a model to compare with, or {name('verifier')}",
+            )
+        yield from super().contradictions(name)
 
 
 @dataclass(frozen=True, kw_only=True)
