@@ -126,7 +126,9 @@ class VerbMethods:
         scores: _File | None = ...,
         select: Literal["bi", "norm", "velocity", "search"] | None = ...,
         compensate: bool = ...,
-        confirm: Literal["shapes"] | None = ...,
+        confirm: Literal["shapes", "prompts"] | None = ...,
+        confirm_prompts: _File | None = ...,
+        verifier: str | None = ...,
         images: int = ...,
         protect_first: int = ...,
         protect_last: int = ...,
@@ -167,8 +169,10 @@ class VerbMethods:
             scores: Scores that `sanac analyze` wrote.
             select: Rank blocks by a score each, or search over subsets.  [one of bi, norm, velocity, search; default: search and --compensate if they take under five minutes, else bi]
             compensate: Repair the remaining blocks in closed form, without training, for the dropped ones.
-            confirm: Let images decide between subsets that the search finds nearly equal: the suite that judges them.  [one of shapes]
-            images: Images per finalist of --confirm; a quarter of them per subset.  [48 to 4,096; default: 256]
+            confirm: Let images decide between subsets that the search finds nearly equal: of the shapes suite, or of your own prompts.  [one of shapes, prompts]
+            confirm_prompts: Your own prompts, one per line, for --confirm prompts.
+            verifier: What scores the images of --confirm prompts: shapes, clip:MODEL, vlm:MODEL, atoms:MODEL.  [default: similarity to the whole model's images]
+            images: Images per finalist of --confirm; a quarter of them per subset.  [48 to 4,096; default: 256; of your own prompts: each equally often, 48 or more]
             protect_first: Always keep the first K blocks.  [at least 0; default: 0]
             protect_last: Always keep the last K blocks.  [at least 0; default: 0]
             inputs: Sampled trajectories, or the latents of --data with noise added.  [one of sampled, noised; default: sampled]
@@ -408,7 +412,9 @@ class VerbMethods:
         *,
         budget: float | None = ...,
         max_loss: float | None = ...,
-        confirm: Literal["shapes", "unseen", "none"] | None = ...,
+        confirm: Literal["shapes", "unseen", "prompts", "none"] | None = ...,
+        confirm_prompts: _File | None = ...,
+        verifier: str | None = ...,
         images: int = ...,
         front: float | Sequence[float] | str = ...,
         try_steps: int | Sequence[int] | str = ...,
@@ -442,8 +448,10 @@ class VerbMethods:
         Settings:
             budget: Share of the block-forwards of the whole model at its usual steps.  [above 0, at most 1]
             max_loss: Take the cheapest schedule of the front that loses at most this score.  [0 to 1]
-            confirm: What decides: the shapes suite, the suite with unseen contents as tasks, or the velocity's error alone.  [one of shapes, unseen, none; default: shapes where the model has its vocabulary, else none]
-            images: Images per finalist; a quarter of them per candidate.  [48 to 4,096; default: 256]
+            confirm: What decides: the shapes suite, that with unseen contents as tasks, your own prompts, or the velocity's error alone.  [one of shapes, unseen, prompts, none; default: shapes where the model has its vocabulary, else none]
+            confirm_prompts: Your own prompts, one per line, for --confirm prompts.
+            verifier: What scores the images of --confirm prompts: shapes, clip:MODEL, vlm:MODEL, atoms:MODEL.  [default: similarity to the whole model's images]
+            images: Images per finalist; a quarter of them per candidate.  [48 to 4,096; default: 256; of your own prompts: each equally often, 48 or more]
             front: Budgets to search besides --budget.  [above 0, at most 1; default: 0.5,0.33,0.25,0.2,0.125]
             try_steps: Numbers of sampler steps to try.  [1 to 100; default: 20,12,10,8,6; 10 without confirmation]
             batch: Images per batch.  [at least 1; default: 32]
@@ -574,30 +582,42 @@ class VerbMethods:
     def evaluate(
         self,
         *,
-        suite: Literal["shapes"],
+        suite: Literal["shapes", "prompts"],
         images: int = ...,
         steps: int | None = ...,
         guidance: float = ...,
         batch: int = ...,
         backend: Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"] = ...,
         prompts_split: Literal["test", "tune"] = ...,
+        prompts: _File | None = ...,
+        each: int | None = ...,
+        against: _Model | None = ...,
+        verifier: str | Sequence[str] = ...,
         out: _File | None = ...,
         seed: int = ...,
         device: str | None = ...,
     ) -> Report:
-        """Generate the suite's prompts with MODEL and judge every image; scores per task with 95 % intervals.
+        """Generate the suite's prompts with MODEL and judge every image; means with 95 % intervals by prompt.
 
-        Test prompts and combinations marked held-out were never seen in training. The same images are compared with
-        rendered scenes as a set: a distance that sees collapse, which a score per image does not.
+        shapes: prompts of the shapes world, scores per task. Test prompts and combinations marked held-out were never seen
+        in training. The same images are compared with rendered scenes as a set: a distance that sees collapse, which a
+        score per image does not.
+
+        prompts: your own, in --prompts FILE. The images are compared with those that --against generates from the same
+        noises, and scored by --verifier. Images and scores are kept, so a stopped run goes on.
 
         Settings:
-            suite: shapes: the world that sanac:tiny was trained on.  [one of shapes; required]
+            suite: shapes: the world that sanac:tiny was trained on; prompts: your own.  [one of shapes, prompts; required]
             images: Images to generate and judge; two per task at least.  [at least 12; default: 2048]
             steps: Sampler steps.  [1 to 1,000; default: the schedule's, else 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             batch: Images per batch.  [at least 1; default: 32]
             backend: What computes: the weights, or what was exported.  [one of torch, onnx, onnx-trt, onnx-rtx, trt; default: torch]
             prompts_split: The prompts: choose settings on tune, report test.  [one of test, tune; default: test]
+            prompts: A text file with a prompt per line.
+            each: Images per prompt.  [1 to 1,024; default: 1]
+            against: The reference model, computed with its weights; in a recipe also `self` and `source`.
+            verifier: What scores the images: shapes, clip:MODEL, vlm:MODEL, atoms:MODEL; each on its own.
             out: Where the measurement goes.  [default: the artifact; sanac-out/evaluate-NAME for other models]
             seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]

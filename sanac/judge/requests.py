@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 from sanac.core.errors import UsageError
 from sanac.judge.metadata import GenEvalTask, parse_task
@@ -9,6 +10,7 @@ from sanac.judge.model_folder import judge_folder
 from sanac.judge.shapes import ShapesVerifier
 from sanac.judge.verifier import Request
 from sanac.judge.words import kind_of
+from sanac.nn.calibration.prompts import read_judged_prompts
 from sanac.shapes.prompts import Prompt, prompts_of
 from sanac.shapes.words import TAGS
 
@@ -31,6 +33,20 @@ def check_requests(words: Sequence[str], requests: Sequence[Request]) -> None:
             problems=[repr(prompt) for prompt in strangers],
             hint="--verifier clip:MODEL or vlm:MODEL",
         )
+
+
+def confirming_prompts(file: Path | None, verifier: str | None) -> tuple[str, ...]:
+    """The user's prompts of `--confirm prompts`, once their verifier is known to be here and to judge them.
+
+    Empty without a file.
+    """
+    if file is None:
+        return ()
+    prompts = read_judged_prompts(file)
+    if verifier:
+        check_requests([verifier], requests_of(prompts))
+        judge_folder(verifier)
+    return prompts
 
 
 def judge_identity(word: str) -> str:

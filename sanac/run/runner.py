@@ -146,7 +146,7 @@ class RecipeRunner:
             again = stage.verb == "compare" or (verb.writes_artifact and out.exists() and not self._whole(stage, out))
             where += ["--force"] if again else []
             return [stage.verb, *models, *options, *where], out, out / verb.result
-        if isinstance(settings, VerifySettings):
+        if isinstance(settings, VerifySettings) or "--against" in options:
             options = self._against(model, options)
         name = f"{measurement_of(settings, graphs=(Path(model) / 'transformer' / GRAPH).is_file())}.json"
         if stage.verb == "evaluate" and (stage.source is None or detached):

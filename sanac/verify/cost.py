@@ -1,7 +1,13 @@
 """Costs of `sanac verify`, `evaluate` and `bench` in a recipe."""
 
+from pathlib import Path
+
 from sanac.core.cost import OVERHEAD, Cost, ModelShape, comparison_memory
+from sanac.core.errors import InvalidInput
+from sanac.nn.calibration.prompts import read_prompts
 from sanac.verify.settings import BenchSettings, EvaluateSettings, VerifySettings
+
+UNKNOWN = 100  # prompts of a file that can't be read yet
 
 
 def verify(settings: VerifySettings, before: ModelShape, _others: int) -> Cost:
@@ -13,9 +19,21 @@ def verify(settings: VerifySettings, before: ModelShape, _others: int) -> Cost:
 
 
 def evaluate(settings: EvaluateSettings, before: ModelShape, _others: int) -> Cost:
-    """The suite's images, a quarter of them for its held-out part."""
-    work = before.forward(1.25 * settings.images * (settings.steps or before.steps))
+    """The suite's images: of shapes, a quarter more for its held-out part; of prompts, the reference's, too."""
+    images = 1.25 * settings.images
+    if settings.suite == "prompts":
+        sides = 1 if settings.against is None else 2  # the reference may be deeper: that is not known here
+        images = sides * (settings.each or 1) * _count_prompts(settings.prompts)
+    work = before.forward(images * (settings.steps or before.steps))
     return Cost(before, OVERHEAD + before.size_fp32, work, before.size)
+
+
+def _count_prompts(file: Path | None) -> int:
+    """The number of prompts in a file; a guess where it can't be read here: the stage says why."""
+    try:
+        return len(read_prompts(file)) if file else UNKNOWN
+    except InvalidInput:
+        return UNKNOWN
 
 
 def bench(settings: BenchSettings, before: ModelShape, others: int) -> Cost:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sanac import __version__
+from sanac.core.artifact.completeness import check_complete
 from sanac.core.artifact.measurements import measurements_in, write_measurement
 from sanac.core.artifact.model import Model
 from sanac.core.confined import ConfinedPath
@@ -20,7 +21,7 @@ from sanac.nn.calibration.prompts import read_judged_prompts
 from sanac.nn.device import pick_device
 from sanac.runtime.generate import file_name
 from sanac.runtime.image_files import make_folder, save_image
-from sanac.runtime.pipeline import check_complete, sampling_of
+from sanac.runtime.pipeline import sampling_of
 from sanac.verify.comparison_sheet import draw_sheet
 from sanac.verify.picture_measures import FEATURES, JudgeScores, judged, same_size, similarities
 from sanac.verify.prompts_suite import ModelPictures, generate_missing, plan_model_pictures
