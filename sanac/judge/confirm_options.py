@@ -8,7 +8,7 @@ from sanac.core.settings import Naming, Option
 from sanac.judge.words import check_word
 
 CONFIRM = "Confirmation options"  # their group in help
-SIMILARITY = "similarity"  # what scores images where no verifier does
+SIMILARITY = "similarity to the whole model's images (MS-SSIM)"  # what scores images where no verifier does
 
 ConfirmPrompts = Annotated[
     Path | None, Option("Your own prompts, one per line, for --confirm prompts.", "FILE", group=CONFIRM)
@@ -18,7 +18,7 @@ ConfirmVerifier = Annotated[
     Option(
         "What scores the images of --confirm prompts: shapes, clip:MODEL, vlm:MODEL, atoms:MODEL.",
         "NAME",
-        "similarity to the whole model's images",
+        SIMILARITY,
         check=check_word,
         group=CONFIRM,
     ),

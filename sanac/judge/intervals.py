@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.95
 RESAMPLES = 10_000
+FEW_PROMPTS = 30  # below so many, a percentile bootstrap's interval is too narrow
 _CELLS = 4_000_000  # bootstrap draws at a time: about 60 MB
 _NOTHING = 1e-12  # differences below this are rounding errors
 

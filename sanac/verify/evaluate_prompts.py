@@ -13,7 +13,7 @@ from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
 from sanac.core.view import Block, Table, path_text
 from sanac.judge.image_metrics import EQUAL
-from sanac.judge.intervals import Interval, mean
+from sanac.judge.intervals import FEW_PROMPTS, Interval, mean
 from sanac.judge.jsonl import write_lines
 from sanac.judge.model_folder import judge_folder
 from sanac.judge.requests import check_requests, requests_of
@@ -30,7 +30,6 @@ from sanac.verify.settings import EvaluateSettings
 SCHEMA = 1  # of the measurement: raised when the same images would be measured differently
 PICTURES = "evaluate-prompts"  # the folder of images and scores, in the measurements
 ROWS = 32  # of the sheet, at most
-FEW = 30  # prompts below which a bootstrap's interval is too narrow
 _UNITS = {"psnr": ".1f", "ssim": ".3f", "ms_ssim_distance": ".3f", "identical": ".3f"}
 Intervals = dict[str, Interval]
 
@@ -42,8 +41,8 @@ def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
     check_requests(settings.verifier, requests_of(prompts))
     for verifier in settings.verifier:
         judge_folder(verifier)
-    if len(prompts) < FEW:
-        context.reporter.note(f"{len(prompts)} prompts: below {FEW}, intervals are narrower than they should be")
+    if len(prompts) < FEW_PROMPTS:
+        context.reporter.note(f"{len(prompts)} prompts: intervals are too narrow below some {FEW_PROMPTS}")
     opened = context.open(word)
     reference = context.open(settings.against) if settings.against else None
     default = opened.located.path if opened.manifest else Path("sanac-out") / f"evaluate-{file_name(word)}"

@@ -14,7 +14,7 @@ from sanac.core.confined import ConfinedPath
 from sanac.core.progress import Reporter
 from sanac.judge.halving import SuiteSettings
 from sanac.judge.image_metrics import Picture, ms_ssim_distance
-from sanac.judge.intervals import PromptScore
+from sanac.judge.intervals import FEW_PROMPTS, PromptScore
 from sanac.judge.requests import check_requests, requests_of
 from sanac.judge.verifier import Request, Verifier
 from sanac.judge.words import kind_of
@@ -58,6 +58,9 @@ class PromptScorer:
         if settings.verifier:
             check_requests([settings.verifier], self._requests)
             self._verifier = open_kept(settings.verifier, self.generator.device, self.file.parent)
+        if len(settings.prompts) < FEW_PROMPTS:
+            few = f"{len(settings.prompts)} prompts: intervals are too narrow below some {FEW_PROMPTS}"
+            self.reporter.note(few)
         if settings.images < len(settings.prompts):
             left_out = f"{settings.images} of {len(settings.prompts)} prompts are used"
             self.reporter.warn(f"{left_out}: --images {len(settings.prompts)} for all of them")
