@@ -171,7 +171,7 @@ class VerbMethods:
             compensate: Repair the remaining blocks in closed form, without training, for the dropped ones.
             confirm: Let images decide between subsets that the search finds nearly equal: of the shapes suite, or of your own prompts.  [one of shapes, prompts]
             confirm_prompts: Your own prompts, one per line, for --confirm prompts.
-            verifier: What scores the images of --confirm prompts: shapes, clip:MODEL, vlm:MODEL, atoms:MODEL.  [default: similarity to the whole model's images]
+            verifier: What scores the images of --confirm prompts: shapes, clip:MODEL, vlm:MODEL, atoms:MODEL.  [default: similarity to the whole model's images (MS-SSIM)]
             images: Images per finalist of --confirm; a quarter of them per subset.  [48 to 4,096; default: 256; of your own prompts: each equally often, 48 or more]
             protect_first: Always keep the first K blocks.  [at least 0; default: 0]
             protect_last: Always keep the last K blocks.  [at least 0; default: 0]
@@ -450,7 +450,7 @@ class VerbMethods:
             max_loss: Take the cheapest schedule of the front that loses at most this score.  [0 to 1]
             confirm: What decides: the shapes suite, that with unseen contents as tasks, your own prompts, or the velocity's error alone.  [one of shapes, unseen, prompts, none; default: shapes where the model has its vocabulary, else none]
             confirm_prompts: Your own prompts, one per line, for --confirm prompts.
-            verifier: What scores the images of --confirm prompts: shapes, clip:MODEL, vlm:MODEL, atoms:MODEL.  [default: similarity to the whole model's images]
+            verifier: What scores the images of --confirm prompts: shapes, clip:MODEL, vlm:MODEL, atoms:MODEL.  [default: similarity to the whole model's images (MS-SSIM)]
             images: Images per finalist; a quarter of them per candidate.  [48 to 4,096; default: 256; of your own prompts: each equally often, 48 or more]
             front: Budgets to search besides --budget.  [above 0, at most 1; default: 0.5,0.33,0.25,0.2,0.125]
             try_steps: Numbers of sampler steps to try.  [1 to 100; default: 20,12,10,8,6; 10 without confirmation]

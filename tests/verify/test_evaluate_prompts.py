@@ -160,6 +160,7 @@ def test_a_stopped_run_goes_on_and_nothing_is_made_twice(evaluate: Callable[...,
     first, scored = metrics(), kept()
     assert evaluate(four, *words).code == 0
     assert (pictures(), kept()) == (seen, scored), "nothing is generated or scored again"
+    assert sorted(path.name.partition("-")[0] for path in scored) == ["distances", "scores", "scores"]
     shutil.rmtree("out")
     assert evaluate(four, *words).code == 0
     assert metrics() == pytest.approx(first, abs=1e-3), "as if it hadn't been stopped"
