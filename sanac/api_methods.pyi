@@ -454,7 +454,7 @@ class VerbMethods:
             images: Images per finalist; a quarter of them per candidate.  [48 to 4,096; default: 256; of your own prompts: each equally often, 48 or more]
             front: Budgets to search besides --budget.  [above 0, at most 1; default: 0.5,0.33,0.25,0.2,0.125]
             try_steps: Numbers of sampler steps to try.  [1 to 100; default: 20,12,10,8,6; 10 without confirmation]
-            batch: Images per batch.  [at least 1; default: 32]
+            batch: Images per batch.  [at least 1; default: 32; fewer of large images]
             prompts: Text file, one prompt per line.  [default: bundled]
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
             num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; schedule: 16; a budget: 8]
@@ -597,7 +597,7 @@ class VerbMethods:
         seed: int = ...,
         device: str | None = ...,
     ) -> Report:
-        """Generate the suite's prompts with MODEL and judge every image; means with 95 % intervals by prompt.
+        """Generate the suite's prompts with MODEL and judge every image; means with intervals by prompt.
 
         shapes: prompts of the shapes world, scores per task. Test prompts and combinations marked held-out were never seen
         in training. The same images are compared with rendered scenes as a set: a distance that sees collapse, which a
@@ -611,7 +611,7 @@ class VerbMethods:
             images: Images to generate and judge; two per task at least.  [at least 12; default: 2048]
             steps: Sampler steps.  [1 to 1,000; default: the schedule's, else 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
-            batch: Images per batch.  [at least 1; default: 32]
+            batch: Images per batch.  [at least 1; default: 32; prompts: fewer of large images]
             backend: What computes: the weights, or what was exported.  [one of torch, onnx, onnx-trt, onnx-rtx, trt; default: torch]
             prompts_split: The prompts: choose settings on tune, report test.  [one of test, tune; default: test]
             prompts: A text file with a prompt per line.

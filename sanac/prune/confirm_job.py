@@ -34,14 +34,14 @@ from sanac.nn.calibration.prompts import is_shapes_vocabulary
 from sanac.nn.calibration.states import CalibrationStates
 from sanac.nn.device import pick_device
 from sanac.nn.guidance import branches_of, usual_steps
-from sanac.nn.pipeline_config import forward_seconds, latent_side, vocabulary_of
+from sanac.nn.pipeline_config import forward_seconds, images_per_batch, latent_side, vocabulary_of
 from sanac.prune.repair_job import RepairJob, sample, with_repair
 from sanac.prune.search_job import SearchResult, plan_searched
 from sanac.prune.selection import BlockSelection
 from sanac.prune.settings import PruneSettings
 
 SCHEMA = 1  # raised when the same settings would choose other blocks
-_GUIDANCE, _BATCH = 4.5, 32
+_GUIDANCE = 4.5
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,14 @@ class ConfirmJob(CachedStep[BlockSubset]):
         changes = {kept: self._changes(kept) for kept in near}
         scale = self.model.schedule.guidance(_GUIDANCE, typed=False) if self.model.schedule else _GUIDANCE
         verifier = self.settings.verifier or ""
-        about = SuiteSettings(self.images, scale, _BATCH, self.settings.seed, prompts=self.prompts, verifier=verifier)
+        about = SuiteSettings(
+            self.images,
+            scale,
+            images_per_batch(self.model),
+            self.settings.seed,
+            prompts=self.prompts,
+            verifier=verifier,
+        )
         scorer = self.context.subset_scorer(
             self.model, about, self.file.with_name("judged.json"), self.key, self.settings.device, reporter
         )

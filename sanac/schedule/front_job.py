@@ -22,7 +22,7 @@ from sanac.nn.calibration.cost import PATIENCE
 from sanac.nn.calibration.prompts import is_shapes_vocabulary
 from sanac.nn.device import pick_device
 from sanac.nn.guidance import branches_of, usual_steps
-from sanac.nn.pipeline_config import forward_seconds, latent_side, noise_levels, vocabulary_of
+from sanac.nn.pipeline_config import forward_seconds, images_per_batch, latent_side, noise_levels, vocabulary_of
 from sanac.runtime.pipeline import DiffusionGenerator, open_generator
 from sanac.schedule.allocation import VelocityTable, least_depth
 from sanac.schedule.cost import UNSEEN, images_to_judge
@@ -166,7 +166,7 @@ class FrontJob(CachedStep[Front]):
         about = SuiteSettings(
             self.images,
             scale or settings.guidance,
-            settings.batch,
+            settings.batch if "batch" in settings.typed else images_per_batch(self.model),
             settings.seed,
             self.confirm == "unseen",
             self.prompts,

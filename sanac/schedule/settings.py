@@ -80,7 +80,9 @@ class ScheduleSettings(PromptSettings, RunSettings, WriteSettings):
             le=100,
         ),
     ] = ()
-    batch: Annotated[int, Option("Images per batch.", "N", ge=1, affects_result=False)] = 32
+    batch: Annotated[int, Option("Images per batch.", "N", "32; fewer of large images", ge=1, affects_result=False)] = (
+        32
+    )
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
         """A loss of score needs scores."""

@@ -19,6 +19,7 @@ from sanac.judge.model_folder import judge_folder
 from sanac.judge.requests import check_requests, requests_of
 from sanac.nn.calibration.prompts import read_judged_prompts
 from sanac.nn.device import pick_device
+from sanac.nn.pipeline_config import images_per_batch
 from sanac.runtime.generate import file_name
 from sanac.runtime.image_files import make_folder, save_image
 from sanac.runtime.pipeline import sampling_of
@@ -84,7 +85,8 @@ def _plan(
     backend: str,
 ) -> ModelPictures:
     """The images of a model, sampled as it is used: its own steps where none were typed."""
-    typed, batch = "guidance" in settings.typed, settings.batch
+    typed = "guidance" in settings.typed
+    batch = settings.batch if "batch" in settings.typed else images_per_batch(model)
     sampling = sampling_of(
         model, settings.steps, settings.guidance, context.reporter, guidance_typed=typed, batch=batch
     )

@@ -90,7 +90,7 @@ class VerifySettings(RankCorrelationSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(RunSettings):
-    """Generate the suite's prompts with MODEL and judge every image; means with 95 % intervals by prompt.
+    """Generate the suite's prompts with MODEL and judge every image; means with intervals by prompt.
 
     shapes: prompts of the shapes world, scores per task. Test prompts and combinations marked held-out were never seen
     in training. The same images are compared with rendered scenes as a set: a distance that sees collapse, which a
@@ -117,7 +117,7 @@ class EvaluateSettings(RunSettings):
     ] = 2048
     steps: Steps = None
     guidance: Guidance = 4.5
-    batch: Annotated[int, Option("Images per batch.", "N", ge=1)] = 32
+    batch: Annotated[int, Option("Images per batch.", "N", "32; prompts: fewer of large images", ge=1)] = 32
     backend: Annotated[
         Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"],
         Option("What computes: the weights, or what was exported.", "NAME"),

@@ -1,5 +1,7 @@
 """Scores of variants on the user's prompts: what they are, that they are kept, and what they don't depend on."""
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from sanac.judge.halving import SuiteSettings, choose_by_images, images_of_promp
 from sanac.judge.intervals import PromptScore, paired_difference
 from sanac.judge.model_folder import CONTRASTIVE, open_judge
 from sanac.judge.verifier import Request
+from sanac.nn.pipeline_config import images_per_batch
 from sanac.runtime.pipeline import GenerationSettings, open_generator
 from sanac.verify.prompt_scorer import prompts_for_choices
 from sanac.verify.shapes_suite import noise_seeds
@@ -131,3 +134,13 @@ def test_the_order_of_the_file_decides_nothing(prompts: list[str], random: objec
 )
 def test_every_prompt_is_shown_equally_often(prompts: int, typed: int | None, images: int) -> None:
     assert images_of_prompts(prompts, typed) == images
+
+
+@pytest.mark.parametrize(("sample_size", "together"), [(16, 32), (64, 32), (128, 8), (256, 2), (1024, 1)])
+def test_large_images_are_generated_a_few_at_a_time(
+    stranger: Path, tmp_path: Path, sample_size: int, together: int
+) -> None:
+    folder = Path(shutil.copytree(stranger, tmp_path / "model"))
+    config = folder / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": sample_size}))
+    assert images_per_batch(open_model(locate(str(folder)))) == together
