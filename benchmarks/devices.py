@@ -29,6 +29,7 @@ from sanac.finetune.plan import FinetunePlan, resolve_finetune
 from sanac.finetune.settings import FinetuneSettings
 from sanac.nn.calibration.settings import CalibrationSettings
 from sanac.nn.device import free_memory, planning_for
+from sanac.nn.generation_memory import image_memory, images_that_fit, weights_memory
 from sanac.nn.guidance import branches_of, usual_steps
 from sanac.nn.pipeline_config import forward_seconds, native
 from sanac.prune.repair_job import RepairJob, repair_states
@@ -38,7 +39,6 @@ from sanac.prune.selection import BlockSelection
 from sanac.quantize.calibration_job import CalibrationJob, fitting_states, with_fit
 from sanac.quantize.plan import plan_quantize
 from sanac.quantize.settings import QuantizeSettings
-from sanac.runtime.generation_memory import image_memory, images_that_fit, weights_memory
 from sanac.schedule.settings import ScheduleSettings
 from sanac.schedule.velocity_error import plan_errors
 from sanac.verify.memory import comparison_memory, comparison_seconds

@@ -26,10 +26,9 @@ from sanac.core.checkpoint.locate import locate
 from sanac.judge.distribution import compare
 from sanac.judge.geneval import judge
 from sanac.judge.intervals import PromptScore, clustered_share, overall
-from sanac.judge.judge_files import STATES, judge_files
-from sanac.judge.preview_judge import KIND, PreviewJudgeVerifier
+from sanac.judge.judge_files import PREVIEW_JUDGE, STATE_JUDGE, STATES, judge_files
+from sanac.judge.preview_judge import PreviewJudgeVerifier
 from sanac.judge.shapes import SHAPES_RULES
-from sanac.judge.state_judge import KIND as STATE_KIND
 from sanac.judge.state_judge import StateReader, block_in
 from sanac.judge.verifier import Request
 from sanac.nn.stepwise import Noise
@@ -82,7 +81,7 @@ def trajectories(name: str, work: Path, noises: int) -> tuple[Model, Trajectorie
 
 def state_files() -> Any:
     """The head of sanac:tiny."""
-    return judge_files("sanac:tiny", STATE_KIND, STATES)
+    return judge_files("sanac:tiny", STATE_JUDGE, STATES)
 
 
 def readings(name: str, model: Model, data: Trajectories, file: Path) -> dict[str, NDArray[Any]]:
@@ -90,7 +89,7 @@ def readings(name: str, model: Model, data: Trajectories, file: Path) -> dict[st
     if file.exists():
         return dict(np.load(file))
     prompts = sets()[name][1]
-    previews = PreviewJudgeVerifier.open(judge_files("sanac:tiny", KIND), "cpu")
+    previews = PreviewJudgeVerifier.open(judge_files("sanac:tiny", PREVIEW_JUDGE), "cpu")
     states = StateReader.open(state_files(), "cpu")
     vae = load_component(model, "vae", torch.float32)
     runs, steps = data.guesses.shape[:2]
@@ -231,7 +230,7 @@ def costs(name: str, model: Model, data: Trajectories) -> dict[str, float]:
     from sanac.judge.shapes import look
 
     prompts = sets()[name][1]
-    previews = PreviewJudgeVerifier.open(judge_files("sanac:tiny", KIND), "cpu")
+    previews = PreviewJudgeVerifier.open(judge_files("sanac:tiny", PREVIEW_JUDGE), "cpu")
     states = StateReader.open(state_files(), "cpu")
     vae, count = load_component(model, "vae", torch.float32), 64
     requests = [Request(prompts[int(number)].text) for number in data.prompts[:count]]

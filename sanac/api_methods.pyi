@@ -126,7 +126,9 @@ class VerbMethods:
         scores: _File | None = ...,
         select: Literal["bi", "norm", "velocity", "search"] | None = ...,
         compensate: bool = ...,
-        confirm: Literal["shapes"] | None = ...,
+        confirm: Literal["shapes", "prompts"] | None = ...,
+        confirm_prompts: _File | None = ...,
+        verifier: str | None = ...,
         images: int = ...,
         protect_first: int = ...,
         protect_last: int = ...,
@@ -167,8 +169,10 @@ class VerbMethods:
             scores: Scores that `sanac analyze` wrote.
             select: Rank blocks by a score each, or search over subsets.  [one of bi, norm, velocity, search; default: search and --compensate if they take under five minutes, else bi]
             compensate: Repair the remaining blocks in closed form, without training, for the dropped ones.
-            confirm: Let images decide between subsets that the search finds nearly equal: the suite that judges them.  [one of shapes]
-            images: Images per finalist of --confirm; a quarter of them per subset.  [48 to 4,096; default: 256]
+            confirm: Let images decide between subsets that the search finds nearly equal: of the shapes suite, or of your own prompts.  [one of shapes, prompts]
+            confirm_prompts: Your own prompts, one per line, for --confirm prompts.
+            verifier: What scores the images of --confirm prompts: shapes, clip:MODEL, vlm:MODEL, atoms:MODEL.  [default: similarity to the whole model's images (MS-SSIM)]
+            images: Images per finalist of --confirm; a quarter of them per subset.  [48 to 4,096; default: 256; of your own prompts: each equally often, 48 or more]
             protect_first: Always keep the first K blocks.  [at least 0; default: 0]
             protect_last: Always keep the last K blocks.  [at least 0; default: 0]
             inputs: Sampled trajectories, or the latents of --data with noise added.  [one of sampled, noised; default: sampled]
@@ -408,7 +412,9 @@ class VerbMethods:
         *,
         budget: float | None = ...,
         max_loss: float | None = ...,
-        confirm: Literal["shapes", "unseen", "none"] | None = ...,
+        confirm: Literal["shapes", "unseen", "prompts", "none"] | None = ...,
+        confirm_prompts: _File | None = ...,
+        verifier: str | None = ...,
         images: int = ...,
         front: float | Sequence[float] | str = ...,
         try_steps: int | Sequence[int] | str = ...,
@@ -442,11 +448,13 @@ class VerbMethods:
         Settings:
             budget: Share of the block-forwards of the whole model at its usual steps.  [above 0, at most 1]
             max_loss: Take the cheapest schedule of the front that loses at most this score.  [0 to 1]
-            confirm: What decides: the shapes suite, the suite with unseen contents as tasks, or the velocity's error alone.  [one of shapes, unseen, none; default: shapes where the model has its vocabulary, else none]
-            images: Images per finalist; a quarter of them per candidate.  [48 to 4,096; default: 256]
+            confirm: What decides: the shapes suite, that with unseen contents as tasks, your own prompts, or the velocity's error alone.  [one of shapes, unseen, prompts, none; default: shapes where the model has its vocabulary, else none]
+            confirm_prompts: Your own prompts, one per line, for --confirm prompts.
+            verifier: What scores the images of --confirm prompts: shapes, clip:MODEL, vlm:MODEL, atoms:MODEL.  [default: similarity to the whole model's images (MS-SSIM)]
+            images: Images per finalist; a quarter of them per candidate.  [48 to 4,096; default: 256; of your own prompts: each equally often, 48 or more]
             front: Budgets to search besides --budget.  [above 0, at most 1; default: 0.5,0.33,0.25,0.2,0.125]
             try_steps: Numbers of sampler steps to try.  [1 to 100; default: 20,12,10,8,6; 10 without confirmation]
-            batch: Images per batch.  [at least 1; default: 32]
+            batch: Images per batch.  [at least 1; default: 32; fewer of large images]
             prompts: Text file, one prompt per line.  [default: bundled]
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
             num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; schedule: 16; a budget: 8]
@@ -574,42 +582,50 @@ class VerbMethods:
     def evaluate(
         self,
         *,
-        suite: Literal["shapes", "geneval"],
+        suite: Literal["shapes", "geneval", "prompts"],
         images: int = ...,
-        prompts: _File | None = ...,
-        each: int | None = ...,
         steps: int | None = ...,
         guidance: float = ...,
         batch: int = ...,
         backend: Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"] = ...,
         prompts_split: Literal["test", "tune"] = ...,
+        prompts: _File | None = ...,
+        each: int | None = ...,
         detector: str = ...,
         color_model: str = ...,
+        against: _Model | None = ...,
+        verifier: str | Sequence[str] = ...,
         out: _File | None = ...,
         seed: int = ...,
         device: str | None = ...,
     ) -> Report:
-        """Generate the suite's prompts with MODEL and judge every image; scores per task with 95 % intervals.
+        """Generate the suite's prompts with MODEL and judge every image; means with intervals by prompt.
 
-        shapes: test prompts and combinations marked held-out were never seen in training. The same images are compared
-        with rendered scenes as a set: a distance that sees collapse, which a score per image does not.
+        shapes: prompts of the shapes world, scores per task. Test prompts and combinations marked held-out were never seen
+        in training. The same images are compared with rendered scenes as a set: a distance that sees collapse, which a
+        score per image does not.
 
         geneval: GenEval's prompts and rules, with a detector of transformers. MODEL may also be a folder of images in
-        GenEval's layout, which are judged without generating. An interrupted run continues where it was.
+        GenEval's layout, which are judged without generating.
+
+        prompts: your own, in --prompts FILE. The images are compared with those that --against generates from the same
+        noises, and scored by --verifier. Of geneval and prompts, images and scores are kept: a stopped run goes on.
 
         Settings:
-            suite: shapes: the world that sanac:tiny was trained on; geneval: photographs of everyday objects.  [one of shapes, geneval; required]
+            suite: shapes: the world that sanac:tiny was trained on; geneval: photographs of everyday objects; prompts: your own.  [one of shapes, geneval, prompts; required]
             images: Images to generate and judge; two per task at least.  [at least 12; default: 2048]
-            prompts: The prompts. geneval: evaluation_metadata.jsonl.
-            each: Images per prompt.  [1 to 1,000; default: 4; all of a folder's images]
             steps: Sampler steps.  [1 to 1,000; default: the schedule's, else 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
-            batch: Images per batch.  [at least 1; default: 32]
+            batch: Images per batch.  [at least 1; default: 32; prompts: fewer of large images]
             backend: What computes: the weights, or what was exported.  [one of torch, onnx, onnx-trt, onnx-rtx, trt; default: torch]
             prompts_split: The prompts: choose settings on tune, report test.  [one of test, tune; default: test]
+            prompts: geneval: evaluation_metadata.jsonl; prompts: a text file with a prompt per line.
+            each: Images per prompt.  [1 to 1,000; default: geneval: 4, or all of a folder's; prompts: 1]
             detector: A Mask2Former for instances: a folder or a hub id.  [default: facebook/mask2former-swin-small-coco-instance]
             color_model: A CLIP model that names colours: a folder or a hub id.  [default: openai/clip-vit-large-patch14]
-            out: Where the measurement goes, and geneval's images.  [default: the artifact, images beside it; sanac-out/evaluate-NAME for other models]
+            against: The reference model, computed with its weights; in a recipe also `self` and `source`.
+            verifier: What scores the images: shapes, or judge:, clip:, vlm: or atoms:MODEL; each on its own.
+            out: Where the measurement goes, and geneval's images.  [default: the artifact, geneval's images beside it; sanac-out/evaluate-NAME for other models]
             seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
         """
@@ -705,37 +721,59 @@ class VerbMethods:
         steps: int | None = ...,
         guidance: float = ...,
         size: str | None = ...,
-        batch: int = ...,
+        batch: int | None = ...,
         tile: int | None = ...,
         backend: Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"] = ...,
-        search: Literal["single", "best-of"] = ...,
         verifier: str | Sequence[str] = ...,
+        out: _File = ...,
+        search: Literal["single", "best-of", "halving", "gated", "two-stage", "reflection", "zero-order", "paths", "prm"] = ...,
         max_forwards: int | None = ...,
         max_seconds: float | None = ...,
-        out: _File = ...,
+        until: float | None = ...,
+        previews: str | None = ...,
+        look: int | Sequence[int] | str = ...,
+        keep: float = ...,
+        clarity: float = ...,
+        potential: float = ...,
+        draft_steps: int | None = ...,
+        draft: _Model | None = ...,
+        neighbours: int = ...,
+        cosine: float = ...,
+        back: float = ...,
         seed: int = ...,
         device: str | None = ...,
     ) -> Report:
         """Generate each PROMPT with MODEL: a PNG each, with prompt, seed and settings inside, and a sheet of all.
 
-        With --search, --n candidates of every prompt are generated and --verifier chooses the best one.
+        With --search, --n noises of every prompt are searched, and --verifier chooses the best image.
         The first image's noise is drawn from --seed (0 by default), the next one's from the seed after it. A file of the
         same prompt and seed by another model or with other settings is never replaced (exit 2): choose another --out.
 
         Settings:
             prompts: The prompts.  [required]
-            n: Images per prompt.  [1 to 4,096; default: 1]
+            n: Images, or noises to search, per prompt.  [1 to 4,096; default: 1]
             steps: Sampler steps.  [1 to 1,000; default: the schedule's, else 20, SANA-Sprint's 2]
             guidance: Guidance scale.  [0 to 100; default: 4.5]
             size: Width and height in pixels.  [default: the model's native size]
-            batch: Images per batch.  [at least 1; default: 16]
+            batch: Images per batch.  [at least 1; default: as many as fit, at most 16]
             tile: Decode in tiles of this side: less memory.  [at least 1]
             backend: What computes: the weights, or what was exported.  [one of torch, onnx, onnx-trt, onnx-rtx, trt; default: torch]
-            search: How images are found: one per noise, or the best of --n candidates.  [one of single, best-of; default: single]
-            verifier: What scores candidates: shapes, clip:MODEL, vlm:MODEL, atoms:MODEL; several are ranked together.
+            verifier: What scores candidates: shapes, or judge:, clip:, vlm: or atoms:MODEL; several are ranked together.
+            out: Where the images go.  [default: pictures]
+            search: How images are found: one per noise, or by a search over --n noises of each prompt.  [one of single, best-of, halving, gated, two-stage, reflection, zero-order, paths, prm; default: single]
             max_forwards: Forward passes of the transformer to spend at most, both branches counted.  [at least 1]
             max_seconds: Begin no further candidates after so many seconds.  [above 0]
-            out: Where the images go.  [default: pictures]
+            until: Stop at the first candidate with this score.  [above 0; default: reflection: 0.5]
+            previews: What reads previews: judge:MODEL, states:MODEL, or any verifier.  [default: the verifier]
+            look: Steps after which previews are read.  [at least 1; default: by strategy]
+            keep: Share that halving keeps at each look.  [above 0, at most 1; default: 0.5]
+            clarity: Clarity from which on a gate opens its question.  [0 to 1; default: 0.5]
+            potential: Potential below which a clear preview is dropped.  [0 to 1; default: 0.5]
+            draft_steps: Sampler steps of a draft.  [1 to 1,000; default: half]
+            draft: A model that drafts.  [default: MODEL itself]
+            neighbours: Neighbours of the best noise to try.  [at least 1; default: 4]
+            cosine: Cosine of a neighbour to its noise.  [above -1, below 1; default: 0.95]
+            back: Share of the steps that a new start goes back.  [above 0, at most 1; default: 0.5]
             seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
         """

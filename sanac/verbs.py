@@ -166,7 +166,7 @@ VERBS = {
         Verb(
             "evaluate",
             "Are the images good?",
-            "sanac.verify.settings:EvaluateSettings",
+            "sanac.verify.evaluate_settings:EvaluateSettings",
             "sanac.verify.evaluate_job:run",
             cost="sanac.verify.cost:evaluate",
         ),

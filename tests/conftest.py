@@ -147,6 +147,19 @@ def sprint(shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="session")
+def stranger(sprint: Path, shared: Shared) -> Path:
+    """The same SANA-Sprint with a tokenizer that hasn't the shapes world's vocabulary."""
+    import shutil
+
+    def making(folder: Path) -> None:
+        shutil.copytree(sprint, folder)
+        tokenizer = folder / "tokenizer" / "tokenizer.json"
+        tokenizer.write_text(tokenizer.read_text().replace('"cross"', '"lighthouse"'))
+
+    return shared("stranger", making)
+
+
+@pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     """Makes a folder that all processes of these tests share, if none of them did before."""
     home = common(tmp_path_factory)

@@ -1,5 +1,6 @@
 """Chooses between candidates by images: all of them on a quarter of the prompts, the best few on all prompts."""
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from sanac.judge.intervals import PromptScore
 T = TypeVar("T")
 FINALISTS = 4
 FEW = 4  # of the prompts, one in so many decides who is a finalist
+LEAST = 48  # images of a finalist
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class SuiteSettings:
     batch: int
     seed: int
     unseen: bool = False  # whether contents that training never saw are tasks of their own
+    prompts: tuple[str, ...] = ()  # the user's own; empty: those of the shapes world
+    verifier: str = ""  # word of what scores their images; empty: similarity to the whole model's images
 
 
 def choose_by_images(candidates: Iterable[T], scores: Callable[[T, int], Sequence[PromptScore]], images: int) -> T:
@@ -28,6 +32,11 @@ def choose_by_images(candidates: Iterable[T], scores: Callable[[T, int], Sequenc
     few = images // FEW
     ranked = sorted(candidates, key=lambda one: -mean_of_tasks(scores(one, few)))  # stable: order breaks ties
     return max(ranked[:FINALISTS], key=lambda one: mean_of_tasks(scores(one, images)))
+
+
+def images_of_prompts(prompts: int, images: int | None) -> int:
+    """Images of a finalist on so many prompts: `images` if given, else each prompt equally often, 48 or more."""
+    return images or prompts * math.ceil(LEAST / prompts)
 
 
 def judged_images(candidates: int, images: int) -> int:

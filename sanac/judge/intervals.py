@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.95
 RESAMPLES = 10_000
+FEW_PROMPTS = 30  # below so many, a percentile bootstrap's interval is too narrow
 _CELLS = 4_000_000  # bootstrap draws at a time: about 60 MB
 _NOTHING = 1e-12  # differences below this are rounding errors
 
@@ -118,7 +119,9 @@ def mean(values: Sequence[float], level: float = LEVEL, resamples: int = RESAMPL
         raise InvalidInput("there are no values")
     numbers = np.asarray(values, np.float64)
     rng = np.random.default_rng(seed)
-    drawn = numbers[rng.integers(0, len(numbers), (resamples, len(numbers)))].mean(axis=1)
+    step = max(1, _CELLS // len(numbers))
+    rows = (min(step, resamples - start) for start in range(0, resamples, step))
+    drawn = np.concatenate([numbers[rng.integers(0, len(numbers), (some, len(numbers)))].mean(axis=1) for some in rows])
     return _interval(float(numbers.mean()), drawn, len(numbers), level)
 
 

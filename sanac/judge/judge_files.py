@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+PREVIEW_JUDGE, STATE_JUDGE = "sanac_preview_judge", "sanac_state_judge"  # kinds: model_type of their configs
 PREVIEWS, STATES = "judge", "state-judge"  # folders beside a model that hold its judges
 
 

@@ -8,7 +8,6 @@ A convolutional stem turns the image into 8 x 8 tokens, a transformer encoder re
 and a decoder reads the prompt's words against them. A probability is the sigmoid of a head's output.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sanac.core.errors import InvalidInput, UsageError
-from sanac.judge.judge_files import JudgeFiles, loaded
+from sanac.core.errors import InvalidInput
+from sanac.judge.judge_files import PREVIEW_JUDGE, JudgeFiles, loaded
 from sanac.judge.questions import parts_of
+from sanac.judge.requests import check_words
 from sanac.judge.verifier import Picture, Reading, Request
+from sanac.judge.words import split_words
 
-KIND = "sanac_preview_judge"
 LONGEST = 24  # words of a prompt; the rest is cut
 HEADS = ("clarity", "potential", "final")
 _PAD, _UNKNOWN, _FIRST = 0, 1, 2  # word ids: nothing, a word that isn't known, the first known word
@@ -42,7 +42,7 @@ class JudgeShape:
 
     def to_json(self) -> dict[str, Any]:
         """The content of config.json."""
-        return {"model_type": KIND, **asdict(self), "words": list(self.words)}
+        return {"model_type": PREVIEW_JUDGE, **asdict(self), "words": list(self.words)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "JudgeShape":
@@ -62,17 +62,6 @@ class JudgeShape:
             raise InvalidInput("the judge's config is malformed", why=problems[0], problems=problems)
         assert isinstance(words, list)
         return cls(tuple(words), **{name: value[name] for name in limits})
-
-    def check(self, prompts: Sequence[str]) -> None:
-        """UsageError for prompts with words that the judge never learned."""
-        words = dict.fromkeys(word for prompt in prompts for word in split_words(prompt))
-        strangers = [word for word in words if word not in self.words]
-        if strangers:
-            raise UsageError(
-                f"the judge can't judge prompts with the words {', '.join(strangers)}",
-                why="it was trained on a smaller vocabulary",
-                hint="--verifier vlm:MODEL or clip:MODEL judges any prompt",
-            )
 
 
 class PreviewJudge(nn.Module):  # type: ignore[misc]
@@ -138,11 +127,6 @@ def waves(noise: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def split_words(prompt: str) -> list[str]:
-    """The words of a prompt in lower case."""
-    return re.findall(r"\w+", prompt.lower())
-
-
 def as_inputs(images: Sequence[Picture], side: int, device: torch.device) -> Tensor:
     """Images as the network takes them: (count, 3, side, side) in -1..1."""
     found = []
@@ -184,7 +168,7 @@ class PreviewJudgeVerifier:
     def previews(self, images: Sequence[Picture], requests: Sequence[Request], noise: float) -> list[Reading]:
         """What each image promises; they are guesses made at one noise level, 0 for finished images."""
         prompts = [request.prompt for request in requests]
-        self.network.shape.check(prompts)
+        check_words(self.network.shape.words, prompts)
         found: list[Reading] = []
         for start in range(0, len(images), _TOGETHER):
             some = slice(start, start + _TOGETHER)

@@ -17,11 +17,9 @@ from torch import Tensor, nn
 
 from sanac.core.artifact.model import Model
 from sanac.core.errors import InvalidInput
-from sanac.judge.judge_files import JudgeFiles, loaded
+from sanac.judge.judge_files import STATE_JUDGE, JudgeFiles, loaded
 from sanac.judge.preview_judge import HEADS, waves
 from sanac.judge.verifier import Reading
-
-KIND = "sanac_state_judge"
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class StateJudgeShape:
 
     def to_json(self) -> dict[str, Any]:
         """The content of config.json."""
-        return {"model_type": KIND, **asdict(self)}
+        return {"model_type": STATE_JUDGE, **asdict(self)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "StateJudgeShape":

@@ -16,20 +16,24 @@ from torch import Tensor
 from sanac.core import json_files
 from sanac.core.artifact.cache import load_cached, store_cached
 from sanac.core.artifact.cached_step import CachedStep, run_step
+from sanac.core.artifact.completeness import check_complete
 from sanac.core.artifact.model import Model
 from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context
 from sanac.core.errors import MissingResource, UsageError
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.core.units import duration_text
-from sanac.judge.halving import SuiteSettings, choose_by_images, judged_images, mean_of_tasks
+from sanac.judge.confirm_options import SIMILARITY
+from sanac.judge.halving import SuiteSettings, choose_by_images, images_of_prompts, judged_images, mean_of_tasks
 from sanac.judge.intervals import PromptScore
+from sanac.judge.requests import confirming_prompts, judge_identity
 from sanac.nn.calibration.block_subsets import BlockSubset
 from sanac.nn.calibration.cost import PATIENCE
 from sanac.nn.calibration.job import Calibration
 from sanac.nn.calibration.prompts import is_shapes_vocabulary
 from sanac.nn.calibration.states import CalibrationStates
 from sanac.nn.device import pick_device
+from sanac.nn.generation_memory import MANY, batch_that_fits
 from sanac.nn.guidance import branches_of, usual_steps
 from sanac.nn.pipeline_config import forward_seconds, latent_side, vocabulary_of
 from sanac.prune.repair_job import RepairJob, sample, with_repair
@@ -38,7 +42,7 @@ from sanac.prune.selection import BlockSelection
 from sanac.prune.settings import PruneSettings
 
 SCHEMA = 1  # raised when the same settings would choose other blocks
-_GUIDANCE, _BATCH = 4.5, 32
+_GUIDANCE = 4.5
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,15 @@ class ConfirmJob(CachedStep[BlockSubset]):
     states: Calibration | None  # of the repairs; None without --compensate
     context: Context
     workspace: ConfinedPath
+    prompts: tuple[str, ...] = ()  # the user's own, where they confirm
+
+    @property
+    def images(self) -> int:
+        """Images of a finalist."""
+        settings = self.settings
+        if not self.prompts:
+            return settings.images
+        return images_of_prompts(len(self.prompts), settings.images if "images" in settings.typed else None)
 
     @property
     def what(self) -> str:
@@ -63,7 +76,10 @@ class ConfirmJob(CachedStep[BlockSubset]):
         """What the choice depends on besides the model."""
         settings = self.settings
         repair = dict(self.states.settings) if self.states else None
-        drawn = {"images": settings.images, "guidance": _GUIDANCE, "seed": settings.seed}
+        drawn: dict[str, Any] = {"images": self.images, "guidance": _GUIDANCE, "seed": settings.seed}
+        if self.prompts:
+            judge = judge_identity(settings.verifier) if settings.verifier else SIMILARITY
+            drawn |= {"prompts": json_files.key_of(self.prompts), "judge": judge}
         return {"schema": SCHEMA, "suite": settings.confirm, "repair": repair, "subsets": self.found.near, **drawn}
 
     @cached_property
@@ -85,7 +101,7 @@ class ConfirmJob(CachedStep[BlockSubset]):
     def check_budget(self, reporter: Reporter) -> None:
         """Report the estimated time of repairing and judging; above one hour it requires --yes."""
         model, count = self.model, len(self.found.near)
-        pictures = judged_images(count, self.settings.images)
+        pictures = self._pictures
         tokens = branches_of(model) * (latent_side(model) // model.architecture.patch_size) ** 2
         share = self.selection.target / model.architecture.blocks
         device = pick_device(self.settings.device)
@@ -107,7 +123,15 @@ class ConfirmJob(CachedStep[BlockSubset]):
         assert self.context.subset_scorer is not None
         changes = {kept: self._changes(kept) for kept in near}
         scale = self.model.schedule.guidance(_GUIDANCE, typed=False) if self.model.schedule else _GUIDANCE
-        about = SuiteSettings(self.settings.images, scale, _BATCH, self.settings.seed)
+        verifier = self.settings.verifier or ""
+        about = SuiteSettings(
+            self.images,
+            scale,
+            batch_that_fits(self.model, pick_device(self.settings.device), most=MANY),
+            self.settings.seed,
+            prompts=self.prompts,
+            verifier=verifier,
+        )
         scorer = self.context.subset_scorer(
             self.model, about, self.file.with_name("judged.json"), self.key, self.settings.device, reporter
         )
@@ -116,16 +140,22 @@ class ConfirmJob(CachedStep[BlockSubset]):
             found: Sequence[PromptScore] = scorer(kept, changes[kept], count)
             return found
 
-        reporter.begin("judging subsets", judged_images(len(near), self.settings.images), "images")
+        reporter.begin("judging subsets", self._pictures, "images")
         try:
-            kept = choose_by_images(near, scores, self.settings.images)
+            kept = choose_by_images(near, scores, self.images)
         finally:
             reporter.end()
-        few = self.settings.images // 4
+        few = self.images // 4
         judged = [{"kept": list(one), "score": mean_of_tasks(scores(one, few)), "images": few} for one in near]
-        score = mean_of_tasks(scores(kept, self.settings.images))
+        score = mean_of_tasks(scores(kept, self.images))
         store_cached(self.file, {"key": self.key, "kept": list(kept), "score": score, "judged": judged})
         return kept
+
+    @property
+    def _pictures(self) -> int:
+        """Images to generate; those of the whole model, too, where they are the reference."""
+        compared = bool(self.prompts) and self.settings.verifier is None
+        return judged_images(len(self.found.near), self.images) + (self.images if compared else 0)
 
     def _repair(self, kept: BlockSubset) -> RepairJob:
         assert self.states is not None
@@ -150,6 +180,18 @@ class ConfirmJob(CachedStep[BlockSubset]):
         return load_file(Path(repair.folder / "changes.safetensors"))
 
 
+def check_confirmable(model: Model, settings: PruneSettings) -> tuple[str, ...]:
+    """The user's prompts, if they confirm; an error if a model's images can't be judged as the settings say."""
+    check_complete(model)
+    if settings.confirm == "shapes" and not is_shapes_vocabulary(vocabulary_of(model)):
+        raise UsageError(
+            f"{model.located.name} can't be judged by the shapes suite",
+            why="its tokenizer doesn't have the vocabulary of the shapes world",
+            hint="--confirm prompts --confirm-prompts FILE, or leave --confirm out",
+        )
+    return confirming_prompts(settings.confirm_prompts, settings.verifier)
+
+
 def confirmed(
     model: Model,
     selection: BlockSelection,
@@ -159,13 +201,8 @@ def confirmed(
     context: Context,
 ) -> SearchResult:
     """The search's result with the subset that the images prefer, and with what decided in its settings."""
-    if not is_shapes_vocabulary(vocabulary_of(model)):
-        raise UsageError(
-            f"{model.located.name} can't be judged by the shapes suite",
-            why="its tokenizer doesn't have the vocabulary of the shapes world",
-            hint="leave --confirm out",
-        )
-    job = ConfirmJob(model, selection, found, settings, states, context, ConfinedPath(settings.workspace))
+    prompts, place = check_confirmable(model, settings), ConfinedPath(settings.workspace)
+    job = ConfirmJob(model, selection, found, settings, states, context, place, prompts)
     kept = run_step(job, context.reporter, dry=settings.dry_run, fresh=settings.fresh)
     if kept != found.kept:
         context.reporter.note(f"images prefer the blocks {', '.join(map(str, kept))}")

@@ -34,6 +34,10 @@ def run(word: str | None, settings: PruneSettings, context: Context) -> Outcome:
     if settings.select is None and depth is not None:
         chosen = replace(settings, select="search") if settings.confirm else None
         settings = chosen or _with_default(opened, settings, depth, context)
+    if settings.confirm:  # before hours of searching
+        from sanac.prune.confirm_job import check_confirmable
+
+        check_confirmable(opened, settings)
     selection = _selection(opened, settings, depth, context)
     _warn_of_unused(selection, settings, context)
     calibration = replace(settings, dry=settings.dry_run, yes=settings.yes or settings.dry_run)

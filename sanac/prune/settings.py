@@ -10,6 +10,7 @@ from sanac.core.errors import UsageError
 from sanac.core.settings import Naming, Option
 from sanac.core.units import parse_count
 from sanac.core.write.settings import StageSettings, WriteSettings
+from sanac.judge.confirm_options import CONFIRM, ConfirmPrompts, ConfirmVerifier, confirm_contradictions
 from sanac.nn.calibration.settings import CalibrationSettings
 
 _SELECTION = "Selection options"
@@ -119,17 +120,25 @@ class PruneSettings(CalibrationSettings, WriteSettings):
         Option("Repair the remaining blocks in closed form, without training, for the dropped ones.", group=_SELECTION),
     ] = False
     confirm: Annotated[
-        Literal["shapes"] | None,
+        Literal["shapes", "prompts"] | None,
         Option(
-            "Let images decide between subsets that the search finds nearly equal: the suite that judges them.",
+            "Let images decide between subsets that the search finds nearly equal: of the shapes suite, or of your own "
+            "prompts.",
             "SUITE",
-            group=_SELECTION,
+            group=CONFIRM,
         ),
     ] = None
+    confirm_prompts: ConfirmPrompts = None
+    verifier: ConfirmVerifier = None
     images: Annotated[
         int,
         Option(
-            "Images per finalist of --confirm; a quarter of them per subset.", "N", ge=48, le=4096, group=_SELECTION
+            "Images per finalist of --confirm; a quarter of them per subset.",
+            "N",
+            "256; of your own prompts: each equally often, 48 or more",
+            ge=48,
+            le=4096,
+            group=CONFIRM,
         ),
     ] = 256
     protect_first: Annotated[int, Option("Always keep the first K blocks.", "K", ge=0, group=_SELECTION)] = 0
@@ -143,4 +152,5 @@ class PruneSettings(CalibrationSettings, WriteSettings):
             yield "confirm", f"{name('confirm')} decides between the subsets of {name('select')} search"
         if not self.confirm and "images" in self.typed:
             yield "images", f"{name('images')} requires {name('confirm')}"
+        yield from confirm_contradictions(self.confirm, self.confirm_prompts, self.verifier, name)
         yield from super().contradictions(name)

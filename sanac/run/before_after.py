@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sanac.core import json_files
+from sanac.core.artifact.completeness import check_complete
 from sanac.core.artifact.measurements import BEFORE_AFTER, measurements_in
 from sanac.core.artifact.model import Model
 from sanac.core.confined import ConfinedPath
@@ -14,7 +15,6 @@ from sanac.run.outcome import RecipeOutcome
 from sanac.run.runner import RecipeRunner, StageResult
 from sanac.run.stage_graph import RecipePlan, RecipeStage, Variant
 from sanac.runtime.image_files import read_metadata, read_picture, save_image
-from sanac.runtime.pipeline import check_complete
 from sanac.verify.comparison_sheet import draw_comparison
 
 LONGEST = 120.0  # seconds of a sheet that the recipe doesn't ask for

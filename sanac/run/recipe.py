@@ -15,6 +15,7 @@ from sanac.verbs import VERBS, recipe_verbs
 from sanac.verify.gates import Gate, parse_gates
 
 NONE = "none"  # in a matrix: the variant without this verb
+SCORED = "shapes"  # the suite that targets and sheets read
 BASELINE = "baseline"  # of evaluate and bench: whether the source is measured, too
 SHEETS = (True, False, "stages")  # whether a sheet of pictures is made: source and result; none; every stage's model
 _OTHER = ("model", "sheet", "matrix", "target", "gate")
@@ -58,6 +59,12 @@ class Recipe:
     def of(self, verb: str) -> RecipeStep | None:
         """The first step of a verb."""
         return next((step for step in self.steps if step.verb == verb), None)
+
+    @property
+    def scored(self) -> RecipeStep | None:
+        """The evaluation whose score stands for a model: that of the shapes suite, else the first one."""
+        steps = [step for step in self.steps if step.verb == "evaluate"]
+        return next((step for step in steps if step.settings.get("suite") == SCORED), steps[0] if steps else None)
 
 
 def parse_recipe(path: Path) -> tuple[Recipe, Lines, list[Problem]]:

@@ -7,7 +7,7 @@ from typing import Any
 from sanac.core.artifact.engine_record import parse_capabilities, refuse_impossible
 from sanac.core.errors import UsageError
 from sanac.core.settings import missing_of, problems_of, recipe_defaults, settings_of
-from sanac.run.recipe import NONE, Problem, Recipe, RecipeStep, parse_recipe
+from sanac.run.recipe import NONE, SCORED, Problem, Recipe, RecipeStep, parse_recipe
 from sanac.run.toml_lines import Lines
 from sanac.verbs import VERBS, artifact_verbs, recipe_verbs
 
@@ -149,6 +149,9 @@ def _target(recipe: Recipe, lines: Lines) -> Iterator[Problem]:
         yield lines.of("target"), "target: there is nothing to choose from: add a [matrix]"
     if target.min_score_ratio is not None and not recipe.of("evaluate"):
         yield lines.of("target", "min_score_ratio"), "target.min_score_ratio needs scores: add [evaluate]"
+    elif target.min_score_ratio is not None and recipe.scored and recipe.scored.settings.get("suite") != SCORED:
+        line = lines.of("target", "min_score_ratio")
+        yield line, f"target.min_score_ratio is a share of the {SCORED} suite's score: add [[evaluate]] for it"
     if target.max_latency_ratio is not None and not recipe.of("bench"):
         yield lines.of("target", "max_latency_ratio"), "target.max_latency_ratio needs times: add [bench]"
     steps = [step for step in recipe.steps if step.verb == "evaluate"]

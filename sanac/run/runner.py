@@ -23,7 +23,8 @@ from sanac.nn.onnx_files import GRAPH
 from sanac.run.stage_graph import RecipeStage
 from sanac.run.stage_process import run_stage
 from sanac.verbs import VERBS
-from sanac.verify.settings import VerifySettings, measurement_of
+from sanac.verify.evaluate_settings import measurement_of
+from sanac.verify.settings import VerifySettings
 
 DENIED, STOPPED, INTERRUPTED = 5, 75, 130
 _KEPT = "run"  # workspace folder with a record per finished stage
@@ -146,7 +147,7 @@ class RecipeRunner:
             again = stage.verb == "compare" or (verb.writes_artifact and out.exists() and not self._whole(stage, out))
             where += ["--force"] if again else []
             return [stage.verb, *models, *options, *where], out, out / verb.result
-        if isinstance(settings, VerifySettings):
+        if isinstance(settings, VerifySettings) or "--against" in options:
             options = self._against(model, options)
         name = f"{measurement_of(settings, graphs=(Path(model) / 'transformer' / GRAPH).is_file())}.json"
         if stage.verb == "evaluate" and (stage.source is None or detached):

@@ -10,7 +10,7 @@ from typing import Any
 from sanac import __version__
 from sanac.core import json_files
 from sanac.core.settings import Settings, build, recipe_defaults, settings_of
-from sanac.run.recipe import NONE, Recipe, RecipeStep
+from sanac.run.recipe import NONE, SCORED, Recipe, RecipeStep
 from sanac.run.stage_words import key_part, words
 from sanac.runtime.doctor import processor
 from sanac.verbs import VERBS
@@ -76,6 +76,8 @@ class RecipePlan:
     def evaluations(self, variant: Variant, **changed: Any) -> tuple[RecipeStage, ...]:
         """What is asked of a variant's end: verify, evaluate."""
         steps = [step for step in self.recipe.steps if step.verb in {"verify", "evaluate"}]
+        if changed:  # a screening, which reads one suite's score
+            steps = [step for step in steps if step.verb == "verify" or step is self.recipe.scored]
         found = []
         for step in steps:
             settings = {**step.settings, **(changed if step.verb == "evaluate" else {})}
@@ -85,7 +87,7 @@ class RecipePlan:
 
     def source_score(self) -> RecipeStage | None:
         """The evaluation of the source itself, where shares are wanted."""
-        step = self.recipe.of("evaluate")
+        step = self.recipe.scored
         if step is None or not step.baseline:
             return None
         return _stage(self, step, None)
@@ -112,8 +114,8 @@ class RecipePlan:
 
     def scores(self, variant: Variant) -> tuple[RecipeStage | None, ...]:
         """The evaluations of the models on the sheet, the source first; None where there is none."""
-        step = self.recipe.of("evaluate")
-        if step is None:
+        step = self.recipe.scored
+        if step is None or step.settings.get("suite") != SCORED:
             return (None,) * (1 + len(self.shown(variant)))
         plain = replace(step, settings={name: value for name, value in step.settings.items() if name != "backend"})
         found = [_stage(self, step if stage is variant.last else plain, stage) for stage in self.shown(variant)]

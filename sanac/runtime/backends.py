@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sanac.core.artifact.engine_record import ENGINE
 from sanac.core.artifact.model import Model
 from sanac.core.errors import UsageError
+from sanac.core.file_copy import digest_file
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.nn.onnx_files import GRAPH, depth_graph, load_graph
 from sanac.nn.silence_libraries import silent
@@ -53,6 +55,21 @@ def depth_graphs_in(model: Model) -> dict[int, Path]:
     depths = range(1, len(schedule.order)) if schedule else ()
     found = {depth: model.find_file(f"{folder}{depth_graph(depth)}") for depth in depths}
     return {depth: path for depth, path in found.items() if path}
+
+
+def exported_identity(model: Model, backend: str) -> list[list[str]]:
+    """What a backend runs besides the model's weights, for keys: each graph's digest, each engine's size and time.
+
+    Graphs that were added to an artifact later are not part of its identity.
+    """
+    if backend == "torch":
+        return []
+    if backend != "trt":
+        graphs = (*graphs_in(model).values(), *depth_graphs_in(model).values())
+        return sorted([path.parent.name, path.name, digest_file(path)] for path in graphs)
+    engines = (path for name in PAINTING for path in (model.located.path / name).glob(f"model.*{ENGINE}"))
+    found = ((path, path.stat()) for path in engines)
+    return sorted([path.parent.name, path.name, f"{stat.st_size} {stat.st_mtime_ns}"] for path, stat in found)
 
 
 def open_depths(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sanac.core.artifact.completeness import check_complete
 from sanac.core.artifact.model import Model, open_model
 from sanac.core.artifact.schedule import Schedule
 from sanac.core.checkpoint.locate import locate
@@ -250,18 +251,6 @@ def sampling_of(
         reporter.warn(warning)
     guidance = schedule.guidance(guidance, typed=guidance_typed)
     return GenerationSettings(steps or schedule.steps, guidance, **how)
-
-
-def check_complete(model: Model) -> None:
-    """UsageError if a model lacks components that generating images needs."""
-    if model.model_index is None or not {"text_encoder", "vae"} <= {part.name for part in model.others}:
-        raise UsageError(
-            f"{model.located.name} is a transformer without the rest of its pipeline",
-            why="generating images needs its text encoder and autoencoder",
-            hint="quantize the complete pipeline"
-            if model.weights.quantized
-            else f"sanac convert {model.located.path} --to diffusers --pipeline PIPELINE --out complete",
-        )
 
 
 def open_generator(

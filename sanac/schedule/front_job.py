@@ -7,26 +7,31 @@ from functools import cached_property
 from sanac.core import json_files
 from sanac.core.artifact.cache import load_cached, store_cached
 from sanac.core.artifact.cached_step import CachedStep
+from sanac.core.artifact.completeness import check_complete
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.schedule import Schedule
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.progress import Reporter
 from sanac.core.units import duration_text
-from sanac.judge.halving import SuiteSettings
+from sanac.judge.confirm_options import SIMILARITY
+from sanac.judge.halving import SuiteSettings, images_of_prompts
 from sanac.judge.intervals import Interval, PromptScore
+from sanac.judge.requests import confirming_prompts, judge_identity
 from sanac.nn.calibration.cost import PATIENCE
 from sanac.nn.calibration.prompts import is_shapes_vocabulary
 from sanac.nn.device import pick_device
+from sanac.nn.generation_memory import MANY, batch_that_fits
 from sanac.nn.guidance import branches_of, usual_steps
 from sanac.nn.pipeline_config import forward_seconds, latent_side, noise_levels, vocabulary_of
-from sanac.runtime.pipeline import DiffusionGenerator, check_complete, open_generator
+from sanac.runtime.pipeline import DiffusionGenerator, open_generator
 from sanac.schedule.allocation import VelocityTable, least_depth
 from sanac.schedule.cost import UNSEEN, images_to_judge
 from sanac.schedule.front import Front, FrontSearch, front_from_json
 from sanac.schedule.settings import STEPS, UNCONFIRMED_STEPS, ScheduleSettings
 from sanac.schedule.velocity_error import VelocityErrors
-from sanac.verify.suite_scorer import SuiteScorer
+from sanac.verify.prompt_scorer import PromptScorer, WholeModel
+from sanac.verify.suite_scorer import SuiteScorer, VariantScorer
 
 SCHEMA = 1  # raised when the same settings would give another front
 
@@ -41,6 +46,22 @@ class FrontJob(CachedStep[Front]):
     confirm: str
     budgets: tuple[float, ...]
     workspace: ConfinedPath
+    prompts: tuple[str, ...] = ()  # the user's own, where they confirm
+
+    @property
+    def images(self) -> int:
+        """Images of a finalist."""
+        settings = self.settings
+        if not self.prompts:
+            return settings.images
+        return images_of_prompts(len(self.prompts), settings.images if "images" in settings.typed else None)
+
+    @property
+    def judge(self) -> str:
+        """What scores images of the user's prompts; empty for a suite's."""
+        if not self.prompts:
+            return ""
+        return judge_identity(self.settings.verifier) if self.settings.verifier else SIMILARITY
 
     @property
     def what(self) -> str:
@@ -67,7 +88,8 @@ class FrontJob(CachedStep[Front]):
         """Content key of the front."""
         settings = self.settings
         about = [self.confirm, self.budgets, self.steps, settings.guidance, settings.seed]
-        about += [settings.images, pick_device(settings.device)] if self.confirm != "none" else []
+        about += [self.images, pick_device(settings.device)] if self.confirm != "none" else []
+        about += [self.prompts, self.judge] if self.prompts else []
         return json_files.key_of(["front", SCHEMA, self.errors.key, about])
 
     @property
@@ -89,7 +111,7 @@ class FrontJob(CachedStep[Front]):
         if self.confirm == "none":
             return 0.0
         model = self.model
-        whole, each = images_to_judge(self.settings.images, len(self.steps))
+        whole, each = self._judged
         pictures = whole + each * sum(self.budgets)
         tokens = branches_of(model) * (latent_side(model) // model.architecture.patch_size) ** 2
         device = pick_device(self.settings.device)
@@ -107,9 +129,7 @@ class FrontJob(CachedStep[Front]):
         if not self.seconds:
             return
         spoken = duration_text(self.seconds)
-        reporter.note(
-            f"judging schedules at {len(self.budgets)} budgets, {self.settings.images} images: about {spoken}"
-        )
+        reporter.note(f"judging schedules at {len(self.budgets)} budgets, {self.images} images: about {spoken}")
         if self.seconds > PATIENCE and not self.settings.yes:
             raise MissingResource(
                 f"judging schedules would take about {spoken} here",
@@ -121,23 +141,8 @@ class FrontJob(CachedStep[Front]):
         table = self.errors.load() or self.errors.compute(reporter)
         search = self.search(table)
         if self.confirm != "none":
-            settings = self.settings
-            generator = open_generator(self.model, settings.device, reporter=reporter, scheduled=False)
-            scale = self.model.schedule.guidance(settings.guidance, typed=False) if self.model.schedule else None
-            about = SuiteSettings(
-                settings.images, scale or settings.guidance, settings.batch, settings.seed, self.confirm == "unseen"
-            )
-            judged = SuiteScorer(generator, about, self.file.with_name("judged.json"), self.key, reporter)
-
-            def scores(schedule: Schedule, count: int) -> Sequence[PromptScore]:
-                return judged.scores(schedule.to_json(), lambda generator: _follow(generator, schedule), count)
-
-            def unseen(schedule: Schedule) -> Interval:
-                count = settings.images // UNSEEN
-                return judged.unseen(schedule.to_json(), lambda generator: _follow(generator, schedule), count)
-
-            search.scorer, search.unseen = scores, unseen
-        whole, each = images_to_judge(self.settings.images, len(self.steps))
+            self._judge_by_images(search, reporter)
+        whole, each = self._judged
         total = whole + each * len(self.budgets)
         reporter.begin(
             "judging", total if search.scorer else len(self.budgets), "images" if search.scorer else "budgets"
@@ -149,10 +154,48 @@ class FrontJob(CachedStep[Front]):
         store_cached(self.file, {"key": self.key, **front.to_json()})
         return front
 
+    @property
+    def _judged(self) -> tuple[int, int]:
+        """Images of the whole model, and of each budget."""
+        return images_to_judge(self.images, len(self.steps), unseen=not self.prompts)
+
+    def _judge_by_images(self, search: FrontSearch, reporter: Reporter) -> None:
+        """Let a suite's images, or those of the user's prompts, decide a search."""
+        settings = self.settings
+        generator = open_generator(self.model, settings.device, reporter=reporter, scheduled=False)
+        scale = self.model.schedule.guidance(settings.guidance, typed=False) if self.model.schedule else None
+        about = SuiteSettings(
+            self.images,
+            scale or settings.guidance,
+            settings.batch if "batch" in settings.typed else batch_that_fits(self.model, generator.device, most=MANY),
+            settings.seed,
+            self.confirm == "unseen",
+            self.prompts,
+            settings.verifier or "",
+        )
+        how = (generator, about, self.file.with_name("judged.json"), self.key, reporter)
+        judged: VariantScorer
+        if self.prompts:
+            whole = search.whole
+            judged = PromptScorer(*how, WholeModel(whole.to_json(), lambda generator: _follow(generator, whole)))
+        else:
+            judged = suite = SuiteScorer(*how)
+
+            def unseen(schedule: Schedule) -> Interval:
+                count = self.images // UNSEEN
+                return suite.unseen(schedule.to_json(), lambda generator: _follow(generator, schedule), count)
+
+            search.unseen = unseen
+
+        def scores(schedule: Schedule, count: int) -> Sequence[PromptScore]:
+            return judged.scores(schedule.to_json(), lambda generator: _follow(generator, schedule), count)
+
+        search.scorer = scores
+
     def search(self, table: VelocityTable) -> FrontSearch:
         """The search over a measured table."""
         settings = self.settings
-        how = (usual_steps(self.model), settings.images)
+        how = (usual_steps(self.model), self.images)
         return FrontSearch(table, lambda steps: noise_levels(self.model, steps), self.steps, *how, seed=settings.seed)
 
 
@@ -167,18 +210,20 @@ def plan_front(model: Model, settings: ScheduleSettings, errors: VelocityErrors,
     confirm = settings.confirm or ("shapes" if shapes else "none")
     if confirm != "none":
         check_complete(model)
-        if not shapes:
+        if not shapes and confirm != "prompts":
             raise UsageError(
                 f"{model.located.name} can't be judged by the shapes suite",
                 why="its tokenizer doesn't have the vocabulary of the shapes world",
-                hint="--confirm none",
+                hint="--confirm prompts --confirm-prompts FILE, or --confirm none",
             )
     elif settings.max_loss is not None:
         why = "no suite applies to it" if settings.confirm is None else ""
-        raise UsageError(f"--max-loss needs scores of {model.located.name}", why=why, hint="--budget 0.25")
+        hint = "--budget 0.25, or --confirm prompts --confirm-prompts FILE"
+        raise UsageError(f"--max-loss needs scores of {model.located.name}", why=why, hint=hint)
+    prompts = confirming_prompts(settings.confirm_prompts, settings.verifier)
     own = (settings.budget,) if settings.budget is not None else ()
     budgets: Sequence[float] = sorted({*settings.front, *own}, reverse=True)
-    job = FrontJob(model, settings, errors, confirm, tuple(budgets), workspace)
+    job = FrontJob(model, settings, errors, confirm, tuple(budgets), workspace, prompts)
     least = job.least
     if budgets[0] < least or (own and own[0] < least):
         raise UsageError(

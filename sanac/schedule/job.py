@@ -23,7 +23,11 @@ from sanac.schedule.settings import ScheduleSettings
 from sanac.schedule.velocity_error import plan_errors
 
 MEASUREMENT = "schedule"
-SUITES = {"shapes": "shapes suite, tuning prompts", "unseen": "shapes suite, tuning prompts and unseen contents"}
+SUITES = {
+    "shapes": "shapes suite, tuning prompts",
+    "unseen": "shapes suite, tuning prompts and unseen contents",
+    "prompts": "your prompts",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class ScheduleView:
     front: Front
     row: FrontRow
     confirm: str
+    judge: str = ""  # what scores images of the user's prompts
 
 
 def run(word: str | None, settings: ScheduleSettings, context: Context) -> Outcome:
@@ -49,12 +54,13 @@ def run(word: str | None, settings: ScheduleSettings, context: Context) -> Outco
         return unfinished_plan(missing.what, _artifact(opened, None, settings))
     row = front.at(settings.budget) if settings.budget is not None else front.cheapest(settings.max_loss or 0.0)
     outcome = run_job(word, _artifact(opened, row.chosen, settings), settings, context)
-    view = ScheduleView(front, row, job.confirm)
+    view = ScheduleView(front, row, job.confirm, job.judge)
     if not settings.dry_run:
         figures = {"forwards": row.chosen.forwards, "share": row.chosen.forwards / front.whole.forwards}
         if row.against_whole:
             figures["against_whole"] = row.against_whole.interval.value
         about = {"chosen": row.chosen.to_json(), "budget": row.budget, "confirmed": job.confirm, **front.to_json()}
+        about |= {"judge": job.judge, "prompts": len(job.prompts)} if job.prompts else {}
         write_measurement(Path(str(outcome.out)), MEASUREMENT, about, figures)
     data = {"model": opened.located.name, "schedule": row.chosen.to_json(), "forwards": row.chosen.forwards}
     data |= {"front": front.to_json(), "figures": str(job.file.parent), **outcome.data}
@@ -94,9 +100,12 @@ def _show(view: ScheduleView) -> Iterator[Block]:
         rows.append(_cells("  in plain steps", row.plain, row.plain_score, None, row.plain_unseen))
     numbers = ("forwards", "steps", "guided", "score", "from", "to", "to plain", "from", "to", "unseen")
     judged = front.score is not None
-    yield Table(("budget",), numbers if judged else numbers[:3], tuple(row if judged else row[:4] for row in rows))
+    shown = 3 if not judged else len(numbers) if front.unseen else len(numbers) - 1
+    yield Table(("budget",), numbers[:shown], tuple(row[: shown + 1] for row in rows))
     if judged:
-        yield f"scores: {SUITES[view.confirm]}, 95 % intervals; differences to plain steps are paired by prompt"
+        suite = ", ".join(filter(None, (SUITES[view.confirm], view.judge)))
+        yield f"scores: {suite}, 95 % intervals; differences to plain steps are paired by prompt"
+    if front.unseen:
         yield "unseen: right images of contents that training never saw"
     yield f"chosen for {chosen.budget:g}: {chosen.chosen}"
     if not chosen.gains:

@@ -6,11 +6,14 @@ from typing import Annotated, ClassVar, Literal
 
 from sanac.core.settings import Naming, Option, RunSettings
 from sanac.core.write.settings import WriteSettings
+from sanac.judge.confirm_options import CONFIRM, ConfirmPrompts, ConfirmVerifier, confirm_contradictions
+from sanac.judge.words import kind_of
 from sanac.nn.calibration.settings import CalibrationSettings, PromptSettings
 
 FRONT = (0.5, 0.33, 0.25, 0.2, 0.125)
 STEPS = (20, 12, 10, 8, 6)
 UNCONFIRMED_STEPS = 10
+_NO_SHARE = ("clip", "shapes")  # verifiers whose scores have no meaningful share: cosines, and 1 + for right images
 PROMPTS = 16  # that the velocity's error is measured on
 
 
@@ -40,14 +43,28 @@ class ScheduleSettings(PromptSettings, RunSettings, WriteSettings):
         Option("Take the cheapest schedule of the front that loses at most this score.", "SCORE", ge=0, le=1),
     ] = None
     confirm: Annotated[
-        Literal["shapes", "unseen", "none"] | None,
+        Literal["shapes", "unseen", "prompts", "none"] | None,
         Option(
-            "What decides: the shapes suite, the suite with unseen contents as tasks, or the velocity's error alone.",
+            "What decides: the shapes suite, that with unseen contents as tasks, your own prompts, or the velocity's "
+            "error alone.",
             "SUITE",
             "shapes where the model has its vocabulary, else none",
+            group=CONFIRM,
         ),
     ] = None
-    images: Annotated[int, Option("Images per finalist; a quarter of them per candidate.", "N", ge=48, le=4096)] = 256
+    confirm_prompts: ConfirmPrompts = None
+    verifier: ConfirmVerifier = None
+    images: Annotated[
+        int,
+        Option(
+            "Images per finalist; a quarter of them per candidate.",
+            "N",
+            "256; of your own prompts: each equally often, 48 or more",
+            ge=48,
+            le=4096,
+            group=CONFIRM,
+        ),
+    ] = 256
     front: Annotated[
         tuple[float, ...],
         Option("Budgets to search besides --budget.", "SHARE,...", comma=True, gt=0, le=1),
@@ -63,7 +80,9 @@ class ScheduleSettings(PromptSettings, RunSettings, WriteSettings):
             le=100,
         ),
     ] = ()
-    batch: Annotated[int, Option("Images per batch.", "N", ge=1, affects_result=False)] = 32
+    batch: Annotated[int, Option("Images per batch.", "N", "32; fewer of large images", ge=1, affects_result=False)] = (
+        32
+    )
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
         """A loss of score needs scores."""
@@ -72,8 +91,12 @@ class ScheduleSettings(PromptSettings, RunSettings, WriteSettings):
                 "max_loss",
                 f"{name('max_loss')} needs scores: leave {name('confirm')} none out, or give {name('budget')}",
             )
+        if self.max_loss is not None and self.verifier and kind_of(self.verifier) in _NO_SHARE:
+            scale = f"a share of a score from 0 to 1, and scores of {self.verifier} use no such scale"
+            yield "max_loss", f"{name('max_loss')} is {scale}: give {name('budget')}, or leave {name('verifier')} out"
         if self.prompts and self.embeddings:
             yield "embeddings", f"{name('prompts')} and {name('embeddings')} contradict each other"
+        yield from confirm_contradictions(self.confirm, self.confirm_prompts, self.verifier, name)
         yield from super().contradictions(name)
 
     def calibration(self) -> CalibrationSettings:

@@ -13,8 +13,10 @@ from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
 from sanac.core.units import duration_text, parse_size
 from sanac.core.view import Block, Table
+from sanac.judge.requests import check_requests, requests_of
 from sanac.judge.verifier import Picture, Request
 from sanac.nn.device import pick_device
+from sanac.nn.generation_memory import batch_that_fits
 from sanac.runtime.generate import (
     PlannedPicture,
     file_name,
@@ -24,14 +26,12 @@ from sanac.runtime.generate import (
     refuse_replacing,
     write_picture,
 )
-from sanac.runtime.generation_memory import batch_that_fits
 from sanac.runtime.image_files import made_folder, read_metadata, read_picture, save_sheet
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator, sampling_of
 from sanac.search.open_search import calibrate, open_search, plan_search
 from sanac.search.pool import Candidate, Found, Origin
 from sanac.search.searcher import Journal, Searcher, found_json
 from sanac.search.settings import GenerateSettings
-from sanac.search.verifiers import check_requests, requests_of
 
 CANDIDATES, JOURNAL, REPORT, SHEET = "candidates", "journal.jsonl", "search.json", "sheet.png"
 

@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from sanac.core.artifact.completeness import check_complete
 from sanac.core.artifact.model import Model, open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import UsageError
 from sanac.core.progress import Reporter
-from sanac.judge.judge_files import STATES, judge_files
-from sanac.judge.state_judge import KIND, StateJudgeShape, StateReader, block_in
+from sanac.judge.judge_files import STATE_JUDGE, STATES, judge_files
+from sanac.judge.requests import requests_of
+from sanac.judge.state_judge import StateJudgeShape, StateReader, block_in
 from sanac.judge.verifier import Request, Verifier
 from sanac.nn.calibration.prompts import default_prompts
 from sanac.nn.pipeline_config import vocabulary_of
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, check_complete, open_generator
+from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
 from sanac.runtime.stepwise import StepwiseSana
 from sanac.search.budget import Budget
 from sanac.search.clarity import PROMPTS, known_clarity
@@ -21,7 +23,7 @@ from sanac.search.judging import SearchJudge
 from sanac.search.searcher import Searcher
 from sanac.search.settings import LOOKING, SearchSettings
 from sanac.search.strategies import Plan, default_looks
-from sanac.search.verifiers import open_verifier, requests_of
+from sanac.search.verifiers import open_verifier
 
 
 def plan_search(settings: SearchSettings, n: int, sampling: GenerationSettings) -> Plan:
@@ -104,7 +106,7 @@ def _reader(model: Model, word: str, device: str, kept: ConfinedPath) -> tuple[V
     kind, _, name = word.partition(":")
     if kind != "states":
         return open_verifier([word], device, kept), 0
-    files = judge_files(name, KIND, STATES)
+    files = judge_files(name, STATE_JUDGE, STATES)
     return StateReader.open(files, device), block_in(model, StateJudgeShape.from_json(files.config).block)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from sanac.core.sampling_options import Guidance, ImageSize, Steps
 from sanac.core.settings import ADVANCED, ModelRef, Naming, Option, RunSettings
-from sanac.search.words import check_reader, check_word
+from sanac.judge.words import check_reader, check_word
 
 SEARCH = "Search options"
 NAMES = ("single", "best-of", "halving", "gated", "two-stage", "reflection", "zero-order", "paths", "prm")

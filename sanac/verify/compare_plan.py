@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sanac.core import json_files
+from sanac.core.artifact.completeness import check_complete
 from sanac.core.artifact.model import Model
 from sanac.core.confined import AnyPath
 from sanac.core.errors import UsageError
@@ -12,7 +13,7 @@ from sanac.nn.calibration.prompts import default_prompts, is_shapes_vocabulary, 
 from sanac.nn.device import pick_device
 from sanac.nn.pipeline_config import vocabulary_of
 from sanac.runtime.generate import PlannedPicture, file_name, model_metadata, plan_pictures
-from sanac.runtime.pipeline import GenerationSettings, check_complete, sampling_of
+from sanac.runtime.pipeline import GenerationSettings, sampling_of
 from sanac.shapes.prompts import suite
 from sanac.verify.settings import CompareSettings
 

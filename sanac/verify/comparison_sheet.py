@@ -43,11 +43,11 @@ def draw_sheet(
     prompts: Sequence[str],
     captions: Sequence[Sequence[str]],
 ) -> Image.Image:
-    """The sheet; `headers` are lines per column, the first one its name, and `captions` are texts below pictures."""
+    """The sheet; `headers` are lines per column, the first one its name, and `captions` are lines below pictures."""
     largest = max(max(picture.shape[:2]) for column in columns for picture in column)
     cell = min(_MOST, largest * math.ceil(_LEAST / largest))
     head = _GAP + _HEAD + _LINE * max(map(len, headers)) + _GAP // 2
-    row = cell + (_LINE if any(map(any, captions)) else 0) + _GAP
+    row = cell + _LINE * max(len(text.splitlines()) for column in captions for text in column) + _GAP
     width = _PROMPT + 2 * _GAP + len(columns) * (cell + _GAP)
     sheet = Image.new("RGB", (width, head + len(prompts) * row + _GAP), "white")
     pen = ImageDraw.Draw(sheet)
@@ -61,7 +61,8 @@ def draw_sheet(
             top = head + number * row
             shown = _fitted(picture, cell)
             sheet.paste(shown, (left + (cell - shown.width) // 2, top + (cell - shown.height) // 2))
-            pen.text((left, top + cell + 3), _cut(captions[place][number], cell, _font(_TEXT)), _GREY, _font(_TEXT))
+            for line, text in enumerate(captions[place][number].splitlines()):
+                pen.text((left, top + cell + 3 + line * _LINE), _cut(text, cell, _font(_TEXT)), _GREY, _font(_TEXT))
     for number, prompt in enumerate(prompts):
         lines = _wrapped(prompt, _PROMPT, _font(_TEXT), (cell - 4) // _LINE)
         for place, text in enumerate(lines):

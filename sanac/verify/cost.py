@@ -4,8 +4,12 @@ from io import BytesIO
 from pathlib import Path
 
 from sanac.core.cost import OVERHEAD, Cost, ModelShape, comparison_memory
-from sanac.verify.settings import BenchSettings, EvaluateSettings, VerifySettings
+from sanac.core.errors import InvalidInput
+from sanac.nn.calibration.prompts import read_prompts
+from sanac.verify.evaluate_settings import EvaluateSettings
+from sanac.verify.settings import BenchSettings, VerifySettings
 
+UNKNOWN = 100  # prompts of a file that can't be read yet
 _GENEVAL = 553  # prompts
 _JUDGING = 7e11  # operations per image: a Mask2Former with Swin-S at 800 pixels, a crop or two for CLIP ViT-L/14
 _JUDGES = 2e9  # bytes of both in fp32; they are loaded after the model is done
@@ -20,22 +24,33 @@ def verify(settings: VerifySettings, before: ModelShape, _others: int) -> Cost:
 
 
 def evaluate(settings: EvaluateSettings, before: ModelShape, _others: int) -> Cost:
-    """The suite's images: of shapes, a quarter of them more for its held-out part; of geneval, with their judges."""
+    """The suite's images: of shapes, a quarter more for its held-out part; of geneval, with their judges."""
+    images, judging, judges = 1.25 * settings.images, 0.0, 0.0
     if settings.suite == "geneval":
-        images = _prompts(settings.prompts) * (settings.each or 4)
-        work = before.forward(images * (settings.steps or before.steps)) + images * _JUDGING
-        return Cost(before, OVERHEAD + max(before.size_fp32, _JUDGES), work, before.size + _JUDGES)
-    work = before.forward(1.25 * settings.images * (settings.steps or before.steps))
-    return Cost(before, OVERHEAD + before.size_fp32, work, before.size)
+        images = _lines(settings.prompts) * (settings.each or 4)
+        judging, judges = images * _JUDGING, _JUDGES
+    elif settings.suite == "prompts":
+        sides = 1 if settings.against is None else 2  # the reference may be deeper: that is not known here
+        images = sides * (settings.each or 1) * _count_prompts(settings.prompts)
+    work = before.forward(images * (settings.steps or before.steps)) + judging
+    return Cost(before, OVERHEAD + max(before.size_fp32, judges), work, before.size + judges)
 
 
-def _prompts(file: Path | None) -> int:
+def _lines(file: Path | None) -> int:
     """The number of prompts in a metadata file; GenEval's, where it can't be read from here."""
     try:
         with file.open("rb") if file and file.is_file() else BytesIO() as lines:
             return sum(1 for _ in lines) or _GENEVAL
     except OSError:
         return _GENEVAL
+
+
+def _count_prompts(file: Path | None) -> int:
+    """The number of prompts in a file; a guess where it can't be read here: the stage says why."""
+    try:
+        return len(read_prompts(file)) if file else UNKNOWN
+    except InvalidInput:
+        return UNKNOWN
 
 
 def bench(settings: BenchSettings, before: ModelShape, others: int) -> Cost:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sanac.core.artifact.completeness import check_complete
 from sanac.core.artifact.measurements import measurements_in, write_measurement
 from sanac.core.artifact.model import Model
 from sanac.core.confined import ConfinedPath
@@ -20,7 +21,8 @@ from sanac.judge.results import Result, Summary, result_of, summarise, write_res
 from sanac.nn.device import pick_device
 from sanac.runtime.generate import PlannedPicture, file_name, model_metadata, refuse_replacing, write_picture
 from sanac.runtime.image_files import decode_picture, make_folder, read_png
-from sanac.runtime.pipeline import GenerationSettings, check_complete, open_generator, sampling_of
+from sanac.runtime.pipeline import GenerationSettings, open_generator, sampling_of
+from sanac.verify.evaluate_settings import EvaluateSettings
 from sanac.verify.geneval_images import (
     EACH,
     Sample,
@@ -31,7 +33,6 @@ from sanac.verify.geneval_images import (
     write_metadata,
 )
 from sanac.verify.geneval_sheet import save_examples
-from sanac.verify.settings import EvaluateSettings
 from sanac.verify.suite_scores import score_metrics, score_table
 
 SCHEMA = 1  # of the measurement

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 
 from sanac.core.context import Context, Outcome
-from sanac.verify import evaluate_geneval, evaluate_shapes
-from sanac.verify.settings import EvaluateSettings
+from sanac.verify import evaluate_geneval, evaluate_prompts, evaluate_shapes
+from sanac.verify.evaluate_settings import EvaluateSettings
 
 SUITES: Mapping[str, Callable[[str, EvaluateSettings, Context], Outcome]] = {
     "shapes": evaluate_shapes.run,
     "geneval": evaluate_geneval.run,
+    "prompts": evaluate_prompts.run,
 }
 
 

@@ -12,7 +12,7 @@ from sanac.judge.results import write_results
 from sanac.runtime.generate import file_name
 from sanac.runtime.image_files import make_folder, save_sheet
 from sanac.runtime.pipeline import open_generator, sampling_of
-from sanac.verify.settings import EvaluateSettings
+from sanac.verify.evaluate_settings import EvaluateSettings
 from sanac.verify.shapes_suite import Evaluation, evaluate, examples
 from sanac.verify.suite_scores import score_metrics, score_table
 

@@ -6,18 +6,9 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from sanac.core.sampling_options import Guidance, ImageSize, Steps
-from sanac.core.settings import ADVANCED, DeviceSettings, ModelRef, Naming, Option, RunSettings, Settings, settings_of
+from sanac.core.settings import ADVANCED, DeviceSettings, ModelRef, Naming, Option, RunSettings, Settings
 
 _SCORES, _OUTPUT = "Score options", "Output options"  # groups in help
-_PROMPTS, _SHAPES, _GENEVAL = "Prompt options", "Options of shapes", "Options of geneval"
-_SUITES = {  # of evaluate: options that only some suites have
-    "images": ("shapes",),
-    "prompts_split": ("shapes",),
-    "prompts": ("geneval",),
-    "each": ("geneval",),
-    "detector": ("geneval",),
-    "color_model": ("geneval",),
-}
 _RANKS = ("verifier", "rank_prompts", "noises", "candidate_steps", "min_kendall")
 
 
@@ -85,83 +76,6 @@ class VerifySettings(RankCorrelationSettings):
         int, Option("Images to generate with both; left out where memory is short, unless set.", "N", ge=0, le=64)
     ] = 4
     steps: Annotated[int, Option("Sampler steps.", "N", ge=1, le=1000)] = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(RunSettings):
-    """Generate the suite's prompts with MODEL and judge every image; scores per task with 95 % intervals.
-
-    shapes: test prompts and combinations marked held-out were never seen in training. The same images are compared
-    with rendered scenes as a set: a distance that sees collapse, which a score per image does not.
-
-    geneval: GenEval's prompts and rules, with a detector of transformers. MODEL may also be a folder of images in
-    GenEval's layout, which are judged without generating. An interrupted run continues where it was.
-    """
-
-    TITLE: ClassVar[str] = "Options"
-    EXAMPLES: ClassVar[tuple[str, ...]] = (
-        "sanac evaluate sanac:tiny --suite shapes --images 240",
-        "sanac evaluate ./sanac-out/prune-1a2b3c4d --suite shapes --json",
-        "sanac evaluate ./exported --suite shapes --backend onnx",
-        "sanac evaluate MODEL --suite geneval --prompts evaluation_metadata.jsonl",
-        "sanac evaluate ./images --suite geneval",
-    )
-
-    suite: Annotated[
-        Literal["shapes", "geneval"],
-        Option("shapes: the world that sanac:tiny was trained on; geneval: photographs of everyday objects.", "NAME"),
-    ]
-    images: Annotated[
-        int, Option("Images to generate and judge; two per task at least.", "N", ge=12, group=_SHAPES)
-    ] = 2048
-    prompts: Annotated[
-        Path | None, Option("The prompts. geneval: evaluation_metadata.jsonl.", "FILE", group=_PROMPTS)
-    ] = None
-    each: Annotated[
-        int | None,
-        Option("Images per prompt.", "N", "4; all of a folder's images", ge=1, le=1000, group=_PROMPTS),
-    ] = None
-    steps: Steps = None
-    guidance: Guidance = 4.5
-    batch: Annotated[int, Option("Images per batch.", "N", ge=1)] = 32
-    backend: Annotated[
-        Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"],
-        Option("What computes: the weights, or what was exported.", "NAME"),
-    ] = "torch"
-    prompts_split: Annotated[
-        Literal["test", "tune"],
-        Option("The prompts: choose settings on tune, report test.", "NAME", group=_SHAPES),
-    ] = "test"
-    detector: Annotated[str, Option("A Mask2Former for instances: a folder or a hub id.", "MODEL", group=_GENEVAL)] = (
-        "facebook/mask2former-swin-small-coco-instance"
-    )
-    color_model: Annotated[
-        str, Option("A CLIP model that names colours: a folder or a hub id.", "MODEL", group=_GENEVAL)
-    ] = "openai/clip-vit-large-patch14"
-    out: Annotated[
-        Path | None,
-        Option(
-            "Where the measurement goes, and geneval's images.",
-            "DIR",
-            "the artifact, images beside it; sanac-out/evaluate-NAME for other models",
-            recipe=False,
-        ),
-    ] = None
-
-    @property
-    def measurement(self) -> str:
-        """The name of the measurement that is written."""
-        suite = {"geneval": "geneval-hf"}.get(self.suite, self.suite)
-        return f"evaluate-{suite}" + (f"-{self.backend}" if self.backend != "torch" else "")
-
-    def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
-        """Options of other suites."""
-        known = settings_of(type(self))
-        for option, suites in _SUITES.items():
-            given = option in self.typed or getattr(self, option) != known[option].default
-            if given and self.suite not in suites:
-                yield option, f"{name(option)} only applies to {name('suite')} {' or '.join(suites)}"
-        yield from super().contradictions(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,12 +204,3 @@ class GateSettings(Settings):
         ),
     ] = ()
     junit: Annotated[Path | None, Option("Write a JUnit file, too.", "FILE", recipe=False)] = None
-
-
-def measurement_of(settings: Settings, *, graphs: bool) -> str:
-    """The name of the measurement that verify or evaluate writes; `graphs`: whether the model has ONNX graphs."""
-    if isinstance(settings, EvaluateSettings):
-        return settings.measurement
-    assert isinstance(settings, VerifySettings)
-    backend = settings.backend or ("onnx" if graphs else "torch")
-    return "verify-ranks" if settings.rank_correlation else f"verify-{backend}"

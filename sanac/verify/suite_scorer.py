@@ -3,9 +3,10 @@
 Variants are schedules, or subsets of blocks with a repair: whatever one opened pipeline can be set to.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sanac.core import json_files
 from sanac.core.artifact.cache import load_cached, store_cached
@@ -19,10 +20,21 @@ from sanac.nn.guidance import usual_steps
 from sanac.nn.pipeline_config import noise_levels
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
 from sanac.shapes.prompts import Prompt, choosing_suite, suite, unseen_suite
+from sanac.verify.prompt_scorer import Prepare, PromptScorer, WholeModel
 from sanac.verify.shapes_suite import generate_and_judge, noise_seeds
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class VariantScorer(Protocol):
+    """Scores variants of one model, the same prompts and noises for all."""
+
+    def scores(self, variant: Any, prepare: Prepare, count: int) -> Sequence[PromptScore]:
+        """The scores of the first `count` images of a variant, by prompt.
+
+        `variant` identifies it, as JSON; `prepare` sets the generator up for it and returns its number of steps.
+        """
 
 
 @dataclass
@@ -45,11 +57,8 @@ class SuiteScorer:
         known = load_cached(self.file, self.key, {"correct": dict})
         self._correct = known["correct"] if known else {}
 
-    def scores(self, variant: Any, prepare: Callable[[DiffusionGenerator], int], count: int) -> Sequence[PromptScore]:
-        """The scores of the first `count` images of a variant.
-
-        `variant` identifies it, as JSON; `prepare` sets the generator up for it and returns its number of steps.
-        """
+    def scores(self, variant: Any, prepare: Prepare, count: int) -> Sequence[PromptScore]:
+        """The scores of the first `count` images of a variant."""
         done = self._answers(json_files.key_of(variant)[:16], self.prompts[:count], prepare)
         scores: dict[Prompt, PromptScore] = {}
         for (task, prompt), right in zip(self.prompts[:count], done, strict=False):
@@ -57,15 +66,13 @@ class SuiteScorer:
             scores[prompt] = replace(score, right=score.right + right, images=score.images + 1)
         return list(scores.values())
 
-    def unseen(self, variant: Any, prepare: Callable[[DiffusionGenerator], int], count: int) -> Interval:
+    def unseen(self, variant: Any, prepare: Prepare, count: int) -> Interval:
         """The share of right images of contents that training never saw, none of which decides a choice."""
         prompts = [("", prompt) for prompt in unseen_suite(count, "tune")]
         done = self._answers(f"{json_files.key_of(variant)[:16]} unseen", prompts, prepare)
         return wilson(sum(done[:count]), count)
 
-    def _answers(
-        self, name: str, prompts: Sequence[tuple[str, Prompt]], prepare: Callable[[DiffusionGenerator], int]
-    ) -> list[int]:
+    def _answers(self, name: str, prompts: Sequence[tuple[str, Prompt]], prepare: Prepare) -> list[int]:
         """Whether the image of each prompt is right; known ones are not generated again."""
         done = self._correct.get(name, [])
         if len(done) < len(prompts):
@@ -85,8 +92,21 @@ class SubsetScorer:
     """Scores a model without some of its blocks, with changes of the remaining weights."""
 
     model: Model
-    suite: SuiteScorer
+    generator: DiffusionGenerator
+    settings: SuiteSettings
+    file: ConfinedPath
+    key: str
+    reporter: Reporter
     _own: dict[str, "Tensor"] = field(default_factory=dict)  # the model's weights, where a subset changed them
+
+    @cached_property
+    def suite(self) -> VariantScorer:
+        """What scores the images: the shapes suite, or the user's prompts beside those of all blocks."""
+        how = (self.generator, self.settings, self.file, self.key, self.reporter)
+        if not self.settings.prompts:
+            return SuiteScorer(*how)
+        blocks = range(self.model.architecture.blocks)
+        return PromptScorer(*how, WholeModel([[*blocks], []], lambda generator: self._prepare(generator, blocks, {})))
 
     def __call__(self, kept: Sequence[int], changes: Mapping[str, "Tensor"], count: int) -> Sequence[PromptScore]:
         """The scores of the first `count` images with the blocks `kept`."""
@@ -114,4 +134,4 @@ def subset_scorer(
 ) -> SubsetScorer:
     """The scorer of subsets of a model's blocks."""
     generator = open_generator(model, device, reporter=reporter, scheduled=False)
-    return SubsetScorer(model, SuiteScorer(generator, settings, file, key, reporter))
+    return SubsetScorer(model, generator, settings, file, key, reporter)

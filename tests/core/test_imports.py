@@ -52,7 +52,8 @@ COMPUTING |= {
         "bench_job", "bench_worker", "compare", "compare_job", "compare_plan", "components", "depth_graphs",
         "end_to_end",
         "engine_candidates", "exported", "graph_cut", "job", "memory", "onnx_candidates", "parity",
-        "parity_backends", "rank_correlation", "show", "streamed_graph", "suite_scorer",
+        "evaluate_job", "evaluate_prompts", "parity_backends", "picture_measures", "prompt_scorer", "prompts_suite",
+        "rank_correlation", "show", "streamed_graph", "suite_scorer",
     )
 }  # fmt: skip
 COMPUTING |= {"sanac.judge.clip_score", "sanac.judge.yes_no"}

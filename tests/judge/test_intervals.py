@@ -13,6 +13,7 @@ from sanac.judge.intervals import (
     Interval,
     PromptScore,
     clustered_share,
+    mean,
     normal_interval,
     overall,
     paired_difference,
@@ -188,3 +189,11 @@ def test_what_cannot_be_paired_or_counted() -> None:
     for level in (0, 1, 95, math.nan):
         with pytest.raises(UsageError, match="not a level"):
             overall(scored([1]), level)
+
+
+def test_the_mean_s_draws_do_not_depend_on_the_memory_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [*np.random.default_rng(3).random(50)]
+    whole = mean(values)
+    assert whole.low < whole.value < whole.high
+    monkeypatch.setattr("sanac.judge.intervals._CELLS", 1234)
+    assert mean(values) == whole

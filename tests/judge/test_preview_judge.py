@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
+from sanac.judge.judge_files import PREVIEW_JUDGE as KIND
 from sanac.judge.judge_files import judge_files, save_judge
-from sanac.judge.preview_judge import KIND, LONGEST, JudgeShape, PreviewJudge, PreviewJudgeVerifier
+from sanac.judge.preview_judge import LONGEST, JudgeShape, PreviewJudge, PreviewJudgeVerifier
 from sanac.judge.verifier import Request
 
 SMALL = JudgeShape(("a", "red", "circle", "square"), side=32, width=16, heads=2, encoder_layers=1, decoder_layers=1)

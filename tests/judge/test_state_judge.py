@@ -9,8 +9,9 @@ from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput
+from sanac.judge.judge_files import STATE_JUDGE as KIND
 from sanac.judge.judge_files import judge_files, save_judge
-from sanac.judge.state_judge import KIND, StateJudge, StateJudgeShape, StateReader, block_in, mean_embedding
+from sanac.judge.state_judge import StateJudge, StateJudgeShape, StateReader, block_in, mean_embedding
 from tests.conftest import Sanac
 
 SHAPE = StateJudgeShape(block=3, channels=12, caption=6, width=16, heads=2)

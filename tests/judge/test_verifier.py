@@ -135,6 +135,30 @@ def test_clip_s_similarity_is_transformers_own(judges: Path) -> None:
     assert found[1] == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_clip_scores_prompts_of_any_length_together(judges: Path) -> None:
+    verifier = ClipVerifier.open(open_judge(str(judges / "clip"), CONTRASTIVE), "cpu")
+    requests = [CIRCLE, Request("a blue square above a cross"), Request("two cats " * 40)]
+    alone = [verifier.scores([image], [request])[0] for image, request in zip(IMAGES, requests, strict=True)]
+    assert verifier.scores(IMAGES, requests) == pytest.approx(alone, abs=1e-5)
+
+
+def test_the_distance_of_features_is_that_of_directions_layer_by_layer(judges: Path) -> None:
+    import torch
+    from PIL import Image
+
+    verifier = ClipVerifier.open(open_judge(str(judges / "clip"), CONTRASTIVE), "cpu")
+    assert verifier.feature_distances(IMAGES, IMAGES) == [0, 0, 0]
+    near = [np.clip(image.astype(int) + 2, 0, 255).astype(np.uint8) for image in IMAGES]
+    close, far = verifier.feature_distances(IMAGES, near), verifier.feature_distances(IMAGES, IMAGES[1:] + IMAGES[:1])
+    assert 0 < max(close) < min(far) < 2
+    pair = verifier.processor.image_processor([Image.fromarray(one) for one in IMAGES[:2]], return_tensors="pt")
+    with torch.no_grad():
+        layers = verifier.model.vision_model(**pair, output_hidden_states=True).hidden_states
+    assert len(layers) == 1 + 2
+    cosines = [torch.nn.functional.cosine_similarity(*layer[:, 1:], dim=-1).mean() for layer in layers[1:]]
+    assert far[0] == pytest.approx(1 - float(torch.stack(cosines).mean()), abs=1e-5)
+
+
 @pytest.mark.parametrize("name", ["llava", "qwen"])
 def test_yes_is_the_share_of_its_spellings_after_one_forward(judges: Path, name: str) -> None:
     import torch

@@ -83,3 +83,50 @@ def test_wrong_words(sanac: Sanac, words: tuple[str, ...], said: str) -> None:
     ran = sanac("prune", "sanac:tiny", *words)
     assert ran.code == 2
     assert said in ran.err
+
+
+CONFIRM = ("--confirm", "prompts", "--confirm-prompts", "cats.txt")
+
+
+def test_the_user_s_prompts_decide_for_any_model(sanac: Sanac, stranger: Path, tmp_path: Path) -> None:
+    """A model without the shapes world's words, real images, and their similarity to the whole model's."""
+    Path("cats.txt").write_text("a lighthouse at dusk\ntwo cats\n")
+    words = ("prune", stranger, "--target-blocks", "1", "--num-prompts", "4")
+    refused = sanac(*words, "--confirm", "shapes")
+    assert (refused.code, "--confirm prompts --confirm-prompts FILE" in refused.err) == (2, True)
+    assert not (tmp_path / "sanac-out").exists(), "said before anything is searched"
+    ran = sanac(*words, *CONFIRM)
+    assert ran.code == 0, ran.err
+    (found,) = (json.loads(path.read_text()) for path in tmp_path.glob("sanac-out/confirm-*/confirm.json"))
+    assert all(0 < one["score"] < 1 for one in found["judged"])
+    made = open_model(locate(str(next(tmp_path.glob("sanac-out/prune-*")))))
+    assert made.manifest is not None
+    assert made.manifest.origins == tuple(found["kept"])
+    about = made.manifest.settings["search"]["confirm"]
+    assert (about["suite"], about["images"]) == ("prompts", 48)
+    assert about["judge"].startswith("similarity")
+    assert "cached" in sanac(*words, *CONFIRM).out
+    Path("cats.txt").write_text("a lighthouse at dusk\nthree cats\n")
+    other = sanac(*words, *CONFIRM, "--dry-run")
+    assert "to be computed first" in other.out, "other prompts are another choice"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--confirm", "prompts"), 2, "--confirm prompts needs --confirm-prompts"),
+        (("--confirm", "shapes", "--confirm-prompts", "cats.txt"), 2, "only applies with --confirm prompts"),
+        (("--verifier", "shapes"), 2, "--verifier only applies with --confirm prompts"),
+        ((*CONFIRM, "--verifier", "shapes"), 2, "can't judge 'a cat'"),
+        ((*CONFIRM, "--verifier", "vlm:no/where"), 4, "the judge no/where is not on this machine"),
+        (CONFIRM, 3, "line 2 repeats line 1: 'a cat'"),
+    ],
+)
+def test_prompts_that_can_not_decide_end_before_the_search(
+    sanac: Sanac, words: tuple[str, ...], code: int, said: str
+) -> None:
+    Path("cats.txt").write_text("a cat\na cat\n" if code == 3 else "a cat\n")
+    ran = sanac("prune", "sanac:tiny", "--target-blocks", "6", *words)
+    assert ran.code == code, ran.err
+    assert said in ran.err
+    assert not Path("sanac-out").exists()

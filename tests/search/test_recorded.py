@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.errors import UsageError
+from sanac.judge.requests import requests_of
 from sanac.judge.shapes import ShapesVerifier
 from sanac.judge.verifier import Request
 from sanac.nn.stepwise import Noise
@@ -17,7 +18,6 @@ from sanac.search.generator_bench import GeneratorBench
 from sanac.search.judging import SearchJudge
 from sanac.search.recorded import Matrix, RecordedBench, simulate
 from sanac.search.strategies import Plan
-from sanac.search.verifiers import requests_of
 from tests.search.benches import STEPS, NearPreviews, NumberGenerator
 
 N = 12

@@ -11,6 +11,7 @@ from PIL import Image
 
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import UsageError
+from sanac.judge.requests import check_requests, requests_of
 from sanac.judge.verifier import Request
 from sanac.nn.stepwise import Noise
 from sanac.search.budget import Budget
@@ -20,7 +21,7 @@ from sanac.search.pool import Candidate, Dropped, Found, Origin, Restart, forwar
 from sanac.search.searcher import Journal, Searcher
 from sanac.search.settings import NAMES, GenerateSettings
 from sanac.search.strategies import STRATEGIES, Plan
-from sanac.search.verifiers import check_requests, open_verifier, requests_of
+from sanac.search.verifiers import open_verifier
 from tests.conftest import Sanac
 from tests.search.benches import Near, NumberGenerator, painted, value_of
 

@@ -18,9 +18,9 @@ from sanac.judge.metadata import parse_task, read_metadata
 from sanac.judge.results import read_results
 from sanac.verbs import VERBS, make_context
 from sanac.verify import cost, evaluate_job
+from sanac.verify.evaluate_settings import EvaluateSettings
 from sanac.verify.geneval_images import image_folder, read_samples
 from sanac.verify.geneval_sheet import examples
-from sanac.verify.settings import EvaluateSettings
 from tests.conftest import Ran, Sanac, Shared, sanac_must
 from tests.judge.small_judges import save_clip, save_mask2former
 

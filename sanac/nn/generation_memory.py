@@ -13,6 +13,7 @@ from sanac.nn.guidance import branches_of
 from sanac.nn.pipeline_config import native
 
 MOST = 16  # images per batch: more are hardly faster
+MANY = 32  # of small ones, where many are judged
 DECODED = 6  # tensors of the decoder's last stage that are in memory together
 _SHARE = 0.9  # of the free memory that may be used
 
@@ -36,12 +37,14 @@ def image_memory(model: Model, device: str, size: tuple[int, int] | None = None,
     return int(bytes_each * max(denoised, decoded))
 
 
-def batch_that_fits(model: Model, device: str, size: tuple[int, int] | None = None, tile: int | None = None) -> int:
-    """Images per batch, from 1 to 16: as many as the free memory holds beside the weights."""
+def batch_that_fits(
+    model: Model, device: str, size: tuple[int, int] | None = None, tile: int | None = None, most: int = MOST
+) -> int:
+    """Images per batch, from 1 to `most`: as many as the free memory holds beside the weights."""
     taken = weights_memory(model, device) + (OVERHEAD if device == "cpu" else 0)
-    return images_that_fit(free_memory(device), taken, image_memory(model, device, size, tile))
+    return images_that_fit(free_memory(device), taken, image_memory(model, device, size, tile), most)
 
 
-def images_that_fit(free: int, taken: int, each: int) -> int:
-    """Images per batch, from 1 to 16, in `free` bytes of which `taken` are in use for something else."""
-    return max(1, min(MOST, int((_SHARE * free - taken) // each)))
+def images_that_fit(free: int, taken: int, each: int, most: int = MOST) -> int:
+    """Images per batch, from 1 to `most`, in `free` bytes of which `taken` are in use for something else."""
+    return max(1, min(most, int((_SHARE * free - taken) // each)))

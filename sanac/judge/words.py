@@ -1,5 +1,7 @@
 """The words of `--verifier` and `--previews`, checked before anything is loaded."""
 
+import re
+
 from sanac.core.errors import UsageError
 
 KINDS = ("shapes", "judge", "clip", "vlm", "atoms")
@@ -17,3 +19,18 @@ def check_reader(word: str) -> None:
     kind, _, model = word.partition(":")
     if kind != "states" or not model:
         check_word(word)
+
+
+def kind_of(word: str) -> str:
+    """The kind of a word's verifier: shapes, judge, clip, vlm or atoms; or states."""
+    return word.partition(":")[0]
+
+
+def model_of(word: str) -> str:
+    """The model behind a word; empty for shapes."""
+    return word.partition(":")[2]
+
+
+def split_words(prompt: str) -> list[str]:
+    """The words of a prompt in lower case."""
+    return re.findall(r"\w+", prompt.lower())

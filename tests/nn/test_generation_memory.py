@@ -7,9 +7,9 @@ import pytest
 from sanac.core.artifact.model import Model, open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.devices import parse_device
+from sanac.nn import generation_memory
 from sanac.nn.device import planning_for
-from sanac.runtime import generation_memory
-from sanac.runtime.generation_memory import (
+from sanac.nn.generation_memory import (
     MOST,
     batch_that_fits,
     image_memory,
