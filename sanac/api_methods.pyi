@@ -595,7 +595,23 @@ class VerbMethods:
         color_model: str = ...,
         against: _Model | None = ...,
         verifier: str | Sequence[str] = ...,
+        n: int = ...,
+        search_verifier: str | Sequence[str] = ...,
         out: _File | None = ...,
+        search: Literal["single", "best-of", "halving", "gated", "two-stage", "reflection", "zero-order", "paths", "prm"] = ...,
+        max_forwards: int | None = ...,
+        max_seconds: float | None = ...,
+        until: float | None = ...,
+        previews: str | None = ...,
+        look: int | Sequence[int] | str = ...,
+        keep: float = ...,
+        clarity: float = ...,
+        potential: float = ...,
+        draft_steps: int | None = ...,
+        draft: _Model | None = ...,
+        neighbours: int = ...,
+        cosine: float = ...,
+        back: float = ...,
         seed: int = ...,
         device: str | None = ...,
     ) -> Report:
@@ -625,7 +641,23 @@ class VerbMethods:
             color_model: A CLIP model that names colours: a folder or a hub id.  [default: openai/clip-vit-large-patch14]
             against: The reference model, computed with its weights; in a recipe also `self` and `source`.
             verifier: What scores the images: shapes, or judge:, clip:, vlm: or atoms:MODEL; each on its own.
+            n: Noises to search per image.  [1 to 4,096; default: 8]
+            search_verifier: What scores candidates: shapes, or judge:, clip:, vlm: or atoms:MODEL; several are ranked together.
             out: Where the measurement goes, and geneval's images.  [default: the artifact, geneval's images beside it; sanac-out/evaluate-NAME for other models]
+            search: How images are found: one per noise, or by a search over --n noises of each prompt.  [one of single, best-of, halving, gated, two-stage, reflection, zero-order, paths, prm; default: single]
+            max_forwards: Forward passes of the transformer to spend at most, both branches counted.  [at least 1]
+            max_seconds: Begin no further candidates after so many seconds.  [above 0]
+            until: Stop at the first candidate with this score.  [above 0; default: reflection: 0.5]
+            previews: What reads previews: judge:MODEL, states:MODEL, or any verifier.  [default: the verifier]
+            look: Steps after which previews are read.  [at least 1; default: by strategy]
+            keep: Share that halving keeps at each look.  [above 0, at most 1; default: 0.5]
+            clarity: Clarity from which on a gate opens its question.  [0 to 1; default: 0.5]
+            potential: Potential below which a clear preview is dropped.  [0 to 1; default: 0.5]
+            draft_steps: Sampler steps of a draft.  [1 to 1,000; default: half]
+            draft: A model that drafts.  [default: MODEL itself]
+            neighbours: Neighbours of the best noise to try.  [at least 1; default: 4]
+            cosine: Cosine of a neighbour to its noise.  [above -1, below 1; default: 0.95]
+            back: Share of the steps that a new start goes back.  [above 0, at most 1; default: 0.5]
             seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
         """

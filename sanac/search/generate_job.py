@@ -154,7 +154,8 @@ def _found(
             known = journal.get(number, read)
             if known is None:
                 first, left = settings.seed + number * settings.n, len(requests) - number
-                known = searcher.search(request, first, left, partial(files.write, request.prompt), read)
+                seeds = range(first, first + settings.n)
+                known = searcher.search(request, seeds, left, partial(files.write, request.prompt), read)
                 journal.put(number, *known)
             else:
                 searcher.budget.add(known[1])

@@ -5,7 +5,7 @@ that it was in.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,12 +40,12 @@ class Searcher:
     def search(
         self,
         request: Request,
-        first_seed: int,
+        seeds: Sequence[int],
         prompts: int,
         keep: Keep = lambda *_: None,
         known: Known = lambda _: None,
     ) -> tuple[Found, Spent]:
-        """Search one prompt, the next of so many that are left; the noises are those of consecutive seeds.
+        """Search one prompt, the next of so many that are left, with the noises of these seeds.
 
         `keep` gets every finished candidate, `known` gives the image of one that is finished already.
         """
@@ -61,7 +61,7 @@ class Searcher:
             known if self.plan.strategy == "best-of" else lambda _: None,
             self.drafting,
         )
-        found = self.plan.run(bench, [Noise(first_seed + number) for number in range(self.plan.n)])
+        found = self.plan.run(bench, list(map(Noise, seeds)))
         if not found.candidates:
             raise UsageError(f"the budget pays for no image of {request.prompt!r}", hint="a larger --max-forwards")
         if self.judge.relative:  # ranks among all candidates, not among those of a batch

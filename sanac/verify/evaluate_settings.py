@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from sanac.core.sampling_options import Guidance, Steps
-from sanac.core.settings import ModelRef, Naming, Option, RunSettings, Settings, settings_of
+from sanac.core.settings import ModelRef, Naming, Option, Settings, settings_of
 from sanac.judge.words import check_word
+from sanac.search.settings import SEARCH, SearchSettings
 from sanac.verify.settings import VerifySettings
 
 _FILE, _SHAPES = "Options of --suite geneval and prompts", "Options of --suite shapes"
 _GENEVAL, _PROMPTS = "Options of --suite geneval", "Options of --suite prompts"
 _SUITES_OF = {  # options that not every suite has, with those that have it
     "images": ("shapes",),
+    "search": ("shapes",),
     "prompts_split": ("shapes",),
     "prompts": ("geneval", "prompts"),
     "each": ("geneval", "prompts"),
@@ -25,7 +27,7 @@ _SUITES_OF = {  # options that not every suite has, with those that have it
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(RunSettings):
+class EvaluateSettings(SearchSettings):
     """Generate the suite's prompts with MODEL and judge every image; means with intervals by prompt.
 
     shapes: prompts of the shapes world, scores per task. Test prompts and combinations marked held-out were never seen
@@ -44,6 +46,7 @@ class EvaluateSettings(RunSettings):
         "sanac evaluate sanac:tiny --suite shapes --images 240",
         "sanac evaluate ./sanac-out/prune-1a2b3c4d --suite shapes --json",
         "sanac evaluate ./exported --suite shapes --backend onnx",
+        "sanac evaluate ./pruned --suite shapes --search halving --search-verifier judge:sanac:tiny",
         "sanac evaluate MODEL --suite geneval --prompts evaluation_metadata.jsonl",
         "sanac evaluate ./images --suite geneval",
         "sanac evaluate ./recovered --suite prompts --prompts mine.txt --against MODEL --verifier clip:CLIP",
@@ -103,6 +106,17 @@ class EvaluateSettings(RunSettings):
             group=_PROMPTS,
         ),
     ] = ()
+    n: Annotated[int, Option("Noises to search per image.", "N", ge=1, le=4096, group=SEARCH)] = 8
+    search_verifier: Annotated[
+        tuple[str, ...],
+        Option(
+            "What scores candidates: shapes, or judge:, clip:, vlm: or atoms:MODEL; several are ranked together.",
+            "NAME,...",
+            comma=True,
+            check=check_word,
+            group=SEARCH,
+        ),
+    ] = ()
     out: Annotated[
         Path | None,
         Option(
@@ -117,7 +131,9 @@ class EvaluateSettings(RunSettings):
     def measurement(self) -> str:
         """The name of the measurement that is written."""
         suite = {"geneval": "geneval-hf"}.get(self.suite, self.suite)
-        return f"evaluate-{suite}" + (f"-{self.backend}" if self.backend != "torch" else "")
+        marks: list[str] = [self.backend] if self.backend != "torch" else []
+        marks += [self.search] if self.search != "single" else []
+        return "-".join(["evaluate", suite, *marks])
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
         """Options of another suite, and what a suite can't do without."""
@@ -126,6 +142,11 @@ class EvaluateSettings(RunSettings):
             given = idle in self.typed or getattr(self, idle) != known[idle].default
             if given and self.suite not in suites:
                 yield idle, f"{name(idle)} only applies with {name('suite')} {' or '.join(suites)}"
+        if self.search != "single" and not self.search_verifier:
+            yield "search_verifier", f"{name('search')} {self.search} needs {name('search_verifier')}"
+        for idle in ("n", "search_verifier") if self.search == "single" else ():
+            if idle in self.typed:
+                yield idle, f"{name(idle)} requires {name('search')}"
         if self.suite == "prompts" and self.prompts is None:
             yield "prompts", f"{name('suite')} prompts needs {name('prompts')}, a file with a prompt per line"
         if self.suite == "prompts" and self.against is None and not self.verifier:

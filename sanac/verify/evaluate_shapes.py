@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from sanac.core.artifact.measurements import measurements_in, write_measurement
+from sanac.core.artifact.model import Model
 from sanac.core.context import Context, Outcome
 from sanac.core.view import Block, path_text
 from sanac.judge.results import write_results
 from sanac.runtime.generate import file_name
 from sanac.runtime.image_files import make_folder, save_sheet
-from sanac.runtime.pipeline import open_generator, sampling_of
+from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator, sampling_of
+from sanac.search.searching_generator import SearchingGenerator, searching
 from sanac.verify.evaluate_settings import EvaluateSettings
-from sanac.verify.shapes_suite import Evaluation, evaluate, examples
+from sanac.verify.shapes_suite import Evaluation, evaluate, examples, suite_prompts
 from sanac.verify.suite_scores import score_metrics, score_table
 
 
@@ -29,23 +31,52 @@ def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
     generator = open_generator(opened, settings.device, settings.backend, context.reporter)
     for warning in generator.device_warnings():
         context.reporter.warn(warning)
-    found = evaluate(generator, settings.images, sampling, settings.seed, settings.prompts_split, context.reporter)
+    search = None
+    if settings.search != "single":
+        search = _searching(opened, generator, settings, sampling, home, context)
+    found = evaluate(
+        search or generator, settings.images, sampling, settings.seed, settings.prompts_split, context.reporter
+    )
     about: dict[str, Any] = {"model": opened.located.name, "suite": settings.suite, "split": settings.prompts_split}
     about |= {"seed": settings.seed, "sampling": sampling.to_json(), "device": generator.device}
     about |= {"backend": settings.backend} if settings.backend != "torch" else {}
     about |= {"schedule": str(opened.schedule)} if opened.schedule else {}
+    about |= {"search": search.to_json()} if search else {}
     files = _save(found, about, settings.measurement, home)
-    return Outcome("ok", about | found.to_json(), home, found, partial(_show, found, files))
+    return Outcome("ok", about | found.to_json(), home, found, partial(_show, found, files, search))
 
 
-def _show(found: Evaluation, files: tuple[Path, ...]) -> Iterator[Block]:
-    """A row per task, the distance of the set, and the files."""
+def _searching(
+    model: Model,
+    generator: DiffusionGenerator,
+    settings: EvaluateSettings,
+    sampling: GenerationSettings,
+    home: Path,
+    context: Context,
+) -> SearchingGenerator:
+    """The generator with its search; a warning where what chooses images is also what they are measured by."""
+    if "shapes" in settings.search_verifier:
+        context.reporter.warn(
+            "the images are chosen by the detector that scores them: this is no measure of the search"
+        )
+    texts = [one.text for part in suite_prompts(settings.images, settings.prompts_split) for one in part]
+    kept = measurements_in(home) / "search"
+    words, n = settings.search_verifier, settings.n
+    return searching(model, generator, settings, words, n, sampling, texts, kept, context.reporter)
+
+
+def _show(found: Evaluation, files: tuple[Path, ...], search: SearchingGenerator | None) -> Iterator[Block]:
+    """A row per task, the distance of the set, what a search spent, and the files."""
     scores = {**found.summary.tasks, "overall": found.summary.overall}
     scores |= {"held out": found.held_out} if found.held_out else {}
     yield score_table(scores)
     distance = found.distance
     yield f"distance to rendered scenes: {distance.frechet:.2f} (two halves of these: {distance.frechet_floor:.2f})"
     yield f"diversity: {distance.diversity}"
+    if search:
+        spent, images = search.searcher.budget.spent, len(found.results)
+        each = f"{spent['forwards'] / images:,.0f} forward passes ({spent['block_forwards'] / images:,.0f} of blocks)"
+        yield f"{search.searcher.plan.strategy} over {search.searcher.plan.n} noises: {each} per image"
     yield from map(path_text, files)
 
 

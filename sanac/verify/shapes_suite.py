@@ -55,10 +55,7 @@ def evaluate(
     reporter: Reporter,
 ) -> Evaluation:
     """Generate and score images for `images` prompts of a split, and a quarter as many with held-out contents."""
-    if images < LEAST:
-        raise UsageError(f"--images {images} is too few", why="every task needs two", hint=f"--images {LEAST} or more")
-    prompts_seen = suite(split, images)
-    held_out = suite("held-out", max(LEAST // 2, images // 4))
+    prompts_seen, held_out = suite_prompts(images, split)
     prompts = (*prompts_seen, *held_out)
     seeds = [*noise_seeds(seed, images), *noise_seeds(seed, len(held_out))]
     pictures, results = generate_and_judge(generator, prompts, seeds, sampling, reporter)
@@ -70,6 +67,13 @@ def evaluate(
         pictures,
         prompts,
     )
+
+
+def suite_prompts(images: int, split: Split) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts of a split, and those with held-out contents."""
+    if images < LEAST:
+        raise UsageError(f"--images {images} is too few", why="every task needs two", hint=f"--images {LEAST} or more")
+    return suite(split, images), suite("held-out", max(LEAST // 2, images // 4))
 
 
 def noise_seeds(seed: int, images: int) -> list[int]:

@@ -44,7 +44,7 @@ def test_a_budget_is_shared_by_the_prompts(most: int) -> None:
     one = searcher(budget)
     counts = []
     for number, prompt in enumerate(PROMPTS):
-        found, spent = one.search(Request(prompt), 10 * number, len(PROMPTS) - number)
+        found, spent = one.search(Request(prompt), range(10 * number, 10 * number + 10), len(PROMPTS) - number)
         counts.append(len(found.candidates))
         assert spent["decodes"] == spent["verifier_calls"] == len(found.candidates)
     assert budget.spent["forwards"] == one.generator.spent.forwards == sum(counts) * ONE <= most
@@ -60,13 +60,13 @@ def test_a_budget_for_less_than_an_image_is_refused() -> None:
 
 def test_what_an_earlier_run_finished_is_paid_for_and_not_made_again() -> None:
     kept: dict[Origin, np.ndarray] = {}
-    whole, _ = searcher(Budget()).search(Request("a"), 0, 1)
+    whole, _ = searcher(Budget()).search(Request("a"), range(10), 1)
     first = searcher(Budget(4 * ONE))
-    first.search(Request("a"), 0, 1, kept.__setitem__)
+    first.search(Request("a"), range(10), 1, kept.__setitem__)
     assert len(kept) == 4
     budget = Budget(7 * ONE)
     second = searcher(budget)
-    found, spent = second.search(Request("a"), 0, 1, kept.__setitem__, kept.get)
+    found, spent = second.search(Request("a"), range(10), 1, kept.__setitem__, kept.get)
     assert second.generator.spent.forwards == 3 * ONE
     assert spent["forwards"] == 7 * ONE
     assert [one.score for one in found.candidates] == [one.score for one in whole.candidates[:7]]
@@ -140,7 +140,7 @@ def test_ranks_are_those_among_all_candidates(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("sanac.search.verifiers._open", lambda _word, _device: Near())
     one = searcher(Budget(), n=7)
     one.judge = SearchJudge(open_verifier(("one", "two"), "cpu", ConfinedPath(tmp_path)))
-    found, _ = one.search(Request("a"), 0, 1)
+    found, _ = one.search(Request("a"), range(7), 1)
     assert sorted(candidate.score for candidate in found.candidates) == pytest.approx(np.linspace(0, 1, 7))
     assert found.winner.origin.noise.seed == min(range(7), key=lambda seed: abs(value_of(Noise(seed)) - 70))
 
