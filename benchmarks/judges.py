@@ -49,7 +49,7 @@ Floats = NDArray[np.float64]
 
 
 def sets() -> dict[str, tuple[int, list[Prompt]]]:
-    """The blocks that are left, and the prompts, of each set of images."""
+    """The blocks that are left, and the prompts, of each set of images that is reported."""
     test = suite("test", PROMPTS)
     return {
         "12 blocks, unseen": (12, unseen_suite(PROMPTS)),
@@ -57,6 +57,26 @@ def sets() -> dict[str, tuple[int, list[Prompt]]]:
         "6 blocks": (6, test),
         "4 blocks": (4, test),
     }
+
+
+def tuning_sets() -> dict[str, tuple[int, list[Prompt]]]:
+    """Sets to choose settings by: other prompts, half as many."""
+    tune = suite("tune", PROMPTS // 2)
+    return {
+        "12 blocks, unseen, tuning": (12, unseen_suite(PROMPTS // 2, "tune")),
+        "6 blocks, tuning": (6, tune),
+        "4 blocks, tuning": (4, tune),
+    }
+
+
+def set_of(name: str) -> tuple[int, list[Prompt]]:
+    """The blocks and prompts of a set."""
+    return (sets() | tuning_sets())[name]
+
+
+def file_of(name: str) -> str:
+    """A set's name as a file name."""
+    return name.replace(", ", "-").replace(" ", "-")
 
 
 def model_of(blocks: int, work: Path) -> Model:
@@ -69,13 +89,13 @@ def model_of(blocks: int, work: Path) -> Model:
 
 def trajectories(name: str, work: Path, noises: int) -> tuple[Model, Trajectories]:
     """The trajectories of a set: every prompt from so many noises."""
-    blocks, prompts = sets()[name]
+    blocks, prompts = set_of(name)
     model = model_of(blocks, work)
     tap = block_in(model, state_files().config["block"])
     generator = StepwiseSana(open_generator(model), GenerationSettings(STEPS, batch=128), (tap,))
     numbers = [number for number in range(len(prompts)) for _ in range(noises)]
     seeds = [9_000_017 + place for place in range(len(numbers))]
-    file = work / f"{name.replace(', ', '-').replace(' ', '-')}-{noises}.safetensors"
+    file = work / f"{file_of(name)}-{noises}.safetensors"
     return model, gather(generator, [prompts[n].text for n in numbers], numbers, seeds, file, Lines())
 
 
@@ -88,7 +108,7 @@ def readings(name: str, model: Model, data: Trajectories, file: Path) -> dict[st
     """What everyone says of every preview: (runs, steps + 1); the last column is the finished image."""
     if file.exists():
         return dict(np.load(file))
-    prompts = sets()[name][1]
+    prompts = set_of(name)[1]
     previews = PreviewJudgeVerifier.open(judge_files("sanac:tiny", PREVIEW_JUDGE), "cpu")
     states = StateReader.open(state_files(), "cpu")
     vae = load_component(model, "vae", torch.float32)
@@ -229,7 +249,7 @@ def costs(name: str, model: Model, data: Trajectories) -> dict[str, float]:
     """Milliseconds per preview, on one thread: decoding, detector, judge of previews, head on states; and a step."""
     from sanac.judge.shapes import look
 
-    prompts = sets()[name][1]
+    prompts = set_of(name)[1]
     previews = PreviewJudgeVerifier.open(judge_files("sanac:tiny", PREVIEW_JUDGE), "cpu")
     states = StateReader.open(state_files(), "cpu")
     vae, count = load_component(model, "vae", torch.float32), 64
@@ -297,7 +317,7 @@ def main(*, work: Path, noises: int, table: bool) -> None:
     found: dict[str, Any] = {"machine": machine(), "prompts": PROMPTS, "noises": noises, "sets": {}}
     for name, (_, prompts) in sets().items():
         model, data = trajectories(name, work, noises)
-        said = readings(name, model, data, work / f"{name.replace(', ', '-').replace(' ', '-')}.npz")
+        said = readings(name, model, data, work / f"{file_of(name)}.npz")
         found["sets"][name] = {
             "accuracy": accuracy(said, prompts),
             "previews": preview_figures(said),

@@ -1,0 +1,275 @@
+"""What search buys, and at what price: score against block-forwards for every strategy.
+
+python benchmarks/search.py --work build/judges     (after benchmarks/judges.py; half an hour on one core)
+python benchmarks/search.py --table
+
+Best-of, halving, gates and draws until the judge is sure are simulated from one matrix of scores per model
+(`sanac.search.recorded`: the same code); what changes trajectories runs for real. Settings are chosen on tuning
+prompts, everything is reported on test prompts. The judge of previews searches, the detector measures. A guided step of
+twelve blocks counts twelve block-forwards, as in `sanac schedule`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import judges
+import numpy as np
+import search_charts
+from measure import machine
+
+from sanac.core.artifact.model import Model, open_model
+from sanac.core.artifact.schedule import plain
+from sanac.core.checkpoint.locate import locate
+from sanac.judge.intervals import PromptScore, overall, paired_difference
+from sanac.judge.judge_files import PREVIEW_JUDGE, judge_files
+from sanac.judge.preview_judge import PreviewJudgeVerifier
+from sanac.judge.requests import requests_of
+from sanac.judge.shapes import judge_pictures
+from sanac.nn.pipeline_config import noise_levels
+from sanac.nn.stepwise import StepCost
+from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.stepwise import StepwiseSana
+from sanac.search.judging import SearchJudge
+from sanac.search.recorded import Matrix, simulate
+from sanac.search.searcher import Searcher
+from sanac.search.strategies import Plan, default_looks
+from sanac.shapes.prompts import Prompt
+
+RESULT, CHART = Path("docs/results/search.json"), Path("docs/pictures/search.png")
+SETS = {"12 blocks, unseen": 12, "6 blocks": 6, "4 blocks": 4}
+STEPS, BRANCHES, MOST, REAL = 20, 2, 16, 8
+CUTS = ((4, 8), (6, 10), (8, 13), (10, 15), (13, 16), (10,), (13,), (16,))  # steps at which halving cuts
+SHARES = (0.25, 0.5)
+GATES = tuple((looks, potential) for looks in ((8, 13), (10, 13, 16), (13, 16)) for potential in (0.2, 0.35, 0.5, 0.7))
+SURE = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+LOSS = 0.01  # of the score of best-of-16, that a chosen setting may lose on tuning prompts
+FEWER = (15, 10, 8, 6, 5, 4)
+
+
+def matrix_of(name: str, work: Path) -> Matrix:
+    """The scores of a set, filled by benchmarks/judges.py."""
+    blocks, prompts = judges.set_of(name)
+    model, data = judges.trajectories(name, work, MOST)
+    said = judges.readings(name, model, data, work / f"{judges.file_of(name)}.npz")
+    shape = (len(prompts), MOST)
+    previews = {key: said[key][:, :STEPS].reshape(*shape, STEPS) for key in ("clarity", "potential")}
+    return Matrix(
+        tuple(prompt.text for prompt in prompts),
+        tuple(prompt.content.tag for prompt in prompts),
+        (StepCost(BRANCHES, BRANCHES * blocks),) * STEPS,
+        previews["clarity"],
+        previews["potential"],
+        said["final"][:, -1].reshape(shape),
+        said["right"][:, -1].reshape(shape),
+    )
+
+
+def plans() -> Iterator[tuple[str, str, Plan]]:
+    """(strategy, name, plan) of everything that is simulated."""
+    for n in (1, 2, 4, 8, 16):
+        yield "best-of", f"best of {n}" if n > 1 else "single", Plan("best-of", n, MOST)
+    for n in (8, 16):
+        for cuts in CUTS:
+            for share in SHARES:
+                yield "halving", f"halving {n} at {cuts}, {share:g}", Plan("halving", n, MOST, cuts, share)
+        for looks, potential in GATES:
+            yield "gated", f"gates {n} at {looks}, {potential:g}", Plan("gated", n, MOST, looks, 0.5, 0.5, potential)
+    for sure in SURE:
+        yield "until", f"until {sure:g}", Plan("best-of", MOST, 1, until=sure)
+
+
+def row_of(scores: Sequence[PromptScore], block_forwards: float, forwards: float, decodes: float) -> dict[str, Any]:
+    """A row of the table; the correct images by prompt, so that rows can be paired."""
+    return {
+        "score": overall(scores, resamples=2000).to_json(),
+        "block_forwards": block_forwards / BRANCHES,
+        "forwards": forwards,
+        "decodes": decodes,
+        "right": [[one.task, one.prompt, one.right, one.images] for one in scores],
+    }
+
+
+def simulated(matrix: Matrix) -> dict[str, dict[str, Any]]:
+    """Every plan, simulated."""
+    found = {}
+    for strategy, name, plan in plans():
+        one = simulate(matrix, plan)
+        found[name] = {"strategy": strategy, **row_of(one.scores, one.block_forwards, one.forwards, one.decodes)}
+    return found
+
+
+def chosen(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Of each strategy the cheapest setting that loses at most a point to best of 16, on tuning prompts."""
+    least = rows["best of 16"]["score"]["value"] - LOSS
+    found = {}
+    for strategy in ("halving", "gated", "until"):
+        mine = {name: row for name, row in rows.items() if row["strategy"] == strategy}
+        good = {name: row for name, row in mine.items() if row["score"]["value"] >= least}
+        best = max(row["score"]["value"] for row in mine.values())
+        pool = good or {name: row for name, row in mine.items() if row["score"]["value"] == best}
+        found[strategy] = min(pool, key=lambda name: pool[name]["block_forwards"])
+    return found
+
+
+def real(model: Model, prompts: Sequence[Prompt], plan: Plan, steps: int = STEPS, draft: int = 0) -> dict[str, Any]:
+    """A search that runs, with the judge of previews; scored by the detector."""
+    generator = open_generator(model)
+    settings = GenerationSettings(steps, batch=plan.batch)
+    verifier = PreviewJudgeVerifier.open(judge_files("sanac:tiny", PREVIEW_JUDGE), "cpu")
+    drafting = StepwiseSana(generator, replace(settings, steps=draft)) if draft else None
+    searcher = Searcher(StepwiseSana(generator, settings), SearchJudge(verifier), plan, drafting=drafting)
+    scores = []
+    for number, (prompt, request) in enumerate(zip(prompts, requests_of([p.text for p in prompts]), strict=True)):
+        first = 9_000_017 + number * MOST  # the noises of the matrix
+        found, _ = searcher.search(request, range(first, first + plan.n), len(prompts) - number)
+        (verdict,) = judge_pictures([prompt], [found.winner.picture])
+        scores.append(PromptScore(prompt.content.tag, prompt.text, float(verdict.correct), 1))
+    spent = searcher.budget.spent
+    costs = (spent[name] / len(prompts) for name in ("block_forwards", "forwards", "decodes"))
+    return row_of(scores, *costs)
+
+
+def really(model: Model, prompts: Sequence[Prompt], done: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What changes trajectories, and plain best-of and halving beside it, on the same prompts."""
+    n = REAL
+    works = {
+        f"best of {n}, run": (Plan("best-of", n, n), 0),
+        f"halving {n} at (8, 13), 0.5, run": (Plan("halving", n, n, (8, 13)), 0),
+        f"prm {n}": (Plan("prm", n, n, default_looks("prm", STEPS)), 0),
+        f"two-stage {n}, 10 steps": (Plan("two-stage", n, n), 10),
+        f"reflection {n}": (Plan("reflection", n, n), 0),
+        f"zero-order {n}": (Plan("zero-order", n, n, neighbours=2), 0),
+        f"paths {n}": (Plan("paths", n, n, default_looks("paths", STEPS)), 0),
+    }
+    for name, (plan, draft) in works.items():
+        if name not in done:
+            yield name, {"strategy": name.partition(" ")[0], **real(model, prompts, plan, draft=draft)}
+
+
+def singles(model: Model, prompts: Sequence[Prompt], steps: int) -> dict[str, Any]:
+    """Four images of every prompt in so many steps."""
+    generator, scores, each = open_generator(model), {}, 4
+    texts = [prompt.text for prompt in prompts for _ in range(each)]
+    seeds = [9_000_017 + number * MOST + place for number in range(len(prompts)) for place in range(each)]
+    settings = GenerationSettings(steps, batch=128)
+    pictures = np.concatenate(list(generator.generate(texts, seeds, settings)))
+    verdicts = judge_pictures([prompt for prompt in prompts for _ in range(each)], list(pictures))
+    for number, prompt in enumerate(prompts):
+        right = sum(verdict.correct for verdict in verdicts[each * number : each * (number + 1)])
+        scores[number] = PromptScore(prompt.content.tag, prompt.text, float(right), each)
+    schedule = model.schedule or plain(model.architecture.blocks, noise_levels(model, steps))
+    cost = BRANCHES * float(schedule.forwards)
+    return row_of(list(scores.values()), cost, BRANCHES * steps, 1)
+
+
+def scores_of(row: Mapping[str, Any]) -> list[PromptScore]:
+    """The scores of a row by prompt."""
+    return [PromptScore(*one) for one in row["right"]]
+
+
+def pair(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The paired difference of two rows of the same prompts."""
+    return paired_difference(scores_of(one), scores_of(other), resamples=2000).to_json()
+
+
+def reported(rows: Mapping[str, Any], choice: Mapping[str, str]) -> list[str]:
+    """The rows of the table: best-of, what was chosen, everything that ran."""
+    names = [name for name, row in rows.items() if row["strategy"] in {"best-of", "fewer", "other"}]
+    names += list(choice.values())
+    ran = {"prm", "two-stage", "reflection", "zero-order", "paths", "halving"}
+    names += [name for name, row in rows.items() if row["strategy"] in ran and name not in names and REAL_ROW in name]
+    return list(dict.fromkeys(names))
+
+
+REAL_ROW = f" {REAL}"
+
+
+def signed(one: Mapping[str, float]) -> str:
+    """A difference with its interval."""
+    return f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]"
+
+
+def show(found: Mapping[str, Any]) -> None:
+    """The table."""
+    for name, part in found["sets"].items():
+        click.echo(f"\n**{name}**\n\n| search | block-forwards | score | to best of 16 |\n|---|---|---|---|")
+        for row_name in part["reported"]:
+            row = part["rows"][row_name]
+            score, difference = row["score"], part["to best of 16"].get(row_name)
+            cells = [row_name, f"{row['block_forwards']:.0f}"]
+            cells.append(f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]")
+            gap = (
+                f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
+                if difference
+                else ""
+            )
+            click.echo(f"| {' | '.join([*cells, gap])} |")
+    for name, one in found["differences"].items():
+        click.echo(f"{name}: {signed(one)}")
+
+
+@click.command()
+@click.option("--work", type=click.Path(path_type=Path), default=Path("build/judges"), help="Of benchmarks/judges.py.")
+@click.option("--scheduled", type=click.Path(path_type=Path), help="sanac:tiny with a schedule: one more row.")
+@click.option("--table", is_flag=True, help="Show what was measured.")
+def main(*, work: Path, scheduled: Path | None, table: bool) -> None:
+    """Simulate, run, draw and show."""
+    if table:
+        show(json.loads(RESULT.read_text()))
+        return
+    found: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {"machine": machine(), "sets": {}}
+    for name, blocks in SETS.items():
+        part = found["sets"].setdefault(name, {"rows": {}})
+        tuning = simulated(matrix_of(f"{name}, tuning", work))
+        choice = chosen(tuning)
+        part["tuning"] = {row: [one["score"]["value"], one["block_forwards"]] for row, one in tuning.items()}
+        part["rows"] |= simulated(matrix_of(name, work))
+        model, (_, prompts) = judges.model_of(blocks, work), judges.set_of(name)
+        if blocks != 4:
+            for row_name, row in really(model, prompts, part["rows"]):
+                part["rows"][row_name] = row
+                RESULT.write_text(json.dumps(found) + "\n")
+        for steps in FEWER if blocks == 12 else ():
+            part["rows"].setdefault(f"{steps} steps", {"strategy": "fewer", **singles(model, prompts, steps)})
+        part["chosen"], part["reported"] = choice, reported(part["rows"], choice)
+        part["to best of 16"] = {
+            row: pair(part["rows"][row], part["rows"]["best of 16"]) for row in part["reported"] if row != "best of 16"
+        }
+        RESULT.write_text(json.dumps(found) + "\n")
+    others(found, scheduled)
+    RESULT.write_text(json.dumps(found) + "\n")
+    search_charts.draw(found, CHART)
+    show(found)
+
+
+def others(found: dict[str, Any], scheduled: Path | None) -> None:
+    """The whole model once on the test prompts, against smaller or scheduled ones with a search."""
+    prompts = judges.set_of("6 blocks")[1]
+    whole = found.setdefault(
+        "whole", {"strategy": "other", **singles(open_model(locate("sanac:tiny")), prompts, STEPS)}
+    )
+    found["differences"] = {}
+    for name in ("6 blocks", "4 blocks"):
+        rows = found["sets"][name]["rows"]
+        cheap = [row for row in rows if rows[row]["block_forwards"] <= whole["block_forwards"]]
+        best = max(cheap, key=lambda row: rows[row]["score"]["value"])
+        title = (
+            f"{name}, {best} ({rows[best]['block_forwards']:.0f}) - whole model once ({whole['block_forwards']:.0f})"
+        )
+        found["differences"][title] = pair(rows[best], whole)
+    if scheduled:
+        model = open_model(locate(str(scheduled)))
+        assert model.schedule
+        for n in (1, 2, 4):
+            row = real(model, prompts, Plan("best-of", n, n), model.schedule.steps)
+            found.setdefault("scheduled", {})[str(n)] = row
+            title = f"scheduled, best of {n} ({row['block_forwards']:.0f}) - whole model once"
+            found["differences"][title] = pair(row, whole)
+
+
+if __name__ == "__main__":
+    main()
