@@ -202,12 +202,7 @@ def show(found: Mapping[str, Any]) -> None:
             score, difference = row["score"], part["to best of 16"].get(row_name)
             cells = [row_name, f"{row['block_forwards']:.0f}"]
             cells.append(f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]")
-            gap = (
-                f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
-                if difference
-                else ""
-            )
-            click.echo(f"| {' | '.join([*cells, gap])} |")
+            click.echo(f"| {' | '.join([*cells, signed(difference) if difference else ''])} |")
     for name, one in found["differences"].items():
         click.echo(f"{name}: {signed(one)}")
 
@@ -234,7 +229,8 @@ def main(*, work: Path, scheduled: Path | None, table: bool) -> None:
                 part["rows"][row_name] = row
                 RESULT.write_text(json.dumps(found) + "\n")
         for steps in FEWER if blocks == 12 else ():
-            part["rows"].setdefault(f"{steps} steps", {"strategy": "fewer", **singles(model, prompts, steps)})
+            if f"{steps} steps" not in part["rows"]:
+                part["rows"][f"{steps} steps"] = {"strategy": "fewer", **singles(model, prompts, steps)}
         part["chosen"], part["reported"] = choice, reported(part["rows"], choice)
         part["to best of 16"] = {
             row: pair(part["rows"][row], part["rows"]["best of 16"]) for row in part["reported"] if row != "best of 16"
@@ -249,17 +245,14 @@ def main(*, work: Path, scheduled: Path | None, table: bool) -> None:
 def others(found: dict[str, Any], scheduled: Path | None) -> None:
     """The whole model once on the test prompts, against smaller or scheduled ones with a search."""
     prompts = judges.set_of("6 blocks")[1]
-    whole = found.setdefault(
-        "whole", {"strategy": "other", **singles(open_model(locate("sanac:tiny")), prompts, STEPS)}
-    )
+    if "whole" not in found:
+        found["whole"] = {"strategy": "other", **singles(open_model(locate("sanac:tiny")), prompts, STEPS)}
+    whole = found["whole"]
     found["differences"] = {}
     for name in ("6 blocks", "4 blocks"):
-        rows = found["sets"][name]["rows"]
-        cheap = [row for row in rows if rows[row]["block_forwards"] <= whole["block_forwards"]]
-        best = max(cheap, key=lambda row: rows[row]["score"]["value"])
-        title = (
-            f"{name}, {best} ({rows[best]['block_forwards']:.0f}) - whole model once ({whole['block_forwards']:.0f})"
-        )
+        rows, tuning = found["sets"][name]["rows"], found["sets"][name]["tuning"]
+        best = max((row for row in tuning if tuning[row][1] <= whole["block_forwards"]), key=lambda row: tuning[row][0])
+        title = f"{name}, {best} ({rows[best]['block_forwards']:.0f}) - whole model once"
         found["differences"][title] = pair(rows[best], whole)
     if scheduled:
         model = open_model(locate(str(scheduled)))
