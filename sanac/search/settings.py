@@ -11,6 +11,7 @@ from sanac.judge.words import check_reader, check_word
 
 SEARCH = "Search options"
 NAMES = ("single", "best-of", "halving", "gated", "two-stage", "reflection", "zero-order", "paths", "prm")
+ABSOLUTE = ("two-stage", "reflection", "zero-order")  # compare scores of different rounds
 LOOKING = ("halving", "gated", "paths", "prm")  # strategies that look at previews
 USES = {  # option -> the strategies that use it
     "look": LOOKING,
@@ -76,8 +77,16 @@ class SearchSettings(RunSettings):
         float, Option("Share of the steps that a new start goes back.", "SHARE", gt=0, le=1, group=ADVANCED)
     ] = 0.5
 
+    @property
+    def verifiers(self) -> tuple[str, ...]:
+        """The words of what scores candidates."""
+        return ()
+
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
-        """Options of another strategy."""
+        """Options of another strategy, and ranks where scores are compared between rounds."""
+        if len(self.verifiers) > 1 and (self.search in ABSOLUTE or self.until is not None):
+            what = name("until") if self.until is not None else f"{name('search')} {self.search}"
+            yield "search", f"{what} needs a single verifier: of several, only ranks within a round are known"
         for option in ("max_forwards", "max_seconds"):
             if self.search == "single" and getattr(self, option):
                 yield option, f"{name(option)} requires {name('search')}"
@@ -129,6 +138,11 @@ class GenerateSettings(SearchSettings):
         ),
     ] = ()
     out: Annotated[Path, Option("Where the images go.", "DIR", recipe=False)] = Path("pictures")
+
+    @property
+    def verifiers(self) -> tuple[str, ...]:
+        """The words of what scores candidates."""
+        return self.verifier
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
         """Prompts that say nothing, a search without a verifier, and a verifier without a search."""

@@ -128,6 +128,11 @@ class EvaluateSettings(SearchSettings):
     ] = None
 
     @property
+    def verifiers(self) -> tuple[str, ...]:
+        """The words of what scores candidates."""
+        return self.search_verifier
+
+    @property
     def measurement(self) -> str:
         """The name of the measurement that is written."""
         suite = {"geneval": "geneval-hf"}.get(self.suite, self.suite)

@@ -14,6 +14,7 @@ from sanac.core.errors import UsageError
 from sanac.judge.requests import check_requests, requests_of
 from sanac.judge.verifier import Request
 from sanac.nn.stepwise import Noise
+from sanac.runtime.stepwise import StepwiseSana
 from sanac.search.budget import Budget
 from sanac.search.generator_bench import GeneratorBench
 from sanac.search.judging import SearchJudge
@@ -175,6 +176,15 @@ def test_winners_are_the_best_by_the_detector_and_can_be_made_again(sanac: Sanac
         (("a photo of a cat", *BEST), "shapes can't judge 'a photo of a cat'"),
         ((PROMPTS[0], "--verifier", "shapes"), "--verifier requires --search"),
         ((PROMPTS[0], "--search", "best-of", "--verifier", "taste"), "names 'taste'"),
+        ((PROMPTS[0], *BEST, "--keep", "0.3"), "--keep requires --search halving"),
+        ((PROMPTS[0], *BEST[2:], "--search", "halving", "--look", "2,1"), "--look is not in ascending order"),
+        ((PROMPTS[0], *BEST[2:], "--search", "halving", "--look", "3"), "--look 3 is not before the last of 3 steps"),
+        ((PROMPTS[0], "--search", "prm", "--verifier", "shapes", "--steps", "1"), "needs two steps or more"),
+        (
+            (PROMPTS[0], "--search", "zero-order", "--verifier", "shapes,clip:MODEL"),
+            "--search zero-order needs a single verifier",
+        ),
+        ((PROMPTS[0], "--until", "0.9"), "--until requires --search best-of or reflection"),
     ],
 )
 def test_what_can_not_be_searched(sanac: Sanac, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
@@ -182,3 +192,90 @@ def test_what_can_not_be_searched(sanac: Sanac, tmp_path: Path, words: tuple[str
     assert ran.code == 2
     assert said in ran.err
     assert not (tmp_path / "best").exists()
+
+
+@pytest.mark.parametrize("strategy", ["best-of", "halving", "zero-order"])
+def test_a_stopped_search_goes_on_to_the_same_winners(
+    sanac: Sanac, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """Stopped within the second prompt: the first one is read, and the budget counts it."""
+    words = ("generate", "sanac:tiny", *PROMPTS, "--search", strategy, "--verifier", "shapes", "--steps", "4")
+    words = (*words, "--n", "4", "--batch", "2", "--max-forwards", "60")
+    assert sanac(*words, "--out", "whole").code == 0
+    begun, start = [], StepwiseSana.start
+
+    def stopping(self: StepwiseSana, prompts: Sequence[str], noises: Sequence[Noise]) -> object:
+        begun.append(prompts[0])
+        if begun.count(PROMPTS[1]) == 2:
+            raise KeyboardInterrupt
+        return start(self, prompts, noises)
+
+    monkeypatch.setattr(StepwiseSana, "start", stopping)
+    assert sanac(*words, "--out", "parts").code == 130
+    assert not (tmp_path / "parts" / "search.json").exists()
+    begun.clear()
+    monkeypatch.setattr(StepwiseSana, "start", lambda *how: begun.append(how[1][0]) or start(*how))
+    assert sanac(*words, "--out", "parts").code == 0
+    assert PROMPTS[0] not in begun
+    whole, parts = (json.loads((tmp_path / out / "search.json").read_text()) for out in ("whole", "parts"))
+    assert parts["prompts"] == whole["prompts"]
+    counts = ("forwards", "block_forwards", "decodes")
+    assert [parts["spent"][name] for name in counts] == [whole["spent"][name] for name in counts]
+    assert parts["spent"]["forwards"] <= 60
+    assert sanac(*words, "--out", "parts", "--seed", "9").code == 0, "another seed is another search"
+
+
+def test_a_candidates_file_of_another_model_is_not_taken(sanac: Sanac, tmp_path: Path) -> None:
+    assert sanac("generate", "sanac:tiny", PROMPTS[0], *BEST, "--n", "2", "--out", "best").code == 0
+    ran = sanac("generate", "sanac:tiny", PROMPTS[0], *BEST[:-1], "5", "--n", "2", "--out", "best")
+    assert ran.code == 2
+    assert "would be lost" in ran.err
+    assert "its steps is 3, this command's is 5" in ran.err
+
+
+def test_previews_are_read_by_a_head_on_the_models_states(sanac: Sanac, tmp_path: Path) -> None:
+    """Without a decode for previews, also where blocks are gone."""
+    assert sanac("prune", "sanac:tiny", "--keep", "0-2,5-11", "--out", "pruned").code == 0
+    words = (
+        "generate",
+        "pruned",
+        PROMPTS[0],
+        "--search",
+        "halving",
+        "--verifier",
+        "shapes",
+        "--steps",
+        "5",
+        "--n",
+        "4",
+    )
+    ran = sanac(*words, "--previews", "states:sanac:tiny", "--out", "best", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["reader"].startswith("state judge")
+    assert ran.json["spent"]["decodes"] == 1, "the finished one"
+    assert len(ran.json["prompts"][0]["dropped"]) == 3
+
+
+def test_clarity_is_measured_once_and_decides_where_gates_look(sanac: Sanac) -> None:
+    words = (
+        "generate",
+        "sanac:tiny",
+        PROMPTS[0],
+        "--search",
+        "gated",
+        "--verifier",
+        "shapes",
+        "--steps",
+        "6",
+        "--n",
+        "3",
+    )
+    first = sanac(*words, "--out", "one", "--json")
+    assert first.code == 0, first.err
+    assert "where previews become clear" in first.err
+    again = sanac(*words, "--out", "two", "--json")
+    assert "where previews become clear" not in again.err
+    assert again.json["looks"] == first.json["looks"]
+    typed = sanac(*words, "--look", "2,5", "--out", "three", "--json")
+    assert typed.json["looks"] == [2, 5]
+    assert again.json["spent"]["forwards"] <= 3 * 12
