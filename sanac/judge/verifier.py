@@ -5,7 +5,9 @@ better; only the order of images of one prompt means something across verifiers.
 """
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -13,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sanac.core import json_files
-from sanac.core.artifact.cache import load_cached, store_cached
 from sanac.core.confined import ConfinedPath
+from sanac.core.errors import InvalidInput
 from sanac.judge.metadata import GenEvalTask
 
 Picture = NDArray[np.uint8]  # (height, width, 3)
@@ -65,10 +67,13 @@ class KeptScores:
     _known: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Read the scores of earlier runs; a damaged file is none."""
-        found = load_cached(self.file, self.id, {"scores": dict})
-        scores = found["scores"] if found else {}
-        self._known = {name: float(score) for name, score in scores.items() if isinstance(score, int | float)}
+        """Read the scores of earlier runs; a damaged line, or one of another verifier, has none."""
+        for line in self.file.read_bytes().splitlines() if self.file.is_file() else ():
+            with suppress(InvalidInput):
+                found = json_files.parse_object(line, "it")
+                scores = found.get("scores") if found.get("key") == self.id else None
+                named = scores.items() if isinstance(scores, dict) else ()
+                self._known |= {name: float(score) for name, score in named if isinstance(score, int | float)}
 
     @property
     def id(self) -> str:
@@ -82,9 +87,15 @@ class KeptScores:
         if unknown:
             places = list(unknown.values())
             found = self.verifier.scores([images[place] for place in places], [requests[place] for place in places])
-            self._known |= dict(zip(unknown, found, strict=True))
-            store_cached(self.file, {"key": self.id, "scores": self._known})
+            self._add(dict(zip(unknown, found, strict=True)))
         return [self._known[name] for name in names]
+
+    def _add(self, scores: Mapping[str, float]) -> None:
+        """Append a line: what is known already isn't written again."""
+        self._known |= scores
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("ab") as file:
+            file.write(b"\n" + json.dumps({"key": self.id, "scores": dict(scores)}).encode() + b"\n")
 
 
 def innermost(verifier: Verifier) -> Verifier:

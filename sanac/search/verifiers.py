@@ -20,7 +20,7 @@ def open_verifier(words: Sequence[str], device: str, kept: ConfinedPath) -> Veri
 def open_kept(word: str, device: str, kept: ConfinedPath) -> KeptScores:
     """The verifier of one word, with its scores kept in a file of the folder `kept`."""
     verifier = _open(word, device)
-    return KeptScores(verifier, kept / f"scores-{json_files.key_of(verifier.id)[:8]}.json")
+    return KeptScores(verifier, kept / f"scores-{json_files.key_of(verifier.id)[:8]}.jsonl")
 
 
 def _open(word: str, device: str) -> Verifier:

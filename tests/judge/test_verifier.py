@@ -53,7 +53,7 @@ def test_a_score_is_computed_once_and_kept(tmp_path: Path) -> None:
         "another verifier's are not taken"
     )
     file.path.write_text("{")
-    assert KeptScores(Brightness(), file).scores(IMAGES, [CIRCLE] * 3) == first[:3], "a damaged file is none"
+    assert KeptScores(Brightness(), file).scores(IMAGES, [CIRCLE] * 3) == first[:3], "a damaged line is none"
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=8))
