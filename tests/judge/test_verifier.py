@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,14 @@ from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.judge.clip_score import ClipVerifier
 from sanac.judge.metadata import parse_task
 from sanac.judge.model_folder import CONTRASTIVE, YES_NO, open_judge
-from sanac.judge.questions import FINAL, atoms_of, geometric_mean
+from sanac.judge.questions import CLARITY, FINAL, POTENTIAL, atoms_of, geometric_mean, parts_of
+from sanac.judge.requests import requests_of
+from sanac.judge.shapes import ShapesVerifier
 from sanac.judge.verifier import KeptScores, Picture, RankEnsemble, Request, mean_ranks
 from sanac.judge.yes_no import AtomsVerifier, YesNoModel, YesNoVerifier
+from sanac.shapes.prompts import suite
+from sanac.shapes.render import render
+from sanac.shapes.scene import draw_scene
 from tests.conftest import Shared
 from tests.judge.small_judges import save_clip, save_llava, save_qwen
 
@@ -103,9 +109,32 @@ def test_atoms_say_what_a_prompt_asks_for() -> None:
     assert verifier.scores(IMAGES[:1], [request]) == [pytest.approx(0.25 ** (1 / 5))]
     worst, _ = min(verifier.answers(IMAGES[0], request), key=lambda pair: pair[1])
     assert worst.missing == "the apples are not red"
+    assert verifier.reasons(IMAGES[0], request) == ["two red apples"], "what reflection adds to the prompt"
     with pytest.raises(UsageError, match="is not known"):
         verifier.scores(IMAGES[:1], [CIRCLE])
     assert 0 < geometric_mean([0.0, 1.0]) < 1e-2
+
+
+def test_the_parts_of_a_prompt_are_tasks_of_their_own() -> None:
+    """The detector is asked part by part what an image lacks."""
+    prompt = next(one for one in suite("test", 300) if one.content.tag == "position")
+    (request,) = requests_of([prompt.text])
+    first, second = prompt.content.wanted
+    relation = prompt.content.relation
+    assert request.task
+    named = [words for words, _ in parts_of(request.task)]
+    assert named == [f"a {second.shape}", f"a {first.shape}", f"a {first.shape} {relation} a {second.shape}"]
+    shown = render(draw_scene(prompt.content, np.random.default_rng(0), tidy=True), 64)
+    assert ShapesVerifier().reasons(shown, request) == []
+    assert ShapesVerifier().reasons(np.full((64, 64, 3), 255, np.uint8), request) == named
+    counted = next(one for one in suite("test", 300) if one.content.tag == "counting")
+    (request,) = requests_of([counted.text])
+    more = replace(
+        counted.content, wanted=(replace(counted.content.wanted[0], count=counted.content.wanted[0].count + 1),)
+    )
+    crowded = render(draw_scene(more, np.random.default_rng(0)), 64)
+    (reason,) = ShapesVerifier().reasons(crowded, request)
+    assert reason.startswith("exactly ")
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +207,16 @@ def test_yes_is_the_share_of_its_spellings_after_one_forward(judges: Path, name:
         sum(float(chances[words[w]]) for w in spellings) for spellings in (("yes", "Yes", " yes"), ("no", "No", " no"))
     )
     assert judge.probability(IMAGES[0], "Is it?") == pytest.approx(yes / (yes + no), rel=1e-4)
+
+
+def test_previews_are_asked_three_questions(judges: Path) -> None:
+    judge = YesNoModel.open(open_judge(str(judges / "llava"), YES_NO), "cpu")
+    verifier = YesNoVerifier(judge, FINAL)
+    (reading,) = verifier.previews(IMAGES[:1], [CIRCLE], 0.5)
+    asked = [judge.probability(IMAGES[0], text.format(prompt=CIRCLE.prompt)) for text in (CLARITY, POTENTIAL, FINAL)]
+    assert [reading.clarity, reading.potential, reading.final] == asked
+    assert len(set(asked)) == 3
+    assert reading.final == verifier.scores(IMAGES[:1], [CIRCLE])[0]
 
 
 def test_a_judge_that_is_not_here_names_the_command_that_fetches_it() -> None:
