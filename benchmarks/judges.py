@@ -44,7 +44,7 @@ RESULT, PICTURES = Path("docs/results/judges.json"), Path("docs/pictures")
 PROMPTS, NOISES, STEPS = 128, 16, 20
 COUNTS = (1, 2, 4, 8, 16)
 SHOWN = (2, 4, 6, 8, 10, 13, 16, 20)  # steps in tables
-RESAMPLES = 1000
+RESAMPLES = 400
 Floats = NDArray[np.float64]
 
 

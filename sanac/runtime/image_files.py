@@ -111,10 +111,10 @@ def save_sheet(
     path: AnyPath,
     pictures: Sequence[NDArray[np.uint8]],
     captions: Sequence[str],
-    verdicts: Sequence[bool] | None = None,
+    verdicts: Sequence[bool | None] | None = None,
     columns: int = 0,
 ) -> None:
-    """Write a contact sheet of images and captions; `verdicts` frame correct images green and wrong ones red."""
+    """Write a contact sheet of images and captions; `verdicts` frame right images green and wrong ones red."""
     columns = columns or math.ceil(math.sqrt(len(pictures)))
     height, width = pictures[0].shape[:2]
     scale = max(1, math.ceil(_LEAST / width))
@@ -127,7 +127,7 @@ def save_sheet(
         x, y = _GAP + index % columns * (cell + _GAP), _GAP + index // columns * row
         shown = Image.fromarray(picture).resize((cell, height * scale), Image.Resampling.NEAREST)
         sheet.paste(shown, (x, y))
-        if verdicts is not None:
+        if verdicts is not None and verdicts[index] is not None:
             frame = (x - 2, y - 2, x + cell + 1, y + height * scale + 1)
             pen.rectangle(frame, outline="#1a9641" if verdicts[index] else "#d7191c", width=3)
         for line, text in enumerate(texts[index]):

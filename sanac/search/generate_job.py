@@ -184,10 +184,10 @@ def _written(requests: Sequence[Request], found: Sequence[Found], files: _Files,
 
 
 def _save_sheet(path: Path, requests: Sequence[Request], found: Sequence[Found]) -> None:
-    rows: list[tuple[Request, Candidate, bool]] = []
+    rows: list[tuple[Request, Candidate, bool | None]] = []
     for request, result in zip(requests, found, strict=True):
         ranked = sorted(result.candidates, key=lambda one: -one.score)
-        rows += [(request, one, place == 0) for place, one in enumerate(ranked)]
+        rows += [(request, one, True if place == 0 else None) for place, one in enumerate(ranked)]
     texts = [f"{one.score:.3f}: {request.prompt} ({one.origin.noise.seed})" for request, one, _ in rows]
     columns = min(8, max(len(result.candidates) for result in found))
     pictures = [one.picture for _, one, _ in rows if one.picture is not None]
