@@ -40,21 +40,25 @@ def draw_best_of(found: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_previews(found: Mapping[str, Any], path: Path) -> None:
-    """AUC for the final verdict by sampler step, one panel per set."""
+    """AUC for the final verdict by sampler step, among all images and within each prompt; one column per set."""
     sets = found["sets"]
-    figure, panels = plt.subplots(1, len(sets), figsize=(3.6 * len(sets), 3.8), layout="constrained", sharey=True)
-    for axes, (name, row) in zip(panels, sets.items(), strict=True):
-        _panel(axes, row["previews"])
-        axes.set(title=name, xlabel="sampler step of 20")
-    panels[0].set_ylabel("AUC for the finished image's verdict")
-    panels[0].legend(loc="lower right", fontsize=8)
+    how: dict[str, Any] = {"layout": "constrained", "sharey": True, "sharex": True}
+    figure, panels = plt.subplots(2, len(sets), figsize=(3.4 * len(sets), 6.4), **how)
+    for column, (name, row) in enumerate(sets.items()):
+        for axes, mark in zip(panels[:, column], ("", " within"), strict=True):
+            _panel(axes, row["previews"], mark)
+        panels[0, column].set(title=name)
+        panels[1, column].set(xlabel="sampler step of 20", xticks=(2, 6, 10, 16, 20))
+    panels[0, 0].set_ylabel("AUC among all images")
+    panels[1, 0].set_ylabel("AUC within a prompt")
+    panels[0, 0].legend(loc="lower right", fontsize=8)
     _save(figure, path)
 
 
-def _panel(axes: "Axes", rows: Mapping[str, Any]) -> None:
-    for color, (key, (style, label)) in zip(_COLORS[::1], _SOURCES.items(), strict=False):
-        steps = [int(step) for step, row in rows.items() if key in row]
-        figures = [row[key] for row in rows.values() if key in row]
+def _panel(axes: "Axes", rows: Mapping[str, Any], mark: str) -> None:
+    for color, (key, (style, label)) in zip(_COLORS, _SOURCES.items(), strict=False):
+        steps = [int(step) for step in rows]
+        figures = [row[key + mark] for row in rows.values()]
         axes.plot(steps, [one[0] for one in figures], style, color=color, marker="o", markersize=3, label=label)
         axes.fill_between(steps, [one[1] for one in figures], [one[2] for one in figures], color=color, alpha=0.12)
     axes.axhline(0.5, color="gray", linewidth=0.8)

@@ -150,15 +150,26 @@ def auc(scores: Floats, right: Floats) -> float:
     return float((ranks[right > 0].sum() - good * (good + 1) / 2) / (good * bad)) if good and bad else float("nan")
 
 
-def within(scores: Floats, right: Floats, prompts: NDArray[Any]) -> float:
-    """The same between images of one prompt, over all such pairs: what best-of-N needs."""
-    won = pairs = 0.0
+def within(scores: Floats, right: Floats, prompts: NDArray[Any]) -> Floats:
+    """Of each prompt (pairs of a right and a wrong image that are in the right order, all such pairs)."""
+    found = []
     for prompt in np.unique(prompts):
         mine = prompts == prompt
         good, bad = scores[mine & (right > 0)], scores[mine & (right == 0)]
-        won += float((good[:, None] > bad).sum() + 0.5 * (good[:, None] == bad).sum())
-        pairs += len(good) * len(bad)
-    return won / pairs if pairs else float("nan")
+        won = float((good[:, None] > bad).sum() + 0.5 * (good[:, None] == bad).sum())
+        found.append((won, float(len(good) * len(bad))))
+    return np.asarray(found)
+
+
+def within_interval(one: Floats, other: Floats | None = None) -> list[float]:
+    """[value, low, high] of the share of pairs in the right order, or of the difference of two judges' shares."""
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, len(one), (RESAMPLES, len(one)))
+    every = np.vstack([np.arange(len(one)), drawn])
+    shares = one[every, 0].sum(axis=1) / one[every, 1].sum(axis=1)
+    if other is not None:
+        shares = shares - other[every, 0].sum(axis=1) / other[every, 1].sum(axis=1)
+    return [round(float(value), 4) for value in (shares[0], *np.quantile(shares[1:], (0.025, 0.975)))]
 
 
 def interval(
@@ -180,9 +191,11 @@ def preview_figures(said: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         columns = {"detector": said["soft"], "judge": said["potential"], "states": said["state potential"]}
         scores = {key: values[:, step - 1] for key, values in columns.items() if step <= values.shape[1]}
         row = {key: interval(lambda some, s=s: auc(s[some], right[some]), prompts) for key, s in scores.items()}
-        row |= {f"{key} within": [round(within(s, right, prompts), 4)] for key, s in scores.items()}
+        pairs = {key: within(s, right, prompts) for key, s in scores.items()}
+        row |= {f"{key} within": within_interval(one) for key, one in pairs.items()}
         for key in ("judge", "states"):
             s, base = scores[key], scores["detector"]
+            row[f"{key} - detector, within"] = within_interval(pairs[key], pairs["detector"])
             row[f"{key} - detector"] = interval(
                 lambda some, s=s, base=base: auc(s[some], right[some]) - auc(base[some], right[some]), prompts
             )
@@ -292,15 +305,16 @@ def show(found: Mapping[str, Any]) -> None:
         cells += [f"{best['oracle']['16']['value']:.3f}", f"{row['diversity']['16']['value']:.2f}"]
         bounds = f"{agrees['value']:.3f} [{agrees['low']:.3f}, {agrees['high']:.3f}]"
         click.echo(f"| {name} | {agrees['right']:.3f} | {bounds} | {' | '.join(cells)} |")
-    click.echo("\n| images | step | detector | judge | states | judge - detector | states - detector |")
-    click.echo("|---|---|---|---|---|---|---|")
-    for name, row in found["sets"].items():
-        for step, figures in row["previews"].items():
-            cells = [f"{figures[key][0]:.2f}" if key in figures else "" for key in ("detector", "judge", "states")]
-            for key in ("judge - detector", "states - detector"):
-                value, low, high = figures[key]
-                cells.append(f"{value:+.2f} [{low:+.2f}, {high:+.2f}]")
-            click.echo(f"| {name} | {step} | {' | '.join(cells)} |")
+    for mark in ("", " within"):
+        click.echo("\n| images | step | detector | judge | states | judge - detector | states - detector |")
+        click.echo("|---|---|---|---|---|---|---|")
+        for name, row in found["sets"].items():
+            for step, figures in row["previews"].items():
+                cells = [f"{figures[key + mark][0]:.2f}" for key in ("detector", "judge", "states")]
+                for key in ("judge", "states"):
+                    value, low, high = figures[f"{key} - detector{mark and ',' + mark}"]
+                    cells.append(f"{value:+.2f} [{low:+.2f}, {high:+.2f}]")
+                click.echo(f"| {name} | {step} | {' | '.join(cells)} |")
     click.echo("\nmilliseconds: " + ", ".join(f"{key} {value:g}" for key, value in found["costs"].items()))
 
 

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class StepwiseSana:
     taps: tuple[int, ...] = ()
     spent: Spent = field(default_factory=Spent)
 
-    @property
+    @cached_property
     def costs(self) -> tuple[StepCost, ...]:
         """What each step takes for one image: both branches of a guided step, the blocks that the schedule runs."""
         transformer = self.generator.pipeline.transformer
@@ -49,10 +50,9 @@ class StepwiseSana:
         forward = vars(transformer).get("forward")
         if not isinstance(forward, ScheduledForward):
             return (StepCost(branches, branches * blocks),) * steps
-        levels = [self._sampler([]).timestep(step) for step in range(steps)]
-        found = []
-        for level in levels:
-            depth, guided = forward.at(level)
+        sampler, found = self._sampler([]), []
+        for step in range(steps):
+            depth, guided = forward.at(sampler.timestep(step))
             both = branches if guided else 1
             found.append(StepCost(both, both * depth))
         return tuple(found)

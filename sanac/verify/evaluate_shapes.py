@@ -56,9 +56,7 @@ def _searching(
 ) -> SearchingGenerator:
     """The generator with its search; a warning where what chooses images is also what they are measured by."""
     if "shapes" in settings.search_verifier:
-        context.reporter.warn(
-            "the images are chosen by the detector that scores them: this is no measure of the search"
-        )
+        context.reporter.warn("the detector that scores the images also chooses them: this doesn't measure the search")
     texts = [one.text for part in suite_prompts(settings.images, settings.prompts_split) for one in part]
     kept = measurements_in(home) / "search"
     words, n = settings.search_verifier, settings.n

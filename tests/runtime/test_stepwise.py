@@ -108,6 +108,17 @@ def test_a_schedule_is_followed_and_counted(model: Model, generator: DiffusionGe
         generator.follow(None)
 
 
+def test_guidance_inside_takes_one_branch(model: Model, generator: DiffusionGenerator) -> None:
+    generator.follow(Schedule((0, 5, 2, 1, 4, 3), noise_levels(model, 4), (6,) * 4, (False,) * 4, guidance_inside=3.0))
+    try:
+        stepwise = StepwiseSana(generator, GenerationSettings(4, 3.0))
+        found = stepwise.start(PROMPTS, NOISES).finish()
+        assert stepwise.spent.forwards == 4 * 4 == 4 * sum(cost.forwards for cost in stepwise.costs)
+        assert np.abs(found.astype(int) - stock(generator, GenerationSettings(4, 3.0))).max() <= 1
+    finally:
+        generator.follow(None)
+
+
 def test_the_last_preview_is_the_image(generator: DiffusionGenerator) -> None:
     images = StepwiseSana(generator, GenerationSettings(6)).start(PROMPTS, NOISES)
     noises = [images.noise]

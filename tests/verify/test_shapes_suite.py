@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sanac.core.errors import UsageError
 from sanac.core.progress import NULL_REPORTER
+from sanac.judge.results import read_results
 from sanac.runtime.pipeline import GenerationSettings, Pictures
 from sanac.shapes.prompts import Prompt, suite
 from sanac.shapes.render import render
 from sanac.shapes.scene import draw_scene
 from sanac.verify.shapes_suite import Evaluation, evaluate, examples
+from tests.conftest import Sanac
 
 
 class Renderer:
@@ -92,3 +95,39 @@ def test_it_is_all_json(perfect: Evaluation) -> None:
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(UsageError, match="too few"):
         _evaluate(Renderer(), 11)
+
+
+def test_a_suite_over_the_winners_of_a_search(sanac: Sanac, tmp_path: Path) -> None:
+    """Every image is the best of its noises, the first of which is the one that it has without a search."""
+    words = ("evaluate", "sanac:tiny", "--suite", "shapes", "--images", "12", "--steps", "3")
+    plain = sanac(*words, "--out", "found", "--json")
+    assert plain.code == 0, plain.err
+    searched = (*words, "--search", "best-of", "--n", "2", "--search-verifier", "shapes", "--out", "found", "--json")
+    ran = sanac(*searched)
+    assert ran.code == 0, ran.err
+    assert "also chooses them" in ran.err
+    assert ran.json["search"]["spent"]["forwards"] == (12 + 6) * 2 * 3 * 2
+    first, best = (
+        [result.correct for result in read_results(tmp_path / "found" / "measurements" / f"{name}.jsonl")]
+        for name in ("evaluate-shapes", "evaluate-shapes-best-of")
+    )
+    assert all(winner >= single for winner, single in zip(best, first, strict=True))
+    assert sum(best) > sum(first)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--search", "halving"), "--search halving needs --search-verifier"),
+        (("--n", "4"), "--n requires --search"),
+        (("--search-verifier", "shapes"), "--search-verifier requires --search"),
+        (
+            ("--search", "best-of", "--search-verifier", "shapes", "--max-forwards", "9"),
+            "--max-forwards 9 is too small",
+        ),
+    ],
+)
+def test_searches_that_can_not_be_evaluated(sanac: Sanac, words: tuple[str, ...], said: str) -> None:
+    ran = sanac("evaluate", "sanac:tiny", "--suite", "shapes", "--images", "12", *words, "--out", "found")
+    assert ran.code == 2
+    assert said in ran.err
