@@ -36,7 +36,7 @@ from sanac.runtime.stepwise import StepwiseSana
 from sanac.search.judging import SearchJudge
 from sanac.search.recorded import Matrix, simulate
 from sanac.search.searcher import Searcher
-from sanac.search.strategies import Plan, default_looks
+from sanac.search.strategies import SearchPlan, default_looks
 from sanac.shapes.prompts import Prompt
 
 RESULT, CHART = Path("docs/results/search.json"), Path("docs/pictures/search.png")
@@ -68,18 +68,22 @@ def matrix_of(name: str, work: Path) -> Matrix:
     )
 
 
-def plans() -> Iterator[tuple[str, str, Plan]]:
+def plans() -> Iterator[tuple[str, str, SearchPlan]]:
     """(strategy, name, plan) of everything that is simulated."""
     for n in (1, 2, 4, 8, 16):
-        yield "best-of", f"best of {n}" if n > 1 else "single", Plan("best-of", n, MOST)
+        yield "best-of", f"best of {n}" if n > 1 else "single", SearchPlan("best-of", n, MOST)
     for n in (8, 16):
         for cuts in CUTS:
             for share in SHARES:
-                yield "halving", f"halving {n} at {cuts}, {share:g}", Plan("halving", n, MOST, cuts, share)
+                yield "halving", f"halving {n} at {cuts}, {share:g}", SearchPlan("halving", n, MOST, cuts, share)
         for looks, potential in GATES:
-            yield "gated", f"gates {n} at {looks}, {potential:g}", Plan("gated", n, MOST, looks, 0.5, 0.5, potential)
+            yield (
+                "gated",
+                f"gates {n} at {looks}, {potential:g}",
+                SearchPlan("gated", n, MOST, looks, 0.5, 0.5, potential),
+            )
     for sure in SURE:
-        yield "until", f"until {sure:g}", Plan("best-of", MOST, 1, until=sure)
+        yield "until", f"until {sure:g}", SearchPlan("best-of", MOST, 1, until=sure)
 
 
 def row_of(scores: Sequence[PromptScore], block_forwards: float, forwards: float, decodes: float) -> dict[str, Any]:
@@ -115,7 +119,9 @@ def chosen(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def real(model: Model, prompts: Sequence[Prompt], plan: Plan, steps: int = STEPS, draft: int = 0) -> dict[str, Any]:
+def real(
+    model: Model, prompts: Sequence[Prompt], plan: SearchPlan, steps: int = STEPS, draft: int = 0
+) -> dict[str, Any]:
     """A search that runs, with the judge of previews; scored by the detector."""
     generator = open_generator(model)
     settings = GenerationSettings(steps, batch=plan.batch)
@@ -137,13 +143,13 @@ def really(model: Model, prompts: Sequence[Prompt], done: dict[str, Any]) -> Ite
     """What changes trajectories, and plain best-of and halving beside it, on the same prompts."""
     n = REAL
     works = {
-        f"best of {n}, run": (Plan("best-of", n, n), 0),
-        f"halving {n} at (8, 13), 0.5, run": (Plan("halving", n, n, (8, 13)), 0),
-        f"prm {n}": (Plan("prm", n, n, default_looks("prm", STEPS)), 0),
-        f"two-stage {n}, 10 steps": (Plan("two-stage", n, n), 10),
-        f"reflection {n}": (Plan("reflection", n, n), 0),
-        f"zero-order {n}": (Plan("zero-order", n, n, neighbours=2), 0),
-        f"paths {n}": (Plan("paths", n, n, default_looks("paths", STEPS)), 0),
+        f"best of {n}, run": (SearchPlan("best-of", n, n), 0),
+        f"halving {n} at (8, 13), 0.5, run": (SearchPlan("halving", n, n, (8, 13)), 0),
+        f"prm {n}": (SearchPlan("prm", n, n, default_looks("prm", STEPS)), 0),
+        f"two-stage {n}, 10 steps": (SearchPlan("two-stage", n, n), 10),
+        f"reflection {n}": (SearchPlan("reflection", n, n), 0),
+        f"zero-order {n}": (SearchPlan("zero-order", n, n, neighbours=2), 0),
+        f"paths {n}": (SearchPlan("paths", n, n, default_looks("paths", STEPS)), 0),
     }
     for name, (plan, draft) in works.items():
         if name not in done:
@@ -258,7 +264,7 @@ def others(found: dict[str, Any], scheduled: Path | None) -> None:
         model = open_model(locate(str(scheduled)))
         assert model.schedule
         for n in (1, 2, 4):
-            row = real(model, prompts, Plan("best-of", n, n), model.schedule.steps)
+            row = real(model, prompts, SearchPlan("best-of", n, n), model.schedule.steps)
             found.setdefault("scheduled", {})[str(n)] = row
             title = f"scheduled, best of {n} ({row['block_forwards']:.0f}) - whole model once"
             found["differences"][title] = pair(row, whole)

@@ -30,7 +30,7 @@ from sanac.runtime.image_files import made_folder, read_metadata, read_picture, 
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator, sampling_of
 from sanac.search.open_search import calibrate, open_search, plan_search
 from sanac.search.pool import Candidate, Found, Origin
-from sanac.search.searcher import Journal, Searcher, found_json
+from sanac.search.searcher import Searcher, SearchJournal, found_json
 from sanac.search.settings import GenerateSettings
 
 CANDIDATES, JOURNAL, REPORT, SHEET = "candidates", "journal.jsonl", "search.json", "sheet.png"
@@ -145,7 +145,7 @@ def _found(
     context: Context,
 ) -> list[Found]:
     """What the search of each prompt found; what the journal has is read."""
-    journal = Journal(files.candidates / JOURNAL, json_files.key_of(key)[:16])
+    journal = SearchJournal(files.candidates / JOURNAL, json_files.key_of(key)[:16])
     found: list[Found] = []
     context.reporter.begin("searching", len(requests), "prompts")
     try:

@@ -22,11 +22,11 @@ from sanac.search.clarity import PROMPTS, known_clarity
 from sanac.search.judging import SearchJudge
 from sanac.search.searcher import Searcher
 from sanac.search.settings import LOOKING, SearchSettings
-from sanac.search.strategies import Plan, default_looks
+from sanac.search.strategies import SearchPlan, default_looks
 from sanac.search.verifiers import open_verifier
 
 
-def plan_search(settings: SearchSettings, n: int, sampling: GenerationSettings) -> Plan:
+def plan_search(settings: SearchSettings, n: int, sampling: GenerationSettings) -> SearchPlan:
     """The plan of a search; UsageError for looks that are no steps of it."""
     looks = settings.look or default_looks(settings.search, sampling.steps)
     if looks and max(looks) >= sampling.steps:
@@ -36,7 +36,7 @@ def plan_search(settings: SearchSettings, n: int, sampling: GenerationSettings) 
         )
     if settings.search in LOOKING and not looks:
         raise UsageError(f"--search {settings.search} needs two steps or more", hint="--search best-of")
-    return Plan(
+    return SearchPlan(
         settings.search,
         n,
         sampling.batch,
@@ -56,7 +56,7 @@ def open_search(
     generator: DiffusionGenerator,
     settings: SearchSettings,
     words: Sequence[str],
-    plan: Plan,
+    plan: SearchPlan,
     sampling: GenerationSettings,
     kept: ConfinedPath,
 ) -> Searcher:

@@ -16,7 +16,7 @@ from sanac.judge.intervals import PromptScore
 from sanac.judge.verifier import Reading, Request
 from sanac.nn.stepwise import Noise, StepCost
 from sanac.search.pool import Bench, Candidate, Origin, Pool, forwards
-from sanac.search.strategies import Plan
+from sanac.search.strategies import SearchPlan
 
 Floats = NDArray[np.float64]
 
@@ -48,7 +48,7 @@ class Simulated:
         return f"{self.block_forwards:.0f} block-forwards"
 
 
-def simulate(matrix: Matrix, plan: Plan, allowed: int | None = None) -> Simulated:
+def simulate(matrix: Matrix, plan: SearchPlan, allowed: int | None = None) -> Simulated:
     """Search every prompt with each group of `plan.n` noises in turn."""
     count = matrix.scores.shape[1] // plan.n
     if not count:

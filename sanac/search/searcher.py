@@ -18,7 +18,7 @@ from sanac.search.budget import COUNTED, Budget
 from sanac.search.generator_bench import GeneratorBench, Keep, Known
 from sanac.search.judging import SearchJudge
 from sanac.search.pool import Candidate, Dropped, Found, Origin, forwards, origin_of
-from sanac.search.strategies import Plan
+from sanac.search.strategies import SearchPlan
 
 Spent = Mapping[str, int]
 
@@ -29,7 +29,7 @@ class Searcher:
 
     generator: StepwiseGenerator
     judge: SearchJudge
-    plan: Plan
+    plan: SearchPlan
     budget: Budget = field(default_factory=Budget)
     drafting: StepwiseGenerator | None = None
 
@@ -82,7 +82,7 @@ class Searcher:
 
 
 @dataclass
-class Journal:
+class SearchJournal:
     """What the search of each prompt found, in a file that survives a stop."""
 
     file: ConfinedPath

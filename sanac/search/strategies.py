@@ -18,7 +18,7 @@ CUTS, LOOKS, LEVELS = (0.4, 0.65), (0.4, 0.5, 0.6, 0.7, 0.8), (0.5, 0.75)  # sha
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SearchPlan:
     """A search of a prompt with all settings resolved."""
 
     strategy: str
@@ -38,7 +38,7 @@ class Plan:
         return STRATEGIES[self.strategy](bench, noises, self)
 
 
-Strategy = Callable[[Bench, Sequence[Noise], Plan], Found]
+Strategy = Callable[[Bench, Sequence[Noise], SearchPlan], Found]
 
 STRATEGIES: Mapping[str, Strategy] = {
     "best-of": lambda bench, noises, plan: best_of(bench, noises, plan.batch, plan.until),

@@ -17,7 +17,7 @@ from sanac.runtime.stepwise import StepwiseSana
 from sanac.search.generator_bench import GeneratorBench
 from sanac.search.judging import SearchJudge
 from sanac.search.recorded import Matrix, RecordedBench, simulate
-from sanac.search.strategies import Plan
+from sanac.search.strategies import SearchPlan
 from tests.search.benches import STEPS, NearPreviews, NumberGenerator
 
 N = 12
@@ -72,7 +72,7 @@ def test_a_simulated_search_is_the_real_one(
     gate: float,
     until: float | None,
 ) -> None:
-    plan = Plan(strategy, n, 3, tuple(sorted(looks)), share, gate, gate, until)
+    plan = SearchPlan(strategy, n, 3, tuple(sorted(looks)), share, gate, gate, until)
     noises = [Noise(seed) for seed in range(n)]
     real = GeneratorBench(Request("a number"), NumberGenerator(), SearchJudge(NearPreviews()), 3, allowed)
     played = RecordedBench(numbers, 0, allowed)
@@ -91,7 +91,7 @@ def test_with_a_diffusion_model_too() -> None:
     stepwise = StepwiseSana(generator, GenerationSettings(8, batch=8))
     judge = SearchJudge(ShapesVerifier())
     matrix = recorded(stepwise, judge, requests, 6)
-    plan = Plan("halving", 6, 4, (3, 5))
+    plan = SearchPlan("halving", 6, 4, (3, 5))
     for number, request in enumerate(requests):
         real = plan.run(GeneratorBench(request, stepwise, judge, 4), [Noise(seed) for seed in range(6)])
         played = plan.run(RecordedBench(matrix, number), [Noise(seed) for seed in range(6)])
@@ -100,12 +100,12 @@ def test_with_a_diffusion_model_too() -> None:
 
 
 def test_groups_of_noises_are_searched_in_turn(numbers: Matrix) -> None:
-    found = simulate(numbers, Plan("best-of", 4, 4))
+    found = simulate(numbers, SearchPlan("best-of", 4, 4))
     (score,) = found.scores
     groups = numbers.right[0].reshape(3, 4).max(axis=1)
     assert (score.right, score.images) == (pytest.approx(groups.sum()), 3)
     assert found.forwards == 4 * sum(cost.forwards for cost in numbers.costs)
     with pytest.raises(UsageError, match="13 noises are more than the 12"):
-        simulate(numbers, Plan("best-of", 13, 4))
+        simulate(numbers, SearchPlan("best-of", 13, 4))
     with pytest.raises(UsageError, match="can't be simulated"):
-        simulate(numbers, Plan("paths", 12, 4, (4,)))
+        simulate(numbers, SearchPlan("paths", 12, 4, (4,)))

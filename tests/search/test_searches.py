@@ -19,9 +19,9 @@ from sanac.search.budget import Budget
 from sanac.search.generator_bench import GeneratorBench
 from sanac.search.judging import SearchJudge
 from sanac.search.pool import Candidate, Dropped, Found, Origin, Restart, forwards, origin_of
-from sanac.search.searcher import Journal, Searcher
+from sanac.search.searcher import Searcher, SearchJournal
 from sanac.search.settings import NAMES, GenerateSettings
-from sanac.search.strategies import STRATEGIES, Plan
+from sanac.search.strategies import STRATEGIES, SearchPlan
 from sanac.search.verifiers import open_verifier
 from tests.conftest import Sanac
 from tests.search.benches import Near, NumberGenerator, painted, value_of
@@ -32,7 +32,7 @@ ONE = forwards(NumberGenerator().costs)
 
 
 def searcher(budget: Budget, n: int = 10, strategy: str = "best-of", looks: Sequence[int] = ()) -> Searcher:
-    return Searcher(NumberGenerator(), SearchJudge(Near()), Plan(strategy, n, 3, tuple(looks)), budget)
+    return Searcher(NumberGenerator(), SearchJudge(Near()), SearchPlan(strategy, n, 3, tuple(looks)), budget)
 
 
 def test_every_strategy_has_a_name() -> None:
@@ -85,17 +85,17 @@ def test_the_journal_gives_back_what_was_found(tmp_path: Path) -> None:
     found.dropped = [Dropped(origins[0], 2, 0.25)]
     spent = {"forwards": 5, "block_forwards": 10, "decodes": 2, "verifier_calls": 3}
     file = ConfinedPath(tmp_path) / "journal.jsonl"
-    Journal(file, "key").put(1, found, spent)
+    SearchJournal(file, "key").put(1, found, spent)
     with file.open("ab") as lines:
         lines.write(b'{"key": "key", "number": 2, "cand')
-    journal = Journal(file, "key")
+    journal = SearchJournal(file, "key")
     again = journal.get(1, pictures.get)
     assert again is not None
     assert again[1] == spent
     assert again[0].winner == found.winner
     assert again[0].dropped == found.dropped
     assert journal.get(2, pictures.get) is None, "a line that was cut off"
-    assert Journal(file, "other").get(1, pictures.get) is None
+    assert SearchJournal(file, "other").get(1, pictures.get) is None
     del pictures[origins[1]]
     assert journal.get(1, pictures.get) is None, "an image is missing"
 
@@ -105,7 +105,7 @@ def test_a_winner_follows_from_its_origin() -> None:
     judge = SearchJudge(Near())
     for strategy, looks in (("zero-order", ()), ("paths", (4, 6)), ("prm", (4, 6)), ("reflection", ())):
         bench = GeneratorBench(Request("a"), NumberGenerator(), judge, 3)
-        plan = Plan(strategy, 16, 3, looks, until=2.0)
+        plan = SearchPlan(strategy, 16, 3, looks, until=2.0)
         for candidate in plan.run(bench, [Noise(seed) for seed in range(16)]).candidates:
             made = replayed(NumberGenerator(), candidate.origin)
             assert judge.score([made], Request("a")) == [candidate.score]

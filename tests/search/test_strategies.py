@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sanac.nn.stepwise import Noise
 from sanac.search.halving import cost_of, kept_of
 from sanac.search.pool import Found, forwards
-from sanac.search.strategies import STRATEGIES, Plan, default_looks
+from sanac.search.strategies import STRATEGIES, SearchPlan, default_looks
 from tests.search.benches import STEPS, Near, NumberGenerator, bench, value_of
 
 N = 16
@@ -20,8 +20,8 @@ def noises(count: int = N, first: int = 0) -> list[Noise]:
     return [Noise(seed) for seed in range(first, first + count)]
 
 
-def plan_of(strategy: str, n: int = N, **more: object) -> Plan:
-    return Plan(strategy, n, 3, default_looks(strategy, STEPS), **more)  # type: ignore[arg-type]
+def plan_of(strategy: str, n: int = N, **more: object) -> SearchPlan:
+    return SearchPlan(strategy, n, 3, default_looks(strategy, STEPS), **more)  # type: ignore[arg-type]
 
 
 def searched(strategy: str, allowed: int | None = None, n: int = N, **more: object) -> tuple[Found, NumberGenerator]:
@@ -80,7 +80,7 @@ def test_out_of_time_there_is_one_image(strategy: str) -> None:
 def test_losers_cost_nothing_any_more() -> None:
     cuts = ((2, 0.5), (5, 0.5))
     one = bench()
-    found = Plan("halving", 8, 3, (2, 5)).run(one, noises(8))
+    found = SearchPlan("halving", 8, 3, (2, 5)).run(one, noises(8))
     assert len(found.candidates) == 2
     assert [len([drop for drop in found.dropped if drop.step == step]) for step in (2, 5)] == [4, 2]
     costs = one.generator.costs
@@ -113,7 +113,7 @@ def test_no_candidate_passes_the_gates_and_the_most_promising_one_is_finished() 
 
 def test_an_unclear_preview_is_not_asked_and_a_clear_one_once() -> None:
     one = bench()
-    found = Plan("gated", 4, 4, (1, 3, 5, 7), clarity=0.6, potential=0.0).run(one, noises(4))
+    found = SearchPlan("gated", 4, 4, (1, 3, 5, 7), clarity=0.6, potential=0.0).run(one, noises(4))
     assert len(found.candidates) == 4
     assert one.judge.calls == 4 * 4 + 4, "at 1 - noise = 0.625 all are clear, so the step after is not looked at"
 
