@@ -17,8 +17,8 @@ def greedy(bench: Bench, noises: Sequence[Noise], branches: int, steps: Sequence
     if not affordable(bench, forwards(costs), 1):
         return found
     pool, fresh = bench.start(noises[:1]), iter(noises[1:])
-    pool.advance(steps[0] if steps else len(costs))
     for step, following in zip(steps, (*steps[1:], len(costs)), strict=True):
+        pool.advance(step)
         (row,) = pool.rows
         stage, rest = forwards(costs[step:following]), forwards(costs[following:])
         extra = branches - 1 if bench.left is None else (bench.left - rest) // stage - 1

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sanac.nn.stepwise import Noise
@@ -57,7 +57,8 @@ def test_the_optimum_is_found(strategy: str) -> None:
     n=st.integers(1, N),
     batch=st.integers(1, 5),
 )
-@settings(max_examples=150, deadline=None)
+@example(strategy="prm", allowed=ONE, n=5, batch=1)
+@settings(max_examples=300, deadline=None)
 def test_a_budget_is_never_exceeded(strategy: str, allowed: int, n: int, batch: int) -> None:
     """Counted in the generator, not in the strategy; with enough for one image there is one."""
     one = bench(allowed, batch=batch)
