@@ -1,14 +1,15 @@
 """`sanac generate`: images from prompts, one per noise or the winners of a search."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sanac.core import json_files
-from sanac.core.artifact.model import Model
+from sanac.core.artifact.model import Model, open_model
 from sanac.core.atomic import write_atomically
+from sanac.core.checkpoint.locate import locate
 from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
 from sanac.core.units import duration_text, parse_size
@@ -28,6 +29,7 @@ from sanac.runtime.generate import (
 )
 from sanac.runtime.image_files import made_folder, read_metadata, read_picture, save_sheet
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator, sampling_of
+from sanac.runtime.stepwise import StepwiseSana
 from sanac.search.open_search import calibrate, open_search, plan_search
 from sanac.search.pool import Candidate, Found, Origin
 from sanac.search.searcher import Searcher, SearchJournal, found_json
@@ -72,6 +74,7 @@ class _Files:
 
     out: Path
     shared: dict[str, Any]
+    drafted: dict[str, Any] = field(default_factory=dict)  # of drafts, by another model or in other steps
 
     @property
     def candidates(self) -> ConfinedPath:
@@ -82,7 +85,8 @@ class _Files:
         """The file of a candidate: its seed names it, and a digest where more than that led to it."""
         plain = origin == Origin(origin.noise) and not origin.noise.turns
         mark = "" if plain else f"-{json_files.key_of(origin.to_json())[:6]}"
-        about = {"prompt": prompt, "seed": str(origin.noise.seed), **self.shared}
+        shared = self.drafted if origin.draft else self.shared
+        about = {"prompt": prompt, "seed": str(origin.noise.seed), **shared}
         about |= {} if plain else {"origin": origin.to_json()}
         path = self.candidates / f"{file_name(prompt)}-{origin.noise.seed}{mark}.png"
         return PlannedPicture(path, prompt, origin.noise.seed, about)
@@ -115,13 +119,18 @@ def _search(model: Model, settings: GenerateSettings, sampling: GenerationSettin
         searcher = open_search(model, generator, settings, settings.verifier, plan, sampling, files.candidates)
         searcher.check(len(requests))
         calibrate(searcher, model, settings, settings.verifier, requests, context.reporter)
+        if isinstance(searcher.drafting, StepwiseSana):
+            drafting = open_model(locate(settings.draft)) if settings.draft else model
+            files = replace(files, drafted=model_metadata(drafting, searcher.drafting.sampling))
         (settings.out / CANDIDATES).mkdir(exist_ok=True)
-        about = {"strategy": settings.search, "n": settings.n, "verifier": searcher.judge.verifier.id}
+        about: dict[str, Any] = {"strategy": settings.search, "n": settings.n}
+        about |= {"verifier": searcher.judge.verifier.id}
         about |= {"reader": searcher.judge.reader.id} if searcher.judge.reader else {}
-        found = _found(searcher, requests, settings, files, [about, files.shared, _typed(settings)], context)
+        about |= {"looks": list(searcher.plan.looks), "settings": _typed(settings)}
+        found = _found(searcher, requests, settings, files, [about, files.shared, files.drafted], context)
         written = _written(requests, found, files, about)
         told = [{"prompt": one.prompt, **found_json(result)} for one, result in zip(requests, found, strict=True)]
-        data: dict[str, Any] = {**about, "looks": list(searcher.plan.looks), "spent": searcher.budget.to_json()}
+        data: dict[str, Any] = {**about, "spent": searcher.budget.to_json()}
         data |= {"pictures": written, "prompts": told}
         write_atomically(ConfinedPath(settings.out) / REPORT, json_files.pretty(data))
     show = partial(_show, requests, found, searcher.budget.to_json(), written)
@@ -131,7 +140,7 @@ def _search(model: Model, settings: GenerateSettings, sampling: GenerationSettin
 
 
 def _typed(settings: GenerateSettings) -> dict[str, Any]:
-    """The search's own settings, for the journal's key."""
+    """The search's own settings."""
     names = ("max_forwards", "until", "look", "keep", "clarity", "potential", "draft_steps", "draft", "neighbours")
     return {name: getattr(settings, name) for name in (*names, "cosine", "back", "seed")}
 

@@ -85,6 +85,7 @@ class GeneratorBench:
     keep: Keep = lambda *_: None
     known: Known = lambda _: None
     drafting: StepwiseGenerator | None = None
+    drafts: bool = False  # whether its images are drafts
     paid: int = 0  # forward passes of images that an earlier run finished
     _start: int = field(init=False)
 
@@ -114,7 +115,7 @@ class GeneratorBench:
 
     def start(self, noises: Sequence[Noise]) -> Pool:
         """Begin a candidate per noise; one that an earlier run finished is ready, and paid for."""
-        origins = [Origin(noise) for noise in noises]
+        origins = [Origin(noise, draft=self.drafts) for noise in noises]
         pictures = [self.known(origin) for origin in origins]
         ready = {row: picture for row, picture in enumerate(pictures) if picture is not None}
         self.paid += len(ready) * forwards(self.costs)
@@ -154,4 +155,6 @@ class GeneratorBench:
     def draft(self) -> Bench:
         """The cheaper generator, paid from the same budget."""
         assert self.drafting is not None
-        return GeneratorBench(self.request, self.drafting, self.judge, self.batch, None, self.clock, self.keep)
+        return GeneratorBench(
+            self.request, self.drafting, self.judge, self.batch, clock=self.clock, keep=self.keep, drafts=True
+        )

@@ -5,7 +5,6 @@ given away.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sanac.nn.stepwise import Noise
 from sanac.search.pool import Bench, Found, affordable, forwards
@@ -21,8 +20,7 @@ def two_stage(bench: Bench, noises: Sequence[Noise], finished: int, batch: int) 
     for start in range(0, drafted, batch):
         if found.candidates and not bench.in_time:
             break
-        some = draft.start(noises[start : min(drafted, start + batch)]).finish()
-        found.candidates += [replace(one, origin=replace(one.origin, draft=True)) for one in some]
+        found.candidates += draft.start(noises[start : min(drafted, start + batch)]).finish()
     ranked = sorted(found.candidates, key=lambda one: -one.score)[:finished]
     again = [one.origin.noise for one in ranked] or list(noises[:1])
     count = affordable(bench, each, len(again))

@@ -233,6 +233,26 @@ def test_a_candidates_file_of_another_model_is_not_taken(sanac: Sanac, tmp_path:
     assert "its steps is 3, this command's is 5" in ran.err
 
 
+def test_a_draft_is_made_again_by_what_it_records(sanac: Sanac, tmp_path: Path) -> None:
+    words = ("generate", "sanac:tiny", PROMPTS[0], "--search", "two-stage", "--verifier", "shapes", "--steps", "6")
+    ran = sanac(*words, "--n", "3", "--draft-steps", "4", "--out", "best", "--json")
+    assert ran.code == 0, ran.err
+    drafts = [one for one in ran.json["prompts"][0]["candidates"] if one["origin"].get("draft")]
+    assert len(drafts) == 3
+    assert len(ran.json["prompts"][0]["candidates"]) == 4
+    (draft,) = (tmp_path / "best" / "candidates").glob(f"*-{drafts[0]['origin']['seed']}-*.png")
+    text = Image.open(draft).text
+    steps = json.loads(text["settings"])["steps"]
+    assert steps == 4
+    again = ("generate", "sanac:tiny", text["prompt"], "--seed", text["seed"], "--steps", str(steps), "--out", "again")
+    assert sanac(*again).code == 0
+    (made,) = (tmp_path / "again").glob("*.png")
+    assert np.abs(np.asarray(Image.open(made)).astype(int) - np.asarray(Image.open(draft))).max() <= 1
+    winner = next(path for path in (tmp_path / "best").glob("a-circle*.png"))
+    told = json.loads(Image.open(winner).text["search"])
+    assert told["settings"]["draft_steps"] == 4
+
+
 def test_previews_are_read_by_a_head_on_the_models_states(sanac: Sanac, tmp_path: Path) -> None:
     """Without a decode for previews, also where blocks are gone."""
     assert sanac("prune", "sanac:tiny", "--keep", "0-2,5-11", "--out", "pruned").code == 0
