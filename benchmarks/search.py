@@ -186,12 +186,9 @@ def reported(rows: Mapping[str, Any], choice: Mapping[str, str]) -> list[str]:
     """The rows of the table: best-of, what was chosen, everything that ran."""
     names = [name for name, row in rows.items() if row["strategy"] in {"best-of", "fewer", "other"}]
     names += list(choice.values())
-    ran = {"prm", "two-stage", "reflection", "zero-order", "paths", "halving"}
-    names += [name for name, row in rows.items() if row["strategy"] in ran and name not in names and REAL_ROW in name]
+    ran = {"prm", "two-stage", "reflection", "zero-order", "paths"}
+    names += [name for name, row in rows.items() if row["strategy"] in ran or name.endswith(", run")]
     return list(dict.fromkeys(names))
-
-
-REAL_ROW = f" {REAL}"
 
 
 def signed(one: Mapping[str, float]) -> str:
@@ -238,6 +235,12 @@ def main(*, work: Path, scheduled: Path | None, table: bool) -> None:
             if f"{steps} steps" not in part["rows"]:
                 part["rows"][f"{steps} steps"] = {"strategy": "fewer", **singles(model, prompts, steps)}
         part["chosen"], part["reported"] = choice, reported(part["rows"], choice)
+        part["simulated"] = {
+            row: [one["score"]["value"], one["block_forwards"]]
+            for row, one in part["rows"].items()
+            if row not in part["reported"]
+        }
+        part["rows"] = {row: part["rows"][row] for row in part["reported"]}
         part["to best of 16"] = {
             row: pair(part["rows"][row], part["rows"]["best of 16"]) for row in part["reported"] if row != "best of 16"
         }
@@ -257,7 +260,8 @@ def others(found: dict[str, Any], scheduled: Path | None) -> None:
     found["differences"] = {}
     for name in ("6 blocks", "4 blocks"):
         rows, tuning = found["sets"][name]["rows"], found["sets"][name]["tuning"]
-        best = max((row for row in tuning if tuning[row][1] <= whole["block_forwards"]), key=lambda row: tuning[row][0])
+        cheap = [row for row in rows if row in tuning and tuning[row][1] <= whole["block_forwards"]]
+        best = max(cheap, key=lambda row: tuning[row][0])
         title = f"{name}, {best} ({rows[best]['block_forwards']:.0f}) - whole model once"
         found["differences"][title] = pair(rows[best], whole)
     if scheduled:
