@@ -30,7 +30,13 @@ def test_peak_anonymous_memory_is_seen() -> None:
     assert run.seconds > 0.3
 
 
-SHOWN = [("devices", "devices.md"), ("small", "research/runtime.md"), ("schedule", "research/schedules.md")]
+SHOWN = [
+    ("devices", "devices.md"),
+    ("small", "research/runtime.md"),
+    ("schedule", "research/schedules.md"),
+    ("judges", "research/judges.md"),
+    ("search", "research/search.md"),
+]
 
 
 @pytest.mark.parametrize(("script", "page"), SHOWN)

@@ -6,6 +6,7 @@ the paper, and here, candidates of one path differ too little from each other.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 from sanac.nn.stepwise import Noise
 from sanac.search.pool import Bench, Found, Restart, affordable, best, forwards
@@ -22,7 +23,7 @@ def greedy(bench: Bench, noises: Sequence[Noise], branches: int, steps: Sequence
         (row,) = pool.rows
         stage, rest = forwards(costs[step:following]), forwards(costs[following:])
         extra = branches - 1 if bench.left is None else (bench.left - rest) // stage - 1
-        turns = [Restart(step, noise) for noise, _ in zip(fresh, range(min(branches - 1, extra)), strict=False)]
+        turns = [Restart(step, noise) for noise in islice(fresh, max(0, min(branches - 1, extra)))]
         if not turns:
             continue
         origin, guess = pool.origins[row], pool.guesses[row]

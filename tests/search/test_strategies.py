@@ -154,6 +154,15 @@ def test_neighbours_turn_around_the_best_noise_so_far() -> None:
     assert found.winner.score > 1 - abs(value_of(Noise(0)) - 70) / 100
 
 
+@pytest.mark.parametrize(("n", "branches"), [(1, 1), (6, 2), (11, 3), (16, 4)])
+def test_greedy_steps_use_every_noise(n: int, branches: int) -> None:
+    """At each of five looks all branches but the present one begin with a noise of their own."""
+    one = bench()
+    SearchPlan("prm", n, 3, (1, 3, 4, 6, 7)).run(one, noises(n))
+    assert isinstance(one.generator, NumberGenerator)
+    assert len(one.generator.started) == n == 1 + 5 * (branches - 1)
+
+
 def test_paths_record_where_they_turned() -> None:
     found, _ = searched("paths")
     assert any(one.origin.restarts for one in found.candidates)
