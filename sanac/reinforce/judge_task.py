@@ -38,7 +38,6 @@ class PreviewJudgeTask(WholeBatches):
     trajectories: Sequence[Trajectories]
     prompts: Sequence[Prompt]  # that the trajectories' numbers name
     batch_size: int = 64
-    finished: float = 0.0  # share of finished images besides those that are drawn among all steps
     compiled: bool = False
     shown: str = "previews"
     _starts: list[int] = field(default_factory=list)
@@ -56,7 +55,7 @@ class PreviewJudgeTask(WholeBatches):
     @property
     def identity(self) -> str:
         """Settings of the task for the training's content key."""
-        return f"preview judge {self.batch_size} {self.finished} {self._starts} {self.network.shape}"
+        return f"preview judge {self.batch_size} {self._starts} {self.network.shape}"
 
     def loss(self, generator: torch.Generator, _number: int = 0, /) -> Tensor:
         """The loss of one batch."""
@@ -80,9 +79,7 @@ class PreviewJudgeTask(WholeBatches):
         number = int(rng.integers(self._starts[-1]))
         place = int(np.searchsorted(self._starts, number, side="right")) - 1
         one = self.trajectories[place]
-        last = len(one.noise) - 1
-        step = last if rng.random() < self.finished else int(rng.integers(last + 1))
-        return one, number - self._starts[place], step
+        return one, number - self._starts[place], int(rng.integers(len(one.noise)))
 
     def _asked(self, one: Trajectories, run: int, rng: np.random.Generator) -> list[Prompt]:
         """The prompts to ask about: the own one, one that differs in a single thing, one that is shown or any other."""

@@ -43,7 +43,6 @@ class Recipe:
     taps: tuple[int, ...] = (3, 11)  # blocks whose output is kept
     block: int = 3  # the one that the head reads behind
     steps: int = 3000
-    further_steps: int = 3000  # at half the rate, with a third of the images finished
     state_steps: int = 2000
     rate: float = 1e-3
     seed: int = 1
@@ -74,14 +73,10 @@ def train_previews(
     torch.manual_seed(recipe.seed)
     network: PreviewJudge = PreviewJudge(JudgeShape(VOCABULARY)).to(device)
     vae = load_component(model, "vae", torch.float32).to(device)
-    phases = (
-        ("previews", 0.0, Schedule(recipe.rate, recipe.steps, warmup=200)),
-        ("further", 1 / 3, Schedule(recipe.rate / 2, recipe.further_steps, warmup=200)),
-    )
-    for name, finished, schedule in phases:
-        task = PreviewJudgeTask(network, vae, data, recipe.prompts, finished=finished)
-        plan = Settings(schedule, seed=recipe.seed, weight_decay=0.05)
-        network.load_state_dict(train(task, plan, ConfinedPath(folder) / name, reporter)["judge"])
+    task = PreviewJudgeTask(network, vae, data, recipe.prompts)
+    schedule = Schedule(recipe.rate, recipe.steps, warmup=200)
+    plan = Settings(schedule, seed=recipe.seed, weight_decay=0.05)
+    network.load_state_dict(train(task, plan, ConfinedPath(folder) / "previews", reporter)["judge"])
     save_judge(network, network.shape.to_json(), ConfinedPath(folder) / PREVIEWS)
     return network
 
