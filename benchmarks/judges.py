@@ -195,8 +195,8 @@ def preview_figures(said: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         row |= {f"{key} within": within_interval(one) for key, one in pairs.items()}
         for key in ("judge", "states"):
             s, base = scores[key], scores["detector"]
-            row[f"{key} - detector, within"] = within_interval(pairs[key], pairs["detector"])
-            row[f"{key} - detector"] = interval(
+            row[f"{key} to detector, within"] = within_interval(pairs[key], pairs["detector"])
+            row[f"{key} to detector"] = interval(
                 lambda some, s=s, base=base: auc(s[some], right[some]) - auc(base[some], right[some]), prompts
             )
         row["settled"] = [round(float(np.mean(said["right"][:, step - 1] == right)), 4)]
@@ -312,7 +312,7 @@ def show(found: Mapping[str, Any]) -> None:
             for step, figures in row["previews"].items():
                 cells = [f"{figures[key + mark][0]:.2f}" for key in ("detector", "judge", "states")]
                 for key in ("judge", "states"):
-                    value, low, high = figures[f"{key} - detector{mark and ',' + mark}"]
+                    value, low, high = figures[f"{key} to detector{mark and ',' + mark}"]
                     cells.append(f"{value:+.2f} [{low:+.2f}, {high:+.2f}]")
                 click.echo(f"| {name} | {step} | {' | '.join(cells)} |")
     click.echo("\nmilliseconds: " + ", ".join(f"{key} {value:g}" for key, value in found["costs"].items()))
