@@ -4,6 +4,7 @@ Of the points that were measured in full, the best score wins; a cheaper one win
 the best one doesn't exclude zero.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -242,7 +243,8 @@ def _command(plan: RecipePlan, row: VariantResult) -> str:
     known = settings_of(VERBS["generate"].settings_class())
     named = {_AS_GENERATED.get(name, name): value for name, value in step.settings.items()}
     settings = {name: value for name, value in named.items() if name in known and name not in _NOT_GENERATED}
-    return " ".join(["sanac generate", row.folder, '"PROMPT"', *words("generate", settings, plan.recipe.base)])
+    options = shlex.join(words("generate", settings, plan.recipe.base))
+    return f'sanac generate {shlex.quote(row.folder)} "PROMPT" {options}'.rstrip()
 
 
 def _cost(row: VariantResult) -> tuple[float, float]:

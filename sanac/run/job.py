@@ -169,7 +169,7 @@ def _show_outcome(ran: RecipeOutcome, source: str, sheet: Path | str | None, pus
         yield f"{folder}{' (cached: nothing had to be run)' if ran.cached else ''}"
         yield f'load it with sanac.load_pipeline("{folder}"{backend})'
         if ran.command:
-            yield f"generate with its samples: {ran.command.replace(ran.chosen.folder, folder)}"
+            yield f"generate with its samples: {ran.command.replace(ran.chosen.folder, folder, 1)}"
         yield from _show_sheet(sheet)
         yield f"with times and more prompts: sanac compare {source} {folder}"
     else:

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -214,7 +214,7 @@ class _Reader:
             elif text := _wrong_target(name, given):
                 self.wrong(place, f"target.{name} is {given!r}{text}")
             else:
-                kinds = {"max_bytes": parse_bytes, "samples": tuple, "images": int}
+                kinds: dict[str, Callable[[Any], Any]] = {"max_bytes": parse_bytes, "samples": tuple, "images": int}
                 found[name] = kinds.get(name, float)(given)
         if not set(found) & {*_LIMITS}:
             self.wrong(line, f"target needs one of {', '.join(_LIMITS)}")
