@@ -179,8 +179,13 @@ def _budget(recipe: Recipe, lines: Lines) -> Iterator[Problem]:
     if not target.budget:
         return
     limit = "max_seconds" if target.max_block_forwards is None else "max_block_forwards"
-    if target.max_seconds is not None and not recipe.of("bench"):
+    bench = recipe.of("bench")
+    if target.max_seconds is not None and bench is None:
         yield lines.of("target", "max_seconds"), "target.max_seconds needs times: add [bench]"
+    elif target.max_seconds is not None and bench and recipe.scored:
+        steps = [step.settings.get("steps") for step in (bench, recipe.scored)]
+        if steps[0] != steps[1]:
+            yield lines.of("bench", "steps"), "bench.steps differs from evaluate.steps: other pictures would be timed"
     if recipe.scored is None:
         yield lines.of("target", limit), f"target.{limit} looks for the best score: add [evaluate]"
     else:

@@ -59,6 +59,11 @@ def recipe(folder: Path, text: str) -> Recipe:
         ("max_block_forwards = 24", "max_block_forwards = 0", "target.max_block_forwards is 0, not a number above 0"),
         ("max_block_forwards = 24\n", 'max_bytes = "9MB"\n', "target.samples needs a cost per picture"),
         ("max_block_forwards = 24", "max_seconds = 1", "target.max_seconds needs times: add [bench]"),
+        (
+            "[target]\nmax_block_forwards = 24",
+            "[bench]\n[target]\nmax_seconds = 1",
+            "bench.steps differs from evaluate.",
+        ),
         ('search = "best-of"', 'search = "gated"', "evaluate.search is gated, whose cost isn't known beforehand"),
         ('search = "best-of"', 'search = "best-of"\nn = 4', "evaluate.n is fixed, and target.samples decides it"),
         ('search = "best-of"', 'search = "best-of"\nmax_forwards = 9', "and target.max_block_forwards decides it"),
