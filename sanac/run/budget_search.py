@@ -112,16 +112,17 @@ class BudgetSearch:
         self.reasons.append(f"{point.name}: {'; '.join(texts)}")
 
     def choose_among(self, screened: Sequence[ScreenedPoint]) -> None:
-        """Measure the best few in full: of those that no other beats, by their score on tuning prompts.
+        """Measure the best few in full, by their score on tuning prompts: first those that no other beats.
 
-        A point that turns out to be over a limit no longer beats others.
+        A point that turns out to be over a limit no longer beats others. Where none of the few keeps every limit, the
+        other unbeaten points are measured, too.
         """
         alive, open_points = list(screened), list(screened)
-        while len(self.rows) < FEW or not self.passed:
+        while open_points and (len(self.rows) < FEW or not self.passed):
             front = [one for one in open_points if not any(map(one.beaten_by, alive))]
-            if not front:
+            if not front and len(self.rows) >= FEW:
                 break
-            best = min(front, key=lambda one: (-one.score, one.cost))
+            best = min(front or open_points, key=lambda one: (-one.score, one.cost))
             open_points.remove(best)
             if not self._measured(best.point):
                 alive.remove(best)

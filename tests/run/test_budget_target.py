@@ -228,3 +228,7 @@ def test_which_points_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert len(search.rows) == FEW
     assert [reason.partition(":")[0] for reason in search.reasons] == ["worse, samples=1", "cheap 5, samples=1"]
     assert "hidden, samples=1 costs no more and has 0.900" in search.reasons[0]
+    seen.clear()
+    search.rows.clear()
+    search.choose_among([screened("one", 10, 0.9), screened("two", 20, 0.9), screened("three", 9, 0.8)])
+    assert seen == ["one", "three", "two"], "few points are all measured, the beaten one last"
