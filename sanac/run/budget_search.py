@@ -1,7 +1,8 @@
 """Finds the point with the best score for a cost per picture: screens what is within the budget, measures the best few.
 
 Of the points that were measured in full, the best score wins; a cheaper one wins if its paired difference by prompt to
-the best one doesn't exclude zero.
+the best one doesn't exclude zero. Before it wins, others that cost no more are measured, too, unless screening tells
+that they are worse.
 """
 
 import shlex
@@ -13,6 +14,7 @@ from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.settings import settings_of
 from sanac.core.units import bytes_text
+from sanac.judge.intervals import Interval
 from sanac.nn.step_costs import step_costs
 from sanac.run.outcome import (
     RecipeOutcome,
@@ -47,6 +49,7 @@ class ScreenedPoint:
     point: Point
     size: float
     score: float
+    measured: Measured | None = None
 
     @property
     def cost(self) -> tuple[float, float]:
@@ -57,6 +60,12 @@ class ScreenedPoint:
         """Whether another point is no more expensive, no larger and no worse, and better in one of these."""
         ours, theirs = (*self.cost, -self.score), (*other.cost, -other.score)
         return ours != theirs and all(mine >= its for mine, its in zip(ours, theirs, strict=True))
+
+    def rivals(self, other: "ScreenedPoint") -> bool:
+        """Whether it costs no more than another point, and may be as good: screening doesn't exclude it."""
+        if self.point.block_forwards > other.point.block_forwards or not self.measured or not other.measured:
+            return False
+        return difference(self.measured, other.measured).high >= 0
 
 
 @dataclass
@@ -92,7 +101,7 @@ class BudgetSearch:
                 if self.target.max_bytes is not None and size > self.target.max_bytes:
                     self.reject(point, f"{bytes_text(int(size))}, over {bytes_text(self.target.max_bytes)}")
                 elif self._affordable(point):
-                    yield ScreenedPoint(point, size, self._look(bare.sampled(samples), cheap))
+                    yield ScreenedPoint(point, size, *self._look(bare.sampled(samples), cheap))
 
     def _affordable(self, point: Point) -> bool:
         """Whether the point is not known to be over the budget; notes the reason."""
@@ -101,35 +110,50 @@ class BudgetSearch:
             self.reject(point, text)
         return not text
 
-    def _look(self, plan: RecipePlan, variant: Variant) -> float:
-        """The score on few images of tuning prompts."""
+    def _look(self, plan: RecipePlan, variant: Variant) -> tuple[float, Measured]:
+        """The score on few images of tuning prompts, and where it is."""
         stages = plan.evaluations(variant, images=self.target.images, prompts_split="tune")
         (stage,) = (one for one in stages if one.verb == "evaluate")
-        return float(self.runner.run(stage, detached=True).data["overall"]["value"])
+        done = self.runner.run(stage, detached=True)
+        return float(done.data["overall"]["value"]), Measured(done.out, plan.measurement)
 
     def reject(self, point: Point, *texts: str) -> None:
         """Note why a point is not chosen."""
         self.reasons.append(f"{point.name}: {'; '.join(texts)}")
 
-    def choose_among(self, screened: Sequence[ScreenedPoint]) -> None:
-        """Measure the best few in full, by their score on tuning prompts: first those that no other beats.
+    def choose_among(self, screened: Sequence[ScreenedPoint]) -> VariantResult | None:
+        """Measure the best few in full, by their score on tuning prompts, and choose: first those that no other beats.
 
         A point that turns out to be over a limit no longer beats others. Where none of the few keeps every limit, the
-        other unbeaten points are measured, too.
+        other unbeaten points are measured, too; and those that rival the chosen one.
         """
-        alive, open_points = list(screened), list(screened)
-        while open_points and (len(self.rows) < FEW or not self.passed):
-            front = [one for one in open_points if not any(map(one.beaten_by, alive))]
+        alive, left = list(screened), list(screened)
+
+        def measure(one: ScreenedPoint) -> None:
+            left.remove(one)
+            if not self._measured(one.point):
+                alive.remove(one)
+
+        while left and (len(self.rows) < FEW or not self.passed):
+            front = [one for one in left if not any(map(one.beaten_by, alive))]
             if not front and len(self.rows) >= FEW:
                 break
-            best = min(front or open_points, key=lambda one: (-one.score, one.cost))
-            open_points.remove(best)
-            if not self._measured(best.point):
-                alive.remove(best)
-        for one in open_points:
+            measure(min(front or left, key=_rank))
+        while (chosen := self._winner()) and (rivals := self._rivals(chosen, screened, left)):
+            measure(min(rivals, key=_rank))
+        for one in left:
             better = next(filter(one.beaten_by, alive), None)
-            why = f"{better.point.name} costs no more and has {better.score:.3f}" if better else f"{FEW} are better"
+            why = f"{better.point.name} costs no more and has {better.score:.3f}" if better else "others are better"
             self.reject(one.point, f"not measured: score {one.score:.3f} in screening; {why}")
+        self._explain(chosen)
+        return chosen
+
+    def _rivals(
+        self, chosen: VariantResult, screened: Sequence[ScreenedPoint], left: Sequence[ScreenedPoint]
+    ) -> list[ScreenedPoint]:
+        """Points that aren't measured yet, cost no more than the chosen one and may be as good."""
+        ours = next((one for one in screened if one.point.name == chosen.name), None)
+        return [one for one in left if ours and one.rivals(ours)]
 
     def _measured(self, point: Point) -> bool:
         """Make a point's variant in full and time it; if it is within all limits but the score's, measure it."""
@@ -179,28 +203,43 @@ class BudgetSearch:
     def _measurement(self, row: VariantResult) -> Measured:
         return Measured(self.folders[row.name], row.measurement)
 
-    def winner(self) -> VariantResult | None:
-        """The best point; a cheaper one whose paired difference to it doesn't exclude zero wins the tie."""
+    def _best(self) -> VariantResult:
+        return max(self.passed, key=lambda row: (row.score or 0.0, -_forwards(row), -row.size))
+
+    def _gap(self, row: VariantResult, best: VariantResult) -> Interval:
+        """How much better a row is than the best one, paired by prompt: at most zero in its value."""
+        return difference(self._measurement(row), self._measurement(best))
+
+    def _winner(self) -> VariantResult | None:
+        """The cheapest point that isn't shown to be worse than the best one; the smallest where only bits differ."""
         if not self.passed:
-            self.reasons.append("no point meets every limit: a larger budget, other depths or schemes in [matrix]")
             return None
-        best = max(self.passed, key=lambda row: (row.score or 0.0, [-number for number in _cost(row)]))
-        theirs = self._measurement(best)
-        gaps = {row.name: difference(self._measurement(row), theirs) for row in self.passed if row is not best}
-        equal = [best, *(row for row in self.passed if row is not best and gaps[row.name].high >= 0)]
-        chosen = min(equal, key=lambda row: (_cost(row), -(row.score or 0.0)))
-        for row in self.passed:
-            said = f"{row.name}: score {row.score:.4f}, {_cost(row)[0]:g} block-forwards per picture"
-            gap = f", {-gaps[row.name].value:.4f} less than {best.name}" if row is not best else ""
-            if row is chosen:
-                last = f"{said}: the best point within every limit"
-                last = f"{said}{gap}: within the interval, and cheaper" if row is not best else last
-            elif row in equal:
-                self.reasons.append(f"{said}; {chosen.name} is within the interval, and cheaper")
+        best = self._best()
+        equal = [row for row in self.passed if row is best or self._gap(row, best).high >= 0]
+        chosen = min(equal, key=lambda row: (_forwards(row), -(row.score or 0.0), row.size))
+        alike = [row for row in equal if _shape(row) == _shape(chosen)]
+        return min(alike, key=lambda row: (row.size, -(row.score or 0.0)))
+
+    def _explain(self, chosen: VariantResult | None) -> None:
+        """Note why each point that keeps every limit is chosen or isn't; the chosen one comes last."""
+        if chosen is None:
+            self.reasons.append("no point meets every limit: a larger budget, other depths or schemes in [matrix]")
+            return
+        best = self._best()
+        for row in sorted(self.passed, key=lambda row: row is chosen):
+            gap = self._gap(row, best)
+            said = f"{row.name}: score {row.score:.4f}, {_forwards(row):g} block-forwards per picture"
+            less = f"{-gap.value:.4f} less than {best.name}"
+            if row is chosen and row is best:
+                self.reasons.append(f"{said}: the best point within every limit")
+            elif row is chosen:
+                cheaper = "cheaper" if _forwards(row) < _forwards(best) else "smaller"
+                self.reasons.append(f"{said}: {less}, within the interval, and {cheaper}")
+            elif row is best or gap.high >= 0:
+                cheaper = "cheaper" if _forwards(chosen) < _forwards(row) else "smaller or better"
+                self.reasons.append(f"{said}; {chosen.name} is within the interval, and {cheaper}")
             else:
-                self.reasons.append(f"{said}{gap}, beyond the interval")
-        self.reasons.append(last)
-        return chosen
+                self.reasons.append(f"{said}, {less}, beyond the interval")
 
 
 def run_budget(plan: RecipePlan, points: Sequence[Point], runner: RecipeRunner) -> RecipeOutcome:
@@ -217,8 +256,7 @@ def run_budget(plan: RecipePlan, points: Sequence[Point], runner: RecipeRunner) 
         search.base = Measured(score.folder(runner.workspace), single.measurement)
     source = open_model(locate(runner.model))
     search.source |= numbers_of(source, score.folder(runner.workspace) if score else None)
-    search.choose_among(list(search.screened(points)))
-    chosen = search.winner()
+    chosen = search.choose_among(list(search.screened(points)))
     rows = with_front(search.rows)
     chosen = next((row for row in rows if chosen and row.name == chosen.name), None)
     settings = evaluation_of(single)
@@ -248,10 +286,21 @@ def _command(plan: RecipePlan, row: VariantResult) -> str:
     return f'sanac generate {shlex.quote(row.folder)} "PROMPT" {options}'.rstrip()
 
 
-def _cost(row: VariantResult) -> tuple[float, float]:
-    """Block-forwards, then bytes: what is cheaper."""
+def _rank(one: ScreenedPoint) -> tuple[float, tuple[float, float]]:
+    """The order in which points are measured: the best score first, of equal ones the cheapest."""
+    return -one.score, one.cost
+
+
+def _forwards(row: VariantResult) -> float:
+    """Block-forwards of a picture at a row's point."""
     assert row.point
-    return row.point.block_forwards, row.size
+    return row.point.block_forwards
+
+
+def _shape(row: VariantResult) -> tuple[float, int]:
+    """What points have in common that only differ in the bits of their weights."""
+    assert row.point
+    return row.point.block_forwards, row.point.samples
 
 
 def _times(one: float | None, point: Point) -> float | None:

@@ -8,12 +8,16 @@ import pytest
 from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.errors import UsageError
+from sanac.judge.intervals import Interval
 from sanac.nn.step_costs import step_costs
 from sanac.nn.stepwise import StepCost
+from sanac.run import budget_search
 from sanac.run.budget_search import FEW, BudgetSearch, ScreenedPoint
+from sanac.run.outcome import VariantResult
 from sanac.run.points import Point
 from sanac.run.recipe import SAMPLES, Recipe, Target
 from sanac.run.recipe_checks import read_recipe
+from sanac.run.scores import Measured
 from sanac.run.stage_graph import Variant, plan_of
 from sanac.search.halving import cost_of
 from sanac.search.picture_cost import picture_cost
@@ -193,7 +197,7 @@ def test_seconds_of_a_picture(sanac: Sanac) -> None:
 
 
 def screened(name: str, cost: float, score: float, size: float = 1.0) -> ScreenedPoint:
-    return ScreenedPoint(Point(Variant(name, {}, ()), 1, cost, 1.0), size, score)
+    return ScreenedPoint(Point(Variant(name, {}, ()), 1, cost, 1.0), size, score, Measured(Path(), name))
 
 
 def test_what_beats_a_point() -> None:
@@ -205,30 +209,70 @@ def test_what_beats_a_point() -> None:
     assert not one.beaten_by(screened("two", 10, 0.5)), "it is the same"
 
 
-def test_which_points_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The best few of the front; one over a time limit beats nothing any longer."""
-    plan = plan_of(recipe(tmp_path, BUDGET), "x")
+NARROW, WIDE = 0.01, 0.2  # reach of the intervals below
+
+
+def searching(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, truth: dict[str, float], reach: float
+) -> tuple[BudgetSearch, list[str]]:
+    """A search whose points score what `truth` says on test prompts, 'slow' is over a limit; and what it measured."""
     seen: list[str] = []
-    search = BudgetSearch(plan, None, Target(max_seconds=1.0))  # type: ignore[arg-type]
 
     def measured(self: BudgetSearch, point: Point) -> bool:
         name = point.variant.name
         seen.append(name)
-        if name == "slow":
-            return False
-        self.rows.append(None)  # type: ignore[arg-type]
-        self.passed.append(None)  # type: ignore[arg-type]
-        return True
+        if name != "slow":
+            numbers = {"evaluate-shapes/overall": truth.get(name, 0.5), "size/bytes": 0.5 if name == "int8" else 1.0}
+            self.rows.append(VariantResult(point.variant, "", numbers, None, point=point))
+            self.passed.append(self.rows[-1])
+        return name != "slow"
+
+    def difference(ours: Measured, theirs: Measured) -> Interval:
+        gap = truth.get(ours.name, 0.5) - truth.get(theirs.name, 0.5)
+        return Interval(gap, gap - reach, gap + reach, 0.95, 9)
 
     monkeypatch.setattr(BudgetSearch, "_measured", measured)
+    monkeypatch.setattr(BudgetSearch, "_measurement", lambda _, row: Measured(Path(), row.variant.name))
+    monkeypatch.setattr(budget_search, "difference", difference)
+    plan = plan_of(recipe(folder, BUDGET), "x")
+    return BudgetSearch(plan, None, Target(max_seconds=1.0)), seen  # type: ignore[arg-type]
+
+
+def test_which_points_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The best few of the front; one over a time limit beats nothing any longer."""
+    truth = {"hidden": 0.9, "cheap 8": 0.8, "cheap 7": 0.7, "cheap 6": 0.6, "worse": 0.2, "cheap 5": 0.2}
+    search, seen = searching(monkeypatch, tmp_path, truth, NARROW)
     points = [screened("slow", 10, 0.9), screened("hidden", 10, 0.9, size=2.0), screened("worse", 30, 0.85, size=3.0)]
     points += [screened(f"cheap {cost}", cost, cost / 10) for cost in (8, 7, 6, 5)]
-    search.choose_among(points)
+    chosen = search.choose_among(points)
+    assert chosen
+    assert (chosen.variant.name, len(search.rows)) == ("hidden", FEW)
     assert seen == ["slow", "hidden", "cheap 8", "cheap 7", "cheap 6"]
-    assert len(search.rows) == FEW
-    assert [reason.partition(":")[0] for reason in search.reasons] == ["worse, samples=1", "cheap 5, samples=1"]
+    assert [reason.partition(":")[0] for reason in search.reasons[:2]] == ["worse, samples=1", "cheap 5, samples=1"]
     assert "hidden, samples=1 costs no more and has 0.900" in search.reasons[0]
-    seen.clear()
-    search.rows.clear()
-    search.choose_among([screened("one", 10, 0.9), screened("two", 20, 0.9), screened("three", 9, 0.8)])
+    few, seen = searching(monkeypatch, tmp_path, {}, NARROW)
+    few.choose_among([screened("one", 10, 0.9), screened("two", 20, 0.9), screened("three", 9, 0.8)])
     assert seen == ["one", "three", "two"], "few points are all measured, the beaten one last"
+
+
+def test_a_cheaper_point_wins_a_tie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not before its rivals are measured; of points that cost the same the best, of bits the fewest."""
+    truth = {"best": 0.9, "near": 0.8, "far": 0.6, "rival": 0.85, "int8": 0.84}
+    points = [screened("best", 40, 0.9), screened("near", 20, 0.8), screened("far", 10, 0.75)]
+    points += [screened("more", 50, 0.91), screened("rival", 20, 0.7, size=2.0)]
+    search, seen = searching(monkeypatch, tmp_path, truth, WIDE)
+    chosen = search.choose_among(points)
+    assert chosen
+    assert (chosen.variant.name, seen[-1]) == ("rival", "rival"), search.reasons
+    assert "0.0500 less than best, samples=1, within the interval, and cheaper" in search.reasons[-1]
+    bits, _ = searching(monkeypatch, tmp_path, truth, WIDE)
+    smaller = bits.choose_among([screened("rival", 20, 0.8), screened("int8", 20, 0.8, size=0.5)])
+    assert smaller
+    assert smaller.variant.name == "int8"
+    sure, _ = searching(monkeypatch, tmp_path, truth, NARROW)
+    best = sure.choose_among(points)
+    assert best
+    assert best.variant.name == "best"
+    none, _ = searching(monkeypatch, tmp_path, truth, NARROW)
+    assert none.choose_among([screened("slow", 1, 0.9)]) is None
+    assert "no point meets every limit" in none.reasons[-1]
