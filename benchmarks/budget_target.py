@@ -165,7 +165,10 @@ def main(
     click.echo(table(about))
     missed = [one for one in picks if not one["front"]]
     for one in missed:
-        click.echo("budget {budget:g}: {variant}, {samples} candidates: NOT on the front".format(**one))
+        rival, gap = one["beaten_by"], "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**one["gap"])
+        said = f"{rival['variant']}, {rival['samples']} candidates costs no more; the difference to it is {gap}"
+        chance = "which may be chance" if one["gap"]["high"] >= 0 else "which is no chance"
+        click.echo(f"budget {one['budget']:g}: NOT on the front: {said}, {chance}")
     click.echo("NOT met" if missed else "every choice is on the full grid's front: met")
 
 
