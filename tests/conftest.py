@@ -34,6 +34,7 @@ LONGEST = (
     "quantize/test_gptq.py",
     "cli/test_finetune.py",
     "run/test_variants.py",
+    "run/test_budget_target.py",
     "run/test_stopped.py",
     "train/test_loop.py",
     "cli/test_analyze.py",

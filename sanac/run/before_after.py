@@ -44,7 +44,9 @@ def make_sheet(ran: RecipeOutcome, runner: RecipeRunner) -> Path | None:
     plan, variant = ran.plan, ran.chosen.variant
     runner.total = 0  # the stages are done: these aren't counted
     try:
-        scores = [*_scores(plan.scores(variant), runner)]
+        searched = ran.chosen.point is not None and ran.chosen.point.samples > 1
+        # the pictures are of one noise each: the score of a search is not theirs
+        scores = [None] * (1 + len(plan.shown(variant))) if searched else [*_scores(plan.scores(variant), runner)]
         compared = runner.run(plan.comparison(variant))
         return _written(compared, [*_names(plan, variant, compared)], scores, Path(ran.chosen.folder))
     except SanacError as error:

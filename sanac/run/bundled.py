@@ -6,12 +6,15 @@ from typing import Any
 
 from sanac.core.errors import UsageError
 from sanac.core.settings import json_schema, settings_of
-from sanac.run.recipe import BASELINE, NONE, SHEETS
+from sanac.run.recipe import BASELINE, MOST_SAMPLES, NONE, SHEETS
 from sanac.verbs import VERBS, recipe_verbs
 from sanac.verify.gates import BOUNDS
 
 SCHEMA_FILE = "sanac-recipe.schema.json"
 _SHEET = "Pictures of the source and the result side by side; 'stages': of every model on the way, too."
+_FORWARDS = "Block-forwards that a picture may cost with all its candidates, in the unit of `sanac schedule`."
+_SECONDS = "Seconds that a picture may take with all its candidates, from the times of [bench]."
+_SAMPLES = "Candidates per picture to choose from; 1, 2, 4, 8 by default where [evaluate] has a search."
 _FOLDER = Path(__file__).parents[1] / "recipes"
 
 
@@ -67,6 +70,14 @@ def recipe_schema() -> dict[str, Any]:
                     "max_bytes": {"type": "string"},
                     "max_latency_ratio": {"type": "number", "exclusiveMinimum": 0},
                     "min_score_ratio": {"type": "number", "exclusiveMinimum": 0},
+                    "max_block_forwards": {"type": "number", "exclusiveMinimum": 0, "description": _FORWARDS},
+                    "max_seconds": {"type": "number", "exclusiveMinimum": 0, "description": _SECONDS},
+                    "samples": {
+                        "type": "array",
+                        "items": {"type": "integer", "minimum": 1, "maximum": MOST_SAMPLES},
+                        "minItems": 1,
+                        "description": _SAMPLES,
+                    },
                     "images": {"type": "integer", "minimum": 12},
                 },
             },

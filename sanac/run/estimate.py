@@ -1,6 +1,6 @@
 """Estimates of a recipe's stages: bytes, memory, time; from shapes alone, before anything is opened or computed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,10 +91,12 @@ def sheet_seconds(plan: RecipePlan, model: Model, estimates: Mapping[str, StageE
     return _START + work / speed_of(model, device, choose_precision(None, device, model)).operations
 
 
-def table_of(plan: RecipePlan, estimates: Mapping[str, StageEstimate], done: Mapping[str, bool]) -> Iterator[list[str]]:
+def table_of(
+    stages: Sequence[RecipeStage], estimates: Mapping[str, StageEstimate], done: Mapping[str, bool]
+) -> Iterator[list[str]]:
     """Titles, then a row for each stage."""
     yield ["stage", "on", "blocks", "weights", "memory", "time"]
-    for stage in plan.stages():
+    for stage in stages:
         about = estimates[stage.key]
         on = stage.source.folder_name if stage.source else "the source"
         numbers = [str(about.blocks), bytes_text(int(about.size)), bytes_text(int(about.memory))]

@@ -9,11 +9,12 @@ from sanac.core.artifact.model import open_model
 from sanac.core.artifact.workspace import record
 from sanac.core.check import Check
 from sanac.core.checkpoint.locate import locate
+from sanac.run.points import Point
 from sanac.run.runner import RecipeRunner, StageResult
-from sanac.run.stage_graph import RecipePlan, RecipeStage, Variant
+from sanac.run.stage_graph import RecipePlan, Variant
 from sanac.verify.gates import judge, measured_in, numbers_of
 
-SCORE = "evaluate-shapes/overall"
+SCORED = "evaluate-shapes"  # the measurement whose score stands for a model
 NONE = "variants that keep every limit"
 
 
@@ -26,7 +27,10 @@ class VariantResult:
     numbers: Mapping[str, float]
     latency: float | None  # time per image relative to the source model
     verdicts: tuple[Check, ...] = ()
-    ahead: bool = True  # Pareto-optimal in size, latency and score
+    ahead: bool = True  # Pareto-optimal in size, latency, cost and score
+    measurement: str = SCORED  # whose score it is
+    point: Point | None = None  # with a budget: candidates and cost of a picture
+    seconds: float | None = None  # of a picture with all its candidates
 
     @property
     def size(self) -> float:
@@ -36,7 +40,12 @@ class VariantResult:
     @property
     def score(self) -> float | None:
         """Shapes score; None if it wasn't evaluated."""
-        return self.numbers.get(SCORE)
+        return self.numbers.get(f"{self.measurement}/overall")
+
+    @property
+    def name(self) -> str:
+        """The variant's name, with its samples where there is a budget."""
+        return self.point.name if self.point else self.variant.name
 
     @property
     def passed(self) -> bool:
@@ -48,7 +57,8 @@ class VariantResult:
         out = Path(self.folder).name if names else self.folder
         found = {"variant": self.variant.name, "out": out, "bytes": self.size, "score": self.score}
         gates = [verdict.to_json() for verdict in self.verdicts]
-        return found | {"latency_ratio": self.latency, "ahead": self.ahead, "passed": self.passed, "gates": gates}
+        found |= {"latency_ratio": self.latency, "ahead": self.ahead, "passed": self.passed, "gates": gates}
+        return found | (self.point.to_json() | {"seconds": self.seconds} if self.point else {})
 
 
 @dataclass(frozen=True)
@@ -61,13 +71,21 @@ class RecipeOutcome:
     done: tuple[StageResult, ...]
     chosen: VariantResult | None  # the recipe's result
     reasons: tuple[str, ...] = ()
+    source_forwards: float | None = None  # with a budget: block-forwards of a picture of the source
+    command: str = ""  # with a budget: how the result generates with its samples
+
+    @property
+    def source_score(self) -> float | None:
+        """The source's score; with a budget that of single pictures."""
+        plan = self.plan.sampled(1) if self.plan.recipe.budget else self.plan
+        return self.source.get(f"{plan.measurement}/overall")
 
     @property
     def limits(self) -> tuple[Check, ...]:
         """Checks of the chosen variant; without one, the failed checks of all variants."""
         if self.chosen:
             return self.chosen.verdicts
-        named = [(row.variant.name, verdict) for row in self.rows for verdict in row.verdicts if not verdict.passed]
+        named = [(row.name, verdict) for row in self.rows for verdict in row.verdicts if not verdict.passed]
         return tuple(replace(verdict, name=f"{name}: {verdict.name}") for name, verdict in named)
 
     @property
@@ -99,16 +117,19 @@ class RecipeOutcome:
             }
             for done in self.done
         ]
-        return {
+        found = {
             "recipe": self.plan.recipe.name,
             "passed": self.passed,
             "stages": stages,
-            "source": {"bytes": self.source["size/bytes"], "score": self.source.get(SCORE)},
+            "source": {"bytes": self.source["size/bytes"], "score": self.source_score},
             "variants": [row.to_json(names=names) for row in self.rows],
             "chosen": self.chosen.variant.name if self.chosen else None,
             "reasons": list(self.reasons),
             "checks": [check.to_json() for check in self.checks],
         }
+        if self.chosen and self.chosen.point:
+            found |= {"samples": self.chosen.point.samples, "generate": self.command}
+        return found
 
 
 def _of_stage(done: StageResult) -> Check | None:
@@ -163,9 +184,29 @@ def rows_of(
         place = runner.place(variant.last)
         numbers = numbers_of(open_model(locate(place)))
         if not variant.stages:
-            numbers = {**numbers, **source}
-        verdicts = (*_compared(variant, runner), *judge(plan.recipe.gates, numbers, source))
-        rows.append(VariantResult(variant, place, numbers, ratios.get(place), verdicts))
+            numbers = {**numbers, **source, **_measured_apart(plan, variant, runner)}
+        verdicts = (*_compared(variant, runner), *judge(plan.recipe.gates, _gated(plan, numbers), source))
+        rows.append(VariantResult(variant, place, numbers, ratios.get(place), verdicts, measurement=plan.measurement))
+    return with_front(rows)
+
+
+def _measured_apart(plan: RecipePlan, variant: Variant, runner: RecipeRunner) -> dict[str, float]:
+    """Metrics of a variant that is the source itself, whose evaluations have folders of their own."""
+    done = (runner.done[stage.key] for stage in plan.evaluations(variant) if stage.key in runner.done)
+    return {name: value for result in done for name, value in measured_in(result.out).items()}
+
+
+def _gated(plan: RecipePlan, numbers: Mapping[str, float]) -> Mapping[str, float]:
+    """Metrics as gates name them: with a budget, `evaluate-shapes/...` is measured with the point's samples."""
+    if not plan.recipe.budget:
+        return numbers
+    prefix = f"{plan.measurement}/"
+    own = {name.removeprefix(prefix): value for name, value in numbers.items() if name.startswith(prefix)}
+    return {**numbers, **{f"{SCORED}/{name}": value for name, value in own.items()}}
+
+
+def with_front(rows: Sequence[VariantResult]) -> tuple[VariantResult, ...]:
+    """The rows, each with whether it is Pareto-optimal among them."""
     return tuple(replace(row, ahead=not any(_beats(other, row) for other in rows)) for row in rows)
 
 
@@ -182,12 +223,14 @@ def _compared(variant: Variant, runner: RecipeRunner) -> tuple[Check, ...]:
 
 
 def _beats(one: VariantResult, other: VariantResult) -> bool:
-    """Whether `one` dominates `other`: no worse in size, latency and score, and better in at least one."""
+    """Whether `one` dominates `other`: no worse in size, latency, cost and score, and better in at least one."""
     pairs = [(one.size, other.size)]
     if one.latency is not None and other.latency is not None:
         pairs.append((one.latency, other.latency))
     if one.score is not None and other.score is not None:
         pairs.append((-one.score, -other.score))
+    if one.point is not None and other.point is not None:
+        pairs.append((one.point.block_forwards, other.point.block_forwards))
     return all(ours <= theirs for ours, theirs in pairs) and any(ours < theirs for ours, theirs in pairs)
 
 
@@ -196,6 +239,17 @@ def timed_of(model: str, bench_result: StageResult | None) -> dict[str, float]:
     known = measured_in(bench_result.out) if bench_result else {}
     prefix = f"bench/{model}/"
     return {f"bench/{name.removeprefix(prefix)}": value for name, value in known.items() if name.startswith(prefix)}
+
+
+def seconds_of(bench_result: StageResult | None) -> dict[str, float]:
+    """Seconds of an image of each model on its fastest backend."""
+    found: dict[str, float] = {}
+    for subject in bench_result.data["subjects"] if bench_result else ():
+        count, batch = next(iter(subject["batches"].items()))
+        if "image" in batch["seconds"]:
+            seconds = batch["seconds"]["image"]["median"] / int(count)
+            found[subject["model"]] = min(seconds, found.get(subject["model"], seconds))
+    return found
 
 
 def latencies(bench_result: StageResult | None) -> dict[str, float]:
@@ -219,12 +273,23 @@ def table_of(outcome: RecipeOutcome) -> list[list[str]]:
     """Table of the outcome: header, source and a row per variant, without empty columns."""
     from sanac.core.units import bytes_text
 
-    def cells(name: str, size: float, latency: float | None, score: float | None, mark: str) -> list[str]:
+    def cells(
+        name: str,
+        size: float,
+        latency: float | None,
+        score: float | None,
+        mark: str,
+        samples: int | None,
+        forwards: float | None,
+    ) -> list[str]:
+        counts = [str(samples) if samples else "", f"{forwards:g}" if forwards is not None else ""]
         times = f"{latency:.2f}" if latency is not None else ""
-        return [name, bytes_text(int(size)), times, f"{score:.3f}" if score is not None else "", mark]
+        return [name, *counts, bytes_text(int(size)), times, f"{score:.3f}" if score is not None else "", mark]
 
     bench_result = 1.0 if any(row.latency for row in outcome.rows) else None
-    rows = [cells("source", outcome.source["size/bytes"], bench_result, outcome.source.get(SCORE), "")]
+    forwards = outcome.source_forwards
+    about = (outcome.source["size/bytes"], bench_result, outcome.source_score, "")
+    rows = [cells("source", *about, 1 if forwards is not None else None, forwards)]
     for row in outcome.rows:
         marks = [
             "chosen" if row is outcome.chosen else "",
@@ -232,12 +297,9 @@ def table_of(outcome: RecipeOutcome) -> list[list[str]]:
         ]
         marks += [] if row.passed else ["misses a limit"]
         mark = ", ".join(filter(None, marks))
-        rows.append(cells(row.variant.name or "result", row.size, row.latency, row.score, mark))
-    columns = zip(["variant", "weights", "time per image", "score", ""], *rows, strict=True)
+        point = (row.point.samples, row.point.block_forwards) if row.point else (None, None)
+        rows.append(cells(row.variant.name or "result", row.size, row.latency, row.score, mark, *point))
+    titles = ["variant", "samples", "block-forwards", "weights", "time per image", "score", ""]
+    columns = zip(titles, *rows, strict=True)
     held = [(title, *column) for title, *column in columns if any(column) or not title]
     return [list(row) for row in zip(*held, strict=True)]
-
-
-def stages_left(plan: RecipePlan, runner: RecipeRunner) -> tuple[tuple[RecipeStage, bool], ...]:
-    """All stages, and whether each is cached."""
-    return tuple((stage, runner.known(stage)) for stage in plan.stages())

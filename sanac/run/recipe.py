@@ -2,8 +2,8 @@
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from sanac.core.errors import UsageError
 from sanac.core.settings import canonical_name, did_you_mean, problems_of, settings_of
 from sanac.core.units import parse_bytes
 from sanac.run.toml_lines import Lines
+from sanac.search.settings import USES
 from sanac.verbs import VERBS, recipe_verbs
 from sanac.verify.gates import Gate, parse_gates
 
@@ -19,7 +20,11 @@ SCORED = "shapes"  # the suite that targets and sheets read
 BASELINE = "baseline"  # of evaluate and bench: whether the source is measured, too
 SHEETS = (True, False, "stages")  # whether a sheet of pictures is made: source and result; none; every stage's model
 _OTHER = ("model", "sheet", "matrix", "target", "gate")
-_TARGETS = ("max_bytes", "max_latency_ratio", "min_score_ratio", "images")
+_LIMITS = ("max_bytes", "max_latency_ratio", "min_score_ratio", "max_block_forwards", "max_seconds")
+_TARGETS = (*_LIMITS, "samples", "images")
+SAMPLES = (1, 2, 4, 8)  # candidates per picture that a budget chooses from, where [evaluate] has a search
+MOST_SAMPLES = 4096
+_OF_SEARCH = ("search", "n", "search_verifier", "max_forwards", "max_seconds", *USES)  # settings of [evaluate]
 Problem = tuple[int, str]  # line, complaint
 
 
@@ -35,12 +40,20 @@ class RecipeStep:
 
 @dataclass(frozen=True)
 class Target:
-    """What a search has to reach."""
+    """What a search has to reach, and what a picture may cost."""
 
     max_bytes: int | None = None
     max_latency_ratio: float | None = None
     min_score_ratio: float | None = None
+    max_block_forwards: float | None = None  # of a picture with all its candidates, in the unit of `sanac schedule`
+    max_seconds: float | None = None  # of the same
+    samples: tuple[int, ...] = ()  # candidates per picture to choose from; (): the default
     images: int = 96  # for the first, cheap look at every candidate
+
+    @property
+    def budget(self) -> bool:
+        """Whether the best score for a cost per picture is wanted, instead of the smallest variant."""
+        return self.max_block_forwards is not None or self.max_seconds is not None
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,27 @@ class Recipe:
         """The evaluation whose score stands for a model: that of the shapes suite, else the first one."""
         steps = [step for step in self.steps if step.verb == "evaluate"]
         return next((step for step in steps if step.settings.get("suite") == SCORED), steps[0] if steps else None)
+
+    @property
+    def budget(self) -> bool:
+        """Whether its target has a budget per picture."""
+        return self.target is not None and self.target.budget
+
+    @property
+    def samples(self) -> tuple[int, ...]:
+        """Candidates per picture that the target's budget chooses from."""
+        searches = self.scored is not None and self.scored.settings.get("search", "single") != "single"
+        return (self.target.samples if self.target else ()) or (SAMPLES if searches else (1,))
+
+    def sampled(self, samples: int) -> "Recipe":
+        """The recipe whose evaluation searches so many candidates per picture; a single one needs no search."""
+        scored = self.scored
+        if scored is None:
+            return self
+        settings = {name: value for name, value in scored.settings.items() if samples > 1 or name not in _OF_SEARCH}
+        settings |= {"n": samples} if samples > 1 else {}
+        steps = (replace(step, settings=settings) if step is scored else step for step in self.steps)
+        return replace(self, steps=tuple(steps))
 
 
 def parse_recipe(path: Path) -> tuple[Recipe, Lines, list[Problem]]:
@@ -177,19 +211,13 @@ class _Reader:
             place = self.lines.of("target", name)
             if name not in _TARGETS:
                 self.wrong(place, f"target has no setting {name!r}{did_you_mean(name, _TARGETS)}")
-            elif name == "max_bytes":
-                try:
-                    found[name] = parse_bytes(given)
-                except (UsageError, TypeError, AttributeError):
-                    self.wrong(place, f"target.{name} is {given!r}, not a size such as '2GB'")
-            elif isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 1e9:
-                self.wrong(place, f"target.{name} is {given!r}, not a number above 0")
-            elif name == "images" and (given < 12 or int(given) != given):
-                self.wrong(place, f"target.images is {given!r}: a whole number, at least 12")
+            elif text := _wrong_target(name, given):
+                self.wrong(place, f"target.{name} is {given!r}{text}")
             else:
-                found[name] = int(given) if name == "images" else float(given)
-        if not set(found) - {"images"}:
-            self.wrong(line, f"target needs one of {', '.join(name for name in _TARGETS if name != 'images')}")
+                kinds: dict[str, Callable[[Any], Any]] = {"max_bytes": parse_bytes, "samples": tuple, "images": int}
+                found[name] = kinds.get(name, float)(given)
+        if not set(found) & {*_LIMITS}:
+            self.wrong(line, f"target needs one of {', '.join(_LIMITS)}")
         return Target(**found)
 
     def _gates(self, value: Any) -> tuple[Gate, ...]:
@@ -198,6 +226,32 @@ class _Reader:
             number = int(match[1]) - 1 if (match := re.match(r"gate (\d+)", text)) else 0
             self.wrong(self.lines.of("gate", which=number), text)
         return () if problems else gates
+
+
+def _wrong_target(name: str, value: Any) -> str:
+    """What is wrong with a setting of a target, behind its value; '' if nothing is."""
+    if name == "max_bytes":
+        try:
+            parse_bytes(value)
+        except (UsageError, TypeError, AttributeError):
+            return ", not a size such as '2GB'"
+        return ""
+    if name == "samples":
+        return _wrong_samples(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        return ", not a number above 0"
+    if name == "images" and (value < 12 or int(value) != value):
+        return ": a whole number, at least 12"
+    return ""
+
+
+def _wrong_samples(value: Any) -> str:
+    """What is wrong with the samples of a target, behind their value; '' if nothing is."""
+    if not isinstance(value, list) or not value or any(type(one) is not int for one in value):
+        return ", not a list of whole numbers such as [1, 2, 4]"
+    if not all(1 <= one <= MOST_SAMPLES for one in value):
+        return f": each from 1 to {MOST_SAMPLES:,}"
+    return "" if value == sorted(set(value)) else ": not in ascending order"
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,6 @@
 """Reads a recipe and checks what is right alone and wrong together, before anything is opened."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from sanac.core.errors import UsageError
 from sanac.core.settings import missing_of, problems_of, recipe_defaults, settings_of
 from sanac.run.recipe import NONE, SCORED, Problem, Recipe, RecipeStep, parse_recipe
 from sanac.run.toml_lines import Lines
+from sanac.search.picture_cost import FORESEEN
 from sanac.verbs import VERBS, artifact_verbs, recipe_verbs
 
 _DTYPES = {"int8": "int8", "int8-wo": "int8", "int8-dynamic": "int8", "int4-wo": "int4", "fp8-wo": "fp8", "fp8": "fp8",
@@ -36,6 +37,7 @@ def contradictions(recipe: Recipe, lines: Lines) -> Iterator[Problem]:
     yield from _cards(recipe, lines)
     yield from _matrix(recipe, lines)
     yield from _target(recipe, lines)
+    yield from _budget(recipe, lines)
     yield from _gates(recipe, lines)
 
 
@@ -145,7 +147,7 @@ def _target(recipe: Recipe, lines: Lines) -> Iterator[Problem]:
     target = recipe.target
     if target is None:
         return
-    if not recipe.matrix:
+    if not recipe.matrix and not (target.budget and len(recipe.samples) > 1):
         yield lines.of("target"), "target: there is nothing to choose from: add a [matrix]"
     if target.min_score_ratio is not None and not recipe.of("evaluate"):
         yield lines.of("target", "min_score_ratio"), "target.min_score_ratio needs scores: add [evaluate]"
@@ -155,14 +157,56 @@ def _target(recipe: Recipe, lines: Lines) -> Iterator[Problem]:
     if target.max_latency_ratio is not None and not recipe.of("bench"):
         yield lines.of("target", "max_latency_ratio"), "target.max_latency_ratio needs times: add [bench]"
     steps = [step for step in recipe.steps if step.verb == "evaluate"]
-    if target.min_score_ratio is not None and any(step.settings.get("backend", "torch") != "torch" for step in steps):
+    scores = target.min_score_ratio is not None or target.budget
+    if scores and any(step.settings.get("backend", "torch") != "torch" for step in steps):
         yield lines.of("evaluate", "backend"), "evaluate.backend: a target's scores are those of the weights"
-    if target.min_score_ratio is not None and any(step.settings.get("suite") != "shapes" for step in steps):
+    if scores and any(step.settings.get("suite") != "shapes" for step in steps):
         yield lines.of("evaluate", "suite"), "evaluate.suite: a target's scores are those of shapes"
     for verb, wanted in (("evaluate", target.min_score_ratio), ("bench", target.max_latency_ratio)):
         step = recipe.of(verb)
         if wanted is not None and step and not step.baseline:
             yield lines.of(verb, "baseline"), f"{verb}.baseline is false: target's ratio is to the source's figures"
+
+
+def _budget(recipe: Recipe, lines: Lines) -> Iterator[Problem]:
+    """What a cost per picture needs."""
+    target = recipe.target
+    if target is None:
+        return
+    if target.samples and not target.budget:
+        line = lines.of("target", "samples")
+        yield line, "target.samples needs a cost per picture: target.max_block_forwards or target.max_seconds"
+    if not target.budget:
+        return
+    limit = "max_seconds" if target.max_block_forwards is None else "max_block_forwards"
+    bench = recipe.of("bench")
+    if target.max_seconds is not None and bench is None:
+        yield lines.of("target", "max_seconds"), "target.max_seconds needs times: add [bench]"
+    elif target.max_seconds is not None and bench and recipe.scored:
+        steps = [step.settings.get("steps") for step in (bench, recipe.scored)]
+        if steps[0] != steps[1]:
+            yield lines.of("bench", "steps"), "bench.steps differs from evaluate.steps: other pictures would be timed"
+    if recipe.scored is None:
+        yield lines.of("target", limit), f"target.{limit} looks for the best score: add [evaluate]"
+    else:
+        yield from _searched(recipe, recipe.scored.settings, limit, lines)
+
+
+def _searched(recipe: Recipe, settings: Mapping[str, Any], limit: str, lines: Lines) -> Iterator[Problem]:
+    """What is wrong with the search of an evaluation whose samples a budget decides."""
+    search = settings.get("search", "single")
+    if search == "single" and recipe.samples != (1,):
+        line = lines.of("target", "samples")
+        yield line, 'target.samples needs a search: add search = "best-of" and a search_verifier to [evaluate]'
+    if search not in FORESEEN:
+        known = " or ".join(FORESEEN[1:])
+        yield lines.of("evaluate", "search"), f"evaluate.search is {search}, whose cost isn't known beforehand: {known}"
+    if search == "halving" and settings.get("steps") == 1:
+        yield lines.of("evaluate", "steps"), "evaluate.steps is 1: halving needs two steps or more"
+    for name in ("n", "max_forwards", "max_seconds"):
+        if name in settings:
+            instead = "target.samples" if name == "n" else f"target.{limit}"
+            yield lines.of("evaluate", name), f"evaluate.{name} is fixed, and {instead} decides it"
 
 
 def _gates(recipe: Recipe, lines: Lines) -> Iterator[Problem]:

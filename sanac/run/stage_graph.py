@@ -14,6 +14,7 @@ from sanac.run.recipe import NONE, SCORED, Recipe, RecipeStep
 from sanac.run.stage_words import key_part, words
 from sanac.runtime.doctor import processor
 from sanac.verbs import VERBS
+from sanac.verify.evaluate_settings import EvaluateSettings
 
 SCHEMA = 1
 
@@ -37,8 +38,7 @@ class RecipeStage:
     @property
     def typed_settings(self) -> Settings:
         """The settings as the verb reads them."""
-        settings = VERBS[self.verb].settings_class()
-        return build(settings, {**recipe_defaults(settings), **self.settings})
+        return typed_settings(self.verb, self.settings)
 
     @property
     def folder_name(self) -> str:
@@ -48,6 +48,12 @@ class RecipeStage:
     def folder(self, workspace: Path) -> Path:
         """Where it writes."""
         return workspace / self.folder_name
+
+
+def typed_settings(verb: str, settings: Mapping[str, Any]) -> Settings:
+    """Settings as they are written in a recipe, as the verb reads them."""
+    known = VERBS[verb].settings_class()
+    return build(known, {**recipe_defaults(known), **settings})
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,20 @@ class RecipePlan:
             if step.verb == "evaluate" or variant.last:  # the source is no other than itself
                 found.append(_stage(self, replace(step, settings=settings), variant.last, detached=bool(changed)))
         return tuple(found)
+
+    def sampled(self, samples: int) -> "RecipePlan":
+        """The plan whose evaluation searches so many candidates per picture; everything else is the same stage."""
+        return replace(self, recipe=self.recipe.sampled(samples))
+
+    @property
+    def measurement(self) -> str:
+        """The name of the measurement whose score stands for a model: with a search, that of the search."""
+        step = self.recipe.scored
+        if step is None or step.settings.get("search", "single") == "single":
+            return f"evaluate-{SCORED}"
+        settings = typed_settings(step.verb, step.settings)
+        assert isinstance(settings, EvaluateSettings)
+        return settings.measurement
 
     def source_score(self) -> RecipeStage | None:
         """The evaluation of the source itself, where shares are wanted."""
@@ -122,11 +142,12 @@ class RecipePlan:
         return (self.source_score(), *found)
 
     def stages(self) -> tuple[RecipeStage, ...]:
-        """Each once, in the order in which they can be done."""
-        score = self.source_score()
+        """Each once, in the order in which they can be done; a budget evaluates the source without a search."""
+        sampled = [self.sampled(samples) for samples in self.recipe.samples] if self.recipe.budget else [self]
+        score = (self.sampled(1) if self.recipe.budget else self).source_score()
         found = [*self.source_stages, *((score,) if score else ())]
         for variant in self.variants:
-            found += [*variant.stages, *self.evaluations(variant)]
+            found += [*variant.stages, *(stage for plan in sampled for stage in plan.evaluations(variant))]
         bench = self.bench(self.variants)
         return tuple({stage.key: stage for stage in (*found, *((bench,) if bench else ()))}.values())
 

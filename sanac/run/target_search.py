@@ -4,23 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sanac.core import json_files
-from sanac.core.artifact.measurements import measurements_in
 from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import locate
-from sanac.core.confined import ConfinedPath
 from sanac.core.errors import UsageError
 from sanac.core.units import bytes_text
-from sanac.judge.intervals import PromptScore, paired_difference
-from sanac.judge.results import prompt_scores, read_results
-from sanac.run.outcome import SCORE, RecipeOutcome, VariantResult, finished, make, rows_of, timed_of
+from sanac.run.outcome import RecipeOutcome, VariantResult, finished, make, rows_of, timed_of
 from sanac.run.recipe import Target
 from sanac.run.runner import RecipeRunner
+from sanac.run.scores import Measured, short_of
 from sanac.run.stage_graph import RecipePlan, Variant, plan_of
 from sanac.verify.gates import numbers_of
 
-_CHEAP = ("finetune", "export")  # verbs that the screening skips
-_RESULTS = "evaluate-shapes"
+CHEAP = ("finetune", "export")  # verbs that the screening skips
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,8 @@ def run_target(plan: RecipePlan, runner: RecipeRunner) -> RecipeOutcome:
         bench_result = runner.run(bench) if bench else None
         (row,) = rows_of(plan, [screened.variant], source | timed_of(runner.model, bench_result), bench_result, runner)
         rows.append(row)
-        missed = _missed(row, target, source, score.folder(runner.workspace) if score else None)
+        base = Measured(score.folder(runner.workspace), plan.measurement) if score else None
+        missed = _missed(row, target, source, base)
         missed += [verdict.text for verdict in row.verdicts if not verdict.passed]
         if not missed:
             reasons.append(f"{row.variant.name}: the smallest measured variant that meets every limit")
@@ -75,7 +71,7 @@ def run_target(plan: RecipePlan, runner: RecipeRunner) -> RecipeOutcome:
 def _screen(plan: RecipePlan, target: Target, runner: RecipeRunner) -> list[ScreenedVariant]:
     """Screen every candidate without the expensive stages."""
     recipe = plan.recipe
-    cheap = plan_of(replace(recipe, steps=tuple(s for s in recipe.steps if s.verb not in _CHEAP)), plan.identity)
+    cheap = plan_of(replace(recipe, steps=tuple(s for s in recipe.steps if s.verb not in CHEAP)), plan.identity)
     found = []
     for whole, bare in zip(plan.variants, cheap.variants, strict=True):
         for stage in bare.stages:
@@ -112,7 +108,7 @@ def promising(all_screened: Sequence[ScreenedVariant], target: Target, reasons: 
     return found
 
 
-def _missed(row: VariantResult, target: Target, source: Mapping[str, float], base: Path | None) -> list[str]:
+def _missed(row: VariantResult, target: Target, source: Mapping[str, float], base: Measured | None) -> list[str]:
     """The limits of the target that a variant misses, as text."""
     found = []
     if target.max_bytes is not None and row.size > target.max_bytes:
@@ -123,25 +119,6 @@ def _missed(row: VariantResult, target: Target, source: Mapping[str, float], bas
         found.append(f"an image {share}, at most {most:g}")
     least = target.min_score_ratio
     if least is not None and base is not None:
-        ratio, low = score_ratio(Path(row.folder), base, source[SCORE], least)
-        if low < 0:
-            found.append(f"{ratio:.4f} of the source's score: the lower bound is {-low:.4f} short of {least:g} of it")
+        ours = Measured(Path(row.folder), row.measurement)
+        found += short_of(ours, base, source[base.metric], least)
     return found
-
-
-def score_ratio(folder: Path, base: Path, whole: float, least: float) -> tuple[float, float]:
-    """(share of the source's score, margin of the paired difference's lower bound over `least`), paired by prompt.
-
-    The margin is low(candidate - source) + (1 - least) * source; at least 0 passes.
-    """
-    ours, theirs = (_scores(measurements_in(place)) for place in (folder, base))
-    difference = paired_difference(ours, theirs).interval
-    if whole == 0:
-        return 1.0, difference.low
-    return (whole + difference.value) / whole, difference.low + (1 - least) * whole
-
-
-def _scores(place: ConfinedPath) -> list[PromptScore]:
-    """Scores by prompt on the test prompts, without the held-out ones that follow them in the file."""
-    results = read_results(Path(place / f"{_RESULTS}.jsonl"))
-    return prompt_scores(results[: json_files.read_object(place / f"{_RESULTS}.json")["pictures"]])

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from sanac.nn.stepwise import Noise, StepCost
-from sanac.search.pool import Bench, Dropped, Found, best, forwards
+from sanac.search.pool import Bench, Dropped, Found, best
 
 Cut = tuple[int, float]  # after so many steps, the share that goes on
 
@@ -42,11 +42,16 @@ def most_candidates(bench: Bench, wanted: int, cuts: Sequence[Cut]) -> int:
 
 def cost_of(count: int, costs: Sequence[StepCost], cuts: Sequence[Cut]) -> int:
     """Forward passes of halving `count` candidates."""
+    return spent_by(count, [cost.forwards for cost in costs], cuts)
+
+
+def spent_by(count: int, each: Sequence[int], cuts: Sequence[Cut]) -> int:
+    """What halving `count` candidates spends, where a step takes `each` of one candidate."""
     spent, start = 0, 0
     for step, share in cuts:
-        spent += count * forwards(costs[start:step])
+        spent += count * sum(each[start:step])
         count, start = kept_of(count, share), step
-    return spent + count * forwards(costs[start:])
+    return spent + count * sum(each[start:])
 
 
 def kept_of(count: int, share: float) -> int:

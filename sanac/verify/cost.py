@@ -6,6 +6,8 @@ from pathlib import Path
 from sanac.core.cost import OVERHEAD, Cost, ModelShape, comparison_memory
 from sanac.core.errors import InvalidInput
 from sanac.nn.calibration.prompts import read_prompts
+from sanac.nn.stepwise import StepCost
+from sanac.search.picture_cost import BRANCHES, picture_cost
 from sanac.verify.evaluate_settings import EvaluateSettings
 from sanac.verify.settings import BenchSettings, VerifySettings
 
@@ -32,8 +34,15 @@ def evaluate(settings: EvaluateSettings, before: ModelShape, _others: int) -> Co
     elif settings.suite == "prompts":
         sides = 1 if settings.against is None else 2  # the reference may be deeper: that is not known here
         images = sides * (settings.each or 1) * _count_prompts(settings.prompts)
-    work = before.forward(images * (settings.steps or before.steps)) + judging
+    steps = settings.steps or before.steps
+    work = before.forward(images * _candidates(settings, steps) * steps) + judging
     return Cost(before, OVERHEAD + max(before.size_fp32, judges), work, before.size + judges)
+
+
+def _candidates(settings: EvaluateSettings, steps: int) -> float:
+    """How many whole pictures the search of one picture costs."""
+    each = (StepCost(BRANCHES, BRANCHES),) * steps
+    return picture_cost(settings, settings.n, each) / steps
 
 
 def _lines(file: Path | None) -> int:

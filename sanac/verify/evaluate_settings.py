@@ -134,10 +134,10 @@ class EvaluateSettings(SearchSettings):
 
     @property
     def measurement(self) -> str:
-        """The name of the measurement that is written."""
+        """The name of the measurement that is written; of a search with its noises: evaluate-shapes-best-of-4."""
         suite = {"geneval": "geneval-hf"}.get(self.suite, self.suite)
         marks: list[str] = [self.backend] if self.backend != "torch" else []
-        marks += [self.search] if self.search != "single" else []
+        marks += [self.search, str(self.n)] if self.search != "single" else []
         return "-".join(["evaluate", suite, *marks])
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:

@@ -109,7 +109,7 @@ def test_a_suite_over_the_winners_of_a_search(sanac: Sanac, tmp_path: Path) -> N
     assert ran.json["search"]["spent"]["forwards"] == (12 + 6) * 2 * 3 * 2
     first, best = (
         [result.correct for result in read_results(tmp_path / "found" / "measurements" / f"{name}.jsonl")]
-        for name in ("evaluate-shapes", "evaluate-shapes-best-of")
+        for name in ("evaluate-shapes", "evaluate-shapes-best-of-2")
     )
     assert all(winner >= single for winner, single in zip(best, first, strict=True))
     assert sum(best) > sum(first)
