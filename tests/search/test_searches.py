@@ -23,7 +23,8 @@ from sanac.search.searcher import Searcher, SearchJournal
 from sanac.search.settings import NAMES, GenerateSettings
 from sanac.search.strategies import STRATEGIES, SearchPlan
 from sanac.search.verifiers import open_verifier
-from tests.conftest import Sanac
+from tests.conftest import Sanac, Shared
+from tests.judge.small_judges import save_clip, save_llava, save_qwen
 from tests.search.benches import Near, NumberGenerator, painted, value_of
 
 PROMPTS = ("a circle above a square", "three green triangles")
@@ -299,3 +300,37 @@ def test_clarity_is_measured_once_and_decides_where_gates_look(sanac: Sanac) -> 
     typed = sanac(*words, "--look", "2,5", "--out", "three", "--json")
     assert typed.json["looks"] == [2, 5]
     assert again.json["spent"]["forwards"] <= 3 * 12
+
+
+@pytest.fixture(scope="module")
+def small_judges(shared: Shared) -> Path:
+    """Small random judges of the real classes."""
+
+    def making(folder: Path) -> None:
+        for name, save in (("clip", save_clip), ("llava", save_llava), ("qwen", save_qwen)):
+            (folder / name).mkdir(parents=True)
+            save(folder / name)
+
+    return shared("judges", making)
+
+
+@pytest.mark.parametrize("words", ["vlm:{}/llava", "atoms:{}/qwen", "clip:{}/clip", "vlm:{}/qwen,clip:{}/clip"])
+def test_judges_of_the_real_classes_choose(sanac: Sanac, tmp_path: Path, small_judges: Path, words: str) -> None:
+    words = words.replace("{}", str(small_judges))
+    ran = sanac(
+        "generate", "sanac:tiny", PROMPTS[0], *BEST[:2], "--verifier", words, "--steps", "2", "--n", "2", "--json"
+    )
+    assert ran.code == 0, ran.err
+    first, second = ran.json["prompts"][0]["candidates"]
+    assert first["score"] >= second["score"]
+    assert ran.json["spent"]["verifier_calls"] == 2
+
+
+@pytest.mark.parametrize(
+    "word", ["vlm:someone/judge", "atoms:someone/judge", "clip:someone/judge", "judge:someone/judge"]
+)
+def test_a_judge_that_is_not_here_is_fetched_by_the_user(sanac: Sanac, tmp_path: Path, word: str) -> None:
+    ran = sanac("generate", "sanac:tiny", PROMPTS[0], *BEST[:2], "--verifier", word, "--out", "best")
+    assert ran.code == 4
+    assert "hf download someone/judge" in ran.err
+    assert not (tmp_path / "best").exists()
