@@ -1,6 +1,6 @@
 """A judge that reads the generator's own states: no decoder, no further forward pass.
 
-Behind one block, at a sampler step, lie tokens that were computed anyway. They are normalised token by token, joined by
+The tokens after a block were computed anyway. They are normalised token by token, joined by
 a token for the prompt's mean embedding and the noise level, and one attention layer pools them into that token; three
 heads say the same as a preview judge's: clarity, potential, final.
 

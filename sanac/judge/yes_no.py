@@ -75,6 +75,7 @@ class YesNoVerifier:
 
     judge: YesNoModel
     template: str
+    accepts: float = 0.5
 
     @property
     def id(self) -> str:
@@ -87,7 +88,7 @@ class YesNoVerifier:
         return [self.judge.probability(image, final_question(request, self.template)) for image, request in pairs]
 
     def previews(self, images: Sequence[Picture], requests: Sequence[Request], noise: float) -> list[Reading]:  # noqa: ARG002
-        """The answers to the questions about clarity, potential and the image as it is; the noise isn't told."""
+        """The answers to the questions about clarity, potential and the image as it is; the noise isn't passed."""
         asked = (CLARITY, POTENTIAL, self.template)
         return [
             Reading(*(self.judge.probability(image, final_question(request, template)) for template in asked))
@@ -101,6 +102,7 @@ class AtomsVerifier:
 
     ask: Callable[[Picture, str], float]
     judge_id: str
+    accepts: float = 0.5
 
     @property
     def id(self) -> str:

@@ -79,7 +79,7 @@ class FlowSampler:
         return found
 
     def begin(self, step: int) -> None:
-        """Tell the scheduler, which else takes the first step for the first of all."""
+        """Set the scheduler's first step; otherwise it starts at step 0."""
         self.scheduler.set_begin_index(step)
 
     def keep(self, places: Sequence[int]) -> None:
@@ -124,7 +124,7 @@ class SprintSampler:
         return after / sigma
 
     def begin(self, step: int) -> None:
-        """Tell the scheduler, which else takes the first step for the first of all."""
+        """Set the scheduler's first step; otherwise it starts at step 0."""
         self.scheduler.set_begin_index(step)
 
     def keep(self, places: Sequence[int]) -> None:

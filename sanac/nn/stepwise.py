@@ -77,7 +77,7 @@ class ImagesInProgress(Protocol):
         """Share of noise in the state: 1 at the start, 0 at the end."""
 
     @property
-    def before(self) -> float:
+    def guess_noise(self) -> float:
         """Share of noise in the state that the last guesses were made from."""
 
     @property

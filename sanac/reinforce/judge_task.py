@@ -5,6 +5,7 @@ shows or any other. All three train the final head. Potential is trained on the 
 never asked for anything else; clarity where what the detector sees in the preview is what it sees in the end.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ class PreviewJudgeTask(WholeBatches):
     @property
     def identity(self) -> str:
         """Settings of the task for the training's content key."""
-        return f"preview judge {self.batch_size} {self._starts} {self.network.shape}"
+        return f"preview judge {data_identity(self.trajectories)} {self.batch_size} {self._starts} {self.network.shape}"
 
     def loss(self, generator: torch.Generator, _number: int = 0, /) -> Tensor:
         """The loss of one batch."""
@@ -112,6 +113,14 @@ class PreviewJudgeTask(WholeBatches):
                 targets[row, place, _FINAL] = float(one.correct(run, step, task_of(prompt.content)))
         weights[:, 0, _CLARITY], weights[:, 0, _POTENTIAL], weights[:, :, _FINAL] = 0.5, 1.0, 0.5
         return targets, weights
+
+
+def data_identity(trajectories: Sequence[Trajectories]) -> str:
+    """A digest of the finished latents of some trajectories."""
+    found = hashlib.sha256()
+    for one in trajectories:
+        found.update(one.guesses[:, -1].contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def settled(one: Trajectories, run: int, step: int) -> bool:

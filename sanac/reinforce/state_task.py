@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sanac.judge.preview_judge import HEADS
 from sanac.judge.state_judge import StateJudge
-from sanac.reinforce.judge_task import settled, task_of
+from sanac.reinforce.judge_task import data_identity, settled, task_of
 from sanac.reinforce.trajectories import Trajectories
 from sanac.shapes.prompts import Prompt
 from sanac.train.task import WholeBatches
@@ -41,7 +41,8 @@ class StateJudgeTask(WholeBatches):
     @property
     def identity(self) -> str:
         """Settings of the task for the training's content key."""
-        return f"state judge {self.batch_size} {self.tap} {self._starts} {self.network.shape}"
+        data = data_identity(self.trajectories)
+        return f"state judge {data} {self.batch_size} {self.tap} {self._starts} {self.network.shape}"
 
     @cached_property
     def _targets(self) -> list[Tensor]:

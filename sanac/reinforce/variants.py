@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sanac.core import json_files
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.schedule import Schedule
 from sanac.core.progress import Reporter
@@ -63,7 +64,8 @@ def gather_variants(
         numbers = [number % len(prompts) for number in range(start, start + variant.images)]
         seeds = [seed * 1_000_003 + number for number in range(start, start + variant.images)]
         start += variant.images
-        file = folder / f"{variant.name}.safetensors"
+        about = [model.identity(), [prompts[number].text for number in numbers], seeds, taps, STEPS]
+        file = folder / f"{variant.name}-{json_files.key_of(about)[:8]}.safetensors"
         if generator is None:
             generator = open_generator(model, device, scheduled=False)
         reporter.note(f"trajectories: {variant.name}")

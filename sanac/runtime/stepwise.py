@@ -39,6 +39,7 @@ class StepwiseSana:
     sampling: GenerationSettings
     taps: tuple[int, ...] = ()
     spent: Spent = field(default_factory=Spent)
+    _last: Any = None  # the prompts that were encoded last, and their captions
 
     @cached_property
     def costs(self) -> tuple[StepCost, ...]:
@@ -58,7 +59,7 @@ class StepwiseSana:
         return tuple(found)
 
     def start(self, prompts: Sequence[str], noises: Sequence[Noise]) -> "SanaInProgress":
-        """Draw the noises and encode the prompts, each different one once."""
+        """Draw the noises and encode the prompts, each different one once, and not again for the next batch."""
         return self._begun(prompts, noises, 0, None)
 
     def restart(
@@ -74,7 +75,7 @@ class StepwiseSana:
         settings = self.generator.call_settings(prompts, self.sampling)
         guidance = guidance_of(pipeline.transformer.config, self.sampling.guidance)
         guided = guidance.branches > 1 and self.sampling.guidance > 1
-        caption, mask = _encoded(pipeline, prompts, settings["max_sequence_length"], guided=guided)
+        caption, mask = self._captions(prompts, settings["max_sequence_length"], guided=guided)
         height, width = (settings[edge] // pipeline.vae_scale_factor for edge in ("height", "width"))
         shape = (1, pipeline.transformer.config.in_channels, height, width)
         generators = [torch.Generator().manual_seed(noise.seed) for noise in noises]
@@ -87,6 +88,16 @@ class StepwiseSana:
             latents = sampler.noised(step, guesses.to(latents), latents)
         rows = tuple(range(len(prompts)))
         return SanaInProgress(self, sampler, guidance, caption, mask, latents, rows, step, guess=guesses)
+
+    def _captions(self, prompts: Sequence[str], length: int, *, guided: bool) -> tuple[Tensor, Tensor]:
+        """Embeddings and masks (branches, prompts, tokens, width); those of the last prompts are kept."""
+        different = tuple(dict.fromkeys(prompts))
+        key = (different, length, guided)
+        if self._last is None or self._last[0] != key:
+            self._last = key, _encoded(self.generator.pipeline, different, length, guided=guided)
+        places = [different.index(prompt) for prompt in prompts]
+        caption, mask = self._last[1]
+        return caption[:, places], mask[:, places]
 
     def _sampler(self, generators: Sequence[torch.Generator]) -> Sampler:
         pipeline = self.generator.pipeline
@@ -134,7 +145,7 @@ class SanaInProgress:
         return self._level(self.done) if self.done < self.steps else 0.0
 
     @property
-    def before(self) -> float:
+    def guess_noise(self) -> float:
         """The noise level of the state that the last step began with."""
         return self._level(max(0, self.done - 1))
 
@@ -171,7 +182,9 @@ class SanaInProgress:
         extra = {}
         if (scale := self.guidance.embedded(len(inputs), inputs.device)) is not None:
             extra["guidance"] = scale.to(transformer.dtype)
-        counted, both = _counted(transformer, self.owner.spent, len(timestep)), _both(transformer, branches > 1)
+        self.states.clear()
+        cost = self.owner.costs[self.done]
+        counted, both = _counted(transformer, self.owner.spent, cost, len(inputs)), _both(transformer, branches > 1)
         with torch.no_grad(), counted, both, self._tapped(transformer):
             found: Tensor = transformer(
                 torch.cat([inputs] * branches).to(transformer.dtype),
@@ -250,13 +263,11 @@ def _encoded(pipeline: "SanaPipeline", prompts: Sequence[str], length: int, *, g
     }
     if not pipeline.transformer.config.guidance_embeds:
         how["do_classifier_free_guidance"] = guided
-    different = list(dict.fromkeys(prompts))
     with torch.no_grad():
-        found = pipeline.encode_prompt(different, **how)
-    places = [different.index(prompt) for prompt in prompts]
+        found = pipeline.encode_prompt(list(prompts), **how)
     pairs = [(found[2], found[3]), (found[0], found[1])] if guided else [(found[0], found[1])]
     captions, masks = zip(*pairs, strict=True)
-    return torch.stack([one[places] for one in captions]), torch.stack([one[places] for one in masks])
+    return torch.stack(captions), torch.stack(masks)
 
 
 def _both(transformer: nn.Module, both: bool) -> Any:  # noqa: FBT001
@@ -266,14 +277,14 @@ def _both(transformer: nn.Module, both: bool) -> Any:  # noqa: FBT001
 
 
 @contextmanager
-def _counted(transformer: nn.Module, spent: Spent, samples: int) -> Iterator[None]:
-    """Count the samples that pass the transformer and its blocks within the context; `samples` is the batch's size.
+def _counted(transformer: nn.Module, spent: Spent, cost: StepCost, rows: int) -> Iterator[None]:
+    """Count the samples that pass the transformer and its blocks within the context.
 
-    A graph's inside can't be watched: the whole batch passes all of its blocks.
+    A graph's inside can't be watched: what the step costs for each of the rows is counted.
     """
     if isinstance(transformer, Part):
-        spent.forwards += samples
-        spent.block_forwards += samples * transformer.config.num_layers
+        spent.forwards += rows * cost.forwards
+        spent.block_forwards += rows * cost.block_forwards
         yield
         return
 

@@ -29,6 +29,10 @@ class Budget:
         """Whether there is time left."""
         return self.max_seconds is None or self.seconds < self.max_seconds
 
+    def restart_clock(self) -> None:
+        """Count seconds from now on."""
+        self._start = time.monotonic()
+
     def allowed(self, prompts: int) -> int | None:
         """Forward passes for the next one of so many prompts that are left: an equal share of what is left."""
         return None if self.max_forwards is None else (self.max_forwards - self.spent["forwards"]) // prompts

@@ -90,7 +90,7 @@ def known_clarity(
     about: Any,
     reporter: Reporter,
 ) -> Clarity:
-    """The same, kept in the user's cache; `about` identifies model and sampler settings."""
+    """The clarity of a model's previews: measured once, and cached by `about` (model, sampler settings) and judge."""
     reader = judge.reader or judge.verifier
     prompts = [request.prompt for request in requests]
     key = json_files.key_of(["clarity", about, judge.verifier.id, reader.id, judge.block, prompts, PROMPTS, NOISES])

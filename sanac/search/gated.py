@@ -2,7 +2,7 @@
 
 At each look from the step on where clarity begins, a preview that is clear enough is asked once whether it can end
 well; one that can't is dropped. What is left is finished, and the best one wins. If no candidate would be left, the
-one with the highest potential is. What was saved pays for further candidates.
+one with the highest potential in the last batch is. What was saved pays for further candidates.
 """
 
 from collections.abc import Sequence

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from sanac.core import json_files
@@ -27,7 +28,7 @@ from sanac.runtime.generate import (
     refuse_replacing,
     write_picture,
 )
-from sanac.runtime.image_files import made_folder, read_metadata, read_picture, save_sheet
+from sanac.runtime.image_files import made_folder, metadata_text, read_metadata, read_picture, save_sheet
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator, sampling_of
 from sanac.runtime.stepwise import StepwiseSana
 from sanac.search.open_search import calibrate, open_search, plan_search
@@ -35,6 +36,7 @@ from sanac.search.pool import Candidate, Found, Origin
 from sanac.search.searcher import Searcher, SearchJournal, found_json
 from sanac.search.settings import GenerateSettings
 
+_COLUMNS, _SHOWN = 8, 64  # candidates of a prompt on the sheet, and of all prompts
 CANDIDATES, JOURNAL, REPORT, SHEET = "candidates", "journal.jsonl", "search.json", "sheet.png"
 
 
@@ -99,6 +101,10 @@ class _Files:
         refuse_replacing([planned])
         return read_picture(planned.path)
 
+    def picture(self, prompt: str, origin: Origin) -> Picture:
+        """The image of a candidate that was finished."""
+        return read_picture(self.candidate(prompt, origin).path)
+
     def write(self, prompt: str, origin: Origin, picture: Picture) -> None:
         """Keep the image of a candidate."""
         planned = self.candidate(prompt, origin)
@@ -108,12 +114,12 @@ class _Files:
 
 def _search(model: Model, settings: GenerateSettings, sampling: GenerationSettings, context: Context) -> Outcome:
     """The winner of a search for every prompt."""
-    plan = plan_search(settings, settings.n, sampling)
+    plan = plan_search(settings, settings.candidates, sampling)
     requests = requests_of(settings.prompts)
-    check_requests(settings.verifier, requests)
+    check_requests([*settings.verifier, *settings.readers], requests)
     files = _Files(settings.out, model_metadata(model, sampling, settings.backend))
-    every = plan_pictures(settings.prompts, settings.n, settings.seed, files.candidates, files.shared)
-    refuse_replacing(every)
+    for folder in (files.candidates, ConfinedPath(settings.out)):
+        refuse_replacing(plan_pictures(settings.prompts, plan.n, settings.seed, folder, files.shared))
     with made_folder(settings.out):
         generator = _opened(model, settings, context)
         searcher = open_search(model, generator, settings, settings.verifier, plan, sampling, files.candidates)
@@ -121,9 +127,10 @@ def _search(model: Model, settings: GenerateSettings, sampling: GenerationSettin
         calibrate(searcher, model, settings, settings.verifier, requests, context.reporter)
         if isinstance(searcher.drafting, StepwiseSana):
             drafting = open_model(locate(settings.draft)) if settings.draft else model
-            files = replace(files, drafted=model_metadata(drafting, searcher.drafting.sampling))
+            backend = "torch" if settings.draft else settings.backend
+            files = replace(files, drafted=model_metadata(drafting, searcher.drafting.sampling, backend))
         (settings.out / CANDIDATES).mkdir(exist_ok=True)
-        about: dict[str, Any] = {"strategy": settings.search, "n": settings.n}
+        about: dict[str, Any] = {"strategy": settings.search, "n": plan.n}
         about |= {"verifier": searcher.judge.verifier.id}
         about |= {"reader": searcher.judge.reader.id} if searcher.judge.reader else {}
         about |= {"looks": list(searcher.plan.looks), "settings": _typed(settings)}
@@ -160,19 +167,25 @@ def _found(
     try:
         for number, request in enumerate(requests):
             read: Callable[[Origin], Picture | None] = partial(files.read, request.prompt)
-            known = journal.get(number, read)
+            first, left = settings.seed + number * searcher.plan.n, len(requests) - number
+            this = {"prompt": request.prompt, "seed": first, "allowed": searcher.budget.allowed(left)}
+            known = journal.get(number, this, read)
             if known is None:
-                first, left = settings.seed + number * settings.n, len(requests) - number
-                seeds = range(first, first + settings.n)
+                seeds = range(first, first + searcher.plan.n)
                 known = searcher.search(request, seeds, left, partial(files.write, request.prompt), read)
-                journal.put(number, *known)
+                journal.put(number, this, *known)
             else:
                 searcher.budget.add(known[1])
-            found.append(known[0])
+            found.append(_without_pictures(known[0]))
             context.reporter.advance(1)
     finally:
         context.reporter.end()
     return found
+
+
+def _without_pictures(found: Found) -> Found:
+    """What was found, without images in memory: they are in files."""
+    return Found([replace(one, picture=None, guess=None) for one in found.candidates], found.dropped)
 
 
 def _written(requests: Sequence[Request], found: Sequence[Found], files: _Files, about: dict[str, Any]) -> list[str]:
@@ -184,30 +197,34 @@ def _written(requests: Sequence[Request], found: Sequence[Found], files: _Files,
         search = {**about, "score": winner.score, "candidates": len(result.candidates), **winner.origin.to_json()}
         path = files.out / Path(planned.path).name
         one = replace(planned, path=path, metadata={**planned.metadata, "search": search})
-        _forget_earlier_winner(files.out, one)
-        assert winner.picture is not None
-        write_picture(one, winner.picture)
+        refuse_replacing([one])
+        _delete_earlier_winner(files.out, one)
+        write_picture(one, files.picture(request.prompt, winner.origin))
         paths.append(path)
-    _save_sheet(files.out / SHEET, requests, found)
+    _save_sheet(files, requests, found)
     return [*map(str, paths), str(files.out / SHEET), str(files.out / REPORT)]
 
 
-def _save_sheet(path: Path, requests: Sequence[Request], found: Sequence[Found]) -> None:
+def _save_sheet(files: _Files, requests: Sequence[Request], found: Sequence[Found]) -> None:
+    """The best candidates of every prompt, the winner framed; of many prompts those of the first ones."""
     rows: list[tuple[Request, Candidate, bool | None]] = []
     for request, result in zip(requests, found, strict=True):
         ranked = sorted(result.candidates, key=lambda one: -one.score)
-        rows += [(request, one, True if place == 0 else None) for place, one in enumerate(ranked)]
+        rows += [(request, one, True if place == 0 else None) for place, one in enumerate(ranked[:_COLUMNS])]
+    rows = rows[:_SHOWN]
     texts = [f"{one.score:.3f}: {request.prompt} ({one.origin.noise.seed})" for request, one, _ in rows]
-    columns = min(8, max(len(result.candidates) for result in found))
-    pictures = [one.picture for _, one, _ in rows if one.picture is not None]
-    save_sheet(path, pictures, texts, [won for *_, won in rows], columns)
+    columns = min(_COLUMNS, max(len(result.candidates) for result in found))
+    pictures = [files.picture(request.prompt, one.origin) for request, one, _ in rows]
+    save_sheet(files.out / SHEET, pictures, texts, [won for *_, won in rows], columns)
 
 
-def _forget_earlier_winner(out: Path, winner: PlannedPicture) -> None:
-    """Delete the image of the same prompt that an earlier search chose; its candidate is still there."""
+def _delete_earlier_winner(out: Path, winner: PlannedPicture) -> None:
+    """Delete the image of the same prompt that an earlier search with this model chose; its candidate is kept."""
+    same = ("prompt", "model", "identity", "settings")
+    planned = {name: metadata_text(winner.metadata[name]) for name in same}
     for path in out.glob(f"{file_name(winner.prompt)}-*.png"):
         about = read_metadata(path) if path.name != Path(winner.path).name else {}
-        if "search" in about and about.get("prompt") == winner.prompt:
+        if "search" in about and all(about.get(name) == value for name, value in planned.items()):
             path.unlink()
 
 
@@ -217,10 +234,11 @@ def _show(
     """Winner and scores of each prompt, what was spent, and the files."""
     rows = []
     for request, result in zip(requests, found, strict=True):
-        scores = sorted((one.score for one in result.candidates), reverse=True)
-        middle, winner = scores[len(scores) // 2], result.winner
+        scores, winner = [one.score for one in result.candidates], result.winner
         counts = (str(len(scores)), str(len(result.dropped)))
-        rows.append((request.prompt, str(winner.origin.noise.seed), f"{winner.score:.3f}", f"{middle:.3f}", *counts))
+        rows.append(
+            (request.prompt, str(winner.origin.noise.seed), f"{winner.score:.3f}", f"{median(scores):.3f}", *counts)
+        )
     yield Table(("prompt",), ("seed", "score", "median", "finished", "dropped"), tuple(rows))
     yield (
         f"{spent['forwards']:,} forward passes ({spent['block_forwards']:,} of blocks), {spent['decodes']:,} images "

@@ -23,7 +23,9 @@ def greedy(bench: Bench, noises: Sequence[Noise], branches: int, steps: Sequence
         (row,) = pool.rows
         stage, rest = forwards(costs[step:following]), forwards(costs[following:])
         extra = branches - 1 if bench.left is None else (bench.left - rest) // stage - 1
-        turns = [Restart(step, noise) for noise in islice(fresh, max(0, min(branches - 1, extra)))]
+        turns = [
+            Restart(step, noise) for noise in islice(fresh, max(0, min(branches - 1, extra)) if bench.in_time else 0)
+        ]
         if not turns:
             continue
         origin, guess = pool.origins[row], pool.guesses[row]

@@ -17,7 +17,7 @@ Cut = tuple[int, float]  # after so many steps, the share that goes on
 
 def halving(bench: Bench, noises: Sequence[Noise], cuts: Sequence[Cut]) -> Found:
     """Begin as many candidates as the budget pays for, cut them, finish and score the rest."""
-    count = most_candidates(bench, len(noises), cuts)
+    count = most_candidates(bench, len(noises) if bench.in_time else 1, cuts)
     found = Found()
     if not count:
         return found

@@ -3,9 +3,11 @@
 A verifier of finished images only is asked about previews, too: a preview counts as clear, and its score as potential.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sanac.core.errors import InvalidInput
 from sanac.judge.state_judge import StateReader, mean_embedding
 from sanac.judge.verifier import (
     Explains,
@@ -43,23 +45,26 @@ class SearchJudge:
         if not count:
             return []
         if isinstance(self.reader, StateReader):
-            return [reading for images in batches for reading in self._heard(self.reader, images)]
+            return [reading for images in batches for reading in self._state_readings(self.reader, images)]
         reader = self.reader or self.verifier
         pictures = [picture for images in batches for picture in images.preview()]
         inner = innermost(reader)
         if isinstance(inner, PreviewVerifier):
-            return inner.previews(pictures, [request] * count, batches[0].before)
+            return inner.previews(pictures, [request] * count, batches[0].guess_noise)
         return [Reading(1.0, score, score) for score in reader.scores(pictures, [request] * count)]
 
-    def _heard(self, reader: StateReader, images: ImagesInProgress) -> list[Reading]:
+    def _state_readings(self, reader: StateReader, images: ImagesInProgress) -> list[Reading]:
         assert isinstance(images, SanaInProgress)
         caption = mean_embedding(*images.embeddings)
-        return reader.readings(images.states[self.block], caption, images.before, images.columns)
+        return reader.readings(images.states[self.block], caption, images.guess_noise, images.columns)
 
     def score(self, pictures: Sequence[Picture], request: Request) -> list[float]:
         """The scores of finished images."""
         self.calls += len(pictures)
-        return self.verifier.scores(pictures, [request] * len(pictures)) if pictures else []
+        found = self.verifier.scores(pictures, [request] * len(pictures)) if pictures else []
+        if not all(map(math.isfinite, found)):
+            raise InvalidInput(f"the verifier {self.verifier.id} scores NaN", hint="fetch it again, or use another one")
+        return found
 
     def rescored(self, candidates: Sequence[Candidate], request: Request) -> list[Candidate]:
         """Candidates with scores that are ranks among all of them; the members' own scores are known already."""

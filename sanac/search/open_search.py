@@ -7,12 +7,12 @@ from sanac.core.artifact.completeness import check_complete
 from sanac.core.artifact.model import Model, open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.confined import ConfinedPath
-from sanac.core.errors import UsageError
+from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.progress import Reporter
 from sanac.judge.judge_files import STATE_JUDGE, STATES, judge_files
 from sanac.judge.requests import requests_of
 from sanac.judge.state_judge import StateJudgeShape, StateReader, block_in
-from sanac.judge.verifier import Request, Verifier
+from sanac.judge.verifier import Request, Verifier, accepted_from
 from sanac.nn.calibration.prompts import default_prompts
 from sanac.nn.pipeline_config import vocabulary_of
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
@@ -22,7 +22,7 @@ from sanac.search.clarity import PROMPTS, known_clarity
 from sanac.search.judging import SearchJudge
 from sanac.search.searcher import Searcher
 from sanac.search.settings import LOOKING, SearchSettings
-from sanac.search.strategies import SearchPlan, default_looks
+from sanac.search.strategies import SearchPlan, default_looks, least_noises
 from sanac.search.verifiers import open_verifier
 
 
@@ -36,6 +36,12 @@ def plan_search(settings: SearchSettings, n: int, sampling: GenerationSettings) 
         )
     if settings.search in LOOKING and not looks:
         raise UsageError(f"--search {settings.search} needs two steps or more", hint="--search best-of")
+    if n < (least := least_noises(settings.search, len(looks))):
+        raise UsageError(
+            f"--n {n} is too few for --search {settings.search}",
+            why=f"with {len(looks)} looks it needs {least} noises",
+            hint=f"--n {least}, or fewer steps in --look",
+        )
     return SearchPlan(
         settings.search,
         n,
@@ -63,6 +69,7 @@ def open_search(
     """A searcher over an opened generator; scores are kept in files of the folder `kept`."""
     device = generator.device
     judge = SearchJudge(open_verifier(words, device, kept))
+    plan = _with_verdict(plan, judge.verifier, typed=bool({"until", "potential"} & settings.typed))
     taps: tuple[int, ...] = ()
     if settings.previews:
         judge.reader, judge.block = _reader(model, settings.previews, device, kept)
@@ -74,6 +81,21 @@ def open_search(
     stepwise = StepwiseSana(generator, sampling, taps)
     drafting = _draft(generator, settings, sampling) if plan.strategy == "two-stage" else None
     return Searcher(stepwise, judge, plan, Budget(settings.max_forwards, settings.max_seconds), drafting)
+
+
+def _with_verdict(plan: SearchPlan, verifier: Verifier, *, typed: bool) -> SearchPlan:
+    """The plan with the verifier's own verdict where reflection and gates need one and none was typed."""
+    if plan.strategy not in {"reflection", "gated"} or typed:
+        return plan
+    verdict = accepted_from(verifier)
+    if verdict is None:
+        option = "--until" if plan.strategy == "reflection" else "--potential"
+        raise UsageError(
+            f"--search {plan.strategy} needs {option} with this verifier",
+            why="its scores compare images, and don't say from where on one is right",
+            hint=f"{option} SCORE, or --verifier judge:MODEL or vlm:MODEL",
+        )
+    return replace(plan, until=verdict) if plan.strategy == "reflection" else plan
 
 
 def calibrate(
@@ -99,7 +121,7 @@ def calibrate(
     clarity = known_clarity(stepwise, searcher.judge, chosen, searcher.plan.batch, about, reporter)
     reporter.detail(f"previews are clear from step {clarity.start} on")
     searcher.plan = replace(searcher.plan, looks=clarity.looks)
-    searcher.judge.calls = 0
+    searcher.budget.restart_clock()
 
 
 def _reader(model: Model, word: str, device: str, kept: ConfinedPath) -> tuple[Verifier | StateReader, int]:
@@ -107,7 +129,24 @@ def _reader(model: Model, word: str, device: str, kept: ConfinedPath) -> tuple[V
     if kind != "states":
         return open_verifier([word], device, kept), 0
     files = judge_files(name, STATE_JUDGE, STATES)
-    return StateReader.open(files, device), block_in(model, StateJudgeShape.from_json(files.config).block)
+    shape = StateJudgeShape.from_json(files.config)
+    config = model.transformer.config or model.architecture.config()
+    widths = model.architecture.width, config.get("caption_channels")
+    if (shape.channels, shape.caption) != widths:
+        raise InvalidInput(
+            f"{word} doesn't fit {model.located.name}",
+            why=f"it reads {shape.channels} channels and captions of {shape.caption}, the model has {widths}",
+            hint="train a head on this model",
+        )
+    block = block_in(model, shape.block)
+    schedule = model.schedule
+    if schedule and any(block not in schedule.kept(depth) for depth in schedule.depths):
+        raise UsageError(
+            f"{word} can't be used with this schedule",
+            why=f"some of its steps leave out block {block}, behind which the head reads",
+            hint="--previews judge:MODEL",
+        )
+    return StateReader.open(files, device), block
 
 
 def _draft(generator: DiffusionGenerator, settings: SearchSettings, sampling: GenerationSettings) -> StepwiseSana:

@@ -1,8 +1,8 @@
 """Reflection (PARM++): where the best candidate fails, the judge says what is missing, and the image is begun again.
 
 The rejected image is made partly noisy again and continued for a prompt with the reasons added: it keeps what was right
-and has room for what was missing. At most three rounds; without a reason, or where an earlier image scores higher, the
-best one stays.
+and has room for what was missing. At most three rounds; where no reason is known the prompt stays as it is. The best
+image of all rounds wins.
 """
 
 from collections.abc import Sequence

@@ -102,10 +102,15 @@ class SearchJournal:
             if found.get("key") == self.key and isinstance(number, int):
                 self._known[number] = found
 
-    def get(self, number: int, read: Callable[[Origin], Picture | None]) -> tuple[Found, Spent] | None:
-        """What was found for a prompt; None if it wasn't searched, or if an image is missing."""
+    def get(
+        self, number: int, about: Mapping[str, Any], read: Callable[[Origin], Picture | None]
+    ) -> tuple[Found, Spent] | None:
+        """What was found for prompt `number`; None if it wasn't searched, or not like this, or an image is missing.
+
+        `about` is what the search of the prompt depends on besides the key: the prompt, its seeds, its budget.
+        """
         entry = self._known.get(number)
-        if entry is None:
+        if entry is None or entry.get("about") != about:
             return None
         try:
             origins = [origin_of(one["origin"]) for one in entry["candidates"]]
@@ -114,7 +119,7 @@ class SearchJournal:
                 Dropped(origin_of(one["origin"]), int(one["step"]), float(one["potential"])) for one in entry["dropped"]
             ]
             spent = {name: int(entry["spent"][name]) for name in COUNTED}
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return None
         pictures = [read(origin) for origin in origins]
         if not pictures or any(picture is None for picture in pictures):
@@ -122,11 +127,11 @@ class SearchJournal:
         candidates = [Candidate(*one) for one in zip(origins, scores, pictures, strict=True)]
         return Found(candidates, dropped), spent
 
-    def put(self, number: int, found: Found, spent: Spent) -> None:
+    def put(self, number: int, about: Mapping[str, Any], found: Found, spent: Spent) -> None:
         """Append what was found for a prompt."""
-        entry = {"key": self.key, "number": number, **found_json(found), "spent": dict(spent)}
-        with self.file.open("ab") as file:
-            file.write(json.dumps(entry, allow_nan=False).encode() + b"\n")
+        entry = {"key": self.key, "number": number, "about": about, **found_json(found), "spent": dict(spent)}
+        with self.file.open("ab") as file:  # the line before may have been cut off
+            file.write(b"\n" + json.dumps(entry, allow_nan=False).encode() + b"\n")
 
 
 def found_json(found: Found) -> dict[str, Any]:

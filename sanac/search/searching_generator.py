@@ -46,7 +46,7 @@ class SearchingGenerator:
         """Yield the winner of each prompt's search; the sampler settings are those that the search was opened with."""
         n = self.searcher.plan.n
         for number, (request, seed) in enumerate(zip(requests_of(prompts), seeds, strict=True)):
-            noises = [seed, *(_APART + n * seed + place for place in range(1, n))]
+            noises = [seed, *((_APART + n * seed + place) % 2**63 for place in range(1, n))]
             found, _ = self.searcher.search(request, noises, len(prompts) - number)
             picture = found.winner.picture
             assert picture is not None
@@ -86,7 +86,7 @@ def searching(
 ) -> SearchingGenerator:
     """A generator that searches for each of these prompts; UsageError if the verifiers can't judge them."""
     requests = requests_of(prompts)
-    check_requests(words, requests)
+    check_requests([*words, *settings.readers], requests)
     searcher = open_search(model, generator, settings, words, plan_search(settings, n, sampling), sampling, kept)
     searcher.check(len(requests))
     calibrate(searcher, model, settings, words, requests, reporter)

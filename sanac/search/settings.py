@@ -10,8 +10,8 @@ from sanac.core.settings import ADVANCED, ModelRef, Naming, Option, RunSettings
 from sanac.judge.words import check_reader, check_word
 
 SEARCH = "Search options"
-NAMES = ("single", "best-of", "halving", "gated", "two-stage", "reflection", "zero-order", "paths", "prm")
-ABSOLUTE = ("two-stage", "reflection", "zero-order")  # compare scores of different rounds
+SEARCHED = 8  # noises of a search where --n isn't typed
+ABSOLUTE = ("gated", "two-stage", "reflection", "zero-order", "paths", "prm")  # compare scores of different rounds
 LOOKING = ("halving", "gated", "paths", "prm")  # strategies that look at previews
 USES = {  # option -> the strategies that use it
     "look": LOOKING,
@@ -44,7 +44,8 @@ class SearchSettings(RunSettings):
     ] = None
     max_seconds: Annotated[float | None, Option("Begin no further candidates after so many seconds.", "S", gt=0)] = None
     until: Annotated[
-        float | None, Option("Stop at the first candidate with this score.", "SCORE", "reflection: 0.5", gt=0)
+        float | None,
+        Option("Stop at the first candidate with this score.", "SCORE", "reflection: the verifier's verdict", gt=0),
     ] = None
     previews: Annotated[
         str | None,
@@ -62,7 +63,7 @@ class SearchSettings(RunSettings):
     ] = ()
     keep: Annotated[float, Option("Share that halving keeps at each look.", "SHARE", gt=0, le=1, group=ADVANCED)] = 0.5
     clarity: Annotated[
-        float, Option("Clarity from which on a gate opens its question.", "P", ge=0, le=1, group=ADVANCED)
+        float, Option("Least clarity at which a gate judges a preview.", "P", ge=0, le=1, group=ADVANCED)
     ] = 0.5
     potential: Annotated[
         float, Option("Potential below which a clear preview is dropped.", "P", ge=0, le=1, group=ADVANCED)
@@ -81,6 +82,11 @@ class SearchSettings(RunSettings):
     def verifiers(self) -> tuple[str, ...]:
         """The words of what scores candidates."""
         return ()
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """The words of verifiers that read previews."""
+        return (self.previews,) if self.previews and not self.previews.startswith("states:") else ()
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
         """Options of another strategy, and ranks where scores are compared between rounds."""
@@ -117,7 +123,7 @@ class GenerateSettings(SearchSettings):
     )
 
     prompts: Annotated[tuple[str, ...], Option("The prompts.", "PROMPT...", positional=True)]
-    n: Annotated[int, Option("Images, or noises to search, per prompt.", "N", ge=1, le=4096)] = 1
+    n: Annotated[int, Option("Images, or noises to search, per prompt.", "N", "1; 8 with --search", ge=1, le=4096)] = 1
     steps: Steps = None
     guidance: Guidance = 4.5
     size: ImageSize = None
@@ -143,6 +149,11 @@ class GenerateSettings(SearchSettings):
     def verifiers(self) -> tuple[str, ...]:
         """The words of what scores candidates."""
         return self.verifier
+
+    @property
+    def candidates(self) -> int:
+        """Noises per prompt."""
+        return self.n if "n" in self.typed or self.n != 1 else SEARCHED
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
         """Prompts that say nothing, a search without a verifier, and a verifier without a search."""

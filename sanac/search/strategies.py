@@ -48,14 +48,24 @@ STRATEGIES: Mapping[str, Strategy] = {
     ),
     "two-stage": lambda bench, noises, plan: two_stage(bench, noises, 1, plan.batch),
     "reflection": lambda bench, noises, plan: reflection(
-        bench, noises, -(-plan.n // 2), 0.5 if plan.until is None else plan.until, plan.back, plan.batch
+        bench, noises, -(-plan.n // 2), plan.until or 0.5, plan.back, plan.batch
     ),
     "zero-order": lambda bench, noises, plan: zero_order(bench, noises, plan.neighbours, plan.cosine),
     "paths": lambda bench, noises, plan: paths(
-        bench, noises, max(1, plan.n // 4), plan.looks, max(1, round(plan.back * len(bench.costs) / 2))
+        bench,
+        noises,
+        max(1, min(plan.n // 4, plan.n // (1 + len(plan.looks)))),
+        plan.looks,
+        max(1, round(plan.back * len(bench.costs) / 2)),
     ),
     "prm": lambda bench, noises, plan: greedy(bench, noises, 1 + (plan.n - 1) // max(1, len(plan.looks)), plan.looks),
 }
+
+
+def least_noises(strategy: str, looks: int) -> int:
+    """The least number of noises with which a strategy does more than finish them."""
+    return {"prm": 1 + looks, "paths": 1 + looks}.get(strategy, 1)
+
 
 _DEFAULT_LOOKS: Mapping[str, tuple[float, ...]] = {"halving": CUTS, "gated": LOOKS, "prm": LOOKS, "paths": LEVELS}
 

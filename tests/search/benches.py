@@ -49,7 +49,7 @@ class Numbers:
         return 1 - self.done / STEPS
 
     @property
-    def before(self) -> float:
+    def guess_noise(self) -> float:
         return 1 - (self.done - 1) / STEPS
 
     @property

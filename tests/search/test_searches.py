@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sanac.core.artifact.model import open_model
+from sanac.core.artifact.schedule import Schedule
+from sanac.core.checkpoint.locate import locate
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import UsageError
+from sanac.core.json_files import pretty
+from sanac.core.settings import settings_of
+from sanac.judge.judge_files import save_judge
 from sanac.judge.requests import check_requests, requests_of
+from sanac.judge.state_judge import StateJudge, StateJudgeShape
 from sanac.judge.verifier import Request
+from sanac.nn.pipeline_config import noise_levels
 from sanac.nn.stepwise import Noise
 from sanac.runtime.stepwise import StepwiseSana
 from sanac.search.budget import Budget
@@ -20,7 +29,7 @@ from sanac.search.generator_bench import GeneratorBench
 from sanac.search.judging import SearchJudge
 from sanac.search.pool import Candidate, Dropped, Found, Origin, Restart, forwards, origin_of
 from sanac.search.searcher import Searcher, SearchJournal
-from sanac.search.settings import NAMES, GenerateSettings
+from sanac.search.settings import GenerateSettings
 from sanac.search.strategies import STRATEGIES, SearchPlan
 from sanac.search.verifiers import open_verifier
 from tests.conftest import Sanac, Shared
@@ -37,7 +46,7 @@ def searcher(budget: Budget, n: int = 10, strategy: str = "best-of", looks: Sequ
 
 
 def test_every_strategy_has_a_name() -> None:
-    assert set(NAMES) == {"single", *STRATEGIES}
+    assert set(settings_of(GenerateSettings)["search"].choices) == {"single", *STRATEGIES}
 
 
 @pytest.mark.parametrize("most", [2 * ONE, 3 * ONE - 1, 3 * ONE, 100, 20 * ONE - 1, 20 * ONE])
@@ -86,19 +95,22 @@ def test_the_journal_gives_back_what_was_found(tmp_path: Path) -> None:
     found.dropped = [Dropped(origins[0], 2, 0.25)]
     spent = {"forwards": 5, "block_forwards": 10, "decodes": 2, "verifier_calls": 3}
     file = ConfinedPath(tmp_path) / "journal.jsonl"
-    SearchJournal(file, "key").put(1, found, spent)
+    SearchJournal(file, "key").put(1, {"prompt": "a"}, found, spent)
     with file.open("ab") as lines:
         lines.write(b'{"key": "key", "number": 2, "cand')
     journal = SearchJournal(file, "key")
-    again = journal.get(1, pictures.get)
+    again = journal.get(1, {"prompt": "a"}, pictures.get)
     assert again is not None
     assert again[1] == spent
     assert again[0].winner == found.winner
     assert again[0].dropped == found.dropped
-    assert journal.get(2, pictures.get) is None, "a line that was cut off"
-    assert SearchJournal(file, "other").get(1, pictures.get) is None
+    assert journal.get(2, {"prompt": "a"}, pictures.get) is None, "a line that was cut off"
+    assert SearchJournal(file, "other").get(1, {"prompt": "a"}, pictures.get) is None
+    assert journal.get(1, {"prompt": "b"}, pictures.get) is None, "another prompt"
+    SearchJournal(file, "key").put(3, {"prompt": "a"}, found, spent)
+    assert SearchJournal(file, "key").get(3, {"prompt": "a"}, pictures.get), "behind the line that was cut off"
     del pictures[origins[1]]
-    assert journal.get(1, pictures.get) is None, "an image is missing"
+    assert journal.get(1, {"prompt": "a"}, pictures.get) is None, "an image is missing"
 
 
 def test_a_winner_follows_from_its_origin() -> None:
@@ -232,6 +244,56 @@ def test_a_candidates_file_of_another_model_is_not_taken(sanac: Sanac, tmp_path:
     assert ran.code == 2
     assert "would be lost" in ran.err
     assert "its steps is 3, this command's is 5" in ran.err
+
+
+def test_other_prompts_in_one_folder_keep_to_themselves(sanac: Sanac, tmp_path: Path) -> None:
+    """A journal knows its prompts and what they were allowed, and winners take the place of no other image."""
+    words = ("--search", "best-of", "--verifier", "shapes", "--steps", "2", "--n", "2", "--json", "--out", "best")
+    first = sanac("generate", "sanac:tiny", PROMPTS[0], *words)
+    assert sanac("generate", "sanac:tiny", PROMPTS[1], *words).code == 0
+    again = sanac("generate", "sanac:tiny", PROMPTS[0], *words)
+    assert again.json["prompts"] == first.json["prompts"]
+    both = sanac("generate", "sanac:tiny", *PROMPTS, *words, "--max-forwards", "16")
+    assert both.code == 0, both.err
+    assert both.json["spent"]["forwards"] <= 16
+    other = sanac("generate", "sanac:tiny", PROMPTS[0], "--steps", "1", "--out", "plain")
+    assert other.code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "plain").iterdir()}
+    ran = sanac("generate", "sanac:tiny", PROMPTS[0], *words[:-1], "plain")
+    assert ran.code == 2
+    assert {path: path.read_bytes() for path in (tmp_path / "plain").iterdir()} == before
+
+
+def test_heads_that_do_not_fit_are_refused(sanac: Sanac, pipeline: Path, tmp_path: Path) -> None:
+    save_judge(StateJudge(shape := StateJudgeShape(1, 12, 6)), shape.to_json(), ConfinedPath(tmp_path) / "head")
+    words = ("--search", "halving", "--verifier", "shapes", "--steps", "4", "--n", "2", "--out", "best")
+    ran = sanac("generate", pipeline, PROMPTS[0], *words, "--previews", "states:head")
+    assert ran.code == 3
+    assert "doesn't fit" in ran.err
+    scheduled = Path(shutil.copytree(pipeline, tmp_path / "scheduled"))
+    levels = noise_levels(open_model(locate(str(pipeline))), 4)
+    made = Schedule((0, 5, 2, 1, 4, 3), levels, (2, 4, 6, 6), (True,) * 4)
+    (scheduled / "schedule.json").write_bytes(pretty(made.to_json()))
+    ran = sanac("generate", scheduled, PROMPTS[0], *words, "--previews", "states:sanac:tiny")
+    assert ran.code == 2
+    assert "leave out block 3" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("strategy", "more", "said"),
+    [
+        ("reflection", (), "--search reflection needs --until with this verifier"),
+        ("gated", (), "--search gated needs --potential with this verifier"),
+        ("prm", ("--n", "4"), "--n 4 is too few for --search prm"),
+    ],
+)
+def test_a_search_says_what_it_lacks(
+    sanac: Sanac, small_judges: Path, strategy: str, more: tuple[str, ...], said: str
+) -> None:
+    words = ("--search", strategy, "--verifier", f"clip:{small_judges}/clip", "--steps", "20", *more)
+    ran = sanac("generate", "sanac:tiny", PROMPTS[0], *words, "--out", "best")
+    assert ran.code == 2
+    assert said in ran.err
 
 
 def test_a_draft_is_made_again_by_what_it_records(sanac: Sanac, tmp_path: Path) -> None:

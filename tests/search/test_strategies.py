@@ -78,6 +78,14 @@ def test_out_of_time_there_is_one_image(strategy: str) -> None:
     assert found.candidates
 
 
+@pytest.mark.parametrize("strategy", ["halving", "prm"])
+def test_out_of_time_only_one_candidate_is_begun(strategy: str) -> None:
+    one = bench(clock=lambda: False)
+    plan_of(strategy).run(one, noises())
+    assert isinstance(one.generator, NumberGenerator)
+    assert len(one.generator.started) == 1
+
+
 def test_losers_cost_nothing_any_more() -> None:
     cuts = ((2, 0.5), (5, 0.5))
     one = bench()
