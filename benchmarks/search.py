@@ -206,8 +206,9 @@ def show(found: Mapping[str, Any]) -> None:
             cells = [row_name, f"{row['block_forwards']:.0f}"]
             cells.append(f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]")
             click.echo(f"| {' | '.join([*cells, signed(difference) if difference else ''])} |")
+    click.echo("\n| difference (block-forwards) | |\n|---|---|")
     for name, one in found["differences"].items():
-        click.echo(f"{name}: {signed(one)}")
+        click.echo(f"| {name} | {signed(one)} |")
 
 
 @click.command()
@@ -258,20 +259,26 @@ def others(found: dict[str, Any], scheduled: Path | None) -> None:
         found["whole"] = {"strategy": "other", **singles(open_model(locate("sanac:tiny")), prompts, STEPS)}
     whole = found["whole"]
     found["differences"] = {}
+    for name in ("12 blocks, unseen", "6 blocks"):
+        rows = found["sets"][name]["rows"]
+        for other in (f"reflection {REAL}", f"two-stage {REAL}, 10 steps"):
+            costs = f"({rows[other]['block_forwards']:.0f}, {rows['best of 4']['block_forwards']:.0f})"
+            found["differences"][f"{name}, {other} over best of 4 {costs}"] = pair(rows[other], rows["best of 4"])
     for name in ("6 blocks", "4 blocks"):
         rows, tuning = found["sets"][name]["rows"], found["sets"][name]["tuning"]
         cheap = [row for row in rows if row in tuning and tuning[row][1] <= whole["block_forwards"]]
         best = max(cheap, key=lambda row: tuning[row][0])
-        title = f"{name}, {best} ({rows[best]['block_forwards']:.0f}) - whole model once"
+        title = f"{name}, {best} ({rows[best]['block_forwards']:.0f}) over the whole model once"
         found["differences"][title] = pair(rows[best], whole)
     if scheduled:
         model = open_model(locate(str(scheduled)))
         assert model.schedule
         for n in (1, 2, 4):
-            row = real(model, prompts, SearchPlan("best-of", n, n), model.schedule.steps)
-            found.setdefault("scheduled", {})[str(n)] = row
-            title = f"scheduled, best of {n} ({row['block_forwards']:.0f}) - whole model once"
-            found["differences"][title] = pair(row, whole)
+            plan = SearchPlan("best-of", n, n)
+            found.setdefault("scheduled", {})[str(n)] = real(model, prompts, plan, model.schedule.steps)
+    for n, row in found.get("scheduled", {}).items():
+        title = f"scheduled at a fifth, best of {n} ({row['block_forwards']:.0f}) over the whole model once"
+        found["differences"][title] = pair(row, whole)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,9 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         _lines(axes, rows)
         _points(axes, rows)
         axes.set(title=name, xlabel="block-forwards per prompt", ylabel="score by the detector", xscale="log")
+        ticks = [row["block_forwards"] for row in rows.values() if row["strategy"] == "best-of"]
+        axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
