@@ -96,7 +96,8 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
                 yield image
     except _BROKEN as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InvalidInput(f"{name} is not a readable PNG", why=why) from error
+        hint = "replace it, or delete it and generate it again"
+        raise InvalidInput(f"{name} is not a readable PNG", why=why, hint=hint) from error
 
 
 def _save(image: Image.Image, path: AnyPath, notes: PngImagePlugin.PngInfo | None = None) -> None:

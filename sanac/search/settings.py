@@ -9,7 +9,7 @@ from sanac.core.sampling_options import Guidance, ImageSize, Steps
 from sanac.core.settings import ADVANCED, ModelRef, Naming, Option, RunSettings
 from sanac.judge.words import check_reader, check_word
 
-SEARCH = "Search options"
+SEARCH, PREVIEWS = "Search options", "Preview options"
 SEARCHED = 8  # noises of a search where --n isn't typed
 ABSOLUTE = ("gated", "two-stage", "reflection", "zero-order", "paths", "prm")  # compare scores of different rounds
 LOOKING = ("halving", "gated", "paths", "prm")  # strategies that look at previews
@@ -54,19 +54,19 @@ class SearchSettings(RunSettings):
             "NAME",
             "the verifier",
             check=check_reader,
-            group=ADVANCED,
+            group=PREVIEWS,
         ),
     ] = None
     look: Annotated[
         tuple[int, ...],
-        Option("Steps after which previews are read.", "STEP,...", "by strategy", comma=True, ge=1, group=ADVANCED),
+        Option("Steps after which previews are read.", "STEP,...", "by strategy", comma=True, ge=1, group=PREVIEWS),
     ] = ()
-    keep: Annotated[float, Option("Share that halving keeps at each look.", "SHARE", gt=0, le=1, group=ADVANCED)] = 0.5
+    keep: Annotated[float, Option("Share that halving keeps at each look.", "SHARE", gt=0, le=1, group=PREVIEWS)] = 0.5
     clarity: Annotated[
-        float, Option("Least clarity at which a gate judges a preview.", "P", ge=0, le=1, group=ADVANCED)
+        float, Option("Least clarity at which a gate judges a preview.", "P", ge=0, le=1, group=PREVIEWS)
     ] = 0.5
     potential: Annotated[
-        float, Option("Potential below which a clear preview is dropped.", "P", ge=0, le=1, group=ADVANCED)
+        float, Option("Potential below which a clear preview is dropped.", "P", ge=0, le=1, group=PREVIEWS)
     ] = 0.5
     draft_steps: Annotated[
         int | None, Option("Sampler steps of a draft.", "N", "half", ge=1, le=1000, group=ADVANCED)

@@ -42,6 +42,7 @@ COMPUTING |= {
         "onnx_session",
         "pipeline_parts",
         "scheduled",
+        "stepwise",
         "tensorrt_engine",
         "tiled_decode",
     )
@@ -52,11 +53,14 @@ COMPUTING |= {
         "bench_job", "bench_worker", "compare", "compare_job", "compare_plan", "components", "depth_graphs",
         "end_to_end",
         "engine_candidates", "exported", "graph_cut", "job", "memory", "onnx_candidates", "parity",
-        "evaluate_job", "evaluate_prompts", "parity_backends", "picture_measures", "prompt_scorer", "prompts_suite",
+        "evaluate_geneval", "evaluate_job", "evaluate_prompts", "evaluate_shapes", "parity_backends", "picture_measures", "prompt_scorer", "prompts_suite",
         "rank_correlation", "show", "streamed_graph", "suite_scorer",
     )
 }  # fmt: skip
-COMPUTING |= {"sanac.judge.clip_score", "sanac.judge.yes_no"}
+COMPUTING |= {
+    f"sanac.judge.{name}"
+    for name in ("clip_colors", "clip_score", "geneval_hf", "mask2former", "preview_judge", "state_judge", "yes_no")
+}
 PACKAGES = ("core", "shapes", "judge", "cli", "prune", "grow", "runtime", "verify")
 
 

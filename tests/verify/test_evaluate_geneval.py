@@ -356,12 +356,12 @@ def test_a_model_needs_prompts(sanac: Sanac) -> None:
 def test_options_of_another_suite_are_refused(sanac: Sanac, prompts: Path) -> None:
     ran: Ran = sanac("evaluate", "sanac:tiny", "--suite", "geneval", "--prompts", prompts, "--images", "2048")
     assert ran.code == 2
-    assert "--images only applies to --suite shapes" in ran.err
+    assert "--images only applies with --suite shapes" in ran.err
     idle = ("--prompts", prompts, "--each", "4", "--detector", "x", "--color-model", "y")
     ran = sanac("evaluate", "sanac:tiny", "--suite", "shapes", *idle)
     assert ran.code == 2
     for option in ("--prompts", "--each", "--detector", "--color-model"):
-        assert f"{option} only applies to --suite geneval" in ran.err
+        assert f"{option} only applies with --suite geneval" in ran.err
     with pytest.raises(UsageError, match="each only applies"):
         EvaluateSettings(suite="shapes", each=4).check()
 
@@ -421,7 +421,7 @@ suite = "geneval"
     ("line", "says"),
     [
         ("", "evaluate.prompts: suite geneval needs evaluation_metadata.jsonl"),
-        ('prompts = "p.jsonl"\nimages = 96', "evaluate.images only applies to evaluate.suite shapes"),
+        ('prompts = "p.jsonl"\nimages = 96', "evaluate.images only applies with evaluate.suite shapes"),
         ('prompts = "p.jsonl"\n[matrix]\n"prune.keep" = ["0-2", "0-3"]\n[target]\nmin_score_ratio = 0.9', "of shapes"),
     ],
 )

@@ -140,7 +140,7 @@ def test_a_stopped_run_goes_on_and_nothing_is_made_twice(evaluate: Callable[...,
         return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in every}
 
     def kept() -> dict[Path, int]:
-        every = Path("out/measurements/evaluate-prompts").glob("*.json")
+        every = Path("out/measurements/evaluate-prompts").glob("*.json*")
         return {path: path.stat().st_mtime_ns for path in every}
 
     words = ("--against", "sanac:tiny", "--verifier", f"shapes,clip:{clip}")
@@ -179,7 +179,7 @@ def test_images_of_something_else_are_neither_taken_nor_replaced(evaluate: Calla
     assert (ran.code, "would be lost" in ran.err) == (2, True)
     path.write_bytes(first[path][: len(first[path]) * 2 // 3])
     ran = evaluate(four, "--verifier", "shapes")
-    assert (ran.code, "is not a whole picture" in ran.err) == (3, True), ran.err
+    assert (ran.code, "is not a readable PNG" in ran.err) == (3, True), ran.err
 
 
 def test_other_sizes_keep_their_scores(evaluate: Callable[..., Ran], four: Path, clip: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_file_that_is_no_list_of_prompts_names_its_lines(sanac: Sanac, content
     [
         (("--suite", "prompts", "--prompts", "mine.txt"), 2, "needs --against, a model to compare with, or --verifier"),
         (("--suite", "prompts", "--verifier", "shapes"), 2, "--suite prompts needs --prompts"),
-        (("--suite", "shapes", "--prompts", "mine.txt"), 2, "--prompts only applies with --suite prompts"),
+        (("--suite", "shapes", "--prompts", "mine.txt"), 2, "--prompts only applies with --suite geneval or prompts"),
         (("--suite", "shapes", "--against", "sanac:tiny"), 2, "--against only applies with --suite prompts"),
         (
             ("--suite", "prompts", "--prompts", "mine.txt", "--images", "2048"),
