@@ -53,7 +53,8 @@ COMPUTING |= {
         "bench_job", "bench_worker", "compare", "compare_job", "compare_plan", "components", "depth_graphs",
         "end_to_end",
         "engine_candidates", "exported", "graph_cut", "job", "memory", "onnx_candidates", "parity",
-        "evaluate_geneval", "evaluate_job", "evaluate_prompts", "evaluate_shapes", "parity_backends", "picture_measures", "prompt_scorer", "prompts_suite",
+        "evaluate_geneval", "evaluate_job", "evaluate_prompts", "evaluate_shapes", "parity_backends",
+        "picture_measures", "prompt_scorer", "prompts_suite",
         "rank_correlation", "show", "streamed_graph", "suite_scorer",
     )
 }  # fmt: skip
