@@ -240,8 +240,10 @@ def _show(
             (request.prompt, str(winner.origin.noise.seed), f"{winner.score:.3f}", f"{median(scores):.3f}", *counts)
         )
     yield Table(("prompt",), ("seed", "score", "median", "finished", "dropped"), tuple(rows))
+    decodes, calls = spent["decodes"], spent["verifier_calls"]
     yield (
-        f"{spent['forwards']:,} forward passes ({spent['block_forwards']:,} of blocks), {spent['decodes']:,} images "
-        f"decoded, {spent['verifier_calls']:,} scores, {duration_text(spent['seconds'])}"
+        f"{spent['forwards']:,} forward passes ({spent['block_forwards']:,} of blocks), "
+        f"{decodes:,} image{'s' * (decodes != 1)} decoded, {calls:,} score{'s' * (calls != 1)}, "
+        f"{duration_text(spent['seconds'])}"
     )
     yield from files
