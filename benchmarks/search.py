@@ -199,13 +199,20 @@ def signed(one: Mapping[str, float]) -> str:
 def show(found: Mapping[str, Any]) -> None:
     """The table."""
     for name, part in found["sets"].items():
-        click.echo(f"\n**{name}**\n\n| search | block-forwards | score | to best of 16 |\n|---|---|---|---|")
+        click.echo(f"\n**{name}**\n\n| search | block-forwards | score | to best of 16 | tuning prompts |")
+        click.echo("|---|---|---|---|---|")
         for row_name in part["reported"]:
             row = part["rows"][row_name]
             score, difference = row["score"], part["to best of 16"].get(row_name)
             cells = [row_name, f"{row['block_forwards']:.0f}"]
             cells.append(f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]")
-            click.echo(f"| {' | '.join([*cells, signed(difference) if difference else ''])} |")
+            tuning = f"{part['tuning'][row_name][0]:.3f}" if row_name in part["tuning"] else ""
+            click.echo(f"| {' | '.join([*cells, signed(difference) if difference else '', tuning])} |")
+    click.echo("\n**whole model on the same test prompts**\n\n| steps | block-forwards | score |\n|---|---|---|")
+    for steps, row in found["whole in steps"].items():
+        score = row["score"]
+        bounds = f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+        click.echo(f"| {steps} | {row['block_forwards']:.0f} | {bounds} |")
     click.echo("\n| difference (block-forwards) | |\n|---|---|")
     for name, one in found["differences"].items():
         click.echo(f"| {name} | {signed(one)} |")
@@ -258,6 +265,10 @@ def others(found: dict[str, Any], scheduled: Path | None) -> None:
     if "whole" not in found:
         found["whole"] = {"strategy": "other", **singles(open_model(locate("sanac:tiny")), prompts, STEPS)}
     whole = found["whole"]
+    rows = found.setdefault("whole in steps", {})
+    for steps in FEWER:
+        if str(steps) not in rows:
+            rows[str(steps)] = {"strategy": "fewer", **singles(open_model(locate("sanac:tiny")), prompts, steps)}
     found["differences"] = {}
     for name in ("12 blocks, unseen", "6 blocks"):
         rows = found["sets"][name]["rows"]

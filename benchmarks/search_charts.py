@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LINES = {"best-of": ("#4575b4", "o-", "best of N"), "fewer": ("#999999", "s--", "fewer steps, no search")}
+LINES = {"best-of": ("#4575b4", "o-", "best of N"), "fewer": ("#999999", "s--", "whole model, fewer steps")}
 POINTS = {
     "halving": ("#1a9850", "D", "halving"),
     "gated": ("#d73027", "^", "gates"),
@@ -31,6 +31,8 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     figure, panels = plt.subplots(1, len(sets), figsize=(5.2 * len(sets), 4.6), layout="constrained")
     for axes, (name, part) in zip(panels, sets.items(), strict=True):
         rows = {row: part["rows"][row] for row in part["reported"] if ", run" not in row}
+        if "unseen" not in name:
+            rows |= {f"whole model, {steps} steps": row for steps, row in found["whole in steps"].items()}
         _lines(axes, rows)
         _points(axes, rows)
         axes.set(title=name, xlabel="block-forwards per prompt", ylabel="score by the detector", xscale="log")
