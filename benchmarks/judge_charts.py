@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLORS = ("#4575b4", "#1a9850", "#fdae61", "#d73027")
+_COLORS = ("#4575b4", "#1a9850", "#fdae61", "#d73027", "#762a83")
 _SOURCES = {"judge": ("-", "judge of previews"), "states": ("--", "head on states"), "detector": (":", "detector")}
 
 

@@ -37,7 +37,8 @@ from sanac.reinforce.judge_task import task_of
 from sanac.reinforce.trajectories import Trajectories, gather
 from sanac.runtime.pipeline import GenerationSettings, open_generator
 from sanac.runtime.stepwise import StepwiseSana
-from sanac.shapes.prompts import Prompt, suite, unseen_suite
+from sanac.shapes.prompts import Content, ItemSpec, Prompt, suite, unseen_suite
+from sanac.shapes.words import COLORS, SHAPES
 from sanac.tiny.train import Lines
 
 RESULT, PICTURES = Path("docs/results/judges.json"), Path("docs/pictures")
@@ -48,11 +49,23 @@ RESAMPLES = 400
 Floats = NDArray[np.float64]
 
 
+def three_objects(count: int) -> list[Prompt]:
+    """Prompts for three different shapes with a colour each: one more than training ever showed."""
+    rng, found = np.random.default_rng(1), dict[str, Prompt]()
+    while len(found) < count:
+        pairs = zip(rng.permutation(SHAPES)[:3], rng.permutation(list(COLORS))[:3], strict=True)
+        items = tuple(ItemSpec(str(shape), str(color)) for shape, color in pairs)
+        text = " and ".join(f"a {item.color} {item.shape}" for item in items)
+        found.setdefault(text, Prompt(text, Content("color_attr", items)))  # the task that they extend
+    return list(found.values())
+
+
 def sets() -> dict[str, tuple[int, list[Prompt]]]:
     """The blocks that are left, and the prompts, of each set of images that is reported."""
     test = suite("test", PROMPTS)
     return {
         "12 blocks, unseen": (12, unseen_suite(PROMPTS)),
+        "12 blocks, three objects": (12, three_objects(PROMPTS)),
         "8 blocks": (8, test),
         "6 blocks": (6, test),
         "4 blocks": (4, test),
@@ -64,6 +77,7 @@ def tuning_sets() -> dict[str, tuple[int, list[Prompt]]]:
     tune = suite("tune", PROMPTS // 2)
     return {
         "12 blocks, unseen, tuning": (12, unseen_suite(PROMPTS // 2, "tune")),
+        "12 blocks, three objects, tuning": (12, three_objects(PROMPTS + PROMPTS // 2)[PROMPTS:]),
         "6 blocks, tuning": (6, tune),
         "4 blocks, tuning": (4, tune),
     }

@@ -40,7 +40,8 @@ from sanac.search.strategies import SearchPlan, default_looks
 from sanac.shapes.prompts import Prompt
 
 RESULT, CHART = Path("docs/results/search.json"), Path("docs/pictures/search.png")
-SETS = {"12 blocks, unseen": 12, "6 blocks": 6, "4 blocks": 4}
+SETS = {"12 blocks, unseen": 12, "12 blocks, three objects": 12, "6 blocks": 6, "4 blocks": 4}
+RUN = ("12 blocks, unseen", "6 blocks")  # where searches that change trajectories are run
 STEPS, BRANCHES, MOST, REAL = 20, 2, 16, 8
 CUTS = ((4, 8), (6, 10), (8, 13), (10, 15), (13, 16), (10,), (13,), (16,))  # steps at which halving cuts
 SHARES = (0.25, 0.5)
@@ -235,7 +236,7 @@ def main(*, work: Path, scheduled: Path | None, table: bool) -> None:
         part["tuning"] = {row: [one["score"]["value"], one["block_forwards"]] for row, one in tuning.items()}
         part["rows"] |= simulated(matrix_of(name, work))
         model, (_, prompts) = judges.model_of(blocks, work), judges.set_of(name)
-        if blocks != 4:
+        if name in RUN:
             for row_name, row in really(model, prompts, part["rows"]):
                 part["rows"][row_name] = row
                 RESULT.write_text(json.dumps(found) + "\n")
@@ -253,6 +254,7 @@ def main(*, work: Path, scheduled: Path | None, table: bool) -> None:
             row: pair(part["rows"][row], part["rows"]["best of 16"]) for row in part["reported"] if row != "best of 16"
         }
         RESULT.write_text(json.dumps(found) + "\n")
+    found["sets"] = {name: found["sets"][name] for name in SETS}
     others(found, scheduled)
     RESULT.write_text(json.dumps(found) + "\n")
     search_charts.draw(found, CHART)
@@ -270,7 +272,7 @@ def others(found: dict[str, Any], scheduled: Path | None) -> None:
         if str(steps) not in rows:
             rows[str(steps)] = {"strategy": "fewer", **singles(open_model(locate("sanac:tiny")), prompts, steps)}
     found["differences"] = {}
-    for name in ("12 blocks, unseen", "6 blocks"):
+    for name in RUN:
         rows = found["sets"][name]["rows"]
         for other in (f"reflection {REAL}", f"two-stage {REAL}, 10 steps"):
             costs = f"({rows[other]['block_forwards']:.0f}, {rows['best of 4']['block_forwards']:.0f})"

@@ -31,7 +31,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     figure, panels = plt.subplots(1, len(sets), figsize=(5.2 * len(sets), 4.6), layout="constrained")
     for axes, (name, part) in zip(panels, sets.items(), strict=True):
         rows = {row: part["rows"][row] for row in part["reported"] if ", run" not in row}
-        if "unseen" not in name:
+        if not name.startswith("12 blocks"):
             rows |= {f"whole model, {steps} steps": row for steps, row in found["whole in steps"].items()}
         _lines(axes, rows)
         _points(axes, rows)

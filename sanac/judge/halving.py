@@ -34,9 +34,11 @@ def choose_by_images(candidates: Iterable[T], scores: Callable[[T, int], Sequenc
     return max(ranked[:FINALISTS], key=lambda one: mean_of_tasks(scores(one, images)))
 
 
-def images_of_prompts(prompts: int, images: int | None) -> int:
-    """Images of a finalist on so many prompts: `images` if given, else each prompt equally often, 48 or more."""
-    return images or prompts * math.ceil(LEAST / prompts)
+def images_of_finalist(images: int, prompts: int, *, typed: bool) -> int:
+    """Images of a finalist: `images`, but on so many prompts of the user's, unless typed, each equally often."""
+    if typed or not prompts:
+        return images
+    return prompts * math.ceil(LEAST / prompts)
 
 
 def judged_images(candidates: int, images: int) -> int:

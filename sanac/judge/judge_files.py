@@ -59,6 +59,15 @@ def judge_files(word: str, kind: str, beside: str = PREVIEWS) -> JudgeFiles:
     return JudgeFiles(folder, located.name, config)
 
 
+def size_problems(config: Mapping[str, Any], limits: Mapping[str, tuple[int, int]]) -> list[str]:
+    """What is wrong with the sizes in a config: each is a whole number from the least to the most that is given."""
+    return [
+        f"{name} is {config.get(name)!r}, not a whole number from {least} to {most:,}"
+        for name, (least, most) in limits.items()
+        if type(config.get(name)) is not int or not least <= config[name] <= most
+    ]
+
+
 def loaded(network: "nn.Module", files: JudgeFiles) -> None:
     """Load a judge's weights into its network, in fp32; InvalidInput unless names, shapes and values are sound."""
     import torch

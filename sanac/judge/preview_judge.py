@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sanac.core.errors import InvalidInput
-from sanac.judge.judge_files import PREVIEW_JUDGE, JudgeFiles, loaded
+from sanac.judge.judge_files import PREVIEW_JUDGE, JudgeFiles, loaded, size_problems
 from sanac.judge.questions import parts_of
 from sanac.judge.requests import check_words
 from sanac.judge.verifier import Picture, Reading, Request
@@ -25,6 +25,7 @@ from sanac.judge.words import split_words
 
 LONGEST = 24  # words of a prompt; the rest is cut
 HEADS = ("clarity", "potential", "final")
+_SIZES = {"side": (1, 1024), "width": (1, 1024), "heads": (1, 64), "encoder_layers": (1, 32), "decoder_layers": (1, 32)}
 _PAD, _UNKNOWN, _FIRST = 0, 1, 2  # word ids: nothing, a word that isn't known, the first known word
 _TOGETHER = 64  # images per forward pass
 
@@ -47,12 +48,7 @@ class JudgeShape:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "JudgeShape":
         """The sizes in a config; InvalidInput lists everything that is wrong with it."""
-        limits = {"side": 1024, "width": 1024, "heads": 64, "encoder_layers": 32, "decoder_layers": 32}
-        problems = [
-            f"{name} is {value.get(name)!r}, not a whole number from 1 to {most}"
-            for name, most in limits.items()
-            if type(value.get(name)) is not int or not 1 <= value[name] <= most
-        ]
+        problems = size_problems(value, _SIZES)
         words = value.get("words")
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or len(words) > 100_000:
             problems.append("words is not a list of words")
@@ -61,7 +57,7 @@ class JudgeShape:
         if problems:
             raise InvalidInput("the judge's config is malformed", why=problems[0], problems=problems)
         assert isinstance(words, list)
-        return cls(tuple(words), **{name: value[name] for name in limits})
+        return cls(tuple(words), **{name: value[name] for name in _SIZES})
 
 
 class PreviewJudge(nn.Module):  # type: ignore[misc]

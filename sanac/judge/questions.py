@@ -27,10 +27,9 @@ _FLOOR = 1e-6  # a probability of zero would hide what the other atoms say
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """One thing that a prompt asks for: the question about it, and what to say where the answer is no."""
+    """One thing that a prompt asks for, and the question about it."""
 
     question: str
-    missing: str
     wanted: str  # the thing itself, as it can be added to a prompt
 
 
@@ -47,7 +46,6 @@ def atoms_of(task: GenEvalTask) -> tuple[Atom, ...]:
         found.append(
             Atom(
                 f"Are there fewer than {named} in this image? Answer yes or no.",
-                f"there are {named} or more",
                 f"exactly {_counted(clause.count - 1, clause.label)}",
             )
         )
@@ -57,12 +55,11 @@ def atoms_of(task: GenEvalTask) -> tuple[Atom, ...]:
 def _clause_atoms(clause: Clause, clauses: Sequence[Clause]) -> Iterator[Atom]:
     named = _counted(clause.count, clause.label)
     verb = "Is" if clause.count == 1 else "Are"
-    yield Atom(f"{verb} there {named} in this image? Answer yes or no.", f"{named} can't be seen", named)
+    yield Atom(f"{verb} there {named} in this image? Answer yes or no.", named)
     if clause.color:
         subject = _plural(clause.label) if clause.count > 1 else clause.label
         yield Atom(
             f"{verb} the {subject} {clause.color}? Answer yes or no.",
-            f"the {subject} {verb.lower()} not {clause.color}",
             _counted(clause.count, clause.label, clause.color),
         )
     if clause.position:
@@ -71,7 +68,6 @@ def _clause_atoms(clause: Clause, clauses: Sequence[Clause]) -> Iterator[Atom]:
         other = clauses[target].label
         yield Atom(
             f"Is the {clause.label} {words} the {other}? Answer yes or no.",
-            f"the {clause.label} is not {words} the {other}",
             f"{_counted(1, clause.label)} {relation} {_counted(1, other)}",
         )
 

@@ -5,15 +5,16 @@ from functools import cache
 from pathlib import Path
 
 from sanac.core.errors import UsageError
+from sanac.judge.confirm_options import SIMILARITY
 from sanac.judge.judge_files import PREVIEW_JUDGE, JudgeFiles, judge_files
-from sanac.judge.metadata import GenEvalTask, parse_task
+from sanac.judge.metadata import GenEvalTask, parse_task, unknown_words
 from sanac.judge.model_folder import CONTRASTIVE, YES_NO, JudgeFolder, open_judge
 from sanac.judge.shapes import ShapesVerifier
 from sanac.judge.verifier import Request
 from sanac.judge.words import kind_of, model_of, split_words
 from sanac.nn.calibration.prompts import read_judged_prompts
 from sanac.shapes.prompts import Prompt, prompts_of
-from sanac.shapes.words import TAGS
+from sanac.shapes.words import COLORS, SHAPES, TAGS, plural
 
 _SPLITS = ("train", "tune", "test", "held-out")
 
@@ -29,14 +30,24 @@ def check_requests(words: Sequence[str], requests: Sequence[Request]) -> None:
         judge = judge_behind(word)
         if isinstance(judge, JudgeFiles):
             check_words(judge.config.get("words"), [request.prompt for request in requests])
+        if kind_of(word) in {"shapes", "atoms"}:
+            _check_tasks(word, requests)
+
+
+def _check_tasks(word: str, requests: Sequence[Request]) -> None:
+    """UsageError for prompts of which a verifier doesn't know what they ask for, or doesn't know the things."""
     strangers = [request.prompt for request in requests if request.task is None]
-    needing = [word for word in words if kind_of(word) in {"shapes", "atoms"}]
-    if strangers and needing:
+    why = "it has to know what a prompt asks for, and only does for prompts of the shapes world"
+    if kind_of(word) == "shapes" and not strangers:
+        tasks = [(request.prompt, request.task) for request in requests if request.task]
+        strangers = [prompt for prompt, task in tasks if unknown_words([task], SHAPES, COLORS)]
+        why = f"it only sees {', '.join(map(plural, SHAPES))} of {len(COLORS)} colours"
+    if strangers:
         raise UsageError(
-            f"--verifier {needing[0]} can't judge {strangers[0]!r}",
-            why="it has to know what a prompt asks for, and only does for prompts of the shapes world",
+            f"{word} can't judge {strangers[0]!r}",
+            why=why,
             problems=[repr(prompt) for prompt in strangers],
-            hint="--verifier clip:MODEL or vlm:MODEL",
+            hint="clip:MODEL and vlm:MODEL judge any prompt",
         )
 
 
@@ -72,12 +83,14 @@ def check_words(known: object, prompts: Sequence[str]) -> None:
         raise UsageError(
             f"the judge can't judge prompts with the words {', '.join(strangers)}",
             why="it was trained on a smaller vocabulary",
-            hint="--verifier vlm:MODEL or clip:MODEL judges any prompt",
+            hint="clip:MODEL and vlm:MODEL judge any prompt",
         )
 
 
-def judge_identity(word: str) -> str:
+def judge_identity(word: str | None) -> str:
     """What identifies the judge behind a word of `--verifier`, for content keys: no path of this machine."""
+    if word is None:
+        return SIMILARITY
     judge = judge_behind(word)
     return f"{kind_of(word)} {judge.identity}" if judge else ShapesVerifier.id
 

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from sanac.core.artifact.model import Model
 from sanac.core.errors import InvalidInput
-from sanac.judge.judge_files import STATE_JUDGE, JudgeFiles, loaded
+from sanac.judge.judge_files import STATE_JUDGE, JudgeFiles, loaded, size_problems
 from sanac.judge.preview_judge import HEADS, waves
 from sanac.judge.verifier import Reading
+
+_SIZES = {"block": (0, 10_000), "channels": (1, 100_000), "caption": (1, 100_000), "width": (1, 4096), "heads": (1, 64)}
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,12 @@ class StateJudgeShape:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "StateJudgeShape":
         """The sizes in a config; InvalidInput lists everything that is wrong with it."""
-        limits = {"block": 10_000, "channels": 100_000, "caption": 100_000, "width": 4096, "heads": 64}
-        problems = [
-            f"{name} is {value.get(name)!r}, not a whole number from {least} to {most:,}"
-            for name, most in limits.items()
-            for least in [int(name != "block")]
-            if type(value.get(name)) is not int or not least <= value[name] <= most
-        ]
+        problems = size_problems(value, _SIZES)
         if not problems and (value["width"] % value["heads"] or value["width"] % 4):
             problems.append("width is not a multiple of heads and of 4")
         if problems:
             raise InvalidInput("the judge's config is malformed", why=problems[0], problems=problems)
-        return cls(**{name: value[name] for name in limits})
+        return cls(**{name: value[name] for name in _SIZES})
 
 
 class StateJudge(nn.Module):  # type: ignore[misc]

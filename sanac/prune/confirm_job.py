@@ -23,8 +23,7 @@ from sanac.core.context import Context
 from sanac.core.errors import MissingResource, UsageError
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.core.units import duration_text
-from sanac.judge.confirm_options import SIMILARITY
-from sanac.judge.halving import SuiteSettings, choose_by_images, images_of_prompts, judged_images, mean_of_tasks
+from sanac.judge.halving import SuiteSettings, choose_by_images, images_of_finalist, judged_images, mean_of_tasks
 from sanac.judge.intervals import PromptScore
 from sanac.judge.requests import confirming_prompts, judge_identity
 from sanac.nn.calibration.block_subsets import BlockSubset
@@ -61,10 +60,7 @@ class ConfirmJob(CachedStep[BlockSubset]):
     @property
     def images(self) -> int:
         """Images of a finalist."""
-        settings = self.settings
-        if not self.prompts:
-            return settings.images
-        return images_of_prompts(len(self.prompts), settings.images if "images" in settings.typed else None)
+        return images_of_finalist(self.settings.images, len(self.prompts), typed="images" in self.settings.typed)
 
     @property
     def what(self) -> str:
@@ -78,8 +74,7 @@ class ConfirmJob(CachedStep[BlockSubset]):
         repair = dict(self.states.settings) if self.states else None
         drawn: dict[str, Any] = {"images": self.images, "guidance": _GUIDANCE, "seed": settings.seed}
         if self.prompts:
-            judge = judge_identity(settings.verifier) if settings.verifier else SIMILARITY
-            drawn |= {"prompts": json_files.key_of(self.prompts), "judge": judge}
+            drawn |= {"prompts": json_files.key_of(self.prompts), "judge": judge_identity(settings.verifier)}
         return {"schema": SCHEMA, "suite": settings.confirm, "repair": repair, "subsets": self.found.near, **drawn}
 
     @cached_property

@@ -100,7 +100,16 @@ def _changed(before: str, now: str) -> Iterator[str]:
     new = json_files.parse_object(now.encode(), "the settings")
     for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):
-            yield f"its {name} is {old.get(name)}, this command's is {new.get(name)}"
+            yield f"its {name} is {_in_words(old.get(name))}, this command's is {_in_words(new.get(name))}"
+
+
+def _in_words(value: Any) -> str:
+    """A setting's value as a message shows it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(one)}" for name, one in value.items())
+    if isinstance(value, list):
+        return " and ".join(map(_in_words, value))
+    return "none" if value is None else str(value)
 
 
 def generate(

@@ -14,8 +14,7 @@ from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.progress import Reporter
 from sanac.core.units import duration_text
-from sanac.judge.confirm_options import SIMILARITY
-from sanac.judge.halving import SuiteSettings, images_of_prompts
+from sanac.judge.halving import SuiteSettings, images_of_finalist
 from sanac.judge.intervals import Interval, PromptScore
 from sanac.judge.requests import confirming_prompts, judge_identity
 from sanac.nn.calibration.cost import PATIENCE
@@ -51,17 +50,12 @@ class FrontJob(CachedStep[Front]):
     @property
     def images(self) -> int:
         """Images of a finalist."""
-        settings = self.settings
-        if not self.prompts:
-            return settings.images
-        return images_of_prompts(len(self.prompts), settings.images if "images" in settings.typed else None)
+        return images_of_finalist(self.settings.images, len(self.prompts), typed="images" in self.settings.typed)
 
     @property
     def judge(self) -> str:
         """What scores images of the user's prompts; empty for a suite's."""
-        if not self.prompts:
-            return ""
-        return judge_identity(self.settings.verifier) if self.settings.verifier else SIMILARITY
+        return judge_identity(self.settings.verifier) if self.prompts else ""
 
     @property
     def what(self) -> str:

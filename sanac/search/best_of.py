@@ -8,18 +8,18 @@ share p is right.
 from collections.abc import Sequence
 
 from sanac.nn.stepwise import Noise
-from sanac.search.pool import Bench, Found, affordable, forwards
+from sanac.search.pool import Found, PromptSearch, affordable, forwards
 
 
-def best_of(bench: Bench, noises: Sequence[Noise], batch: int, until: float | None = None) -> Found:
+def best_of(search: PromptSearch, noises: Sequence[Noise], batch: int, until: float | None = None) -> Found:
     """Finish as many candidates as the budget pays for, batch by batch; at least one, however long it takes."""
-    found, each = Found(), forwards(bench.costs)
+    found, each = Found(), forwards(search.costs)
     size = 1 if until is not None else batch
-    count = affordable(bench, each, len(noises))
+    count = affordable(search, each, len(noises))
     for start in range(0, count, size):
-        if found.candidates and not bench.in_time:
+        if found.candidates and not search.in_time:
             break
-        found.candidates += bench.start(noises[start : min(count, start + size)]).finish()
+        found.candidates += search.start(noises[start : min(count, start + size)]).finish()
         if until is not None and found.winner.score >= until:
             break
     return found

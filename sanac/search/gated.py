@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sanac.nn.stepwise import Noise
-from sanac.search.pool import Bench, Dropped, Found, affordable, forwards
+from sanac.search.pool import Dropped, Found, PromptSearch, affordable, forwards
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,23 +21,23 @@ class Gates:
     potential: float = 0.5
 
 
-def gated(bench: Bench, noises: Sequence[Noise], gates: Gates, batch: int) -> Found:
+def gated(search: PromptSearch, noises: Sequence[Noise], gates: Gates, batch: int) -> Found:
     """Begin candidates batch by batch while the budget pays for all of a batch; survivors are finished."""
-    found, start, each = Found(), 0, forwards(bench.costs)
+    found, start, each = Found(), 0, forwards(search.costs)
     while start < len(noises):
-        size = affordable(bench, each, min(batch, len(noises) - start))
-        if not size or (found.candidates and not bench.in_time):
+        size = affordable(search, each, min(batch, len(noises) - start))
+        if not size or (found.candidates and not search.in_time):
             break
         some, start = noises[start : start + size], start + size
-        poor = bench.left is not None and bench.left - size * each < each
-        last = start == len(noises) or poor or not bench.in_time
-        _batch(bench, some, gates, found, rescue=last and not found.candidates)
+        poor = search.left is not None and search.left - size * each < each
+        last = start == len(noises) or poor or not search.in_time
+        _batch(search, some, gates, found, rescue=last and not found.candidates)
     return found
 
 
-def _batch(bench: Bench, noises: Sequence[Noise], gates: Gates, found: Found, *, rescue: bool) -> None:
+def _batch(search: PromptSearch, noises: Sequence[Noise], gates: Gates, found: Found, *, rescue: bool) -> None:
     """Pass a batch through the gates; `rescue`: keep the most promising candidate if none would be left."""
-    pool, judged = bench.start(noises), set[int]()
+    pool, judged = search.start(noises), set[int]()
     for step in gates.looks:
         if not (set(pool.rows) - judged):
             break

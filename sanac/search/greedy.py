@@ -9,27 +9,27 @@ from collections.abc import Sequence
 from itertools import islice
 
 from sanac.nn.stepwise import Noise
-from sanac.search.pool import Bench, Found, Restart, affordable, best, forwards
+from sanac.search.pool import Found, PromptSearch, Restart, affordable, best, forwards
 
 
-def greedy(bench: Bench, noises: Sequence[Noise], branches: int, steps: Sequence[int]) -> Found:
+def greedy(search: PromptSearch, noises: Sequence[Noise], branches: int, steps: Sequence[int]) -> Found:
     """One path from the first noise, continued in `branches` ways at each of `steps`, as the budget allows."""
-    costs, found = bench.costs, Found()
-    if not affordable(bench, forwards(costs), 1):
+    costs, found = search.costs, Found()
+    if not affordable(search, forwards(costs), 1):
         return found
-    pool, fresh = bench.start(noises[:1]), iter(noises[1:])
+    pool, fresh = search.start(noises[:1]), iter(noises[1:])
     for step, following in zip(steps, (*steps[1:], len(costs)), strict=True):
         pool.advance(step)
         (row,) = pool.rows
         stage, rest = forwards(costs[step:following]), forwards(costs[following:])
-        extra = branches - 1 if bench.left is None else (bench.left - rest) // stage - 1
+        extra = branches - 1 if search.left is None else (search.left - rest) // stage - 1
         turns = [
-            Restart(step, noise) for noise in islice(fresh, max(0, min(branches - 1, extra)) if bench.in_time else 0)
+            Restart(step, noise) for noise in islice(fresh, max(0, min(branches - 1, extra)) if search.in_time else 0)
         ]
         if not turns:
             continue
         origin, guess = pool.origins[row], pool.guesses[row]
-        others = bench.restart([origin] * len(turns), [guess] * len(turns), turns, step)
+        others = search.restart([origin] * len(turns), [guess] * len(turns), turns, step)
         pool.advance(following)
         others.advance(following)
         mine, theirs = pool.read(), others.read()

@@ -10,18 +10,18 @@ import math
 from collections.abc import Sequence
 
 from sanac.nn.stepwise import Noise, StepCost
-from sanac.search.pool import Bench, Dropped, Found, best
+from sanac.search.pool import Dropped, Found, PromptSearch, best
 
 Cut = tuple[int, float]  # after so many steps, the share that goes on
 
 
-def halving(bench: Bench, noises: Sequence[Noise], cuts: Sequence[Cut]) -> Found:
+def halving(search: PromptSearch, noises: Sequence[Noise], cuts: Sequence[Cut]) -> Found:
     """Begin as many candidates as the budget pays for, cut them, finish and score the rest."""
-    count = most_candidates(bench, len(noises) if bench.in_time else 1, cuts)
+    count = most_candidates(search, len(noises) if search.in_time else 1, cuts)
     found = Found()
     if not count:
         return found
-    pool = bench.start(noises[:count])
+    pool = search.start(noises[:count])
     for step, share in cuts:
         pool.advance(step)
         potential = {row: reading.potential for row, reading in pool.read().items()}
@@ -33,11 +33,11 @@ def halving(bench: Bench, noises: Sequence[Noise], cuts: Sequence[Cut]) -> Found
     return found
 
 
-def most_candidates(bench: Bench, wanted: int, cuts: Sequence[Cut]) -> int:
+def most_candidates(search: PromptSearch, wanted: int, cuts: Sequence[Cut]) -> int:
     """The largest number of candidates, at most `wanted`, that the budget pays for."""
-    if bench.left is None:
+    if search.left is None:
         return wanted
-    return next((count for count in range(wanted, 0, -1) if cost_of(count, bench.costs, cuts) <= bench.left), 0)
+    return next((count for count in range(wanted, 0, -1) if cost_of(count, search.costs, cuts) <= search.left), 0)
 
 
 def cost_of(count: int, costs: Sequence[StepCost], cuts: Sequence[Cut]) -> int:

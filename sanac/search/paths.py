@@ -8,24 +8,24 @@ from collections.abc import Sequence
 from itertools import islice
 
 from sanac.nn.stepwise import Noise
-from sanac.search.pool import Bench, Dropped, Found, Pool, Restart, forwards
+from sanac.search.pool import Dropped, Found, Pool, PromptSearch, Restart, forwards
 
 
-def paths(bench: Bench, noises: Sequence[Noise], width: int, levels: Sequence[int], back: int) -> Found:
+def paths(search: PromptSearch, noises: Sequence[Noise], width: int, levels: Sequence[int], back: int) -> Found:
     """Keep `width` paths; at each level their guesses go `back` steps, as often as there are noises for it.
 
     `levels` are numbers of steps after which previews are compared; one that the budget doesn't pay for ends them.
     """
-    costs, found, before = bench.costs, Found(), 0
-    width = width if bench.left is None else min(width, bench.left // forwards(costs))
+    costs, found, before = search.costs, Found(), 0
+    width = width if search.left is None else min(width, search.left // forwards(costs))
     if not width:
         return found
     ways = (len(noises) - width) // (width * max(1, len(levels)))
-    pools, fresh = [bench.start(noises[:width])], iter(noises[width:])
+    pools, fresh = [search.start(noises[:width])], iter(noises[width:])
     for level in levels:
         start = max(0, level - back)
         needed = width * forwards(costs[before:]) + width * ways * forwards(costs[start:level])
-        if not ways or not bench.in_time or (bench.left is not None and needed > bench.left):
+        if not ways or not search.in_time or (search.left is not None and needed > search.left):
             break
         for pool in pools:
             pool.advance(level)
@@ -34,7 +34,7 @@ def paths(bench: Bench, noises: Sequence[Noise], width: int, levels: Sequence[in
             origins += [pool.origins[row] for row in pool.rows for _ in range(ways)]
             guesses += [pool.guesses[row] for row in pool.rows for _ in range(ways)]
         turns = [Restart(start, noise) for noise in islice(fresh, len(origins))]
-        pools.append(bench.restart(origins, guesses, turns, level))
+        pools.append(search.restart(origins, guesses, turns, level))
         pools[-1].advance(level)
         pools, before = _best_paths(pools, width, level, found), level
     for pool in pools:

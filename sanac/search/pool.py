@@ -7,13 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sanac.judge.verifier import Reading, Request
+from sanac.judge.verifier import Picture, Reading, Request
 from sanac.nn.stepwise import Noise, StepCost
-
-Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +98,6 @@ class Pool(Protocol):
         """The candidates that are left."""
 
     @property
-    def done(self) -> int:
-        """Steps that were taken."""
-
-    @property
     def origins(self) -> Mapping[int, Origin]:
         """Where each candidate that is left came from."""
 
@@ -127,7 +118,7 @@ class Pool(Protocol):
         """Take the steps that are left, decode and score."""
 
 
-class Bench(Protocol):
+class PromptSearch(Protocol):
     """Generator, judge and budget, as the search of one prompt uses them."""
 
     @property
@@ -157,13 +148,13 @@ class Bench(Protocol):
     def reasons(self, candidate: Candidate) -> list[str]:
         """What the candidate's image lacks, in words that can be added to a prompt; [] if nothing or unknown."""
 
-    def draft(self) -> "Bench":
+    def draft(self) -> "PromptSearch":
         """A cheaper generator with the same noises, for the same prompt and budget."""
 
 
-def affordable(bench: Bench, each: int, wanted: int) -> int:
+def affordable(search: PromptSearch, each: int, wanted: int) -> int:
     """How many things of `each` forward passes the budget pays for, at most `wanted`."""
-    return wanted if bench.left is None else max(0, min(wanted, bench.left // each))
+    return wanted if search.left is None else max(0, min(wanted, search.left // each))
 
 
 def forwards(costs: Sequence[StepCost]) -> int:

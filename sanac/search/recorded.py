@@ -1,6 +1,6 @@
 """Searches over recorded scores: what a judge said of every preview and image of some prompts and noises.
 
-The matrix is filled once; every best-of, gate, halving and budget is then the same code as for real, over a bench that
+The matrix is filled once; every best-of, gate, halving and budget is then the same code as for real, over a search that
 looks the scores up. What changes trajectories (zero-order, paths, reflection, prm) can't be recorded.
 """
 
@@ -15,7 +15,7 @@ from sanac.core.errors import UsageError
 from sanac.judge.intervals import PromptScore
 from sanac.judge.verifier import Reading, Request
 from sanac.nn.stepwise import Noise, StepCost
-from sanac.search.pool import Bench, Candidate, Origin, Pool, forwards
+from sanac.search.pool import Candidate, Origin, Pool, PromptSearch, forwards
 from sanac.search.strategies import SearchPlan
 
 Floats = NDArray[np.float64]
@@ -57,16 +57,16 @@ def simulate(matrix: Matrix, plan: SearchPlan, allowed: int | None = None) -> Si
     for prompt, (text, task) in enumerate(zip(matrix.prompts, matrix.tasks, strict=True)):
         right = 0.0
         for group in range(count):
-            bench = RecordedBench(matrix, prompt, allowed)
-            found = plan.run(bench, [Noise(group * plan.n + number) for number in range(plan.n)])
+            search = RecordedSearch(matrix, prompt, allowed)
+            found = plan.run(search, [Noise(group * plan.n + number) for number in range(plan.n)])
             right += float(matrix.right[prompt, found.winner.origin.noise.seed])
-            spent += bench.spent
+            spent += search.spent
         scores.append(PromptScore(task, text, right, count))
     return Simulated(scores, *map(float, spent / (count * len(matrix.prompts))))
 
 
 @dataclass
-class RecordedBench:
+class RecordedSearch:
     """The scores of one prompt; a noise's seed is its column."""
 
     matrix: Matrix
@@ -102,7 +102,7 @@ class RecordedBench:
         """Nothing was recorded."""
         return []
 
-    def draft(self) -> Bench:
+    def draft(self) -> PromptSearch:
         """Nothing is known of other generators."""
         self.restart()
 
@@ -111,7 +111,7 @@ class RecordedBench:
 class RecordedPool:
     """Candidates whose scores are looked up."""
 
-    bench: RecordedBench
+    search: RecordedSearch
     noises: dict[int, Noise]
     done: int = 0
 
@@ -132,18 +132,18 @@ class RecordedPool:
 
     def advance(self, to: int) -> None:
         """Pay for the steps until so many are done."""
-        steps = self.bench.costs[self.done : to]
+        steps = self.search.costs[self.done : to]
         cost = np.array([forwards(steps), sum(one.block_forwards for one in steps), 0])
-        self.bench.spent += len(self.noises) * cost
+        self.search.spent += len(self.noises) * cost
         self.done = max(self.done, to)
 
     def read(self) -> dict[int, Reading]:
         """What was said of each preview."""
-        self.bench.spent[2] += len(self.noises)
+        self.search.spent[2] += len(self.noises)
         return dict(self._readings())
 
     def _readings(self) -> Iterator[tuple[int, Reading]]:
-        matrix, prompt, step = self.bench.matrix, self.bench.prompt, self.done - 1
+        matrix, prompt, step = self.search.matrix, self.search.prompt, self.done - 1
         for row, noise in self.noises.items():
             potential = float(matrix.potential[prompt, noise.seed, step])
             yield row, Reading(float(matrix.clarity[prompt, noise.seed, step]), potential, potential)
@@ -154,7 +154,7 @@ class RecordedPool:
 
     def finish(self) -> list[Candidate]:
         """Pay for the steps that are left, and look the scores up."""
-        self.advance(len(self.bench.costs))
-        self.bench.spent[2] += len(self.noises)
-        scores = self.bench.matrix.scores[self.bench.prompt]
+        self.advance(len(self.search.costs))
+        self.search.spent[2] += len(self.noises)
+        scores = self.search.matrix.scores[self.search.prompt]
         return [Candidate(Origin(noise), float(scores[noise.seed])) for noise in self.noises.values()]

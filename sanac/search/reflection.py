@@ -8,40 +8,46 @@ image of all rounds wins.
 from collections.abc import Sequence
 
 from sanac.nn.stepwise import Noise
-from sanac.search.pool import Bench, Candidate, Found, Restart, affordable, forwards
+from sanac.search.pool import Candidate, Found, PromptSearch, Restart, affordable, forwards
 
 ROUNDS = 3
 
 
 def reflection(
-    bench: Bench, noises: Sequence[Noise], first: int, accept: float, back: float, batch: int, rounds: int = ROUNDS
+    search: PromptSearch,
+    noises: Sequence[Noise],
+    first: int,
+    accept: float,
+    back: float,
+    batch: int,
+    rounds: int = ROUNDS,
 ) -> Found:
     """The best of `first` candidates, then up to three rounds of new starts until one scores `accept`.
 
     Each round shares the noises that are left; a new start goes back to the share `back` of all steps.
     """
-    costs, found = bench.costs, Found()
-    count = affordable(bench, forwards(costs), min(first, len(noises)))
+    costs, found = search.costs, Found()
+    count = affordable(search, forwards(costs), min(first, len(noises)))
     for start in range(0, count, batch):
-        if found.candidates and not bench.in_time:
+        if found.candidates and not search.in_time:
             break
-        found.candidates += bench.start(noises[start : min(count, start + batch)]).finish()
+        found.candidates += search.start(noises[start : min(count, start + batch)]).finish()
     fresh = list(noises[count:])
     step = max(0, round(len(costs) * (1 - back)))
     each = -(-len(fresh) // rounds) if fresh else 0
     for _ in range(rounds if found.candidates else 0):
         some, fresh = fresh[:each], fresh[each:]
-        size = affordable(bench, forwards(costs[step:]), len(some))
-        if not size or found.winner.score >= accept or not bench.in_time:
+        size = affordable(search, forwards(costs[step:]), len(some))
+        if not size or found.winner.score >= accept or not search.in_time:
             break
-        found.candidates += _again(bench, found.winner, some[:size], step)
+        found.candidates += _again(search, found.winner, some[:size], step)
     return found
 
 
-def _again(bench: Bench, rejected: Candidate, noises: Sequence[Noise], step: int) -> list[Candidate]:
+def _again(search: PromptSearch, rejected: Candidate, noises: Sequence[Noise], step: int) -> list[Candidate]:
     """New starts of a rejected image, for a prompt that says what was missing."""
-    prompt = ", ".join([bench.request.prompt, *bench.reasons(rejected)])
-    turns = [Restart(step, noise, prompt if prompt != bench.request.prompt else "") for noise in noises]
-    taken = len(bench.costs)
-    pool = bench.restart([rejected.origin] * len(turns), [rejected.guess] * len(turns), turns, taken)
+    prompt = ", ".join([search.request.prompt, *search.reasons(rejected)])
+    turns = [Restart(step, noise, prompt if prompt != search.request.prompt else "") for noise in noises]
+    taken = len(search.costs)
+    pool = search.restart([rejected.origin] * len(turns), [rejected.guess] * len(turns), turns, taken)
     return pool.finish()

@@ -15,12 +15,12 @@ from sanac.core.errors import InvalidInput, UsageError
 from sanac.judge.verifier import Picture, Request
 from sanac.nn.stepwise import Noise, StepwiseGenerator
 from sanac.search.budget import COUNTED, Budget
-from sanac.search.generator_bench import GeneratorBench, Keep, Known
+from sanac.search.generator_search import GeneratorSearch, Keep, Known
 from sanac.search.judging import SearchJudge
 from sanac.search.pool import Candidate, Dropped, Found, Origin, forwards, origin_of
 from sanac.search.strategies import SearchPlan
 
-Spent = Mapping[str, int]
+Counts = Mapping[str, int]
 
 
 @dataclass
@@ -44,13 +44,13 @@ class Searcher:
         prompts: int,
         keep: Keep = lambda *_: None,
         known: Known = lambda _: None,
-    ) -> tuple[Found, Spent]:
+    ) -> tuple[Found, Counts]:
         """Search one prompt, the next of so many that are left, with the noises of these seeds.
 
         `keep` gets every finished candidate, `known` gives the image of one that is finished already.
         """
         before = self._counts
-        bench = GeneratorBench(
+        search = GeneratorSearch(
             request,
             self.generator,
             self.judge,
@@ -61,14 +61,14 @@ class Searcher:
             known if self.plan.strategy == "best-of" else lambda _: None,
             self.drafting,
         )
-        found = self.plan.run(bench, list(map(Noise, seeds)))
+        found = self.plan.run(search, list(map(Noise, seeds)))
         if not found.candidates:
             raise UsageError(f"the budget pays for no image of {request.prompt!r}", hint="a larger --max-forwards")
         if self.judge.relative:  # ranks among all candidates, not among those of a batch
             found.candidates = self.judge.rescored(found.candidates, request)
         spent = {name: count - before[name] for name, count in self._counts.items()}
-        ready = bench.paid // forwards(self.generator.costs)
-        spent["forwards"] += bench.paid
+        ready = search.paid // forwards(self.generator.costs)
+        spent["forwards"] += search.paid
         spent["block_forwards"] += ready * sum(cost.block_forwards for cost in self.generator.costs)
         spent["decodes"] += ready
         self.budget.add(spent)
@@ -104,7 +104,7 @@ class SearchJournal:
 
     def get(
         self, number: int, about: Mapping[str, Any], read: Callable[[Origin], Picture | None]
-    ) -> tuple[Found, Spent] | None:
+    ) -> tuple[Found, Counts] | None:
         """What was found for prompt `number`; None if it wasn't searched, or not like this, or an image is missing.
 
         `about` is what the search of the prompt depends on besides the key: the prompt, its seeds, its budget.
@@ -127,7 +127,7 @@ class SearchJournal:
         candidates = [Candidate(*one) for one in zip(origins, scores, pictures, strict=True)]
         return Found(candidates, dropped), spent
 
-    def put(self, number: int, about: Mapping[str, Any], found: Found, spent: Spent) -> None:
+    def put(self, number: int, about: Mapping[str, Any], found: Found, spent: Counts) -> None:
         """Append what was found for a prompt."""
         entry = {"key": self.key, "number": number, "about": about, **found_json(found), "spent": dict(spent)}
         with self.file.open("ab") as file:  # the line before may have been cut off

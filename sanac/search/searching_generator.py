@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from sanac.core.artifact.model import Model
 from sanac.core.confined import ConfinedPath
 from sanac.core.progress import NULL_REPORTER, Reporter
-from sanac.judge.requests import check_requests, requests_of
+from sanac.judge.requests import check_requests, judge_identity
+from sanac.judge.verifier import Request
 from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, Pictures
 from sanac.search.open_search import calibrate, open_search, plan_search
 from sanac.search.searcher import Searcher
-from sanac.search.settings import SearchSettings
+from sanac.search.settings import USES, SearchSettings
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,7 @@ class SearchingGenerator:
 
     inner: DiffusionGenerator
     searcher: Searcher
+    requests: Mapping[str, Request]  # by prompt
 
     @property
     def name(self) -> str:
@@ -45,9 +47,9 @@ class SearchingGenerator:
     ) -> Iterator[Pictures]:
         """Yield the winner of each prompt's search; the sampler settings are those that the search was opened with."""
         n = self.searcher.plan.n
-        for number, (request, seed) in enumerate(zip(requests_of(prompts), seeds, strict=True)):
+        for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
             noises = [seed, *((_APART + n * seed + place) % 2**63 for place in range(1, n))]
-            found, _ = self.searcher.search(request, noises, len(prompts) - number)
+            found, _ = self.searcher.search(self.requests[prompt], noises, len(prompts) - number)
             picture = found.winner.picture
             assert picture is not None
             yield picture[None]
@@ -80,14 +82,22 @@ def searching(
     words: Sequence[str],
     n: int,
     sampling: GenerationSettings,
-    prompts: Sequence[str],
+    requests: Sequence[Request],
     kept: ConfinedPath,
     reporter: Reporter,
 ) -> SearchingGenerator:
-    """A generator that searches for each of these prompts; UsageError if the verifiers can't judge them."""
-    requests = requests_of(prompts)
+    """A generator that searches for each of these requests; UsageError if the verifiers can't judge them."""
     check_requests([*words, *settings.readers], requests)
     searcher = open_search(model, generator, settings, words, plan_search(settings, n, sampling), sampling, kept)
     searcher.check(len(requests))
     calibrate(searcher, model, settings, words, requests, reporter)
-    return SearchingGenerator(generator, searcher)
+    return SearchingGenerator(generator, searcher, {request.prompt: request for request in requests})
+
+
+def search_about(settings: SearchSettings, n: int) -> dict[str, Any]:
+    """What searched images depend on besides model and sampler, for their metadata and keys; empty without a search."""
+    if settings.search == "single":
+        return {}
+    judges = [judge_identity(word) for word in (*settings.verifiers, *settings.readers)]
+    typed = {name: getattr(settings, name) for name in (*USES, "max_forwards") if name in settings.typed}
+    return {"search": {"strategy": settings.search, "n": n, "judges": judges, **typed}}

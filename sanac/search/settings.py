@@ -28,6 +28,18 @@ USES = {  # option -> the strategies that use it
 }
 
 
+SearchVerifiers = Annotated[
+    tuple[str, ...],
+    Option(
+        "What scores candidates: shapes, or judge:, clip:, vlm: or atoms:MODEL; several are ranked together.",
+        "NAME,...",
+        comma=True,
+        check=check_word,
+        group=SEARCH,
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings(RunSettings):
     """How images are found: by one noise each, or by a search over several."""
@@ -133,16 +145,7 @@ class GenerateSettings(SearchSettings):
         Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"],
         Option("What computes: the weights, or what was exported.", "NAME"),
     ] = "torch"
-    verifier: Annotated[
-        tuple[str, ...],
-        Option(
-            "What scores candidates: shapes, or judge:, clip:, vlm: or atoms:MODEL; several are ranked together.",
-            "NAME,...",
-            comma=True,
-            check=check_word,
-            group=SEARCH,
-        ),
-    ] = ()
+    verifier: SearchVerifiers = ()
     out: Annotated[Path, Option("Where the images go.", "DIR", recipe=False)] = Path("pictures")
 
     @property

@@ -9,7 +9,7 @@ from sanac.search.gated import Gates, gated
 from sanac.search.greedy import greedy
 from sanac.search.halving import halving
 from sanac.search.paths import paths
-from sanac.search.pool import Bench, Found
+from sanac.search.pool import Found, PromptSearch
 from sanac.search.reflection import reflection
 from sanac.search.two_stage import two_stage
 from sanac.search.zero_order import zero_order
@@ -33,32 +33,32 @@ class SearchPlan:
     cosine: float = 0.95
     back: float = 0.5  # share of all steps that a new start goes back
 
-    def run(self, bench: Bench, noises: Sequence[Noise]) -> Found:
+    def run(self, search: PromptSearch, noises: Sequence[Noise]) -> Found:
         """Search with this plan."""
-        return STRATEGIES[self.strategy](bench, noises, self)
+        return STRATEGIES[self.strategy](search, noises, self)
 
 
-Strategy = Callable[[Bench, Sequence[Noise], SearchPlan], Found]
+Strategy = Callable[[PromptSearch, Sequence[Noise], SearchPlan], Found]
 
 STRATEGIES: Mapping[str, Strategy] = {
-    "best-of": lambda bench, noises, plan: best_of(bench, noises, plan.batch, plan.until),
-    "halving": lambda bench, noises, plan: halving(bench, noises, [(step, plan.keep) for step in plan.looks]),
-    "gated": lambda bench, noises, plan: gated(
-        bench, noises, Gates(plan.looks, plan.clarity, plan.potential), plan.batch
+    "best-of": lambda search, noises, plan: best_of(search, noises, plan.batch, plan.until),
+    "halving": lambda search, noises, plan: halving(search, noises, [(step, plan.keep) for step in plan.looks]),
+    "gated": lambda search, noises, plan: gated(
+        search, noises, Gates(plan.looks, plan.clarity, plan.potential), plan.batch
     ),
-    "two-stage": lambda bench, noises, plan: two_stage(bench, noises, 1, plan.batch),
-    "reflection": lambda bench, noises, plan: reflection(
-        bench, noises, -(-plan.n // 2), plan.until or 0.5, plan.back, plan.batch
+    "two-stage": lambda search, noises, plan: two_stage(search, noises, 1, plan.batch),
+    "reflection": lambda search, noises, plan: reflection(
+        search, noises, -(-plan.n // 2), plan.until or 0.5, plan.back, plan.batch
     ),
-    "zero-order": lambda bench, noises, plan: zero_order(bench, noises, plan.neighbours, plan.cosine),
-    "paths": lambda bench, noises, plan: paths(
-        bench,
+    "zero-order": lambda search, noises, plan: zero_order(search, noises, plan.neighbours, plan.cosine),
+    "paths": lambda search, noises, plan: paths(
+        search,
         noises,
         max(1, min(plan.n // 4, plan.n // (1 + len(plan.looks)))),
         plan.looks,
-        max(1, round(plan.back * len(bench.costs) / 2)),
+        max(1, round(plan.back * len(search.costs) / 2)),
     ),
-    "prm": lambda bench, noises, plan: greedy(bench, noises, 1 + (plan.n - 1) // max(1, len(plan.looks)), plan.looks),
+    "prm": lambda search, noises, plan: greedy(search, noises, 1 + (plan.n - 1) // max(1, len(plan.looks)), plan.looks),
 }
 
 

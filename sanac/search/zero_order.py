@@ -6,20 +6,20 @@ A neighbour has the pivot's length and a fixed cosine to it. If one of them scor
 from collections.abc import Sequence
 
 from sanac.nn.stepwise import Noise
-from sanac.search.pool import Bench, Found, affordable, forwards
+from sanac.search.pool import Found, PromptSearch, affordable, forwards
 
 
-def zero_order(bench: Bench, noises: Sequence[Noise], neighbours: int, cosine: float) -> Found:
+def zero_order(search: PromptSearch, noises: Sequence[Noise], neighbours: int, cosine: float) -> Found:
     """The first noise and its neighbours, turned by the other noises' seeds, while noises and budget last."""
-    found, each = Found(), forwards(bench.costs)
-    if not affordable(bench, each, 1):
+    found, each = Found(), forwards(search.costs)
+    if not affordable(search, each, 1):
         return found
-    found.candidates += bench.start(noises[:1]).finish()
+    found.candidates += search.start(noises[:1]).finish()
     for start in range(1, len(noises), neighbours):
         some = noises[start : start + neighbours]
-        count = affordable(bench, each, len(some))
-        if not count or not bench.in_time:
+        count = affordable(search, each, len(some))
+        if not count or not search.in_time:
             break
         pivot = found.winner.origin.noise
-        found.candidates += bench.start([pivot.turned(noise.seed, cosine) for noise in some[:count]]).finish()
+        found.candidates += search.start([pivot.turned(noise.seed, cosine) for noise in some[:count]]).finish()
     return found

@@ -27,15 +27,15 @@ def verify(settings: VerifySettings, before: ModelShape, _others: int) -> Cost:
 
 def evaluate(settings: EvaluateSettings, before: ModelShape, _others: int) -> Cost:
     """The suite's images: of shapes, a quarter more for its held-out part; of geneval, with their judges."""
-    images, judging, judges = 1.25 * settings.images, 0.0, 0.0
+    images, reference, judging, judges = 1.25 * settings.images, 0.0, 0.0, 0.0
     if settings.suite == "geneval":
         images = _lines(settings.prompts) * (settings.each or 4)
         judging, judges = images * _JUDGING, _JUDGES
     elif settings.suite == "prompts":
-        sides = 1 if settings.against is None else 2  # the reference may be deeper: that is not known here
-        images = sides * (settings.each or 1) * _count_prompts(settings.prompts)
+        images = (settings.each or 1) * _count_prompts(settings.prompts)
+        reference = images if settings.against else 0.0  # it may be deeper: that is not known here
     steps = settings.steps or before.steps
-    work = before.forward(images * _candidates(settings, steps) * steps) + judging
+    work = before.forward((images * _candidates(settings, steps) + reference) * steps) + judging
     return Cost(before, OVERHEAD + max(before.size_fp32, judges), work, before.size + judges)
 
 

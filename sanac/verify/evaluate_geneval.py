@@ -17,11 +17,14 @@ from sanac.core.view import Block, path_text
 from sanac.judge.geneval_hf import NAME, GenEvalModels, find_models
 from sanac.judge.kept_verdicts import KeptVerdicts
 from sanac.judge.metadata import GenEvalTask, read_metadata
+from sanac.judge.requests import check_requests
 from sanac.judge.results import Result, Summary, result_of, summarise, write_results
+from sanac.judge.verifier import Request
 from sanac.nn.device import pick_device
 from sanac.runtime.generate import PlannedPicture, file_name, model_metadata, refuse_replacing, write_picture
 from sanac.runtime.image_files import decode_picture, make_folder, read_png
-from sanac.runtime.pipeline import GenerationSettings, open_generator, sampling_of
+from sanac.runtime.pipeline import GenerationSettings, sampling_of
+from sanac.search.searching_generator import search_about
 from sanac.verify.evaluate_settings import EvaluateSettings
 from sanac.verify.geneval_images import (
     EACH,
@@ -33,11 +36,12 @@ from sanac.verify.geneval_images import (
     write_metadata,
 )
 from sanac.verify.geneval_sheet import save_examples
+from sanac.verify.suite_generator import open_suite_generator
 from sanac.verify.suite_scores import score_metrics, score_table
 
 SCHEMA = 1  # of the measurement
 PROMPTS = 553  # of GenEval
-_IDLE = ("steps", "guidance", "batch", "backend")  # without generating
+_IDLE = ("steps", "guidance", "batch", "backend", "search")  # without generating
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,8 @@ def _generate_and_judge(
     opened = context.open(word)
     check_complete(opened)
     models = find_models(settings.detector, settings.color_model, tasks)
+    requests = [Request(task.prompt, task) for task in tasks]
+    check_requests([*settings.verifiers, *settings.readers], requests)
     if len(tasks) != PROMPTS:
         context.reporter.note(f"{settings.prompts} has {len(tasks):,} prompts, GenEval {PROMPTS}")
     typed, batch = "guidance" in settings.typed, settings.batch
@@ -114,35 +120,40 @@ def _generate_and_judge(
     )
     each, place = settings.each or EACH, _place(opened, word, settings)
     shared = model_metadata(opened, sampling, settings.backend)
+    shared["settings"] |= search_about(settings, settings.n)
     samples = samples_of(tasks, each, place)
     planned = plan_pictures(samples, each, settings.seed, shared)
     refuse_replacing(planned)
     make_folder(place)
     write_metadata(tasks, place)
-    device = _generate(opened, planned, sampling, settings, context.reporter)
+    device = _generate(opened, planned, requests, sampling, settings, place, context.reporter)
     judged = _judge(samples, models, place, settings, context.reporter)
     about = {"model": opened.located.name, "each": each, "sampling": sampling.to_json(), "device": device}
     about |= {"backend": settings.backend} if settings.backend != "torch" else {}
     about |= {"schedule": str(opened.schedule)} if opened.schedule else {}
+    about |= search_about(settings, settings.n)
     home = opened.located.path if opened.manifest and not settings.out else place
     return _outcome(judged, about, models, settings, home)
 
 
 def _place(opened: Model, word: str, settings: EvaluateSettings) -> Path:
     """The folder of the images: beside an artifact, which is sealed."""
-    backend = f"-{settings.backend}" if settings.backend != "torch" else ""
+    marks: list[str] = [settings.backend] if settings.backend != "torch" else []
+    marks += [settings.search, str(settings.n)] if settings.search != "single" else []
     if opened.manifest:
-        default = opened.located.path.parent / f"evaluate-{opened.located.path.name}{backend}"
+        default = opened.located.path.parent / "-".join(["evaluate", opened.located.path.name, *marks])
     else:
-        default = Path("sanac-out") / f"evaluate-{file_name(word)}{backend}"
+        default = Path("sanac-out") / "-".join(["evaluate", file_name(word), *marks])
     return settings.out or default
 
 
 def _generate(
     opened: Model,
     planned: Sequence[PlannedPicture],
+    requests: Sequence[Request],
     sampling: GenerationSettings,
     settings: EvaluateSettings,
+    place: Path,
     reporter: Reporter,
 ) -> str:
     """Generate the pictures that aren't there yet, and write each batch at once; returns the device."""
@@ -151,9 +162,8 @@ def _generate(
         reporter.note(f"{len(planned) - len(missing):,} of {len(planned):,} images are there already")
     if not missing:
         return pick_device(settings.device)
-    generator = open_generator(opened, settings.device, settings.backend, reporter)
-    for warning in generator.device_warnings():
-        reporter.warn(warning)
+    kept, share = ConfinedPath(place) / "search", len(missing) / len(planned)
+    generator = open_suite_generator(opened, settings, sampling, requests, kept, reporter, share=share)
     reporter.begin("generating", len(missing), "images")
     try:
         left = iter(missing)

@@ -1,6 +1,7 @@
 """`sanac evaluate --suite prompts`: the user's own prompts, against a reference's images and by verifiers."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from sanac.nn.device import pick_device
 from sanac.nn.generation_memory import MANY, batch_that_fits
 from sanac.runtime.generate import file_name
 from sanac.runtime.image_files import make_folder, save_image
-from sanac.runtime.pipeline import sampling_of
+from sanac.runtime.pipeline import ImageGenerator, sampling_of
+from sanac.search.searching_generator import search_about
 from sanac.verify.comparison_sheet import draw_sheet
 from sanac.verify.evaluate_settings import EvaluateSettings
 from sanac.verify.picture_measures import FEATURES, JudgeScores, judged, same_size, similarities
 from sanac.verify.prompts_suite import ModelPictures, generate_missing, plan_model_pictures
+from sanac.verify.suite_generator import open_suite_generator
 
 SCHEMA = 1  # of the measurement: raised when the same images would be measured differently
 PICTURES = "evaluate-prompts"  # the folder of images and scores, in the measurements
@@ -38,9 +41,11 @@ def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
     """Generate the prompts with both models, measure each image, and write means, lines and a sheet."""
     assert settings.prompts
     prompts, each = read_judged_prompts(settings.prompts), settings.each or 1
-    check_requests(settings.verifier, requests_of(prompts))
+    check_requests([*settings.verifier, *settings.verifiers, *settings.readers], requests_of(prompts))
     for verifier in settings.verifier:
         judge_behind(verifier)
+    if both := [word for word in settings.search_verifier if word in settings.verifier]:
+        context.reporter.warn(f"{both[0]} also chooses the images that it scores: its score doesn't measure the search")
     if len(prompts) < FEW_PROMPTS:
         context.reporter.note(f"{len(prompts)} prompts: intervals are too narrow below some {FEW_PROMPTS}")
     opened = context.open(word)
@@ -51,15 +56,16 @@ def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
             check_complete(model)
     home = make_folder(settings.out or default)
     kept, device = measurements_in(home) / PICTURES, pick_device(settings.device)
-    plan = partial(_plan, settings, context, device, prompts, each, kept)
-    ours = plan(opened, settings.backend)
-    theirs = plan(reference, "torch") if reference else None
+    plan = partial(_plan, context, device, prompts, each, kept)
+    ours = plan(settings, opened)
+    theirs = plan(replace(settings, search="single", backend="torch"), reference) if reference else None
     for side in (ours, theirs):
         if side:
             generate_missing(side, context.reporter)
-    alike = theirs is not None and same_size(ours, theirs)
+    noted = _unlike(ours, theirs, settings) if theirs else ""
+    alike = theirs is not None and not noted
     similar = similarities(ours, theirs, context.reporter) if theirs and alike else None
-    notes = [] if alike or theirs is None else [_other_size(ours, theirs)]
+    notes = [noted] if noted else []
     for note in notes:
         context.reporter.warn(note)
     scores = judged(settings.verifier, ours, theirs, device, kept, context.reporter, alike=alike)
@@ -74,14 +80,13 @@ def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
 
 
 def _plan(
-    settings: EvaluateSettings,
     context: Context,
     device: str,
     prompts: Sequence[str],
     each: int,
     kept: ConfinedPath,
+    settings: EvaluateSettings,
     model: Model,
-    backend: str,
 ) -> ModelPictures:
     """The images of a model, sampled as it is used: its own steps where none were typed."""
     typed = "guidance" in settings.typed
@@ -89,10 +94,22 @@ def _plan(
     sampling = sampling_of(
         model, settings.steps, settings.guidance, context.reporter, guidance_typed=typed, batch=batch
     )
-    return plan_model_pictures(model, sampling, backend, device, prompts, each, settings.seed, kept)
+
+    def opened(share: float) -> ImageGenerator:
+        requests = requests_of(prompts)
+        return open_suite_generator(model, settings, sampling, requests, kept, context.reporter, share=share)
+
+    search = search_about(settings, settings.n)
+    backend, seed = settings.backend, settings.seed
+    return plan_model_pictures(model, sampling, backend, device, prompts, each, seed, kept, opened, search)
 
 
-def _other_size(ours: ModelPictures, theirs: ModelPictures) -> str:
+def _unlike(ours: ModelPictures, theirs: ModelPictures, settings: EvaluateSettings) -> str:
+    """Why the images of both models can't be compared one by one; '' if they can."""
+    if settings.search != "single":
+        return "the images are winners of a search, of other noises than the reference's: similarity is left out"
+    if same_size(ours, theirs):
+        return ""
     (one,), (other,) = ours.read(0, 1), theirs.read(0, 1)
     sizes = [f"{picture.shape[1]}x{picture.shape[0]}" for picture in (one, other)]
     return f"images of {sizes[0]} and of {sizes[1]}: similarity is left out, scores are of each size"
@@ -133,6 +150,7 @@ def _about(
     found |= {"prompts": len(prompts), "each": settings.each or 1, "seed": settings.seed, "backend": ours.backend}
     found |= {"sampling": ours.sampling.to_json(), "device": ours.device, "verifiers": {s.name: s.id for s in scores}}
     found |= {"schedule": str(ours.model.schedule)} if ours.model.schedule else {}
+    found |= search_about(settings, settings.n)
     if theirs:
         found |= {"against": theirs.name, "against_sampling": theirs.sampling.to_json()}
     return found | ({"notes": [*notes]} if notes else {})

@@ -8,14 +8,13 @@ from typing import Annotated, ClassVar, Literal
 from sanac.core.sampling_options import Guidance, Steps
 from sanac.core.settings import ModelRef, Naming, Option, Settings, settings_of
 from sanac.judge.words import check_word
-from sanac.search.settings import SEARCH, SearchSettings
+from sanac.search.settings import SEARCH, SearchSettings, SearchVerifiers
 from sanac.verify.settings import VerifySettings
 
 _FILE, _SHAPES = "Options of --suite geneval and prompts", "Options of --suite shapes"
 _GENEVAL, _PROMPTS = "Options of --suite geneval", "Options of --suite prompts"
 _SUITES_OF = {  # options that not every suite has, with those that have it
     "images": ("shapes",),
-    "search": ("shapes",),
     "prompts_split": ("shapes",),
     "prompts": ("geneval", "prompts"),
     "each": ("geneval", "prompts"),
@@ -107,16 +106,7 @@ class EvaluateSettings(SearchSettings):
         ),
     ] = ()
     n: Annotated[int, Option("Noises to search per image.", "N", ge=1, le=4096, group=SEARCH)] = 8
-    search_verifier: Annotated[
-        tuple[str, ...],
-        Option(
-            "What scores candidates: shapes, or judge:, clip:, vlm: or atoms:MODEL; several are ranked together.",
-            "NAME,...",
-            comma=True,
-            check=check_word,
-            group=SEARCH,
-        ),
-    ] = ()
+    search_verifier: SearchVerifiers = ()
     out: Annotated[
         Path | None,
         Option(

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from sanac.core.artifact.measurements import measurements_in, write_measurement
-from sanac.core.artifact.model import Model
 from sanac.core.context import Context, Outcome
 from sanac.core.view import Block, path_text
+from sanac.judge.requests import requests_of
 from sanac.judge.results import write_results
 from sanac.runtime.generate import file_name
 from sanac.runtime.image_files import make_folder, save_sheet
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator, sampling_of
-from sanac.search.searching_generator import SearchingGenerator, searching
+from sanac.runtime.pipeline import sampling_of
+from sanac.search.searching_generator import SearchingGenerator
 from sanac.verify.evaluate_settings import EvaluateSettings
 from sanac.verify.shapes_suite import Evaluation, evaluate, examples, suite_prompts
+from sanac.verify.suite_generator import open_suite_generator
 from sanac.verify.suite_scores import score_metrics, score_table
 
 
@@ -28,15 +29,14 @@ def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
         opened, settings.steps, settings.guidance, context.reporter, guidance_typed=typed, batch=batch
     )
     home = make_folder(settings.out or default)
-    generator = open_generator(opened, settings.device, settings.backend, context.reporter)
-    for warning in generator.device_warnings():
-        context.reporter.warn(warning)
-    search = None
-    if settings.search != "single":
-        search = _searching(opened, generator, settings, sampling, home, context)
-    found = evaluate(
-        search or generator, settings.images, sampling, settings.seed, settings.prompts_split, context.reporter
-    )
+    if "shapes" in settings.search_verifier:
+        context.reporter.warn("the detector that scores the images also chooses them: this doesn't measure the search")
+    prompts = suite_prompts(settings.images, settings.prompts_split)
+    requests = requests_of([one.text for part in prompts for one in part])
+    kept = measurements_in(home) / "search"
+    generator = open_suite_generator(opened, settings, sampling, requests, kept, context.reporter)
+    search = generator if isinstance(generator, SearchingGenerator) else None
+    found = evaluate(generator, settings.images, sampling, settings.seed, settings.prompts_split, context.reporter)
     about: dict[str, Any] = {"model": opened.located.name, "suite": settings.suite, "split": settings.prompts_split}
     about |= {"seed": settings.seed, "sampling": sampling.to_json(), "device": generator.device}
     about |= {"backend": settings.backend} if settings.backend != "torch" else {}
@@ -44,23 +44,6 @@ def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
     about |= {"search": search.to_json()} if search else {}
     files = _save(found, about, settings.measurement, home)
     return Outcome("ok", about | found.to_json(), home, found, partial(_show, found, files, search))
-
-
-def _searching(
-    model: Model,
-    generator: DiffusionGenerator,
-    settings: EvaluateSettings,
-    sampling: GenerationSettings,
-    home: Path,
-    context: Context,
-) -> SearchingGenerator:
-    """The generator with its search; a warning where what chooses images is also what they are measured by."""
-    if "shapes" in settings.search_verifier:
-        context.reporter.warn("the detector that scores the images also chooses them: this doesn't measure the search")
-    texts = [one.text for part in suite_prompts(settings.images, settings.prompts_split) for one in part]
-    kept = measurements_in(home) / "search"
-    words, n = settings.search_verifier, settings.n
-    return searching(model, generator, settings, words, n, sampling, texts, kept, context.reporter)
 
 
 def _show(found: Evaluation, files: tuple[Path, ...], search: SearchingGenerator | None) -> Iterator[Block]:

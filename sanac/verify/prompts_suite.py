@@ -6,7 +6,7 @@ again; images of anything else are in another folder.
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,9 @@ from sanac.runtime.generate import (
     write_picture,
 )
 from sanac.runtime.image_files import read_picture
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import GenerationSettings, ImageGenerator
 
+Opener = Callable[[float], ImageGenerator]
 _LONG = 60.0  # seconds from which on an estimate is given
 
 
@@ -41,6 +42,7 @@ class ModelPictures:
     backend: str
     device: str
     planned: tuple[PlannedPicture, ...]  # by prompt, then by noise
+    opened: Opener  # the generator of the images that are missing, as a share of all
 
     @property
     def name(self) -> str:
@@ -66,15 +68,22 @@ def plan_model_pictures(
     each: int,
     seed: int,
     home: ConfinedPath,
+    opened: Opener,
+    search: Mapping[str, Any],
 ) -> ModelPictures:
-    """The images of a model, in a folder of `home`; UsageError if a file there is of something else."""
+    """The images of a model, in a folder of `home`; UsageError if a file there is of something else.
+
+    `search` is what they depend on where each is the winner of a search.
+    """
     shared = model_metadata(model, sampling, backend)
+    shared["settings"] |= search
     about: list[Any] = [model.identity(), sampling.to_json(), backend, exported_identity(model, backend)]
     about += [device.partition(":")[0], model.schedule.to_json() if model.schedule else None]
+    about += [search] if search else []
     folder = home / f"{file_name(model.located.name)}-{json_files.key_of(about)[:8]}"
     planned = tuple(plan_pictures(prompts, each, seed, folder, shared))
     refuse_replacing(planned)
-    return ModelPictures(model, sampling, backend, device, planned)
+    return ModelPictures(model, sampling, backend, device, planned, opened)
 
 
 def generate_missing(pictures: ModelPictures, reporter: Reporter) -> None:
@@ -89,9 +98,7 @@ def generate_missing(pictures: ModelPictures, reporter: Reporter) -> None:
         why = error.strerror or str(error)
         raise InvalidInput(f"cannot write to {folder}", why=why, hint="choose another --out") from error
     _note_kept(pictures, missing, reporter)
-    generator = open_generator(pictures.model, pictures.device, pictures.backend, reporter)
-    for warning in generator.device_warnings():
-        reporter.warn(f"{pictures.name}: {warning}")
+    generator = pictures.opened(len(missing) / len(pictures.planned))
     prompts, seeds = [one.prompt for one in missing], [one.seed for one in missing]
     if unknown := generator.unknown_words(prompts):
         reporter.warn(

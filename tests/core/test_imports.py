@@ -54,7 +54,7 @@ COMPUTING |= {
         "end_to_end",
         "engine_candidates", "exported", "graph_cut", "job", "memory", "onnx_candidates", "parity",
         "evaluate_geneval", "evaluate_job", "evaluate_prompts", "evaluate_shapes", "parity_backends",
-        "picture_measures", "prompt_scorer", "prompts_suite",
+        "picture_measures", "prompt_scorer", "prompts_suite", "suite_generator",
         "rank_correlation", "show", "streamed_graph", "suite_scorer",
     )
 }  # fmt: skip

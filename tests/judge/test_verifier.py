@@ -108,7 +108,7 @@ def test_atoms_say_what_a_prompt_asks_for() -> None:
     request = Request(task.prompt, task)
     assert verifier.scores(IMAGES[:1], [request]) == [pytest.approx(0.25 ** (1 / 5))]
     worst, _ = min(verifier.answers(IMAGES[0], request), key=lambda pair: pair[1])
-    assert worst.missing == "the apples are not red"
+    assert worst.question == "Are the apples red? Answer yes or no."
     assert verifier.reasons(IMAGES[0], request) == ["two red apples"], "what reflection adds to the prompt"
     with pytest.raises(UsageError, match="is not known"):
         verifier.scores(IMAGES[:1], [CIRCLE])

@@ -14,11 +14,11 @@ from sanac.judge.verifier import Request
 from sanac.nn.stepwise import Noise
 from sanac.runtime.pipeline import GenerationSettings, open_generator
 from sanac.runtime.stepwise import StepwiseSana
-from sanac.search.generator_bench import GeneratorBench
+from sanac.search.generator_search import GeneratorSearch
 from sanac.search.judging import SearchJudge
-from sanac.search.recorded import Matrix, RecordedBench, simulate
+from sanac.search.recorded import Matrix, RecordedSearch, simulate
 from sanac.search.strategies import SearchPlan
-from tests.search.benches import STEPS, NearPreviews, NumberGenerator
+from tests.search.number_generator import STEPS, NearPreviews, NumberGenerator
 
 N = 12
 
@@ -74,8 +74,8 @@ def test_a_simulated_search_is_the_real_one(
 ) -> None:
     plan = SearchPlan(strategy, n, 3, tuple(sorted(looks)), share, gate, gate, until)
     noises = [Noise(seed) for seed in range(n)]
-    real = GeneratorBench(Request("a number"), NumberGenerator(), SearchJudge(NearPreviews()), 3, allowed)
-    played = RecordedBench(numbers, 0, allowed)
+    real = GeneratorSearch(Request("a number"), NumberGenerator(), SearchJudge(NearPreviews()), 3, allowed)
+    played = RecordedSearch(numbers, 0, allowed)
     first, second = plan.run(real, noises), plan.run(played, noises)
     assert [(one.origin, one.score) for one in first.candidates] == [
         (one.origin, pytest.approx(one.score)) for one in second.candidates
@@ -93,8 +93,8 @@ def test_with_a_diffusion_model_too() -> None:
     matrix = recorded(stepwise, judge, requests, 6)
     plan = SearchPlan("halving", 6, 4, (3, 5))
     for number, request in enumerate(requests):
-        real = plan.run(GeneratorBench(request, stepwise, judge, 4), [Noise(seed) for seed in range(6)])
-        played = plan.run(RecordedBench(matrix, number), [Noise(seed) for seed in range(6)])
+        real = plan.run(GeneratorSearch(request, stepwise, judge, 4), [Noise(seed) for seed in range(6)])
+        played = plan.run(RecordedSearch(matrix, number), [Noise(seed) for seed in range(6)])
         assert [one.origin for one in real.candidates] == [one.origin for one in played.candidates]
         assert real.winner.origin == played.winner.origin
 

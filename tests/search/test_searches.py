@@ -25,7 +25,7 @@ from sanac.nn.pipeline_config import noise_levels
 from sanac.nn.stepwise import Noise
 from sanac.runtime.stepwise import StepwiseSana
 from sanac.search.budget import Budget
-from sanac.search.generator_bench import GeneratorBench
+from sanac.search.generator_search import GeneratorSearch
 from sanac.search.judging import SearchJudge
 from sanac.search.pool import Candidate, Dropped, Found, Origin, Restart, forwards, origin_of
 from sanac.search.searcher import Searcher, SearchJournal
@@ -34,7 +34,7 @@ from sanac.search.strategies import STRATEGIES, SearchPlan
 from sanac.search.verifiers import open_verifier
 from tests.conftest import Sanac, Shared
 from tests.judge.small_judges import save_clip, save_llava, save_qwen
-from tests.search.benches import Near, NumberGenerator, painted, value_of
+from tests.search.number_generator import Near, NumberGenerator, painted, value_of
 
 PROMPTS = ("a circle above a square", "three green triangles")
 BEST = ("--search", "best-of", "--verifier", "shapes", "--steps", "3")
@@ -117,9 +117,9 @@ def test_a_winner_follows_from_its_origin() -> None:
     """What is recorded of a winner makes it again: noise, turns, restarts and prompts."""
     judge = SearchJudge(Near())
     for strategy, looks in (("zero-order", ()), ("paths", (4, 6)), ("prm", (4, 6)), ("reflection", ())):
-        bench = GeneratorBench(Request("a"), NumberGenerator(), judge, 3)
+        search = GeneratorSearch(Request("a"), NumberGenerator(), judge, 3)
         plan = SearchPlan(strategy, 16, 3, looks, until=2.0)
-        for candidate in plan.run(bench, [Noise(seed) for seed in range(16)]).candidates:
+        for candidate in plan.run(search, [Noise(seed) for seed in range(16)]).candidates:
             made = replayed(NumberGenerator(), candidate.origin)
             assert judge.score([made], Request("a")) == [candidate.score]
 

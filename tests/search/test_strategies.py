@@ -10,7 +10,7 @@ from sanac.nn.stepwise import Noise
 from sanac.search.halving import cost_of, kept_of
 from sanac.search.pool import Found, forwards
 from sanac.search.strategies import STRATEGIES, SearchPlan, default_looks
-from tests.search.benches import STEPS, Near, NumberGenerator, bench, value_of
+from tests.search.number_generator import STEPS, Near, NumberGenerator, number_search, value_of
 
 N = 16
 ONE = forwards(NumberGenerator().costs)  # forward passes of a candidate: 2 x 4 + 4
@@ -25,7 +25,7 @@ def plan_of(strategy: str, n: int = N, **more: object) -> SearchPlan:
 
 
 def searched(strategy: str, allowed: int | None = None, n: int = N, **more: object) -> tuple[Found, NumberGenerator]:
-    one = bench(allowed)
+    one = number_search(allowed)
     one.drafting = NumberGenerator(each=1)
     found = plan_of(strategy, n, **more).run(one, noises(n))
     assert isinstance(one.generator, NumberGenerator)
@@ -61,7 +61,7 @@ def test_the_optimum_is_found(strategy: str) -> None:
 @settings(max_examples=300, deadline=None)
 def test_a_budget_is_never_exceeded(strategy: str, allowed: int, n: int, batch: int) -> None:
     """Counted in the generator, not in the strategy; with enough for one image there is one."""
-    one = bench(allowed, batch=batch)
+    one = number_search(allowed, batch=batch)
     one.drafting = NumberGenerator(each=1)
     found = plan_of(strategy, n).run(one, noises(n))
     spent = one.generator.spent.forwards + one.drafting.spent.forwards
@@ -72,7 +72,7 @@ def test_a_budget_is_never_exceeded(strategy: str, allowed: int, n: int, batch: 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 def test_out_of_time_there_is_one_image(strategy: str) -> None:
-    one = bench(clock=lambda: False)
+    one = number_search(clock=lambda: False)
     one.drafting = NumberGenerator(each=1)
     found = plan_of(strategy, potential=2.0).run(one, noises())
     assert found.candidates
@@ -80,7 +80,7 @@ def test_out_of_time_there_is_one_image(strategy: str) -> None:
 
 @pytest.mark.parametrize("strategy", ["halving", "prm"])
 def test_out_of_time_only_one_candidate_is_begun(strategy: str) -> None:
-    one = bench(clock=lambda: False)
+    one = number_search(clock=lambda: False)
     plan_of(strategy).run(one, noises())
     assert isinstance(one.generator, NumberGenerator)
     assert len(one.generator.started) == 1
@@ -88,7 +88,7 @@ def test_out_of_time_only_one_candidate_is_begun(strategy: str) -> None:
 
 def test_losers_cost_nothing_any_more() -> None:
     cuts = ((2, 0.5), (5, 0.5))
-    one = bench()
+    one = number_search()
     found = SearchPlan("halving", 8, 3, (2, 5)).run(one, noises(8))
     assert len(found.candidates) == 2
     assert [len([drop for drop in found.dropped if drop.step == step]) for step in (2, 5)] == [4, 2]
@@ -121,7 +121,7 @@ def test_no_candidate_passes_the_gates_and_the_most_promising_one_is_finished() 
 
 
 def test_an_unclear_preview_is_not_asked_and_a_clear_one_once() -> None:
-    one = bench()
+    one = number_search()
     found = SearchPlan("gated", 4, 4, (1, 3, 5, 7), clarity=0.6, potential=0.0).run(one, noises(4))
     assert len(found.candidates) == 4
     assert one.judge.calls == 4 * 4 + 4, "at 1 - noise = 0.625 all are clear, so the step after is not looked at"
@@ -165,7 +165,7 @@ def test_neighbours_turn_around_the_best_noise_so_far() -> None:
 @pytest.mark.parametrize(("n", "branches"), [(1, 1), (6, 2), (11, 3), (16, 4)])
 def test_greedy_steps_use_every_noise(n: int, branches: int) -> None:
     """At each of five looks all branches but the present one begin with a noise of their own."""
-    one = bench()
+    one = number_search()
     SearchPlan("prm", n, 3, (1, 3, 4, 6, 7)).run(one, noises(n))
     assert isinstance(one.generator, NumberGenerator)
     assert len(one.generator.started) == n == 1 + 5 * (branches - 1)
@@ -180,7 +180,7 @@ def test_paths_record_where_they_turned() -> None:
 
 
 def test_a_verifier_of_finished_images_reads_previews_too() -> None:
-    one = bench(verifier=Near())
+    one = number_search(verifier=Near())
     found = plan_of("halving").run(one, noises())
     assert found.winner.score == pytest.approx(
         max(1 - abs(value_of(noise) - 70) / 100 for noise in noises()), abs=0.006

@@ -154,7 +154,7 @@ def test_a_run_again_generates_and_judges_nothing(
     before = {path: path.stat().st_mtime_ns for path in copied.glob("0*/samples/*.png")}
     same = ("evaluate", "sanac:tiny", "--suite", "geneval", "--prompts", prompts, "--steps", "1", *models)
     monkeypatch.setattr(GenEvalModels, "open", None)
-    monkeypatch.setattr(evaluate_geneval, "open_generator", None)
+    monkeypatch.setattr(evaluate_geneval, "open_suite_generator", None)
     ran: Ran = sanac(*same, "--each", "2", "--out", copied, "--json")
     assert ran.code == 0, ran.err
     monkeypatch.undo()
@@ -162,6 +162,29 @@ def test_a_run_again_generates_and_judges_nothing(
     assert ran.code == 0, ran.err
     assert "12 of 18 images are there already" in ran.err
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_the_winners_of_a_search_are_judged(
+    sanac: Sanac, tmp_path: Path, prompts: Path, models: tuple[str, ...]
+) -> None:
+    colors = models[3]
+    out, same = tmp_path / "searched", ("evaluate", "sanac:tiny", "--suite", "geneval", "--prompts", prompts, *models)
+    search = ("--search", "best-of", "--n", "2", "--search-verifier")
+    ran: Ran = sanac(*same, *FEW, *search, "shapes", "--out", out)
+    assert (ran.code, out.exists()) == (2, False)
+    assert "shapes can't judge 'a red circle'" in ran.err, "its task asks for a dog"
+    ran = sanac(*same, *FEW, *search, f"clip:{colors}", "--out", out, "--json")
+    assert ran.code == 0, ran.err
+    measured = json.loads((out / "measurements" / "evaluate-geneval-hf-best-of-2.json").read_text())
+    assert (measured["search"]["strategy"], measured["search"]["n"]) == ("best-of", 2)
+    assert str(tmp_path) not in json.dumps(measured), "no paths of this machine"
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    assert len([path for path in before if path.suffix == ".png" and path.parent.name == "samples"]) == 12
+    ran = sanac(*same, *FEW, "--out", out)
+    assert ran.code == 2
+    assert ", n 2, strategy best-of, this command's is none" in ran.err
+    assert before == {path: path.read_bytes() for path in out.rglob("*.*")}
+    assert sanac("evaluate", out, "--suite", "geneval", *models, "--out", tmp_path / "again").code == 0
 
 
 @pytest.mark.parametrize(

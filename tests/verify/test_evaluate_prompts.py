@@ -182,6 +182,25 @@ def test_images_of_something_else_are_neither_taken_nor_replaced(evaluate: Calla
     assert (ran.code, "is not a readable PNG" in ran.err) == (3, True), ran.err
 
 
+def test_the_winners_of_a_search_are_judged_without_similarity(
+    evaluate: Callable[..., Ran], four: Path, clip: Path
+) -> None:
+    search = ("--search", "best-of", "--n", "2", "--search-verifier", f"clip:{clip}")
+    words = (four, "--against", "sanac:tiny", "--verifier", f"shapes,clip:{clip}")
+    ran = evaluate(*words, *search)
+    assert ran.code == 0, ran.err
+    assert "similarity is left out" in ran.err
+    assert f"clip:{clip} also chooses the images that it scores" in ran.err
+    found = metrics("-best-of-2")
+    assert "shapes_difference" in found
+    assert "psnr" not in found
+    folders = {path.name for path in Path("out/measurements/evaluate-prompts").iterdir() if path.is_dir()}
+    assert evaluate(*words).code == 0
+    plain = {path.name for path in Path("out/measurements/evaluate-prompts").iterdir() if path.is_dir()}
+    assert len(plain - folders) == 1, "single images of the model are others, the reference's are the same"
+    assert metrics()["clip"] <= found["clip"]
+
+
 def test_other_sizes_keep_their_scores(evaluate: Callable[..., Ran], four: Path, clip: Path) -> None:
     shutil.copytree(four, "larger")
     Path("larger/sanac.json").unlink()

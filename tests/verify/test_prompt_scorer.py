@@ -13,7 +13,7 @@ from sanac.core.confined import ConfinedPath
 from sanac.core.errors import UsageError
 from sanac.core.progress import NullReporter
 from sanac.judge.clip_score import ClipVerifier
-from sanac.judge.halving import SuiteSettings, choose_by_images, images_of_prompts
+from sanac.judge.halving import SuiteSettings, choose_by_images, images_of_finalist
 from sanac.judge.intervals import PromptScore, paired_difference
 from sanac.judge.model_folder import CONTRASTIVE, open_judge
 from sanac.judge.verifier import Request
@@ -130,4 +130,4 @@ def test_the_order_of_the_file_decides_nothing(prompts: list[str], random: objec
     ("prompts", "typed", "images"), [(1, None, 48), (10, None, 50), (300, None, 300), (300, 64, 64)]
 )
 def test_every_prompt_is_shown_equally_often(prompts: int, typed: int | None, images: int) -> None:
-    assert images_of_prompts(prompts, typed) == images
+    assert images_of_finalist(typed or 256, prompts, typed=typed is not None) == images

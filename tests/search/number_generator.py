@@ -12,7 +12,7 @@ import numpy as np
 
 from sanac.judge.verifier import Picture, Reading, Request
 from sanac.nn.stepwise import Noise, Spent, StepCost
-from sanac.search.generator_bench import GeneratorBench
+from sanac.search.generator_search import GeneratorSearch
 from sanac.search.judging import SearchJudge
 
 STEPS = 8
@@ -134,6 +134,6 @@ class NearPreviews(Near):
         return ["more"] if self.scores([image], [request])[0] < 0.99 else []
 
 
-def bench(allowed: int | None = None, *, batch: int = 3, verifier: Any = None, **more: Any) -> GeneratorBench:
+def number_search(allowed: int | None = None, *, batch: int = 3, verifier: Any = None, **more: Any) -> GeneratorSearch:
     judge = SearchJudge(verifier or NearPreviews())
-    return GeneratorBench(Request("a number"), NumberGenerator(), judge, batch, allowed, **more)
+    return GeneratorSearch(Request("a number"), NumberGenerator(), judge, batch, allowed, **more)

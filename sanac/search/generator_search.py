@@ -7,7 +7,7 @@ from typing import Any
 from sanac.judge.verifier import Picture, Reading, Request
 from sanac.nn.stepwise import ImagesInProgress, Noise, StepCost, StepwiseGenerator
 from sanac.search.judging import SearchJudge
-from sanac.search.pool import Bench, Candidate, Origin, Pool, Restart, forwards
+from sanac.search.pool import Candidate, Origin, Pool, PromptSearch, Restart, forwards
 
 Keep = Callable[[Origin, Picture], None]  # what is done with each finished image
 Known = Callable[[Origin], Picture | None]  # the image of an earlier run
@@ -17,21 +17,15 @@ Known = Callable[[Origin], Picture | None]  # the image of an earlier run
 class GeneratorPool:
     """Candidates of one prompt in batches of the generator; some may be finished from an earlier run."""
 
-    bench: "GeneratorBench"
+    search: "GeneratorSearch"
     parts: list[tuple[ImagesInProgress, list[int]]]  # with the candidates' rows
     origins: dict[int, Origin]
     ready: dict[int, Picture] = field(default_factory=dict)
-    step: int = 0
 
     @property
     def rows(self) -> tuple[int, ...]:
         """The candidates that are left."""
         return tuple(sorted([*self.ready, *(rows[row] for part, rows in self.parts for row in part.rows)]))
-
-    @property
-    def done(self) -> int:
-        """Steps that were taken."""
-        return self.step
 
     @property
     def guesses(self) -> Mapping[int, Any]:
@@ -44,11 +38,10 @@ class GeneratorPool:
         for part, _ in self.parts:
             while part.rows and part.done < to:
                 part.advance()
-        self.step = max(self.step, to)
 
     def read(self) -> dict[int, Reading]:
         """What the judge says of each preview."""
-        readings = self.bench.judge.read([part for part, _ in self.parts if part.rows], self.bench.request)
+        readings = self.search.judge.read([part for part, _ in self.parts if part.rows], self.search.request)
         numbers = [rows[row] for part, rows in self.parts for row in part.rows]
         return dict(zip(numbers, readings, strict=True))
 
@@ -65,15 +58,15 @@ class GeneratorPool:
         for part, rows in self.parts:
             pictures = part.finish()
             for row, picture, guess in zip(part.rows, pictures, part.guesses, strict=True):
-                self.bench.keep(self.origins[rows[row]], picture)
+                self.search.keep(self.origins[rows[row]], picture)
                 found[rows[row]] = picture, guess
         order = sorted(found)
-        scores = self.bench.judge.score([found[row][0] for row in order], self.bench.request)
+        scores = self.search.judge.score([found[row][0] for row in order], self.search.request)
         return [Candidate(self.origins[row], score, *found[row]) for row, score in zip(order, scores, strict=True)]
 
 
 @dataclass
-class GeneratorBench:
+class GeneratorSearch:
     """Generator, judge and budget of one prompt."""
 
     request: Request
@@ -139,7 +132,7 @@ class GeneratorBench:
             return self.generator.restart(prompts, chosen, [restarts[row].noise for row in some], step)
 
         parts = self._parts(range(len(found)), begin)
-        return GeneratorPool(self, parts, dict(enumerate(found)), step=step)
+        return GeneratorPool(self, parts, dict(enumerate(found)))
 
     def _parts(
         self, rows: Sequence[int], begin: Callable[[Sequence[int]], ImagesInProgress]
@@ -152,9 +145,9 @@ class GeneratorBench:
         assert candidate.picture is not None
         return self.judge.reasons(candidate.picture, self.request)
 
-    def draft(self) -> Bench:
+    def draft(self) -> PromptSearch:
         """The cheaper generator, paid from the same budget."""
         assert self.drafting is not None
-        return GeneratorBench(
+        return GeneratorSearch(
             self.request, self.drafting, self.judge, self.batch, clock=self.clock, keep=self.keep, drafts=True
         )

@@ -1,0 +1,37 @@
+"""The generator of a suite's images: the model, or a search around it where one is typed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sanac.core.artifact.model import Model
+from sanac.core.confined import ConfinedPath
+from sanac.core.progress import Reporter
+from sanac.judge.verifier import Request
+from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
+from sanac.search.searching_generator import SearchingGenerator, searching
+from sanac.verify.evaluate_settings import EvaluateSettings
+
+
+def open_suite_generator(
+    model: Model,
+    settings: EvaluateSettings,
+    sampling: GenerationSettings,
+    requests: Sequence[Request],
+    kept: ConfinedPath,
+    reporter: Reporter,
+    *,
+    share: float = 1.0,
+) -> DiffusionGenerator | SearchingGenerator:
+    """Open a model, and begin the search that the settings ask for; its scores are kept in the folder `kept`.
+
+    `share` of a typed budget is for the images that are left to generate.
+    """
+    generator = open_generator(model, settings.device, settings.backend, reporter)
+    for warning in generator.device_warnings():
+        reporter.warn(warning)
+    if settings.search == "single":
+        return generator
+    if settings.max_forwards is not None:
+        settings = replace(settings, max_forwards=int(share * settings.max_forwards))
+    words, n = settings.search_verifier, settings.n
+    return searching(model, generator, settings, words, n, sampling, requests, kept, reporter)
