@@ -42,13 +42,13 @@ class Budget:
         for name in COUNTED:
             self.spent[name] += spent[name]
 
-    def check(self, each: int, prompts: int) -> None:
-        """UsageError if the limit doesn't pay for one image of every prompt."""
-        if self.max_forwards is not None and self.max_forwards < each * prompts:
+    def check(self, each: int, images: int) -> None:
+        """UsageError if the limit doesn't pay for so many images of `each` forward passes."""
+        if self.max_forwards is not None and self.max_forwards < each * images:
             raise UsageError(
                 f"--max-forwards {self.max_forwards} is too small",
-                why=f"an image takes {each} forward passes, and there are {prompts} prompts",
-                hint=f"--max-forwards {each * prompts}, or fewer --steps",
+                why=f"an image takes {each} forward passes, and {images} have to be found",
+                hint=f"--max-forwards {each * images}, or fewer --steps",
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -33,9 +33,9 @@ class Searcher:
     budget: Budget = field(default_factory=Budget)
     drafting: StepwiseGenerator | None = None
 
-    def check(self, prompts: int) -> None:
-        """UsageError if the budget doesn't pay for an image of every prompt."""
-        self.budget.check(forwards(self.generator.costs), prompts)
+    def check(self, images: int) -> None:
+        """UsageError if the budget doesn't pay for so many images."""
+        self.budget.check(forwards(self.generator.costs), images)
 
     def search(
         self,

@@ -83,13 +83,17 @@ def searching(
     n: int,
     sampling: GenerationSettings,
     requests: Sequence[Request],
+    images: int,
     kept: ConfinedPath,
     reporter: Reporter,
 ) -> SearchingGenerator:
-    """A generator that searches for each of these requests; UsageError if the verifiers can't judge them."""
+    """A generator that searches for so many images of these requests.
+
+    UsageError if the verifiers can't judge them, or the budget doesn't pay for an image each.
+    """
     check_requests([*words, *settings.readers], requests)
     searcher = open_search(model, generator, settings, words, plan_search(settings, n, sampling), sampling, kept)
-    searcher.check(len(requests))
+    searcher.check(images)
     calibrate(searcher, model, settings, words, requests, reporter)
     return SearchingGenerator(generator, searcher, {request.prompt: request for request in requests})
 

@@ -36,7 +36,7 @@ from sanac.verify.geneval_images import (
     write_metadata,
 )
 from sanac.verify.geneval_sheet import save_examples
-from sanac.verify.suite_generator import open_suite_generator
+from sanac.verify.suite_generator import open_suite_generator, spent_text
 from sanac.verify.suite_scores import score_metrics, score_table
 
 SCHEMA = 1  # of the measurement
@@ -162,9 +162,9 @@ def _generate(
         reporter.note(f"{len(planned) - len(missing):,} of {len(planned):,} images are there already")
     if not missing:
         return pick_device(settings.device)
-    kept, share = ConfinedPath(place) / "search", len(missing) / len(planned)
-    generator = open_suite_generator(opened, settings, sampling, requests, kept, reporter, share=share)
-    reporter.begin("generating", len(missing), "images")
+    kept, count = ConfinedPath(place) / "search", len(missing)
+    generator = open_suite_generator(opened, settings, sampling, requests, kept, reporter, count, len(planned))
+    reporter.begin("generating", count, "images")
     try:
         left = iter(missing)
         prompts, seeds = [one.prompt for one in missing], [one.seed for one in missing]
@@ -173,6 +173,8 @@ def _generate(
                 write_picture(next(left), picture)
     finally:
         reporter.end()
+    if spent := spent_text(generator, count):
+        reporter.note(spent)
     return generator.device
 
 

@@ -95,9 +95,9 @@ def _plan(
         model, settings.steps, settings.guidance, context.reporter, guidance_typed=typed, batch=batch
     )
 
-    def opened(share: float) -> ImageGenerator:
-        requests = requests_of(prompts)
-        return open_suite_generator(model, settings, sampling, requests, kept, context.reporter, share=share)
+    def opened(images: int) -> ImageGenerator:
+        requests, of = requests_of(prompts), each * len(prompts)
+        return open_suite_generator(model, settings, sampling, requests, kept, context.reporter, images, of)
 
     search = search_about(settings, settings.n)
     backend, seed = settings.backend, settings.seed

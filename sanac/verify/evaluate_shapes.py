@@ -16,7 +16,7 @@ from sanac.runtime.pipeline import sampling_of
 from sanac.search.searching_generator import SearchingGenerator
 from sanac.verify.evaluate_settings import EvaluateSettings
 from sanac.verify.shapes_suite import Evaluation, evaluate, examples, suite_prompts
-from sanac.verify.suite_generator import open_suite_generator
+from sanac.verify.suite_generator import open_suite_generator, spent_text
 from sanac.verify.suite_scores import score_metrics, score_table
 
 
@@ -34,19 +34,20 @@ def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
     prompts = suite_prompts(settings.images, settings.prompts_split)
     requests = requests_of([one.text for part in prompts for one in part])
     kept = measurements_in(home) / "search"
-    generator = open_suite_generator(opened, settings, sampling, requests, kept, context.reporter)
-    search = generator if isinstance(generator, SearchingGenerator) else None
+    count = len(requests)
+    generator = open_suite_generator(opened, settings, sampling, requests, kept, context.reporter, count, count)
     found = evaluate(generator, settings.images, sampling, settings.seed, settings.prompts_split, context.reporter)
     about: dict[str, Any] = {"model": opened.located.name, "suite": settings.suite, "split": settings.prompts_split}
     about |= {"seed": settings.seed, "sampling": sampling.to_json(), "device": generator.device}
     about |= {"backend": settings.backend} if settings.backend != "torch" else {}
     about |= {"schedule": str(opened.schedule)} if opened.schedule else {}
-    about |= {"search": search.to_json()} if search else {}
+    about |= {"search": generator.to_json()} if isinstance(generator, SearchingGenerator) else {}
     files = _save(found, about, settings.measurement, home)
-    return Outcome("ok", about | found.to_json(), home, found, partial(_show, found, files, search))
+    shown = partial(_show, found, files, spent_text(generator, count))
+    return Outcome("ok", about | found.to_json(), home, found, shown)
 
 
-def _show(found: Evaluation, files: tuple[Path, ...], search: SearchingGenerator | None) -> Iterator[Block]:
+def _show(found: Evaluation, files: tuple[Path, ...], spent: str) -> Iterator[Block]:
     """A row per task, the distance of the set, what a search spent, and the files."""
     scores = {**found.summary.tasks, "overall": found.summary.overall}
     scores |= {"held out": found.held_out} if found.held_out else {}
@@ -54,10 +55,8 @@ def _show(found: Evaluation, files: tuple[Path, ...], search: SearchingGenerator
     distance = found.distance
     yield f"distance to rendered scenes: {distance.frechet:.2f} (two halves of these: {distance.frechet_floor:.2f})"
     yield f"diversity: {distance.diversity}"
-    if search:
-        spent, images = search.searcher.budget.spent, len(found.results)
-        each = f"{spent['forwards'] / images:,.0f} forward passes ({spent['block_forwards'] / images:,.0f} of blocks)"
-        yield f"{search.searcher.plan.strategy} over {search.searcher.plan.n} noises: {each} per image"
+    if spent:
+        yield spent
     yield from map(path_text, files)
 
 

@@ -28,8 +28,9 @@ from sanac.runtime.generate import (
 )
 from sanac.runtime.image_files import read_picture
 from sanac.runtime.pipeline import GenerationSettings, ImageGenerator
+from sanac.verify.suite_generator import spent_text
 
-Opener = Callable[[float], ImageGenerator]
+Opener = Callable[[int], ImageGenerator]  # by the number of images that are missing
 _LONG = 60.0  # seconds from which on an estimate is given
 
 
@@ -42,7 +43,7 @@ class ModelPictures:
     backend: str
     device: str
     planned: tuple[PlannedPicture, ...]  # by prompt, then by noise
-    opened: Opener  # the generator of the images that are missing, as a share of all
+    opened: Opener
 
     @property
     def name(self) -> str:
@@ -98,7 +99,7 @@ def generate_missing(pictures: ModelPictures, reporter: Reporter) -> None:
         why = error.strerror or str(error)
         raise InvalidInput(f"cannot write to {folder}", why=why, hint="choose another --out") from error
     _note_kept(pictures, missing, reporter)
-    generator = pictures.opened(len(missing) / len(pictures.planned))
+    generator = pictures.opened(len(missing))
     prompts, seeds = [one.prompt for one in missing], [one.seed for one in missing]
     if unknown := generator.unknown_words(prompts):
         reporter.warn(
@@ -113,6 +114,8 @@ def generate_missing(pictures: ModelPictures, reporter: Reporter) -> None:
             if not done:
                 _note_estimate(time.perf_counter() - start, len(batch), len(missing), reporter)
             done += len(batch)
+        if spent := spent_text(generator, len(missing)):
+            reporter.note(f"{pictures.name}: {spent}")
     finally:
         reporter.end()
         del generator

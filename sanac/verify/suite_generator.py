@@ -7,7 +7,7 @@ from sanac.core.artifact.model import Model
 from sanac.core.confined import ConfinedPath
 from sanac.core.progress import Reporter
 from sanac.judge.verifier import Request
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
+from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, ImageGenerator, open_generator
 from sanac.search.searching_generator import SearchingGenerator, searching
 from sanac.verify.evaluate_settings import EvaluateSettings
 
@@ -19,12 +19,12 @@ def open_suite_generator(
     requests: Sequence[Request],
     kept: ConfinedPath,
     reporter: Reporter,
-    *,
-    share: float = 1.0,
+    images: int,
+    of: int,
 ) -> DiffusionGenerator | SearchingGenerator:
     """Open a model, and begin the search that the settings ask for; its scores are kept in the folder `kept`.
 
-    `share` of a typed budget is for the images that are left to generate.
+    `images` are to be generated, of so many that a typed budget is for.
     """
     generator = open_generator(model, settings.device, settings.backend, reporter)
     for warning in generator.device_warnings():
@@ -32,6 +32,15 @@ def open_suite_generator(
     if settings.search == "single":
         return generator
     if settings.max_forwards is not None:
-        settings = replace(settings, max_forwards=int(share * settings.max_forwards))
+        settings = replace(settings, max_forwards=settings.max_forwards * images // of)
     words, n = settings.search_verifier, settings.n
-    return searching(model, generator, settings, words, n, sampling, requests, kept, reporter)
+    return searching(model, generator, settings, words, n, sampling, requests, images, kept, reporter)
+
+
+def spent_text(generator: ImageGenerator, images: int) -> str:
+    """What the search of so many images took; '' where there was none."""
+    if not isinstance(generator, SearchingGenerator):
+        return ""
+    plan, spent = generator.searcher.plan, generator.searcher.budget.spent
+    each = f"{spent['forwards'] / images:,.0f} forward passes ({spent['block_forwards'] / images:,.0f} of blocks)"
+    return f"{plan.strategy} over {plan.n} noises: {each} per image"

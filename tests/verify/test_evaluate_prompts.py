@@ -201,6 +201,25 @@ def test_the_winners_of_a_search_are_judged_without_similarity(
     assert metrics()["clip"] <= found["clip"]
 
 
+def test_a_budget_is_for_all_images_and_a_stopped_run_has_its_share(
+    evaluate: Callable[..., Ran], four: Path, clip: Path
+) -> None:
+    words = (four, "--verifier", "shapes", "--search", "best-of", "--n", "2", "--search-verifier", f"clip:{clip}")
+    each = 2 * int(FAST[FAST.index("--steps") + 1])  # forward passes of an image
+    ran = evaluate(*words, "--max-forwards", 3 * each - 1)
+    assert ran.code == 2
+    assert f"--max-forwards {3 * each - 1} is too small" in ran.err
+    ran = evaluate(*words, "--max-forwards", 4 * each)
+    assert ran.code == 0, ran.err
+    assert f"best-of over 2 noises: {4 * each // 3} forward passes" in ran.err, "one image was searched"
+    first, *_ = Path("out/measurements/evaluate-prompts").glob("*/*.png")
+    first.unlink()
+    ran = evaluate(*words, "--max-forwards", 4 * each)
+    assert ran.code == 0, ran.err
+    assert "2 of 3 images are there, and kept" in ran.err
+    assert f"best-of over 2 noises: {each} forward passes" in ran.err, "a third of the budget pays for one noise"
+
+
 def test_other_sizes_keep_their_scores(evaluate: Callable[..., Ran], four: Path, clip: Path) -> None:
     shutil.copytree(four, "larger")
     Path("larger/sanac.json").unlink()
