@@ -25,9 +25,10 @@ from sanac.core.write.job import WriteOptions
 from sanac.nn.calibration.job import calibration
 from sanac.nn.calibration.settings import CalibrationSettings
 from sanac.nn.calibration.states import SweepBatch
+from sanac.nn.generation import GenerationSettings
 from sanac.prune.keep_list import plan_keep
 from sanac.prune.search_job import SEARCHED
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import open_generator
 from sanac.verify.shapes_suite import evaluate
 
 OLD, BLOCKS, DRAWN, IMAGES = 4, 12, 28, 256

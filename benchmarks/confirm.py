@@ -20,7 +20,8 @@ from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.progress import NULL_REPORTER
 from sanac.judge.intervals import overall, paired_difference
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.nn.generation import GenerationSettings
+from sanac.runtime.pipeline import open_generator
 from sanac.verify.shapes_suite import evaluate
 
 RESULT = Path("docs/results/confirm.json")

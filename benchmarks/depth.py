@@ -17,8 +17,9 @@ from sanac.core.progress import NULL_REPORTER
 from sanac.core.write.executor import write_partial
 from sanac.core.write.job import WriteOptions
 from sanac.judge.intervals import paired_difference
+from sanac.nn.generation import GenerationSettings
 from sanac.prune.keep_list import plan_keep
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import open_generator
 from sanac.verify.shapes_suite import evaluate
 
 mpl.use("Agg")

@@ -31,11 +31,12 @@ from sanac.judge.preview_judge import PreviewJudgeVerifier
 from sanac.judge.shapes import SHAPES_RULES
 from sanac.judge.state_judge import StateReader, block_in
 from sanac.judge.verifier import Request
+from sanac.nn.generation import GenerationSettings
 from sanac.nn.stepwise import Noise
 from sanac.nn.stock_loading import load_component
 from sanac.reinforce.judge_task import task_of
 from sanac.reinforce.trajectories import Trajectories, gather
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import open_generator
 from sanac.runtime.stepwise import StepwiseSana
 from sanac.shapes.prompts import Content, ItemSpec, Prompt, suite, unseen_suite
 from sanac.shapes.words import COLORS, SHAPES

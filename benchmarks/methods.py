@@ -29,13 +29,14 @@ from sanac.core.write.job import ArtifactJob, WriteOptions
 from sanac.judge.intervals import PromptScore, paired_difference
 from sanac.nn.calibration.job import calibration
 from sanac.nn.calibration.settings import CalibrationSettings
+from sanac.nn.generation import GenerationSettings
 from sanac.prune.keep_list import plan_keep
 from sanac.prune.repair_job import RepairJob, repair_states, with_repair
 from sanac.prune.scoring import measured
 from sanac.prune.search_job import find_blocks, plan_searched
 from sanac.prune.selection import BlockSelection, plan_target
 from sanac.report.charts.scores import TITLES
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import open_generator
 from sanac.shapes.prompts import suite
 from sanac.verify.shapes_suite import evaluate
 

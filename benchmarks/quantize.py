@@ -44,8 +44,9 @@ from sanac.judge.intervals import Interval, paired_difference
 from sanac.nn.calibration.job import Calibration, calibration
 from sanac.nn.calibration.settings import CalibrationSettings
 from sanac.nn.calibration.states import CalibrationStates
+from sanac.nn.generation import GenerationSettings
 from sanac.nn.streaming import Blocks
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import open_generator
 from sanac.shapes.prompts import suite
 from sanac.verify.shapes_suite import Evaluation, evaluate
 

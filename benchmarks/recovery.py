@@ -34,6 +34,7 @@ from sanac.finetune.settings import FinetuneSettings
 from sanac.judge.intervals import PromptScore, paired_difference
 from sanac.nn.calibration.job import calibration
 from sanac.nn.calibration.settings import CalibrationSettings as Measured
+from sanac.nn.generation import GenerationSettings
 from sanac.nn.silence_libraries import silent
 from sanac.nn.streaming import Blocks
 from sanac.prune.keep_list import plan_keep
@@ -41,7 +42,7 @@ from sanac.prune.repair_job import RepairJob, repair_states, with_repair
 from sanac.prune.scoring import measured
 from sanac.prune.search_job import find_blocks, plan_searched
 from sanac.prune.selection import BlockSelection, plan_target
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import open_generator
 from sanac.shapes.prompts import suite
 from sanac.tiny.build import save, transformer
 from sanac.tiny.data import encode_scenes

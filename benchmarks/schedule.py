@@ -27,8 +27,9 @@ from sanac.core.artifact.schedule import Schedule, plain, schedule_from_json
 from sanac.core.checkpoint.locate import locate
 from sanac.core.progress import NULL_REPORTER
 from sanac.judge.intervals import PromptScore, paired_difference
+from sanac.nn.generation import GenerationSettings
 from sanac.nn.pipeline_config import noise_levels
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
+from sanac.runtime.pipeline import DiffusionGenerator, open_generator
 from sanac.shapes.prompts import Split, suite, unseen_suite
 from sanac.verify.shapes_suite import evaluate, generate_and_judge, noise_seeds
 

@@ -29,9 +29,10 @@ from sanac.judge.judge_files import PREVIEW_JUDGE, judge_files
 from sanac.judge.preview_judge import PreviewJudgeVerifier
 from sanac.judge.requests import requests_of
 from sanac.judge.shapes import judge_pictures
+from sanac.nn.generation import GenerationSettings
 from sanac.nn.pipeline_config import noise_levels
 from sanac.nn.stepwise import StepCost
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import open_generator
 from sanac.runtime.stepwise import StepwiseSana
 from sanac.search.judging import SearchJudge
 from sanac.search.recorded import Matrix, simulate

@@ -27,9 +27,10 @@ from sanac.finetune.plan import resolve_finetune
 from sanac.finetune.settings import FinetuneSettings
 from sanac.judge.intervals import paired_difference
 from sanac.nn.calibration.settings import CalibrationSettings
+from sanac.nn.generation import GenerationSettings
 from sanac.prune.scoring import measured
 from sanac.prune.selection import BlockSelection, plan_target
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import open_generator
 from sanac.train.loop import Callbacks
 from sanac.verify.shapes_suite import evaluate
 

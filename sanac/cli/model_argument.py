@@ -8,14 +8,14 @@ import click
 from sanac.cli.options import Common
 
 if TYPE_CHECKING:
-    from sanac.core.artifact.model import Model
+    from sanac.core.artifact.token_model import AnyModel
 
 
-def opener(common: Common) -> "Callable[[str], Model]":
+def opener(common: Common) -> "Callable[[str], AnyModel]":
     """A function that opens the model which a word names."""
 
-    def open_word(word: str) -> "Model":
-        from sanac.core.artifact.model import open_model
+    def open_word(word: str) -> "AnyModel":
+        from sanac.core.artifact.token_model import open_any_model
         from sanac.core.checkpoint.locate import NotDownloaded, download, locate
 
         try:
@@ -25,6 +25,6 @@ def opener(common: Common) -> "Callable[[str], Model]":
             if not common.interactive or not click.confirm(question, err=True):
                 raise
             located = download(missing.repo, missing.revision)
-        return open_model(located)
+        return open_any_model(located)
 
     return open_word

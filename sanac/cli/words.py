@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from sanac.core.checkpoint.locate import TINY
+from sanac.core.checkpoint.locate import BUNDLED, TINY
 from sanac.core.settings import DataRef, LoraRef, ModelRef, Setting
 
 
@@ -54,8 +54,8 @@ class SettingWord(Word):
 
 
 def model_word(name: str = "model") -> Word:
-    """A model: sanac:tiny, a folder or a file."""
-    return Word(name, (TINY,), path="file")
+    """A model: a bundled one, a folder or a file."""
+    return Word(name, BUNDLED, path="file")
 
 
 class RecipeWord(Word):

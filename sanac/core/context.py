@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sanac.core.artifact.model import Model, open_model
+from sanac.core.artifact.model import Model, not_sana
 from sanac.core.artifact.staging import origin_of
+from sanac.core.artifact.token_model import AnyModel, open_any_model
 from sanac.core.artifact.workspace import newest_artifact, read_workspace, starting_model
 from sanac.core.checkpoint.locate import TINY, NotDownloaded, locate
 from sanac.core.errors import MissingResource, UsageError
@@ -33,9 +34,9 @@ class Outcome:
         return self.status in {"ok", "cached"}
 
 
-def open_word(word: str) -> Model:
+def open_word(word: str) -> AnyModel:
     """The model that a word names; it is never downloaded here."""
-    return open_model(locate(word))
+    return open_any_model(locate(word))
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,20 @@ class Context:
     """Who is told of progress, and how models are opened."""
 
     reporter: Reporter = NULL_REPORTER
-    open_model: Callable[[str], Model] = open_word
+    open_model: Callable[[str], AnyModel] = open_word
     training_samples: Callable[..., Any] | None = None  # generates images during training
     subset_scorer: Callable[..., Any] | None = None  # judges a model without some of its blocks by its images
     reuse_comparisons: bool = False  # whether a comparison of the very same files need not be repeated
 
     def open(self, word: str) -> Model:
-        """The model that a word names, with the notes on its weights."""
+        """The SANA model that a word names, with the notes on its weights; UsageError for a token generator."""
+        opened = self.open_any(word)
+        if not isinstance(opened, Model):
+            raise not_sana(opened.located)
+        return opened
+
+    def open_any(self, word: str) -> AnyModel:
+        """The model that a word names, SANA or a token generator, with the notes on its weights."""
         opened = self.open_model(word)
         for note in opened.transformer.weights.notes if opened.transformer.weights else ():
             self.reporter.note(note)

@@ -6,6 +6,7 @@ from typing import Any
 from sanac.core import json_files
 from sanac.core.artifact.model import Component, Model
 from sanac.core.artifact.schedule import WHOLE
+from sanac.core.artifact.token_model import AnyModel
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.family.architecture import split_block
 from sanac.nn.device import SIDES, shrinkage
@@ -26,8 +27,8 @@ _SANA = {  # SANA-1.5's scheduler, used for a transformer without a pipeline
 _SPRINT = {"_class_name": SPRINT, "prediction_type": "trigflow", "sigma_data": 0.5}  # SANA-Sprint's
 
 
-def _part(model: Model, name: str) -> Component | None:
-    return next((part for part in model.others if part.name == name), None)
+def _part(model: AnyModel, name: str) -> Component | None:
+    return next((part for part in model.components if part.name == name), None)
 
 
 def scheduler_of(model: Model) -> Mapping[str, Any]:
@@ -59,7 +60,7 @@ def native(model: Model) -> tuple[int, int]:
     return step, step * latent_side(model)
 
 
-def vocabulary_of(model: Model) -> Sequence[str]:
+def vocabulary_of(model: AnyModel) -> Sequence[str]:
     """The vocabulary of a word-level tokenizer; () for subword tokenizers."""
     part = _part(model, "tokenizer")
     path = part.folder / "tokenizer.json" if part else None

@@ -10,9 +10,10 @@ from sanac.core import json_files
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.schedule import Schedule
 from sanac.core.progress import Reporter
+from sanac.nn.generation import GenerationSettings
 from sanac.nn.pipeline_config import noise_levels
 from sanac.reinforce.trajectories import Trajectories, gather
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
+from sanac.runtime.pipeline import DiffusionGenerator, open_generator
 from sanac.runtime.stepwise import StepwiseSana
 from sanac.shapes.prompts import Prompt
 

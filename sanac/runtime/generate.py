@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from sanac import __version__
 from sanac.core import json_files
-from sanac.core.artifact.model import Model
+from sanac.core.artifact.token_model import AnyModel
 from sanac.core.confined import AnyPath
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.progress import Reporter
+from sanac.nn.generation import GenerationSettings, ImageGenerator
 from sanac.runtime.image_files import metadata_text, read_metadata, save_picture, save_sheet
-from sanac.runtime.pipeline import GenerationSettings, ImageGenerator
 
 SHEET = "sheet.png"
 _NAMED = 20  # pictures in an error, of thousands
@@ -36,7 +36,7 @@ class PlannedPicture:
     metadata: Mapping[str, Any]
 
 
-def model_metadata(model: Model, sampling: GenerationSettings, backend: str = "torch") -> dict[str, Any]:
+def model_metadata(model: AnyModel, sampling: GenerationSettings, backend: str = "torch") -> dict[str, Any]:
     """The metadata entries that all pictures of a model share."""
     shared = {"model": model.located.name, "identity": model.identity()[:16], "settings": sampling.to_json()}
     return shared | ({"backend": backend} if backend != "torch" else {})

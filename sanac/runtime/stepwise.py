@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from sanac.core.errors import InvalidInput
+from sanac.nn.generation import GenerationSettings
 from sanac.nn.guidance import Guidance, guidance_of
+from sanac.nn.noise import turned
 from sanac.nn.samplers import Sampler, sampler_of
 from sanac.nn.stepwise import Noise, Pictures, Spent, StepCost
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings
+from sanac.runtime.pipeline import DiffusionGenerator
 from sanac.runtime.pipeline_parts import Part, tiled_decoder
 from sanac.runtime.scheduled import ScheduledForward
 
@@ -40,6 +42,11 @@ class StepwiseSana:
     taps: tuple[int, ...] = ()
     spent: Spent = field(default_factory=Spent)
     _last: Any = None  # the prompts that were encoded last, and their captions
+
+    @property
+    def device(self) -> str:
+        """The device that the model runs on."""
+        return self.generator.device
 
     @cached_property
     def costs(self) -> tuple[StepCost, ...]:
@@ -80,7 +87,7 @@ class StepwiseSana:
         shape = (1, pipeline.transformer.config.in_channels, height, width)
         generators = [torch.Generator().manual_seed(noise.seed) for noise in noises]
         drawn = [torch.randn(shape, generator=one) for one in generators]
-        turned = [_turned(one, noise) for one, noise in zip(drawn, noises, strict=True)]
+        turned = [turned(one, noise) for one, noise in zip(drawn, noises, strict=True)]
         latents = torch.cat(turned).to(self.generator.device)
         sampler = self._sampler(generators)
         if guesses is not None:
@@ -103,20 +110,6 @@ class StepwiseSana:
         pipeline = self.generator.pipeline
         scheduler, config = copy.deepcopy(pipeline.scheduler), dict(pipeline.transformer.config)
         return sampler_of(scheduler, config, self.sampling.steps, generators, torch.device(self.generator.device))
-
-
-def _turned(noise: Tensor, origin: Noise) -> Tensor:
-    """A noise turned towards others: of the same length, and at each turn's cosine to the noise before it.
-
-    y = |x| (t u + sqrt(1 - t^2) w),  u = x / |x|,  w: the other noise's part that is orthogonal to u, of length 1
-    """
-    for seed, cosine in origin.turns:
-        other = torch.randn(noise.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        length = noise.double().norm()
-        unit = noise.double() / length
-        across = other - (other * unit).sum() * unit
-        noise = (length * (cosine * unit + (1 - cosine**2) ** 0.5 * across / across.norm())).to(noise.dtype)
-    return noise
 
 
 @dataclass

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 from sanac.core.artifact.model import Model
 from sanac.core.confined import ConfinedPath
+from sanac.nn.generation import ImageGenerator
 from sanac.nn.guidance import SCALE
 from sanac.runtime.image_files import save_sheet
-from sanac.runtime.pipeline import ImageGenerator, open_generator, sampling_of
+from sanac.runtime.pipeline import open_generator, sampling_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from sanac.core import json_files
-from sanac.core.artifact.model import Model, open_model
+from sanac.core.artifact.token_model import AnyModel, open_any_model
 from sanac.core.atomic import write_atomically
 from sanac.core.checkpoint.locate import locate
 from sanac.core.confined import ConfinedPath
@@ -18,7 +18,7 @@ from sanac.core.view import Block, Table
 from sanac.judge.requests import check_requests, requests_of
 from sanac.judge.verifier import Picture, Request
 from sanac.nn.device import pick_device
-from sanac.nn.generation_memory import batch_that_fits
+from sanac.nn.generation import GenerationSettings
 from sanac.runtime.generate import (
     PlannedPicture,
     file_name,
@@ -29,8 +29,7 @@ from sanac.runtime.generate import (
     write_picture,
 )
 from sanac.runtime.image_files import made_folder, metadata_text, read_metadata, read_picture, save_sheet
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator, sampling_of
-from sanac.runtime.stepwise import StepwiseSana
+from sanac.search.generators import Generator, any_batch, any_sampling, open_any_generator
 from sanac.search.open_search import calibrate, open_search, plan_search
 from sanac.search.pool import Candidate, Found, Origin
 from sanac.search.searcher import Searcher, SearchJournal, found_json
@@ -42,12 +41,11 @@ CANDIDATES, JOURNAL, REPORT, SHEET = "candidates", "journal.jsonl", "search.json
 
 def run(word: str, settings: GenerateSettings, context: Context) -> Outcome:
     """Generate every prompt, and write the images and a sheet of them."""
-    opened = context.open(word)
+    opened = context.open_any(word)
     size = parse_size(settings.size) if settings.size else None
-    batch = settings.batch or batch_that_fits(opened, pick_device(settings.device), size, settings.tile)
+    batch = settings.batch or any_batch(opened, pick_device(settings.device), size, settings.tile)
     how = {"size": size, "batch": batch, "tile": settings.tile}
-    typed = "guidance" in settings.typed
-    sampling = sampling_of(opened, settings.steps, settings.guidance, context.reporter, guidance_typed=typed, **how)
+    sampling = any_sampling(opened, settings, context.reporter, **how)
     if settings.search != "single":
         return _search(opened, settings, sampling, context)
     shared = model_metadata(opened, sampling, settings.backend)
@@ -60,9 +58,9 @@ def run(word: str, settings: GenerateSettings, context: Context) -> Outcome:
     return Outcome("ok", data, settings.out, tuple(files), lambda: map(str, files))
 
 
-def _opened(model: Model, settings: GenerateSettings, context: Context) -> DiffusionGenerator:
+def _opened(model: AnyModel, settings: GenerateSettings, context: Context) -> Generator:
     """The generator of a model, with what there is to say about it and these prompts."""
-    generator = open_generator(model, settings.device, settings.backend, context.reporter)
+    generator = open_any_generator(model, settings.device, settings.backend, context.reporter)
     for warning in generator.device_warnings():
         context.reporter.warn(warning)
     if unknown := generator.unknown_words(settings.prompts):
@@ -112,7 +110,7 @@ class _Files:
         write_picture(planned, picture)
 
 
-def _search(model: Model, settings: GenerateSettings, sampling: GenerationSettings, context: Context) -> Outcome:
+def _search(model: AnyModel, settings: GenerateSettings, sampling: GenerationSettings, context: Context) -> Outcome:
     """The winner of a search for every prompt."""
     plan = plan_search(settings, settings.candidates, sampling)
     requests = requests_of(settings.prompts)
@@ -125,8 +123,8 @@ def _search(model: Model, settings: GenerateSettings, sampling: GenerationSettin
         searcher = open_search(model, generator, settings, settings.verifier, plan, sampling, files.candidates)
         searcher.check(len(requests))
         calibrate(searcher, model, settings, settings.verifier, requests, context.reporter)
-        if isinstance(searcher.drafting, StepwiseSana):
-            drafting = open_model(locate(settings.draft)) if settings.draft else model
+        if searcher.drafting:
+            drafting = open_any_model(locate(settings.draft)) if settings.draft else model
             backend = "torch" if settings.draft else settings.backend
             files = replace(files, drafted=model_metadata(drafting, searcher.drafting.sampling, backend))
         (settings.out / CANDIDATES).mkdir(exist_ok=True)

@@ -3,22 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sanac.core.artifact.completeness import check_complete
-from sanac.core.artifact.model import Model, open_model
+from sanac.core.artifact.model import Model
+from sanac.core.artifact.token_model import AnyModel, open_any_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, UsageError
-from sanac.core.progress import Reporter
+from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.judge.judge_files import STATE_JUDGE, STATES, judge_files
 from sanac.judge.requests import requests_of
 from sanac.judge.state_judge import StateJudgeShape, StateReader, block_in
 from sanac.judge.verifier import Request, Verifier, accepted_from
 from sanac.nn.calibration.prompts import default_prompts
+from sanac.nn.generation import GenerationSettings
 from sanac.nn.pipeline_config import vocabulary_of
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
-from sanac.runtime.stepwise import StepwiseSana
+from sanac.runtime.pipeline import DiffusionGenerator
 from sanac.search.budget import Budget
 from sanac.search.clarity import PROMPTS, known_clarity
+from sanac.search.generators import Generator, Stepwise, any_stepwise, check_generates, open_any_generator
 from sanac.search.judging import SearchJudge
 from sanac.search.searcher import Searcher
 from sanac.search.settings import LOOKING, SearchSettings
@@ -58,8 +59,8 @@ def plan_search(settings: SearchSettings, n: int, sampling: GenerationSettings) 
 
 
 def open_search(
-    model: Model,
-    generator: DiffusionGenerator,
+    model: AnyModel,
+    generator: Generator,
     settings: SearchSettings,
     words: Sequence[str],
     plan: SearchPlan,
@@ -74,11 +75,15 @@ def open_search(
     if settings.previews:
         judge.reader, judge.block = _reader(model, settings.previews, device, kept)
         taps = (judge.block,) if isinstance(judge.reader, StateReader) else ()
-    if taps and not hasattr(generator.pipeline.transformer, "transformer_blocks"):
+    if (
+        taps
+        and isinstance(generator, DiffusionGenerator)
+        and not hasattr(generator.pipeline.transformer, "transformer_blocks")
+    ):
         raise UsageError(
             "--previews states: needs the weights", why="a graph or an engine hides its blocks", hint="--backend torch"
         )
-    stepwise = StepwiseSana(generator, sampling, taps)
+    stepwise = any_stepwise(generator, sampling, taps)
     drafting = _draft(generator, settings, sampling) if plan.strategy == "two-stage" else None
     return Searcher(stepwise, judge, plan, Budget(settings.max_forwards, settings.max_seconds), drafting)
 
@@ -100,7 +105,7 @@ def _with_verdict(plan: SearchPlan, verifier: Verifier, *, typed: bool) -> Searc
 
 def calibrate(
     searcher: Searcher,
-    model: Model,
+    model: AnyModel,
     settings: SearchSettings,
     words: Sequence[str],
     requests: Sequence[Request],
@@ -116,18 +121,23 @@ def calibrate(
     knowing = any(word.partition(":")[0] in {"shapes", "atoms"} for word in (*words, settings.previews or ""))
     chosen = usual if not knowing or all(one.task for one in usual) else list(requests[:PROMPTS])
     stepwise = searcher.generator
-    assert isinstance(stepwise, StepwiseSana)
-    about = [model.identity(), stepwise.sampling.to_json(), stepwise.generator.device]
+    about = [model.identity(), stepwise.sampling.to_json(), stepwise.device]
     clarity = known_clarity(stepwise, searcher.judge, chosen, searcher.plan.batch, about, reporter)
     reporter.detail(f"previews are clear from step {clarity.start} on")
     searcher.plan = replace(searcher.plan, looks=clarity.looks)
     searcher.budget.restart_clock()
 
 
-def _reader(model: Model, word: str, device: str, kept: ConfinedPath) -> tuple[Verifier | StateReader, int]:
+def _reader(model: AnyModel, word: str, device: str, kept: ConfinedPath) -> tuple[Verifier | StateReader, int]:
     kind, _, name = word.partition(":")
     if kind != "states":
         return open_verifier([word], device, kept), 0
+    if not isinstance(model, Model):
+        raise UsageError(
+            f"{word} can't be used with {model.located.name}",
+            why="it reads the states of a SANA model",
+            hint="--previews judge:MODEL",
+        )
     files = judge_files(name, STATE_JUDGE, STATES)
     shape = StateJudgeShape.from_json(files.config)
     config = model.transformer.config or model.architecture.config()
@@ -149,12 +159,17 @@ def _reader(model: Model, word: str, device: str, kept: ConfinedPath) -> tuple[V
     return StateReader.open(files, device), block
 
 
-def _draft(generator: DiffusionGenerator, settings: SearchSettings, sampling: GenerationSettings) -> StepwiseSana:
+def _draft(generator: Generator, settings: SearchSettings, sampling: GenerationSettings) -> Stepwise:
     """The generator of drafts: another model, or the same one in half of the steps."""
     steps = settings.draft_steps or max(1, sampling.steps // 2)
     if settings.draft:
-        other = open_model(locate(settings.draft))
-        check_complete(other)
+        other = open_any_model(locate(settings.draft))
+        check_generates(other)
         steps = settings.draft_steps or sampling.steps
-        generator = open_generator(other, generator.device)
-    return StepwiseSana(generator, replace(sampling, steps=steps))
+        drafting = open_any_generator(other, generator.device, "torch", NULL_REPORTER)
+        if type(drafting) is not type(generator):
+            raise UsageError(
+                f"{settings.draft} can't draft for {generator.name}", why="one is a token generator, the other is not"
+            )
+        generator = drafting
+    return any_stepwise(generator, replace(sampling, steps=steps))

@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sanac.core.artifact.model import Model
+from sanac.core.artifact.token_model import AnyModel
 from sanac.core.confined import ConfinedPath
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.judge.requests import check_requests, judge_identity
 from sanac.judge.verifier import Request
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, Pictures
+from sanac.nn.generation import GenerationSettings
+from sanac.nn.stepwise import Pictures
+from sanac.search.generators import Generator
 from sanac.search.open_search import calibrate, open_search, plan_search
 from sanac.search.searcher import Searcher
 from sanac.search.settings import USES, SearchSettings
@@ -24,7 +26,7 @@ _APART = 10**9  # seeds of the further noises of an image: none that the suite b
 class SearchingGenerator:
     """An image generator around a search; the first noise of every image is the one that it would have without."""
 
-    inner: DiffusionGenerator
+    inner: Generator
     searcher: Searcher
     requests: Mapping[str, Request]  # by prompt
 
@@ -76,8 +78,8 @@ class SearchingGenerator:
 
 
 def searching(
-    model: Model,
-    generator: DiffusionGenerator,
+    model: AnyModel,
+    generator: Generator,
     settings: SearchSettings,
     words: Sequence[str],
     n: int,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from sanac.core.sampling_options import Guidance, ImageSize, Steps
+from sanac.core.sampling_options import Guidance, ImageSize, Order, Steps, Temperature
 from sanac.core.settings import ADVANCED, ModelRef, Naming, Option, RunSettings
 from sanac.judge.words import check_reader, check_word
 
@@ -138,6 +138,8 @@ class GenerateSettings(SearchSettings):
     n: Annotated[int, Option("Images, or noises to search, per prompt.", "N", "1; 8 with --search", ge=1, le=4096)] = 1
     steps: Steps = None
     guidance: Guidance = 4.5
+    order: Order = "confidence"
+    temperature: Temperature = 1.0
     size: ImageSize = None
     batch: Annotated[int | None, Option("Images per batch.", "N", "as many as fit, at most 16", ge=1)] = None
     tile: Annotated[int | None, Option("Decode in tiles of this side: less memory.", "PIXELS", ge=1)] = None

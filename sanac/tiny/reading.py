@@ -52,13 +52,14 @@ def _answer(item: ItemSpec, side: str | None) -> tuple[int, ...]:
 
 
 @cache
-def _lesson_answers(lesson: int) -> list[list[Answer]]:
+def lesson_answers(lesson: int) -> list[list[Answer]]:
+    """The answers to each of a lesson's captions."""
     return [list(answers(text, lessons()[lesson])) for text in captions(lesson)]
 
 
-def head() -> nn.Linear:
+def head(width: int = TEXT_WIDTH) -> nn.Linear:
     """The linear head from a word's hidden state to the logits of all answers."""
-    return nn.Linear(TEXT_WIDTH, sum(SIZES))
+    return nn.Linear(width, sum(SIZES))
 
 
 @dataclass
@@ -87,7 +88,7 @@ class ReadingTask(WholeBatches):
         chosen = draw_lessons(self.batch_size, rng).tolist()
         ways = [int(rng.integers(len(captions(lesson)))) for lesson in chosen]
         texts = [captions(lesson)[way] for lesson, way in zip(chosen, ways, strict=True)]
-        asked = [_lesson_answers(lesson)[way] for lesson, way in zip(chosen, ways, strict=True)]
+        asked = [lesson_answers(lesson)[way] for lesson, way in zip(chosen, ways, strict=True)]
         given, right = self.answer(texts, asked)
         losses = [nn.functional.cross_entropy(part, right[:, i]) for i, part in enumerate(given)]
         return torch.stack(losses).sum()

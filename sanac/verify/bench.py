@@ -36,7 +36,7 @@ class BenchRun:
     batches: tuple[int, ...] = (1,)
     rounds: int = 5
     steps: int | None = None  # None: the model's default
-    guidance: float = 4.5
+    guidance: float | None = None  # None: the model's default
     size: tuple[int, int] | None = None  # width, height; None: the native resolution
     device: str | None = None
     threads: int | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sanac.core.artifact.measurements import write_measurement
 from sanac.core.artifact.model import Model
+from sanac.core.artifact.token_model import AnyModel
 from sanac.core.context import Context, Outcome
 from sanac.core.units import bytes_text, parse_size
 from sanac.core.view import Block, Table
@@ -22,13 +23,13 @@ def run(words: Sequence[str], settings: BenchSettings, context: Context) -> Outc
         settings.batch,
         settings.rounds,
         settings.steps,
-        settings.guidance,
+        settings.guidance if "guidance" in settings.typed else None,
         size,
         settings.device,
         settings.threads,
         settings.tile,
     )
-    opened = {word: context.open(word) for word in dict.fromkeys(words)}
+    opened = {word: context.open_any(word) for word in dict.fromkeys(words)}
     subjects = [one for word, model in opened.items() for one in _subjects(word, model, settings.backend)]
     found = bench(subjects, how, context.reporter)
     for warning in found.warnings:
@@ -38,14 +39,15 @@ def run(words: Sequence[str], settings: BenchSettings, context: Context) -> Outc
     return Outcome("ok", data, settings.out, found, partial(_show, found, files))
 
 
-def _subjects(word: str, model: Model, backends: Sequence[str]) -> list[Subject]:
+def _subjects(word: str, model: AnyModel, backends: Sequence[str]) -> list[Subject]:
     """A model with each named backend, or with those that it has files for."""
-    names = backends or ["torch", *(["onnx"] if "transformer" in graphs_in(model) else [])]
+    graphs = isinstance(model, Model) and "transformer" in graphs_in(model)
+    names = backends or ["torch", *(["onnx"] if graphs else [])]
     where = word if word.startswith("sanac:") else str(model.located.path)
     return [Subject(word, where, name) for name in names]
 
 
-def _save(found: BenchReport, opened: dict[str, Model], out: Path | None) -> tuple[Path, ...]:
+def _save(found: BenchReport, opened: dict[str, AnyModel], out: Path | None) -> tuple[Path, ...]:
     value = found.to_json()
     homes = {model.located.path: word for word, model in opened.items() if model.manifest}
     files = [write_measurement(home, "bench", value, found.metrics(word)) for home, word in homes.items()]

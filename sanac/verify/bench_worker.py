@@ -17,15 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sanac.core.artifact.model import Model, open_model
+from sanac.core.artifact.model import Model
+from sanac.core.artifact.token_model import TokenModel, open_any_model
 from sanac.core.checkpoint.locate import locate
-from sanac.core.errors import MissingResource, SanacError
+from sanac.core.errors import MissingResource, SanacError, UsageError
 from sanac.core.process import end_with
 from sanac.nn.device import pick_device
+from sanac.nn.guidance import SCALE as SANA_SCALE
 from sanac.nn.guidance import default_steps
 from sanac.nn.pipeline_config import native
 from sanac.runtime.backends import open_parts
 from sanac.runtime.pipeline import DiffusionGenerator, open_generator, open_transformer, sampling_of
+from sanac.tokens.generator import open_token_generator
+from sanac.tokens.sampling import SCALE, STEPS, TokenSampling
 from sanac.verify.parity import USUAL, Case
 
 COMPILE = "compile"  # torch backend with torch.compile on the transformer
@@ -42,7 +46,7 @@ class BenchTask:
     backend: str
     device: str | None
     steps: int | None
-    guidance: float
+    guidance: float | None
     size: tuple[int, int] | None  # width, height
     threads: int | None
     tile: int | None = None
@@ -101,7 +105,8 @@ class PipelineBench:
             setattr(pipeline, name, _Timed(getattr(pipeline, name), name, self.clock))
         decode = pipeline.vae.decode
         pipeline.vae.decode = lambda *given, **how: self.clock.timed("decoder", lambda: decode(*given, **how))
-        self.sampling = sampling_of(model, task.steps, task.guidance, size=task.size, tile=task.tile)
+        guidance = SANA_SCALE if task.guidance is None else task.guidance
+        self.sampling = sampling_of(model, task.steps, guidance, size=task.size, tile=task.tile)
 
     def run(self, batch: int) -> dict[str, list[float]]:
         """Generate one batch; returns seconds by part."""
@@ -110,6 +115,33 @@ class PipelineBench:
         prompts, seeds = [_PROMPT] * batch, range(batch)
         self.clock.timed("image", lambda: list(self.generator.generate(prompts, seeds, how)))
         self.clock.seconds["decoder"] = [sum(self.clock.seconds["decoder"])]  # sum over all tiles
+        return self.clock.seconds
+
+
+class TokenBench:
+    """Times image generation with a token generator."""
+
+    def __init__(self, model: TokenModel, task: BenchTask) -> None:
+        """Open the generator as `sanac generate` does."""
+        if task.backend not in {"torch", COMPILE}:
+            raise UsageError(f"{model.located.name} has nothing exported", hint=f"--backend torch,{COMPILE}")
+        self.generator = open_token_generator(model, task.device)
+        self.clock = Clock(self.generator.device)
+        networks = self.generator.networks
+        transformer, images = networks.transformer, networks.images
+        predict = torch.compile(transformer.forward) if task.backend == COMPILE else transformer.forward
+        decode = images.decode
+        vars(transformer)["forward"] = lambda *given: self.clock.timed("transformer", lambda: predict(*given))
+        vars(images)["decode"] = lambda *given: self.clock.timed("decoder", lambda: decode(*given))
+        guidance = SCALE if task.guidance is None else task.guidance
+        self.sampling = TokenSampling(task.steps or STEPS, guidance, size=task.size, tile=task.tile)
+
+    def run(self, batch: int) -> dict[str, list[float]]:
+        """Generate one batch; returns seconds by part."""
+        self.clock.seconds = {}
+        how = replace(self.sampling, batch=batch)
+        prompts, seeds = [_PROMPT] * batch, range(batch)
+        self.clock.timed("image", lambda: list(self.generator.generate(prompts, seeds, how)))
         return self.clock.seconds
 
 
@@ -126,7 +158,7 @@ class TransformerBench:
         step, side = native(model)
         width, height = task.size or (side, side)
         self.shape, self.sides = model.architecture, (height // step, width // step)
-        self.branches = 1 if self.shape.guidance or not task.guidance else 2
+        self.branches = 1 if self.shape.guidance or task.guidance == 0 else 2
         self.dtype = runner.dtype if isinstance(runner, nn.Module) else torch.float32
         self.device = device
 
@@ -150,11 +182,16 @@ def _plain(backend: str) -> str:
     return "torch" if backend == COMPILE else backend
 
 
-def opened(task: BenchTask) -> PipelineBench | TransformerBench:
-    """Open the task's model: a complete pipeline, or a transformer alone."""
+Bench = PipelineBench | TransformerBench | TokenBench
+
+
+def opened(task: BenchTask) -> Bench:
+    """Open the task's model: a complete pipeline, a transformer alone, or a token generator."""
     if task.threads:
         torch.set_num_threads(task.threads)
-    model = open_model(locate(task.model))
+    model = open_any_model(locate(task.model))
+    if isinstance(model, TokenModel):
+        return TokenBench(model, task)
     parts = {part.name for part in model.others}
     whole = model.model_index is not None and {"text_encoder", "vae"} <= parts
     return PipelineBench(model, task) if whole else TransformerBench(model, task)
@@ -187,7 +224,7 @@ def main() -> int:
     task = BenchTask(**{**value, "size": tuple(value["size"]) if value["size"] else None})
     if not end_with(task.parent):
         return 1
-    held: dict[str, PipelineBench | TransformerBench] = {}
+    held: dict[str, Bench] = {}
 
     def load() -> dict[str, Any]:
         start = time.perf_counter()

@@ -18,8 +18,9 @@ from sanac.core.units import duration_text
 from sanac.judge.image_metrics import psnr, ssim
 from sanac.judge.intervals import PromptScore, overall, paired_difference
 from sanac.judge.results import prompt_scores
+from sanac.nn.generation import GenerationSettings, ImageGenerator
 from sanac.runtime.generate import PlannedPicture, write_picture
-from sanac.runtime.pipeline import GenerationSettings, ImageGenerator, open_generator
+from sanac.runtime.pipeline import open_generator
 from sanac.shapes.prompts import suite
 from sanac.verify.compare_plan import ComparisonPlan
 from sanac.verify.shapes_suite import generate_and_judge, noise_seeds

@@ -11,9 +11,10 @@ from sanac.core.confined import AnyPath
 from sanac.core.errors import UsageError
 from sanac.nn.calibration.prompts import default_prompts, is_shapes_vocabulary, read_prompts
 from sanac.nn.device import pick_device
+from sanac.nn.generation import GenerationSettings
 from sanac.nn.pipeline_config import vocabulary_of
 from sanac.runtime.generate import PlannedPicture, file_name, model_metadata, plan_pictures
-from sanac.runtime.pipeline import GenerationSettings, sampling_of
+from sanac.runtime.pipeline import sampling_of
 from sanac.shapes.prompts import suite
 from sanac.verify.settings import CompareSettings
 

@@ -13,9 +13,10 @@ from sanac.core.check import Check
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.progress import Reporter
 from sanac.judge.image_metrics import Picture, psnr, ssim
+from sanac.nn.generation import GenerationSettings, ImageGenerator
 from sanac.nn.pipeline_config import latent_side, native
 from sanac.runtime.backends import PAINTING, install_runners
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, ImageGenerator, open_generator
+from sanac.runtime.pipeline import DiffusionGenerator, open_generator
 from sanac.verify.components import PARTS, compare_component, same_files
 from sanac.verify.depth_graphs import compare_depths
 from sanac.verify.engine_candidates import Executed, executed, ready_depth_engines, ready_engines

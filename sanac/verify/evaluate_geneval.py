@@ -6,9 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sanac.core.artifact.completeness import check_complete
 from sanac.core.artifact.measurements import measurements_in, write_measurement
-from sanac.core.artifact.model import Model
+from sanac.core.artifact.token_model import AnyModel
 from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
 from sanac.core.errors import InvalidInput, UsageError
@@ -21,9 +20,10 @@ from sanac.judge.requests import check_requests
 from sanac.judge.results import Result, Summary, result_of, summarise, write_results
 from sanac.judge.verifier import Request
 from sanac.nn.device import pick_device
+from sanac.nn.generation import GenerationSettings
 from sanac.runtime.generate import PlannedPicture, file_name, model_metadata, refuse_replacing, write_picture
 from sanac.runtime.image_files import decode_picture, make_folder, read_png
-from sanac.runtime.pipeline import GenerationSettings, sampling_of
+from sanac.search.generators import any_sampling, check_generates
 from sanac.search.searching_generator import search_about
 from sanac.verify.evaluate_settings import EvaluateSettings
 from sanac.verify.geneval_images import (
@@ -107,17 +107,14 @@ def _generate_and_judge(
     word: str, tasks: Sequence[GenEvalTask], settings: EvaluateSettings, context: Context
 ) -> Outcome:
     """Everything is checked before the first image; those that exist are taken as they are."""
-    opened = context.open(word)
-    check_complete(opened)
+    opened = context.open_any(word)
+    check_generates(opened)
     models = find_models(settings.detector, settings.color_model, tasks)
     requests = [Request(task.prompt, task) for task in tasks]
     check_requests([*settings.verifiers, *settings.readers], requests)
     if len(tasks) != PROMPTS:
         context.reporter.note(f"{settings.prompts} has {len(tasks):,} prompts, GenEval {PROMPTS}")
-    typed, batch = "guidance" in settings.typed, settings.batch
-    sampling = sampling_of(
-        opened, settings.steps, settings.guidance, context.reporter, guidance_typed=typed, batch=batch
-    )
+    sampling = any_sampling(opened, settings, context.reporter, batch=settings.batch)
     each, place = settings.each or EACH, _place(opened, word, settings)
     shared = model_metadata(opened, sampling, settings.backend)
     shared["settings"] |= search_about(settings, settings.n)
@@ -136,7 +133,7 @@ def _generate_and_judge(
     return _outcome(judged, about, models, settings, home)
 
 
-def _place(opened: Model, word: str, settings: EvaluateSettings) -> Path:
+def _place(opened: AnyModel, word: str, settings: EvaluateSettings) -> Path:
     """The folder of the images: beside an artifact, which is sealed."""
     marks: list[str] = [settings.backend] if settings.backend != "torch" else []
     marks += [settings.search, str(settings.n)] if settings.search != "single" else []
@@ -148,7 +145,7 @@ def _place(opened: Model, word: str, settings: EvaluateSettings) -> Path:
 
 
 def _generate(
-    opened: Model,
+    opened: AnyModel,
     planned: Sequence[PlannedPicture],
     requests: Sequence[Request],
     sampling: GenerationSettings,

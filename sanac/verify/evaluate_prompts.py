@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sanac import __version__
-from sanac.core.artifact.completeness import check_complete
 from sanac.core.artifact.measurements import measurements_in, write_measurement
-from sanac.core.artifact.model import Model
+from sanac.core.artifact.token_model import AnyModel
 from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
 from sanac.core.view import Block, Table, path_text
@@ -19,10 +18,11 @@ from sanac.judge.jsonl import write_lines
 from sanac.judge.requests import check_requests, judge_behind, requests_of
 from sanac.nn.calibration.prompts import read_judged_prompts
 from sanac.nn.device import pick_device
-from sanac.nn.generation_memory import MANY, batch_that_fits
+from sanac.nn.generation import ImageGenerator
+from sanac.nn.generation_memory import MANY
 from sanac.runtime.generate import file_name
 from sanac.runtime.image_files import make_folder, save_image
-from sanac.runtime.pipeline import ImageGenerator, sampling_of
+from sanac.search.generators import any_batch, any_sampling, check_generates
 from sanac.search.searching_generator import search_about
 from sanac.verify.comparison_sheet import draw_sheet
 from sanac.verify.evaluate_settings import EvaluateSettings
@@ -48,12 +48,12 @@ def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
         context.reporter.warn(f"{both[0]} also chooses the images that it scores: its score doesn't measure the search")
     if len(prompts) < FEW_PROMPTS:
         context.reporter.note(f"{len(prompts)} prompts: intervals are too narrow below some {FEW_PROMPTS}")
-    opened = context.open(word)
-    reference = context.open(settings.against) if settings.against else None
+    opened = context.open_any(word)
+    reference = context.open_any(settings.against) if settings.against else None
     default = opened.located.path if opened.manifest else Path("sanac-out") / f"evaluate-{file_name(word)}"
     for model in (opened, reference):
         if model is not None:
-            check_complete(model)
+            check_generates(model)
     home = make_folder(settings.out or default)
     kept, device = measurements_in(home) / PICTURES, pick_device(settings.device)
     plan = partial(_plan, context, device, prompts, each, kept)
@@ -86,14 +86,11 @@ def _plan(
     each: int,
     kept: ConfinedPath,
     settings: EvaluateSettings,
-    model: Model,
+    model: AnyModel,
 ) -> ModelPictures:
     """The images of a model, sampled as it is used: its own steps where none were typed."""
-    typed = "guidance" in settings.typed
-    batch = settings.batch if "batch" in settings.typed else batch_that_fits(model, device, most=MANY)
-    sampling = sampling_of(
-        model, settings.steps, settings.guidance, context.reporter, guidance_typed=typed, batch=batch
-    )
+    batch = settings.batch if "batch" in settings.typed else any_batch(model, device, most=MANY)
+    sampling = any_sampling(model, settings, context.reporter, batch=batch)
 
     def opened(images: int) -> ImageGenerator:
         requests, of = requests_of(prompts), each * len(prompts)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from sanac.core.sampling_options import Guidance, Steps
+from sanac.core.sampling_options import Guidance, Order, Steps, Temperature
 from sanac.core.settings import ModelRef, Naming, Option, Settings, settings_of
 from sanac.judge.words import check_word
 from sanac.search.settings import SEARCH, SearchSettings, SearchVerifiers
@@ -64,6 +64,8 @@ class EvaluateSettings(SearchSettings):
     ] = 2048
     steps: Steps = None
     guidance: Guidance = 4.5
+    order: Order = "confidence"
+    temperature: Temperature = 1.0
     batch: Annotated[int, Option("Images per batch.", "N", "32; prompts: fewer of large images", ge=1)] = 32
     backend: Annotated[
         Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"],

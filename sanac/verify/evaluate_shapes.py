@@ -12,7 +12,7 @@ from sanac.judge.requests import requests_of
 from sanac.judge.results import write_results
 from sanac.runtime.generate import file_name
 from sanac.runtime.image_files import make_folder, save_sheet
-from sanac.runtime.pipeline import sampling_of
+from sanac.search.generators import any_sampling
 from sanac.search.searching_generator import SearchingGenerator
 from sanac.verify.evaluate_settings import EvaluateSettings
 from sanac.verify.shapes_suite import Evaluation, evaluate, examples, suite_prompts
@@ -22,12 +22,9 @@ from sanac.verify.suite_scores import score_metrics, score_table
 
 def run(word: str, settings: EvaluateSettings, context: Context) -> Outcome:
     """Generate and judge the suite's images; write the scores, a sheet of examples and a line per image."""
-    opened = context.open(word)
+    opened = context.open_any(word)
     default = opened.located.path if opened.manifest else Path("sanac-out") / f"evaluate-{file_name(word)}"
-    typed, batch = "guidance" in settings.typed, settings.batch
-    sampling = sampling_of(
-        opened, settings.steps, settings.guidance, context.reporter, guidance_typed=typed, batch=batch
-    )
+    sampling = any_sampling(opened, settings, context.reporter, batch=settings.batch)
     home = make_folder(settings.out or default)
     if "shapes" in settings.search_verifier:
         context.reporter.warn("the detector that scores the images also chooses them: this doesn't measure the search")

@@ -16,10 +16,11 @@ from sanac.core.check import Check
 from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context, Outcome
 from sanac.core.view import Block
+from sanac.nn.generation import GenerationSettings
 from sanac.runtime.backends import graphs_in
 from sanac.runtime.doctor import processor, version
 from sanac.runtime.image_files import save_image
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import open_generator
 from sanac.verify.comparison_sheet import draw_pairs
 from sanac.verify.end_to_end import Comparison, VerifyReport, verify
 from sanac.verify.rank_correlation import RankSettings, rank

@@ -18,8 +18,9 @@ from sanac.judge.intervals import FEW_PROMPTS, PromptScore
 from sanac.judge.requests import check_requests, requests_of
 from sanac.judge.verifier import Request, Verifier
 from sanac.judge.words import kind_of
+from sanac.nn.generation import GenerationSettings
 from sanac.runtime.image_files import read_picture, save_picture
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings
+from sanac.runtime.pipeline import DiffusionGenerator
 from sanac.search.verifiers import open_kept
 from sanac.verify.shapes_suite import noise_seeds
 

@@ -12,11 +12,13 @@ from typing import Any
 
 from sanac.core import json_files
 from sanac.core.artifact.model import Model
+from sanac.core.artifact.token_model import AnyModel
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput
 from sanac.core.progress import Reporter
 from sanac.core.units import duration_text
 from sanac.judge.image_metrics import Picture
+from sanac.nn.generation import GenerationSettings, ImageGenerator
 from sanac.runtime.backends import exported_identity
 from sanac.runtime.generate import (
     PlannedPicture,
@@ -27,7 +29,6 @@ from sanac.runtime.generate import (
     write_picture,
 )
 from sanac.runtime.image_files import read_picture
-from sanac.runtime.pipeline import GenerationSettings, ImageGenerator
 from sanac.verify.suite_generator import spent_text
 
 Opener = Callable[[int], ImageGenerator]  # by the number of images that are missing
@@ -38,7 +39,7 @@ _LONG = 60.0  # seconds from which on an estimate is given
 class ModelPictures:
     """The images of one model: how they are generated, and their files."""
 
-    model: Model
+    model: AnyModel
     sampling: GenerationSettings
     backend: str
     device: str
@@ -61,7 +62,7 @@ class ModelPictures:
 
 
 def plan_model_pictures(
-    model: Model,
+    model: AnyModel,
     sampling: GenerationSettings,
     backend: str,
     device: str,
@@ -78,7 +79,12 @@ def plan_model_pictures(
     """
     shared = model_metadata(model, sampling, backend)
     shared["settings"] |= search
-    about: list[Any] = [model.identity(), sampling.to_json(), backend, exported_identity(model, backend)]
+    about: list[Any] = [
+        model.identity(),
+        sampling.to_json(),
+        backend,
+        exported_identity(model, backend) if isinstance(model, Model) else "",
+    ]
     about += [device.partition(":")[0], model.schedule.to_json() if model.schedule else None]
     about += [search] if search else []
     folder = home / f"{file_name(model.located.name)}-{json_files.key_of(about)[:8]}"

@@ -12,7 +12,7 @@ from sanac.core.progress import Reporter
 from sanac.judge.intervals import Interval, mean
 from sanac.judge.rank_statistics import kendall, overlap, spearman
 from sanac.judge.shapes import grades
-from sanac.runtime.pipeline import GenerationSettings, ImageGenerator
+from sanac.nn.generation import GenerationSettings, ImageGenerator
 from sanac.shapes.prompts import Prompt, suite
 
 KENDALL, SPEARMAN, LOW = "Kendall's tau", "Spearman's rho", "Kendall's tau, lower bound"

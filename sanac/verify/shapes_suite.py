@@ -15,7 +15,8 @@ from sanac.judge.intervals import Interval, clustered_share
 from sanac.judge.metadata import parse_task
 from sanac.judge.results import Result, Summary, prompt_scores, result_of, summarise
 from sanac.judge.shapes import judge_pictures
-from sanac.runtime.pipeline import GenerationSettings, ImageGenerator, Pictures
+from sanac.nn.generation import GenerationSettings, ImageGenerator
+from sanac.nn.stepwise import Pictures
 from sanac.shapes.prompts import Prompt, Split, suite
 from sanac.shapes.render import render
 from sanac.shapes.scene import draw_scene

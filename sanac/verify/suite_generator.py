@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sanac.core.artifact.model import Model
+from sanac.core.artifact.token_model import AnyModel
 from sanac.core.confined import ConfinedPath
 from sanac.core.progress import Reporter
 from sanac.judge.verifier import Request
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, ImageGenerator, open_generator
+from sanac.nn.generation import GenerationSettings, ImageGenerator
+from sanac.search.generators import Generator, open_any_generator
 from sanac.search.searching_generator import SearchingGenerator, searching
 from sanac.verify.evaluate_settings import EvaluateSettings
 
 
 def open_suite_generator(
-    model: Model,
+    model: AnyModel,
     settings: EvaluateSettings,
     sampling: GenerationSettings,
     requests: Sequence[Request],
@@ -21,12 +22,12 @@ def open_suite_generator(
     reporter: Reporter,
     images: int,
     of: int,
-) -> DiffusionGenerator | SearchingGenerator:
+) -> Generator | SearchingGenerator:
     """Open a model, and begin the search that the settings ask for; its scores are kept in the folder `kept`.
 
     `images` are to be generated, of so many that a typed budget is for.
     """
-    generator = open_generator(model, settings.device, settings.backend, reporter)
+    generator = open_any_generator(model, settings.device, settings.backend, reporter)
     for warning in generator.device_warnings():
         reporter.warn(warning)
     if settings.search == "single":

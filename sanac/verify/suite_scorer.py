@@ -16,9 +16,10 @@ from sanac.core.confined import ConfinedPath
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.judge.halving import SuiteSettings
 from sanac.judge.intervals import Interval, PromptScore, wilson
+from sanac.nn.generation import GenerationSettings
 from sanac.nn.guidance import usual_steps
 from sanac.nn.pipeline_config import noise_levels
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
+from sanac.runtime.pipeline import DiffusionGenerator, open_generator
 from sanac.shapes.prompts import Prompt, choosing_suite, suite, unseen_suite
 from sanac.verify.prompt_scorer import Prepare, PromptScorer, WholeModel
 from sanac.verify.shapes_suite import generate_and_judge, noise_seeds

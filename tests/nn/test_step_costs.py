@@ -9,10 +9,11 @@ from sanac.core.artifact.model import open_model
 from sanac.core.artifact.schedule import SCHEDULE, Schedule
 from sanac.core.checkpoint.locate import locate
 from sanac.core.json_files import pretty
+from sanac.nn.generation import GenerationSettings
 from sanac.nn.pipeline_config import noise_levels
 from sanac.nn.step_costs import step_costs
 from sanac.nn.stepwise import StepCost
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import open_generator
 from sanac.runtime.stepwise import StepwiseSana
 
 

@@ -14,12 +14,13 @@ from sanac.core.progress import NULL_REPORTER
 from sanac.judge.preview_judge import HEADS, JudgeShape, PreviewJudge
 from sanac.judge.shapes import judge_pictures
 from sanac.judge.state_judge import StateJudge, StateJudgeShape
+from sanac.nn.generation import GenerationSettings
 from sanac.nn.stock_loading import load_component
 from sanac.reinforce.judge_task import PreviewJudgeTask, familiar, neighbours, settled, task_of
 from sanac.reinforce.state_task import StateJudgeTask, targets_of
 from sanac.reinforce.trajectories import Trajectories, gather
 from sanac.reinforce.variants import Variant, gather_variants, random_variants, tap_of
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import open_generator
 from sanac.runtime.stepwise import StepwiseSana
 from sanac.shapes.prompts import Prompt, suite
 from sanac.shapes.words import TAGS, VOCABULARY

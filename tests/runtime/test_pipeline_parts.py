@@ -18,9 +18,10 @@ from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.errors import MissingResource
 from sanac.judge.image_metrics import psnr
+from sanac.nn.generation import GenerationSettings
 from sanac.runtime.backends import graphs_in
 from sanac.runtime.onnx_session import OnnxSession
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import open_generator
 from sanac.runtime.tiled_decode import tiled
 from tests.conftest import Sanac, sanac_must
 

@@ -16,8 +16,9 @@ from sanac.core.artifact.schedule import Schedule, plain
 from sanac.core.checkpoint.locate import locate
 from sanac.core.errors import UsageError
 from sanac.core.json_files import pretty
+from sanac.nn.generation import GenerationSettings
 from sanac.nn.pipeline_config import noise_levels
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
+from sanac.runtime.pipeline import DiffusionGenerator, open_generator
 from sanac.runtime.scheduled import ScheduledForward, views_of
 from tests.conftest import Sanac
 

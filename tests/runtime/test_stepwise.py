@@ -11,9 +11,10 @@ from sanac.core.artifact.model import Model, open_model
 from sanac.core.artifact.schedule import Schedule
 from sanac.core.checkpoint.locate import locate
 from sanac.core.errors import InvalidInput
+from sanac.nn.generation import GenerationSettings
 from sanac.nn.pipeline_config import noise_levels
 from sanac.nn.stepwise import Noise
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
+from sanac.runtime.pipeline import DiffusionGenerator, open_generator
 from sanac.runtime.stepwise import StepwiseSana
 
 PROMPTS = ("a red circle", "two blue squares", "a red circle", "a cross above a square")

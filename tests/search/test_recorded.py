@@ -11,8 +11,9 @@ from sanac.core.errors import UsageError
 from sanac.judge.requests import requests_of
 from sanac.judge.shapes import ShapesVerifier
 from sanac.judge.verifier import Request
+from sanac.nn.generation import GenerationSettings
 from sanac.nn.stepwise import Noise
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.runtime.pipeline import open_generator
 from sanac.runtime.stepwise import StepwiseSana
 from sanac.search.generator_search import GeneratorSearch
 from sanac.search.judging import SearchJudge

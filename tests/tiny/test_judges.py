@@ -12,7 +12,8 @@ from sanac.judge.preview_judge import PreviewJudgeVerifier
 from sanac.judge.requests import requests_of
 from sanac.judge.shapes import judge_pictures
 from sanac.judge.state_judge import StateReader
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.nn.generation import GenerationSettings
+from sanac.runtime.pipeline import open_generator
 from sanac.shapes.prompts import suite, unseen_suite
 from sanac.shapes.render import render
 from sanac.shapes.scene import draw_scene

@@ -10,7 +10,8 @@ import pytest
 from sanac.core.artifact.model import open_model
 from sanac.core.checkpoint.locate import locate
 from sanac.core.progress import NULL_REPORTER
-from sanac.runtime.pipeline import DiffusionGenerator, GenerationSettings, open_generator
+from sanac.nn.generation import GenerationSettings
+from sanac.runtime.pipeline import DiffusionGenerator, open_generator
 from sanac.verify.shapes_suite import evaluate
 
 STOCK = """

@@ -17,7 +17,8 @@ from sanac.judge.halving import SuiteSettings, choose_by_images, images_of_final
 from sanac.judge.intervals import PromptScore, paired_difference
 from sanac.judge.model_folder import CONTRASTIVE, open_judge
 from sanac.judge.verifier import Request
-from sanac.runtime.pipeline import GenerationSettings, open_generator
+from sanac.nn.generation import GenerationSettings
+from sanac.runtime.pipeline import open_generator
 from sanac.verify.prompt_scorer import prompts_for_choices
 from sanac.verify.shapes_suite import noise_seeds
 from sanac.verify.suite_scorer import SubsetScorer, subset_scorer

@@ -10,7 +10,8 @@ import pytest
 from sanac.core.errors import UsageError
 from sanac.core.progress import NULL_REPORTER
 from sanac.judge.results import read_results
-from sanac.runtime.pipeline import GenerationSettings, Pictures
+from sanac.nn.generation import GenerationSettings
+from sanac.nn.stepwise import Pictures
 from sanac.shapes.prompts import Prompt, suite
 from sanac.shapes.render import render
 from sanac.shapes.scene import draw_scene

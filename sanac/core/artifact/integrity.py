@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sanac.core.artifact.model import OTHER_WEIGHTS, Model
+from sanac.core.artifact.model import OTHER_WEIGHTS
+from sanac.core.artifact.token_model import AnyModel
 from sanac.core.confined import ConfinedPath
 from sanac.core.file_copy import FileRecord, digest_file
 from sanac.core.progress import NULL_REPORTER, Reporter
@@ -34,7 +35,7 @@ class Finding:
     what: str
 
 
-def unread(model: Model) -> tuple[str, ...]:
+def unread(model: AnyModel) -> tuple[str, ...]:
     """Weight files in formats that the scan can't read."""
     return tuple(
         f"{part.name}/{path.name}"
@@ -44,7 +45,7 @@ def unread(model: Model) -> tuple[str, ...]:
     )
 
 
-def scan(model: Model, reporter: Reporter) -> tuple[Finding, ...]:
+def scan(model: AnyModel, reporter: Reporter) -> tuple[Finding, ...]:
     """All findings in all components, in constant memory."""
     refs = [(part.name, ref) for part in model.components if part.weights for ref in part.weights.stored]
     sealed = model.manifest.files if model.manifest else {}

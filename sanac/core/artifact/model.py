@@ -11,12 +11,13 @@ from sanac.core import json_files
 from sanac.core.artifact.manifest import Manifest, changed_after_sealing, check_sealed, read_manifest
 from sanac.core.artifact.schedule import SCHEDULE, Schedule, schedule_from_json
 from sanac.core.artifact.staging import UNFINISHED
-from sanac.core.checkpoint.locate import TINY, Located, inside
+from sanac.core.checkpoint.locate import BUNDLED, Located, inside
 from sanac.core.checkpoint.lora import Patch, parse_word, read_patches
 from sanac.core.checkpoint.weights import PTH_SUFFIXES, Weights, in_diffusers_names, open_file, open_folder
 from sanac.core.confined import ConfinedPath
-from sanac.core.errors import InvalidInput
+from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.family.architecture import TRANSFORMER_CLASS, Architecture, config_problems, recognise
+from sanac.core.family.showo import is_showo
 from sanac.core.file_copy import digest_file
 from sanac.core.safetensors_header import TensorRef
 
@@ -138,8 +139,8 @@ class Model:
             manifest = self.manifest
             sealed = {path: file.blake3 for path, file in manifest.files.items() if path not in manifest.added}
             return json_files.key_of(["artifact", manifest.key, sealed, *self.patch_identity])
-        full_hash = full_hash or self.located.name == TINY  # independent of installation path and time
-        parts = [[part.name, _identity(part, full_hash=full_hash)] for part in self.components]
+        full_hash = full_hash or self.located.name in BUNDLED  # independent of installation path and time
+        parts = [[part.name, identity_of(part, full_hash=full_hash)] for part in self.components]
         root: list[list[Any]] = [[path.name, digest_file(path)] for path in self.root_files]
         root += [[SCHEDULE, self.schedule.to_json()]] if self.schedule else []
         return json_files.key_of([*parts, *root, self.model_index, *self.patch_identity])
@@ -153,7 +154,8 @@ class Model:
         return json_files.key_of([tensors, *self.patch_identity])
 
 
-def _identity(part: Component, *, full_hash: bool) -> list[Any]:
+def identity_of(part: Component, *, full_hash: bool) -> list[Any]:
+    """What identifies a component's files."""
     weight_files = part.weights.files if part.weights else ()
     small: list[Any] = [[path.name, digest_file(path)] for path in part.files if path not in weight_files]
     if part.weights is None:
@@ -165,14 +167,14 @@ def _identity(part: Component, *, full_hash: bool) -> list[Any]:
     return small + part.weights.identity()
 
 
-def streaming_memory(model: Model) -> int:
-    """Bytes of memory for a job that streams this model without holding a tensor: mostly its parsed headers."""
-    headers = sum(len(header.raw) for part in model.components if part.weights for header in part.weights.headers)
+def streaming_memory(components: Sequence[Component]) -> int:
+    """Bytes of memory for a job that streams these components without holding a tensor: mostly its parsed headers."""
+    headers = sum(len(header.raw) for part in components if part.weights for header in part.weights.headers)
     return 100_000_000 + 20 * headers
 
 
 def open_model(located: Located) -> Model:
-    """Open a located model: a pipeline folder, a transformer folder, an artifact or a single file."""
+    """Open a located SANA model: a pipeline folder, a transformer folder, an artifact or a single file."""
     path = located.path
     if path.is_file():
         return _open_file(located, path, None)
@@ -186,6 +188,8 @@ def open_model(located: Located) -> Model:
         for folder in (path, path / "transformer"):
             if (folder / "config.json").is_file():
                 transformer = _component(located, "transformer", TRANSFORMER_CLASS, folder)
+                if is_showo(transformer.config):
+                    raise not_sana(located)
                 return _sealed(Model(located, "transformer", transformer, (), None, manifest))
     except OSError as error:
         raise InvalidInput(f"cannot read {path}", why=error.strerror or str(error)) from error
@@ -193,6 +197,14 @@ def open_model(located: Located) -> Model:
         f"{path} is not a model folder",
         why="it has neither model_index.json (a pipeline) nor config.json (a transformer)",
         hint="point at the folder that holds one of them, or at a .safetensors or .pth file",
+    )
+
+
+def not_sana(located: Located) -> UsageError:
+    """The error where a token generator was passed to what works on SANA only."""
+    return UsageError(
+        f"{located.name} is a token generator, and this works on SANA models only",
+        hint="inspect, generate, evaluate and bench take token generators",
     )
 
 

@@ -9,6 +9,7 @@ from sanac.core.artifact.engine_record import ENGINE, check_file
 from sanac.core.artifact.measurements import read_measurement
 from sanac.core.artifact.model import Component, Model
 from sanac.core.artifact.plan import Keep
+from sanac.core.artifact.token_model import TokenModel
 from sanac.core.checkpoint.weights import Weights
 from sanac.core.confined import ConfinedPath
 from sanac.core.family.architecture import dtype_counts, part_of, split_block, training_note
@@ -68,6 +69,51 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """The summary as printed by `--json`."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSummary:
+    """Everything `inspect` prints of a token generator, as data."""
+
+    name: str
+    kind: str
+    family: str
+    layers: int
+    width: int
+    words: int  # tokens of the text tokenizer
+    codes: int  # entries of the image tokenizer's codebook
+    image_tokens: int
+    image_side: int  # pixels
+    text_length: int
+    components: tuple[ComponentSummary, ...]
+    total: Amount
+    run_bytes: int  # all components at once, in 16 bits or as stored if that is less
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary as printed by `--json`."""
+        return asdict(self)
+
+
+def summarise_tokens(model: TokenModel) -> TokenSummary:
+    """The summary of a token generator, from file headers alone; InvalidInput if its parts don't fit each other."""
+    model.check()
+    shape = model.architecture
+    components = tuple(_component(part) for part in model.components)
+    return TokenSummary(
+        name=model.located.name,
+        kind=model.kind,
+        family="Show-o",
+        layers=shape.layers,
+        width=shape.width,
+        words=shape.words,
+        codes=shape.codes,
+        image_tokens=shape.image_tokens,
+        image_side=model.image_side,
+        text_length=shape.text_length,
+        components=components,
+        total=Amount(sum(c.amount.parameters for c in components), sum(c.amount.bytes for c in components)),
+        run_bytes=sum(_run_bytes(part) for part in model.components),
+    )
 
 
 def summarise(model: Model) -> Summary:

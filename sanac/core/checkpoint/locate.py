@@ -1,4 +1,4 @@
-"""Resolves the MODEL argument: a folder, a file, a hub id in the local cache, or the bundled sanac:tiny."""
+"""Resolves the MODEL argument: a folder, a file, a hub id in the local cache, or a bundled model."""
 
 import difflib
 import re
@@ -8,8 +8,9 @@ from pathlib import Path
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 
 DEFAULT_MODEL = "Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers"
-TINY = "sanac:tiny"
-_TINY_FOLDER = Path(__file__).resolve().parents[2] / "tiny" / "model"
+TINY, TOKENS = "sanac:tiny", "sanac:tokens"
+_PACKAGE = Path(__file__).resolve().parents[2] / "tiny"
+BUNDLED = {TINY: _PACKAGE / "model", TOKENS: _PACKAGE / "tokens" / "model"}  # models in this package
 _LONGEST_ID = 200  # characters
 _WEIGHT_FILES = (".safetensors", ".pth")
 _CACHED = re.compile(r"(?:^|/)models--([\w.-]+)(?:/|$)", re.ASCII)
@@ -27,8 +28,8 @@ class Located:
 
 def locate(text: str) -> Located:
     """Find MODEL (`text`) on this machine; never downloads."""
-    if text == TINY:
-        return _embedded()
+    if text in BUNDLED:
+        return _bundled(text)
     try:
         path = Path(text).expanduser()
     except RuntimeError as error:
@@ -69,22 +70,25 @@ def hub_id_of(name_or_path: str) -> str:
     return found if found and not _exists(Path(found)) else ""
 
 
-def _embedded() -> Located:
-    """The location of the bundled sanac:tiny."""
-    if not (_TINY_FOLDER / "model_index.json").is_file():
+def _bundled(name: str) -> Located:
+    """The location of a bundled model."""
+    folder = BUNDLED[name]
+    if not (folder / "transformer" / "config.json").is_file():
+        trainer = "sanac.tiny.train" if name == TINY else "sanac.tiny.tokens.train"
         raise MissingResource(
-            f"{TINY} is missing from this installation",
-            why=f"{_TINY_FOLDER} holds no model",
-            hint="reinstall sanac, or train the model again with: python -m sanac.tiny.train DIR (an hour or two)",
+            f"{name} is missing from this installation",
+            why=f"{folder} holds no model",
+            hint=f"reinstall sanac, or train the model again with: python -m {trainer} DIR (an hour or two)",
         )
-    return Located(_TINY_FOLDER, _TINY_FOLDER, TINY)
+    return Located(folder, folder, name)
 
 
 def _at(path: Path) -> Located:
     """The location of an existing path. A link into the hub's cache keeps its name: the blob behind it has none."""
     real, plain = path.resolve(), path.absolute()
-    if real == _TINY_FOLDER:
-        return _embedded()
+    for name, folder in BUNDLED.items():
+        if real == folder:
+            return _bundled(name)
     if real.is_file() and _boundary(plain) in real.parents:
         return Located(plain, _boundary(plain), _name_of(plain))
     return Located(real, _boundary(real), _name_of(real))
@@ -117,9 +121,9 @@ def _did_you_mean(path: Path) -> str:
         names = [entry.name for entry in path.parent.iterdir()]
     except OSError:
         names = []
-    close = difflib.get_close_matches(path.name, [*names, TINY], n=1)
-    if close == [TINY]:
-        return f"did you mean {TINY}?"
+    close = difflib.get_close_matches(path.name, [*names, *BUNDLED], n=1)
+    if close and close[0] in BUNDLED:
+        return f"did you mean {close[0]}?"
     if close:
         return f"did you mean {path.parent / close[0]}?"
     return "MODEL is a folder, a .safetensors or .pth file, or a hub id such as " + DEFAULT_MODEL

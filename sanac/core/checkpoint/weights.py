@@ -85,13 +85,14 @@ def open_file(path: Path, boundary: Path) -> Weights:
     """The tensors of one .safetensors or .pth file."""
     inside(boundary, path)
     if path.suffix in PTH_SUFFIXES:
-        return _open_pth(path)
+        return open_pickled(path, boundary)
     header = read_header(path)
     return Weights(header.tensors, (header,))
 
 
-def _open_pth(path: Path) -> Weights:
-    """The model's weights in a .pth file, which may also hold an EMA and an optimizer's state."""
+def open_pickled(path: Path, boundary: Path) -> Weights:
+    """The model's weights in a file of torch's own format, which may also hold an EMA and an optimizer's state."""
+    inside(boundary, path)
     contents = read_pth(path)
     name = next((name for name in _MODEL_GROUPS if name in contents.groups), None)
     if name is None:

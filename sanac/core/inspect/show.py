@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sanac.core.artifact.summary import Summary
+from sanac.core.artifact.summary import Summary, TokenSummary
 from sanac.core.units import bytes_text
 from sanac.core.view import Block, Line, Table
 
@@ -42,8 +42,22 @@ def show_summary(summary: Summary, *, scanned: bool, ancestry: str) -> Iterator[
         yield "scanned: every value is finite" + (", every digest is right" if summary.lineage else "")
 
 
-def _components(summary: Summary) -> Table:
-    quantized = summary.plain_bytes != summary.total.bytes
+def show_tokens(summary: TokenSummary, *, scanned: bool) -> Iterator[Block]:
+    """Family, sizes, components and memory of a token generator."""
+    yield Line(summary.family, "bold", f"  {summary.name}  ({summary.kind})")
+    yield f"{summary.layers} layers, width {summary.width}, prompts of {summary.text_length} tokens"
+    side = f"{summary.image_side} x {summary.image_side} pixels"
+    yield f"images of {side}: {summary.image_tokens} tokens of {summary.codes:,} codes"
+    yield ""
+    yield _components(summary)
+    yield ""
+    yield f"to run: {bytes_text(summary.run_bytes)} for all weights in 16 bits; activations not counted"
+    if scanned:
+        yield "scanned: every value is finite"
+
+
+def _components(summary: Summary | TokenSummary) -> Table:
+    quantized = isinstance(summary, Summary) and summary.plain_bytes != summary.total.bytes
     before = ("before",) if quantized else ()
     rows: list[tuple[str, ...]] = []
     for part in summary.components:
@@ -51,7 +65,8 @@ def _components(summary: Summary) -> Table:
         sizes = [part.plain_bytes, part.amount.bytes] if quantized else [part.amount.bytes]
         dtypes = ", ".join(part.dtypes) or "-"
         rows.append((part.name, part.class_name, count, *map(bytes_text, sizes), dtypes))
-    sizes = [summary.plain_bytes, summary.total.bytes] if quantized else [summary.total.bytes]
+    plain = sum(part.plain_bytes for part in summary.components)
+    sizes = [plain, summary.total.bytes] if quantized else [summary.total.bytes]
     rows.append(("total", "", f"{summary.total.parameters:,}", *map(bytes_text, sizes), ""))
     return Table(("component", "class"), ("parameters", *before, "on disk", "dtype"), tuple(rows))
 

@@ -210,7 +210,9 @@ class ArtifactJob:
         merged = max(
             (4 * self.model.weights.tensors[name].count for name in (*self.model.patches, *self.additions)), default=0
         )
-        memory = streaming_memory(self.model) + 5 * merged  # base, change, sum, result and the previous result, in fp32
+        memory = (
+            streaming_memory(self.model.components) + 5 * merged
+        )  # base, change, sum, result and the previous result, in fp32
         memory += max((part.memory for part in self.rewrites.values()), default=0)
         if self.post_process:
             written, memory = written + self.post_process.disk, max(memory, self.post_process.memory)

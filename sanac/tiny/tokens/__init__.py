@@ -1,0 +1,1 @@
+"""The bundled model sanac:tokens: a small Show-o, and its training."""

@@ -1,0 +1,1 @@
+"""A generator of image tokens: Show-o's masked prediction, beside SANA."""
