@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from sanac.api_methods import VerbMethods
 from sanac.console import ConsoleReporter, shows_progress
-from sanac.core.artifact.model import Model
+from sanac.core.artifact.token_model import AnyModel
 from sanac.core.check import Check
 from sanac.core.context import Context, Outcome, open_word
 from sanac.core.errors import CheckFailed
+from sanac.core.family.showo import ShowoArchitecture
 from sanac.core.settings import build, settings_of
 from sanac.verbs import Verb, make_context
 
@@ -79,9 +80,9 @@ class SanaModel(VerbMethods):
         self._context = context
 
     @cached_property
-    def opened(self) -> Model:
+    def opened(self) -> AnyModel:
         """The model's headers, configs and manifest."""
-        return self._context.open(self.word)
+        return self._context.open_any(self.word)
 
     @property
     def path(self) -> str:
@@ -90,8 +91,9 @@ class SanaModel(VerbMethods):
 
     @property
     def blocks(self) -> int:
-        """Number of transformer blocks."""
-        return self.opened.architecture.blocks
+        """Number of transformer blocks; of a token generator its layers."""
+        shape = self.opened.architecture
+        return shape.layers if isinstance(shape, ShowoArchitecture) else shape.blocks
 
     @property
     def size(self) -> int:
@@ -139,7 +141,7 @@ class SanaModel(VerbMethods):
     def _repr_html_(self) -> str:
         """Name, depth and size, for notebooks."""
         size = f"{self.size / 1e6:,.2f} MB"
-        return f"<code>{self.opened.located.name}</code>: {self.opened.architecture.title}, {size}"
+        return f"<code>{self.opened.located.name}</code>: {self.opened.title}, {size}"
 
 
 def _word_of(model: str | Path | SanaModel) -> str:
@@ -149,7 +151,7 @@ def _word_of(model: str | Path | SanaModel) -> str:
 def open(  # noqa: A001 (as a notebook reads it: sanac.open)
     model: str | Path | SanaModel, *, workspace: str | Path = WORKSPACE, progress: bool | None = None
 ) -> SanaModel:
-    """Open a model: a folder, a file, a hub id in the local cache, an artifact, or sanac:tiny.
+    """Open a model: a folder, a file, a hub id in the local cache, an artifact, sanac:tiny or sanac:tokens.
 
     Args:
         model: the model.

@@ -106,7 +106,7 @@ class VerbMethods:
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
             num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; schedule: 16; a budget: 8]
             timesteps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
-            guidance: Guidance scale.  [0 to 100; default: 4.5]
+            guidance: Guidance scale; of token generators Show-o's.  [0 to 100; default: 4.5; tokens 1.75]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
             precision: Precision of products; sums are fp32 or better.  [one of bf16, tf32, fp32; default: fp32; GPUs: the weights' bf16, or tf32]
             yes: Continue even if the estimate exceeds an hour.
@@ -182,7 +182,7 @@ class VerbMethods:
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
             num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; schedule: 16; a budget: 8]
             timesteps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
-            guidance: Guidance scale.  [0 to 100; default: 4.5]
+            guidance: Guidance scale; of token generators Show-o's.  [0 to 100; default: 4.5; tokens 1.75]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
             precision: Precision of products; sums are fp32 or better.  [one of bf16, tf32, fp32; default: fp32; GPUs: the weights' bf16, or tf32]
             yes: Continue even if the estimate exceeds an hour.
@@ -391,7 +391,7 @@ class VerbMethods:
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
             num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; schedule: 16; a budget: 8]
             timesteps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
-            guidance: Guidance scale.  [0 to 100; default: 4.5]
+            guidance: Guidance scale; of token generators Show-o's.  [0 to 100; default: 4.5; tokens 1.75]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
             precision: Precision of products; sums are fp32 or better.  [one of bf16, tf32, fp32; default: fp32; GPUs: the weights' bf16, or tf32]
             yes: Continue even if the estimate exceeds an hour.
@@ -459,7 +459,7 @@ class VerbMethods:
             embeddings: Encoded prompts that --save-embeddings wrote, instead of prompts.
             num_prompts: Number of prompts.  [at least 1; default: 100; search, gptq, int8, fp8: 32; schedule: 16; a budget: 8]
             timesteps: Sampler steps.  [1 to 1,000; default: 20, SANA-Sprint's 2]
-            guidance: Guidance scale.  [0 to 100; default: 4.5]
+            guidance: Guidance scale; of token generators Show-o's.  [0 to 100; default: 4.5; tokens 1.75]
             memory_limit: Maximum memory to use.  [default: 2GB; search, repair and gptq: more]
             precision: Precision of products; sums are fp32 or better.  [one of bf16, tf32, fp32; default: fp32; GPUs: the weights' bf16, or tf32]
             yes: Continue even if the estimate exceeds an hour.
@@ -586,6 +586,8 @@ class VerbMethods:
         images: int = ...,
         steps: int | None = ...,
         guidance: float = ...,
+        order: Literal["confidence", "halton"] = ...,
+        temperature: float = ...,
         batch: int = ...,
         backend: Literal["torch", "onnx", "onnx-trt", "onnx-rtx", "trt"] = ...,
         prompts_split: Literal["test", "tune"] = ...,
@@ -630,8 +632,10 @@ class VerbMethods:
         Settings:
             suite: shapes: the world that sanac:tiny was trained on; geneval: photographs of everyday objects; prompts: your own.  [one of shapes, geneval, prompts; required]
             images: Images to generate and judge; two per task at least.  [at least 12; default: 2048]
-            steps: Sampler steps.  [1 to 1,000; default: the schedule's, else 20, SANA-Sprint's 2]
-            guidance: Guidance scale.  [0 to 100; default: 4.5]
+            steps: Sampler steps.  [1 to 1,000; default: the schedule's, else 20; SANA-Sprint 2, tokens 18]
+            guidance: Guidance scale; of token generators Show-o's.  [0 to 100; default: 4.5; tokens 1.75]
+            order: Which tokens become known first: the surest, or in a fixed order.  [one of confidence, halton; default: confidence]
+            temperature: Noise in the order by confidence; 0: none.  [0 to 100; default: 1]
             batch: Images per batch.  [at least 1; default: 32; prompts: fewer of large images]
             backend: What computes: the weights, or what was exported.  [one of torch, onnx, onnx-trt, onnx-rtx, trt; default: torch]
             prompts_split: The prompts: choose settings on tune, report test.  [one of test, tune; default: test]
@@ -685,8 +689,8 @@ class VerbMethods:
             backend: Backends to time.  [one of torch, compile, onnx, onnx-trt, onnx-rtx, trt; default: torch, and onnx where graphs are]
             batch: Batch sizes.  [1 to 9,999; default: 1]
             rounds: Rounds; every model takes one turn in each.  [1 to 1,000; default: 5]
-            steps: Sampler steps.  [1 to 1,000; default: the schedule's, else 20, SANA-Sprint's 2]
-            guidance: Guidance scale.  [0 to 100; default: 4.5]
+            steps: Sampler steps.  [1 to 1,000; default: the schedule's, else 20; SANA-Sprint 2, tokens 18]
+            guidance: Guidance scale; of token generators Show-o's.  [0 to 100; default: 4.5; tokens 1.75]
             size: Width and height in pixels.  [default: the model's native size]
             tile: Decode in tiles of this side.  [at least 1]
             threads: Processor threads.  [at least 1; default: all]
@@ -752,6 +756,8 @@ class VerbMethods:
         n: int = ...,
         steps: int | None = ...,
         guidance: float = ...,
+        order: Literal["confidence", "halton"] = ...,
+        temperature: float = ...,
         size: str | None = ...,
         batch: int | None = ...,
         tile: int | None = ...,
@@ -784,8 +790,10 @@ class VerbMethods:
         Settings:
             prompts: The prompts.  [required]
             n: Images, or noises to search, per prompt.  [1 to 4,096; default: 1; 8 with --search]
-            steps: Sampler steps.  [1 to 1,000; default: the schedule's, else 20, SANA-Sprint's 2]
-            guidance: Guidance scale.  [0 to 100; default: 4.5]
+            steps: Sampler steps.  [1 to 1,000; default: the schedule's, else 20; SANA-Sprint 2, tokens 18]
+            guidance: Guidance scale; of token generators Show-o's.  [0 to 100; default: 4.5; tokens 1.75]
+            order: Which tokens become known first: the surest, or in a fixed order.  [one of confidence, halton; default: confidence]
+            temperature: Noise in the order by confidence; 0: none.  [0 to 100; default: 1]
             size: Width and height in pixels.  [default: the model's native size]
             batch: Images per batch.  [at least 1; default: as many as fit, at most 16]
             tile: Decode in tiles of this side: less memory.  [at least 1]

@@ -117,6 +117,34 @@ def pipeline(shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="session")
+def token_model(shared: Shared) -> Path:
+    """An untrained token generator of two layers and 4 x 4 tokens, in Show-o's names."""
+    return shared("token-model", build_token_model)
+
+
+def build_token_model(folder: Path, bits: int = 5, words: int = 0) -> None:
+    """Save a small token generator with other sizes where they are given."""
+    import torch
+
+    from sanac.core.family.magvit import Coder, MagvitArchitecture
+    from sanac.core.family.showo import ShowoArchitecture
+    from sanac.shapes.words import VOCABULARY
+    from sanac.tiny.tokens.build import SPECIALS, save
+    from sanac.tokens.image_tokenizer import ImageTokenizer
+    from sanac.tokens.transformer import MaskedTokenTransformer
+
+    torch.manual_seed(0)
+    coder = Coder((8, 8, 16), (1, 2, 1))
+    words = words or len(SPECIALS) + len(VOCABULARY)
+    shape = ShowoArchitecture(2, 32, 2, 64, words, 2**bits, image_tokens=16, text_length=20)
+    network = MaskedTokenTransformer(shape)
+    for name, weight in network.named_parameters():
+        if name.endswith(("proj.weight", "dense.weight", "fc1.weight", "fc2.weight", "lm_head.weight")):
+            torch.nn.init.normal_(weight, std=0.3)  # so that prompts and codes matter
+    save(folder, network, ImageTokenizer(MagvitArchitecture(bits, coder, coder, stem=8, groups=4)))
+
+
+@pytest.fixture(scope="session")
 def large_pictures(pipeline: Path, shared: Shared) -> Path:
     """The same pipeline as a model of 2K or 4K images: a position embedding is added to its latents."""
     import shutil

@@ -87,8 +87,8 @@ class StepwiseSana:
         shape = (1, pipeline.transformer.config.in_channels, height, width)
         generators = [torch.Generator().manual_seed(noise.seed) for noise in noises]
         drawn = [torch.randn(shape, generator=one) for one in generators]
-        turned = [turned(one, noise) for one, noise in zip(drawn, noises, strict=True)]
-        latents = torch.cat(turned).to(self.generator.device)
+        begun = [turned(one, noise) for one, noise in zip(drawn, noises, strict=True)]
+        latents = torch.cat(begun).to(self.generator.device)
         sampler = self._sampler(generators)
         if guesses is not None:
             sampler.begin(step)

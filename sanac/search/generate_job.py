@@ -29,7 +29,7 @@ from sanac.runtime.generate import (
     write_picture,
 )
 from sanac.runtime.image_files import made_folder, metadata_text, read_metadata, read_picture, save_sheet
-from sanac.search.generators import Generator, any_batch, any_sampling, open_any_generator
+from sanac.search.generators import Generator, Stepwise, any_batch, any_sampling, open_any_generator
 from sanac.search.open_search import calibrate, open_search, plan_search
 from sanac.search.pool import Candidate, Found, Origin
 from sanac.search.searcher import Searcher, SearchJournal, found_json
@@ -123,7 +123,7 @@ def _search(model: AnyModel, settings: GenerateSettings, sampling: GenerationSet
         searcher = open_search(model, generator, settings, settings.verifier, plan, sampling, files.candidates)
         searcher.check(len(requests))
         calibrate(searcher, model, settings, settings.verifier, requests, context.reporter)
-        if searcher.drafting:
+        if isinstance(searcher.drafting, Stepwise):
             drafting = open_any_model(locate(settings.draft)) if settings.draft else model
             backend = "torch" if settings.draft else settings.backend
             files = replace(files, drafted=model_metadata(drafting, searcher.drafting.sampling, backend))

@@ -121,6 +121,7 @@ def calibrate(
     knowing = any(word.partition(":")[0] in {"shapes", "atoms"} for word in (*words, settings.previews or ""))
     chosen = usual if not knowing or all(one.task for one in usual) else list(requests[:PROMPTS])
     stepwise = searcher.generator
+    assert isinstance(stepwise, Stepwise)
     about = [model.identity(), stepwise.sampling.to_json(), stepwise.device]
     clarity = known_clarity(stepwise, searcher.judge, chosen, searcher.plan.batch, about, reporter)
     reporter.detail(f"previews are clear from step {clarity.start} on")

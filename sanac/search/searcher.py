@@ -13,10 +13,9 @@ from sanac.core import json_files
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.judge.verifier import Picture, Request
-from sanac.nn.stepwise import Noise
+from sanac.nn.stepwise import Noise, StepwiseGenerator
 from sanac.search.budget import COUNTED, Budget
 from sanac.search.generator_search import GeneratorSearch, Keep, Known
-from sanac.search.generators import Stepwise
 from sanac.search.judging import SearchJudge
 from sanac.search.pool import Candidate, Dropped, Found, Origin, forwards, origin_of
 from sanac.search.strategies import SearchPlan
@@ -28,11 +27,11 @@ Counts = Mapping[str, int]
 class Searcher:
     """Generator, judge, plan and budget of a search."""
 
-    generator: Stepwise
+    generator: StepwiseGenerator
     judge: SearchJudge
     plan: SearchPlan
     budget: Budget = field(default_factory=Budget)
-    drafting: Stepwise | None = None
+    drafting: StepwiseGenerator | None = None
 
     def check(self, images: int) -> None:
         """UsageError if the budget doesn't pay for so many images."""

@@ -127,12 +127,12 @@ class TokenBench:
             raise UsageError(f"{model.located.name} has nothing exported", hint=f"--backend torch,{COMPILE}")
         self.generator = open_token_generator(model, task.device)
         self.clock = Clock(self.generator.device)
-        networks = self.generator.networks
-        transformer, images = networks.transformer, networks.images
+        transformer: Any = self.generator.networks.transformer
+        images: Any = self.generator.networks.images
         predict = torch.compile(transformer.forward) if task.backend == COMPILE else transformer.forward
         decode = images.decode
-        vars(transformer)["forward"] = lambda *given: self.clock.timed("transformer", lambda: predict(*given))
-        vars(images)["decode"] = lambda *given: self.clock.timed("decoder", lambda: decode(*given))
+        transformer.forward = lambda *given: self.clock.timed("transformer", lambda: predict(*given))
+        images.decode = lambda *given: self.clock.timed("decoder", lambda: decode(*given))
         guidance = SCALE if task.guidance is None else task.guidance
         self.sampling = TokenSampling(task.steps or STEPS, guidance, size=task.size, tile=task.tile)
 

@@ -64,6 +64,11 @@ class Model:
         return found
 
     @property
+    def title(self) -> str:
+        """The name of its architecture."""
+        return self.architecture.title
+
+    @property
     def weights(self) -> Weights:
         """The transformer's weights."""
         if self.transformer.weights is None:

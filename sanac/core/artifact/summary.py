@@ -102,7 +102,7 @@ def summarise_tokens(model: TokenModel) -> TokenSummary:
     return TokenSummary(
         name=model.located.name,
         kind=model.kind,
-        family="Show-o",
+        family=model.title,
         layers=shape.layers,
         width=shape.width,
         words=shape.words,

@@ -35,6 +35,7 @@ class TokenModel:
     text_tokenizer: Component
 
     kind = "token generator"
+    title = "Show-o"
     manifest = None  # sanac makes no artifacts of these
     schedule = None
 
