@@ -29,6 +29,7 @@ class Verb:
     run: str  # its job: (word, settings, context) -> Outcome
     models: str = "one"  # source: the workspace's source if none is named; newest: its newest artifact
     argument: str = "MODEL"
+    takes_tokens: bool = False  # whether its models may be token generators
     before: str = ""  # checks before the job: (word, settings, context) -> None
     ready: str = ""  # whether what it needs is installed, before any stage of a recipe runs: (settings) -> None
     after: tuple[str, ...] = ()  # what reads its outcome: (outcome, settings, context) -> Outcome
@@ -70,6 +71,7 @@ VERBS = {
             "What a checkpoint is: family, blocks, bytes, lineage.",
             "sanac.core.inspect.settings:InspectSettings",
             "sanac.core.inspect.job:run",
+            takes_tokens=True,
         ),
         Verb(
             "convert",
@@ -168,6 +170,7 @@ VERBS = {
             "Are the images good?",
             "sanac.verify.evaluate_settings:EvaluateSettings",
             "sanac.verify.evaluate_job:run",
+            takes_tokens=True,
             cost="sanac.verify.cost:evaluate",
         ),
         Verb(
@@ -175,6 +178,7 @@ VERBS = {
             "How fast, how much memory?",
             "sanac.verify.settings:BenchSettings",
             "sanac.verify.bench_job:run",
+            takes_tokens=True,
             models="several",
             cost="sanac.verify.cost:bench",
             result="measurements/bench.json",
@@ -200,6 +204,7 @@ VERBS = {
             "Images from prompts.",
             "sanac.search.settings:GenerateSettings",
             "sanac.search.generate_job:run",
+            takes_tokens=True,
         ),
         Verb(
             "ls",

@@ -72,10 +72,10 @@ def _models(verb: Verb) -> list[click.Parameter]:
     optional = verb.models in {"source", "newest"}
     if verb.models == "none":
         return []
+    kind = Word("dir", path="dir") if verb.argument == "DIR" else model_word(any_kind=verb.takes_tokens)
     if verb.models == "several":
-        return [click.Argument(["models"], nargs=-1, required=False, metavar=f"{verb.argument}...", type=model_word())]
+        return [click.Argument(["models"], nargs=-1, required=False, metavar=f"{verb.argument}...", type=kind)]
     metavar = f"[{verb.argument}]" if optional else verb.argument
-    kind = Word("dir", path="dir") if verb.argument == "DIR" else model_word()
     return [click.Argument(["models"], required=False, metavar=metavar, type=kind)]
 
 

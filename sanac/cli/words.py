@@ -53,9 +53,9 @@ class SettingWord(Word):
         ]
 
 
-def model_word(name: str = "model") -> Word:
-    """A model: a bundled one, a folder or a file."""
-    return Word(name, BUNDLED, path="file")
+def model_word(name: str = "model", *, any_kind: bool = False) -> Word:
+    """A model: a bundled one, a folder or a file; with `any_kind` also a token generator."""
+    return Word(name, BUNDLED if any_kind else (TINY,), path="file")
 
 
 class RecipeWord(Word):

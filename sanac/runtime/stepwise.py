@@ -157,6 +157,11 @@ class SanaInProgress:
         """The prompts' own embeddings (rows, tokens, width), and their mask."""
         return self.caption[-1], self.mask[-1]
 
+    @property
+    def condition(self) -> dict[str, Tensor]:
+        """What the transformer reads of the prompts (rows, ...), for training on the images."""
+        return {"embeddings": self.caption[-1], "mask": self.mask[-1]}
+
     def _level(self, step: int) -> float:
         return float(self.sampler.timestep(step)) / self.guidance.timesteps
 

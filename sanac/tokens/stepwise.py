@@ -115,6 +115,11 @@ class TokensInProgress:
         """The codes that the last step drew."""
         return [] if self.guess is None else list(self.guess)
 
+    @property
+    def condition(self) -> dict[str, Tensor]:
+        """What the transformer reads of the prompts (rows, ...), for training on the images."""
+        return {"text": self.text}
+
     def _share(self, step: int) -> float:
         order = self.owner.unmasking
         return float(order.masked[step] / order.tokens)

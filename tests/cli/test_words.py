@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sanac.run.bundled import names
+from sanac.verbs import VERBS
 
 SCHEMES = ("int8-wo", "int4-wo", "fp8-wo")
 
@@ -31,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "words", [("inspect",), ("prune",), ("verify", "a", "--against"), ("bench", "a"), ("finetune", "--teacher")]
+    "words", [("convert",), ("prune",), ("verify", "a", "--against"), ("compare", "a"), ("finetune", "--teacher")]
 )
 def test_models(words: tuple[str, ...], folder: Path) -> None:
     offered = complete(folder, "sanac", *words, "")
@@ -93,3 +94,9 @@ def test_no_framework_is_loaded(words: str, folder: Path) -> None:
         [sys.executable, "-c", code], cwd=folder, env=os.environ | asked, capture_output=True, text=True, check=True
     )
     assert "plain," in done.stdout
+
+
+@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.takes_tokens])
+def test_token_generators_are_offered_where_they_are_taken(verb: str, folder: Path) -> None:
+    words = ("--suite", "shapes") if verb == "evaluate" else ()
+    assert complete(folder, "sanac", verb, *words, "sanac:") == ["plain,sanac:tiny", "plain,sanac:tokens"]

@@ -1,0 +1,49 @@
+"""Opens the training side of a model, SANA or a token generator."""
+
+import torch
+
+from sanac.core.artifact.completeness import check_complete
+from sanac.core.artifact.model import Model
+from sanac.core.artifact.token_model import AnyModel
+from sanac.core.errors import UsageError
+from sanac.finetune.lora import add_lora
+from sanac.finetune.student import open_student
+from sanac.nn.guidance import config_of, guidance_of
+from sanac.nn.pipeline_config import scheduler_of
+from sanac.nn.stock_loading import load_component
+from sanac.reinforce.flow_learner import FlowLearner
+from sanac.reinforce.learner import Learner
+from sanac.reinforce.token_learner import TokenLearner
+from sanac.tokens.networks import open_networks
+from sanac.train.flow_matching import Times
+
+
+def open_learner(model: AnyModel, device: torch.device, lora: int | None = None, seed: int = 0) -> Learner:
+    """A trainable network with the model's weights, and its decoder; UsageError for models that can't learn so."""
+    if isinstance(model, Model):
+        return _flow(model, device, lora, seed)
+    if lora:
+        raise UsageError(
+            f"--lora can't be used with {model.located.name}",
+            why="token generators are trained whole",
+            hint="no --lora",
+        )
+    networks = open_networks(model, str(device))
+    network = networks.transformer.float().train().requires_grad_(requires_grad=True)
+    return TokenLearner(network, networks.images, networks.transformer.architecture)
+
+
+def _flow(model: Model, device: torch.device, lora: int | None, seed: int) -> FlowLearner:
+    if model.architecture.guidance:
+        raise UsageError(
+            f"{model.located.name} can't be reinforced",
+            why="SANA-Sprint is distilled to few steps: it predicts where a step ends, not the velocity of the flow",
+        )
+    check_complete(model)
+    student = open_student(model, device, torch.float32)
+    if lora:
+        add_lora(student, model.architecture, lora, seed)
+    vae = load_component(model, "vae", torch.float32).to(device).requires_grad_(requires_grad=False)
+    scheduler = scheduler_of(model)
+    shift = float(scheduler.get("flow_shift", scheduler.get("shift", 3.0)))
+    return FlowLearner(student, vae, guidance_of(config_of(model)).timesteps, Times(shift=shift))

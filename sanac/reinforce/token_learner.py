@@ -1,0 +1,62 @@
+"""Training of a token model on samples: the mean -log p of masked codes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from sanac.core.family.showo import ShowoArchitecture
+from sanac.reinforce.learner import Condition, Noising, repeated
+from sanac.reinforce.losses.prediction import Prediction
+from sanac.tokens.image_tokenizer import ImageTokenizer
+
+
+@dataclass
+class TokenLearner:
+    """A transformer that predicts masked codes, and the decoder of its codes."""
+
+    network: nn.Module
+    tokenizer: ImageTokenizer
+    architecture: ShowoArchitecture
+
+    @property
+    def identity(self) -> str:
+        """What the errors depend on besides network and samples."""
+        return "masked tokens"
+
+    def draw(self, shape: Sequence[int], prompts: int, generator: torch.Generator) -> Noising:
+        """Masks of a share cos(pi u / 2) of the tokens, at least one."""
+        (tokens,) = shape
+        share = torch.cos(math.pi / 2 * torch.rand(prompts, generator=generator))
+        count = (share * tokens).floor().clamp(min=1)
+        ranks = torch.rand(prompts, tokens, generator=generator).argsort(dim=1).argsort(dim=1)
+        return Noising(count / tokens, ranks < count[:, None])
+
+    def predict(self, network: nn.Module, samples: Tensor, condition: Condition, noising: Noising) -> Prediction:
+        """L = mean over masked tokens of -log p(code)."""
+        rows, count = samples.shape[:2]
+        masked = repeated(noising.noise.to(samples.device), count)
+        codes = samples.flatten(0, 1).long()
+        shape = self.architecture
+        image = torch.where(masked, shape.mask, codes + shape.first_code)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward takes five times as long on a CPU
+            logits = network(repeated(condition["text"], count).to(samples.device), image).float()
+        codes, masked, logits = (one.unflatten(0, (rows, count)) for one in (codes, masked, logits))
+        log = logits.log_softmax(dim=-1)
+        share = masked / masked.sum(dim=-1, keepdim=True)
+        error = -(log.gather(-1, codes[..., None])[..., 0] * share).sum(dim=-1)
+        missed = log.detach().exp() - nn.functional.one_hot(codes, shape.codes)
+        return Prediction(error, missed * share[..., None], logits)
+
+    def images(self, prediction: Prediction, samples: Tensor, noising: Noising) -> Tensor:
+        """Decoded mean signs of the predicted codes, where they are masked, and the samples' own signs elsewhere."""
+        logits, codes = prediction.output.flatten(0, 1), samples.flatten(0, 1).long()
+        signs = self.tokenizer.quantize.embedding
+        masked = repeated(noising.noise.to(samples.device), samples.shape[1])[..., None]
+        channels = torch.where(masked, logits.softmax(dim=-1) @ signs, signs[codes])
+        side = self.architecture.side
+        found: Tensor = self.tokenizer.decoder(channels.transpose(1, 2).unflatten(2, (side, side)))
+        return found

@@ -1,0 +1,238 @@
+"""The errors of both kinds of generator: their slopes, what they share within a prompt, and the reward's gradient."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sanac.core.artifact.model import open_model
+from sanac.core.artifact.token_model import TokenModel, open_any_model
+from sanac.core.checkpoint.locate import locate
+from sanac.core.confined import ConfinedPath
+from sanac.core.errors import InvalidInput
+from sanac.core.progress import NULL_REPORTER
+from sanac.judge.preview_judge import JudgeShape, PreviewJudge
+from sanac.nn.stock_loading import load_component
+from sanac.reinforce.flow_learner import FlowLearner
+from sanac.reinforce.groups import Group, Samples, group_file, load_group, save_group
+from sanac.reinforce.learner import Learner, stacked
+from sanac.reinforce.losses.dgpo import LARGEST
+from sanac.reinforce.reinforce_task import Objective, ReinforceTask
+from sanac.reinforce.reward_guidance import RewardGuidance, frozen
+from sanac.reinforce.token_learner import TokenLearner
+from sanac.shapes.words import VOCABULARY
+from sanac.tokens.networks import open_networks
+from sanac.train.loop import Callbacks, Settings, train
+from sanac.train.schedule import Schedule
+
+PROMPTS = ("a red circle", "two blue squares", "a green cross")
+
+
+def flow(pipeline: Path) -> FlowLearner:
+    model = open_model(locate(str(pipeline)))
+    network, vae = (load_component(model, name, torch.float32) for name in ("transformer", "vae"))
+    return FlowLearner(network.train(), vae.requires_grad_(requires_grad=False), timesteps=1000)
+
+
+def tokens(token_model: Path) -> TokenLearner:
+    model = open_any_model(locate(str(token_model)))
+    assert isinstance(model, TokenModel)
+    networks = open_networks(model, "cpu")
+    network = networks.transformer.train().requires_grad_(requires_grad=True)
+    return TokenLearner(network, networks.images, networks.transformer.architecture)
+
+
+def group(learner: Learner, prompt: str, scores: tuple[float, ...], seed: int) -> Group:
+    generator = torch.Generator().manual_seed(seed)
+    count = len(scores)
+    if isinstance(learner, TokenLearner):
+        samples = torch.randint(32, (count, 16), generator=generator).short()
+        shape = learner.architecture
+        text = torch.tensor([shape.marker("pad")] * 15 + [shape.marker("t2i"), 1, 3 + seed, 5, 9, 0])
+        return Group(prompt, tuple(range(count)), scores, samples, {"text": text})
+    samples = torch.randn(count, 16, 4, 4, generator=generator)
+    length = 5 + seed
+    condition = {"embeddings": torch.randn(length, 64, generator=generator), "mask": torch.ones(length)}
+    return Group(prompt, tuple(range(count)), scores, samples, condition)
+
+
+@pytest.fixture(params=["flow", "tokens"])
+def learner(request: pytest.FixtureRequest, pipeline: Path, token_model: Path) -> Learner:
+    return flow(pipeline) if request.param == "flow" else tokens(token_model)
+
+
+def groups(learner: Learner) -> tuple[Group, ...]:
+    scores = ((0.9, 0.1, 0.5, 0.2), (0.3, 0.8, 0.1, 0.1), (0.5, 0.5, 0.5, 0.5))
+    return tuple(group(learner, *one, seed) for seed, one in enumerate(zip(PROMPTS, scores, strict=True)))
+
+
+def drawn(learner: Learner) -> tuple[torch.Tensor, dict[str, torch.Tensor], object]:
+    some = groups(learner)
+    samples = torch.stack([one.samples for one in some])
+    noising = learner.draw(samples.shape[2:], len(some), torch.Generator().manual_seed(3))
+    return samples, stacked([one.condition for one in some]), noising
+
+
+def test_the_slope_is_the_derivative_by_the_output(learner: Learner) -> None:
+    samples, condition, noising = drawn(learner)
+    found = learner.predict(learner.network, samples, condition, noising)
+    assert found.error.shape == (3, 4)
+    (slope,) = torch.autograd.grad(found.error.sum(), found.output)
+    torch.testing.assert_close(found.slope, slope, atol=1e-6, rtol=1e-4)
+
+
+def test_each_sample_has_its_own_error_whatever_is_beside_it(learner: Learner) -> None:
+    samples, condition, noising = drawn(learner)
+    with torch.no_grad():
+        whole = learner.predict(learner.network, samples, condition, noising).error
+        some = learner.predict(learner.network, samples[:, 1:3], condition, noising).error
+    torch.testing.assert_close(whole[:, 1:3], some, atol=1e-5, rtol=1e-4)
+
+
+def test_samples_that_are_alike_have_equal_errors(learner: Learner) -> None:
+    """Noise level, noise and mask belong to the prompt."""
+    samples, condition, noising = drawn(learner)
+    alike = samples[:, :1].expand_as(samples)
+    with torch.no_grad():
+        error = learner.predict(learner.network, alike, condition, noising).error
+    torch.testing.assert_close(error, error[:, :1].expand_as(error), atol=1e-5, rtol=1e-4)
+
+
+def judge() -> PreviewJudge:
+    torch.manual_seed(1)
+    network = PreviewJudge(JudgeShape(VOCABULARY, side=16, width=16, heads=2, encoder_layers=1, decoder_layers=1))
+    return frozen(network, torch.device("cpu"))
+
+
+def test_the_reward_has_a_gradient_and_it_points_the_right_way(learner: Learner) -> None:
+    """A small step along it raises the judge's probability of the very same noised samples."""
+    samples, condition, noising = drawn(learner)
+    reward = RewardGuidance(judge(), 1.0)
+
+    def lost() -> torch.Tensor:
+        found = learner.predict(learner.network, samples, condition, noising)
+        return reward.loss(learner, found, samples, PROMPTS, noising)
+
+    before = lost()
+    before.backward()
+    weights = [weight for weight in learner.network.parameters() if weight.grad is not None]
+    size = torch.stack([weight.grad.norm() for weight in weights]).norm()
+    assert size > 1e-6
+    with torch.no_grad():
+        for weight in weights:
+            weight.sub_(1e-3 / size * weight.grad)
+    assert float(lost().detach()) < float(before.detach())
+    assert not any(weight.requires_grad for weight in reward.judge.parameters())
+
+
+def test_images_are_the_decoded_samples_where_nothing_is_hidden(token_model: Path) -> None:
+    learner = tokens(token_model)
+    samples, condition, noising = drawn(learner)
+    found = learner.predict(learner.network, samples, condition, noising)
+    none = type(noising)(noising.level, torch.zeros_like(noising.noise))
+    images = learner.images(found, samples, none)
+    torch.testing.assert_close(images, learner.tokenizer.decode(samples.flatten(0, 1).long(), 4))
+
+
+def task(learner: Learner, loss: str, **how: object) -> ReinforceTask:
+    reference = copy.deepcopy(learner.network)
+    samples = Samples({"verifier": "hand"}, groups(learner))
+    return ReinforceTask(learner, reference, samples, Objective(loss, beta=20.0, **how), batch_size=4)
+
+
+LOSSES = ("rft", "dpo", "dgpo")
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("loss", [*LOSSES, "nft"])
+def test_training_prefers_what_scored_better(learner: Learner, loss: str, tmp_path: Path) -> None:
+    if loss == "nft" and isinstance(learner, TokenLearner):
+        return
+    found = task(learner, loss)
+    assert len(found.groups) == 2 + (loss == "rft"), "the third prompt's samples score alike, and are accepted"
+    samples, condition, noising = drawn(learner)
+
+    def preference() -> float:
+        with torch.no_grad():
+            error = learner.predict(learner.network, samples, condition, noising).error
+        return float((error[0, 1] - error[0, 0]) + (error[1, 2] - error[1, 1]))
+
+    before = preference()
+    plan = Settings(Schedule(5e-4, 12, warmup=1), average=0.0, weight_decay=0.0)
+    train(found, plan, ConfinedPath(tmp_path), NULL_REPORTER)
+    assert preference() > before
+
+
+class Stopped(Exception):
+    """What ends a training in the middle."""
+
+
+def stopped_at(last: int) -> Callbacks:
+    def stop(step: int, _weights: object) -> None:
+        if step == last:
+            raise Stopped
+
+    return Callbacks(stepped=stop)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_killed_and_continued_is_the_same_training(learner: Learner, tmp_path: Path) -> None:
+    plan = Settings(Schedule(1e-3, 6, warmup=1), average=0.9, save_every=1)
+
+    def trained(folder: str, callbacks: Callbacks) -> dict[str, torch.Tensor]:
+        run = task(copy.deepcopy(learner), "dpo")
+        return train(run, plan, ConfinedPath(tmp_path / folder), NULL_REPORTER, callbacks)["transformer"]
+
+    whole = trained("whole", Callbacks())
+    with pytest.raises(Stopped):
+        trained("stopped", stopped_at(4))
+    continued = trained("stopped", Callbacks())
+    assert all(torch.equal(continued[name], value) for name, value in whole.items())
+
+
+def test_prompts_of_equal_scores_leave_nothing_to_compare(learner: Learner) -> None:
+    alike = Samples({}, tuple(group(learner, PROMPTS[0], (0.2, 0.2), seed) for seed in range(2)))
+    for loss in LOSSES:
+        with pytest.raises(InvalidInput, match=f"nothing to learn with --loss {loss}"):
+            ReinforceTask(learner, nn.Identity(), alike, Objective(loss, 1.0))
+
+
+def test_easy_prompts_dont_prevail() -> None:
+    one = Group("a", (0, 1, 2, 3), (0.6, 0.9, 0.7, 0.1), torch.zeros(4, 1), {})
+    assert one.accepted(0.5, 2) == (1, 2)
+    assert one.accepted(0.95, 2) == ()
+    assert one.pair == (1, 3)
+
+
+def test_groups_are_kept_in_files(learner: Learner, tmp_path: Path) -> None:
+    home = ConfinedPath(tmp_path)
+    (tmp_path / "groups").mkdir()
+    (first, *_) = groups(learner)
+    save_group(first, home, 3)
+    found = load_group(home, 3)
+    assert (found.prompt, found.seeds, found.scores) == (first.prompt, first.seeds, first.scores)
+    assert torch.equal(found.samples, first.samples)
+    assert all(torch.equal(found.condition[name], value) for name, value in first.condition.items())
+    file = group_file(home, 3).path
+    for damage in (b"", file.read_bytes()[:-9], b"\xff" * 200):
+        file.write_bytes(damage)
+        with pytest.raises(InvalidInput, match="holds no judged samples"):
+            load_group(home, 3)
+
+
+def test_damaged_groups_are_refused(learner: Learner, tmp_path: Path) -> None:
+    home = ConfinedPath(tmp_path)
+    (tmp_path / "groups").mkdir()
+    (first, *_) = groups(learner)
+    for number, wrong in enumerate(
+        (
+            Group(first.prompt, first.seeds[:-1], first.scores, first.samples, first.condition),
+            Group(first.prompt, first.seeds, (*first.scores[:-1], float("nan")), first.samples, first.condition),
+        )
+    ):
+        save_group(wrong, home, number)
+        with pytest.raises(InvalidInput, match=r"is damaged|is not valid JSON"):
+            load_group(home, number)
+    assert LARGEST == 5
