@@ -123,6 +123,17 @@ VERBS = {
             writes_artifact=True,
         ),
         Verb(
+            "reinforce",
+            "A model taught by its own judge.",
+            "sanac.reinforce.settings:ReinforceSettings",
+            "sanac.reinforce.job:run",
+            models="newest",
+            takes_tokens=True,
+            cost="sanac.reinforce.cost:reinforce",
+            result="sanac.json",
+            writes_artifact=True,
+        ),
+        Verb(
             "quantize",
             "Fewer bits per weight.",
             "sanac.quantize.settings:QuantizeSettings",

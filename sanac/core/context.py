@@ -14,7 +14,16 @@ from sanac.core.errors import MissingResource, UsageError
 from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.core.view import Show, nothing
 
-ORDER = ("convert", "prune", "grow", "finetune", "quantize", "schedule", "export")  # of the stages that write artifacts
+ORDER = (
+    "convert",
+    "prune",
+    "grow",
+    "finetune",
+    "reinforce",
+    "quantize",
+    "schedule",
+    "export",
+)  # of the stages that write artifacts
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,9 @@
 """Opens the training side of a model, SANA or a token generator."""
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from sanac.core.artifact.completeness import check_complete
 from sanac.core.artifact.model import Model
@@ -18,10 +21,15 @@ from sanac.tokens.networks import open_networks
 from sanac.train.flow_matching import Times
 
 
-def open_learner(model: AnyModel, device: torch.device, lora: int | None = None, seed: int = 0) -> Learner:
-    """A trainable network with the model's weights, and its decoder; UsageError for models that can't learn so."""
+def open_learner(
+    model: AnyModel, device: torch.device, weights: Mapping[str, Tensor], lora: int | None = None, seed: int = 0
+) -> Learner:
+    """A trainable network with the model's weights, or those that replace them, and its decoder.
+
+    UsageError for models that can't learn so.
+    """
     if isinstance(model, Model):
-        return _flow(model, device, lora, seed)
+        return _flow(model, device, weights, lora, seed)
     if lora:
         raise UsageError(
             f"--lora can't be used with {model.located.name}",
@@ -30,10 +38,13 @@ def open_learner(model: AnyModel, device: torch.device, lora: int | None = None,
         )
     networks = open_networks(model, str(device))
     network = networks.transformer.float().train().requires_grad_(requires_grad=True)
+    network.load_state_dict(dict(weights), strict=False)
     return TokenLearner(network, networks.images, networks.transformer.architecture)
 
 
-def _flow(model: Model, device: torch.device, lora: int | None, seed: int) -> FlowLearner:
+def _flow(
+    model: Model, device: torch.device, weights: Mapping[str, Tensor], lora: int | None, seed: int
+) -> FlowLearner:
     if model.architecture.guidance:
         raise UsageError(
             f"{model.located.name} can't be reinforced",
@@ -41,6 +52,7 @@ def _flow(model: Model, device: torch.device, lora: int | None, seed: int) -> Fl
         )
     check_complete(model)
     student = open_student(model, device, torch.float32)
+    student.load_state_dict(dict(weights), strict=False)
     if lora:
         add_lora(student, model.architecture, lora, seed)
     vae = load_component(model, "vae", torch.float32).to(device).requires_grad_(requires_grad=False)

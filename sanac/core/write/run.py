@@ -18,7 +18,7 @@ from sanac.core.write.in_place import add, is_complete
 from sanac.core.write.job import ArtifactJob
 from sanac.core.write.settings import StageSettings
 
-_MOVES_NO_BLOCK = ("finetune", "quantize", "schedule")
+_MOVES_NO_BLOCK = ("finetune", "reinforce", "quantize", "schedule")
 _CHANGES_NO_VALUE = ("convert", "export")
 Sizes = Mapping[str, tuple[int, int]]  # bytes of each component's weights, before and after
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sanac.core.artifact.model import open_model
-from sanac.core.checkpoint.locate import NotDownloaded, inside, locate
+from sanac.core.checkpoint.locate import BUNDLED, NotDownloaded, inside, locate
 from sanac.core.errors import InvalidInput, MissingResource, SanacError, UsageError
 
 REPO = "some-org/some.model"
@@ -111,17 +111,21 @@ def test_inside(tmp_path: Path) -> None:
             inside(tmp_path, tmp_path / bad)
 
 
-def test_the_embedded_model_is_part_of_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found = locate("sanac:tiny")
-    assert (found.path / "model_index.json").is_file()
-    assert (found.name, found.boundary) == ("sanac:tiny", found.path)
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_bundled_models_are_part_of_the_package(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = locate(name)
+    assert (found.path / "transformer" / "config.json").is_file()
+    assert (found.name, found.boundary) == (name, found.path)
     assert locate(str(found.path)) == found, "a lineage that leads there knows it by its name"
-    monkeypatch.setattr("sanac.core.checkpoint.locate._TINY_FOLDER", tmp_path / "tiny")
+    monkeypatch.setitem(BUNDLED, name, tmp_path / "tiny")
     with pytest.raises(MissingResource, match="missing from this installation"):
-        locate("sanac:tiny")
+        locate(name)
 
 
 def test_the_bundled_model_is_suggested_for_a_slip() -> None:
     with pytest.raises(SanacError) as caught:
         locate("sanac:tny")
     assert caught.value.hint == "did you mean sanac:tiny?"
+    with pytest.raises(SanacError) as caught:
+        locate("sanac:token")
+    assert caught.value.hint == "did you mean sanac:tokens?"
