@@ -59,13 +59,13 @@ MODELS = {"tokens": TokenSampling(batch=64), "six": GenerationSettings(batch=128
 UPDATES = 100
 HOW: Mapping[str, Mapping[str, Mapping[str, Any]]] = {  # chosen on tuning prompts
     "six": {
-        "RFT": {"loss": "rft", "learning_rate": 3e-4},
-        "DPO": {"loss": "dpo", "learning_rate": 1e-4, "beta": 100.0},
-        "iterated DPO": {"loss": "dpo", "learning_rate": 1e-4, "beta": 100.0, "rounds": 2},
+        "RFT": {"loss": "rft", "learning_rate": 1e-4},
+        "DPO": {"loss": "dpo", "learning_rate": 1e-4, "beta": 30.0},
+        "iterated DPO": {"loss": "dpo", "learning_rate": 1e-4, "beta": 30.0, "rounds": 2},
         "iterated DPO, guided by the judge": {
             "loss": "dpo",
             "learning_rate": 1e-4,
-            "beta": 100.0,
+            "beta": 30.0,
             "rounds": 2,
             "reward": 0.1,
         },
@@ -218,7 +218,7 @@ def gates(matrix: Matrix) -> SearchPlan:
         for potential in POTENTIALS
     ]
     found = [(simulate(matrix, plan), plan) for plan in plans]
-    return max(found, key=lambda one: (overall(one[0].scores, resamples=10).value, -one[0].forwards))[1]
+    return max(found, key=lambda one: (overall(one[0].scores, resamples=1000).value, -one[0].forwards))[1]
 
 
 def scored(prompts: Sequence[Prompt], right: Sequence[float]) -> list[PromptScore]:

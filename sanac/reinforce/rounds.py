@@ -37,8 +37,8 @@ from sanac.train.schedule import Schedule
 
 SCHEMA = 1  # raised when the same settings would train differently
 WARMUP = 0.1  # share of the steps
-RATES = {"flow": 1e-4, "tokens": 1e-4}
-BETAS = {"flow": {"dpo": 100.0, "dgpo": 100.0}, "tokens": {"dpo": 4.0, "dgpo": 4.0}}
+RATE = 0.01  # default learning rate times width
+BETAS = {"flow": {"dpo": 30.0, "dgpo": 100.0}, "tokens": {"dpo": 4.0, "dgpo": 4.0}}
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Rounds:
     def loop(self) -> Settings:
         """Settings of the training loop."""
         settings = self.settings
-        rate = settings.learning_rate or RATES[self.kind]
+        rate = settings.learning_rate or RATE / self.model.architecture.width
         return Settings(
             Schedule(rate, settings.updates, warmup=round(WARMUP * settings.updates)),
             average=settings.ema,

@@ -98,7 +98,7 @@ class ReinforceSettings(StageSettings, SamplingSettings):
     updates: Annotated[int, Option("Optimizer steps of a round.", "N", ge=1, group=_TRAINING)] = 100
     prompts_per_step: Annotated[int, Option("Prompts per optimizer step.", "N", ge=1, group=_TRAINING)] = 16
     learning_rate: Annotated[
-        float | None, Option("Peak learning rate.", "RATE", "by model and loss", gt=0, group=_TRAINING)
+        float | None, Option("Peak learning rate.", "RATE", "0.01 / width", gt=0, group=_TRAINING)
     ] = None
     beta: Annotated[
         float | None,
