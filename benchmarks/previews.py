@@ -56,13 +56,14 @@ def main(out: Path, seed: int) -> None:
 
     judge = SearchJudge(open_verifier([f"judge:{TINY}"], "cpu", ConfinedPath(Path("build/previews"))))
     rows = [(model, prompt) for model in KINDS for prompt in PROMPTS]
-    figure, axes = plt.subplots(len(rows), SHOWN, figsize=(1.25 * SHOWN, 1.62 * len(rows)), layout="constrained")
-    for line, (model, prompt) in zip(axes, rows, strict=True):
+    figure = plt.figure(figsize=(1.25 * SHOWN, 1.9 * len(rows)), layout="constrained")
+    for part, (model, prompt) in zip(figure.subfigures(len(rows)), rows, strict=True):
+        part.suptitle(f"{model}: {prompt}", x=0.01, ha="left", fontsize=9)
+        line = part.subplots(1, SHOWN)
         for place, (step, picture, reading) in zip(line, watched(opened(model), judge, prompt, seed), strict=True):
             place.imshow(picture)
             place.set(xticks=[], yticks=[], xlabel=f"step {step}\nclarity {reading.clarity:.2f}")
             place.xaxis.label.set_size(8)
-        line[0].set_title(f"{model}: {prompt}", loc="left", fontsize=9)
     figure.savefig(out, dpi=120)
     click.echo(f"wrote {out}")
 

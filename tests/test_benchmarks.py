@@ -36,6 +36,7 @@ SHOWN = [
     ("schedule", "research/schedules.md"),
     ("judges", "research/judges.md"),
     ("search", "research/search.md"),
+    ("reinforce", "research/reinforce.md"),
 ]
 
 

@@ -11,7 +11,7 @@ from sanac.core.progress import Reporter
 from sanac.core.view import Block
 from sanac.judge.requests import check_requests, judge_identity, requests_of
 from sanac.judge.verifier import Request, Verifier
-from sanac.nn.calibration.prompts import choose_prompts
+from sanac.nn.calibration.prompts import choose_prompts, is_shapes_vocabulary
 from sanac.nn.device import pick_device
 from sanac.nn.pipeline_config import vocabulary_of
 from sanac.reinforce.cost import PROMPTS
@@ -43,8 +43,9 @@ def run(word: str, settings: JudgeSamplesSettings, context: Context) -> Outcome:
 
 def requests_for(settings: SamplingSettings, model: AnyModel) -> list[Request]:
     """The prompts, which the verifier can judge."""
-    count = settings.num_prompts or (PROMPTS if settings.prompts is None else None)
-    prompts, _ = choose_prompts(settings.prompts, count, vocabulary_of(model))
+    vocabulary = vocabulary_of(model)
+    usual = PROMPTS if settings.prompts is None and is_shapes_vocabulary(vocabulary) else None
+    prompts, _ = choose_prompts(settings.prompts, settings.num_prompts or usual, vocabulary)
     requests = requests_of(prompts)
     if settings.verifier:
         check_requests([settings.verifier], requests)

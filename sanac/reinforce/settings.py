@@ -21,7 +21,7 @@ class SamplingSettings(RunSettings):
 
     prompts: Annotated[
         Path | None,
-        Option("A text file with a prompt per line.", "FILE", "256 training prompts of the shapes world"),
+        Option("A text file with a prompt per line.", "FILE", "the bundled 100; of the shapes world 256"),
     ] = None
     num_prompts: Annotated[int | None, Option("How many of the prompts.", "N", "all", ge=1)] = None
     verifier: Annotated[
