@@ -38,7 +38,7 @@ from sanac.train.schedule import Schedule
 SCHEMA = 1  # raised when the same settings would train differently
 WARMUP = 0.1  # share of the steps
 RATE = 0.01  # default learning rate times width
-BETAS = {"flow": {"dpo": 30.0, "dgpo": 100.0}, "tokens": {"dpo": 4.0, "dgpo": 4.0}}
+BETAS = {"flow": {"dpo": 30.0, "dgpo": 100.0}, "tokens": {"dpo": 20.0, "dgpo": 20.0}}
 
 
 @dataclass(frozen=True)
