@@ -18,7 +18,7 @@ from sanac.nn.device import pick_device
 from sanac.reinforce.agreement import agreements, kept_back
 from sanac.reinforce.judge_output import JudgeOutput
 from sanac.reinforce.judge_training import GeneratedTraining, JudgeTraining, LabelledTraining, YesNoTraining
-from sanac.reinforce.labels import check_varied, read_labels
+from sanac.reinforce.labels import check_prompts, check_varied, read_labels
 from sanac.reinforce.previews import plan_previews
 from sanac.reinforce.settings import JudgeTrainSettings
 from sanac.shapes.prompts import Prompt, prompts_of, split_of, suite
@@ -78,6 +78,9 @@ def _planned(words: Sequence[str], settings: JudgeTrainSettings, context: Contex
     if not settings.labels:
         return _on_models(words, settings, device, context)
     labels = read_labels(settings.labels)
+    if settings.base and not labels.has_previews:  # what it says of previews stays what it was
+        labels = labels.final_only
+    check_prompts(labels, settings.labels)
     back = kept_back(labels.prompts, settings.hold_out)
     check_varied(labels.split(back)[0], settings.labels)
     if not settings.base:

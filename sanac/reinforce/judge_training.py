@@ -147,7 +147,7 @@ class LabelledTraining(JudgeTraining):
     def train(self, work: ConfinedPath, result: ConfinedPath, reporter: Reporter) -> list[Answer]:
         """Train on the labels."""
         lines, back = self.labels.split(self.back)
-        if not any(one.noise for one in lines):
+        if not self.labels.has_previews:
             reporter.note("no line is a preview: the judge learns finished images only")
         words = words_of([one.prompt for one in lines])
         examples = LabelExamples(lines, back, JudgeShape(words).side, self.device)

@@ -3,7 +3,7 @@
 import hashlib
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class LabelledImage:
         data = read_image(self.image, FORMATS)
         if hashlib.sha256(data).hexdigest() != self.digest:
             raise InvalidInput(f"{self.image} was changed during training", hint="run the same command again")
-        found: Picture = np.ascontiguousarray(decode_picture(data, str(self.image), FORMATS))
+        found: Picture = np.array(decode_picture(data, str(self.image), FORMATS))  # writable, as torch wants it
         return found
 
 
@@ -55,6 +55,17 @@ class Labels:
     """All lines of a file of labels."""
 
     lines: tuple[LabelledImage, ...]
+
+    @property
+    def has_previews(self) -> bool:
+        """Whether any image is unfinished."""
+        return any(one.noise > 0 for one in self.lines)
+
+    @property
+    def final_only(self) -> "Labels":
+        """The same images with the question about what they show as they are, and no other."""
+        kept = [replace(one, answers={"final": one.answers["final"]}) for one in self.lines if "final" in one.answers]
+        return Labels(tuple(kept))
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -81,14 +92,17 @@ def read_labels(file: Path) -> Labels:
     """
     folder = ConfinedPath(file.absolute().parent)
     known: dict[str, str] = {}
-    labels = Labels(tuple(read_lines(file, partial(_parse, folder, known))))
+    return Labels(tuple(read_lines(file, partial(_parse, folder, known))))
+
+
+def check_prompts(labels: Labels, file: Path) -> None:
+    """InvalidInput if there are fewer than two prompts."""
     if len(labels.prompts) < 2:
         raise InvalidInput(
-            f"{file} has a single prompt",
+            f"{file} has labels for a single prompt, or for none",
             why="a share of the prompts is kept from training to measure the judge on",
             hint="label images of two prompts or more",
         )
-    return labels
 
 
 def check_varied(lines: Sequence[LabelledImage], file: Path) -> None:

@@ -18,6 +18,7 @@ from sanac.finetune.lora import check_peft
 from sanac.judge.questions import CLARITY, FINAL, POTENTIAL, final_question
 from sanac.judge.verifier import Request
 from sanac.judge.yes_no import YesNoModel
+from sanac.nn.silence_libraries import quiet
 from sanac.reinforce.agreement import Answer
 from sanac.reinforce.labels import LabelledImage
 
@@ -69,7 +70,7 @@ def add_adapters(judge: YesNoModel, rank: int, seed: int) -> None:
     targets = [
         name for name, module in judge.model.named_modules() if isinstance(module, nn.Linear) and module is not head
     ]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         judge.model = get_peft_model(judge.model, LoraConfig(r=rank, lora_alpha=rank, target_modules=targets))
 
@@ -85,8 +86,9 @@ def merge_adapters(judge: YesNoModel, weights: Mapping[str, Tensor]) -> None:
 def save_yes_no(judge: YesNoModel, dtype: torch.dtype, folder: ConfinedPath) -> None:
     """Write the model and its processor, as transformers saves them."""
     try:
-        judge.model.to(dtype).save_pretrained(folder)
-        judge.processor.save_pretrained(folder)
+        with quiet():
+            judge.model.to(dtype).save_pretrained(folder)
+            judge.processor.save_pretrained(folder)
     except (OSError, SafetensorError) as error:
         raise MissingResource(f"cannot write {folder}", why=str(error)) from error
 
