@@ -40,7 +40,8 @@ class Agreement:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form used in measurements."""
-        return {"agreement": self.share.to_json(), "labels_yes": self.yes, "answers": self.answers}
+        share = {"agreement": self.share.to_json(), "constant": self.constant}
+        return {**share, "labels_yes": self.yes, "answers": self.answers}
 
 
 def kept_back(prompts: Iterable[str], share: float) -> frozenset[str]:

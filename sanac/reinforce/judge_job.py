@@ -50,7 +50,7 @@ def run(words: Sequence[str], settings: JudgeTrainSettings, context: Context) ->
             "held_out": {"prompts": len(training.back), "of": len(training.prompts)},
             "heads": {head: one.to_json() for head, one in found.items()},
         }
-        whole = output.finish(report)
+        whole = output.finish(report, force=settings.force)
     return _outcome("ok", whole, settings.out)
 
 
@@ -135,9 +135,9 @@ def _show(status: str, report: Mapping[str, Any], out: Path) -> Iterator[Block]:
     rows = []
     for head in (head for head in HEADS if head in report["heads"]):
         one = report["heads"][head]
-        share, yes = one["agreement"], one["labels_yes"]
+        share = one["agreement"]
         bounds = f"{share['value']:.3f} [{share['low']:.3f}, {share['high']:.3f}]"
-        rows.append((head, bounds, f"{max(yes, 1 - yes):.3f}", f"{one['answers']:,}"))
+        rows.append((head, bounds, f"{one['constant']:.3f}", f"{one['answers']:,}"))
     yield Table(("head",), ("agreement", "always the same answer", "answers"), tuple(rows))
     shown = path_text(out)
     done = " (cached)" if status == "cached" else ""

@@ -18,7 +18,7 @@ from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.file_copy import digest_file
 
 REPORT = "training.json"
-_STATE, _RESULT, _REPLACED = ".sanac", "judge", ".replaced"
+_STATE, _RESULT = ".sanac", "judge"
 _FIELDS = {"kind": str, "files": dict, "heads": dict, "held_out": dict}
 
 
@@ -44,6 +44,11 @@ class JudgeOutput:
         """The folder that the judge is made in."""
         return self.partial / _RESULT
 
+    @property
+    def _replaced(self) -> ConfinedPath:
+        """The folder of the judge that is replaced, until the new one is in its place."""
+        return self._beside(".replaced")
+
     def _beside(self, suffix: str) -> ConfinedPath:
         whole = self.out.absolute()
         return ConfinedPath(whole.parent) / f"{whole.name}{suffix}"
@@ -52,11 +57,16 @@ class JudgeOutput:
         """The report of the same training, if it is complete in OUT; UsageError if something else would be lost."""
         if self.out.is_symlink() or not self.out.absolute().name:
             raise UsageError(f"--out {self.out} is not the name of a new folder", hint="choose another --out")
-        if not self.home.exists() or (self.home.is_dir() and not any(self.home.iterdir())):
-            return None
         found = load_cached(self.home / REPORT, self.key, _FIELDS) if self.home.is_dir() else None
         if found is not None and self._is_whole(found["files"]):
             return found
+        self._check_free(force=force)
+        return None
+
+    def _check_free(self, *, force: bool) -> None:
+        """UsageError if there is something in OUT that would be lost."""
+        if not self.home.exists() or (self.home.is_dir() and not any(self.home.iterdir())):
+            return
         if not force:
             raise UsageError(
                 f"{self.out} already exists",
@@ -64,7 +74,6 @@ class JudgeOutput:
                 hint="choose another --out, or replace the judge that is there with --force",
             )
         self._check_replaceable()
-        return None
 
     def _is_whole(self, files: Mapping[str, str]) -> bool:
         return all((self.home / name).is_file() and digest_file(self.home / name) == one for name, one in files.items())
@@ -86,12 +95,13 @@ class JudgeOutput:
     @contextmanager
     def begun(self, *, fresh: bool) -> Iterator[None]:
         """Hold OUT.partial; `fresh` empties it first. UsageError if something else has that name."""
-        if self.partial.exists() and not (self.partial / _STATE).is_dir():
-            raise UsageError(
-                f"{self.partial} already exists",
-                why=f"sanac needs that name while it writes {self.out}, and didn't create what is there",
-                hint="move it away, or choose another --out",
-            )
+        for place, mark in ((self.partial, _STATE), (self._replaced, REPORT)):
+            if place.exists() and not (place / mark).exists():
+                raise UsageError(
+                    f"{place} already exists",
+                    why=f"sanac needs that name while it writes {self.out}, and didn't create what is there",
+                    hint="move it away, or choose another --out",
+                )
         try:
             (self.partial / _STATE).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -104,27 +114,23 @@ class JudgeOutput:
             self.result.mkdir()
             yield
 
-    def finish(self, report: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, report: Mapping[str, Any], *, force: bool) -> dict[str, Any]:
         """Write the report, rename the result to OUT, and delete OUT.partial; returns the whole report."""
+        self._check_free(force=force)  # hours may have passed
         files = {one.relative.split("/", 2)[2]: digest_file(one) for one in self.result.files()}
         whole = {"key": self.key, "kind": "judge", "files": files, **report}
         write_atomically(self.result / REPORT, json_files.pretty(whole))
         for file in self.result.files():
             flush(file)
-        replaced = self._beside(_REPLACED)
-        if replaced.exists():
-            raise UsageError(
-                f"{replaced} already exists",
-                why=f"sanac needs that name while it replaces {self.out}",
-                hint="move it away, and run the same command again",
-            )
+        if self._replaced.exists():
+            self._replaced.rmtree()  # a killed run's, which had made room for its result
         if self.home.exists():
-            self.home.rename(replaced)
+            self.home.rename(self._replaced)
         self.result.rename(self.home)
         flush(self.home.parent)
         self.partial.rmtree()
-        if replaced.exists():
-            replaced.rmtree()
+        if self._replaced.exists():
+            self._replaced.rmtree()
         return whole
 
 

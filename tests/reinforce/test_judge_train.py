@@ -294,11 +294,15 @@ def test_out_is_replaced_only_with_force_and_only_a_judge(sanac: Sanac, tmp_path
     (tmp_path / "next.partial").mkdir()
     ran = sanac(*how, "--steps", "1", "--out", "next")
     assert (ran.code, "didn't create what is there" in ran.err) == (2, True)
-    (tmp_path / "link").symlink_to("mine")
+    (tmp_path / "next.partial").rename(tmp_path / "next.replaced")
+    assert sanac(*how, "--steps", "1", "--out", "next").code == 2
+    (tmp_path / "mine").rename(tmp_path / "last.replaced")
+    assert sanac(*how, "--steps", "1", "--out", "last").code == 0, "a run was killed while it replaced a judge"
+    (tmp_path / "link").symlink_to("last")
     assert sanac(*how, "--steps", "1", "--out", "link", "--force").code == 2
     (tmp_path / "empty").mkdir()
     assert sanac(*how, "--steps", "1", "--out", "empty").code == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "empty", "link", "mine", "next.partial"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "empty", "last", "link", "next.replaced"]
 
 
 def test_prompts_that_the_detector_cannot_judge(sanac: Sanac, tmp_path: Path) -> None:
