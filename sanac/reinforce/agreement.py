@@ -12,6 +12,8 @@ from sanac.judge.intervals import Interval, PromptScore, clustered_share
 from sanac.judge.preview_judge import HEADS, PreviewJudge
 from sanac.reinforce.judge_task import Examples, logits_of
 
+FINISHED = "finished"  # the final head on finished images alone
+MEASURED = (*HEADS, FINISHED)
 _TOGETHER = 64  # images per forward pass
 
 
@@ -23,6 +25,7 @@ class Answer:
     prompt: str
     said: float
     label: float
+    noise: float = 0.0  # of the image; 0: it is finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +55,19 @@ def kept_back(prompts: Iterable[str], share: float) -> frozenset[str]:
 
 
 def agreements(answers: Iterable[Answer]) -> dict[str, Agreement]:
-    """The agreement of each head that was asked; labels of exactly one half say neither yes nor no."""
+    """The agreement of each head that was asked, and of the final head on finished images where there are previews.
+
+    Labels of exactly one half say neither yes nor no.
+    """
     by_head: dict[str, dict[str, list[Answer]]] = {}
     for one in answers:
-        if one.label != 0.5:
-            by_head.setdefault(one.head, {}).setdefault(one.prompt, []).append(one)
-    return {head: _agreement(by_head[head]) for head in HEADS if head in by_head}
+        heads = (one.head, FINISHED) if one.head == "final" and not one.noise else (one.head,)
+        for head in heads if one.label != 0.5 else ():
+            by_head.setdefault(head, {}).setdefault(one.prompt, []).append(one)
+    found = {head: _agreement(by_head[head]) for head in MEASURED if head in by_head}
+    if FINISHED in found and found[FINISHED].answers == found["final"].answers:
+        del found[FINISHED]
+    return found
 
 
 def _agreement(by_prompt: Mapping[str, Sequence[Answer]]) -> Agreement:
@@ -80,5 +90,6 @@ def answers_of(network: PreviewJudge, examples: Examples) -> list[Answer]:
         for row, (prompt, *_) in enumerate(batch.prompts):
             for place, head in enumerate(HEADS):
                 if weights[row, place] > 0:
-                    found.append(Answer(head, prompt, float(said[row, place]), float(targets[row, place])))
+                    answer = (float(said[row, place]), float(targets[row, place]), float(batch.noise[row]))
+                    found.append(Answer(head, prompt, *answer))
     return found

@@ -12,10 +12,10 @@ from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.view import Block, Table, path_text
 from sanac.finetune.lora import check_peft
 from sanac.judge.model_folder import YES_NO, open_judge
-from sanac.judge.preview_judge import HEADS, JudgeShape
+from sanac.judge.preview_judge import JudgeShape
 from sanac.nn.calibration.prompts import read_judged_prompts
 from sanac.nn.device import pick_device
-from sanac.reinforce.agreement import agreements, kept_back
+from sanac.reinforce.agreement import FINISHED, MEASURED, agreements, kept_back
 from sanac.reinforce.judge_output import JudgeOutput
 from sanac.reinforce.judge_training import GeneratedTraining, JudgeTraining, LabelledTraining, YesNoTraining
 from sanac.reinforce.labels import check_prompts, check_varied, read_labels
@@ -23,6 +23,8 @@ from sanac.reinforce.previews import plan_previews
 from sanac.reinforce.settings import JudgeTrainSettings
 from sanac.shapes.prompts import Prompt, prompts_of, split_of, suite
 from sanac.shapes.words import TAGS, VOCABULARY
+
+_TITLES = {FINISHED: "final, finished images"}
 
 
 def run(words: Sequence[str], settings: JudgeTrainSettings, context: Context) -> Outcome:
@@ -125,7 +127,13 @@ def _read_prompts(file: Path) -> list[Prompt]:
 
 def _outcome(status: str, report: Mapping[str, Any], out: Path) -> Outcome:
     data = {name: value for name, value in report.items() if name not in {"key", "kind", "files"}}
+    data["heads"] = _heads(report)
     return Outcome(status, data, out, report, partial(_show, status, report, out))
+
+
+def _heads(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The agreements by head, in their usual order: files sort their keys."""
+    return {head: report["heads"][head] for head in MEASURED if head in report["heads"]}
 
 
 def _show(status: str, report: Mapping[str, Any], out: Path) -> Iterator[Block]:
@@ -133,11 +141,10 @@ def _show(status: str, report: Mapping[str, Any], out: Path) -> Iterator[Block]:
     held, kind = report["held_out"], report["judge"]
     yield f"agreement with the labels of {held['prompts']} of {held['of']} prompts, kept from training:"
     rows = []
-    for head in (head for head in HEADS if head in report["heads"]):
-        one = report["heads"][head]
+    for head, one in _heads(report).items():
         share = one["agreement"]
         bounds = f"{share['value']:.3f} [{share['low']:.3f}, {share['high']:.3f}]"
-        rows.append((head, bounds, f"{one['constant']:.3f}", f"{one['answers']:,}"))
+        rows.append((_TITLES.get(head, head), bounds, f"{one['constant']:.3f}", f"{one['answers']:,}"))
     yield Table(("head",), ("agreement", "always the same answer", "answers"), tuple(rows))
     shown = path_text(out)
     done = " (cached)" if status == "cached" else ""

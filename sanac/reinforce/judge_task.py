@@ -29,8 +29,6 @@ from sanac.train.task import WholeBatches
 T = TypeVar("T")
 _TRIES = 24  # contents that are tried before no prompt is found that an image shows
 _CLARITY, _POTENTIAL, _FINAL = range(len(HEADS))
-
-
 Show = Callable[[Tensor], Tensor]  # kept guesses -> images (count, 3, side, side) in -1..1
 
 
@@ -160,7 +158,7 @@ class RunExamples:
     def _asked(self, one: Runs, run: int, rng: np.random.Generator) -> list[Prompt]:
         """The prompts to ask about: the own one, one that differs in a single thing, one that is shown or any other."""
         own = self.prompts[int(one.prompts[run])]
-        near = _choice(neighbours(own.content), rng)
+        near = _choice(neighbours(own.content) or familiar(own.content.tag), rng)
         other = self._true(one, run, rng) or _choice(familiar(str(rng.choice(TAGS))), rng)
         return [own, self._phrased(near, rng) or own, self._phrased(other, rng) or own]
 

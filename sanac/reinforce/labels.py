@@ -109,10 +109,10 @@ def check_varied(lines: Sequence[LabelledImage], file: Path) -> None:
     """InvalidInput if all labels to train on are yes, or all are no."""
     labels = [answer > 0.5 for one in lines for head, answer in one.answers.items() if head != "clarity"]
     if len(set(labels)) < 2:
-        said = "yes" if any(labels) else "no"
+        said = f"every label to train on is {'yes' if labels[0] else 'no'}" if labels else "no line has a label"
         raise InvalidInput(
             f"{file} teaches a judge nothing",
-            why=f"every label to train on is {said}",
+            why=said,
             hint="label images that show their prompt, and images that don't",
         )
 
@@ -134,8 +134,8 @@ def _parse(folder: ConfinedPath, known: dict[str, str], line: dict[str, Any]) ->
         problems.append(f"final is {finished!r}, not true or false")
     if finished is True and noise:
         problems.append("final is true, but its noise is not 0")
-    if finished is False and "noise" not in line:
-        problems.append("final is false, but there is no noise: the level that the preview was made at")
+    if finished is False and not noise:
+        problems.append("final is false, but there is no noise above 0: the level that the preview was made at")
     given = {name: _answer(line[name]) for name in _ANSWERS if name in line}
     problems += [
         f"{name} is {line[name]!r}, not yes, no or a number from 0 to 1" for name, one in given.items() if one is None
@@ -149,7 +149,7 @@ def _parse(folder: ConfinedPath, known: dict[str, str], line: dict[str, Any]) ->
     if problems:
         raise InvalidInput("the line is malformed", why=problems[0], problems=problems)
     answers = {_ANSWERS[name]: answer for name, answer in given.items() if answer is not None}
-    if not noise and finished is not False:
+    if not noise:
         answers = _of_finished(answers)
     assert isinstance(prompt, str)
     return LabelledImage(path, digest, prompt, float(noise), answers)

@@ -99,7 +99,7 @@ def yes_no_answers(judge: YesNoModel, lines: Sequence[LabelledImage]) -> Iterato
         for head, label in one.answers.items():
             with torch.no_grad():
                 said = float(torch.sigmoid(_margin(judge, one, head)))
-            yield Answer(head, one.prompt, said, label)
+            yield Answer(head, one.prompt, said, label, one.noise)
 
 
 def _margin(judge: YesNoModel, one: LabelledImage, head: str) -> Tensor:

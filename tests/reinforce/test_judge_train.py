@@ -26,7 +26,7 @@ from sanac.judge.preview_judge import PreviewJudgeVerifier
 from sanac.judge.questions import FINAL
 from sanac.judge.verifier import Request
 from sanac.judge.yes_no import YesNoModel, YesNoVerifier
-from sanac.reinforce.agreement import Answer, agreements, kept_back
+from sanac.reinforce.agreement import FINISHED, Answer, agreements, kept_back
 from sanac.reinforce.judge_job import run
 from sanac.reinforce.judge_task import RunExamples, from_bytes
 from sanac.reinforce.previews import PreviewSource, as_pixels, plan_previews, previews_of, spread
@@ -137,8 +137,8 @@ def test_a_judge_of_two_generators_reads_previews_of_both(
     ran = sanac("judge", "train", pipeline, token_model, "--out", "mine", *small, "--json")
     assert ran.code == 0, ran.err
     assert ran.json["held_out"] == {"prompts": 3, "of": 16}
-    assert set(ran.json["heads"]) == {"clarity", "potential", "final"}
-    assert ran.json["heads"]["final"]["answers"] == 9
+    assert list(ran.json["heads"]) == ["clarity", "potential", "final", FINISHED]
+    assert [one["answers"] for one in ran.json["heads"].values()] == [9, 9, 9, 3]
     assert "a judge learns from right images and from wrong ones" in ran.err, "untrained models are never right"
     for model in (pipeline, token_model):
         how = (
@@ -240,7 +240,7 @@ WRONG = {
     "noise": ({"noise": "0.1"}, "noise is '0.1'"),
     "final": ({"final": 1}, "final is 1, not true or false"),
     "noisy": ({"final": True, "noise": 0.5}, "final is true, but its noise is not 0"),
-    "of what noise": ({"final": False}, "there is no noise"),
+    "of what noise": ({"final": False}, "there is no noise above 0"),
     "prompt": ({"prompt": " ?! "}, "not a line of text with words"),
     "control": ({"prompt": "a\x1b[2J wall"}, "not a line of text with words"),
     "unknown": ({"verdict": "yes"}, "unknown key 'verdict'"),
