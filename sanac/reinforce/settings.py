@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from sanac.core.sampling_options import Guidance, Order, Temperature
+from sanac.core.sampling_options import Order, Temperature
 from sanac.core.settings import ADVANCED, ModelRef, Naming, Option, RunSettings
 
 TRAINING, SAMPLING = "Training options", "Image options"
@@ -63,7 +63,12 @@ class JudgeTrainSettings(RunSettings):
             "Sampler steps.", "N", "the schedule's, else 20; SANA-Sprint 2, tokens 18", ge=1, le=1000, group=SAMPLING
         ),
     ] = None
-    guidance: Guidance = 4.5
+    guidance: Annotated[
+        float,
+        Option(
+            "Guidance scale; of token generators Show-o's.", "SCALE", "4.5; tokens 1.75", ge=0, le=100, group=SAMPLING
+        ),
+    ] = 4.5
     order: Order = "confidence"
     temperature: Temperature = 1.0
     steps: Annotated[
