@@ -6,14 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from sanac.judge.intervals import Interval, PromptScore, clustered_share
+from sanac.judge.intervals import LEVEL, Interval, PromptScore, clustered_share
 from sanac.judge.preview_judge import HEADS, PreviewJudge
 from sanac.reinforce.judge_task import Examples, logits_of
 
 FINISHED = "finished"  # the final head on finished images alone
 MEASURED = (*HEADS, FINISHED)
+RESAMPLES = 1000  # of the bootstrap
 _TOGETHER = 64  # images per forward pass
 
 
@@ -33,6 +36,7 @@ class Agreement:
     """A head's agreement with the labels."""
 
     share: Interval  # of the answers that agree, with prompts as the independent observations
+    auc: Interval | None  # probability that an image of a yes scores above one of a no; None without both
     yes: float  # share of the labels that are yes
     answers: int
 
@@ -43,8 +47,9 @@ class Agreement:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form used in measurements."""
-        share = {"agreement": self.share.to_json(), "constant": self.constant}
-        return {**share, "labels_yes": self.yes, "answers": self.answers}
+        found = {"agreement": self.share.to_json(), "constant": self.constant}
+        found["auc"] = self.auc.to_json() if self.auc else None
+        return {**found, "labels_yes": self.yes, "answers": self.answers}
 
 
 def kept_back(prompts: Iterable[str], share: float) -> frozenset[str]:
@@ -76,7 +81,29 @@ def _agreement(by_prompt: Mapping[str, Sequence[Answer]]) -> Agreement:
         for prompt, some in by_prompt.items()
     ]
     every = [one for some in by_prompt.values() for one in some]
-    return Agreement(clustered_share(scores), sum(one.label > 0.5 for one in every) / len(every), len(every))
+    yes = sum(one.label > 0.5 for one in every) / len(every)
+    return Agreement(clustered_share(scores), _auc(list(by_prompt.values())), yes, len(every))
+
+
+def _auc(by_prompt: Sequence[Sequence[Answer]]) -> Interval | None:
+    """The area under the ROC curve, with a bootstrap over prompts; None where all labels are yes, or all are no."""
+    prompts = np.repeat(np.arange(len(by_prompt)), [len(some) for some in by_prompt])
+    yes = np.array([one.label > 0.5 for some in by_prompt for one in some], np.float64)
+    if yes.min() == yes.max():
+        return None
+    _, score = np.unique([one.said for some in by_prompt for one in some], return_inverse=True)
+    rng, count = np.random.default_rng(0), len(by_prompt)
+    drawn = [np.bincount(rng.integers(0, count, count), minlength=count)[prompts] for _ in range(RESAMPLES)]
+    value, *areas = (_area(score, yes, weights) for weights in (np.ones(len(yes)), *drawn))
+    low, high = np.nanquantile(areas, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(low), float(high), LEVEL, count)
+
+
+def _area(score: NDArray[np.intp], yes: NDArray[np.float64], weights: NDArray[Any]) -> float:
+    """The weighted area under the ROC curve, scores given as ranks; equal ones count half; NaN if a side is empty."""
+    above, below = (np.bincount(score, weights * side) for side in (yes, 1 - yes))
+    pairs = above.sum() * below.sum()
+    return float((above * (below.cumsum() - below / 2)).sum() / pairs) if pairs else float("nan")
 
 
 def answers_of(network: PreviewJudge, examples: Examples) -> list[Answer]:

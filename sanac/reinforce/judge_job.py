@@ -11,6 +11,7 @@ from sanac.core.context import Context, Outcome
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.view import Block, Table, path_text
 from sanac.finetune.lora import check_peft
+from sanac.judge.intervals import Interval
 from sanac.judge.model_folder import YES_NO, open_judge
 from sanac.judge.preview_judge import JudgeShape
 from sanac.nn.calibration.prompts import read_judged_prompts
@@ -142,10 +143,14 @@ def _show(status: str, report: Mapping[str, Any], out: Path) -> Iterator[Block]:
     yield f"agreement with the labels of {held['prompts']} of {held['of']} prompts, kept from training:"
     rows = []
     for head, one in _heads(report).items():
-        share = one["agreement"]
-        bounds = f"{share['value']:.3f} [{share['low']:.3f}, {share['high']:.3f}]"
-        rows.append((_TITLES.get(head, head), bounds, f"{one['constant']:.3f}", f"{one['answers']:,}"))
-    yield Table(("head",), ("agreement", "always the same answer", "answers"), tuple(rows))
+        numbers = (_bounds(one["agreement"]), f"{one['constant']:.3f}", _bounds(one["auc"]), f"{one['answers']:,}")
+        rows.append((_TITLES.get(head, head), *numbers))
+    yield Table(("head",), ("agreement", "constant", "AUC", "answers"), tuple(rows))
     shown = path_text(out)
     done = " (cached)" if status == "cached" else ""
     yield f"wrote {shown}{done}: use it with --verifier {kind}:{shown}, and for previews with --previews {kind}:{shown}"
+
+
+def _bounds(interval: Mapping[str, Any] | None) -> str:
+    """An interval as text; a dash where there is none."""
+    return str(Interval(**interval)) if interval else "-"

@@ -98,6 +98,19 @@ def test_agreement_counts_answers_and_has_prompts_as_observations() -> None:
     assert list(found) == ["final"], "one half says neither yes nor no"
     assert (found["final"].share.value, found["final"].share.n, found["final"].answers) == (28 / 32, 4, 32)
     assert found["final"].yes == 28 / 32
+    assert found["final"].auc.value == 0.5, "every answer is the same"
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.3, 0.6, 0.9]), st.booleans()), min_size=2, max_size=30))
+def test_the_area_under_the_curve_counts_pairs(answers: list[tuple[float, bool]]) -> None:
+    ours = agreements([Answer("final", f"p{n % 3}", said, float(yes)) for n, (said, yes) in enumerate(answers)])
+    pairs = [(one, other) for one, yes in answers if yes for other, also in answers if not also]
+    if not pairs:
+        assert ours["final"].auc is None
+        return
+    expected = np.mean([(one > other) + (one == other) / 2 for one, other in pairs])
+    assert ours["final"].auc.value == pytest.approx(expected)
+    assert 0 <= ours["final"].auc.low <= ours["final"].auc.high <= 1
 
 
 def test_previews_are_the_generators_own(word: str, tmp_path: Path) -> None:
