@@ -26,7 +26,7 @@ _SEEDS = 1_000_003  # seeds of one --seed and the next don't meet
 
 
 @dataclass(frozen=True)
-class _Sampling:
+class _SamplingOptions:
     """The verb's settings as options of sampling, whose steps are the sampler's."""
 
     settings: JudgeTrainSettings
@@ -78,7 +78,7 @@ def plan_previews(
     """The images of model `number`: prompts in turn, going on where those of the model before it end."""
     check_generates(model)
     batch = any_batch(model, pick_device(settings.device))
-    sampling = any_sampling(model, _Sampling(settings), reporter, batch=batch)
+    sampling = any_sampling(model, _SamplingOptions(settings), reporter, batch=batch)
     first = number * settings.images
     numbers = tuple(place % len(prompts) for place in range(first, first + settings.images))
     seeds = tuple(settings.seed * _SEEDS + place for place in range(first, first + settings.images))
