@@ -76,7 +76,7 @@ class JudgeTrainSettings(RunSettings):
     ] = None
     learning_rate: Annotated[
         float | None,
-        Option("Peak learning rate.", "RATE", f"{RATE:g}; {VLM_RATE:g} with --base", gt=0, lt=1, group=TRAINING),
+        Option("Peak learning rate.", "RATE", f"{RATE:g}; {VLM_RATE:g} with --base", gt=0, group=TRAINING),
     ] = None
     batch: Annotated[
         int | None,

@@ -339,6 +339,17 @@ def test_a_model_that_generates_nan_is_refused(sanac: Sanac, pipeline: Path, tmp
     assert not (tmp_path / "judge").exists()
 
 
+def test_a_training_that_diverges_is_refused(sanac: Sanac, tmp_path: Path) -> None:
+    file = labels(tmp_path / "data", 12)
+    how = ("judge", "train", "--labels", file, "--out", "judge", "--steps", "20", "--batch", "4")
+    ran = sanac(*how, "--learning-rate", "1e30", "--json")
+    assert (ran.code, ran.json["error"]["hint"]) == (3, "use a lower --learning-rate")
+    assert "diverged at step" in ran.json["error"]["message"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "judge.partial"]
+    assert sanac(*how, "--steps", "2").code == 0, "other settings don't meet that run's state"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "judge"]
+
+
 @pytest.fixture(scope="module", params=["llava", "qwen"])
 def base(request: pytest.FixtureRequest, shared: Shared) -> Path:
     """A small vision-language model of each kind."""
