@@ -11,7 +11,7 @@ from sanac.core.settings import Setting, settings_of
 from sanac.verbs import VERBS, Verb
 
 HIDDEN = ("workspace",)  # of the model that sanac.open returned
-NOT_METHODS = ("ls", "clean", "doctor")
+NOT_METHODS = ("judge samples", "judge train", "ls", "clean", "doctor")
 
 
 def keyword_settings(verb: Verb) -> list[Setting]:

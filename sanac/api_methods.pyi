@@ -332,6 +332,80 @@ class VerbMethods:
             seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
         """
+    def reinforce(
+        self,
+        *,
+        loss: Literal["rft", "dpo", "dgpo", "nft"],
+        samples: _File | None = ...,
+        rounds: int = ...,
+        updates: int = ...,
+        prompts_per_step: int = ...,
+        learning_rate: float | None = ...,
+        beta: float | None = ...,
+        accept: float | None = ...,
+        accepted: int = ...,
+        safeguard: float = ...,
+        kl: float = ...,
+        reward: float = ...,
+        lora: int | None = ...,
+        optimizer: Literal["came8bit", "came", "adamw", "adamw8bit"] = ...,
+        ema: float = ...,
+        save_every: int = ...,
+        out: _File | None = ...,
+        dry_run: bool = ...,
+        force: bool = ...,
+        fresh: bool = ...,
+        prompts: _File | None = ...,
+        num_prompts: int | None = ...,
+        verifier: str | None = ...,
+        each: int = ...,
+        steps: int | None = ...,
+        guidance: float = ...,
+        order: Literal["confidence", "halton"] = ...,
+        temperature: float = ...,
+        batch: int = ...,
+        seed: int = ...,
+        device: str | None = ...,
+    ) -> SanaModel:
+        """Train MODEL on its own images, by what a verifier says of them; no labelled data is needed.
+
+        rft trains on accepted images. dpo makes the best image of a prompt likelier than its worst, dgpo and nft use all
+        images of a prompt. Each further round samples with the model that the round before made. MODEL is a SANA model or a
+        token generator. Ctrl-C saves the state; the same command continues.
+
+        Settings:
+            loss: The loss.  [one of rft, dpo, dgpo, nft; required]
+            samples: Samples of `sanac judge samples`, for the first round.  [default: sampled now]
+            rounds: Rounds of sampling and training.  [1 to 100; default: 1]
+            updates: Optimizer steps of a round.  [at least 1; default: 100]
+            prompts_per_step: Prompts per optimizer step.  [at least 1; default: 16]
+            learning_rate: Peak learning rate.  [above 0; default: 0.01 / width]
+            beta: How far the model may leave its reference: less is further.  [above 0; default: by model and loss]
+            accept: rft: the score from which on an image is accepted.  [default: the verifier's verdict]
+            accepted: rft: accepted images per prompt, at most.  [at least 1; default: 2]
+            safeguard: dpo: least share of a step that lowers the winner's error; 0 turns it off.  [at least 0, below 1; default: 0.5]
+            kl: dgpo: weight of the distance to the reference.  [at least 0; default: 0]
+            reward: Weight of the judge's own gradient (judge:MODEL only); 0: none.  [at least 0; default: 0]
+            lora: Train low-rank adapters only, then merge them (SANA).  [at least 1]
+            optimizer: The optimizer.  [one of came8bit, came, adamw, adamw8bit; default: adamw]
+            ema: Decay of the weights' moving average; 0 turns it off.  [at least 0, below 1; default: 0.95]
+            save_every: Steps between two checkpoints.  [at least 1; default: 50]
+            out: Where to write.  [default: WORKSPACE/VERB-KEY]
+            dry_run: Print the plan and what it needs; write nothing.
+            force: Replace an artifact that is already in OUT.
+            fresh: Discard what an interrupted run left instead of continuing it.
+            prompts: A text file with a prompt per line.  [default: the bundled 100; of the shapes world 256]
+            num_prompts: How many of the prompts.  [at least 1; default: all]
+            verifier: What scores the images: shapes, or judge:, clip:, vlm: or atoms:MODEL.
+            each: Images per prompt.  [2 to 256; default: 8]
+            steps: Sampler steps.  [1 to 1,000; default: the schedule's, else 20; SANA-Sprint 2, tokens 18]
+            guidance: Guidance scale; of token generators Show-o's.  [0 to 100; default: 4.5; tokens 1.75]
+            order: Which tokens become known first: the surest, or in a fixed order.  [one of confidence, halton; default: confidence]
+            temperature: Noise in the order by confidence; 0: none.  [0 to 100; default: 1]
+            batch: Images per sampling batch.  [at least 1; default: 16]
+            seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
+            device: cpu, cuda or cuda:N.  [default: the best that is available]
+        """
     def quantize(
         self,
         *,

@@ -16,18 +16,21 @@ if TYPE_CHECKING:
     from sanac.core.context import Context, Outcome
     from sanac.core.settings import Settings
 
-MODELS = ("source", "newest", "one", "several", "none")  # which models a verb takes
+MODELS = ("source", "newest", "one", "several", "any", "none")  # which models a verb takes
+GROUPS = {
+    "judge": "Judged samples of a model, and judges that are trained."
+}  # the first word of verbs of two words -> what they do
 
 
 @dataclass(frozen=True, slots=True)
 class Verb:
     """One verb of the command line."""
 
-    name: str
+    name: str  # one word, or two: the first is in GROUPS
     short_help: str
     settings: str  # its settings class
     run: str  # its job: (word, settings, context) -> Outcome
-    models: str = "one"  # source: the workspace's source if none is named; newest: its newest artifact
+    models: str = "one"  # source: the workspace's source if none is named; newest: its newest artifact; any: 0 or more
     argument: str = "MODEL"
     takes_tokens: bool = False  # whether its models may be token generators
     before: str = ""  # checks before the job: (word, settings, context) -> None
@@ -49,7 +52,7 @@ class Verb:
     def call(self, words: tuple[str, ...], settings: "Settings", context: "Context") -> "Outcome":
         """Run it on some models."""
         arguments: tuple[Any, ...] = (settings, context)
-        if self.models == "several":
+        if self.models in {"several", "any"}:
             arguments = (words, *arguments)
         elif self.models != "none":
             arguments = (words[0] if words else None, *arguments)
@@ -215,6 +218,21 @@ VERBS = {
             "Images from prompts.",
             "sanac.search.settings:GenerateSettings",
             "sanac.search.generate_job:run",
+            takes_tokens=True,
+        ),
+        Verb(
+            "judge samples",
+            "Images of each prompt, scored, to reinforce a model with.",
+            "sanac.reinforce.settings:JudgeSamplesSettings",
+            "sanac.reinforce.samples_job:run",
+            takes_tokens=True,
+        ),
+        Verb(
+            "judge train",
+            "Train a judge of images and previews.",
+            "sanac.reinforce.judge_settings:JudgeTrainSettings",
+            "sanac.reinforce.judge_job:run",
+            models="any",
             takes_tokens=True,
         ),
         Verb(

@@ -17,7 +17,7 @@ from sanac.run.settings import DemoSettings, RecipeRunSettings
 from sanac.verbs import VERBS, Verb
 
 ROOT = Path(__file__).parents[1]
-_TABLE = re.compile(r"(<!-- options of (\w+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- options of ([\w ]+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
 _REPORTS = ("inspect", "analyze", "verify", "evaluate", "bench", "compare", "gate", "generate")
 
 

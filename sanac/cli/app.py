@@ -13,12 +13,10 @@ import click
 
 from sanac import __version__
 from sanac.cli import completion, recipe_run, recipes
-from sanac.cli.command import command_of
 from sanac.cli.output import Result, emit, emit_error, emit_stop, mute_stdout, report_bug
+from sanac.cli.verb_group import VerbGroup
 from sanac.core.errors import InvalidInput, MissingResource, SanacError, Terminated, UsageError
-from sanac.core.settings import did_you_mean
 from sanac.core.threads import configure_threads
-from sanac.verbs import VERBS
 
 _STATE_SAVED = "what was finished is kept: run the same command again to continue"
 
@@ -32,40 +30,26 @@ _EXTRA: dict[str, tuple[Callable[[], click.Command], str]] = {
 _FIRST, _LAST = ("demo",), ("doctor", "completion")
 
 
-class VerbGroup(click.Group):
-    """A group that makes the command of a verb when it is named, and guesses which command was meant."""
+class MainGroup(VerbGroup):
+    """The verbs, and the commands that are none."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+    @property
+    def short_helps(self) -> dict[str, str]:
+        """The short help of each command by its name."""
+        return super().short_helps | {name: short for name, (_, short) in _EXTRA.items()}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order of the work."""
-        names = [name for name in (*VERBS, *_EXTRA, *self.commands) if name not in (*_FIRST, *_LAST)]
+        names = [name for name in super().list_commands(ctx) if name not in (*_FIRST, *_LAST)]
         return [*_FIRST, *names, *_LAST]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of a name."""
-        if cmd_name in VERBS:
-            return command_of(VERBS[cmd_name])
         return _EXTRA[cmd_name][0]() if cmd_name in _EXTRA else super().get_command(ctx, cmd_name)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without making them."""
-        helps = {name: verb.short_help for name, verb in VERBS.items()}
-        helps |= {name: short for name, (_, short) in _EXTRA.items()}
-        rows = [(name, helps.get(name, "")) for name in self.list_commands(ctx)]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command or say which one is close."""
-        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
-            near = did_you_mean(args[0], self.list_commands(ctx))
-            raise click.UsageError(f"there is no command {args[0]!r}{near}", ctx)
-        return super().resolve_command(ctx, args)
 
 
 @click.group(
-    cls=VerbGroup,
+    cls=MainGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="""\b
 Examples:

@@ -59,7 +59,7 @@ def command_of(verb: Verb) -> click.Command:
         return _run(verb, values, known)
 
     return GroupedCommand(
-        verb.name,
+        verb.name.rpartition(" ")[2],
         params=parameters,
         callback=callback,
         help=settings.__doc__,
@@ -73,8 +73,9 @@ def _models(verb: Verb) -> list[click.Parameter]:
     if verb.models == "none":
         return []
     kind = Word("dir", path="dir") if verb.argument == "DIR" else model_word(any_kind=verb.takes_tokens)
-    if verb.models == "several":
-        return [click.Argument(["models"], nargs=-1, required=False, metavar=f"{verb.argument}...", type=kind)]
+    if verb.models in {"several", "any"}:
+        metavar = f"{verb.argument}..." if verb.models == "several" else f"[{verb.argument}]..."
+        return [click.Argument(["models"], nargs=-1, required=False, metavar=metavar, type=kind)]
     metavar = f"[{verb.argument}]" if optional else verb.argument
     return [click.Argument(["models"], required=False, metavar=metavar, type=kind)]
 

@@ -19,17 +19,18 @@ _BASE = ".base_layer."
 def check_installed(settings: FinetuneSettings) -> None:
     """MissingResource if the settings need peft and it isn't installed."""
     if settings.lora:
-        _check_peft()
+        check_peft("--lora")
 
 
-def _check_peft() -> None:
+def check_peft(option: str) -> None:
+    """MissingResource if peft, which `option` requires, isn't installed."""
     if importlib.util.find_spec("peft") is None:
-        raise MissingResource("peft is not installed", why="--lora requires it", hint=install_command("train"))
+        raise MissingResource("peft is not installed", why=f"{option} requires it", hint=install_command("train"))
 
 
 def add_lora(student: nn.Module, architecture: Architecture, rank: int, seed: int) -> None:
     """Freeze the model and add a LoRA of rank `rank` to every linear layer and 1x1 convolution of its blocks."""
-    _check_peft()
+    check_peft("--lora")
     from peft import LoraConfig
 
     shapes = architecture.block_tensors()

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sanac.core.errors import InvalidInput, UsageError
 from sanac.judge.model_folder import YES_NO, JudgeFolder
@@ -56,17 +57,21 @@ class YesNoModel:
 
     def probability(self, image: Picture, question: str) -> float:
         """P(yes), between 0 and 1."""
+        with torch.no_grad():
+            return float(torch.sigmoid(self.margin(image, question)))
+
+    def margin(self, image: Picture, question: str) -> Tensor:
+        """The logit of P(yes), with its gradient where the model is trained."""
         from PIL import Image
 
         turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
         text = self.processor.apply_chat_template([turn], add_generation_prompt=True)
         inputs = self.processor(images=[Image.fromarray(image)], text=[text], return_tensors="pt").to(self.device)
-        with torch.no_grad():
-            logits = self.model(**inputs).logits[0, -1].float()
+        logits = self.model(**inputs).logits[0, -1].float()
         if not torch.isfinite(logits).all():
             raise InvalidInput(f"the judge {self.id} answers NaN", hint="fetch it again")
         yes, no = (torch.logsumexp(logits[ids], dim=0) for ids in self._answers)
-        return float(torch.sigmoid(yes - no))
+        return yes - no
 
 
 @dataclass(frozen=True)

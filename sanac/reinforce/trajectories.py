@@ -31,15 +31,13 @@ _SHAPES, _COLORS = tuple(SHAPES), tuple(COLORS)
 
 
 @dataclass(frozen=True)
-class Trajectories:
-    """Trajectories of one generator with one number of steps."""
+class Runs:
+    """Images of one generator at some of its steps, the finished image last, and what the detector saw in them."""
 
-    guesses: Tensor  # (runs, steps, channels, height, width), half precision; the last one is the finished image
+    guesses: Tensor  # (runs, steps, channels, height, width): latents in half precision, or pixels as bytes
     seen: Tensor  # (runs, steps, MOST_SEEN, 7): shape, colour, score, box; shape -1: nothing
     noise: Tensor  # (steps,): noise level of the state that a guess was made from; the finished image has 0
     prompts: Tensor  # (runs,): numbers of the prompts
-    states: Tensor  # (runs, steps - 1, taps, tokens, width), half precision; as many as there are taps
-    caption: Tensor  # (runs, width): mean of the prompt's embeddings
 
     def detections(self, run: int, step: int) -> list[Detection]:
         """What the detector saw in an image."""
@@ -49,6 +47,14 @@ class Trajectories:
     def correct(self, run: int, step: int, task: GenEvalTask) -> bool:
         """The detector's verdict on an image for a task."""
         return judge(task, self.detections(run, step), SHAPES_RULES).correct
+
+
+@dataclass(frozen=True)
+class Trajectories(Runs):
+    """Runs of SANA with its states: the guesses are latents."""
+
+    states: Tensor  # (runs, steps - 1, taps, tokens, width), half precision; as many as there are taps
+    caption: Tensor  # (runs, width): mean of the prompt's embeddings
 
 
 def gather(
@@ -89,11 +95,11 @@ def _gather(
         last = images.done == images.steps
         assert images.guess is not None
         guesses.append(images.guess)
-        seen.append(_seen(images.preview()))
+        seen.append(seen_in(images.preview()))
         states.append(torch.stack([images.states[block] for block in generator.taps], dim=1).half().cpu())
         if last:
             guesses.append(images.latents)
-            seen.append(_seen(images.finish()))
+            seen.append(seen_in(images.finish()))
     noise.append(0.0)
     return Trajectories(
         torch.stack([one.half().cpu() for one in guesses], dim=1),
@@ -105,7 +111,8 @@ def _gather(
     )
 
 
-def _seen(pictures: NDArray[np.uint8]) -> Tensor:
+def seen_in(pictures: NDArray[np.uint8]) -> Tensor:
+    """What the detector sees in some images, as `Runs.seen` keeps it: (images, MOST_SEEN, 7)."""
     found = torch.full((len(pictures), MOST_SEEN, 7), -1.0)
     for row, picture in enumerate(pictures):
         best = sorted(look(picture), key=lambda one: -one.score)[:MOST_SEEN]

@@ -22,6 +22,7 @@ _GAP, _LINE = 8, 14  # pixels around an image on a sheet, and per line of its ca
 _LEAST = 160  # pixels: smaller images are enlarged on a sheet
 _LARGEST_FILE = 300_000_000  # bytes
 _LARGEST = 8192  # pixels, along a side
+_PNG = ("PNG",)
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
@@ -59,6 +60,11 @@ def read_picture(path: AnyPath) -> NDArray[np.uint8]:
 
 def read_png(path: AnyPath) -> bytes:
     """The bytes of a whole PNG with the right checksums; InvalidInput for anything else. No pixels are decoded."""
+    return read_image(path, _PNG)
+
+
+def read_image(path: AnyPath, formats: Sequence[str]) -> bytes:
+    """The bytes of an image in one of these formats of PIL; InvalidInput for anything else. No pixels are decoded."""
     try:
         with path.open("rb") as file:
             data = bytes(file.read(_LARGEST_FILE + 1))
@@ -66,14 +72,14 @@ def read_png(path: AnyPath) -> bytes:
         raise InvalidInput(f"cannot read {path}", why=error.strerror or str(error)) from error
     if len(data) > _LARGEST_FILE:
         raise InvalidInput(f"{path} is too large for an image", why=f"the maximum is {_LARGEST_FILE:,} bytes")
-    with _opened(data, str(path)) as image:
+    with _opened(data, str(path), formats) as image:
         image.verify()
     return data
 
 
-def decode_picture(data: bytes, name: str) -> NDArray[np.uint8]:
-    """The RGB pixels of a PNG's bytes, what is transparent in white; `name` is for messages."""
-    with _opened(data, name) as image:
+def decode_picture(data: bytes, name: str, formats: Sequence[str] = _PNG) -> NDArray[np.uint8]:
+    """The RGB pixels of an image's bytes, what is transparent in white; `name` is for messages."""
+    with _opened(data, name, formats) as image:
         shown: Image.Image = image
         if image.mode.startswith("I"):  # 16-bit grey, which PIL would clip at 255
             shown = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
@@ -84,12 +90,12 @@ def decode_picture(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
-    """A PNG that isn't decoded yet; InvalidInput for what goes wrong inside, and for images of huge sizes."""
+def _opened(data: bytes, name: str, formats: Sequence[str]) -> Iterator[Image.Image]:
+    """An image that isn't decoded yet; InvalidInput for what goes wrong inside, and for images of huge sizes."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a bomb's: the sides are checked here
-            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            with Image.open(io.BytesIO(data), formats=list(formats)) as image:
                 if max(image.size) > _LARGEST:
                     size = "x".join(map(str, image.size))
                     raise InvalidInput(f"{name} is too large an image", why=f"{size}; at most {_LARGEST} along a side")
@@ -97,7 +103,7 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
     except _BROKEN as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         hint = "replace it, or delete it and generate it again"
-        raise InvalidInput(f"{name} is not a readable PNG", why=why, hint=hint) from error
+        raise InvalidInput(f"{name} is not a readable {', '.join(formats)}", why=why, hint=hint) from error
 
 
 def _save(image: Image.Image, path: AnyPath, notes: PngImagePlugin.PngInfo | None = None) -> None:

@@ -21,7 +21,7 @@ from sanac.judge.preview_judge import JudgeShape, PreviewJudge
 from sanac.judge.state_judge import StateJudge, StateJudgeShape
 from sanac.nn.device import pick_device
 from sanac.nn.stock_loading import load_component
-from sanac.reinforce.judge_task import PreviewJudgeTask
+from sanac.reinforce.judge_task import PreviewJudgeTask, RunExamples, decoded
 from sanac.reinforce.state_task import StateJudgeTask
 from sanac.reinforce.trajectories import Trajectories
 from sanac.reinforce.variants import Variant, gather_variants, random_variants
@@ -73,7 +73,7 @@ def train_previews(
     torch.manual_seed(recipe.seed)
     network: PreviewJudge = PreviewJudge(JudgeShape(VOCABULARY)).to(device)
     vae = load_component(model, "vae", torch.float32).to(device)
-    task = PreviewJudgeTask(network, vae, data, recipe.prompts)
+    task = PreviewJudgeTask(network, RunExamples(decoded(vae), data, recipe.prompts, device))
     schedule = Schedule(recipe.rate, recipe.steps, warmup=200)
     plan = Settings(schedule, seed=recipe.seed, weight_decay=0.05)
     network.load_state_dict(train(task, plan, ConfinedPath(folder) / "previews", reporter)["judge"])

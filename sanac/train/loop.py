@@ -25,6 +25,7 @@ from sanac.train.optimizers import make_optimizer, recall, remembered, set_rate
 from sanac.train.schedule import Schedule
 
 SCHEMA = 1  # of checkpoints: raised when the same settings would train differently
+CALMER = "use a lower --learning-rate, a longer --warmup, or --precision fp32"  # what to try after a divergence
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +81,11 @@ class TrainingTask(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """Callbacks of a run: with each logged line, and with the weights after each step."""
+    """Callbacks of a run, with each logged line and with the weights after each step, and its hint for divergence."""
 
     logged: Callable[[Mapping[str, float]], None] = lambda _: None
     stepped: Callable[[int, Mapping[str, Tensor]], None] = lambda *_: None
+    calmer: str = CALMER
 
 
 def train(
@@ -167,7 +169,7 @@ class _Run:
             raise InvalidInput(
                 f"training diverged at step {self.step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}",
                 why=f"it happened on {self.task.shown}; the last checkpoint is kept in {self.folder}",
-                hint="use a lower --learning-rate, a longer --warmup, or --precision fp32",
+                hint=self.callbacks.calmer,
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -16,7 +16,7 @@ from sanac.judge.shapes import judge_pictures
 from sanac.judge.state_judge import StateJudge, StateJudgeShape
 from sanac.nn.generation import GenerationSettings
 from sanac.nn.stock_loading import load_component
-from sanac.reinforce.judge_task import PreviewJudgeTask, familiar, neighbours, settled, task_of
+from sanac.reinforce.judge_task import PreviewJudgeTask, RunExamples, decoded, familiar, neighbours, settled, task_of
 from sanac.reinforce.state_task import StateJudgeTask, targets_of
 from sanac.reinforce.trajectories import Trajectories, gather
 from sanac.reinforce.variants import Variant, gather_variants, random_variants, tap_of
@@ -75,9 +75,7 @@ def test_targets_are_the_detectors_verdicts(prompts: list[Prompt], data: Traject
 
 
 def test_previews_are_asked_about_three_prompts(model: Model, prompts: list[Prompt], data: Trajectories) -> None:
-    task = PreviewJudgeTask(
-        PreviewJudge(JudgeShape(VOCABULARY)), load_component(model, "vae", torch.float32), [data], prompts
-    )
+    task = RunExamples(decoded(load_component(model, "vae", torch.float32)), [data], prompts)
     rng = np.random.default_rng(0)
     for run in range(RUNS):
         own, near, other = task._asked(data, run, rng)
@@ -95,7 +93,8 @@ def test_a_judge_learns_what_it_is_shown(model: Model, prompts: list[Prompt], da
     task: PreviewJudgeTask | StateJudgeTask
     if kind == "previews":
         shape = JudgeShape(VOCABULARY, width=32, encoder_layers=1, decoder_layers=1)
-        task = PreviewJudgeTask(PreviewJudge(shape), load_component(model, "vae", torch.float32), [data], prompts, 16)
+        examples = RunExamples(decoded(load_component(model, "vae", torch.float32)), [data], prompts)
+        task = PreviewJudgeTask(PreviewJudge(shape), examples, 16)
     else:
         task = StateJudgeTask(StateJudge(StateJudgeShape(3, 96, 64)), [data], prompts, 0, 64)
     optimizer = torch.optim.AdamW(task.network.parameters(), 3e-3)

@@ -184,3 +184,22 @@ def test_another_token_folder_is_not_replaced(sanac: Sanac, token_model: Path) -
         ran = sanac("reinforce", token_model, "--loss", "dpo", *JUDGED, "--out", "taught", *force)
         assert ran.code == 2, ran.err
         assert Path("taught/mine.txt").read_text() == "mine"
+
+
+def test_judge_samples_as_it_is_typed(sanac: Sanac, model: Path) -> None:
+    words = ("judge", "samples", model, *QUICK[:6], "--verifier", "judge:sanac:tiny", "--out", "samples", "--json")
+    ran = sanac(*words, "--part", "2/2")
+    assert ran.code == 0, ran.err
+    assert (ran.json["prompts"], ran.json["missing"]) == (4, 2)
+    ran = sanac(*words)
+    assert (ran.json["missing"], ran.json["varied"], ran.json["alike"]) == (0, 4, 0)
+    assert 0 <= ran.json["mean"] <= ran.json["best"] <= 1
+    for options, message in (
+        (("--part", "3/2"), "--part is '3/2'"),
+        (("--each", "4"), "holds other samples"),
+        (("--verifier", "judge:nowhere"), "there is no nowhere"),
+    ):
+        refused = sanac(*words[:-1], *options)
+        assert refused.code == 2, refused.err
+        assert message in refused.err
+    assert "--verifier is missing" in sanac("judge", "samples", model, "--out", "other").err

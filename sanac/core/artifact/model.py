@@ -209,7 +209,7 @@ def not_sana(located: Located) -> UsageError:
     """The error where a token generator was passed to what works on SANA only."""
     return UsageError(
         f"{located.name} is a token generator, and this works on SANA models only",
-        hint="inspect, generate, evaluate and bench take token generators",
+        hint="inspect, generate, evaluate, bench and reinforce take token generators",
     )
 
 

@@ -178,7 +178,7 @@ def open_stage(out: Path, key: str, *, fresh: bool, reporter: Reporter = NULL_RE
         _refuse_foreign(out)
         state = ConfinedPath(partial) / _STATE
         state.mkdir(parents=True, exist_ok=True)
-        with _locked(state / "lock", out):
+        with locked(state / "lock", out):
             if fresh:
                 _empty(ConfinedPath(partial))
             staging = StagingArea(out, key, partial, reporter)
@@ -203,7 +203,7 @@ def open_addition(artifact: Path, key: str, names: Iterable[str]) -> Iterator[St
     state = inside / _STATE
     try:
         state.mkdir(exist_ok=True)
-        with _locked(state / "lock", artifact):
+        with locked(state / "lock", artifact):
             (state / _JOURNAL).unlink(missing_ok=True)
             own = [inside / place for name in names for place in (name, f"{name}{UNFINISHED}")]
             _drop_unlisted(inside, [*own, *_left_files(inside)])
@@ -288,7 +288,8 @@ def _refuse_foreign(out: Path) -> None:
 
 
 @contextmanager
-def _locked(path: ConfinedPath, out: Path) -> Iterator[None]:
+def locked(path: ConfinedPath, out: Path) -> Iterator[None]:
+    """Hold the lock in the file `path` while `out` is written; MissingResource if another run holds it."""
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
