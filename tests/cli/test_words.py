@@ -99,4 +99,4 @@ def test_no_framework_is_loaded(words: str, folder: Path) -> None:
 @pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.takes_tokens])
 def test_token_generators_are_offered_where_they_are_taken(verb: str, folder: Path) -> None:
     words = ("--suite", "shapes") if verb == "evaluate" else ()
-    assert complete(folder, "sanac", verb, *words, "sanac:") == ["plain,sanac:tiny", "plain,sanac:tokens"]
+    assert complete(folder, "sanac", *verb.split(), *words, "sanac:") == ["plain,sanac:tiny", "plain,sanac:tokens"]
