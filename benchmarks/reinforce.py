@@ -232,14 +232,14 @@ def rows_of(bench: Bench) -> Iterator[tuple[str, list[PromptScore], float, dict[
         each = sum(cost.forwards for cost in found.matrix.costs)
         yield row, scored(prompts, found.matrix.right[:, 0].tolist()), float(each), more
         best = simulate(found.matrix, SearchPlan("best-of", NOISES, NOISES))
-        yield f"{row} + ORM", best.scores, best.forwards, {}
+        yield f"{row} with ORM", best.scores, best.forwards, {}
         if row in SEARCHED:
             gated = simulate(found.matrix, plan)
-            yield f"{row} + PARM", gated.scores, gated.forwards, {"looks": plan.looks, "potential": plan.potential}
+            yield f"{row} with PARM", gated.scores, gated.forwards, {"looks": plan.looks, "potential": plan.potential}
         if row == "base":
             for strategy, name in (("prm", "PRM"), ("reflection", "PARM++ (reflection)")):
                 one = bench.real(strategy, weights, "test")
-                yield f"base + {name}", scored(prompts, one["right"]), one["forwards"], {}
+                yield f"base with {name}", scored(prompts, one["right"]), one["forwards"], {}
 
 
 def measured(bench: Bench) -> dict[str, Any]:
@@ -262,19 +262,19 @@ def measured(bench: Bench) -> dict[str, Any]:
 
 
 ORDER = (  # the paper's
-    ("base", "base + ORM"),
-    ("base + ORM", "base + PARM"),
-    ("base", "base + PRM"),
-    ("base + PARM", "base + PARM++ (reflection)"),
+    ("base", "base with ORM"),
+    ("base with ORM", "base with PARM"),
+    ("base", "base with PRM"),
+    ("base with PARM", "base with PARM++ (reflection)"),
     ("base", "DPO"),
     ("RFT", "DPO"),
     ("DPO", "iterated DPO"),
-    ("iterated DPO", "iterated DPO + ORM"),
-    ("iterated DPO", "iterated DPO + PARM"),
-    ("iterated DPO + ORM", "iterated DPO + PARM"),
+    ("iterated DPO", "iterated DPO with ORM"),
+    ("iterated DPO", "iterated DPO with PARM"),
+    ("iterated DPO with ORM", "iterated DPO with PARM"),
     ("iterated DPO", "iterated DPO, guided by the judge"),
     ("DPO", "DPO, guided by the judge"),
-    ("base + PARM", "iterated DPO + PARM"),
+    ("base with PARM", "iterated DPO with PARM"),
     ("DPO", "DGPO"),
     ("RFT", "DGPO"),
 )
