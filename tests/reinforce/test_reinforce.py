@@ -203,3 +203,26 @@ def test_judge_samples_as_it_is_typed(sanac: Sanac, model: Path) -> None:
         assert refused.code == 2, refused.err
         assert message in refused.err
     assert "--verifier is missing" in sanac("judge", "samples", model, "--out", "other").err
+
+
+def test_a_recipe_reinforces(sanac: Sanac, pipeline: Path) -> None:
+    Path("recipe.toml").write_text(
+        f'''model = "{pipeline}"
+[prune]
+keep = "0-3"
+[reinforce]
+loss = "dpo"
+verifier = "judge:sanac:tiny"
+num_prompts = 3
+each = 2
+steps = 2
+updates = 2
+prompts_per_step = 2
+'''
+    )
+    planned = sanac("run", "recipe.toml", "--dry-run")
+    assert planned.code == 0, planned.err
+    assert "reinforce --loss dpo" in planned.out
+    listed = sanac("reinforce", pipeline, "--loss", "dpo", *JUDGED)
+    assert listed.code == 0, listed.err
+    assert "judged samples and training state of reinforce" in sanac("ls").out

@@ -19,6 +19,7 @@ from sanac.core.errors import InvalidInput, UsageError
 Kind = Literal["artifact", "unfinished", "cache", "result", "unknown"]
 
 _CACHES = {
+    "reinforcing": "judged samples and training state of reinforce",
     "data": "encoded training data",
     "painted": "generated training data",
     "teacher": "a teacher's outputs",
