@@ -1,5 +1,6 @@
 """Gathers judged samples: several images of each prompt, scored, with what training needs to know of them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,6 +67,8 @@ def _group(stepwise: Stepwise, verifier: Verifier, request: Request, seeds: tupl
         scores += verifier.scores(pictures, [request] * len(some))
         samples += [guess.cpu() for guess in images.guesses]
         condition = {name: value[0].cpu() for name, value in images.condition.items()}
+    if not all(map(math.isfinite, scores)):
+        raise InvalidInput(f"the verifier {verifier.id} scores NaN", hint="fetch it again, or use another one")
     stacked = torch.stack(samples)
     small = stacked.half() if stacked.is_floating_point() else stacked.int()
     return Group(request.prompt, seeds, tuple(scores), small, condition)

@@ -97,11 +97,10 @@ def _token_folder(rounds: Rounds, context: Context) -> Outcome:
     partial_out = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial_out, ignore_errors=True)
     for part in model.components:
-        name = {model.transformer.name: TRANSFORMER}.get(part.name, part.name)
-        (partial_out / name).mkdir(parents=True)
+        (partial_out / part.name).mkdir(parents=True)
         for file in part.files:
-            if part is not model.transformer or file.suffix == ".json":
-                shutil.copyfile(file, partial_out / name / file.name)
+            if part is not model.transformer or file.name == "config.json":
+                shutil.copyfile(file, partial_out / part.name / file.name)
     stored = model.transformer.weights
     assert stored is not None
     tensors = {name: weights[name].to(DTYPES[ref.dtype]) for name, ref in stored.tensors.items() if name in weights}

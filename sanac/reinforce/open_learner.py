@@ -50,6 +50,12 @@ def _flow(
             f"{model.located.name} can't be reinforced",
             why="SANA-Sprint is distilled to few steps: it predicts where a step ends, not the velocity of the flow",
         )
+    if model.schedule and model.schedule.guidance_inside is not None:
+        raise UsageError(
+            f"{model.located.name} can't be reinforced",
+            why="guidance was distilled into its weights: they give a guided velocity, which no sample has",
+            hint="reinforce it first, then distill guidance",
+        )
     check_complete(model)
     student = open_student(model, device, torch.float32)
     student.load_state_dict(dict(weights), strict=False)

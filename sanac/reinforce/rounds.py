@@ -15,7 +15,7 @@ from sanac.core import json_files
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.token_model import AnyModel
 from sanac.core.confined import ConfinedPath
-from sanac.core.errors import InvalidInput, UsageError
+from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.progress import Reporter
 from sanac.finetune.lora import merged
 from sanac.judge.judge_files import PREVIEW_JUDGE, judge_files, loaded
@@ -37,6 +37,7 @@ from sanac.train.schedule import Schedule
 
 SCHEMA = 1  # raised when the same settings would train differently
 WARMUP = 0.1  # share of the steps
+_APART = 10**7  # seeds of a round's noises, from those of the round before
 RATE = 0.01  # default learning rate times width
 BETAS = {"flow": {"dpo": 30.0, "dgpo": 100.0}, "tokens": {"dpo": 20.0, "dgpo": 20.0}}
 
@@ -149,7 +150,7 @@ class Rounds:
     def _round(
         self, number: int, home: ConfinedPath, weights: Mapping[str, Tensor], callbacks: Callbacks
     ) -> dict[str, Tensor]:
-        samples = self.given if number == 1 and self.given else self._sampled(home / "samples", weights)
+        samples = self.given if number == 1 and self.given else self._sampled(number, home / "samples", weights)
         device = torch.device(self.device)
         learner = open_learner(self.model, device, weights, self.settings.lora, self.settings.seed)
         reference = copy.deepcopy(learner.network)  # before the first step an adapter changes nothing
@@ -159,13 +160,20 @@ class Rounds:
         left_out = len(samples.groups) - len(task.groups)
         self.reporter.note(f"{len(task.groups)} prompts to learn from; {left_out} teach nothing")
         plan = replace(self.loop, seed=self.settings.seed + number - 1)
-        found = train(task, plan, home / "training", self.reporter, callbacks)["transformer"]
+        try:
+            found = train(task, plan, home / "training", self.reporter, callbacks)["transformer"]
+        except torch.cuda.OutOfMemoryError as error:
+            raise MissingResource(
+                "the GPU ran out of memory during training",
+                why=str(error).splitlines()[0][:200],
+                hint=f"--prompts-per-step {max(1, self.settings.prompts_per_step // 2)}, or --lora 16",
+            ) from error
         return _whole(learner, found, lora=bool(self.settings.lora))
 
-    def _sampled(self, folder: ConfinedPath, weights: Mapping[str, Tensor]) -> Samples:
-        """Samples of the model with these weights."""
+    def _sampled(self, number: int, folder: ConfinedPath, weights: Mapping[str, Tensor]) -> Samples:
+        """Samples of the model with these weights, from noises that no other round has."""
         identity = "" if not weights else json_files.key_of([[name, digest(value)] for name, value in weights.items()])
-        settings = replace(self.settings, seed=self.settings.seed + (0 if not weights else 10**7))
+        settings = replace(self.settings, seed=self.settings.seed + (number - 1) * _APART)
         begin(folder, about(settings, self.model, self.requests, self.reporter, identity))
         numbers = range(len(self.requests))
         sample(self.model, settings, self.requests, numbers, folder, self.reporter, weights)
