@@ -1,6 +1,7 @@
 """The errors of both kinds of generator: their slopes, what they share within a prompt, and the reward's gradient."""
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ from sanac.core.checkpoint.locate import locate
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput
 from sanac.core.progress import NULL_REPORTER
-from sanac.judge.preview_judge import JudgeShape, PreviewJudge
+from sanac.judge.preview_judge import JudgeShape, PreviewJudge, PreviewJudgeVerifier
+from sanac.judge.verifier import Request
 from sanac.nn.stock_loading import load_component
 from sanac.reinforce.flow_learner import FlowLearner
 from sanac.reinforce.groups import Group, Samples, group_file, load_group, save_group
 from sanac.reinforce.learner import Learner, stacked
 from sanac.reinforce.losses.dgpo import LARGEST
+from sanac.reinforce.losses.prediction import Prediction
 from sanac.reinforce.reinforce_task import Objective, ReinforceTask
 from sanac.reinforce.reward_guidance import RewardGuidance, frozen
 from sanac.reinforce.token_learner import TokenLearner
@@ -236,3 +239,51 @@ def test_damaged_groups_are_refused(learner: Learner, tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match=r"is damaged|is not valid JSON"):
             load_group(home, number)
     assert LARGEST == 5
+
+
+def test_a_network_that_knows_the_velocity_has_no_error_and_points_at_the_samples(pipeline: Path) -> None:
+    """x_s = (1 - s) x + s e has the velocity e - x, and x_s - s v is x."""
+    learner = flow(pipeline)
+    samples, condition, noising = drawn(learner)
+    states: list[torch.Tensor] = []
+
+    class Knows(nn.Module):
+        def forward(self, noised: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor]:
+            states.append(noised)
+            return ((noising.noise[:, None] - samples).flatten(0, 1),)
+
+    found = learner.predict(Knows(), samples, condition, noising)
+    assert found.error.abs().max() < 1e-9
+    level = noising.level.view(-1, 1, 1, 1, 1)
+    expected = (1 - level) * samples + level * noising.noise[:, None]
+    torch.testing.assert_close(states[0].view(samples.shape), expected)
+    decoded = learner.vae.decode(samples.flatten(0, 1) / learner.vae.config.scaling_factor, return_dict=False)[0]
+    torch.testing.assert_close(learner.images(found, samples, noising), decoded, atol=1e-4, rtol=1e-4)
+
+
+def test_the_reward_is_the_judges_own_probability(learner: Learner) -> None:
+    """-log P(yes), as the verifier says it of the same images at the same noise level."""
+    samples, condition, noising = drawn(learner)
+    network = judge()
+    verifier = PreviewJudgeVerifier("judge", network, torch.device("cpu"))
+    found = learner.predict(learner.network, samples, condition, noising)
+    lost = float(RewardGuidance(network, 2.0).loss(learner, found, samples, PROMPTS, noising).detach())
+    images = learner.images(found, samples, noising).detach().clamp(-1, 1)
+    bytes_ = ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    said = []
+    for place, image in enumerate(bytes_):
+        prompt, level = PROMPTS[place // 4], float(noising.level[place // 4])
+        (reading,) = verifier.previews([image], [Request(prompt)], level)
+        said.append(-math.log(reading.potential))
+    assert lost == pytest.approx(2 * sum(said) / len(said), rel=0.02)
+
+
+def test_sure_logits_point_at_the_image_of_their_codes(token_model: Path) -> None:
+    learner = tokens(token_model)
+    samples, _, noising = drawn(learner)
+    other = (samples.long() + 7) % learner.architecture.codes
+    sure = 50.0 * nn.functional.one_hot(other, learner.architecture.codes)
+    images = learner.images(Prediction(torch.zeros(3, 4), sure, sure), samples, noising)
+    masked = noising.noise[:, None].expand(samples.shape)
+    expected = torch.where(masked, other, samples.long()).flatten(0, 1)
+    torch.testing.assert_close(images, learner.tokenizer.decode(expected, 4), atol=1e-4, rtol=1e-4)
