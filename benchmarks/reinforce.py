@@ -215,7 +215,7 @@ def gates(matrix: Matrix) -> SearchPlan:
 
 
 def scored(prompts: Sequence[Prompt], right: Sequence[float]) -> list[PromptScore]:
-    """Scores of one image per prompt."""
+    """Scores of one image per prompt, or shares of several."""
     pairs = enumerate(zip(prompts, right, strict=True))
     return [PromptScore(one.content.tag, f"{number} {one.text}", value, 1) for number, (one, value) in pairs]
 
@@ -229,8 +229,8 @@ def rows_of(bench: Bench) -> Iterator[tuple[str, list[PromptScore], float, dict[
         found = bench.matrix(row, weights, "test", previews=row in SEARCHED)
         distance = compare(found.single, truth)
         more = {"seconds": seconds, "frechet": distance.frechet, "diversity": distance.diversity.to_json()}
-        each = sum(cost.forwards for cost in found.matrix.costs)
-        yield row, scored(prompts, found.matrix.right[:, 0].tolist()), float(each), more
+        one = simulate(found.matrix, SearchPlan("best-of", 1, NOISES))  # each of the noises alone
+        yield row, one.scores, one.forwards, more
         best = simulate(found.matrix, SearchPlan("best-of", NOISES, NOISES))
         yield f"{row} with ORM", best.scores, best.forwards, {}
         if row in SEARCHED:
@@ -238,8 +238,8 @@ def rows_of(bench: Bench) -> Iterator[tuple[str, list[PromptScore], float, dict[
             yield f"{row} with PARM", gated.scores, gated.forwards, {"looks": plan.looks, "potential": plan.potential}
         if row == "base":
             for strategy, name in (("prm", "PRM"), ("reflection", "PARM++ (reflection)")):
-                one = bench.real(strategy, weights, "test")
-                yield f"base with {name}", scored(prompts, one["right"]), one["forwards"], {}
+                ran = bench.real(strategy, weights, "test")
+                yield f"base with {name}", scored(prompts, ran["right"]), ran["forwards"], {}
 
 
 def measured(bench: Bench) -> dict[str, Any]:
@@ -254,7 +254,7 @@ def measured(bench: Bench) -> dict[str, Any]:
             "tasks": {tag: clustered_share(some).to_json() for tag, some in tasks.items()},
             "against_base": paired_difference(scores, base).to_json(),
             "forwards": forwards,
-            "right": [one.right for one in scores],
+            "right": [one.right / one.images for one in scores],
             **more,
         }
         click.echo(f"{bench.name}: {row}: {found[row]['score']['value']:.3f}, {forwards:.0f} forwards", err=True)
