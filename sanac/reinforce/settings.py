@@ -10,7 +10,7 @@ from sanac.core.settings import Naming, Option, RunSettings
 from sanac.core.write.settings import StageSettings
 from sanac.judge.words import check_word
 
-_SAMPLES, _TRAINING = "Sampling options", "Training options"
+_SAMPLES, _TRAINING, _LOSS = "Sampling options", "Training options", "Loss options"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,16 +107,14 @@ class ReinforceSettings(StageSettings, SamplingSettings):
             "BETA",
             "by model and loss",
             gt=0,
-            group=_TRAINING,
+            group=_LOSS,
         ),
     ] = None
     accept: Annotated[
         float | None,
-        Option(
-            "rft: the score from which on an image is accepted.", "SCORE", "the verifier's verdict", group=_TRAINING
-        ),
+        Option("rft: the score from which on an image is accepted.", "SCORE", "the verifier's verdict", group=_LOSS),
     ] = None
-    accepted: Annotated[int, Option("rft: accepted images per prompt, at most.", "N", ge=1, group=_TRAINING)] = 2
+    accepted: Annotated[int, Option("rft: accepted images per prompt, at most.", "N", ge=1, group=_LOSS)] = 2
     safeguard: Annotated[
         float,
         Option(
@@ -124,15 +122,13 @@ class ReinforceSettings(StageSettings, SamplingSettings):
             "MU",
             ge=0,
             lt=1,
-            group=_TRAINING,
+            group=_LOSS,
         ),
     ] = 0.5
-    kl: Annotated[float, Option("dgpo: weight of the distance to the reference.", "WEIGHT", ge=0, group=_TRAINING)] = (
-        0.0
-    )
+    kl: Annotated[float, Option("dgpo: weight of the distance to the reference.", "WEIGHT", ge=0, group=_LOSS)] = 0.0
     reward: Annotated[
         float,
-        Option("Weight of the judge's own gradient (judge:MODEL only); 0: none.", "WEIGHT", ge=0, group=_TRAINING),
+        Option("Weight of the judge's own gradient (judge:MODEL only); 0: none.", "WEIGHT", ge=0, group=_LOSS),
     ] = 0.0
     lora: Annotated[
         int | None, Option("Train low-rank adapters only, then merge them (SANA).", "RANK", ge=1, group=_TRAINING)
