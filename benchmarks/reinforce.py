@@ -275,6 +275,9 @@ ORDER = (  # the paper's
     ("iterated DPO", "iterated DPO, guided by the judge"),
     ("DPO", "DPO, guided by the judge"),
     ("base with PARM", "iterated DPO with PARM"),
+    ("base with ORM", "DPO with ORM"),
+    ("base with ORM", "iterated DPO with ORM"),
+    ("base with ORM", "DGPO with ORM"),
     ("DPO", "DGPO"),
     ("RFT", "DGPO"),
 )
