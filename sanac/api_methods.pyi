@@ -386,7 +386,7 @@ class VerbMethods:
             safeguard: dpo: least share of a step that lowers the winner's error; 0 turns it off.  [at least 0, below 1; default: 0.5]
             kl: dgpo: weight of the distance to the reference.  [at least 0; default: 0]
             reward: Weight of the judge's own gradient (judge:MODEL only); 0: none.  [at least 0; default: 0]
-            lora: Train low-rank adapters only, then merge them (SANA).  [at least 1]
+            lora: Train low-rank adapters only, then merge them.  [at least 1]
             optimizer: The optimizer.  [one of came8bit, came, adamw, adamw8bit; default: adamw]
             ema: Decay of the weights' moving average; 0 turns it off.  [at least 0, below 1; default: 0.95]
             save_every: Steps between two checkpoints.  [at least 1; default: 50]

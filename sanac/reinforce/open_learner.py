@@ -9,7 +9,7 @@ from sanac.core.artifact.completeness import check_complete
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.token_model import AnyModel
 from sanac.core.errors import UsageError
-from sanac.finetune.lora import add_lora
+from sanac.finetune.lora import add_lora, check_peft
 from sanac.finetune.student import open_student
 from sanac.nn.guidance import config_of, guidance_of
 from sanac.nn.pipeline_config import scheduler_of
@@ -18,6 +18,7 @@ from sanac.reinforce.flow_learner import FlowLearner
 from sanac.reinforce.learner import Learner
 from sanac.reinforce.token_learner import TokenLearner
 from sanac.tokens.networks import open_networks
+from sanac.tokens.transformer import MaskedTokenTransformer
 from sanac.train.flow_matching import Times
 
 
@@ -30,15 +31,11 @@ def open_learner(
     """
     if isinstance(model, Model):
         return _flow(model, device, weights, lora, seed)
-    if lora:
-        raise UsageError(
-            f"--lora can't be used with {model.located.name}",
-            why="token generators are trained whole",
-            hint="no --lora",
-        )
     networks = open_networks(model, str(device))
     network = networks.transformer.float().train().requires_grad_(requires_grad=True)
     network.load_state_dict(dict(weights), strict=False)
+    if lora:
+        add_token_lora(network, lora, seed)
     return TokenLearner(network, networks.images, networks.transformer.architecture)
 
 
@@ -65,3 +62,15 @@ def _flow(
     scheduler = scheduler_of(model)
     shift = float(scheduler.get("flow_shift", scheduler.get("shift", 3.0)))
     return FlowLearner(student, vae, guidance_of(config_of(model)).timesteps, Times(shift=shift))
+
+
+def add_token_lora(network: MaskedTokenTransformer, rank: int, seed: int) -> None:
+    """Freeze a token model and add a LoRA of rank `rank` to every linear layer of its transformer layers."""
+    check_peft("--lora")
+    from peft import LoraConfig
+
+    targets = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network.requires_grad_(requires_grad=False)
+        network.showo.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets))

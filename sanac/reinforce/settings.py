@@ -131,7 +131,7 @@ class ReinforceSettings(StageSettings, SamplingSettings):
         Option("Weight of the judge's own gradient (judge:MODEL only); 0: none.", "WEIGHT", ge=0, group=_LOSS),
     ] = 0.0
     lora: Annotated[
-        int | None, Option("Train low-rank adapters only, then merge them (SANA).", "RANK", ge=1, group=_TRAINING)
+        int | None, Option("Train low-rank adapters only, then merge them.", "RANK", ge=1, group=_TRAINING)
     ] = None
     optimizer: Annotated[
         Literal["came8bit", "came", "adamw", "adamw8bit"], Option("The optimizer.", "NAME", group=_TRAINING)
