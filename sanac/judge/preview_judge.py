@@ -141,7 +141,6 @@ class PreviewJudgeVerifier:
     id: str
     network: PreviewJudge
     device: torch.device
-    accepts: float = 0.5
 
     @classmethod
     def open(cls, files: JudgeFiles, device: str) -> "PreviewJudgeVerifier":

@@ -53,7 +53,6 @@ class ShapesVerifier:
     """The shapes world's detector as a verifier: the soft score, a correct image above all others."""
 
     id = "shapes-detector 1"
-    accepts = 1.0  # the score from which on an image is right
 
     def scores(self, images: Sequence[Picture], requests: Sequence[Request]) -> list[float]:
         """Scores from 0 to 2; UsageError for prompts that aren't of the shapes world."""

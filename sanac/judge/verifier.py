@@ -103,12 +103,6 @@ def innermost(verifier: Verifier) -> Verifier:
     return verifier.verifier if isinstance(verifier, KeptScores) else verifier
 
 
-def accepted_from(verifier: Verifier) -> float | None:
-    """The score from which on an image counts as right; None for verifiers that only compare."""
-    found: float | None = getattr(innermost(verifier), "accepts", None)
-    return found
-
-
 @runtime_checkable
 class Explains(Protocol):
     """A verifier that can say what an image lacks."""

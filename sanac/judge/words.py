@@ -1,10 +1,12 @@
 """The words of `--verifier` and `--previews`, checked before anything is loaded."""
 
 import re
+from collections.abc import Sequence
 
 from sanac.core.errors import UsageError
 
 KINDS = ("shapes", "judge", "clip", "vlm", "atoms")
+_ACCEPTED = {"shapes": 1.0, "judge": 0.5, "vlm": 0.5, "atoms": 0.5}
 
 
 def check_word(word: str) -> None:
@@ -29,6 +31,11 @@ def kind_of(word: str) -> str:
 def model_of(word: str) -> str:
     """The model behind a word; empty for shapes."""
     return word.partition(":")[2]
+
+
+def accepted_from(words: Sequence[str]) -> float | None:
+    """The score from which on an image counts as right; None for verifiers that only compare, as ensembles do."""
+    return _ACCEPTED.get(kind_of(words[0])) if len(words) == 1 else None
 
 
 def split_words(prompt: str) -> list[str]:

@@ -80,7 +80,6 @@ class YesNoVerifier:
 
     judge: YesNoModel
     template: str
-    accepts: float = 0.5
 
     @property
     def id(self) -> str:
@@ -107,7 +106,6 @@ class AtomsVerifier:
 
     ask: Callable[[Picture, str], float]
     judge_id: str
-    accepts: float = 0.5
 
     @property
     def id(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from sanac.reinforce.groups import Group
 from sanac.reinforce.learner import Condition, Noising, repeated
 from sanac.reinforce.losses.prediction import Prediction
 from sanac.train.flow_matching import Times
@@ -24,6 +25,19 @@ class FlowLearner:
     def identity(self) -> str:
         """What the errors depend on besides network and samples."""
         return f"flow {self.times}"
+
+    def check(self, group: Group) -> str:
+        """Latents of this network's channels, and a caption's embeddings with a mask."""
+        config = self.network.config
+        embeddings, mask = (group.condition.get(name, torch.empty(0)) for name in ("embeddings", "mask"))
+        if not group.samples.is_floating_point() or group.samples.dim() != 4:
+            return "its samples are not latents"
+        channels, *sides = group.samples.shape[1:]
+        if channels != config["in_channels"] or any(side < 1 or side % config["patch_size"] for side in sides):
+            return f"its latents are {list(group.samples.shape[1:])}, which the transformer doesn't take"
+        if embeddings.dim() != 2 or embeddings.shape[1] != config["caption_channels"] or not len(embeddings):
+            return "its embeddings are not those of this model's text encoder"
+        return "" if mask.shape == embeddings.shape[:1] else "its mask doesn't fit its embeddings"
 
     def draw(self, shape: Sequence[int], prompts: int, generator: torch.Generator) -> Noising:
         """A noise level and a noise per prompt."""

@@ -16,6 +16,8 @@ from sanac.nn.stepwise import Noise
 from sanac.reinforce.groups import ABOUT, FOLDER, SCHEMA, Group, Samples, group_file, load_group, save_group
 from sanac.search.generators import Stepwise
 
+_MOST = 1_000_000  # prompts of a folder: more is a broken file
+
 
 def begin(folder: ConfinedPath, about: Mapping[str, Any], *, fresh: bool = False) -> None:
     """Make the folder of some samples; UsageError if it holds samples of something else."""
@@ -80,7 +82,7 @@ def read_samples(folder: ConfinedPath, prompts: int | None = None) -> Samples:
         raise InvalidInput(f"{folder} holds no judged samples", hint="sanac judge samples MODEL --out DIR")
     about = json_files.read_object(folder / ABOUT)
     count = about.get("prompts") if prompts is None else prompts
-    if about.get("schema") != SCHEMA or not isinstance(count, int):
+    if about.get("schema") != SCHEMA or type(count) is not int or not 0 < count <= _MOST:
         raise InvalidInput(f"{folder / ABOUT} is not of this version's samples")
     missing = [number for number in range(count) if not group_file(folder, number).is_file()]
     if missing:

@@ -6,7 +6,7 @@ scores. So gathering goes on behind what is there, and several processes can sha
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,9 +105,3 @@ def load_group(folder: ConfinedPath, number: int) -> Group:
 
 def _finite(values: Tensor) -> bool:
     return not values.is_floating_point() or bool(torch.isfinite(values).all())
-
-
-def batches(groups: Sequence[Group], size: int, generator: torch.Generator) -> Iterator[Group]:
-    """Random groups, each prompt alike."""
-    for number in torch.randint(len(groups), (size,), generator=generator).tolist():
-        yield groups[number]

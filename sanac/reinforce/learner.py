@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from sanac.reinforce.groups import Group
 from sanac.reinforce.losses.prediction import Prediction
 
 Condition = Mapping[str, Tensor]  # what the generator reads of some prompts, each (prompts, ...)
@@ -33,6 +34,9 @@ class Learner(Protocol):
     @property
     def identity(self) -> str:
         """What the errors depend on besides network and samples."""
+
+    def check(self, group: Group) -> str:
+        """What keeps the network from reading a group, in words; empty if nothing does."""
 
     def draw(self, shape: Sequence[int], prompts: int, generator: torch.Generator) -> Noising:
         """Noise for samples of this shape."""

@@ -18,8 +18,6 @@ from sanac.reinforce.losses.rft import rft
 from sanac.reinforce.reward_guidance import RewardGuidance
 from sanac.train.task import WholeBatches
 
-LOSSES = ("rft", "dpo", "dgpo", "nft")
-
 
 @dataclass(frozen=True)
 class Objective:
@@ -61,7 +59,13 @@ class ReinforceTask(WholeBatches):
     groups: list[Group] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Leave out groups that nothing can be learned from."""
+        """Refuse what the network can't read, and leave out groups that nothing can be learned from."""
+        like = self.samples.groups[0].samples.shape
+        for number, group in enumerate(self.samples.groups):
+            other = f"they are {list(group.samples.shape)}, those of the first prompt {list(like)}"
+            found = self.learner.check(group) or (other if group.samples.shape != like else "")
+            if found:
+                raise InvalidInput(f"the samples of prompt {number} can't be learned from", why=found)
         self.groups = self.objective.usable(self.samples.groups)
         if not self.groups:
             raise InvalidInput(

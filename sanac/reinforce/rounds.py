@@ -20,8 +20,8 @@ from sanac.core.progress import Reporter
 from sanac.finetune.lora import merged
 from sanac.judge.judge_files import PREVIEW_JUDGE, judge_files, loaded
 from sanac.judge.preview_judge import JudgeShape, PreviewJudge
-from sanac.judge.verifier import Request, accepted_from
-from sanac.judge.words import model_of
+from sanac.judge.verifier import Request
+from sanac.judge.words import accepted_from, model_of
 from sanac.nn.device import pick_device
 from sanac.nn.save_tensors import save_tensors
 from sanac.reinforce.gather import begin, read_samples
@@ -30,7 +30,7 @@ from sanac.reinforce.learner import Learner
 from sanac.reinforce.open_learner import open_learner
 from sanac.reinforce.reinforce_task import Objective, ReinforceTask
 from sanac.reinforce.reward_guidance import RewardGuidance, frozen
-from sanac.reinforce.samples_job import about, sample, verifier_of
+from sanac.reinforce.samples_job import about, sample
 from sanac.reinforce.settings import ReinforceSettings
 from sanac.train.loop import Callbacks, Settings, train
 from sanac.train.schedule import Schedule
@@ -90,7 +90,7 @@ class Rounds:
             return self.settings.accept or 0.0
         if self.settings.verifier is None:
             raise UsageError("--loss rft needs --accept or --verifier", hint="--accept SCORE")
-        verdict = accepted_from(verifier_of(self.settings, self.device, self.workspace))
+        verdict = accepted_from([self.settings.verifier])
         if verdict is None:
             raise UsageError(
                 f"--loss rft needs --accept with {self.settings.verifier}",

@@ -10,7 +10,7 @@ from sanac.core.context import Context, Outcome
 from sanac.core.progress import Reporter
 from sanac.core.view import Block
 from sanac.judge.requests import check_requests, judge_identity, requests_of
-from sanac.judge.verifier import Request, Verifier
+from sanac.judge.verifier import Request
 from sanac.nn.calibration.prompts import choose_prompts, is_shapes_vocabulary
 from sanac.nn.device import pick_device
 from sanac.nn.pipeline_config import vocabulary_of
@@ -85,14 +85,9 @@ def sample(
     if weights:
         generator.load_weights(weights)
     stepwise = any_stepwise(generator, any_sampling(model, settings, reporter, batch=settings.batch))
-    verifier = verifier_of(settings, device, folder)
-    gather(stepwise, verifier, requests, numbers, settings.each, settings.seed, folder, reporter)
-
-
-def verifier_of(settings: SamplingSettings, device: str, folder: ConfinedPath) -> Verifier:
-    """What scores the images."""
     assert settings.verifier
-    return open_verifier([settings.verifier], device, folder)
+    verifier = open_verifier([settings.verifier], device, folder)
+    gather(stepwise, verifier, requests, numbers, settings.each, settings.seed, folder, reporter)
 
 
 def summary(found: Samples) -> dict[str, Any]:

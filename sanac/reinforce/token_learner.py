@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sanac.core.family.showo import ShowoArchitecture
+from sanac.reinforce.groups import Group
 from sanac.reinforce.learner import Condition, Noising, repeated
 from sanac.reinforce.losses.prediction import Prediction
 from sanac.tokens.image_tokenizer import ImageTokenizer
@@ -26,6 +27,18 @@ class TokenLearner:
     def identity(self) -> str:
         """What the errors depend on besides network and samples."""
         return "masked tokens"
+
+    def check(self, group: Group) -> str:
+        """Codes of this tokenizer, and a prompt's tokens."""
+        shape, text = self.architecture, group.condition.get("text", torch.empty(0))
+        if group.samples.is_floating_point() or group.samples.shape[1:] != (shape.image_tokens,):
+            return f"its samples are not {shape.image_tokens} codes each"
+        if not 0 <= int(group.samples.min()) <= int(group.samples.max()) < shape.codes:
+            return f"its codes are not from 0 to {shape.codes - 1}"
+        if text.is_floating_point() or text.shape != (shape.text_length + 1,):
+            return f"its prompt is not {shape.text_length + 1} tokens"
+        within = 0 <= int(text.min()) <= int(text.max()) < shape.vocabulary
+        return "" if within else "its prompt's tokens are not of the vocabulary"
 
     def draw(self, shape: Sequence[int], prompts: int, generator: torch.Generator) -> Noising:
         """Masks of a share cos(pi u / 2) of the tokens, at least one."""

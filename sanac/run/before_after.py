@@ -18,7 +18,7 @@ from sanac.runtime.image_files import read_metadata, read_picture, save_image
 from sanac.verify.comparison_sheet import draw_comparison
 
 LONGEST = 120.0  # seconds of a sheet that the recipe doesn't ask for
-_DONE = {"prune": "pruned", "grow": "grown", "finetune": "fine-tuned", "quantize": "quantized"}
+_DONE = {"prune": "pruned", "grow": "grown", "finetune": "fine-tuned", "reinforce": "taught", "quantize": "quantized"}
 
 
 def reason_for_none(plan: RecipePlan, model: Model, seconds: float) -> str:

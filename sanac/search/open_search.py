@@ -12,7 +12,8 @@ from sanac.core.progress import NULL_REPORTER, Reporter
 from sanac.judge.judge_files import STATE_JUDGE, STATES, judge_files
 from sanac.judge.requests import requests_of
 from sanac.judge.state_judge import StateJudgeShape, StateReader, block_in
-from sanac.judge.verifier import Request, Verifier, accepted_from
+from sanac.judge.verifier import Request, Verifier
+from sanac.judge.words import accepted_from
 from sanac.nn.calibration.prompts import default_prompts
 from sanac.nn.generation import GenerationSettings
 from sanac.nn.pipeline_config import vocabulary_of
@@ -70,7 +71,7 @@ def open_search(
     """A searcher over an opened generator; scores are kept in files of the folder `kept`."""
     device = generator.device
     judge = SearchJudge(open_verifier(words, device, kept))
-    plan = _with_verdict(plan, judge.verifier, typed=bool({"until", "potential"} & settings.typed))
+    plan = _with_verdict(plan, words, typed=bool({"until", "potential"} & settings.typed))
     taps: tuple[int, ...] = ()
     if settings.previews:
         judge.reader, judge.block = _reader(model, settings.previews, device, kept)
@@ -88,11 +89,11 @@ def open_search(
     return Searcher(stepwise, judge, plan, Budget(settings.max_forwards, settings.max_seconds), drafting)
 
 
-def _with_verdict(plan: SearchPlan, verifier: Verifier, *, typed: bool) -> SearchPlan:
+def _with_verdict(plan: SearchPlan, words: Sequence[str], *, typed: bool) -> SearchPlan:
     """The plan with the verifier's own verdict where reflection and gates need one and none was typed."""
     if plan.strategy not in {"reflection", "gated"} or typed:
         return plan
-    verdict = accepted_from(verifier)
+    verdict = accepted_from(words)
     if verdict is None:
         option = "--until" if plan.strategy == "reflection" else "--potential"
         raise UsageError(

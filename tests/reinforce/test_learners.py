@@ -2,6 +2,8 @@
 
 import copy
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,37 @@ def task(learner: Learner, loss: str, **how: object) -> ReinforceTask:
     reference = copy.deepcopy(learner.network)
     samples = Samples({"verifier": "hand"}, groups(learner))
     return ReinforceTask(learner, reference, samples, Objective(loss, beta=20.0, **how), batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "why"),
+    [
+        ("flow", {"samples": torch.zeros(4, 5, 4, 4)}, r"latents are \[5, 4, 4\]"),
+        ("flow", {"samples": torch.zeros(4, 16, 4, 0)}, r"latents are \[16, 4, 0\]"),
+        ("flow", {"samples": torch.zeros(4, 16)}, "not latents"),
+        ("flow", {"samples": torch.zeros(3, 16, 4, 4)}, "the first prompt"),
+        ("flow", {"samples": torch.zeros(4, 16, 4, 4, dtype=torch.int32)}, "not latents"),
+        ("flow", {"condition": {}}, "text encoder"),
+        ("flow", {"condition": {"embeddings": torch.zeros(5, 63), "mask": torch.ones(5)}}, "text encoder"),
+        ("flow", {"condition": {"embeddings": torch.zeros(5, 64), "mask": torch.ones(4)}}, "its mask"),
+        ("tokens", {"samples": torch.full((4, 16), 32)}, "from 0 to 31"),
+        ("tokens", {"samples": torch.full((4, 16), -1)}, "from 0 to 31"),
+        ("tokens", {"samples": torch.zeros(4, 17, dtype=torch.int32)}, "16 codes each"),
+        ("tokens", {"samples": torch.zeros(4, 16)}, "16 codes each"),
+        ("tokens", {"condition": {}}, "tokens"),
+        ("tokens", {"condition": {"text": torch.full((21,), 10**6)}}, "vocabulary"),
+        ("tokens", {"condition": {"text": torch.zeros(18, dtype=torch.int64)}}, "tokens"),
+    ],
+)
+def test_samples_that_the_network_cannot_read_are_refused(
+    pipeline: Path, token_model: Path, kind: str, change: dict[str, object], why: str
+) -> None:
+    learner = flow(pipeline) if kind == "flow" else tokens(token_model)
+    some = groups(learner)
+    wrong = (some[0], replace(some[1], **change), some[2])
+    with pytest.raises(InvalidInput, match="the samples of prompt 1 can't be learned from") as raised:
+        ReinforceTask(learner, learner.network, Samples({}, wrong), Objective("dpo", 1.0))
+    assert re.search(why, raised.value.why)
 
 
 LOSSES = ("rft", "dpo", "dgpo")

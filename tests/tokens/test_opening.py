@@ -191,6 +191,8 @@ BAD = {
     "more words": (with_config(llm_vocab_size=47), "doesn't fit Show-o's architecture"),
     "no words": (with_config(llm_vocab_size="many"), "doesn't say llm_vocab_size"),
     "a huge vocabulary": (with_config(llm_vocab_size=10**12), "doesn't say llm_vocab_size"),
+    "too many tokens": (with_config(num_vq_tokens=16_000_000), "exceed 2048 positions"),
+    "too long a text": (with_config(text_length=1 << 20), "exceed 2048 positions"),
     "no square": (with_config(num_vq_tokens=15), "num_vq_tokens is 15, which is not a square"),
     "another codebook": (with_other_codebook, "the transformer knows 32 codes"),
     "another text tokenizer": (with_other_words, "the transformer knows 46 words"),

@@ -11,7 +11,7 @@ from sanac.core.safetensors_header import TensorRef
 
 CLASS = "MAGVITv2"
 GROUPS = 32  # of the normalisations; a checkpoint's tensors don't tell
-_MOST_BITS = 24
+_MOST_BITS = 18  # MAGVIT-v2 has 18, Show-o 13
 _BLOCK = re.compile(r"(encoder|decoder)\.(?:down|up)\.(\d+)\.block\.(\d+)\.conv1\.weight")
 _BUFFERS = ("quantize.embedding", "quantize.power_vals")
 

@@ -14,7 +14,8 @@ MARKERS = ("pad", "soi", "eoi", "sov", "eov", "t2i", "mmu", "t2v", "v2v", "lvg")
 TEXT_LENGTH = 128  # tokens of a prompt that Show-o reads; its config.json doesn't say so
 _LAYER = re.compile(r"showo\.model\.layers\.(\d+)\.")
 _IGNORED = re.compile(r"mm_projector\.|.*\.rotary_emb\.inv_freq$")  # of understanding images; recomputed
-_LARGEST = 1 << 24  # a vocabulary, and tokens of an image: more is a broken file
+_LARGEST = 1 << 24  # words or codes of a vocabulary: more is a broken file
+_POSITIONS = 2048  # that Phi has: text, an image and its three markers
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,8 @@ def _config_problems(found: ShowoArchitecture, config: Mapping[str, Any]) -> Ite
         )
     if found.side**2 != found.image_tokens:
         yield f"num_vq_tokens is {found.image_tokens}, which is not a square"
+    if found.text_length + found.image_tokens + 3 > _POSITIONS:
+        yield f"{found.text_length} tokens of text and {found.image_tokens} of an image exceed {_POSITIONS} positions"
 
 
 def _number(config: Mapping[str, Any], key: str, where: str) -> int:

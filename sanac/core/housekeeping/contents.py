@@ -36,6 +36,7 @@ _RESULTS = {
     "bench": "timing",
     "gate": "verdict",
     "generate": "pictures",
+    "reinforce": "token generator",
 }
 _RECORDS = {"run": "records of recipes", "runs": "training logs", "measurements": "measurements of a recipe"}
 _OWN = {"workspace.json", "workspace.lock", RUN_LOCK}  # files of the workspace itself, not listed

@@ -23,8 +23,8 @@ def dpo(policy: Prediction, reference: Tensor, beta: float, mu: float | None = 0
     if mu is not None:
         share = safeguard(policy.slope, mu)
         loser = share * loser + (1 - share) * loser.detach()
-    margin = (winner - reference[:, 0].detach()) - (loser - reference[:, 1].detach())
-    return -functional.logsigmoid(-beta / 2 * margin).mean()
+    rewards = implicit_reward(torch.stack([winner, loser], dim=1), reference.detach(), beta)
+    return -functional.logsigmoid(rewards[:, 0] - rewards[:, 1]).mean()
 
 
 def safeguard(slope: Tensor, mu: float) -> Tensor:
