@@ -3,7 +3,7 @@
 Sizes are known before anything is encoded or sampled, so that memory can be planned first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -106,7 +106,7 @@ def _sampled(
     prompts, origin = choose_prompts(settings.prompts, samples if closed else None, vocabulary)
     opened = partial(teacher_blocks, teacher, settings, device, precision)
     job = SyntheticLatents(teacher, prompts, samples, sampling, workspace, opened, origin, trajectories, precision)
-    longest = max(len(prompt.split()) for prompt in prompts) + _TAGS if vocabulary else LONGEST
+    longest = longest_caption(prompts, vocabulary)
 
     def made(reporter: Reporter) -> Prepared:
         return open_prepared(run_step(job, reporter, dry=settings.dry_run), model.architecture)
@@ -123,3 +123,8 @@ def stays_in_memory(teacher: Model, settings: FinetuneSettings, device: str, pre
     """Whether the teacher's weights are read once: they fit into half of the memory limit."""
     size = sum(ref.count for ref in teacher.weights) * bytes_of(precision)
     return bool(size < (settings.memory_limit or default_limit(device)) // 2)
+
+
+def longest_caption(prompts: Sequence[str], vocabulary: Sequence[str]) -> int:
+    """Tokens of the longest of some prompts, at most."""
+    return max(len(prompt.split()) for prompt in prompts) + _TAGS if vocabulary else LONGEST

@@ -1,7 +1,8 @@
 """LoRA training with peft: adds the adapter, merges it into the weights, or saves it as a file."""
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -54,6 +55,21 @@ def merged(student: nn.Module) -> dict[str, Tensor]:
         if isinstance(module, BaseTunerLayer):
             module.merge()
     return {name.replace(_BASE, "."): tensor for name, tensor in student.state_dict().items() if ".lora_" not in name}
+
+
+@contextmanager
+def without_adapters(network: nn.Module) -> Iterator[None]:
+    """The network as it was before a LoRA was added, inside."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(enabled=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(enabled=True)
 
 
 def save_adapter(weights: Mapping[str, Tensor], file: Path) -> None:

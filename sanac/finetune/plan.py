@@ -25,7 +25,7 @@ from sanac.nn.device import free_memory, pick_device
 from sanac.nn.device_speed import update_seconds
 from sanac.nn.guidance import ClassifierFree
 from sanac.nn.pipeline_config import check_computable, forward_seconds
-from sanac.nn.precision import bytes_of, choose_precision
+from sanac.nn.precision import bytes_of, choose_precision, training_precision
 
 _SAVED = 400e6  # bytes per second of a checkpoint
 
@@ -69,7 +69,7 @@ class FinetunePlan:
         """The training as the settings say, before anything is changed to make it fit."""
         settings = self.settings
         height, width = self.source.size
-        precision = settings.precision or ("bf16" if self.on_gpu and self.teaching != "fp32" else "fp32")
+        precision = training_precision(settings.precision, self.device)
         specs = self.fake_quant_plan.specs.values() if self.fake_quant_plan else ()
         config = dict(self.model.transformer.config or self.model.architecture.config())
         more = sum(4 * spec.shape[0] * spec.columns for spec in specs)  # fake-quantized copies for backward

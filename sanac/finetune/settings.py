@@ -10,12 +10,12 @@ from sanac.core.devices import parse_device
 from sanac.core.errors import UsageError
 from sanac.core.quant.schemes import SCHEMES
 from sanac.core.settings import DataRef, ModelRef, Naming, Option, RunSettings, Size
+from sanac.core.training_options import MEMORY, TRAINING, Checkpointing, Ema, Optimizer, Precision
 from sanac.core.write.settings import StageSettings
 
 _CACHE = Size(4_000_000_000)
 LOSSES = ("flow", "distill", "features")
-_DATA, _TRAINING = "Data options", "Optimizer options"  # groups in help
-_MEMORY, _PROGRESS = "Memory and speed options", "Progress options"
+_DATA, _PROGRESS = "Data options", "Progress options"  # groups in help
 _LOSS = re.compile(r"([a-z]+)(?:=(\d+(?:\.\d*)?|\.\d+))?", re.ASCII)
 _EXCLUSIVE = (
     ("data_free", "data"),
@@ -115,21 +115,17 @@ class FinetuneSettings(StageSettings, RunSettings):
             le=100,
         ),
     ] = None
-    optimizer: Annotated[
-        Literal["came8bit", "came", "adamw", "adamw8bit"], Option("The optimizer.", "NAME", group=_TRAINING)
-    ] = "came8bit"
+    optimizer: Optimizer = "came8bit"
     learning_rate: Annotated[
-        float | None, Option("Peak learning rate.", "RATE", "0.1 / width", gt=0, group=_TRAINING)
+        float | None, Option("Peak learning rate.", "RATE", "0.1 / width", gt=0, group=TRAINING)
     ] = None
-    warmup: Annotated[int | None, Option("Warm-up steps.", "N", "a tenth of --steps", ge=0, group=_TRAINING)] = None
+    warmup: Annotated[int | None, Option("Warm-up steps.", "N", "a tenth of --steps", ge=0, group=TRAINING)] = None
     batch: Annotated[
-        int | None, Option("Samples per batch.", "N", "16,384 tokens, at most 64 samples", ge=1, group=_TRAINING)
+        int | None, Option("Samples per batch.", "N", "16,384 tokens, at most 64 samples", ge=1, group=TRAINING)
     ] = None
-    accumulate: Annotated[int, Option("Batches per optimizer step.", "N", ge=1, group=_TRAINING)] = 1
-    clip: Annotated[float, Option("Largest gradient norm.", "NORM", gt=0, group=_TRAINING)] = 1.0
-    ema: Annotated[
-        float, Option("Decay of the weights' moving average; 0 turns it off.", "DECAY", ge=0, lt=1, group=_TRAINING)
-    ] = 0.99
+    accumulate: Annotated[int, Option("Batches per optimizer step.", "N", ge=1, group=TRAINING)] = 1
+    clip: Annotated[float, Option("Largest gradient norm.", "NORM", gt=0, group=TRAINING)] = 1.0
+    ema: Ema = 0.99
     caption_dropout: Annotated[
         float | None,
         Option(
@@ -141,34 +137,21 @@ class FinetuneSettings(StageSettings, RunSettings):
             group=_DATA,
         ),
     ] = None
-    precision: Annotated[
-        Literal["fp32", "bf16"] | None,
-        Option(
-            "Precision of the forward and backward pass.",
-            "DTYPE",
-            "bf16 on GPUs that have it, else fp32",
-            group=_MEMORY,
-        ),
-    ] = None
+    precision: Precision = None
     micro_batch: Annotated[
         int | None,
         Option(
-            "Samples per pass; a batch takes as many passes as it needs.", "N", "as many as fit", ge=1, group=_MEMORY
+            "Samples per pass; a batch takes as many passes as it needs.", "N", "as many as fit", ge=1, group=MEMORY
         ),
     ] = None
-    checkpointing: Annotated[
-        bool,
-        Option(
-            "Gradient checkpointing: less memory, a third more time.  [default where memory is short]", group=_MEMORY
-        ),
-    ] = False
+    checkpointing: Checkpointing = False
     intervals: Annotated[
         bool,
         Option(
-            "Train each block before a gap alone, on the teacher's hidden states: one block in memory.", group=_MEMORY
+            "Train each block before a gap alone, on the teacher's hidden states: one block in memory.", group=MEMORY
         ),
     ] = False
-    freeze_first: Annotated[int, Option("Leave the first K blocks as they are.", "K", ge=0, group=_TRAINING)] = 0
+    freeze_first: Annotated[int, Option("Leave the first K blocks as they are.", "K", ge=0, group=TRAINING)] = 0
     plan_for: Annotated[
         str | None,
         Option(
@@ -177,10 +160,10 @@ class FinetuneSettings(StageSettings, RunSettings):
             check=parse_device,
             recipe=False,
             affects_result=False,
-            group=_MEMORY,
+            group=MEMORY,
         ),
     ] = None
-    compile: Annotated[bool, Option("Compile the model: faster steps after a minute or two.", group=_MEMORY)] = False
+    compile: Annotated[bool, Option("Compile the model: faster steps after a minute or two.", group=MEMORY)] = False
     lora: Annotated[int | None, Option("Train low-rank adapters only, then merge them.", "RANK", ge=1)] = None
     lora_file: Annotated[Path | None, Option("Keep the adapters as a file, too.", "FILE", recipe=False)] = None
     fake_quant: Annotated[
@@ -188,7 +171,7 @@ class FinetuneSettings(StageSettings, RunSettings):
         Option("Train for `sanac quantize --scheme SCHEME`, a weight-only scheme.", "SCHEME", choices=_WEIGHT_ONLY),
     ] = None
     teacher_cache: Annotated[
-        Size, Option("Disk space for the teacher's outputs.", "SIZE", "4GB", affects_result=False, group=_MEMORY)
+        Size, Option("Disk space for the teacher's outputs.", "SIZE", "4GB", affects_result=False, group=MEMORY)
     ] = _CACHE
     memory_limit: Annotated[
         Size | None,
@@ -197,7 +180,7 @@ class FinetuneSettings(StageSettings, RunSettings):
             "SIZE",
             "2GB; GPUs: most of what is free",
             affects_result=False,
-            group=_MEMORY,
+            group=MEMORY,
         ),
     ] = None
     save_every: Annotated[int, Option("Steps between two checkpoints.", "N", ge=1, group=_PROGRESS)] = 100

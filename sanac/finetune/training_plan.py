@@ -7,7 +7,7 @@ in memory; the last two, no moving average and a LoRA instead of whole weights, 
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from sanac.core.errors import MissingResource
 from sanac.core.units import bytes_text
@@ -37,6 +37,9 @@ class TrainingPlan:
     lora: int | None = None
     frozen: int = 0  # blocks at the start that aren't trained
     more: int = 0  # bytes of activations that the transformer alone doesn't account for
+    each: int = 1  # samples of one that is counted in a batch
+    reference: int = 0  # bytes of a frozen copy; a LoRA needs none: without it the network is its own
+    counts: str = "samples"  # what is counted in a batch
 
     @property
     def half_weights(self) -> bool:
@@ -47,7 +50,7 @@ class TrainingPlan:
     def memory(self) -> Memory:
         """The estimated memory."""
         load = Load(
-            self.micro_batch,
+            self.micro_batch * self.each,
             self.height,
             self.width,
             self.caption,
@@ -59,8 +62,12 @@ class TrainingPlan:
             self.half_weights,
         )
         on_device = bool(self.average) and not self.average_on_host
-        found = estimate_memory(self.config, load, self.optimizer, average=on_device)
-        return replace(found, activations=found.activations + self.more)
+        found = self.estimated(load, average=on_device)
+        return replace(found, weights=found.weights + self.reference, activations=found.activations + self.more)
+
+    def estimated(self, load: Load, *, average: bool) -> Memory:
+        """The memory of SANA's transformer under this load."""
+        return estimate_memory(self.config, load, self.optimizer, average=average)
 
     @property
     def passes(self) -> float:
@@ -71,7 +78,7 @@ class TrainingPlan:
         """What this plan does to need less memory than `before`, as texts."""
         found = []
         if self.micro_batch < before.micro_batch:
-            found.append(f"{self.micro_batch} of {self.batch} samples per pass (--micro-batch)")
+            found.append(f"{self.micro_batch} of {self.batch} {self.counts} per pass (--micro-batch)")
         if self.checkpointing and not before.checkpointing:
             found.append("checkpointing, a third more time (--checkpointing)")
         if self.average_on_host and not before.average_on_host:
@@ -83,9 +90,10 @@ class TrainingPlan:
         return found
 
 
-def fitting(
-    first: TrainingPlan, room: int, named: AbstractSet[str], *, on_gpu: bool, changeable: bool = True
-) -> TrainingPlan:
+Plan = TypeVar("Plan", bound=TrainingPlan)
+
+
+def fitting(first: Plan, room: int, named: AbstractSet[str], *, on_gpu: bool, changeable: bool = True) -> Plan:
     """`first`, changed as little as it takes to fit into `room` bytes; settings that the user `named` stay.
 
     MissingResource, with what each further change would save, if nothing fits.
@@ -96,12 +104,12 @@ def fitting(
     if found is not None:
         return found
     last = tried[-1]
-    ways: dict[str, Callable[[TrainingPlan], TrainingPlan]] = {
+    ways: dict[str, Callable[[Plan], Plan]] = {
         "--micro-batch 1": lambda plan: replace(plan, micro_batch=1),
         "--checkpointing": lambda plan: replace(plan, checkpointing=True),
         "--optimizer came8bit": lambda plan: replace(plan, optimizer="came8bit"),
         "--ema 0": lambda plan: replace(plan, average=0.0),
-        f"--lora {RANK}": lambda plan: replace(plan, lora=plan.lora or RANK, more=0, frozen=0),
+        f"--lora {RANK}": lambda plan: replace(plan, lora=plan.lora or RANK, more=0, frozen=0, reference=0),
     }
     saved = {way: last.memory.total - change(last).memory.total for way, change in ways.items()}
     helpful = sorted((way for way in ways if saved[way] > 0), key=lambda way: -saved[way])
@@ -112,9 +120,9 @@ def fitting(
     )
 
 
-def _candidates(plan: TrainingPlan, named: AbstractSet[str], *, on_gpu: bool) -> Iterator[TrainingPlan]:
+def _candidates(plan: Plan, named: AbstractSet[str], *, on_gpu: bool) -> Iterator[Plan]:
     """`plan`, then plans of ever less memory."""
-    first, tokens = plan, plan.height * plan.width
+    first, tokens = plan, plan.height * plan.width * plan.each
     yield plan
     if "micro_batch" not in named:
         while plan.micro_batch > 1 and (plan.micro_batch // 2) * tokens >= FILLING:
@@ -134,4 +142,4 @@ def _candidates(plan: TrainingPlan, named: AbstractSet[str], *, on_gpu: bool) ->
         plan = replace(plan, average=0.0, average_on_host=False)
         yield plan
     if plan.lora is None and not named & {"lora", "fake_quant", "freeze_first"}:
-        yield replace(plan, average=first.average, lora=RANK, average_on_host=False)
+        yield replace(plan, average=first.average, lora=RANK, average_on_host=False, reference=0)

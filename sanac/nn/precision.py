@@ -35,6 +35,12 @@ def choose_precision(requested: str | None, device: str, model: Model) -> Precis
     return "bf16" if 2 * halves > sum(ref.count for ref in refs) or model.weights.parts else "tf32"
 
 
+def training_precision(requested: str | None, device: str) -> str:
+    """The precision of training: `requested`, else bf16 on GPUs that have it, else fp32."""
+    recent = torch.device(device).type == "cuda" and (capability() or 0) >= _AMPERE
+    return requested or ("bf16" if recent else "fp32")
+
+
 def dtype_of(precision: str) -> torch.dtype:
     """The dtype of weights and hidden states."""
     return torch.bfloat16 if precision == "bf16" else torch.float32

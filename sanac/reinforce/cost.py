@@ -15,5 +15,6 @@ def reinforce(settings: ReinforceSettings, before: ModelShape, _others: int) -> 
     trained = settings.rounds * settings.updates * settings.prompts_per_step * seen
     steps = settings.steps or before.steps
     work = before.forward(steps * images + _STEP * trained / before.branches)
-    memory = OVERHEAD + 4.3 * 4 * before.parameters + 4 * before.tokens * settings.prompts_per_step * seen * 64_000
+    copies = 1 if settings.lora else 4 + bool(settings.ema) + (settings.loss != "rft")  # AdamW's two, gradients
+    memory = OVERHEAD + copies * 4 * before.parameters + 4 * before.tokens * settings.prompts_per_step * seen * 64_000
     return Cost(before, memory, work, before.size)

@@ -17,7 +17,7 @@ class FlowLearner:
     """A transformer that predicts velocities, and the decoder of its latents."""
 
     network: nn.Module
-    vae: nn.Module
+    vae: nn.Module | None  # None: no image is looked at
     timesteps: float  # from noise levels to the transformer's input
     times: Times = field(default_factory=Times)
 
@@ -72,6 +72,7 @@ class FlowLearner:
         level = noising.level.to(samples).view(-1, 1, *[1] * (samples.dim() - 2))
         states = (1 - level) * samples + level * noising.noise.to(samples)[:, None]
         guess = (states - level * prediction.output).flatten(0, 1)
+        assert self.vae is not None
         scale = self.vae.config.scaling_factor
         found: Tensor = self.vae.decode(guess.to(self.vae.dtype) / scale, return_dict=False)[0].float()
         return found

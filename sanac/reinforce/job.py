@@ -45,6 +45,8 @@ def run(word: str | None, settings: ReinforceSettings, context: Context) -> Outc
         )
     requests = requests_for(settings, opened)
     rounds = Rounds(opened, settings, requests, ConfinedPath(settings.workspace), context.reporter)
+    for line in rounds.describe():
+        context.reporter.note(line)
     if isinstance(opened, Model):
         return _artifact(word, rounds, context)
     return _token_folder(rounds, context)

@@ -13,9 +13,11 @@ from sanac.finetune.lora import add_lora, check_peft
 from sanac.finetune.student import open_student
 from sanac.nn.guidance import config_of, guidance_of
 from sanac.nn.pipeline_config import scheduler_of
+from sanac.nn.precision import dtype_of
 from sanac.nn.stock_loading import load_component
 from sanac.reinforce.flow_learner import FlowLearner
 from sanac.reinforce.learner import Learner
+from sanac.reinforce.policy_training import PolicyTraining
 from sanac.reinforce.token_learner import TokenLearner
 from sanac.tokens.networks import open_networks
 from sanac.tokens.transformer import MaskedTokenTransformer
@@ -23,24 +25,32 @@ from sanac.train.flow_matching import Times
 
 
 def open_learner(
-    model: AnyModel, device: torch.device, weights: Mapping[str, Tensor], lora: int | None = None, seed: int = 0
+    model: AnyModel, device: torch.device, weights: Mapping[str, Tensor], training: PolicyTraining, seed: int = 0
 ) -> Learner:
     """A trainable network with the model's weights, or those that replace them, and its decoder.
 
     UsageError for models that can't learn so.
     """
+    dtype = dtype_of("bf16" if training.half_weights else "fp32")
     if isinstance(model, Model):
-        return _flow(model, device, weights, lora, seed)
-    networks = open_networks(model, str(device))
-    network = networks.transformer.float().train().requires_grad_(requires_grad=True)
+        return _flow(model, device, weights, training, dtype, seed)
+    networks = open_networks(model, str(device), dtype)
+    network = networks.transformer.train().requires_grad_(requires_grad=True)
     network.load_state_dict(dict(weights), strict=False)
-    if lora:
-        add_token_lora(network, lora, seed)
+    if training.lora:
+        add_token_lora(network, training.lora, seed)
+    if training.checkpointing:
+        network.showo.gradient_checkpointing_enable()
     return TokenLearner(network, networks.images, networks.transformer.architecture)
 
 
 def _flow(
-    model: Model, device: torch.device, weights: Mapping[str, Tensor], lora: int | None, seed: int
+    model: Model,
+    device: torch.device,
+    weights: Mapping[str, Tensor],
+    training: PolicyTraining,
+    dtype: torch.dtype,
+    seed: int,
 ) -> FlowLearner:
     if model.architecture.guidance:
         raise UsageError(
@@ -54,11 +64,15 @@ def _flow(
             hint="reinforce it first, then distill guidance",
         )
     check_complete(model)
-    student = open_student(model, device, torch.float32)
+    student = open_student(model, device, dtype)
     student.load_state_dict(dict(weights), strict=False)
-    if lora:
-        add_lora(student, model.architecture, lora, seed)
-    vae = load_component(model, "vae", torch.float32).to(device).requires_grad_(requires_grad=False)
+    if training.lora:
+        add_lora(student, model.architecture, training.lora, seed)
+    if training.checkpointing:
+        student.enable_gradient_checkpointing()
+    vae = load_component(model, "vae", torch.float32).to(device) if training.image else None
+    if vae:
+        vae.requires_grad_(requires_grad=False)
     scheduler = scheduler_of(model)
     shift = float(scheduler.get("flow_shift", scheduler.get("shift", 3.0)))
     return FlowLearner(student, vae, guidance_of(config_of(model)).timesteps, Times(shift=shift))

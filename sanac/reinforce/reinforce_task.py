@@ -1,12 +1,13 @@
 """The training of a generator on its own judged samples: groups, a loss, and a frozen reference."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from sanac.core.errors import InvalidInput
+from sanac.finetune.lora import without_adapters
 from sanac.reinforce.flow_learner import FlowLearner
 from sanac.reinforce.groups import Group, Samples
 from sanac.reinforce.learner import Learner, Noising, stacked
@@ -16,7 +17,6 @@ from sanac.reinforce.losses.nft import nft
 from sanac.reinforce.losses.prediction import Prediction
 from sanac.reinforce.losses.rft import rft
 from sanac.reinforce.reward_guidance import RewardGuidance
-from sanac.train.task import WholeBatches
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,16 @@ class Objective:
 
 
 @dataclass
-class ReinforceTask(WholeBatches):
+class ReinforceTask:
     """Batches of groups, compared with a reference."""
 
     learner: Learner
-    reference: nn.Module
+    reference: nn.Module | None  # None: the network without its adapters
     samples: Samples
     objective: Objective
     batch_size: int = 16  # prompts
     reward: RewardGuidance | None = None
+    micro_batch: int | None = None  # prompts per pass; None: all
     compiled: bool = False
     shown: str = ""
     groups: list[Group] = field(init=False)
@@ -73,7 +74,8 @@ class ReinforceTask(WholeBatches):
                 why=f"in {len(self.samples.groups)} prompts no sample is accepted, or all score alike",
                 hint="more samples of each prompt, other prompts, or another verifier",
             )
-        self.reference.eval().requires_grad_(requires_grad=False)
+        if self.reference is not None:
+            self.reference.eval().requires_grad_(requires_grad=False)
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -86,32 +88,49 @@ class ReinforceTask(WholeBatches):
         reward = f" reward {self.reward.weight}" if self.reward else ""
         return f"reinforce {self.samples.identity} {self.objective} {self.learner.identity} {self.batch_size}{reward}"
 
-    def loss(self, generator: torch.Generator, _number: int = 0, /) -> Tensor:
-        """The loss of one batch of prompts."""
+    def losses(self, generator: torch.Generator, _number: int = 0, /) -> Iterator[Tensor]:
+        """The loss of one batch of prompts, in micro-batches: every loss is a mean over prompts."""
         numbers = torch.randint(len(self.groups), (self.batch_size,), generator=generator).tolist()
         some = [self.groups[number] for number in numbers]
         self.shown = f"the prompts {some[0].prompt!r} and {len(some) - 1} more"
         chosen = [self.objective.chosen(group, generator) for group in some]
+        noising = self.learner.draw(some[0].samples.shape[1:], len(some), generator)
+        size = self.micro_batch or len(some)
+        for first in range(0, len(some), size):
+            part = slice(first, first + size)
+            share = len(some[part]) / len(some)
+            yield share * self._part(some[part], chosen[part], Noising(noising.level[part], noising.noise[part]))
+
+    def _part(self, some: Sequence[Group], chosen: Sequence[list[int]], noising: Noising) -> Tensor:
+        """The mean loss of some prompts."""
         device = next(self.learner.network.parameters()).device
         samples = torch.stack([group.samples[rows] for group, rows in zip(some, chosen, strict=True)]).to(device)
         samples = samples.float() if samples.is_floating_point() else samples
         scores = torch.tensor([[group.scores[row] for row in rows] for group, rows in zip(some, chosen, strict=True)])
         condition = stacked([group.condition for group in some])
-        noising = self.learner.draw(samples.shape[2:], len(some), generator)
+        reference = self._compared(samples, condition, noising)  # first: nothing is kept of it but its output
         policy = self.learner.predict(self.learner.network, samples, condition, noising)
-        found = self._objective(policy, samples, condition, noising, scores.to(device))
+        found = self._objective(policy, reference, samples, noising, scores.to(device))
         if self.reward:
             found = found + self.reward.loss(self.learner, policy, samples, [one.prompt for one in some], noising)
         return found
 
+    def _compared(self, samples: Tensor, condition: Mapping[str, Tensor], noising: Noising) -> Prediction | None:
+        """What the reference predicts, where the loss needs one."""
+        if self.objective.loss == "rft":
+            return None
+        with torch.no_grad():
+            if self.reference is not None:
+                return self.learner.predict(self.reference, samples, condition, noising)
+            with without_adapters(self.learner.network):
+                return self.learner.predict(self.learner.network, samples, condition, noising)
+
     def _objective(
-        self, policy: Prediction, samples: Tensor, condition: Mapping[str, Tensor], noising: Noising, scores: Tensor
+        self, policy: Prediction, reference: Prediction | None, samples: Tensor, noising: Noising, scores: Tensor
     ) -> Tensor:
         how = self.objective
-        if how.loss == "rft":
+        if reference is None:
             return rft(policy)
-        with torch.no_grad():
-            reference = self.learner.predict(self.reference, samples, condition, noising)
         if how.loss == "dpo":
             return dpo(policy, reference.error, how.beta, how.mu)
         if how.loss == "dgpo":

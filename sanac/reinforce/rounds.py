@@ -1,8 +1,9 @@
 """Rounds of sampling and training: each samples with the weights of the one before, which are also its reference."""
 
 import copy
+import gc
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,17 +18,20 @@ from sanac.core.artifact.token_model import AnyModel
 from sanac.core.confined import ConfinedPath
 from sanac.core.errors import InvalidInput, MissingResource, UsageError
 from sanac.core.progress import Reporter
+from sanac.core.units import duration_text
 from sanac.finetune.lora import merged
+from sanac.finetune.training_plan import fitting
 from sanac.judge.judge_files import PREVIEW_JUDGE, judge_files, loaded
 from sanac.judge.preview_judge import JudgeShape, PreviewJudge
 from sanac.judge.verifier import Request
 from sanac.judge.words import accepted_from, model_of
-from sanac.nn.device import pick_device
+from sanac.nn.device import free_memory, pick_device
 from sanac.nn.save_tensors import save_tensors
 from sanac.reinforce.gather import begin, read_samples
 from sanac.reinforce.groups import Samples
 from sanac.reinforce.learner import Learner
 from sanac.reinforce.open_learner import open_learner
+from sanac.reinforce.policy_training import PolicyTraining, policy_training, seconds
 from sanac.reinforce.reinforce_task import Objective, ReinforceTask
 from sanac.reinforce.reward_guidance import RewardGuidance, frozen
 from sanac.reinforce.samples_job import about, sample
@@ -75,6 +79,19 @@ class Rounds:
             )
         return found
 
+    @cached_property
+    def first(self) -> PolicyTraining:
+        """The training as the settings say, before anything is changed to make it fit."""
+        each = len(self.given.groups[0].scores) if self.given else self.settings.each
+        return policy_training(self.model, self.settings, self.requests, each, self.device)
+
+    @cached_property
+    def training(self) -> PolicyTraining:
+        """The training, changed where it takes that to fit into the device's memory."""
+        settings = self.settings
+        named = set(settings.typed) | {name for name in ("micro_batch", "lora") if getattr(settings, name)}
+        return fitting(self.first, free_memory(self.device), named, on_gpu=self.device.startswith("cuda"))
+
     @property
     def objective(self) -> Objective:
         """The loss with its constants."""
@@ -110,10 +127,22 @@ class Rounds:
             "rounds": settings.rounds,
             "prompts_per_step": settings.prompts_per_step,
             "reward": settings.reward,
-            "lora": settings.lora,
+            "lora": self.training.lora,
             "samples": self.given.identity if self.given else None,
             "sampling": about(settings, self.model, self.requests, self.reporter) if self.sampled else None,
         }
+
+    def describe(self) -> Iterator[str]:
+        """What was decided, and what it costs, in lines."""
+        settings, plan = self.settings, self.training
+        yield f"training takes about {plan.memory}"
+        if changes := plan.changes(self.first):
+            yield f"to fit: {'; '.join(changes)}"
+        if isinstance(self.model, Model):
+            images = (settings.rounds - bool(self.given)) * len(self.requests) * settings.each
+            sampling, training = seconds(self.model, settings, plan, images, self.device, self.reporter)
+            sampled = f"{duration_text(sampling)} to sample {images:,} images, " if images else ""
+            yield f"about {sampled}{duration_text(training)} to train, without decoding and judging"
 
     @property
     def sampled(self) -> bool:
@@ -127,9 +156,11 @@ class Rounds:
         rate = settings.learning_rate or RATE / self.model.architecture.width
         return Settings(
             Schedule(rate, settings.updates, warmup=round(WARMUP * settings.updates)),
-            average=settings.ema,
+            average=self.training.average,
             optimizer=settings.optimizer,
+            precision=self.training.precision,
             seed=settings.seed,
+            average_on_host=self.training.average_on_host,
             save_every=settings.save_every,
             log_every=max(1, min(25, settings.updates // 10)),
         )
@@ -151,24 +182,36 @@ class Rounds:
         self, number: int, home: ConfinedPath, weights: Mapping[str, Tensor], callbacks: Callbacks
     ) -> dict[str, Tensor]:
         samples = self.given if number == 1 and self.given else self._sampled(number, home / "samples", weights)
-        device = torch.device(self.device)
-        learner = open_learner(self.model, device, weights, self.settings.lora, self.settings.seed)
-        reference = copy.deepcopy(learner.network)  # before the first step an adapter changes nothing
+        gc.collect()  # what sampled
+        try:
+            return self._taught(number, home / "training", samples, weights, callbacks)
+        except torch.OutOfMemoryError as error:
+            raise MissingResource(
+                "the GPU ran out of memory during training",
+                why=str(error).splitlines()[0][:200],
+                hint=f"--micro-batch {max(1, self.training.micro_batch // 2)}, --checkpointing, or --lora 16",
+            ) from error
+
+    def _taught(
+        self, number: int, home: ConfinedPath, samples: Samples, weights: Mapping[str, Tensor], callbacks: Callbacks
+    ) -> dict[str, Tensor]:
+        """All weights after one round's training."""
+        device, training = torch.device(self.device), self.training
+        learner = open_learner(self.model, device, weights, training, self.settings.seed)
         task = ReinforceTask(
-            learner, reference, samples, self.objective, self.settings.prompts_per_step, self._reward(device)
+            learner,
+            copy.deepcopy(learner.network) if training.reference else None,
+            samples,
+            self.objective,
+            self.settings.prompts_per_step,
+            self._reward(device),
+            training.micro_batch,
         )
         left_out = len(samples.groups) - len(task.groups)
         self.reporter.note(f"{len(task.groups)} prompts to learn from; {left_out} teach nothing")
         plan = replace(self.loop, seed=self.settings.seed + number - 1)
-        try:
-            found = train(task, plan, home / "training", self.reporter, callbacks)["transformer"]
-        except torch.cuda.OutOfMemoryError as error:
-            raise MissingResource(
-                "the GPU ran out of memory during training",
-                why=str(error).splitlines()[0][:200],
-                hint=f"--prompts-per-step {max(1, self.settings.prompts_per_step // 2)}, or --lora 16",
-            ) from error
-        return _whole(learner, found, lora=bool(self.settings.lora))
+        found = train(task, plan, home, self.reporter, callbacks)["transformer"]
+        return _whole(learner, found, lora=bool(training.lora))
 
     def _sampled(self, number: int, folder: ConfinedPath, weights: Mapping[str, Tensor]) -> Samples:
         """Samples of the model with these weights, from noises that no other round has."""

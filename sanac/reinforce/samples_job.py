@@ -18,7 +18,7 @@ from sanac.reinforce.cost import PROMPTS
 from sanac.reinforce.gather import begin, gather, read_samples
 from sanac.reinforce.groups import Samples, group_file
 from sanac.reinforce.settings import JudgeSamplesSettings, SamplingSettings
-from sanac.search.generators import any_sampling, any_stepwise, check_generates, open_any_generator
+from sanac.search.generators import any_batch, any_sampling, any_stepwise, check_generates, open_any_generator
 from sanac.search.verifiers import open_verifier
 
 
@@ -84,7 +84,8 @@ def sample(
     generator = open_any_generator(model, device, "torch", reporter)
     if weights:
         generator.load_weights(weights)
-    stepwise = any_stepwise(generator, any_sampling(model, settings, reporter, batch=settings.batch))
+    batch = settings.batch or any_batch(model, device)
+    stepwise = any_stepwise(generator, any_sampling(model, settings, reporter, batch=batch))
     assert settings.verifier
     verifier = open_verifier([settings.verifier], device, folder)
     gather(stepwise, verifier, requests, numbers, settings.each, settings.seed, folder, reporter)

@@ -7,10 +7,11 @@ from typing import Annotated, ClassVar, Literal
 
 from sanac.core.sampling_options import Guidance, Order, Steps, Temperature
 from sanac.core.settings import Naming, Option, RunSettings
+from sanac.core.training_options import MEMORY, TRAINING, Checkpointing, Ema, Optimizer, Precision
 from sanac.core.write.settings import StageSettings
 from sanac.judge.words import check_word
 
-_SAMPLES, _TRAINING, _LOSS = "Sampling options", "Training options", "Loss options"
+_SAMPLES, _LOSS = "Sampling options", "Loss options"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class SamplingSettings(RunSettings):
     guidance: Guidance = 4.5
     order: Order = "confidence"
     temperature: Temperature = 1.0
-    batch: Annotated[int, Option("Images per sampling batch.", "N", ge=1)] = 16
+    batch: Annotated[int | None, Option("Images per sampling batch.", "N", "as many as fit, at most 16", ge=1)] = None
     backend: ClassVar[str] = "torch"
 
 
@@ -95,10 +96,10 @@ class ReinforceSettings(StageSettings, SamplingSettings):
         Path | None, Option("Samples of `sanac judge samples`, for the first round.", "DIR", "sampled now")
     ] = None
     rounds: Annotated[int, Option("Rounds of sampling and training.", "N", ge=1, le=100)] = 1
-    updates: Annotated[int, Option("Optimizer steps of a round.", "N", ge=1, group=_TRAINING)] = 100
-    prompts_per_step: Annotated[int, Option("Prompts per optimizer step.", "N", ge=1, group=_TRAINING)] = 16
+    updates: Annotated[int, Option("Optimizer steps of a round.", "N", ge=1, group=TRAINING)] = 100
+    prompts_per_step: Annotated[int, Option("Prompts per optimizer step.", "N", ge=1, group=TRAINING)] = 16
     learning_rate: Annotated[
-        float | None, Option("Peak learning rate.", "RATE", "0.01 / width", gt=0, group=_TRAINING)
+        float | None, Option("Peak learning rate.", "RATE", "0.01 / width", gt=0, group=TRAINING)
     ] = None
     beta: Annotated[
         float | None,
@@ -131,15 +132,17 @@ class ReinforceSettings(StageSettings, SamplingSettings):
         Option("Weight of the judge's own gradient (judge:MODEL only); 0: none.", "WEIGHT", ge=0, group=_LOSS),
     ] = 0.0
     lora: Annotated[
-        int | None, Option("Train low-rank adapters only, then merge them.", "RANK", ge=1, group=_TRAINING)
+        int | None, Option("Train low-rank adapters only, then merge them.", "RANK", ge=1, group=TRAINING)
     ] = None
-    optimizer: Annotated[
-        Literal["came8bit", "came", "adamw", "adamw8bit"], Option("The optimizer.", "NAME", group=_TRAINING)
-    ] = "adamw"
-    ema: Annotated[
-        float, Option("Decay of the weights' moving average; 0 turns it off.", "DECAY", ge=0, lt=1, group=_TRAINING)
-    ] = 0.95
-    save_every: Annotated[int, Option("Steps between two checkpoints.", "N", ge=1, group=_TRAINING)] = 50
+    optimizer: Optimizer = "adamw"
+    ema: Ema = 0.95
+    precision: Precision = None
+    micro_batch: Annotated[
+        int | None,
+        Option("Prompts per pass; a step takes as many passes as it needs.", "N", "as many as fit", ge=1, group=MEMORY),
+    ] = None
+    checkpointing: Checkpointing = False
+    save_every: Annotated[int, Option("Steps between two checkpoints.", "N", ge=1, group=TRAINING)] = 50
 
     def contradictions(self, name: Naming) -> Iterator[tuple[str, str]]:
         """Constants of another loss, and rounds that can't be judged."""

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,14 +57,15 @@ class TokenLearner:
         codes = samples.flatten(0, 1).long()
         shape = self.architecture
         image = torch.where(masked, shape.mask, codes + shape.first_code)
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward takes five times as long on a CPU
+        with attention_kernel(samples.device):
             logits = network(repeated(condition["text"], count).to(samples.device), image).float()
         codes, masked, logits = (one.unflatten(0, (rows, count)) for one in (codes, masked, logits))
         log = logits.log_softmax(dim=-1)
         share = masked / masked.sum(dim=-1, keepdim=True)
         error = -(log.gather(-1, codes[..., None])[..., 0] * share).sum(dim=-1)
-        missed = log.detach().exp() - nn.functional.one_hot(codes, shape.codes)
-        return Prediction(error, missed * share[..., None], logits)
+        slope = log.detach().exp()  # in place from here on: it is as large as the logits
+        slope.scatter_add_(-1, codes[..., None], -torch.ones_like(slope[..., :1])).mul_(share[..., None])
+        return Prediction(error, slope, logits)
 
     def images(self, prediction: Prediction, samples: Tensor, noising: Noising) -> Tensor:
         """Decoded mean signs of the predicted codes, where they are masked, and the samples' own signs elsewhere."""
@@ -73,3 +76,8 @@ class TokenLearner:
         side = self.architecture.side
         found: Tensor = self.tokenizer.decoder(channels.transpose(1, 2).unflatten(2, (side, side)))
         return found
+
+
+def attention_kernel(device: torch.device) -> AbstractContextManager[Any]:
+    """The kernel of attention to train with: the fused one's backward takes five times as long on a CPU."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

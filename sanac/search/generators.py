@@ -13,6 +13,7 @@ from sanac.nn.generation import GenerationSettings
 from sanac.nn.generation_memory import MOST, batch_that_fits
 from sanac.runtime.pipeline import DiffusionGenerator, open_generator, sampling_of
 from sanac.runtime.stepwise import StepwiseSana
+from sanac.tokens.generation_memory import tokens_that_fit
 from sanac.tokens.generator import TokenGenerator, open_token_generator
 from sanac.tokens.sampling import SCALE, STEPS, TokenSampling, token_sampling
 from sanac.tokens.stepwise import StepwiseTokens
@@ -80,7 +81,9 @@ def any_batch(
     model: AnyModel, device: str, size: tuple[int, int] | None = None, tile: int | None = None, most: int = MOST
 ) -> int:
     """Images per batch, from 1 to `most`: as many as fit beside the weights."""
-    return batch_that_fits(model, device, size, tile, most) if isinstance(model, Model) else most
+    if isinstance(model, Model):
+        return batch_that_fits(model, device, size, tile, most)
+    return tokens_that_fit(model, device, most)
 
 
 def open_any_generator(model: AnyModel, device: str | None, backend: str, reporter: Reporter) -> Generator:

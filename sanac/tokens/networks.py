@@ -30,8 +30,11 @@ class TokenNetworks:
     device: str
 
 
-def open_networks(model: TokenModel, device: str | None = None) -> TokenNetworks:
-    """The networks of a token generator on a device; runs no code or pickle from its folder and downloads nothing."""
+def open_networks(model: TokenModel, device: str | None = None, dtype: torch.dtype | None = None) -> TokenNetworks:
+    """The networks of a token generator on a device; runs no code or pickle from its folder and downloads nothing.
+
+    `dtype` is the transformer's: bf16 on GPUs by default.
+    """
     model.check()
     where = pick_device(device)
     with quiet():
@@ -39,7 +42,7 @@ def open_networks(model: TokenModel, device: str | None = None) -> TokenNetworks
     with init_empty_weights(include_buffers=False):
         transformer = MaskedTokenTransformer(model.architecture)
         images = ImageTokenizer(model.image_architecture)
-    dtype = torch.float32 if where == "cpu" else torch.bfloat16
+    dtype = dtype or (torch.float32 if where == "cpu" else torch.bfloat16)
     try:
         _fill(transformer, model.transformer, where, dtype)
         _fill(images, model.image_tokenizer, where, torch.float32)

@@ -4,11 +4,11 @@ Activations are counted by running autograd on fake tensors: the tensors it save
 a step. Weights, gradients, optimizer state and EMA follow from the tensor sizes.
 """
 
-import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -79,11 +79,27 @@ class Load:
     half_weights: bool = False  # whether frozen weights are kept in bf16, as under a LoRA
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Bytes of a network of some depth, and of what autograd saves in a pass."""
+
+    weights: int
+    saved: int
+    stream: int
+    edges: int  # rows plus columns of all matrices in the blocks: parameters of a rank-1 LoRA
+
+
 def estimate_memory(config: Mapping[str, Any], load: Load, optimizer: str, *, average: bool) -> Memory:
     """Memory of training a transformer with this config; `average`: whether the EMA is on the same device."""
-    blocks = int(config["num_layers"])
-    counted = json.dumps(dict(config) | {"num_layers": 0}, sort_keys=True)
-    one, two = (_saved(counted, depth, replace(load, accumulated=False, frozen=0)) for depth in (1, 2))
+    counting = partial(_saved, json.dumps(dict(config) | {"num_layers": 0}, sort_keys=True))
+    return memory_of(int(config["num_layers"]), counting, load, optimizer, average=average)
+
+
+def memory_of(
+    blocks: int, counting: Callable[[int, Load], Counted], load: Load, optimizer: str, *, average: bool
+) -> Memory:
+    """Memory of training a network of `blocks` blocks, of which `counting` counts what one and two take."""
+    one, two = (counting(depth, replace(load, accumulated=False, frozen=0)) for depth in (1, 2))
     each, outside = two.saved - one.saved, 2 * one.saved - two.saved
     block = two.weights - one.weights
     weights = one.weights + (blocks - 1) * block
@@ -104,24 +120,16 @@ def estimate_memory(config: Mapping[str, Any], load: Load, optimizer: str, *, av
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Counted:
-    weights: int
-    saved: int
-    stream: int
-    edges: int  # rows plus columns of all matrices in the blocks: parameters of a rank-1 LoRA
-
-
-@functools.lru_cache(maxsize=64)
-def _saved(config_json: str, depth: int, load: Load) -> _Counted:
+@lru_cache(maxsize=64)
+def _saved(config_json: str, depth: int, load: Load) -> Counted:
     """What `_count` counts, kept in the user's cache: counting imports diffusers, for seconds."""
     path = user_cache() / "training-memory.json"
     versions = [version(name) for name in ("torch", "diffusers")]
     key = json_files.key_of(["saved by autograd", config_json, depth, asdict(load), versions])
     known = _known(path)
     entry = known.pop(key, None)
-    if isinstance(entry, list) and len(entry) == len(fields(_Counted)) and all(isinstance(one, int) for one in entry):
-        return _Counted(*entry)
+    if isinstance(entry, list) and len(entry) == len(fields(Counted)) and all(isinstance(one, int) for one in entry):
+        return Counted(*entry)
     counted = _count(config_json, depth, load)
     entries = {**dict(list(known.items())[:_KEPT]), key: list(asdict(counted).values())}
     with suppress(OSError):
@@ -137,12 +145,32 @@ def _known(path: Path) -> dict[str, object]:
         return {}
 
 
-def _count(config_json: str, depth: int, load: Load) -> _Counted:
+def _count(config_json: str, depth: int, load: Load) -> Counted:
     """Bytes of the weights, and of the tensors that autograd saves in a forward pass, for a config of this depth."""
     with silent():
         from diffusers import SanaTransformer2DModel
 
     config = json.loads(config_json) | {"num_layers": depth}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        transformer: nn.Module = SanaTransformer2DModel.from_config(config)
+        latents = torch.empty(load.batch, config["in_channels"], load.height, load.width)
+        caption = torch.empty(load.batch, load.caption, config["caption_channels"])
+        mask = torch.ones(load.batch, load.caption)
+        timestep = torch.empty(load.batch)
+        guidance = guidance_of(config).embedded(load.batch, timestep.device)
+
+        def loss() -> Tensor:
+            found = transformer(latents, caption, timestep, guidance, encoder_attention_mask=mask, return_dict=False)
+            return found[0].float().square().mean()
+
+        tokens = load.height * load.width // int(config["patch_size"]) ** 2
+        width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
+        stream = 4 * load.batch * tokens * width
+        return counted(transformer, transformer.transformer_blocks, loss, stream, load.precision)
+
+
+def counted(network: nn.Module, blocks: nn.Module, loss: Callable[[], Tensor], stream: int, precision: str) -> Counted:
+    """What a network on fake tensors takes, and what autograd saves while `loss` is computed."""
     storages: dict[int, Any] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -150,24 +178,14 @@ def _count(config_json: str, depth: int, load: Load) -> _Counted:
         storages[storage._cdata] = storage  # noqa: SLF001 (identity: fake tensors have no address)
         return tensor
 
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        transformer: nn.Module = SanaTransformer2DModel.from_config(config)
-        matrices = [weight.squeeze() for weight in transformer.transformer_blocks.parameters()]
-        edges = sum(sum(weight.shape) for weight in matrices if weight.dim() == 2 and min(weight.shape) > 6)
-        own = {weight.untyped_storage()._cdata for weight in transformer.parameters()}  # noqa: SLF001
-        size = sum(weight.numel() * weight.element_size() for weight in transformer.parameters())
-        latents = torch.empty(load.batch, config["in_channels"], load.height, load.width)
-        caption = torch.empty(load.batch, load.caption, config["caption_channels"])
-        mask = torch.ones(load.batch, load.caption)
-        timestep = torch.empty(load.batch)
-        guidance = guidance_of(config).embedded(load.batch, timestep.device)
-        with (
-            saved_tensors_hooks(keep, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16, enabled=load.precision == "bf16"),
-        ):
-            loss = transformer(latents, caption, timestep, guidance, encoder_attention_mask=mask, return_dict=False)[0]
-            loss = loss.float().square().mean()
-        saved = sum(storage.nbytes() for identity, storage in storages.items() if identity not in own)
-    tokens = load.height * load.width // int(config["patch_size"]) ** 2
-    width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
-    return _Counted(size, saved, 4 * load.batch * tokens * width, edges)
+    matrices = [weight.squeeze() for weight in blocks.parameters()]
+    edges = sum(sum(weight.shape) for weight in matrices if weight.dim() == 2 and min(weight.shape) > 6)
+    own = {weight.untyped_storage()._cdata for weight in network.parameters()}  # noqa: SLF001
+    size = sum(weight.numel() * weight.element_size() for weight in network.parameters())
+    with (
+        saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        _ = loss()
+    saved = sum(storage.nbytes() for identity, storage in storages.items() if identity not in own)
+    return Counted(size, saved, stream, edges)
