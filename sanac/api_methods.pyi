@@ -350,6 +350,9 @@ class VerbMethods:
         lora: int | None = ...,
         optimizer: Literal["came8bit", "came", "adamw", "adamw8bit"] = ...,
         ema: float = ...,
+        precision: Literal["fp32", "bf16"] | None = ...,
+        micro_batch: int | None = ...,
+        checkpointing: bool = ...,
         save_every: int = ...,
         out: _File | None = ...,
         dry_run: bool = ...,
@@ -363,7 +366,7 @@ class VerbMethods:
         guidance: float = ...,
         order: Literal["confidence", "halton"] = ...,
         temperature: float = ...,
-        batch: int = ...,
+        batch: int | None = ...,
         seed: int = ...,
         device: str | None = ...,
     ) -> SanaModel:
@@ -389,6 +392,9 @@ class VerbMethods:
             lora: Train low-rank adapters only, then merge them.  [at least 1]
             optimizer: The optimizer.  [one of came8bit, came, adamw, adamw8bit; default: adamw]
             ema: Decay of the weights' moving average; 0 turns it off.  [at least 0, below 1; default: 0.95]
+            precision: Precision of the forward and backward pass.  [one of fp32, bf16; default: bf16 on GPUs that have it, else fp32]
+            micro_batch: Prompts per pass; a step takes as many passes as it needs.  [at least 1; default: as many as fit]
+            checkpointing: Gradient checkpointing: less memory, a third more time.  [default where memory is short]
             save_every: Steps between two checkpoints.  [at least 1; default: 50]
             out: Where to write.  [default: WORKSPACE/VERB-KEY]
             dry_run: Print the plan and what it needs; write nothing.
@@ -402,7 +408,7 @@ class VerbMethods:
             guidance: Guidance scale; of token generators Show-o's.  [0 to 100; default: 4.5; tokens 1.75]
             order: Which tokens become known first: the surest, or in a fixed order.  [one of confidence, halton; default: confidence]
             temperature: Noise in the order by confidence; 0: none.  [0 to 100; default: 1]
-            batch: Images per sampling batch.  [at least 1; default: 16]
+            batch: Images per sampling batch.  [at least 1; default: as many as fit, at most 16]
             seed: Seed of everything random.  [0 to 1,099,511,627,776; default: 0]
             device: cpu, cuda or cuda:N.  [default: the best that is available]
         """

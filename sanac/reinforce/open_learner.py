@@ -1,6 +1,8 @@
 """Opens the training side of a model, SANA or a token generator."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from sanac.nn.stock_loading import load_component
 from sanac.reinforce.flow_learner import FlowLearner
 from sanac.reinforce.learner import Learner
 from sanac.reinforce.policy_training import PolicyTraining
-from sanac.reinforce.token_learner import TokenLearner
+from sanac.reinforce.token_learner import TokenLearner, attention_kernel
 from sanac.tokens.networks import open_networks
 from sanac.tokens.transformer import MaskedTokenTransformer
 from sanac.train.flow_matching import Times
@@ -40,7 +42,9 @@ def open_learner(
     if training.lora:
         add_token_lora(network, training.lora, seed)
     if training.checkpointing:
-        network.showo.gradient_checkpointing_enable()
+        kernel = partial(attention_kernel, device)  # as in the forward pass, or other tensors would be recomputed
+        how = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), kernel())}
+        network.showo.gradient_checkpointing_enable(how)
     return TokenLearner(network, networks.images, networks.transformer.architecture)
 
 

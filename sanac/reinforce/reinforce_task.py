@@ -104,8 +104,8 @@ class ReinforceTask:
     def _part(self, some: Sequence[Group], chosen: Sequence[list[int]], noising: Noising) -> Tensor:
         """The mean loss of some prompts."""
         device = next(self.learner.network.parameters()).device
-        samples = torch.stack([group.samples[rows] for group, rows in zip(some, chosen, strict=True)]).to(device)
-        samples = samples.float() if samples.is_floating_point() else samples
+        picked = [group.samples[rows] for group, rows in zip(some, chosen, strict=True)]
+        samples = torch.stack([one.float() if one.is_floating_point() else one for one in picked]).to(device)
         scores = torch.tensor([[group.scores[row] for row in rows] for group, rows in zip(some, chosen, strict=True)])
         condition = stacked([group.condition for group in some])
         reference = self._compared(samples, condition, noising)  # first: nothing is kept of it but its output

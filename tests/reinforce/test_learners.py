@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from sanac.core.artifact.model import open_model
 from sanac.core.artifact.token_model import TokenModel, open_any_model
@@ -24,6 +26,8 @@ from sanac.reinforce.groups import Group, Samples, group_file, load_group, save_
 from sanac.reinforce.learner import Learner, stacked
 from sanac.reinforce.losses.dgpo import LARGEST
 from sanac.reinforce.losses.prediction import Prediction
+from sanac.reinforce.open_learner import add_token_lora
+from sanac.reinforce.policy_training import PolicyTraining
 from sanac.reinforce.reinforce_task import Objective, ReinforceTask
 from sanac.reinforce.reward_guidance import RewardGuidance, frozen
 from sanac.reinforce.token_learner import TokenLearner
@@ -199,6 +203,81 @@ def test_training_prefers_what_scored_better(learner: Learner, loss: str, tmp_pa
     plan = Settings(Schedule(5e-4, 12, warmup=1), average=0.0, weight_decay=0.0)
     train(found, plan, ConfinedPath(tmp_path), NULL_REPORTER)
     assert preference() > before
+
+
+def gradients(run: ReinforceTask) -> dict[str, torch.Tensor]:
+    """The gradients of a step's parts, which add up."""
+    network = run.learner.network
+    network.zero_grad()
+    for part in run.losses(torch.Generator().manual_seed(5)):
+        part.backward()
+    return {name: weight.grad.clone() for name, weight in network.named_parameters() if weight.grad is not None}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("loss", [*LOSSES, "nft"])
+def test_micro_batches_add_up_to_the_batch(learner: Learner, loss: str) -> None:
+    if loss == "nft" and isinstance(learner, TokenLearner):
+        return
+    how = {"kl": 0.1} if loss == "dgpo" else {}
+    run = task(learner, loss, **how)
+    run.reward = RewardGuidance(judge(), 0.1)
+    whole = gradients(run)
+    run.micro_batch = 3
+    parts = gradients(run)
+    assert whole.keys() == parts.keys()
+    largest = max(float(value.abs().max()) for value in whole.values())
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, atol=1e-5 * largest, rtol=1e-3)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_without_its_adapters_a_network_is_its_own_reference(learner: Learner) -> None:
+    run = task(learner, "dpo")
+    if isinstance(learner, TokenLearner):
+        add_token_lora(learner.network, 2, seed=1)
+    else:
+        learner.network.requires_grad_(requires_grad=False)
+        learner.network.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"]))
+    with torch.no_grad():
+        for name, weight in learner.network.named_parameters():
+            if ".lora_B." in name:
+                weight.normal_(std=0.05)
+    copied = gradients(run)
+    run.reference = None
+    own = gradients(run)
+    assert copied
+    assert copied.keys() == own.keys()
+    assert all(".lora_" in name for name in own)
+    assert all(torch.equal(own[name], value) for name, value in copied.items())
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_memory_of_a_token_generator_is_what_autograd_saves(token_model: Path) -> None:
+    learner = tokens(token_model)
+    shape, storages = learner.architecture, dict[int, int]()
+    text = torch.ones(3, shape.text_length + 1, dtype=torch.int64)
+    samples = torch.zeros(3, 1, shape.image_tokens, dtype=torch.int64)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    noising = learner.draw((shape.image_tokens,), 3, torch.Generator().manual_seed(1))
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = learner.predict(learner.network, samples, {"text": text}, noising)
+    own = {weight.untyped_storage().data_ptr() for weight in learner.network.parameters()}
+    saved = sum(size for place, size in storages.items() if place not in own) + found.slope.nbytes
+    plan = PolicyTraining(
+        {}, 3, shape.side, shape.side, shape.text_length + 1, "adamw", "fp32", 0.0, 3, tokens=shape, reference=7
+    )
+    weights = 4 * sum(weight.numel() for weight in learner.network.parameters())
+    assert plan.memory.weights == weights + 7
+    assert plan.memory.gradients == weights
+    assert plan.memory.activations == pytest.approx(saved, rel=0.1)
+    assert replace(plan, checkpointing=True).memory.activations < plan.memory.activations
+    assert replace(plan, each=2).memory.activations == pytest.approx(2 * plan.memory.activations, rel=0.02)
+    assert replace(plan, image=100).memory.activations == plan.memory.activations + 300
 
 
 class Stopped(Exception):

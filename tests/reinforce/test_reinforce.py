@@ -6,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sanac.core.artifact.token_model import open_any_model
+from sanac.core.checkpoint.locate import locate
 from sanac.core.confined import ConfinedPath
 from sanac.core.context import Context
 from sanac.core.errors import InvalidInput, UsageError
@@ -13,7 +15,9 @@ from sanac.core.settings import build
 from sanac.reinforce import samples_job
 from sanac.reinforce.gather import read_samples
 from sanac.reinforce.groups import group_file
-from sanac.reinforce.settings import JudgeSamplesSettings
+from sanac.reinforce.policy_training import policy_training
+from sanac.reinforce.samples_job import requests_for
+from sanac.reinforce.settings import JudgeSamplesSettings, ReinforceSettings
 from tests.conftest import Sanac
 
 QUICK = ("--num-prompts", "4", "--each", "3", "--steps", "3", "--updates", "4", "--prompts-per-step", "2")
@@ -143,6 +147,55 @@ def test_a_lora_is_merged(sanac: Sanac, pipeline: Path) -> None:
     change = after["transformer_blocks.0.attn1.to_q.weight"] - before["transformer_blocks.0.attn1.to_q.weight"]
     assert 1 <= torch.linalg.matrix_rank(change, rtol=1e-3) <= 4
     assert torch.equal(after["caption_norm.weight"], before["caption_norm.weight"])
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_less_memory_gives_the_same_weights(sanac: Sanac, model: Path) -> None:
+    for name, options in (("whole", ()), ("parts", ("--micro-batch", "1", "--checkpointing"))):
+        ran = sanac("reinforce", model, "--loss", "dpo", *JUDGED, *options, "--workspace", f"of-{name}", "--out", name)
+        assert ran.code == 0, ran.err
+    whole, parts, before = weights(Path("whole")), weights(Path("parts")), weights(model)
+    moved = max(float((value.float() - before[name].float()).abs().max()) for name, value in whole.items())
+    apart = max(float((value.float() - parts[name].float()).abs().max()) for name, value in whole.items())
+    assert apart < 0.2 * moved
+
+
+def test_a_lora_is_trained_on_half_the_weights(sanac: Sanac, model: Path) -> None:
+    options = ("--lora", "2", "--precision", "bf16", "--checkpointing", "--micro-batch", "1")
+    ran = sanac("reinforce", model, "--loss", "dpo", *JUDGED, *options, "--out", "taught")
+    assert ran.code == 0, ran.err
+    before, after = weights(model), weights(Path("taught"))
+    assert any(not torch.equal(before[name].float(), value.float()) for name, value in after.items())
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_sampled(
+    sanac: Sanac, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sanac.reinforce.rounds.free_memory", lambda _: 600_000_000)
+    ran = sanac("reinforce", model, "--loss", "dpo", *JUDGED, "--out", "taught")
+    assert ran.code == 4, ran.err
+    assert "training needs at least" in ran.err
+    assert not list(Path().glob("sanac-out/reinforcing-*"))
+    first = sanac("reinforce", model, "--loss", "dpo", *JUDGED, "--dry-run", "--out", "taught")
+    assert first.code == 4
+
+
+def test_what_is_short_of_memory_is_changed_and_said(
+    sanac: Sanac, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dry = ("reinforce", model, "--loss", "dpo", *JUDGED, "--dry-run", "--out", "taught")
+    assert "training takes about" in (plain := sanac(*dry).err)
+    assert "to fit" not in plain
+    opened = open_any_model(locate(str(model)))
+    given = {"loss": "dpo", "num_prompts": 4, "prompts_per_step": 2, "verifier": "judge:sanac:tiny"}
+    settings = build(ReinforceSettings, given)
+    needed = policy_training(opened, settings, requests_for(settings, opened), 3, "cpu").memory.total
+    monkeypatch.setattr("sanac.reinforce.rounds.free_memory", lambda _: int((needed - 1) / 0.92))
+    short = sanac(*dry)
+    assert short.code == 0, short.err
+    assert "to fit: checkpointing" in short.err
+    monkeypatch.setattr("sanac.reinforce.rounds.free_memory", lambda _: int(1.1 * needed))
+    assert sanac(*dry).err == plain
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ class MaskedTokenTask(WholeBatches):
         masked = torch.from_numpy(_masks(rng, self.batch_size, shape.image_tokens))
         text = self.text(["" if drop else one for one, drop in zip(texts, dropped, strict=True)])
         image = torch.where(masked, shape.mask, codes + shape.first_code)
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward takes five times as long on a CPU
+        with attention_kernel(image.device):
             states = self.transformer.states(text, image, layers=True)
         error = nn.functional.cross_entropy(self.transformer.logits(states[-1])[masked].float(), codes[masked])
         asked = [
