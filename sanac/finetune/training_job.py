@@ -13,7 +13,7 @@ from sanac.core.artifact.cached_step import CachedStep, run_step
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.plan import keep_blocks
 from sanac.core.confined import ConfinedPath
-from sanac.core.errors import MissingResource, UsageError
+from sanac.core.errors import UsageError
 from sanac.core.file_copy import digest_file
 from sanac.core.progress import Reporter
 from sanac.core.quant.layer_rules import QuantPlan
@@ -41,6 +41,7 @@ from sanac.nn.quant.layers import simulate
 from sanac.nn.streaming import DTYPES, read_tensor
 from sanac.train.flow_matching import FewStepTimes, Times
 from sanac.train.loop import Callbacks, Settings, train
+from sanac.train.memory import out_of_memory
 from sanac.train.schedule import Schedule
 
 SCHEMA = 1  # raised when the same settings would train differently
@@ -268,7 +269,7 @@ class TrainingRun(CachedStep[ConfinedPath]):
         if settings.intervals:
             return self._intervals(str(device), reporter)
         teacher_cache = plan.teacher_outputs(device, reporter)
-        try:
+        with out_of_memory(f"--micro-batch {max(1, training.micro_batch // 2)}, or --checkpointing"):
             student = open_student(plan.model, device, dtype_of("bf16" if training.half_weights else "fp32"))
             if training.lora:
                 add_lora(student, plan.model.architecture, training.lora, settings.seed)
@@ -289,13 +290,6 @@ class TrainingRun(CachedStep[ConfinedPath]):
                 compiled=settings.compile,
             )
             weights = train(task, plan.train_settings, self.file.parent, reporter, self.callbacks)["transformer"]
-        except torch.cuda.OutOfMemoryError as error:
-            smaller = f"--micro-batch {max(1, training.micro_batch // 2)}"
-            raise MissingResource(
-                "the GPU ran out of memory during training",
-                why=str(error).splitlines()[0][:200],
-                hint=f"{smaller}, or --checkpointing",
-            ) from error
         student.load_state_dict(weights, strict=False)
         if settings.lora_file:
             save_adapter(weights, settings.lora_file)

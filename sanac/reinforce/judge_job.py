@@ -5,10 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sanac.core.context import Context, Outcome
-from sanac.core.errors import InvalidInput, MissingResource, UsageError
+from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.view import Block, Table, path_text
 from sanac.finetune.lora import check_peft
 from sanac.judge.intervals import Interval
@@ -24,6 +22,7 @@ from sanac.reinforce.labels import check_prompts, check_varied, read_labels
 from sanac.reinforce.previews import plan_previews
 from sanac.shapes.prompts import Prompt, prompts_of, split_of, suite
 from sanac.shapes.words import TAGS, VOCABULARY
+from sanac.train.memory import out_of_memory
 
 _TITLES = {FINISHED: "final, finished images"}
 
@@ -37,14 +36,8 @@ def run(words: Sequence[str], settings: JudgeTrainSettings, context: Context) ->
     if known:
         return _outcome("cached", known, settings.out)
     with output.begun(fresh=settings.fresh):
-        try:
+        with out_of_memory(f"--batch {max(1, settings.batch_size // 2)}"):
             answers = training.train(output.partial, output.result, context.reporter)
-        except torch.cuda.OutOfMemoryError as error:
-            raise MissingResource(
-                "the GPU ran out of memory during training",
-                why=str(error).splitlines()[0][:200],
-                hint=f"--batch {max(1, settings.batch_size // 2)}",
-            ) from error
         found = agreements(answers)
         report = {
             "judge": training.kind,

@@ -44,7 +44,9 @@ def open_learner(
     if training.checkpointing:
         kernel = partial(attention_kernel, device)  # as in the forward pass, or other tensors would be recomputed
         how = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), kernel())}
-        network.showo.gradient_checkpointing_enable(how)
+        phi = network.showo
+        enable = getattr(phi, "activation_checkpointing_enable", phi.gradient_checkpointing_enable)  # its older name
+        enable(how)
     return TokenLearner(network, networks.images, networks.transformer.architecture)
 
 

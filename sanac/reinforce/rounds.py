@@ -16,11 +16,11 @@ from sanac.core import json_files
 from sanac.core.artifact.model import Model
 from sanac.core.artifact.token_model import AnyModel
 from sanac.core.confined import ConfinedPath
-from sanac.core.errors import InvalidInput, MissingResource, UsageError
+from sanac.core.errors import InvalidInput, UsageError
 from sanac.core.progress import Reporter
 from sanac.core.units import duration_text
 from sanac.finetune.lora import merged
-from sanac.finetune.training_plan import fitting
+from sanac.finetune.training_plan import RANK, fitting
 from sanac.judge.judge_files import PREVIEW_JUDGE, judge_files, loaded
 from sanac.judge.preview_judge import JudgeShape, PreviewJudge
 from sanac.judge.verifier import Request
@@ -37,6 +37,7 @@ from sanac.reinforce.reward_guidance import RewardGuidance, frozen
 from sanac.reinforce.samples_job import about, sample
 from sanac.reinforce.settings import ReinforceSettings
 from sanac.train.loop import Callbacks, Settings, train
+from sanac.train.memory import out_of_memory
 from sanac.train.schedule import Schedule
 
 SCHEMA = 1  # raised when the same settings would train differently
@@ -183,14 +184,9 @@ class Rounds:
     ) -> dict[str, Tensor]:
         samples = self.given if number == 1 and self.given else self._sampled(number, home / "samples", weights)
         gc.collect()  # what sampled
-        try:
+        smaller = f"--micro-batch {max(1, self.training.micro_batch // 2)}"
+        with out_of_memory(f"{smaller}, --checkpointing, or --lora {RANK}"):
             return self._taught(number, home / "training", samples, weights, callbacks)
-        except torch.OutOfMemoryError as error:
-            raise MissingResource(
-                "the GPU ran out of memory during training",
-                why=str(error).splitlines()[0][:200],
-                hint=f"--micro-batch {max(1, self.training.micro_batch // 2)}, --checkpointing, or --lora 16",
-            ) from error
 
     def _taught(
         self, number: int, home: ConfinedPath, samples: Samples, weights: Mapping[str, Tensor], callbacks: Callbacks

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sanac.core.errors import InvalidInput
+from sanac.nn.count_forwards import counted
 from sanac.nn.generation import GenerationSettings
 from sanac.nn.guidance import Guidance, guidance_of
 from sanac.nn.noise import turned
@@ -182,8 +183,8 @@ class SanaInProgress:
             extra["guidance"] = scale.to(transformer.dtype)
         self.states.clear()
         cost = self.owner.costs[self.done]
-        counted, both = _counted(transformer, self.owner.spent, cost, len(inputs)), _both(transformer, branches > 1)
-        with torch.no_grad(), counted, both, self._tapped(transformer):
+        counting, both = _counted(transformer, self.owner.spent, cost, len(inputs)), _both(transformer, branches > 1)
+        with torch.no_grad(), counting, both, self._tapped(transformer):
             found: Tensor = transformer(
                 torch.cat([inputs] * branches).to(transformer.dtype),
                 encoder_hidden_states=self.caption.flatten(0, 1).to(transformer.dtype),
@@ -285,17 +286,5 @@ def _counted(transformer: nn.Module, spent: Spent, cost: StepCost, rows: int) ->
         spent.block_forwards += rows * cost.block_forwards
         yield
         return
-
-    def forward(_module: nn.Module, inputs: Any) -> None:
-        spent.forwards += len(inputs[0])
-
-    def through_block(_module: nn.Module, inputs: Any) -> None:
-        spent.block_forwards += len(inputs[0])
-
-    hooks = [transformer.patch_embed.register_forward_pre_hook(forward)]
-    hooks += [block.register_forward_pre_hook(through_block) for block in transformer.transformer_blocks]
-    try:
+    with counted(transformer.patch_embed, transformer.transformer_blocks, spent):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -4,7 +4,6 @@ Trajectories of the model, and of variants of it that fail more often, are gathe
 then a judge of previews and a head on the generator's states are trained.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import torch
 from sanac.core.artifact.model import Model, open_model
 from sanac.core.checkpoint.locate import TINY, locate
 from sanac.core.confined import ConfinedPath
-from sanac.core.errors import SanacError
 from sanac.core.progress import Reporter
 from sanac.judge.judge_files import PREVIEWS, STATES, save_judge
 from sanac.judge.preview_judge import JudgeShape, PreviewJudge
@@ -27,7 +25,7 @@ from sanac.reinforce.trajectories import Trajectories
 from sanac.reinforce.variants import Variant, gather_variants, random_variants
 from sanac.shapes.prompts import Prompt, suite
 from sanac.shapes.words import VOCABULARY
-from sanac.tiny.train import Lines
+from sanac.tiny.train import Lines, errors_said
 from sanac.train.loop import Settings, train
 from sanac.train.schedule import Schedule
 
@@ -100,15 +98,11 @@ def main(folder: Path, device: str) -> None:
     """Train the judges of sanac:tiny in FOLDER, resuming an earlier run."""
     recipe, reporter = Recipe(), Lines()
     folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with errors_said():
         where, model = pick_device(device), open_model(locate(TINY))
         data = gathered(recipe, model, folder, where, reporter)
         train_states(recipe, data, folder, where, reporter)
         train_previews(recipe, model, data, folder, where, reporter)
-    except SanacError as error:
-        said = [error.message, error.why and f"  why: {error.why}", error.hint and f"  try: {error.hint}"]
-        click.echo("error: " + "\n".join(filter(None, said)), err=True)
-        sys.exit(error.exit_code)
     click.echo(f"wrote {folder / PREVIEWS} and {folder / STATES}")
 
 

@@ -9,6 +9,8 @@ import copy
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,6 +190,20 @@ class Lines(NullReporter):
             self.note(f"{self.label}: {about}")
 
 
+@contextmanager
+def errors_said() -> Iterator[None]:
+    """Ends the process with a message and its exit code, where an error says what is wrong."""
+    try:
+        yield
+    except SanacError as error:
+        said = [error.message, error.why and f"  why: {error.why}", error.hint and f"  try: {error.hint}"]
+        click.echo("error: " + "\n".join(filter(None, said)), err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+        sys.exit(InvalidInput.exit_code)
+
+
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--control", is_flag=True, help="Train twelve blocks from scratch instead, with the same compute.")
@@ -197,16 +213,9 @@ class Lines(NullReporter):
 def main(folder: Path, device: str, rate: float, *, control: bool, compiled: bool) -> None:
     """Train sanac:tiny in FOLDER, resuming an earlier run."""
     recipe = Recipe(rate=rate)
-    try:
+    with errors_said():
         where = torch.device(pick_device(device))
         made = make(recipe, folder, where, Lines(), control=control, compiled=compiled)
-    except SanacError as error:
-        said = [error.message, error.why and f"  why: {error.why}", error.hint and f"  try: {error.hint}"]
-        click.echo("error: " + "\n".join(filter(None, said)), err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        click.echo(f"error: {error.filename}: {error.strerror}", err=True)
-        sys.exit(InvalidInput.exit_code)
     click.echo(f"wrote {made}")
 
 

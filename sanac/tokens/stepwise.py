@@ -6,16 +6,16 @@ depends on its own prompt and noise only.
 """
 
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sanac.core.errors import InvalidInput
+from sanac.nn.count_forwards import counted
 from sanac.nn.noise import drawn
 from sanac.nn.stepwise import Noise, Pictures, Spent, StepCost
 from sanac.tokens.networks import TokenNetworks
@@ -145,8 +145,9 @@ class TokensInProgress:
         if self.owner.branches == 2:
             empty = networks.text([""]).to(text.device).expand(len(text), -1)
             text, image = torch.cat([text, empty]), torch.cat([image, image])
-        with torch.no_grad(), _counted(networks.transformer, self.owner.spent):
-            found: Tensor = networks.transformer(text, image).float()
+        transformer = networks.transformer
+        with torch.no_grad(), counted(transformer, transformer.showo.model.layers, self.owner.spent):
+            found: Tensor = transformer(text, image).float()
         if not torch.isfinite(found).all():
             name = networks.name
             raise InvalidInput(f"{name} generates NaN", why=f"at step {self.done}", hint=f"sanac inspect {name} --scan")
@@ -187,22 +188,3 @@ class TokensInProgress:
         values = ((images + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
         found: Pictures = np.round(values * 255).astype(np.uint8)
         return found
-
-
-@contextmanager
-def _counted(network: nn.Module, spent: Spent) -> Any:
-    """Count the samples that pass the transformer and its layers within the context."""
-
-    def forward(_module: nn.Module, inputs: Any) -> None:
-        spent.forwards += len(inputs[0])
-
-    def through_layer(_module: nn.Module, inputs: Any) -> None:
-        spent.block_forwards += len(inputs[0])
-
-    hooks = [network.register_forward_pre_hook(forward)]
-    hooks += [layer.register_forward_pre_hook(through_layer) for layer in network.showo.model.layers]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -5,8 +5,8 @@ a step. Weights, gradients, optimizer state and EMA follow from the tensor sizes
 """
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache, partial
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from sanac.core import json_files
 from sanac.core.atomic import write_atomically
-from sanac.core.errors import InvalidInput
+from sanac.core.errors import InvalidInput, MissingResource
 from sanac.core.resources import user_cache
 from sanac.core.units import bytes_text
 from sanac.nn.guidance import guidance_of
@@ -136,6 +136,16 @@ def _saved(config_json: str, depth: int, load: Load) -> Counted:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json_files.pretty(entries))
     return counted
+
+
+@contextmanager
+def out_of_memory(hint: str) -> Iterator[None]:
+    """MissingResource with this hint where a GPU has too little memory after all."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        why = str(error).splitlines()[0][:200]
+        raise MissingResource("the GPU ran out of memory during training", why=why, hint=hint) from error
 
 
 def _known(path: Path) -> dict[str, object]:

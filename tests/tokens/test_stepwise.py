@@ -1,5 +1,6 @@
 """Masked prediction step by step: an image depends on its own prompt and noise, whatever leaves the batch."""
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,49 @@ def test_rows_that_leave_change_nothing_of_those_that_stay(networks: TokenNetwor
     assert torch.equal(images.guesses[0], whole.guesses[1])
     images.keep(())
     assert images.finish().shape[0] == 0
+
+
+def surest(logits: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """A code that follows from the image has a logit about 12 that follows from prompt and image, all others 0.
+
+    It is drawn, and no two places are equally sure.
+    """
+    best = (image.cumsum(dim=1) + 5 * torch.arange(image.shape[1])) % logits.shape[-1]
+    height = 11 + 1.5 * (1000 * logits.amax(dim=-1)).frac().abs()
+    return torch.nn.functional.one_hot(best, logits.shape[-1]) * height[..., None]
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.75])
+def test_every_step_is_that_of_amused(networks: TokenNetworks, scale: float) -> None:
+    """diffusers' scheduler, fed with u + (s + 1)(c - u) of a model that is sure of its codes, at temperature 0."""
+    from diffusers import AmusedScheduler
+
+    sure = copy.deepcopy(networks.transformer)
+    sure.forward = lambda text, image: surest(networks.transformer(text, image), image)
+    shape = sure.architecture
+    stepwise = StepwiseTokens(replace(networks, transformer=sure), TokenSampling(5, scale, temperature=0.0))
+    images = stepwise.start(PROMPTS[:2], NOISES[:2])
+    scheduler = AmusedScheduler(mask_token_id=shape.codes)
+    scheduler.set_timesteps(5, temperature=(0, 0))
+    text, theirs = networks.text(PROMPTS[:2]), torch.full((2, shape.image_tokens), shape.codes)
+    empty = networks.text([""]).expand_as(text)
+    changed = 0
+    for step, timestep in enumerate(scheduler.timesteps):
+        image = torch.where(theirs == shape.codes, shape.mask, theirs + shape.first_code)
+        with torch.no_grad():
+            unprompted = sure(empty, image)
+            logits = unprompted + (scale + 1) * (sure(text, image) - unprompted)
+        rows = logits.permute(0, 2, 1).unflatten(2, (shape.side, shape.side))
+        with torch.random.fork_rng():
+            torch.manual_seed(step)
+            found = scheduler.step(rows, timestep, theirs.view(2, shape.side, shape.side))
+        theirs = found.prev_sample.flatten(1)
+        images.advance()
+        assert torch.equal(found.pred_original_sample.flatten(1), torch.stack(list(images.guesses)))
+        if step < 4:  # the last of aMUSEd's steps returns the whole image
+            assert torch.equal(theirs == shape.codes, images.masked)
+        changed += len(theirs.unique())
+    assert changed > 10
 
 
 def test_forward_passes_are_counted_where_they_are_computed(networks: TokenNetworks) -> None:

@@ -1,6 +1,6 @@
 """The summary that `inspect` prints: family, parameters and bytes per component and part, lineage, memory needs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,11 @@ class TokenSummary:
         return asdict(self)
 
 
+def _total(components: Sequence[ComponentSummary]) -> Amount:
+    """Parameters and bytes of all components."""
+    return Amount(sum(one.amount.parameters for one in components), sum(one.amount.bytes for one in components))
+
+
 def summarise_tokens(model: TokenModel) -> TokenSummary:
     """The summary of a token generator, from file headers alone; InvalidInput if its parts don't fit each other."""
     model.check()
@@ -111,7 +116,7 @@ def summarise_tokens(model: TokenModel) -> TokenSummary:
         image_side=model.image_side,
         text_length=shape.text_length,
         components=components,
-        total=Amount(sum(c.amount.parameters for c in components), sum(c.amount.bytes for c in components)),
+        total=_total(components),
         run_bytes=sum(_run_bytes(part) for part in model.components),
     )
 
@@ -140,7 +145,7 @@ def summarise(model: Model) -> Summary:
         components=components,
         parts=dict(sorted(parts.items(), key=lambda item: -item[1].bytes)),
         block=Amount(sum(ref.count for ref in first_block), sum(map(model.weights.size_of, first_block))),
-        total=Amount(sum(c.amount.parameters for c in components), sum(c.amount.bytes for c in components)),
+        total=_total(components),
         plain_bytes=sum(c.plain_bytes for c in components),
         run_bytes=sum(sizes),
         offload_bytes=max(sizes),

@@ -142,16 +142,15 @@ def _elsewhere(located: Located) -> dict[str, tuple[Path, Path]]:
 
 
 def _component(name: str, class_name: str, folder: Path, boundary: Path) -> Component:
+    config = inside(boundary, folder / "config.json")
     weights = _open_weights(folder, boundary)
-    config = folder / "config.json"
-    values = json_files.read_object(inside(boundary, config), constants=True) if config.is_file() else {}
-    files = (*([config] if config.is_file() else []), *weights.files)
-    return Component(name, class_name, folder, files, weights, values)
+    return Component(
+        name, class_name, folder, (config, *weights.files), weights, json_files.read_object(config, constants=True)
+    )
 
 
 def _open_weights(folder: Path, boundary: Path) -> Weights:
     """The weights of a folder: as safetensors, else as torch's own file, which is read without running it."""
-    inside(boundary, folder / "config.json")
     found = open_folder(folder, boundary)
     if found is not None:
         return found

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sanac.finetune.shapes_data import captions
+from sanac.reinforce.token_learner import attention_kernel
 from sanac.tiny.reading import SIZES, head, lesson_answers
 from sanac.tokens.text import TextTokens
 from sanac.tokens.transformer import MaskedTokenTransformer

@@ -4,7 +4,6 @@ First the image tokenizer, then the transformer on the codes of scenes.
 """
 
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 
 from sanac.core.confined import ConfinedPath
-from sanac.core.errors import InvalidInput, SanacError
 from sanac.core.progress import Reporter
 from sanac.finetune.shapes_data import draw_lessons
 from sanac.nn.save_tensors import save_tensors
@@ -22,7 +20,7 @@ from sanac.tiny.data import pictures
 from sanac.tiny.tokens import build
 from sanac.tiny.tokens.image_task import ImageTokenizerTask
 from sanac.tiny.tokens.token_task import MaskedTokenTask, SceneCodes
-from sanac.tiny.train import Lines
+from sanac.tiny.train import Lines, errors_said
 from sanac.tokens.image_tokenizer import ImageTokenizer
 from sanac.tokens.text import TextTokens
 from sanac.tokens.transformer import MaskedTokenTransformer
@@ -101,15 +99,8 @@ def make(recipe: Recipe, folder: Path, reporter: Reporter) -> Path:
 @click.argument("folder", type=click.Path(path_type=Path))
 def main(folder: Path) -> None:
     """Train sanac:tokens in FOLDER, resuming an earlier run."""
-    try:
+    with errors_said():
         made = make(Recipe(), folder, Lines())
-    except SanacError as error:
-        said = [error.message, error.why and f"  why: {error.why}", error.hint and f"  try: {error.hint}"]
-        click.echo("error: " + "\n".join(filter(None, said)), err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        click.echo(f"error: {error.filename}: {error.strerror}", err=True)
-        sys.exit(InvalidInput.exit_code)
     click.echo(f"wrote {made}")
 
 
